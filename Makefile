@@ -1,0 +1,63 @@
+# make demo and make test set up everything they need; `make help` lists the rest.
+#
+# VENV    the virtual environment to make and use
+# PYTHON  the interpreter to make it with; Python 3.11 is preferred, because DGL has no wheel for later ones
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+PYTEST_ARGS ?= -n auto --maxprocesses=4 --dist=loadfile
+DEMO := demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Without DGL (see pyproject.toml) MatGL is of no use here.
+EXTRAS = $(shell $(BIN)/python -c 'import sys; \
+	dgl = sys.platform == "linux" and sys.version_info < (3, 12); \
+	print("matgl,chgnet,analysis,dev" if dgl else "chgnet,analysis,dev")')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint format clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Quick when nothing changed, and no pip is called then, so that everything works offline once installed. torch comes
+# first, pinned: left to itself pip takes the newest, with gigabytes of CUDA libraries where a CPU wheel would do.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+install: $(STAMP) ## set up the virtual environment with the pinned versions
+
+demo: $(STAMP) ## relax real crystals, in ASE and on the command line
+	@mkdir -p $(DEMO)
+	$(BIN)/python examples/relax_crystal.py
+	$(BIN)/deeprelax relax examples/unrelaxed.extxyz -o $(DEMO)/relaxed.extxyz
+	@echo "The first relaxed crystal, as $(DEMO)/relaxed.extxyz holds it:"
+	@sed -n 2p $(DEMO)/relaxed.extxyz
+
+test: $(STAMP) ## run the tests (PYTEST_ARGS="-m slow" for the slow ones)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP) ## mend the style where a tool can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove what the tools and the demo left behind
+	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find deeprelax_ase tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the virtual environment
+	rm -rf $(VENV)

@@ -1,0 +1,43 @@
+"""DeepRelax for ASE and MatGL: one-shot crystal relaxation with a calibrated sense of its own error.
+
+Public names are resolved lazily: importing the package imports neither torch nor dgl and opens no file.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Crystal": "deeprelax_ase.structure",
+    "CrystalGraph": "deeprelax_ase.graph",
+    "DeepRelaxOptimizer": "deeprelax_ase.optimizers",
+    "DeepRelaxPositions": "deeprelax_ase.optimizers",
+    "Prediction": "deeprelax_ase.prediction",
+    "Predictor": "deeprelax_ase.predictor",
+    "Uncertainty": "deeprelax_ase.prediction",
+    "available_models": "deeprelax_ase.models",
+    "load_model": "deeprelax_ase.models",
+}
+
+if TYPE_CHECKING:
+    from deeprelax_ase.graph import CrystalGraph
+    from deeprelax_ase.models import available_models, load_model
+    from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
+    from deeprelax_ase.prediction import Prediction, Uncertainty
+    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.structure import Crystal
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,276 @@
+"""The command line: ``deeprelax relax`` and ``deeprelax models``.
+
+Only what is needed to understand the command line is imported here; torch and ASE come with the work.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from enum import StrEnum
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from deeprelax_ase import __version__, console
+from deeprelax_ase.errors import DeepRelaxError, ModelError
+
+if TYPE_CHECKING:
+    from deeprelax_ase.io import Frame
+    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.streaming import Outcome
+
+#: Exit codes: everything relaxed; something failed; nothing was done; stopped by the user.
+OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+DEFAULT_OUTPUT = "relaxed.extxyz"
+_FMAX, _STEPS = 0.05, 500
+
+_MAIN_EXAMPLES = """\
+Examples:
+
+    deeprelax relax POSCAR -o CONTCAR
+    deeprelax models
+
+Each command has its own `--help`.
+"""
+
+_RELAX_EXAMPLES = """\
+Examples:
+
+    deeprelax relax POSCAR -o CONTCAR
+    deeprelax relax *.cif -o relaxed.extxyz
+    deeprelax relax candidates.extxyz@0:1000 -o relaxed.db
+    deeprelax relax POSCAR --calculator chgnet --fmax 0.03 -o CONTCAR
+    deeprelax relax slab.vasp --fixed-cell --calculator my_dft:make
+
+Exit code: 0 all crystals are relaxed; 1 some failed, or did not reach fmax; 2 nothing was done; 130 interrupted.
+"""
+
+_MODELS_EXAMPLES = """\
+Examples:
+
+    deeprelax models
+    deeprelax models DeepRelax-PBE-v0
+    deeprelax models --json
+
+Every model relaxes to the minima of one level of theory, and says so.
+"""
+
+app = typer.Typer(
+    name="deeprelax",
+    help="Relax crystals in one shot, with an uncertainty for each.",
+    epilog=_MAIN_EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def main() -> None:
+    """Entry point of the ``deeprelax`` command."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"deeprelax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_RELAX_EXAMPLES)
+def relax(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Structure files of any format that ASE reads, with one or many frames; file@0:10 takes a part.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
+        ),
+    ] = DEFAULT_OUTPUT,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", metavar="NAME", help="Model, by name or path; `deeprelax models` lists them."),
+    ] = None,
+    calculator: Annotated[
+        str,
+        typer.Option(
+            "-c",
+            "--calculator",
+            metavar="NAME",
+            help="Finish each prediction under this calculator: none, m3gnet, chgnet, or module:factory, where the "
+            "factory returns an ASE calculator.",
+        ),
+    ] = "none",
+    fmax: Annotated[
+        float | None,
+        typer.Option(min=0.0, help=f"Largest force when finished, eV/Å. Default: {_FMAX}", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Most steps for each crystal. Default: {_STEPS}", show_default=False),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms and keep the cell.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show failures only.")] = False,
+) -> None:
+    """Relax the crystals of structure files.
+
+    Each result carries the info keys deeprelax_model, deeprelax_uncertainty (Å) and deeprelax_status, next to those of
+    the input. Without a calculator the status is "predicted": the crystal is where the model expects its minimum. With
+    one it is "converged" or "not converged". A crystal that cannot be relaxed is written unchanged with the status
+    "failed: reason", is reported, and does not stop the others.
+    """
+    if calculator.lower() == "none" and (fmax is not None or steps is not None):
+        _stop("--fmax and --steps say how to finish under a calculator; give one with --calculator.")
+    try:
+        frames, file_format = _open(inputs, output)
+        predictor = _load_predictor(model, device)
+        finish = _finisher(calculator, device, fmax=_FMAX if fmax is None else fmax, steps=steps or _STEPS)
+    except DeepRelaxError as error:
+        _stop(str(error))
+    outcomes = finish(frames, predictor, relax_cell=not fixed_cell)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
+        tally = _run(outcomes, inputs, output, file_format, quiet=quiet)
+    raise typer.Exit(SOME_FAILED if tally.failed or tally.not_converged else OK)
+
+
+@app.command(epilog=_MODELS_EXAMPLES)
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's card whole.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """List the models that come with the package: what they relax to, for which elements, how well."""
+    from deeprelax_ase.models import available_models
+
+    cards = available_models()
+    if name is not None:
+        known = [card.name for card in cards]
+        cards = [card for card in cards if card.name.lower() == name.lower()]
+        if not cards:
+            _stop(str(ModelError(f"Unknown model {name!r}, must be one of {known}")))
+    if as_json:
+        typer.echo(json.dumps([asdict(card) for card in cards] if name is None else asdict(cards[0]), indent=2))
+    elif name is None:
+        Console().print(console.model_table(cards))
+    else:
+        Console().print(console.model_card(cards[0]))
+
+
+def _stop(message: str, code: int = USAGE) -> NoReturn:
+    """End with a message and an exit code."""
+    _errors().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _errors() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
+    """The frames of all inputs and the output's format, once all that can be checked before the work has been."""
+    from deeprelax_ase.io import read_frames, split_index
+    from deeprelax_ase.writers import check_output
+
+    for name in inputs:
+        split_index(name)
+    frames = chain.from_iterable(read_frames(name) for name in inputs)
+    ahead = list(islice(frames, 2))
+    file_format = check_output(output, inputs=inputs, several=len(ahead) > 1)
+    return chain(ahead, frames), file_format
+
+
+def _load_predictor(model: str | None, device: Device) -> Predictor:
+    from deeprelax_ase.predictor import Predictor
+
+    chosen: dict[str, Any] = {} if model is None else {"model": model}
+    return Predictor(**chosen, device=device.value)
+
+
+def _finisher(name: str, device: Device, *, fmax: float, steps: int) -> Callable[..., Iterator[Outcome]]:
+    """What turns frames into outcomes; the calculator is made at once, so that a wrong name shows before the work."""
+    from functools import partial
+
+    from deeprelax_ase.streaming import finish_frames, predict_frames
+
+    if name.lower() == "none":
+        return predict_frames
+    from deeprelax_ase.calculators import get_calculator
+
+    made = [get_calculator(name, device=device.value)]
+
+    def make_calculator() -> Any:
+        return made.pop() if made else get_calculator(name, device=device.value)
+
+    return partial(finish_frames, make_calculator=make_calculator, fmax=fmax, steps=steps)
+
+
+def _run(
+    outcomes: Iterator[Outcome], inputs: list[str], output: str, file_format: str, *, quiet: bool
+) -> console.Tally:
+    from deeprelax_ase.io import count_frames
+    from deeprelax_ase.streaming import write_outcome
+    from deeprelax_ase.writers import open_writer
+
+    errors, tally = _errors(), console.Tally()
+    visible = errors.is_terminal and not quiet
+    total = count_frames(inputs) if visible else None
+    start = time.perf_counter()
+    try:
+        with closing(open_writer(output, file_format)) as writer, console.progress(errors, visible=visible) as bar:
+            task = bar.add_task("relaxing", total=total)
+            for outcome in outcomes:
+                written = write_outcome(writer, outcome)
+                tally.add(written)
+                if not written.ok:
+                    bar.console.print(escape(console.failure(written)), soft_wrap=True)
+                bar.advance(task)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted: {tally.written} crystals are in {escape(output)}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (OSError, DeepRelaxError) as error:
+        message = str(error) if isinstance(error, DeepRelaxError) else f"{output} cannot be written: {error}"
+        _stop(message, SOME_FAILED)
+    if not quiet:
+        console.print_results(Console(highlight=False), tally, output, seconds=time.perf_counter() - start)
+    return tally
+
+
+if __name__ == "__main__":
+    main()

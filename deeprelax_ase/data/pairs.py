@@ -1,0 +1,97 @@
+"""Relaxation pairs as flat tensors: crystal ``g`` owns the atoms ``offsets[g]:offsets[g + 1]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Values of ``split`` in the files.
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Unrelaxed and relaxed crystals, atom by atom in the same order and nearest periodic image.
+
+    Attributes:
+        numbers: (N,) int64, atomic numbers.
+        counts: (G,) int64, atoms of each crystal.
+        scaled_initial, scaled_relaxed: (N, 3) fractional coordinates, not wrapped; no mean drift between the two.
+        cell_initial, cell_relaxed: (G, 3, 3) Å, lattice vectors in rows.
+        dft: (G,) bool, the relaxed crystal is a DFT minimum, not that of a potential.
+        split: (G,) int64, see :data:`SPLITS`.
+    """
+
+    numbers: Tensor
+    counts: Tensor
+    scaled_initial: Tensor
+    scaled_relaxed: Tensor
+    cell_initial: Tensor
+    cell_relaxed: Tensor
+    dft: Tensor
+    split: Tensor
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    @property
+    def batch(self) -> Tensor:
+        """(N,) the crystal of each atom."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.counts.device), self.counts)
+
+    def to(self, device: torch.device | str) -> Pairs:
+        """All tensors on ``device``."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def take(self, crystals: Tensor) -> Pairs:
+        """The pairs with the indices ``crystals`` (n,), in that order, on the same device."""
+        counts = self.counts[crystals]
+        starts = (self.counts.cumsum(0) - self.counts)[crystals]
+        first = counts.cumsum(0) - counts
+        within = torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(first, counts)
+        atoms = torch.repeat_interleave(starts, counts) + within
+        per_atom = {name: getattr(self, name)[atoms] for name in ("numbers", "scaled_initial", "scaled_relaxed")}
+        per_crystal = {name: getattr(self, name)[crystals] for name in ("cell_initial", "cell_relaxed", "dft", "split")}
+        return Pairs(counts=counts, **per_atom, **per_crystal)
+
+    def in_split(self, split: str, *, dft_only: bool = False) -> Pairs:
+        """The pairs of one split, ``train``, ``validation`` or ``test``; optionally those with DFT labels only."""
+        if split not in SPLITS:
+            raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
+        chosen = self.split == SPLITS[split]
+        return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
+
+
+def load_pairs(paths: Sequence[str | os.PathLike] | str | os.PathLike, *, dtype: torch.dtype = torch.float64) -> Pairs:
+    """Read pairs from one or several ``.npz`` files with the arrays numbers, offsets, frac_initial, frac_relaxed,
+    cell_initial, cell_relaxed, dft and split, one after the other.
+
+    Raises:
+        ValueError: an array is missing from a file.
+    """
+    files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    parts = [_read(file, dtype) for file in files]
+    return Pairs(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Pairs)})
+
+
+def _read(file: str | os.PathLike, dtype: torch.dtype) -> Pairs:
+    with np.load(file, allow_pickle=False) as arrays:
+        needed = ("numbers", "offsets", "frac_initial", "frac_relaxed", "cell_initial", "cell_relaxed", "dft", "split")
+        if missing := [name for name in needed if name not in arrays]:
+            raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {list(needed)}")
+        raw = {name: torch.from_numpy(arrays[name]) for name in needed}
+    return Pairs(
+        numbers=raw["numbers"].long(),
+        counts=raw["offsets"].long().diff(),
+        scaled_initial=raw["frac_initial"].to(dtype),
+        scaled_relaxed=raw["frac_relaxed"].to(dtype),
+        cell_initial=raw["cell_initial"].to(dtype),
+        cell_relaxed=raw["cell_relaxed"].to(dtype),
+        dft=raw["dft"],
+        split=raw["split"].long(),
+    )

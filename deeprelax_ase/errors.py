@@ -1,0 +1,71 @@
+"""Exceptions of deeprelax_ase.
+
+Every exception about a structure derives from :class:`StructureError`, which is a ``ValueError``; its message says what
+is wrong with the input and how to mend it. Nothing of the caller's is changed before an exception is raised.
+"""
+
+from __future__ import annotations
+
+
+class DeepRelaxError(Exception):
+    """Base class of all exceptions that deeprelax_ase raises on purpose."""
+
+
+class StructureError(DeepRelaxError, ValueError):
+    """The structure cannot be relaxed as it stands."""
+
+
+class EmptyStructureError(StructureError):
+    """The structure holds no atoms."""
+
+
+class MissingCellError(StructureError):
+    """The structure has no periodic cell: a molecule, or a crystal whose cell was lost."""
+
+
+class PartialPeriodicityError(StructureError):
+    """The structure is periodic along one or two directions only."""
+
+
+class SingularCellError(StructureError):
+    """The lattice vectors are linearly dependent: the cell has no volume."""
+
+
+class NonFiniteError(StructureError):
+    """Positions or cell hold NaN or infinite numbers."""
+
+
+class OverlappingAtomsError(StructureError):
+    """Two atoms, or an atom and its own periodic image, sit on top of each other."""
+
+
+class IsolatedAtomError(StructureError):
+    """An atom has no neighbour within the cutoff: a molecule in a box, or a cell far too large."""
+
+
+class UnsupportedElementError(StructureError):
+    """The structure holds an element that the model was not trained on."""
+
+
+class DisorderedStructureError(StructureError):
+    """A site is shared by several elements or partly empty."""
+
+
+class StructureFileError(StructureError):
+    """A structure file cannot be read."""
+
+
+class ConstraintError(DeepRelaxError, ValueError):
+    """The atoms carry a constraint or filter that the jump cannot honour."""
+
+
+class ModelError(DeepRelaxError, ValueError):
+    """A model is unknown, or its files are missing, damaged or of another format."""
+
+
+class CalculatorError(DeepRelaxError, ValueError):
+    """A finishing calculator is unknown or cannot be made here."""
+
+
+class BackendError(DeepRelaxError, ImportError):
+    """A graph backend was asked for that is not available in this environment."""

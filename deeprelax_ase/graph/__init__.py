@@ -1,0 +1,86 @@
+"""Crystals as periodic multigraphs: the record, and the builders that make it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from deeprelax_ase.graph import matgl_dgl, torch_neighbors
+from deeprelax_ase.graph.checks import MIN_DISTANCE, check_density, check_distances
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, Pairs, in_cell_pairs, select_edges
+from deeprelax_ase.graph.matgl_dgl import read_dgl_graph
+from deeprelax_ase.graph.record import (
+    CrystalGraph,
+    atom_counts,
+    carried_positions,
+    collate,
+    edge_batch,
+    edge_vectors,
+    scaled_positions,
+)
+from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
+from deeprelax_ase.graph.torch_neighbors import neighbor_graph, neighbor_pairs
+from deeprelax_ase.structure import Crystal
+
+__all__ = [
+    "BACKENDS",
+    "CUTOFF_MARGIN",
+    "DEFAULT_SETTINGS",
+    "MIN_DISTANCE",
+    "TIE_TOLERANCE",
+    "CrystalGraph",
+    "GraphSettings",
+    "Pairs",
+    "atom_counts",
+    "build_graph",
+    "carried_positions",
+    "check_density",
+    "check_distances",
+    "collate",
+    "edge_batch",
+    "edge_vectors",
+    "in_cell_pairs",
+    "neighbor_graph",
+    "neighbor_pairs",
+    "read_dgl_graph",
+    "scaled_positions",
+    "select_edges",
+]
+
+#: What ``build_graph(backend=...)`` accepts.
+BACKENDS = ("auto", "matgl", "torch")
+
+
+def build_graph(
+    crystals: Sequence[Crystal],
+    *,
+    backend: str = "auto",
+    settings: GraphSettings = DEFAULT_SETTINGS,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> CrystalGraph:
+    """One graph of validated crystals; both backends give the same one.
+
+    Args:
+        crystals: one or more.
+        backend: "matgl" converts each crystal with MatGL on DGL; "torch" lists the neighbours of all crystals at once,
+            on ``device``. "auto" takes MatGL for a single crystal on the CPU where it is available, and torch
+            otherwise.
+        settings: what the model needs.
+        device: where the graph is to be.
+        dtype: of its floating-point tensors.
+
+    Raises:
+        ValueError: ``backend`` is unknown, or there are no crystals.
+        BackendError: "matgl" is asked for, but cannot be imported.
+        OverlappingAtomsError, IsolatedAtomError: see :func:`check_distances`.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"Unknown {backend=}, must be one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        alone_on_cpu = len(crystals) == 1 and torch.device(device).type == "cpu"
+        backend = "matgl" if alone_on_cpu and matgl_dgl.is_available() else "torch"
+    if backend == "matgl":
+        return matgl_dgl.build_graph(crystals, settings=settings, dtype=dtype).to(device)
+    return torch_neighbors.build_graph(crystals, settings=settings, device=device, dtype=dtype)

@@ -1,0 +1,67 @@
+"""How near a predicted crystal is to the relaxed one, section 4.10 of arXiv:2404.00865, crystal by crystal.
+
+The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, as the paper's tables report them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.structure import Crystal
+
+
+def coordinate_mae(scaled: Tensor, scaled_true: Tensor, cell_true: Tensor, batch: Tensor) -> Tensor:
+    """Mean absolute Cartesian component of the fractional error in the true cell, drift removed; (G,) Å.
+
+    This form of eq. (25) does not mix the error of the cell, the choice of origin or of periodic images into that of
+    the coordinates: differences are taken to the nearest image.
+
+    Args:
+        scaled, scaled_true: (N, 3) fractional coordinates, predicted and true.
+        cell_true: (G, 3, 3) Å.
+        batch: (N,) crystal of each atom.
+    """
+    difference = scaled - scaled_true
+    difference = difference - difference.round()
+    difference = difference - crystal_mean(difference, batch, len(cell_true))[batch]
+    cartesian = torch.einsum("nk,nkx->nx", difference, cell_true[batch])
+    return crystal_mean(cartesian.abs().mean(dim=1, keepdim=True), batch, len(cell_true)).squeeze(1)
+
+
+def cartesian_mae(positions: Tensor, positions_true: Tensor, batch: Tensor, size: int) -> Tensor:
+    """Eq. (25) as printed: mean absolute difference of Cartesian components, cell error included; (G,) Å."""
+    error = (positions - positions_true).abs().mean(dim=1, keepdim=True)
+    return crystal_mean(error, batch, size).squeeze(1)
+
+
+def bond_length_mae(distances: Tensor, distances_true: Tensor, edge_crystal: Tensor, size: int) -> Tensor:
+    """Eq. (26): mean absolute error of interatomic distances over each crystal's edges; (G,) Å."""
+    return crystal_mean((distances - distances_true).abs()[:, None], edge_crystal, size).squeeze(1)
+
+
+def lattice_mae(cell: Tensor, cell_true: Tensor) -> Tensor:
+    """Eq. (27): mean absolute error of the nine components of the lattice vectors; (G,) Å."""
+    return (cell - cell_true).abs().mean(dim=(1, 2))
+
+
+def volume_error(cell: Tensor, cell_true: Tensor) -> Tensor:
+    """Eq. (28): absolute error of the cell volume; (G,) Å³."""
+    return (torch.linalg.det(cell).abs() - torch.linalg.det(cell_true).abs()).abs()
+
+
+def match_rate(predicted: Sequence[Crystal], true: Sequence[Crystal]) -> float:
+    """Share of crystals that pymatgen's StructureMatcher, with its defaults, holds for the same as the true ones."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher()
+    hits = [matcher.fit(p.to_structure(), t.to_structure()) for p, t in zip(predicted, true, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def crystal_mean(values: Tensor, crystal: Tensor, size: int) -> Tensor:
+    """(n, C) values averaged over those of each crystal, (size, C); a crystal without values gives zero."""
+    sums = values.new_zeros(size, values.shape[1]).index_add(0, crystal, values)
+    return sums / torch.bincount(crystal, minlength=size).clamp_min(1)[:, None]

@@ -1,0 +1,97 @@
+"""Every switch of the network in one frozen record; the paper's variants are rows of it, not copies of the code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from deeprelax_ase.graph.settings import GraphSettings
+
+DistanceBaseline = Literal["none", "carried"]
+LatticeHeadKind = Literal["absolute", "residual", "strain"]
+
+
+@dataclass(frozen=True)
+class DeepRelaxConfig:
+    """Shape and switches of the :class:`~deeprelax_ase.nn.DeepRelax` network.
+
+    Attributes:
+        channels: F, scalar and vector features per atom.
+        num_layers: message and update phases.
+        num_basis: Gaussian radial basis functions.
+        basis_stop: Å, centre of the last Gaussian; in-cell pairs may be longer than the cutoff.
+        num_elements: size of the element embedding; atomic numbers must be at most this.
+        cutoff, max_neighbors, max_in_cell: see :class:`~deeprelax_ase.graph.GraphSettings`.
+        cell_offset_encoding: PCOE, eqs. (2)-(3): on in the paper's DeepRelax and DeepRelaxP.
+        encoding_channels: length of the encoding vector.
+        offset_range: r of the set C = {-r, ..., r} that the offset index counts in; 2 in the paper.
+        local_uncertainty: eq. (9) and the Laplace loss: on in the paper's DeepRelax and DeepRelaxU.
+        distance_baseline: what eq. (8) adds to the head's output. ``none``: nothing, as printed. ``carried``: the
+            distance that the pair has when the predicted cell carries the atoms along, so that an atom at rest in
+            fractional coordinates needs no output at all.
+        directional_heads: the distance heads also see the vector features projected on the bond (ours).
+        lattice_head: ``absolute``: eq. (10) as printed; ``residual``: the same added to the unrelaxed cell, as the
+            paper's own code does; ``strain``: a symmetric logarithmic strain summed over bonds, which rotates with the
+            crystal (ours).
+    """
+
+    channels: int = 128
+    num_layers: int = 4
+    num_basis: int = 64
+    basis_stop: float = 12.0
+    num_elements: int = 100
+    cutoff: float = 6.0
+    max_neighbors: int = 30
+    max_in_cell: int = 20
+    cell_offset_encoding: bool = False
+    encoding_channels: int = 64
+    offset_range: int = 2
+    local_uncertainty: bool = True
+    distance_baseline: DistanceBaseline = "carried"
+    directional_heads: bool = True
+    lattice_head: LatticeHeadKind = "strain"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("distance_baseline", DistanceBaseline), ("lattice_head", LatticeHeadKind)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
+        if self.encoding_channels % 2:
+            raise ValueError(f"encoding_channels must be even (pairs of sine and cosine), got {self.encoding_channels}")
+
+    @property
+    def graph(self) -> GraphSettings:
+        """The graph that the network expects."""
+        return GraphSettings(cutoff=self.cutoff, max_neighbors=self.max_neighbors, max_in_cell=self.max_in_cell)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for model cards and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DeepRelaxConfig:
+        """The inverse of :meth:`to_dict`; unknown keys are refused.
+
+        Raises:
+            ValueError: a key is unknown, so the file is of another version.
+        """
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown network settings {sorted(unknown)}; the file is of another deeprelax_ase version")
+        return cls(**values)
+
+
+_PRINTED: dict[str, Any] = {
+    "distance_baseline": "none",
+    "directional_heads": False,
+    "lattice_head": "residual",
+    "num_basis": 128,
+    "basis_stop": 30.0,
+}
+
+#: The paper's ablations (table 4) as configurations: heads as in the paper, with and without its two contributions.
+ABLATIONS: dict[str, DeepRelaxConfig] = {
+    "Vanilla": DeepRelaxConfig(cell_offset_encoding=False, local_uncertainty=False, **_PRINTED),
+    "DeepRelaxP": DeepRelaxConfig(cell_offset_encoding=True, local_uncertainty=False, **_PRINTED),
+    "DeepRelaxU": DeepRelaxConfig(cell_offset_encoding=False, local_uncertainty=True, **_PRINTED),
+    "DeepRelax": DeepRelaxConfig(cell_offset_encoding=True, local_uncertainty=True, **_PRINTED),
+}

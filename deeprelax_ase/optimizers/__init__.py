@@ -1,0 +1,5 @@
+"""The one-shot relaxation as ASE optimizers."""
+
+from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer, DeepRelaxPositions
+
+__all__ = ["DeepRelaxOptimizer", "DeepRelaxPositions"]

@@ -1,0 +1,79 @@
+"""The :class:`Prediction` record: what the predictor hands to the optimizer, the command line and the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeprelax_ase.structure import Crystal
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """How far the prediction may be off, section 4.7: per crystal, per atom and per bond.
+
+    Attributes:
+        total: Å, square root of the global uncertainty U of eq. (24).
+        aleatoric: Å, square root of U_a, eq. (21): scatter that the data itself has.
+        epistemic: Å, square root of U_e, eq. (23): disagreement of the ensemble's members.
+        per_atom: (N,) Å, the same square root over the edges of each atom.
+        per_bond: (E,) Å, the same for each edge.
+        bonds: (E, 5) int64, the edges: atom i, atom j, cell offset of j.
+    """
+
+    total: float
+    aleatoric: float
+    epistemic: float
+    per_atom: np.ndarray
+    per_bond: np.ndarray
+    bonds: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The relaxed crystal that a model predicts in one shot.
+
+    Attributes:
+        initial: the unrelaxed crystal.
+        relaxed: the predicted crystal, same atom order and periodic images.
+        uncertainty: see :class:`Uncertainty`.
+        model: name of the model.
+        solver_converged: whether the geometry solver came to rest.
+        solver_steps: steps that it took.
+        timings: seconds spent in each stage: graph, network, geometry.
+    """
+
+    initial: Crystal
+    relaxed: Crystal
+    uncertainty: Uncertainty
+    model: str
+    solver_converged: bool
+    solver_steps: int
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def volume_change(self) -> float:
+        """Relative change of the cell volume, V_relaxed / V_initial - 1."""
+        return self.relaxed.volume / self.initial.volume - 1
+
+    @property
+    def displacements(self) -> np.ndarray:
+        """(N, 3) Å, how far each atom moves beyond being carried along by the cell."""
+        return self.relaxed.positions - self.initial.scaled_positions @ self.relaxed.cell
+
+    def to_atoms(self, template: Atoms | None = None) -> Atoms:
+        """The relaxed crystal as ASE ``Atoms``, with ``info`` keys ``deeprelax_model``, ``deeprelax_uncertainty`` (Å).
+
+        Args:
+            template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
+        """
+        atoms = self.initial.to_atoms() if template is None else template.copy()
+        atoms.set_cell(self.relaxed.cell)
+        atoms.set_positions(self.relaxed.positions, apply_constraint=False)
+        atoms.info.update(deeprelax_model=self.model, deeprelax_uncertainty=self.uncertainty.total)
+        return atoms

@@ -1,0 +1,73 @@
+"""The uncertainty-aware loss, section 4.5 of arXiv:2404.00865, and the true quantities that it compares with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.quantities import RelaxationQuantities
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxedGeometry:
+    """True quantities of a batch: distances (E,), displacements (P,) and cell (G, 3, 3), all in Å."""
+
+    distances: Tensor
+    displacements: Tensor
+    cell: Tensor
+
+
+def relaxed_geometry(graph: CrystalGraph, positions: Tensor, cell: Tensor, anchors: Tensor) -> RelaxedGeometry:
+    """Distances and displacements of the relaxed ``positions`` (N, 3) in ``cell`` (G, 3, 3), on the graph's edges.
+
+    A displacement is the distance from the anchor of atom i to the relaxed atom j, as in the paper's own code.
+    """
+    source, destination = graph.edge_index[:, graph.in_cell]
+    return RelaxedGeometry(
+        distances=torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=-1),
+        displacements=torch.linalg.vector_norm(positions[source] - anchors[destination], dim=-1),
+        cell=cell,
+    )
+
+
+def laplace_loss(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Mean of eqs. (11)-(12), ``log(2 b) + |d^ - d| / b``: the negative Laplace log-likelihood (15).
+
+    Scales of zero mark a model without local uncertainty: its loss is the mean absolute error. (Whether they are zero
+    is a property of the model, asked of the first one only.)
+    """
+    error = (predicted - target).abs()
+    return (torch.log(2 * scale) + error / scale).mean()
+
+
+def deeprelax_loss(
+    quantities: RelaxationQuantities, truth: RelaxedGeometry, *, lattice_weight: float = 1.0, uncertainty: bool = True
+) -> dict[str, Tensor]:
+    """Eq. (14) and its parts (11)-(13), each a mean over edges, pairs or matrix elements so that sizes do not matter.
+
+    Args:
+        quantities: the network's.
+        truth: the true geometry on the same edges.
+        lattice_weight: factor of the lattice term; 1 in the paper.
+        uncertainty: whether the model predicts Laplace scales; otherwise absolute errors are used.
+
+    Returns:
+        ``loss``, ``distance``, ``displacement``, ``lattice``.
+    """
+    distance_error = (quantities.distances - truth.distances).abs()
+    displacement_error = (quantities.displacements - truth.displacements).abs()
+    if uncertainty:
+        distance = laplace_loss(quantities.distances, truth.distances, quantities.distance_scales)
+        displacement = laplace_loss(quantities.displacements, truth.displacements, quantities.displacement_scales)
+    else:
+        distance, displacement = distance_error.mean(), displacement_error.mean()
+    lattice = (quantities.cell - truth.cell).abs().mean()
+    return {
+        "loss": distance + displacement + lattice_weight * lattice,
+        "distance": distance,
+        "displacement": displacement,
+        "lattice": lattice,
+    }

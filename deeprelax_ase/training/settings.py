@@ -1,0 +1,55 @@
+"""The :class:`TrainingSettings` record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from deeprelax_ase.training.augment import AugmentationSettings
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how to train one network.
+
+    The learning rate follows the wall clock: it rises over the first ``warmup`` share of ``seconds`` and then falls to
+    zero along a cosine, so a run always ends annealed, however fast the machine is.
+
+    Attributes:
+        seconds: wall-clock budget of the whole run, across resumes.
+        atoms_per_batch: atoms in a batch, to the nearest crystal.
+        learning_rate: peak rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the budget over which the rate rises.
+        clip: largest norm of the gradient.
+        average_decay: of the exponential moving average of the weights.
+        lattice_weight: factor of the lattice loss (13).
+        bfloat16: autocast the network on CUDA.
+        compile: fuse the network's kernels with ``torch.compile``; costs about a minute at the start.
+        seed: of the initial weights, the data order and the augmentation.
+        log_every: steps between log records.
+        checkpoint_every: seconds between checkpoints.
+        augmentation: see :class:`~deeprelax_ase.training.augment.AugmentationSettings`.
+    """
+
+    seconds: float = 600.0
+    atoms_per_batch: int = 8000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    clip: float = 1.0
+    average_decay: float = 0.999
+    lattice_weight: float = 10.0
+    bfloat16: bool = True
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 100
+    checkpoint_every: float = 120.0
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+
+    def rate(self, elapsed: float) -> float:
+        """Learning rate after ``elapsed`` seconds."""
+        progress = min(elapsed / self.seconds, 1.0)
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))

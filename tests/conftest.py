@@ -1,0 +1,98 @@
+"""Fixtures shared by all tests: sample crystals, the relaxation pairs beside the repository, seeded randomness."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from deeprelax_ase.structure import Crystal
+
+# Seeded and without files of its own; no deadline, because the machine may be busy.
+settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.load_profile("deeprelax")
+
+Pairs = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240400865)
+
+
+@pytest.fixture(scope="session")
+def needs_dgl() -> None:
+    """Skips the test where MatGL or DGL is not installed; a broken installation fails it."""
+    for name in ("dgl", "matgl"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development data; it lies beside the repository unless DEEPRELAX_SHARED says otherwise."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    return Path(os.environ.get("DEEPRELAX_SHARED", beside))
+
+
+@pytest.fixture(scope="session")
+def data_pairs(shared: Path) -> Callable[[str], Pairs]:
+    """``data_pairs("universal")``: the arrays of ``data/pairs_universal.npz``; skips the test where it is absent."""
+
+    @cache
+    def load(name: str) -> Pairs:
+        path = shared / "data" / f"pairs_{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"{path} is absent")
+        with np.load(path) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def data_crystals(data_pairs: Callable[[str], Pairs]) -> Callable[..., list[Crystal]]:
+    """``data_crystals("xmno", [0, 5], which="initial")``: crystals of a file of pairs."""
+
+    def crystals(name: str, indices: Iterable[int], *, which: str = "initial") -> list[Crystal]:
+        pairs = data_pairs(name)
+        made = []
+        for k in indices:
+            atoms = slice(pairs["offsets"][k], pairs["offsets"][k + 1])
+            cell = pairs[f"cell_{which}"][k].astype(np.float64)
+            made.append(Crystal(pairs["numbers"][atoms], pairs[f"frac_{which}"][atoms].astype(np.float64) @ cell, cell))
+        return made
+
+    return crystals
+
+
+@pytest.fixture(scope="session")
+def sample_crystals() -> dict[str, Crystal]:
+    """Small crystals of every awkward shape."""
+    triclinic = np.array([[4.1, 0.0, 0.0], [1.3, 4.7, 0.0], [-0.9, 1.1, 5.6]])
+    skewed = np.array([[4.0, 0.0, 0.0], [0.0, 4.2, 0.0], [33.0, -27.0, 4.4]])
+    thin = np.diag([2.3, 7.0, 8.0])
+    rocksalt = [[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 2, 2]]
+    hexagonal = np.array([[3.2, 0, 0], [-1.6, 1.6 * 3**0.5, 0], [0, 0, 5.2]])
+    return {
+        "rocksalt": Crystal([11] * 4 + [17] * 4, np.array(rocksalt) / 4 * 5.64, np.eye(3) * 5.64),
+        "hcp": Crystal([12, 12], [[0.0, 0.0, 0.0], *([[1 / 3, 2 / 3, 0.5]] @ hexagonal)], hexagonal),
+        "triclinic": Crystal(
+            [22, 8, 8, 38],
+            [[0.1, 0.2, 0.3], [2.1, 0.4, 0.9], [0.3, 2.6, 1.1], [2.0, 2.7, 3.9]],
+            triclinic,
+        ),
+        "one atom": Crystal([29], [[0.3, -0.1, 0.2]], (np.ones((3, 3)) - np.eye(3)) * 1.805),
+        "one atom, cubic": Crystal([84], [[0.0, 0.0, 0.0]], np.eye(3) * 3.0),
+        "thin": Crystal([6, 7, 8], [[0.0, 0.0, 0.0], [1.1, 2.0, 3.0], [0.2, 5.1, 5.5]], thin),
+        "skewed": Crystal([13, 7], [[0.1, 0.0, 0.2], [2.2, 1.9, 1.7]], skewed),
+        "unwrapped": Crystal([12, 8], [[9.0, -30.0, 0.5], [2.3, 2.2, 71.0]], np.diag([4.0, 4.1, 4.3])),
+        "sparse": Crystal([18, 18], [[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]], np.eye(3) * 20.0),
+        "left-handed": Crystal([14, 14], [[0.0, 0.0, 0.0], [1.4, 1.3, 1.5]], np.diag([3.9, 4.0, -4.2])),
+    }

@@ -1,0 +1,394 @@
+"""The command line's own logic, against a stand-in predictor: options, files, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.io import read, write
+from typer.testing import CliRunner, Result
+
+from deeprelax_ase import __version__, cli
+from deeprelax_ase.errors import CalculatorError, ModelError
+from tests.stand_in import SHRINKAGE, StandInPredictor
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str]]:
+    """The models and devices that the command line asked for; it gets the stand-in."""
+    asked = []
+
+    def load(model, device):
+        asked.append((model, device.value))
+        return StandInPredictor()
+
+    monkeypatch.setattr(cli, "_load_predictor", load)
+    return asked
+
+
+@pytest.fixture
+def deeprelax(asked) -> Callable[..., Result]:
+    """Runs the command line."""
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def crystals() -> list[Atoms]:
+    made = [bulk("Cu", "fcc", a=3.6 + 0.1 * k, cubic=True) for k in range(3)]
+    for k, atoms in enumerate(made):
+        atoms.info["id"] = f"crystal {k}"
+    return made
+
+
+@pytest.fixture
+def mixed(crystals: list[Atoms]) -> list[Atoms]:
+    """Six frames, of which the second, fourth and last cannot be relaxed."""
+    molecule, helium = Atoms("H2", [[0, 0, 0], [0, 0, 0.7]]), bulk("He", "fcc", a=4.2)
+    constrained = crystals[0].copy()
+    constrained.set_constraint(FixAtoms([0]))
+    return [crystals[0], molecule, crystals[1], helium, crystals[2], constrained]
+
+
+class TestRelax:
+    def test_one_crystal(self, deeprelax, asked, crystals):
+        write("POSCAR", crystals[0])
+        result = deeprelax("relax", "POSCAR", "-o", "CONTCAR")
+        assert result.exit_code == 0, result.output
+        np.testing.assert_allclose(read("CONTCAR").cell.lengths(), 3.6 * SHRINKAGE)
+        assert asked == [(None, "auto")]
+
+    def test_default_output_and_info(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        assert deeprelax("relax", "set.extxyz").exit_code == 0
+        assert [atoms.info for atoms in read("relaxed.extxyz", index=":")] == [
+            {
+                "id": f"crystal {k}",
+                "deeprelax_model": "stand-in",
+                "deeprelax_status": "predicted",
+                "deeprelax_uncertainty": 0.04,
+            }
+            for k in range(3)
+        ]
+
+    def test_several_inputs_in_order(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        write("one.vasp", crystals[0])
+        assert deeprelax("relax", "set.extxyz@1:", "one.vasp", "set.extxyz@0", "-o", "out.traj").exit_code == 0
+        lengths = [round(atoms.cell.lengths()[0] / SHRINKAGE, 6) for atoms in read("out.traj", index=":")]
+        assert lengths == [3.7, 3.8, 3.6, 3.6]
+
+    def test_model_and_device(self, deeprelax, asked, crystals):
+        write("POSCAR", crystals[0])
+        deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
+        assert asked == [("My-Model", "cpu")]
+
+    def test_fixed_cell(self, deeprelax, crystals):
+        write("set.extxyz", crystals[0])
+        deeprelax("relax", "set.extxyz", "--fixed-cell")
+        assert read("relaxed.extxyz").cell.array.tolist() == crystals[0].cell.array.tolist()
+
+    def test_the_report(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz")
+        lines = result.stdout.splitlines()
+        assert lines[0].split() == ["crystal", "formula", "volume", "uncertainty", "(Å)", "status"]
+        assert lines[1].split() == ["set.extxyz@0", "Cu", "-8.7%", "0.040", "predicted"]
+        assert len(lines) == 5
+        assert lines[4].startswith("3 relaxed; 0 failed; ")
+        assert lines[4].endswith("; median deeprelax_uncertainty 0.040 Å; written to relaxed.extxyz")
+        assert result.stderr == ""
+
+    def test_a_long_report_is_one_line(self, deeprelax, crystals):
+        write("set.extxyz", crystals * 20)
+        result = deeprelax("relax", "set.extxyz")
+        assert result.stdout.startswith("60 relaxed; 0 failed; ")
+        assert result.stdout.count("\n") == 1
+
+    def test_quiet(self, deeprelax, mixed):
+        write("set.extxyz", mixed)
+        result = deeprelax("relax", "set.extxyz", "-q")
+        assert result.stdout == ""
+        assert len(result.stderr.splitlines()) == 3
+
+
+class TestFailures:
+    def test_bad_frames_do_not_stop_the_others(self, deeprelax, mixed):
+        write("set.extxyz", mixed)
+        result = deeprelax("relax", "set.extxyz", "-o", "out.extxyz")
+        assert result.exit_code == 1
+        found = read("out.extxyz", index=":")
+        assert [atoms.info["deeprelax_status"].split(":")[0] for atoms in found] == ["predicted", "failed"] * 3
+        assert "3 relaxed; 3 failed" in result.stdout
+        failures = result.stderr.splitlines()
+        assert [line.split(":")[0] for line in failures] == ["set.extxyz@1", "set.extxyz@3", "set.extxyz@5"]
+        assert "the structure has no periodic cell" in failures[0]
+        assert "was not trained on He" in failures[1]
+        assert "constraints (FixAtoms)" in failures[2]
+
+    def test_failed_crystals_are_written_as_they_were_with_the_reason(self, deeprelax, mixed):
+        write("set.extxyz", mixed)
+        deeprelax("relax", "set.extxyz", "-o", "out.extxyz")
+        for atoms, initial in list(zip(read("out.extxyz", index=":"), read("set.extxyz", index=":"), strict=True))[
+            1::2
+        ]:
+            assert atoms == initial
+            assert "deeprelax_uncertainty" not in atoms.info
+            assert atoms.info["deeprelax_status"].startswith("failed: ")
+
+    def test_a_damaged_frame_is_reported(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        lines = Path("set.extxyz").read_text().splitlines(keepends=True)
+        lines[8] = "Qq 0 0 0\n"
+        Path("set.extxyz").write_text("".join(lines))
+        result = deeprelax("relax", "set.extxyz")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("set.extxyz@1 cannot be read (")
+        assert [atoms.info["id"] for atoms in read("relaxed.extxyz", index=":")] == ["crystal 0", "crystal 2"]
+        assert "2 relaxed; 1 failed" in result.stdout
+
+    @pytest.mark.filterwarnings("ignore::UserWarning:ase")
+    def test_an_unreadable_file_does_not_stop_the_others(self, deeprelax, crystals):
+        Path("broken.cif").write_text("data_x\n_cell_length_a nothing\n")
+        write("fine.cif", crystals[0])
+        result = deeprelax("relax", "broken.cif", "fine.cif")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("broken.cif")
+        assert len(read("relaxed.extxyz", index=":")) == 1
+
+    def test_disordered_cif(self, deeprelax):
+        site = "Cu1 Cu 0.7 0 0 0\nAu1 Au 0.3 0 0 0\n"
+        Path("alloy.cif").write_text(
+            "data_alloy\n_cell_length_a 3.8\n_cell_length_b 3.8\n_cell_length_c 3.8\n_cell_angle_alpha 90\n"
+            "_cell_angle_beta 90\n_cell_angle_gamma 90\n_symmetry_space_group_name_H-M 'P 1'\nloop_\n_atom_site_label\n"
+            "_atom_site_type_symbol\n_atom_site_occupancy\n_atom_site_fract_x\n_atom_site_fract_y\n"
+            f"_atom_site_fract_z\n{site}"
+        )
+        result = deeprelax("relax", "alloy.cif")
+        assert result.exit_code == 1
+        assert "Make an ordered structure first" in result.stderr
+
+    def test_brackets_in_messages_are_no_markup(self, deeprelax):
+        write("set.extxyz", Atoms("Cu", cell=[3, 3, 9], pbc=(True, True, False)))
+        result = deeprelax("relax", "set.extxyz")
+        assert "pbc=[True, True, False]" in result.stderr
+
+
+class TestUsage:
+    """Mistakes that are told before any work is done, and before any file is touched."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["nowhere.cif"], "nowhere.cif: no such file. Check the name and the folder."),
+            (["set.extxyz", "nowhere.cif"], "nowhere.cif: no such file"),
+            (["set.extxyz@first"], "the index 'first' is not understood"),
+            (["set.extxyz", "-o", "set.extxyz"], "set.extxyz would overwrite the input set.extxyz"),
+            (["set.extxyz@0:2", "-o", "set.extxyz"], "would overwrite the input"),
+            (["set.extxyz", "-o", "POSCAR"], "vasp holds one crystal, and there are several"),
+            (["set.extxyz", "-o", "no/where.cif"], "the folder no does not exist. Make it first."),
+            (["set.extxyz", "-o", "out.docx"], "ASE knows no format for out.docx"),
+            (["set.extxyz", "--calculator", "gpaw"], "Unknown calculator 'gpaw'"),
+            (["set.extxyz", "--calculator", "nowhere:make"], "nowhere"),
+            (["set.extxyz", "--fmax", "0.01"], "give one with --calculator"),
+            (["set.extxyz", "--steps", "3"], "give one with --calculator"),
+            (["set.extxyz", "--device", "tpu"], "tpu"),
+            (["set.extxyz", "-c", "chgnet", "--fmax", "-1"], "greater than or equal to 0"),
+            ([], "INPUT"),
+        ],
+    )
+    def test_nothing_is_done(self, deeprelax, folder, crystals, arguments, message):
+        write("set.extxyz", crystals)
+        before = Path("set.extxyz").read_bytes()
+        result = deeprelax("relax", *arguments)
+        assert result.exit_code == 2, result.output
+        assert message in " ".join(result.stderr.split())
+        assert result.stdout == ""
+        assert [path.name for path in folder.iterdir()] == ["set.extxyz"]
+        assert Path("set.extxyz").read_bytes() == before
+
+    def test_an_unknown_model(self, deeprelax, monkeypatch, crystals):
+        def load(model, device):
+            raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
+
+        monkeypatch.setattr(cli, "_load_predictor", load)
+        write("set.extxyz", crystals)
+        Path("relaxed.extxyz").write_text("an earlier result")
+        result = deeprelax("relax", "set.extxyz", "--model", "B")
+        assert result.exit_code == 2
+        assert result.stderr == "Error: Unknown model 'B', must be one of ['A']\n"
+        assert Path("relaxed.extxyz").read_text() == "an earlier result"
+
+    def test_one_file_each_is_offered_and_works(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        assert "POSCAR-%04d" in deeprelax("relax", "set.extxyz", "-o", "POSCAR").stderr
+        assert deeprelax("relax", "set.extxyz", "-o", "POSCAR-%04d").exit_code == 0
+        assert len(list(Path().glob("POSCAR-000?"))) == 3
+
+
+class TestCalculator:
+    def test_finish(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT", "--fmax", "0.01")
+        assert result.exit_code == 0, result.output
+        for atoms in read("relaxed.extxyz", index=":"):
+            assert atoms.info["deeprelax_status"] == "converged"
+            assert np.abs(atoms.get_forces()).max() < 0.01
+            assert atoms.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
+
+    def test_not_converged_is_told_by_the_exit_code(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "-c", "ase.calculators.emt:EMT", "--steps", "1", "--fmax", "1e-6")
+        assert result.exit_code == 1
+        assert result.stdout.splitlines()[-1].startswith("0 relaxed; 3 not converged; 0 failed")
+        assert len(read("relaxed.extxyz", index=":")) == 3
+
+    def test_a_calculator_that_cannot_be_made_again_ends_the_run(self, deeprelax, monkeypatch, crystals):
+        class Broken(EMT):
+            def calculate(self, *args, **kwargs):
+                raise RuntimeError("broken")
+
+        made = []
+
+        def get_calculator(name, *, device):
+            if made:
+                raise CalculatorError("only once")
+            made.append((name, device))
+            return Broken()
+
+        monkeypatch.setattr("deeprelax_ase.calculators.get_calculator", get_calculator)
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "-c", "special", "--device", "cpu")
+        assert result.exit_code == 1
+        assert result.stderr == "set.extxyz@0: RuntimeError: broken\nError: only once\n"
+        assert made == [("special", "cpu")]
+        assert len(read("relaxed.extxyz", index=":")) == 1
+
+    def test_none_in_any_case(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        assert deeprelax("relax", "set.extxyz", "-c", "None").exit_code == 0
+        assert read("relaxed.extxyz").info["deeprelax_status"] == "predicted"
+
+
+def test_interrupted(deeprelax, monkeypatch, crystals):
+    class Interrupted(StandInPredictor):
+        def predict_many(self, structures, *, relax_cell=True):
+            yield from list(super().predict_many(structures, relax_cell=relax_cell))[:2]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load_predictor", lambda model, device: Interrupted())
+    write("set.extxyz", crystals)
+    result = deeprelax("relax", "set.extxyz", "-o", "out.cif")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted: 2 crystals are in out.cif\n"
+    assert len(read("out.cif", index=":")) == 2
+
+
+def test_full_disk(deeprelax, monkeypatch, crystals):
+    class Full:
+        def write(self, atoms):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("deeprelax_ase.writers.open_writer", lambda name, file_format: Full())
+    write("set.extxyz", crystals)
+    result = deeprelax("relax", "set.extxyz")
+    assert result.exit_code == 1
+    assert "relaxed.extxyz cannot be written: [Errno 28] No space left on device" in result.stderr
+
+
+@dataclass
+class Card:
+    name: str = "DeepRelax-Test"
+    description: str = "for tests [only]"
+    elements: list[int] = field(default_factory=lambda: [1, 8, 26])
+    level_of_theory: str = "PBE"
+    metrics: dict = field(default_factory=lambda: {"test": {"coordinates (Å)": 0.0123456}, "seconds": 3})
+    parameters: int = 1234567
+
+
+class TestModels:
+    @pytest.fixture(autouse=True)
+    def cards(self, monkeypatch):
+        cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")])
+        monkeypatch.setitem(sys.modules, "deeprelax_ase.models", cards)
+
+    def test_table(self, deeprelax, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "120")
+        result = deeprelax("models")
+        assert result.exit_code == 0
+        for text in ("DeepRelax-Test", "Other", "PBE", "1,234,567", "coordinates (Å) 0.01235"):
+            assert text in result.stdout
+
+    def test_one_card(self, deeprelax):
+        result = deeprelax("models", "deeprelax-test")
+        for text in ("for tests [only]", "3: H O Fe", "test coordinates (Å) 0.01235", "level of theory"):
+            assert text in result.stdout
+        assert "Other" not in result.stdout
+
+    def test_json(self, deeprelax):
+        assert [card["name"] for card in json.loads(deeprelax("models", "--json").stdout)] == [
+            "DeepRelax-Test",
+            "Other",
+        ]
+        assert json.loads(deeprelax("models", "Other", "--json").stdout)["elements"] == [1, 8, 26]
+
+    def test_unknown(self, deeprelax):
+        result = deeprelax("models", "nothing")
+        assert result.exit_code == 2
+        assert result.stderr == "Error: Unknown model 'nothing', must be one of ['DeepRelax-Test', 'Other']\n"
+
+
+class TestProcess:
+    """What only a process of its own shows."""
+
+    @staticmethod
+    def run(code: str, **options) -> subprocess.CompletedProcess[str]:
+        root = Path(__file__).resolve().parents[1]
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"]
+        return subprocess.run(command, text=True, capture_output=True, check=False, timeout=120, **options)
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["relax", "--help"], ["--version"], ["relax"]])
+    def test_help_starts_without_the_heavy_libraries(self, arguments):
+        result = self.run(
+            f"sys.argv = ['deeprelax', *{arguments}]\n"
+            "from deeprelax_ase.cli import main\n"
+            "try:\n    main()\n"
+            "finally:\n    print('heavy:', *{'torch', 'dgl', 'matgl', 'ase', 'pymatgen', 'scipy'} & set(sys.modules))"
+        )
+        assert result.stdout.splitlines()[-1] == "heavy:"
+        assert "Traceback" not in result.stderr
+
+    def test_version(self):
+        result = self.run("sys.argv = ['deeprelax', '--version']\nfrom deeprelax_ase.cli import main\nmain()")
+        assert result.stdout == f"deeprelax {__version__}\n"
+        assert result.returncode == 0
+
+    def test_a_reader_that_goes_away_is_no_error_message(self):
+        result = self.run(
+            "import os\n"
+            "sys.argv = ['deeprelax', '--help']\n"
+            "reader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 1)\n"
+            "from deeprelax_ase.cli import main\nmain()"
+        )
+        assert "Traceback" not in result.stderr
+        assert "BrokenPipe" not in result.stderr

@@ -1,0 +1,174 @@
+"""The project's files agree with each other and with the code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from ase.io import read
+from packaging.requirements import Requirement
+
+import deeprelax_ase
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+README = (ROOT / "README.md").read_text()
+WEIGHTS = sorted((ROOT / "deeprelax_ase" / "weights").glob("*.safetensors"))
+
+needs_weights = pytest.mark.skipif(not WEIGHTS, reason="deeprelax_ase/weights/*.safetensors are absent")
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=120)
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    return [Requirement(text) for group in (PROJECT["project"]["dependencies"], *extras) for text in group]
+
+
+class TestVersions:
+    def test_the_package_says_which_it_is(self):
+        assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "deeprelax_ase.__version__"}
+
+    def test_the_changelog_has_an_entry(self):
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        headings = re.findall(r"^## \[(.+?)\]", changelog, flags=re.MULTILINE)
+        assert headings[:2] == ["Unreleased", deeprelax_ase.__version__]
+
+    def test_the_installed_metadata_is_current(self):
+        try:
+            installed = importlib.metadata.version("deeprelax-ase")
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip("deeprelax-ase is not installed, only imported from here")
+        assert installed == deeprelax_ase.__version__
+
+
+class TestConstraints:
+    def test_every_requirement_is_pinned_within_its_range(self):
+        pins = constraints()
+        for requirement in requirements():
+            assert requirement.specifier.contains(pins[normalized(requirement.name)]), requirement
+
+    def test_torch_comes_first_without_a_local_version(self):
+        assert re.fullmatch(r"\d+\.\d+\.\d+", constraints()["torch"])
+        assert next(iter(constraints())) == "torch"
+
+    def test_every_pin_is_one_exact_version(self):
+        assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in constraints())
+        assert not any("+" in version for version in constraints().values())
+
+    def test_the_malicious_lightning_releases_are_excluded(self):
+        (lightning,) = (requirement for requirement in requirements() if requirement.name == "lightning")
+        assert not lightning.specifier.contains("2.6.2")
+        assert not lightning.specifier.contains("2.6.3")
+
+
+class TestImport:
+    def test_importing_the_package_is_light(self):
+        heavy = "{'torch', 'dgl', 'matgl', 'ase', 'numpy', 'scipy', 'pymatgen'} & set(sys.modules)"
+        assert run(f"import sys, deeprelax_ase; print(*{heavy})").stdout == "\n"
+
+    def test_public_names_resolve(self):
+        run("import deeprelax_ase as d; [getattr(d, name) for name in d.__all__]")
+
+    def test_type_hints_are_shipped(self):
+        assert (ROOT / "deeprelax_ase" / "py.typed").is_file()
+
+    def test_unknown_names_are_attribute_errors(self):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = deeprelax_ase.nothing
+
+
+class TestWeights:
+    def test_small_enough_to_ship(self):
+        assert sum(path.stat().st_size for path in WEIGHTS) < 25e6
+
+    def test_each_has_a_card(self):
+        assert all(path.with_suffix(".json").is_file() for path in WEIGHTS)
+
+
+class TestReadme:
+    @needs_weights
+    def test_the_first_lines_relax_a_crystal(self):
+        code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
+        assert len(code.splitlines()) == 6
+        output = run(code).stdout
+        *lengths_and_angles, uncertainty = map(float, re.findall(r"\d+\.?\d*", output))
+        assert len(lengths_and_angles) == 6
+        assert 2.8 < lengths_and_angles[0] < 3.2  # MgO's primitive cell: 2.98 Å measured, 3.18 Å at the start
+        assert 0 < uncertainty < 1
+
+    def test_the_make_targets_exist(self):
+        makefile = (ROOT / "Makefile").read_text()
+        for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+    def test_the_extras_exist(self):
+        extras = PROJECT["project"]["optional-dependencies"]
+        table = README.partition("| extra | adds |")[2].partition("\n\n")[0]
+        assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(extras)
+
+    def test_links_within_the_repository_resolve(self):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+            assert (ROOT / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[ModuleType]:
+    """``examples/relax_crystal.py`` as a module."""
+    spec = spec_from_file_location("relax_crystal", ROOT / "examples" / "relax_crystal.py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+class TestExample:
+    def test_the_file_for_the_command_line_holds_the_same_crystals(self, example):
+        stored = read(ROOT / "examples" / "unrelaxed.extxyz", index=":")
+        made = example.candidates()
+        assert len(stored) == len(made)
+        for atoms, candidate in zip(stored, made, strict=True):
+            assert atoms.info["name"] == f"{candidate.formula} in the cell of {candidate.prototype}"
+            assert atoms.numbers.tolist() == candidate.atoms.numbers.tolist()
+            np.testing.assert_allclose(atoms.positions, candidate.atoms.positions, rtol=0, atol=1e-7)
+            np.testing.assert_allclose(atoms.cell.array, candidate.atoms.cell.array, rtol=0, atol=1e-12)
+
+    def test_the_crystals_are_what_they_are_called(self, example):
+        for candidate in example.candidates():
+            formula = candidate.atoms.symbols.formula
+            assert formula.reduce()[0].count() == type(formula)(candidate.formula).count()
+
+    def test_the_crystals_start_off_their_measured_lattice(self, example):
+        for candidate in example.candidates():
+            assert 0.02 < abs(example.volume_error(candidate.atoms, candidate)) < 0.4
+
+    def test_volume_error_of_the_measured_lattice_is_zero(self, example):
+        (candidate,) = (entry for entry in example.candidates() if entry.formula == "AlN")
+        atoms = candidate.atoms.copy()
+        cellpar = atoms.cell.cellpar()
+        cellpar[:3] = candidate.measured
+        atoms.set_cell(cellpar, scale_atoms=True)
+        assert example.volume_error(atoms, candidate) == pytest.approx(0, abs=1e-12)
+        assert example.lattice(atoms) == "3.11 4.98"
