@@ -69,3 +69,7 @@ class CalculatorError(DeepRelaxError, ValueError):
 
 class BackendError(DeepRelaxError, ImportError):
     """A graph backend was asked for that is not available in this environment."""
+
+
+class DeviceError(DeepRelaxError, ValueError):
+    """A device was asked for that this machine, or this build of torch, does not have."""

@@ -5,6 +5,7 @@ The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ def coordinate_mae(scaled: Tensor, scaled_true: Tensor, cell_true: Tensor, batch
     """Mean absolute Cartesian component of the fractional error in the true cell, drift removed; (G,) Å.
 
     This form of eq. (25) does not mix the error of the cell, the choice of origin or of periodic images into that of
-    the coordinates: differences are taken to the nearest image.
+    the coordinates: differences are taken to the nearest image once the crystals lie on each other.
 
     Args:
         scaled, scaled_true: (N, 3) fractional coordinates, predicted and true.
@@ -25,6 +26,11 @@ def coordinate_mae(scaled: Tensor, scaled_true: Tensor, cell_true: Tensor, batch
         batch: (N,) crystal of each atom.
     """
     difference = scaled - scaled_true
+    # Near half a cell, rounding would send the atoms of one crystal to different images: the drift goes first, as the
+    # mean angle that no choice of images changes.
+    angle = 2 * math.pi * difference
+    sine, cosine = (crystal_mean(part, batch, len(cell_true)) for part in (angle.sin(), angle.cos()))
+    difference = difference - (torch.atan2(sine, cosine) / (2 * math.pi))[batch]
     difference = difference - difference.round()
     difference = difference - crystal_mean(difference, batch, len(cell_true))[batch]
     cartesian = torch.einsum("nk,nkx->nx", difference, cell_true[batch])

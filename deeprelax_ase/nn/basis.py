@@ -26,9 +26,9 @@ class GaussianBasis(nn.Module):
 def cell_offset_index(offsets: Tensor, offset_range: int) -> Tensor:
     """K of section 4.3.1: ``(k1 + r) + (k2 + r) n + (k3 + r) n^2`` with ``n = 2 r + 1``; (E, 3) to (E,) int64.
 
-    Offsets beyond ±r are not clamped: the formula goes on, so K leaves [0, n^3) or falls on the K of another offset.
-    Two such edges then share an encoding but keep their own length and direction. With r = 2 that concerns cells thinner
-    than about half the cutoff.
+    Offsets beyond ±r are not clamped: the formula goes on, so K leaves [0, n^3) or falls on the K of another offset;
+    with r = 2, (3, 0, 0) and (-2, 1, 0) are one. Two such edges share an encoding but keep their own length and
+    direction. With r = 2 that concerns cells thinner than about half the cutoff, and atoms left outside of their cell.
     """
     base = 2 * offset_range + 1
     shifted = offsets + offset_range

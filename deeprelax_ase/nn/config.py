@@ -10,6 +10,16 @@ from deeprelax_ase.graph.settings import GraphSettings
 DistanceBaseline = Literal["none", "carried"]
 LatticeHeadKind = Literal["absolute", "residual", "strain"]
 
+#: Smallest sensible values; the spacing of the Gaussians needs two of them.
+_LEAST = {
+    "channels": 1,
+    "num_layers": 1,
+    "num_basis": 2,
+    "num_elements": 1,
+    "encoding_channels": 2,
+    "offset_range": 0,
+}
+
 
 @dataclass(frozen=True)
 class DeepRelaxConfig:
@@ -55,6 +65,12 @@ class DeepRelaxConfig:
         for name, kind in (("distance_baseline", DistanceBaseline), ("lattice_head", LatticeHeadKind)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
+        for name, least in _LEAST.items():
+            if (count := getattr(self, name)) != int(count) or count < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
+        if not self.basis_stop > 0:
+            raise ValueError(f"basis_stop must be a positive number of Å, got {self.basis_stop}")
+        _ = self.graph  # checks the rest
         if self.encoding_channels % 2:
             raise ValueError(f"encoding_channels must be even (pairs of sine and cosine), got {self.encoding_channels}")
 
@@ -76,7 +92,9 @@ class DeepRelaxConfig:
         """
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown network settings {sorted(unknown)}; the file is of another deeprelax_ase version")
+            raise ValueError(
+                f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version"
+            )
         return cls(**values)
 
 

@@ -31,7 +31,7 @@ class DistanceHead(nn.Module):
 
     The linear map of the concatenation ``W_n x_i + W_n x_j + h_ij`` is applied block by block, to the atoms before they
     are gathered; a SiLU and a second linear map follow, as in the paper's own code. With ``directional`` the vector
-    features' projections on the bond join: without them an atom with equal bonds all round cannot say which way it goes.
+    features' projections on the bond join: without them an atom with equal bonds all round cannot say where it goes.
     """
 
     def __init__(
@@ -91,16 +91,14 @@ class LatticeHead(nn.Module):
 
 
 class StrainHead(nn.Module):
-    """Ours: a symmetric logarithmic strain, the mean over atoms of ``s_i 1 + sum_j w_ij r^ r^T``; ``L^ = L exp(strain)``.
+    """Ours: ``L^ = L exp(strain)``, the strain symmetric and the mean over atoms of ``s_i 1 + sum_j w_ij r^ r^T``.
 
     Rotates with the crystal and does not depend on the choice of the cell; the predicted volume is always positive.
     """
 
     def __init__(self, channels: int, edge_channels: int, mean_neighbors: float) -> None:
         super().__init__()
-        self.isotropic = nn.Sequential(
-            nn.Linear(channels, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, 1))
-        )
+        self.isotropic = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, 1)))
         self.source = nn.Linear(channels, channels)
         self.destination = nn.Linear(channels, channels)
         self.edge = nn.Linear(edge_channels, channels)

@@ -42,6 +42,7 @@ class MessagePhase(nn.Module):
     def forward(
         self, x: Tensor, v: Tensor, edge_index: Tensor, edge_features: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """m (N, F) and m_vec (N, 3, F), scaled down by the square root of the usual number of neighbours."""
         source, destination = edge_index
         weights = self.scalars(self.norm(x))[source] * self.filters(edge_features)  # (E, 3F)
         to_scalar, along_vector, along_bond = weights.chunk(3, dim=-1)
@@ -63,6 +64,7 @@ class UpdatePhase(nn.Module):
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """New scalars (N, F) and vectors (N, 3, F), to be added to the old ones."""
         u_mixed, v_mixed = self.mix(v).chunk(2, dim=-1)
         plain, gate, vector_gate = self.weights(torch.cat([self.norm(x), smooth_norm(u_mixed)], dim=-1)).chunk(3, -1)
         inner = (v_mixed * u_mixed).sum(dim=1) * self.scale
@@ -75,9 +77,7 @@ class PaEGNN(nn.Module):
     def __init__(self, channels: int, num_layers: int, edge_channels: int, num_elements: int, mean_neighbors: float):
         super().__init__()
         self.embedding = nn.Embedding(num_elements + 1, channels)
-        self.messages = nn.ModuleList(
-            MessagePhase(channels, edge_channels, mean_neighbors) for _ in range(num_layers)
-        )
+        self.messages = nn.ModuleList(MessagePhase(channels, edge_channels, mean_neighbors) for _ in range(num_layers))
         self.updates = nn.ModuleList(UpdatePhase(channels) for _ in range(num_layers))
         self.norm = nn.LayerNorm(channels)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +29,7 @@ def main() -> None:
     config = replace(config, channels=arguments.channels)
     settings = TrainingSettings(
         seconds=arguments.seconds,
+        max_steps=arguments.max_steps,
         learning_rate=arguments.learning_rate,
         atoms_per_batch=arguments.atoms_per_batch,
         compile=arguments.compile,
@@ -35,7 +37,8 @@ def main() -> None:
     pairs = load_pairs(arguments.data, dtype=torch.float32).in_split("train").to(arguments.device)
     print(f"{len(pairs)} pairs, {len(pairs.numbers)} atoms on {arguments.device}")
     if arguments.compile:  # a throw-away run, so that compiling does not eat into the first member's budget
-        train(pairs, config, replace(settings, seconds=0.1), arguments.out / "compile", deadline=deadline)
+        with TemporaryDirectory() as folder:  # not kept: a checkpoint there would leave the next call uncompiled
+            train(pairs, config, replace(settings, seconds=0.1, max_steps=None), folder, deadline=deadline)
     for member in range(arguments.members):
         out = arguments.out / f"member{member}"
         if (out / "weights.safetensors").exists():
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, logs and checkpoints")
     parser.add_argument("--members", type=int, default=5, help="size of the ensemble (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=600.0, help="budget per member (default %(default)s)")
+    parser.add_argument("--max-steps", type=int, help="budget per member in steps instead, for runs that repeat exactly")
     parser.add_argument("--time-limit", type=float, help="stop this call after so many seconds, checkpointed")
     parser.add_argument("--variant", choices=sorted(ABLATIONS), help="a network of the paper's table 4 instead of ours")
     parser.add_argument("--channels", type=int, default=128, help="features per atom (default %(default)s)")

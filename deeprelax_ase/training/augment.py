@@ -18,7 +18,7 @@ class AugmentationSettings:
         on_the_way: moved a uniformly drawn part of the way to their relaxed crystals.
         arrived: replaced by their relaxed crystals, so that the network learns to leave those alone.
         strained: strained by a random symmetric matrix.
-        strain: standard deviation of its elements.
+        strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
         rattled: fractional coordinates shaken.
         rattle: Å, standard deviation of the shaking.
         rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,

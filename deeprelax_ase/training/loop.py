@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ def train(
     """Train one network on all ``pairs``, on the device that they lie on.
 
     Writes ``log.jsonl`` (losses, gradient norm of every part, throughput), ``settings.json`` and ``checkpoint.pt`` into
-    ``out``; a checkpoint found there is continued.
+    ``out``; a checkpoint found there is continued, with the batches that an uninterrupted run would have seen.
 
     Args:
         pairs: what to train on.
@@ -47,7 +49,12 @@ def train(
 
     Returns:
         The network with its averaged weights; None if the deadline came first.
+
+    Raises:
+        ValueError: there are no pairs.
     """
+    if not len(pairs):
+        raise ValueError("No pairs to train on: is the split of that name empty?")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     device = pairs.counts.device
@@ -64,11 +71,13 @@ def train(
     run = _Run(out / "checkpoint.pt", network, average, optimizer, generator)
     run.resume()
     with (out / "log.jsonl").open("a") as log:
-        for batch in _batches(pairs, settings.atoms_per_batch, generator):
-            if run.elapsed() >= settings.seconds:
+        for chunk in islice(_batches(pairs.counts, settings.atoms_per_batch, settings.seed), run.step, None):
+            progress = settings.progress(run.elapsed(), run.step)
+            if progress >= 1:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate(run.elapsed())
+                group["lr"] = settings.rate(progress)
+            batch = pairs.take(chunk)
             parts = _losses(network, augment(batch, settings.augmentation, generator), config, settings)
             optimizer.zero_grad(set_to_none=True)
             parts["loss"].backward()
@@ -86,7 +95,7 @@ def train(
     run.save()
     summary = {"steps": run.step, "seconds": run.elapsed(), "config": config.to_dict(), "training": asdict(settings)}
     (out / "settings.json").write_text(json.dumps(summary, indent=1))
-    return average.module
+    return cast("DeepRelax", average.module)
 
 
 def pair_graph(pairs: Pairs, config: DeepRelaxConfig) -> CrystalGraph:
@@ -118,9 +127,7 @@ def clip_gradients(network: nn.Module, limit: float) -> dict[str, Tensor]:
     return {"total": nn.utils.clip_grad_norm_(network.parameters(), limit), **norms}
 
 
-def _losses(
-    network: nn.Module, batch: Pairs, config: DeepRelaxConfig, settings: TrainingSettings
-) -> dict[str, Tensor]:
+def _losses(network: nn.Module, batch: Pairs, config: DeepRelaxConfig, settings: TrainingSettings) -> dict[str, Tensor]:
     graph = pair_graph(batch, config)
     truth = pair_truth(batch, graph, config)
     with torch.autocast("cuda", torch.bfloat16, enabled=settings.bfloat16 and graph.cell.is_cuda):
@@ -140,15 +147,13 @@ def _moving_average(decay: float):
     return update
 
 
-def _batches(pairs: Pairs, atoms: int, generator: torch.Generator) -> Iterator[Pairs]:
-    """Endless epochs in random order, cut into batches of about ``atoms`` atoms."""
-    device = pairs.counts.device
+def _batches(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
+    """Endless epochs in random order, cut into batches (n,) of crystals with about ``atoms`` atoms."""
+    generator = torch.Generator(counts.device).manual_seed(seed)
     while True:
-        order = torch.randperm(len(pairs), device=device, generator=generator)
-        bins = torch.div(pairs.counts[order].cumsum(0), atoms, rounding_mode="floor")
-        sizes = [size for size in torch.bincount(bins).tolist() if size]
-        for chunk in order.split(sizes):
-            yield pairs.take(chunk)
+        order = torch.randperm(len(counts), device=counts.device, generator=generator)
+        bins = torch.div(counts[order].cumsum(0), atoms, rounding_mode="floor")
+        yield from order.split([size for size in torch.bincount(bins).tolist() if size])
 
 
 class _Run:

@@ -36,11 +36,16 @@ def relaxed_geometry(graph: CrystalGraph, positions: Tensor, cell: Tensor, ancho
 def laplace_loss(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """Mean of eqs. (11)-(12), ``log(2 b) + |d^ - d| / b``: the negative Laplace log-likelihood (15).
 
-    Scales of zero mark a model without local uncertainty: its loss is the mean absolute error. (Whether they are zero
-    is a property of the model, asked of the first one only.)
+    Args:
+        predicted, target: (n,) Å; without any, as of crystals of one atom that have no pairs, the loss is zero.
+        scale: (n,) b in Å, positive. A model without local uncertainty gives zeros: take :func:`absolute_loss` for it.
     """
-    error = (predicted - target).abs()
-    return (torch.log(2 * scale) + error / scale).mean()
+    return _mean(torch.log(2 * scale) + (predicted - target).abs() / scale)
+
+
+def absolute_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error in Å, the loss of a model without local uncertainty; zero without any values."""
+    return _mean((predicted - target).abs())
 
 
 def deeprelax_loss(
@@ -57,17 +62,21 @@ def deeprelax_loss(
     Returns:
         ``loss``, ``distance``, ``displacement``, ``lattice``.
     """
-    distance_error = (quantities.distances - truth.distances).abs()
-    displacement_error = (quantities.displacements - truth.displacements).abs()
     if uncertainty:
         distance = laplace_loss(quantities.distances, truth.distances, quantities.distance_scales)
         displacement = laplace_loss(quantities.displacements, truth.displacements, quantities.displacement_scales)
     else:
-        distance, displacement = distance_error.mean(), displacement_error.mean()
-    lattice = (quantities.cell - truth.cell).abs().mean()
+        distance = absolute_loss(quantities.distances, truth.distances)
+        displacement = absolute_loss(quantities.displacements, truth.displacements)
+    lattice = absolute_loss(quantities.cell, truth.cell)
     return {
         "loss": distance + displacement + lattice_weight * lattice,
         "distance": distance,
         "displacement": displacement,
         "lattice": lattice,
     }
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean; of nothing it is zero, where ``Tensor.mean`` gives nan and with it nan weights."""
+    return values.sum() / max(values.numel(), 1)

@@ -13,10 +13,12 @@ class TrainingSettings:
     """How long and how to train one network.
 
     The learning rate follows the wall clock: it rises over the first ``warmup`` share of ``seconds`` and then falls to
-    zero along a cosine, so a run always ends annealed, however fast the machine is.
+    zero along a cosine, so a run always ends annealed, however fast the machine is. With ``max_steps`` it follows the
+    number of steps instead, so that a run can be repeated exactly.
 
     Attributes:
-        seconds: wall-clock budget of the whole run, across resumes.
+        seconds: wall-clock budget of the whole run, across resumes; without effect where ``max_steps`` is given.
+        max_steps: budget of the whole run in optimizer steps, across resumes.
         atoms_per_batch: atoms in a batch, to the nearest crystal.
         learning_rate: peak rate of AdamW.
         weight_decay: of AdamW.
@@ -33,6 +35,7 @@ class TrainingSettings:
     """
 
     seconds: float = 600.0
+    max_steps: int | None = None
     atoms_per_batch: int = 8000
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -47,9 +50,13 @@ class TrainingSettings:
     checkpoint_every: float = 120.0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
-    def rate(self, elapsed: float) -> float:
-        """Learning rate after ``elapsed`` seconds."""
-        progress = min(elapsed / self.seconds, 1.0)
+    def progress(self, seconds: float, steps: int) -> float:
+        """Share of the budget that is spent, from 0 to 1."""
+        spent, budget = (seconds, self.seconds) if self.max_steps is None else (steps, self.max_steps)
+        return 1.0 if spent >= budget else spent / budget
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at that share of the budget."""
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))

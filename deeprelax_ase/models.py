@@ -1,0 +1,217 @@
+"""Model cards and weights: a JSON card beside a safetensors file, those that ship with the package and others.
+
+A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the first
+member, and so on. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprelax_ase.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deeprelax_ase.graph.record import CrystalGraph
+    from deeprelax_ase.nn import DeepRelax
+    from deeprelax_ase.quantities import RelaxationQuantities
+
+#: The model that is used where none is named.
+DEFAULT_MODEL = "DeepRelax-PBE-v0"
+
+#: Folder of the weights that ship with the package.
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user must know about a model before trusting it.
+
+    Attributes:
+        name: of the model; also the stem of its files.
+        description: one sentence.
+        level_of_theory: of the relaxed crystals that it was trained on.
+        training_data: what it was trained on, in words.
+        split: how training, validation and test crystals were told apart.
+        elements: atomic numbers of the training set.
+        members: size of the ensemble.
+        parameters: of one member.
+        config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig`.
+        solver: settings of the geometry solver that were chosen on the validation split.
+        metrics: measured with these very weights, by name; nested by test set.
+        training: settings, seeds, time and hardware of the training.
+        commit: of the code that trained it.
+        licence: of the weights.
+        limits: known failures.
+        sha256: of the weights file.
+    """
+
+    name: str
+    description: str
+    level_of_theory: str
+    training_data: str
+    split: str
+    elements: list[int]
+    members: int
+    parameters: int
+    config: dict[str, Any]
+    sha256: str
+    solver: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
+    licence: str = "MIT"
+    limits: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, file: Path) -> ModelCard:
+        """The card in ``file``.
+
+        Raises:
+            ModelError: the file is absent, or is no model card of this version.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            if unknown := set(values) - known:
+                raise TypeError(f"unknown fields {sorted(unknown)}")
+            return cls(**values)
+        except OSError as error:
+            raise ModelError(f"no model card {file}: {error.strerror}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+            raise ModelError(f"{file} is not a model card of this version of deeprelax_ase: {error}") from error
+
+    def write(self, file: Path) -> None:
+        """Write the card to ``file``."""
+        file.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An ensemble of networks with its card."""
+
+    card: ModelCard
+    networks: nn.ModuleList
+
+    def quantities(self, graph: CrystalGraph, *, keep_cell: bool = False) -> RelaxationQuantities:
+        """What every member predicts, along a leading member axis.
+
+        Args:
+            graph: the unrelaxed crystals.
+            keep_cell: take the unrelaxed cell for the relaxed one.
+        """
+        import torch
+
+        from deeprelax_ase.quantities import RelaxationQuantities
+
+        members = [network(graph, cell=graph.cell if keep_cell else None) for network in self.networks]
+        names = [f.name for f in fields(RelaxationQuantities)]
+        return RelaxationQuantities(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})
+
+
+def available_models() -> list[ModelCard]:
+    """Cards of the models that ship with the package, by name."""
+    return [ModelCard.read(file) for file in sorted(WEIGHTS.glob("*.json"))]
+
+
+def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
+    """Load an ensemble.
+
+    Args:
+        name: of a shipped model, or the path of a card (``.json``) or of its weights (``.safetensors``).
+
+    Raises:
+        ModelError: there is no such model, or its files are damaged or of another version.
+    """
+    card_file = _card_file(name)
+    card = ModelCard.read(card_file)
+    weights = card_file.with_suffix(".safetensors")
+    if not weights.exists():
+        raise ModelError(f"{card.name}: the weights {weights} are missing; they belong beside the card")
+    if (digest := sha256(weights)) != card.sha256:
+        raise ModelError(
+            f"{weights} is damaged or not the file that the card describes (sha256 {digest[:12]}…, expected "
+            f"{card.sha256[:12]}…). Install the package again, or fetch the file again."
+        )
+    return Model(card, _networks(card, weights))
+
+
+def save_model(networks: Sequence[DeepRelax], folder: str | os.PathLike, name: str, **card: Any) -> ModelCard:
+    """Write the members of an ensemble as ``NAME.safetensors``, half precision, and its card as ``NAME.json``.
+
+    Args:
+        networks: members of one configuration.
+        folder: where to write.
+        name: of the model.
+        **card: the fields of :class:`ModelCard` that do not follow from the networks.
+
+    Raises:
+        ValueError: no networks are given, or they differ in configuration.
+    """
+    from safetensors.torch import save_file
+
+    configs = [network.config for network in networks]
+    if not configs or any(config != configs[0] for config in configs):
+        raise ValueError("an ensemble needs at least one network, all of one configuration")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{name}.safetensors"
+    tensors = {
+        f"member{m}.{key}": tensor.detach().half().cpu().contiguous()
+        for m, network in enumerate(networks)
+        for key, tensor in network.state_dict().items()
+    }
+    save_file(tensors, weights)
+    written = ModelCard(
+        name=name,
+        members=len(networks),
+        parameters=sum(p.numel() for p in networks[0].parameters()),
+        config=configs[0].to_dict(),
+        sha256=sha256(weights),
+        **card,
+    )
+    written.write(folder / f"{name}.json")
+    return written
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 digest of ``file``."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _card_file(name: str | os.PathLike) -> Path:
+    path = Path(name)
+    if path.suffix in (".json", ".safetensors"):
+        return path.with_suffix(".json")
+    shipped = WEIGHTS / f"{path.name}.json"
+    if str(name) == path.name and shipped.exists():
+        return shipped
+    known = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.json"))) or "none"
+    raise ModelError(f"Unknown model {str(name)!r}, must be one of: {known}; or the path of a model card (.json)")
+
+
+def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from torch import nn
+
+    from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
+
+    try:
+        tensors = load_file(weights)
+        networks = nn.ModuleList(DeepRelax(DeepRelaxConfig.from_dict(card.config)) for _ in range(card.members))
+        for m, network in enumerate(networks):
+            prefix = f"member{m}."
+            state = {k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)}
+            network.load_state_dict(state, strict=True)
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{weights} does not fit its card: {error}") from error
+    return networks.eval().requires_grad_(False)

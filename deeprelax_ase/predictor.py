@@ -1,0 +1,251 @@
+"""The one place that composes the flow: crystals in, predictions out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
+from deeprelax_ase.geometry import EDGSettings, EDGSolution, solve_edg, symmetrize
+from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
+from deeprelax_ase.models import DEFAULT_MODEL, Model, load_model
+from deeprelax_ase.prediction import Prediction, Uncertainty
+from deeprelax_ase.structure import Crystal, check_elements
+from deeprelax_ase.uncertainty import EnsembleUncertainty, UncertaintyParts, ensemble_mean, ensemble_uncertainty
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Predictor:
+    """Predicts relaxed crystals in one shot.
+
+    Args:
+        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.Model`.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
+        dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
+        graph_backend: ``matgl``, ``torch`` or ``auto``, see :func:`deeprelax_ase.graph.build_graph`.
+        keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
+            symmetry do not move and equal sites stay equal.
+        solver: settings of the geometry solver; those of the model's card by default.
+
+    Raises:
+        ModelError: the model is unknown or damaged.
+        DeviceError: the device is not to be had.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | Model = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "float32",
+        graph_backend: str = "auto",
+        keep_symmetry: bool = True,
+        solver: EDGSettings | None = None,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"Unknown {dtype=}, must be one of {tuple(_DTYPES)}")
+        if graph_backend not in BACKENDS:
+            raise ValueError(f"Unknown {graph_backend=}, must be one of {BACKENDS}")
+        self.device = _device(device)
+        self.dtype = _DTYPES[dtype]
+        self.graph_backend = graph_backend
+        self.keep_symmetry = keep_symmetry
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.model.networks.to(self.device, self.dtype)
+        self.graph_settings = self.model.networks[0].config.graph
+        self.solver = EDGSettings(**self.model.card.solver) if solver is None else solver
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self.model.card.name
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.model_name!r}, device='{self.device}', dtype={str(self.dtype).split('.')[-1]!r})"
+
+    def predict(self, structure: Crystal | Atoms | Structure, *, relax_cell: bool = True) -> Prediction:
+        """The relaxed crystal of one unrelaxed one; ``structure`` is not changed.
+
+        Args:
+            structure: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``.
+            relax_cell: if not, the cell stays exactly as it is and only atoms move.
+
+        Raises:
+            StructureError: the structure cannot be relaxed; the message says how to mend it.
+        """
+        crystal = self._admit(structure)
+        return self._predict([crystal], relax_cell, self.graph_backend)[0]
+
+    def predict_many(
+        self,
+        structures: Iterable[Crystal | Atoms | Structure],
+        *,
+        relax_cell: bool = True,
+        atoms_per_batch: int | None = None,
+    ) -> Iterator[Prediction | DeepRelaxError]:
+        """Predictions of many structures, lazily and in order; a bad structure yields its error instead.
+
+        Args:
+            structures: read as they are needed.
+            relax_cell: see :meth:`predict`.
+            atoms_per_batch: structures are batched up to so many atoms; bounds the memory, not the result. By default
+                200 on a CPU, where batches that outgrow its caches take twice the time, and 8000 on a GPU.
+
+        Yields:
+            a :class:`Prediction`, or the :class:`DeepRelaxError` that :meth:`predict` would raise.
+        """
+        if atoms_per_batch is None:
+            atoms_per_batch = 200 if self.device.type == "cpu" else 8000
+        batch: list[Crystal | DeepRelaxError] = []
+        atoms = 0
+        for structure in structures:
+            try:
+                crystal: Crystal | DeepRelaxError = self._admit(structure)
+            except DeepRelaxError as error:
+                crystal = error
+            size = len(crystal) if isinstance(crystal, Crystal) else 0
+            if batch and atoms + size > atoms_per_batch:
+                yield from self._predict_batch(batch, relax_cell)
+                batch, atoms = [], 0
+            batch.append(crystal)
+            atoms += size
+        yield from self._predict_batch(batch, relax_cell)
+
+    def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
+        crystal = Crystal.of(structure)
+        check_elements(crystal, self.model.card.elements, self.model_name)
+        return crystal
+
+    def _predict_batch(
+        self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool
+    ) -> list[Prediction | DeepRelaxError]:
+        crystals = [c for c in batch if isinstance(c, Crystal)]
+        backend = "torch" if self.graph_backend == "auto" else self.graph_backend
+        results: list[Prediction | DeepRelaxError] = []
+        try:
+            results += self._predict(crystals, relax_cell, backend) if crystals else []
+        except StructureError:  # one of them is to blame: find out which, and keep the others
+            for crystal in crystals:
+                try:
+                    results += self._predict([crystal], relax_cell, backend)
+                except StructureError as error:
+                    results.append(error)
+        queue = iter(results)
+        return [next(queue) if isinstance(c, Crystal) else c for c in batch]
+
+    @torch.inference_mode()
+    def _predict(self, crystals: Sequence[Crystal], relax_cell: bool, backend: str) -> list[Prediction]:
+        timings: dict[str, float] = {}
+        with _timed(timings, "graph", self.device):
+            exact = build_graph(
+                crystals, backend=backend, settings=self.graph_settings, device=self.device, dtype=torch.float64
+            )
+        with _timed(timings, "network", self.device):
+            members = self.model.quantities(exact.to(dtype=self.dtype), keep_cell=not relax_cell)
+            uncertainty = ensemble_uncertainty(members, exact)
+            quantities = ensemble_mean(members)
+            if not relax_cell:
+                quantities = replace(quantities, cell=exact.cell)
+        with _timed(timings, "geometry", self.device):
+            solution = solve_edg(exact, quantities, settings=self.solver)
+            cells = quantities.cell.double().cpu().numpy()
+            geometries = _split(solution.positions.cpu().numpy(), crystals)
+            geometries = [
+                self._geometry(crystal, positions, cell if relax_cell else crystal.cell)
+                for crystal, positions, cell in zip(crystals, geometries, cells, strict=True)
+            ]
+        share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
+        return _predictions(crystals, geometries, solution, uncertainty, exact, self.model_name, share)
+
+    def _geometry(self, crystal: Crystal, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return symmetrize(crystal, positions, cell) if self.keep_symmetry else (positions, cell)
+
+
+def _predictions(
+    crystals: Sequence[Crystal],
+    geometries: Sequence[tuple[np.ndarray, np.ndarray]],
+    solution: EDGSolution,
+    uncertainty: EnsembleUncertainty,
+    graph: CrystalGraph,
+    model: str,
+    timings: dict[str, float],
+) -> list[Prediction]:
+    """The batch taken apart into one record per crystal."""
+    total, aleatoric, epistemic = _roots(uncertainty.crystals)
+    per_atom = _split(_roots(uncertainty.atoms)[0], crystals)
+    edges = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
+    cuts = np.cumsum(edges)[:-1]
+    per_bond = np.split(_roots(uncertainty.distances)[0], cuts)
+    source, destination = graph.edge_index.cpu().numpy()
+    bonds = np.split(np.column_stack([destination, source, graph.cell_offsets.cpu().numpy()]), cuts)
+    firsts = np.cumsum([0] + [len(c) for c in crystals])
+    converged, steps = solution.converged.tolist(), solution.steps.tolist()
+    return [
+        Prediction(
+            initial=crystal,
+            relaxed=crystal.with_geometry(*geometries[g]),
+            uncertainty=Uncertainty(
+                total=float(total[g]),
+                aleatoric=float(aleatoric[g]),
+                epistemic=float(epistemic[g]),
+                per_atom=per_atom[g],
+                per_bond=per_bond[g],
+                bonds=bonds[g] - np.array([firsts[g], firsts[g], 0, 0, 0]),
+            ),
+            model=model,
+            solver_converged=converged[g],
+            solver_steps=steps[g],
+            timings=dict(timings),
+        )
+        for g, crystal in enumerate(crystals)
+    ]
+
+
+def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Total, aleatoric and epistemic uncertainty as square roots, in Å."""
+    roots = (part.sqrt().double().cpu().numpy() for part in (parts.total, parts.aleatoric, parts.epistemic))
+    total, aleatoric, epistemic = roots
+    return total, aleatoric, epistemic
+
+
+def _split(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:
+    """Values of all atoms, cut into those of each crystal."""
+    return np.split(values, np.cumsum([len(c) for c in crystals])[:-1])
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(
+            f"device {str(name)!r} is not available: {str(error).splitlines()[0]}. Use 'auto', 'cpu', or a torch build "
+            "with CUDA on a machine that has it."
+        ) from error
+    return device
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    timings[stage] = time.perf_counter() - start

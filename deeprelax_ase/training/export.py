@@ -1,0 +1,47 @@
+"""Gather trained members into a model: ``python -m deeprelax_ase.training.export MEMBER.safetensors... --card CARD.json``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from deeprelax_ase.models import WEIGHTS, ModelCard, save_model
+from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
+
+
+def read_member(file: Path) -> DeepRelax:
+    """The network whose weights and configuration ``python -m deeprelax_ase.training`` wrote to ``file``."""
+    with safe_open(file, framework="pt") as stream:
+        network = DeepRelax(DeepRelaxConfig.from_dict(json.loads(stream.metadata()["config"])))
+    network.load_state_dict(load_file(file), strict=True)
+    return network
+
+
+def export(files: list[Path], card: Path, out: Path) -> ModelCard:
+    """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
+
+    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew.
+    """
+    values = json.loads(card.read_text(encoding="utf-8"))
+    computed = ("members", "parameters", "config", "sha256")
+    given = {key: value for key, value in values.items() if key not in (*computed, "name")}
+    return save_model([read_member(file) for file in files], out, values["name"], **given)
+
+
+def main() -> None:
+    """Command line of :func:`export`."""
+    parser = argparse.ArgumentParser(prog="python -m deeprelax_ase.training.export", description=export.__doc__)
+    parser.add_argument("members", nargs="+", type=Path, help="weights.safetensors of each member")
+    parser.add_argument("--card", required=True, type=Path, help="JSON with the descriptive fields of the model card")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write to (default: the package's weights)")
+    arguments = parser.parse_args()
+    card = export(arguments.members, arguments.card, arguments.out)
+    print(f"{card.name}: {card.members} members of {card.parameters} parameters, sha256 {card.sha256}")
+
+
+if __name__ == "__main__":
+    main()

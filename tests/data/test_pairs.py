@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deeprelax_ase.data import Pairs, load_pairs
+
+COUNTS = (2, 1, 3, 2)
+SPLIT = (0, 2, 0, 1)
+DFT = (True, True, False, False)
+
+
+def arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    """Four small crystals as the files hold them."""
+    rng = np.random.default_rng(seed)
+    atoms = sum(COUNTS)
+    return {
+        "numbers": np.arange(1, atoms + 1, dtype=np.uint8),
+        "offsets": np.array([0, *np.cumsum(COUNTS)], dtype=np.int32),
+        "frac_initial": rng.random((atoms, 3), dtype=np.float32),
+        "frac_relaxed": rng.random((atoms, 3), dtype=np.float32),
+        "cell_initial": rng.random((4, 3, 3), dtype=np.float32),
+        "cell_relaxed": rng.random((4, 3, 3), dtype=np.float32),
+        "dft": np.array(DFT),
+        "split": np.array(SPLIT, dtype=np.uint8),
+        "energy_initial": rng.random(4, dtype=np.float32),  # files hold more than is read
+    }
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "pairs.npz", **arrays())
+    return tmp_path / "pairs.npz"
+
+
+def assert_equal(a: Pairs, b: Pairs) -> None:
+    for f in fields(Pairs):
+        assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
+
+
+def test_arrays_are_read_as_they_are(file: Path) -> None:
+    pairs, expected = load_pairs(file), arrays()
+    assert len(pairs) == 4
+    assert pairs.counts.tolist() == list(COUNTS)
+    assert pairs.batch.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
+    assert pairs.dft.tolist() == list(DFT)
+    for name, key in {
+        "numbers": "numbers",
+        "scaled_initial": "frac_initial",
+        "scaled_relaxed": "frac_relaxed",
+        "cell_initial": "cell_initial",
+        "cell_relaxed": "cell_relaxed",
+        "split": "split",
+    }.items():
+        np.testing.assert_array_equal(getattr(pairs, name).numpy(), expected[key])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_types(file: Path, dtype: torch.dtype) -> None:
+    pairs = load_pairs(str(file), dtype=dtype)
+    for name in ("scaled_initial", "scaled_relaxed", "cell_initial", "cell_relaxed"):
+        assert getattr(pairs, name).dtype == dtype
+    for name in ("numbers", "counts", "split", "batch"):
+        assert getattr(pairs, name).dtype == torch.int64
+    assert pairs.dft.dtype == torch.bool
+
+
+def test_files_follow_one_another(file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "more.npz", **arrays(seed=1))
+    both = load_pairs([file, tmp_path / "more.npz"])
+    assert len(both) == 8
+    assert both.counts.tolist() == 2 * list(COUNTS)
+    assert_equal(both.take(torch.arange(4)), load_pairs(file))
+    assert_equal(both.take(torch.arange(4, 8)), load_pairs(tmp_path / "more.npz"))
+
+
+@pytest.mark.parametrize("name", ["cell_relaxed", "dft", "split"])
+def test_a_missing_array_is_named(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "part.npz", **{key: value for key, value in arrays().items() if key != name})
+    with pytest.raises(ValueError, match=rf"part\.npz lacks the arrays \['{name}'\]"):
+        load_pairs(tmp_path / "part.npz")
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", **{**arrays(), "numbers": np.array([object()] * 8)})
+    with pytest.raises(ValueError, match="pickle"):
+        load_pairs(tmp_path / "objects.npz")
+
+
+@pytest.mark.parametrize("chosen", [[2], [3, 0], [1, 1, 2], []])
+def test_take_gives_crystals_in_the_order_asked_for(file: Path, chosen: list[int]) -> None:
+    pairs, raw = load_pairs(file), arrays()
+    taken = pairs.take(torch.tensor(chosen, dtype=torch.int64))
+    assert taken.counts.tolist() == [COUNTS[k] for k in chosen]
+    atoms = [a for k in chosen for a in range(raw["offsets"][k], raw["offsets"][k + 1])]
+    for name, key in {"numbers": "numbers", "scaled_initial": "frac_initial", "scaled_relaxed": "frac_relaxed"}.items():
+        np.testing.assert_array_equal(getattr(taken, name).numpy(), raw[key][atoms])
+    for name in ("cell_initial", "cell_relaxed", "dft", "split"):
+        np.testing.assert_array_equal(getattr(taken, name).numpy(), raw[name][chosen])
+
+
+def test_take_of_all_changes_nothing(file: Path) -> None:
+    assert_equal(load_pairs(file).take(torch.arange(4)), load_pairs(file))
+
+
+def test_splits(file: Path) -> None:
+    pairs = load_pairs(file)
+    assert pairs.in_split("train").counts.tolist() == [2, 3]
+    assert pairs.in_split("validation").counts.tolist() == [2]
+    assert pairs.in_split("test").numbers.tolist() == [3]
+    assert pairs.in_split("train", dft_only=True).counts.tolist() == [2]
+    assert len(pairs.in_split("validation", dft_only=True)) == 0
+
+
+def test_an_unknown_split_is_refused(file: Path) -> None:
+    with pytest.raises(ValueError, match="validation"):
+        load_pairs(file).in_split("valid")
+
+
+def test_to_moves_every_tensor(file: Path) -> None:
+    moved = load_pairs(file).to("meta")
+    assert {getattr(moved, f.name).device.type for f in fields(Pairs)} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "atoms", "dft", "splits"),
+    [("universal", 455_703, 7_223, (45_001, 2_141, 2_372)), ("xmno", 114_660, 1_496, (7_221, 428, 511))],
+)
+def test_the_data_folder_holds_what_it_says(shared: Path, name: str, atoms: int, dft: int, splits: tuple) -> None:
+    path = shared / "data" / f"pairs_{name}.npz"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    pairs = load_pairs(path, dtype=torch.float32)
+    assert len(pairs) == sum(splits)
+    assert len(pairs.numbers) == int(pairs.counts.sum()) == atoms
+    assert int(pairs.dft.sum()) == dft
+    assert tuple(len(pairs.in_split(split)) for split in ("train", "validation", "test")) == splits
+    # Nearest images without drift, on which the loss and the metrics rely.
+    difference = pairs.scaled_relaxed - pairs.scaled_initial
+    drift = torch.zeros(len(pairs), 3).index_add(0, pairs.batch, difference) / pairs.counts[:, None]
+    assert drift.abs().max() < 1e-4

@@ -1,0 +1,43 @@
+"""Synthetic relaxation pairs: perturbed crystals of the caesium chloride type that shrink as they relax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from deeprelax_ase.data import Pairs
+
+
+def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    counts = 2 * (1 + torch.arange(size) % 2)  # 2 and 4 atoms
+    doubled = counts == 4
+    lengths = torch.stack([torch.where(doubled, 2.0, 1.0), torch.ones(size), torch.ones(size)], dim=1)
+    cell = torch.diag_embed(3.6 * lengths.double()) + 0.1 * normal(size, 3, 3)
+    sites = {2: [[0.0, 0, 0], [0.5, 0.5, 0.5]], 4: [[0.0, 0, 0], [0.25, 0.5, 0.5], [0.5, 0, 0], [0.75, 0.5, 0.5]]}
+    scaled = torch.cat([torch.tensor(sites[n], dtype=torch.float64) for n in counts.tolist()])
+    batch = torch.repeat_interleave(torch.arange(size), counts)
+    shift = 0.02 * normal(len(batch), 3)
+    shift = shift - (torch.zeros(size, 3).double().index_add(0, batch, shift) / counts[:, None])[batch]
+    return Pairs(
+        numbers=torch.tensor([55, 17] * (len(batch) // 2)),
+        counts=counts,
+        scaled_initial=(scaled + shift).to(dtype),
+        scaled_relaxed=scaled.to(dtype),
+        cell_initial=cell.to(dtype),
+        cell_relaxed=(cell * 0.95).to(dtype),
+        dft=torch.zeros(size, dtype=torch.bool),
+        split=torch.zeros(size, dtype=torch.int64),
+    )
+
+
+@pytest.fixture(scope="session")
+def pairs_of() -> Callable[..., Pairs]:
+    """``pairs_of(12, dtype=torch.float32)``: a dozen pairs."""
+    return make_pairs

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.training.augment import AugmentationSettings, augment
+
+PairsOf = Callable[..., Pairs]
+NOTHING = {"on_the_way": 0.0, "arrived": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
+
+
+def augmented(pairs: Pairs, *, seed: int = 11, **shares: float) -> Pairs:
+    return augment(pairs, AugmentationSettings(**{**NOTHING, **shares}), torch.Generator().manual_seed(seed))
+
+
+def changed(a: Tensor, b: Tensor) -> Tensor:
+    """(G,) whether a crystal's matrix differs."""
+    return (a != b).flatten(start_dim=1).any(dim=1)
+
+
+def crystals_of(atoms: Tensor, pairs: Pairs) -> Tensor:
+    """(G,) whether any atom of a crystal is marked."""
+    return torch.zeros(len(pairs)).index_add(0, pairs.batch, atoms.float()) > 0
+
+
+def image_distances(scaled: Tensor, cell: Tensor) -> Tensor:
+    """Sorted distances below 6 Å between the first atom, the others and their images."""
+    images = torch.tensor(list(itertools.product(range(-4, 5), repeat=3)), dtype=scaled.dtype)
+    vectors = (scaled[None, :, None] - scaled[:, None, None] + images) @ cell
+    lengths = vectors.norm(dim=-1).flatten()
+    return lengths[(lengths > 1e-6) & (lengths < 6)].sort().values
+
+
+def test_nothing_asked_for_nothing_changed(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(20)
+    same = augmented(pairs)
+    for f in fields(Pairs):
+        assert torch.equal(getattr(same, f.name), getattr(pairs, f.name)), f.name
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"on_the_way": 1.0}, {"arrived": 1.0}, {"strained": 1.0}, {"rattled": 1.0}, {"rewrapped": 1.0}],
+    ids=lambda shares: next(iter(shares)),
+)
+def test_labels_stay_bitwise_unless_rewrapped(pairs_of: PairsOf, shares: dict[str, float]) -> None:
+    pairs = pairs_of(20)
+    new = augmented(pairs, **shares)
+    for name in ("numbers", "counts", "cell_relaxed", "dft", "split"):
+        assert torch.equal(getattr(new, name), getattr(pairs, name)), name
+    assert torch.equal(new.scaled_relaxed, pairs.scaled_relaxed) != ("rewrapped" in shares)
+    assert not torch.equal(new.scaled_initial, pairs.scaled_initial) or "strained" in shares
+    assert not torch.equal(new.cell_initial, pairs.cell_initial) or {"rattled", "rewrapped"} & set(shares)
+
+
+def test_shares_are_those_asked_for(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(4000)
+    way = augmented(pairs, on_the_way=0.35, arrived=0.15)
+    arrived = ~changed(way.cell_initial, pairs.cell_relaxed)
+    moved = changed(way.cell_initial, pairs.cell_initial)
+    tolerance = 0.03  # four standard deviations of a share of 4000
+    assert arrived.float().mean().item() == pytest.approx(0.15, abs=tolerance)
+    assert (moved & ~arrived).float().mean().item() == pytest.approx(0.35, abs=tolerance)
+    strained = changed(augmented(pairs, strained=0.3).cell_initial, pairs.cell_initial)
+    assert strained.float().mean().item() == pytest.approx(0.3, abs=tolerance)
+    for name, share in (("rattled", 0.1), ("rewrapped", 0.6)):
+        new = augmented(pairs, **{name: share})
+        touched = crystals_of((new.scaled_initial != pairs.scaled_initial).any(dim=1), pairs)
+        assert touched.float().mean().item() == pytest.approx(share, abs=tolerance), name
+
+
+def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(2000)
+    new = augmented(pairs, on_the_way=1.0)
+    whole = pairs.cell_relaxed - pairs.cell_initial
+    way = (new.cell_initial - pairs.cell_initial).flatten(1).norm(dim=1) / whole.flatten(1).norm(dim=1)
+    assert way.min() >= 0
+    assert way.max() < 1
+    assert way.mean().item() == pytest.approx(0.5, abs=0.03)  # uniform
+    assert way.std().item() == pytest.approx(12**-0.5, abs=0.02)
+    cell = pairs.cell_initial + way[:, None, None] * whole
+    scaled = pairs.scaled_initial + way[pairs.batch, None] * (pairs.scaled_relaxed - pairs.scaled_initial)
+    torch.testing.assert_close(new.cell_initial, cell, rtol=0, atol=1e-12)
+    torch.testing.assert_close(new.scaled_initial, scaled, rtol=0, atol=1e-12)
+
+
+def test_arrived_crystals_are_left_alone_by_strain_and_rattling(pairs_of: PairsOf) -> None:
+    new = augmented(pairs_of(50), arrived=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
+    assert torch.equal(new.cell_initial, new.cell_relaxed)
+    assert torch.equal(new.scaled_initial, new.scaled_relaxed)
+
+
+def test_strain_is_symmetric_and_as_large_as_asked_for(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(4000)
+    new = augmented(pairs, strained=1.0, strain=0.03)
+    strain = torch.linalg.solve(pairs.cell_initial, new.cell_initial) - torch.eye(3)
+    torch.testing.assert_close(strain, strain.mT, rtol=0, atol=1e-13)
+    assert strain.diagonal(dim1=1, dim2=2).std().item() == pytest.approx(0.03, rel=0.05)
+    assert strain[:, 0, 1].std().item() == pytest.approx(0.03 / 2**0.5, rel=0.05)
+    assert torch.equal(new.scaled_initial, pairs.scaled_initial)  # atoms follow the cell
+
+
+def test_rattling_is_as_large_as_asked_for(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(4000)
+    new = augmented(pairs, rattled=1.0, rattle=0.05)
+    shake = torch.einsum("nk,nkx->nx", new.scaled_initial - pairs.scaled_initial, pairs.cell_initial[pairs.batch])
+    atoms = pairs.counts[pairs.batch]
+    for n in (2, 4):  # the mean of n atoms is taken out
+        assert shake[atoms == n].std().item() == pytest.approx(0.05 * (1 - 1 / n) ** 0.5, rel=0.05)
+
+
+def test_rewrapping_moves_both_sides_to_the_same_images(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(30)
+    new = augmented(pairs, rewrapped=1.0)
+    assert (new.scaled_initial >= 0).all()
+    assert (new.scaled_initial < 1).all()
+    torch.testing.assert_close(
+        new.scaled_relaxed - new.scaled_initial, pairs.scaled_relaxed - pairs.scaled_initial, rtol=0, atol=1e-14
+    )
+    images = new.scaled_initial - pairs.scaled_initial
+    first = (pairs.counts.cumsum(0) - pairs.counts)[pairs.batch]
+    hops = images - images[first]  # all atoms share the shift, up to whole lattice vectors
+    torch.testing.assert_close(hops, hops.round(), rtol=0, atol=1e-13)
+    assert hops.round().any(dim=1).float().mean() > 0.2  # and many do change their image
+
+
+def test_rewrapping_keeps_the_crystal(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(6)
+    new = augmented(pairs, rewrapped=1.0)
+    for k in range(6):
+        atoms = pairs.batch == k
+        for side in ("initial", "relaxed"):
+            expected, actual = (
+                image_distances(getattr(p, f"scaled_{side}")[atoms], getattr(p, f"cell_{side}")[k])
+                for p in (pairs, new)
+            )
+            assert len(expected) > 10
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_no_drift_between_the_two_sides(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(100)
+    new = augment(
+        pairs, AugmentationSettings(0.4, 0.1, 0.5, rattled=0.9, rewrapped=0.5), torch.Generator().manual_seed(1)
+    )
+    difference = new.scaled_relaxed - new.scaled_initial
+    drift = torch.zeros(100, 3).double().index_add(0, pairs.batch, difference) / pairs.counts[:, None]
+    assert drift.abs().max() < 1e-14
+    assert difference.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_seed_fixes_everything(pairs_of: PairsOf, dtype: torch.dtype) -> None:
+    pairs, settings = pairs_of(40, dtype=dtype), AugmentationSettings()
+
+    def draw(seed: int) -> Pairs:
+        return augment(pairs, settings, torch.Generator().manual_seed(seed))
+
+    for f in fields(Pairs):
+        assert torch.equal(getattr(draw(1), f.name), getattr(draw(1), f.name))
+        assert getattr(draw(1), f.name).dtype == getattr(pairs, f.name).dtype
+    assert not torch.equal(draw(1).cell_initial, draw(2).cell_initial)
+
+
+def test_the_input_is_not_changed(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(20)
+    augment(pairs, AugmentationSettings(), torch.Generator().manual_seed(1))
+    for f in fields(Pairs):
+        assert torch.equal(getattr(pairs, f.name), getattr(pairs_of(20), f.name)), f.name
