@@ -54,10 +54,12 @@ def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
 
 def relax(predictor: Predictor, crystals: Sequence[Crystal], passes: int) -> list[Prediction]:
     """Predictions for all ``crystals``, the model applied ``passes`` times to its own result."""
+    predictions: list[Prediction] = []
     for _ in range(passes):
         stream = predictor.predict_many(crystals)
-        predictions = list(track(stream, total=len(crystals), description="predicting", transient=True))
-        if failed := [p for p in predictions if not isinstance(p, Prediction)]:
+        results = list(track(stream, total=len(crystals), description="predicting", transient=True))
+        predictions = [result for result in results if isinstance(result, Prediction)]
+        if failed := [result for result in results if not isinstance(result, Prediction)]:
             raise RuntimeError(f"{len(failed)} crystals failed, the first with: {failed[0]}")
         crystals = [p.relaxed for p in predictions]
     return predictions
@@ -121,7 +123,12 @@ def main() -> None:
     arguments = _parser().parse_args()
     solver = None if arguments.bound_scale is None else EDGSettings(bound_scale=arguments.bound_scale)
     predictor = Predictor(arguments.model, solver=solver, keep_symmetry=not arguments.no_symmetry)
-    report: dict = {"environment": environment(), "model": predictor.model_name, "split": arguments.split, "results": {}}
+    report: dict = {
+        "environment": environment(),
+        "model": predictor.model_name,
+        "split": arguments.split,
+        "results": {},
+    }
     for file in arguments.data:
         pairs = load_pairs(file)
         index = (pairs.split == SPLITS[arguments.split]).nonzero().squeeze(1)
@@ -134,7 +141,7 @@ def main() -> None:
         for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
             result = summarise(pairs, predictions, chosen, not arguments.no_match)
             result["already_relaxed_moves"] = {
-                "predicted": float(np.mean([np.abs(p.displacements).mean() for p, c in zip(still, chosen) if c])),
+                "predicted": float(np.mean([np.abs(still[i].displacements).mean() for i in np.flatnonzero(chosen)])),
                 "unit": "Å",
             }
             report["results"][f"{file.stem}, {part}"] = result

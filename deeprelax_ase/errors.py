@@ -71,5 +71,9 @@ class BackendError(DeepRelaxError, ImportError):
     """A graph backend was asked for that is not available in this environment."""
 
 
+class OutputError(DeepRelaxError, ValueError):
+    """The results cannot be written there, or not in that format."""
+
+
 class DeviceError(DeepRelaxError, ValueError):
     """A device was asked for that this machine, or this build of torch, does not have."""

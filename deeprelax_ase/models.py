@@ -1,7 +1,7 @@
 """Model cards and weights: a JSON card beside a safetensors file, those that ship with the package and others.
 
-A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the first
-member, and so on. Nothing is ever unpickled.
+A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
+first member, and so on. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from deeprelax_ase.graph.record import CrystalGraph
-    from deeprelax_ase.nn import DeepRelax
+    from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
     from deeprelax_ase.quantities import RelaxationQuantities
 
 #: The model that is used where none is named.
@@ -99,6 +99,13 @@ class Model:
 
     card: ModelCard
     networks: nn.ModuleList
+
+    @property
+    def config(self) -> DeepRelaxConfig:
+        """The network's switches, which also say what graph it expects."""
+        from deeprelax_ase.nn import DeepRelaxConfig
+
+        return DeepRelaxConfig.from_dict(self.card.config)
 
     def quantities(self, graph: CrystalGraph, *, keep_cell: bool = False) -> RelaxationQuantities:
         """What every member predicts, along a leading member axis.

@@ -67,7 +67,7 @@ class Predictor:
         self.keep_symmetry = keep_symmetry
         self.model = model if isinstance(model, Model) else load_model(model)
         self.model.networks.to(self.device, self.dtype)
-        self.graph_settings = self.model.networks[0].config.graph
+        self.graph_settings = self.model.config.graph
         self.solver = EDGSettings(**self.model.card.solver) if solver is None else solver
 
     @property
@@ -164,10 +164,10 @@ class Predictor:
         with _timed(timings, "geometry", self.device):
             solution = solve_edg(exact, quantities, settings=self.solver)
             cells = quantities.cell.double().cpu().numpy()
-            geometries = _split(solution.positions.cpu().numpy(), crystals)
+            positions = _split(solution.positions.cpu().numpy(), crystals)
             geometries = [
-                self._geometry(crystal, positions, cell if relax_cell else crystal.cell)
-                for crystal, positions, cell in zip(crystals, geometries, cells, strict=True)
+                self._geometry(crystal, xyz, cell if relax_cell else crystal.cell)
+                for crystal, xyz, cell in zip(crystals, positions, cells, strict=True)
             ]
         share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
         return _predictions(crystals, geometries, solution, uncertainty, exact, self.model_name, share)

@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io import split_index
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _NUMBER = re.compile(r"%0?\d*d")
-
-
-class OutputError(DeepRelaxError, ValueError):
-    """The results cannot be written there, or not in that format."""
 
 
 class FrameWriter(Protocol):

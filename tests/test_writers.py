@@ -12,7 +12,8 @@ from ase.build import bulk
 from ase.db import connect
 from ase.io import read, write
 
-from deeprelax_ase.writers import OutputError, check_output, open_writer
+from deeprelax_ase.errors import OutputError
+from deeprelax_ase.writers import check_output, open_writer
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ restores it exactly, by averaging deformation and displacements over the operati
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -100,12 +103,28 @@ def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
 
     structure: Any = (crystal.cell, crystal.scaled_positions, crystal.numbers)
     failure = getattr(spglib, "SpglibError", ())  # spglib < 2.7 has no such class, and returns None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _spglib_silent():
         warnings.simplefilter("ignore")  # about that very change
         try:
             return spglib.get_symmetry_dataset(structure, symprec=symprec)
         except failure:
             return None
+
+
+@contextmanager
+def _spglib_silent() -> Iterator[None]:
+    """Keep spglib's C library from writing to the terminal about a crystal that it finds no group for.
+
+    It looks at the environment each time; a value that the user chose is left alone.
+    """
+    chosen = "SPGLIB_WARNING" in os.environ
+    if not chosen:
+        os.environ["SPGLIB_WARNING"] = "OFF"
+    try:
+        yield
+    finally:
+        if not chosen:
+            os.environ.pop("SPGLIB_WARNING", None)
 
 
 @cache

@@ -40,14 +40,17 @@ class CrystalGraph:
 
     @property
     def num_atoms(self) -> int:
+        """N."""
         return self.numbers.shape[0]
 
     @property
     def num_edges(self) -> int:
+        """E."""
         return self.edge_index.shape[1]
 
     @property
     def num_crystals(self) -> int:
+        """G."""
         return self.cell.shape[0]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CrystalGraph:

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, logs and checkpoints")
     parser.add_argument("--members", type=int, default=5, help="size of the ensemble (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=600.0, help="budget per member (default %(default)s)")
-    parser.add_argument("--max-steps", type=int, help="budget per member in steps instead, for runs that repeat exactly")
+    parser.add_argument("--max-steps", type=int, help="budget per member in steps instead of seconds")
     parser.add_argument("--time-limit", type=float, help="stop this call after so many seconds, checkpointed")
     parser.add_argument("--variant", choices=sorted(ABLATIONS), help="a network of the paper's table 4 instead of ours")
     parser.add_argument("--channels", type=int, default=128, help="features per atom (default %(default)s)")

@@ -1,4 +1,7 @@
-"""Gather trained members into a model: ``python -m deeprelax_ase.training.export MEMBER.safetensors... --card CARD.json``."""
+"""Gather trained members into a model.
+
+``python -m deeprelax_ase.training.export MEMBER.safetensors... --card CARD.json``
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def crystals_of(atoms: Tensor, pairs: Pairs) -> Tensor:
 
 
 def image_distances(scaled: Tensor, cell: Tensor) -> Tensor:
-    """Sorted distances below 6 Å between the first atom, the others and their images."""
+    """Sorted distances below 6 Å between all atoms and their images."""
     images = torch.tensor(list(itertools.product(range(-4, 5), repeat=3)), dtype=scaled.dtype)
     vectors = (scaled[None, :, None] - scaled[:, None, None] + images) @ cell
     lengths = vectors.norm(dim=-1).flatten()

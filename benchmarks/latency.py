@@ -1,0 +1,126 @@
+"""Time of a one-shot relaxation on one CPU thread, against one energy+forces+stress call of a potential, and memory.
+
+python benchmarks/latency.py --json benchmarks/results/latency.json
+
+The two are timed in turn in one process, so that the ratio holds when the machine's speed drifts. Peak memory is that
+of a process of its own for each (Linux). M3GNet's weights are found by MatGL, or where DEEPRELAX_M3GNET says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.spacegroup import crystal
+from environment import environment
+from rich.console import Console
+from rich.table import Table
+
+from deeprelax_ase import Predictor
+from deeprelax_ase.calculators import get_calculator
+
+
+def ten_atoms(seed: int) -> Atoms:
+    """Two cells of BaZrO3 in the lattice of SrTiO3, rattled by 0.05 Å so that no symmetry helps."""
+    cubic = crystal(
+        "BaZrO", [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)], spacegroup=221, cellpar=[3.905] * 3 + [90] * 3
+    )
+    atoms = cubic.repeat((1, 1, 2))
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+def one_shot(backend: str) -> Callable[[Atoms], object]:
+    """A relaxation without a calculator."""
+    predictor = Predictor(device="cpu", graph_backend=backend)
+    return predictor.predict
+
+
+def single_point(name: str) -> Callable[[Atoms], object]:
+    """Energy, forces and stress under the potential ``name``."""
+    calculator = get_calculator(name, device="cpu")
+
+    def call(atoms: Atoms) -> None:
+        atoms.calc = calculator
+        atoms.get_potential_energy()
+        atoms.get_forces()
+        atoms.get_stress()
+
+    return call
+
+
+def seconds(call: Callable[[Atoms], object], atoms: Atoms) -> float:
+    start = time.perf_counter()
+    call(atoms)
+    return time.perf_counter() - start
+
+
+def peak_memory(kind: str, name: str) -> float:
+    """MiB that a process takes at most that loads the model and calls it once."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (kind, name))
+
+
+def _peak_memory(kind: str, name: str) -> float:
+    torch.set_num_threads(1)
+    call = one_shot(name) if kind == "one-shot" else single_point(name)
+    call(ten_atoms(0))
+    status = Path("/proc/self/status").read_text(encoding="ascii")  # getrusage would count the parent's peak as well
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def main() -> None:
+    """Measure, print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calculator", default="m3gnet", help="potential to compare with (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="timed calls of each (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    calls = {
+        "one shot, torch graph": one_shot("torch"),
+        "one shot, MatGL graph": one_shot("matgl"),
+        f"{arguments.calculator} energy+forces+stress": single_point(arguments.calculator),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(arguments.rounds + 5):
+        for name, call in calls.items():
+            elapsed = seconds(call, ten_atoms(round_))
+            if round_ >= 5:  # the first rounds warm caches
+                times[name].append(elapsed)
+    potential = times[f"{arguments.calculator} energy+forces+stress"]
+    stages = Predictor(device="cpu", graph_backend="torch").predict(ten_atoms(0)).timings
+    memory = {
+        "one shot, torch graph": peak_memory("one-shot", "torch"),
+        "one shot, MatGL graph": peak_memory("one-shot", "matgl"),
+        f"{arguments.calculator} energy+forces+stress": peak_memory("potential", arguments.calculator),
+    }
+    results = {
+        name: {
+            "median_ms": 1e3 * float(np.median(values)),
+            "ratio_to_potential": float(np.median(np.array(values) / np.array(potential))),
+            "peak_memory_MiB": memory[name],
+        }
+        for name, values in times.items()
+    }
+    table = Table("10 atoms, one thread", "median (ms)", "ratio", "peak memory (MiB)")
+    for name, row in results.items():
+        cells = (f"{row['median_ms']:.1f}", f"{row['ratio_to_potential']:.2f}", f"{row['peak_memory_MiB']:.0f}")
+        table.add_row(name, *cells)
+    Console().print(table)
+    Console().print({stage: f"{1e3 * value:.1f} ms" for stage, value in stages.items()})
+    if arguments.json:
+        report = {"environment": environment(), "results": results, "stages_s": stages}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
