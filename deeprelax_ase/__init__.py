@@ -1,4 +1,4 @@
-"""DeepRelax for ASE and MatGL: one-shot crystal relaxation with a calibrated sense of its own error.
+"""DeepRelax for ASE and MatGL: one-shot crystal relaxation with a sense of its own error.
 
 Public names are resolved lazily: importing the package imports neither torch nor dgl and opens no file.
 """

@@ -214,6 +214,9 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
 
     try:
         tensors = load_file(weights)
+        held = {key.partition(".")[0] for key in tensors}
+        if held != (expected := {f"member{m}" for m in range(card.members)}) or not expected:
+            raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
         networks = nn.ModuleList(DeepRelax(DeepRelaxConfig.from_dict(card.config)) for _ in range(card.members))
         for m, network in enumerate(networks):
             prefix = f"member{m}."

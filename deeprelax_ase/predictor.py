@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
+from deeprelax_ase.errors import DeepRelaxError, DeviceError, ModelError, StructureError
 from deeprelax_ase.geometry import EDGSettings, EDGSolution, solve_edg, symmetrize
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
-from deeprelax_ase.models import DEFAULT_MODEL, Model, load_model
+from deeprelax_ase.models import DEFAULT_MODEL, Model, ModelCard, load_model
 from deeprelax_ase.prediction import Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal, check_elements
 from deeprelax_ase.uncertainty import EnsembleUncertainty, UncertaintyParts, ensemble_mean, ensemble_uncertainty
@@ -65,10 +66,11 @@ class Predictor:
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
         self.keep_symmetry = keep_symmetry
-        self.model = model if isinstance(model, Model) else load_model(model)
-        self.model.networks.to(self.device, self.dtype)
+        loaded = model if isinstance(model, Model) else load_model(model)
+        # a copy: another predictor may hold the same model on another device or in another type
+        self.model = replace(loaded, networks=deepcopy(loaded.networks).to(self.device, self.dtype))
         self.graph_settings = self.model.config.graph
-        self.solver = EDGSettings(**self.model.card.solver) if solver is None else solver
+        self.solver = _solver_of(self.model.card) if solver is None else solver
 
     @property
     def model_name(self) -> str:
@@ -226,6 +228,13 @@ def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def _split(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:
     """Values of all atoms, cut into those of each crystal."""
     return np.split(values, np.cumsum([len(c) for c in crystals])[:-1])
+
+
+def _solver_of(card: ModelCard) -> EDGSettings:
+    try:
+        return EDGSettings(**card.solver)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: the card's solver settings are not of this version: {error}") from error
 
 
 def _device(name: str | torch.device) -> torch.device:
