@@ -195,7 +195,7 @@ def sha256(file: Path) -> str:
 
 
 def _card_file(name: str | os.PathLike) -> Path:
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix in (".json", ".safetensors"):
         return path.with_suffix(".json")
     shipped = WEIGHTS / f"{path.name}.json"
