@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from deeprelax_ase import Crystal, Prediction, Predictor
-from deeprelax_ase.data import Pairs, load_pairs
+from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import build_graph, edge_batch, edge_vectors
@@ -42,14 +42,6 @@ UNITS = {
     "volume": "Å³",
     "relative_volume": "",
 }
-
-
-def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
-    """The ``initial`` or ``relaxed`` crystals of ``pairs``."""
-    cells = getattr(pairs, f"cell_{which}")
-    positions = rows_times_matrices(getattr(pairs, f"scaled_{which}"), cells[pairs.batch])
-    parts = zip(pairs.numbers.split(pairs.counts.tolist()), positions.split(pairs.counts.tolist()), cells, strict=True)
-    return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 
 
 def relax(predictor: Predictor, crystals: Sequence[Crystal], passes: int) -> list[Prediction]:
@@ -87,11 +79,10 @@ def errors(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]
     return {name: values.numpy() for name, values in measured.items()}
 
 
-def summarise(pairs: Pairs, predictions: list[Prediction], chosen: np.ndarray, matches: bool) -> dict[str, dict]:
-    """Means and medians over the ``chosen`` crystals, unrelaxed and predicted, and their ratio."""
-    initial, relaxed = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed")
-    predicted = [p.relaxed for p in predictions]
-    before, after = errors(initial, pairs), errors(predicted, pairs)
+def summarise(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray], uncertainty: np.ndarray, chosen: np.ndarray
+) -> dict[str, dict]:
+    """Means and medians of the errors over the ``chosen`` crystals, unrelaxed and predicted, and their ratio."""
     result: dict[str, dict] = {
         name: {
             "unrelaxed": float(before[name][chosen].mean()),
@@ -103,19 +94,15 @@ def summarise(pairs: Pairs, predictions: list[Prediction], chosen: np.ndarray, m
         }
         for name, unit in UNITS.items()
     }
-    uncertainty = np.array([p.uncertainty.total for p in predictions])
     rank = spearmanr(uncertainty[chosen], after["bond_length"][chosen]).statistic
     result["uncertainty_rank_correlation"] = {"predicted": float(rank), "unit": ""}
-    if matches:
-        picks = np.flatnonzero(chosen)
-        truth = [relaxed[i] for i in picks]
-        result["match_rate"] = {
-            "unrelaxed": match_rate([initial[i] for i in picks], truth),
-            "predicted": match_rate([predicted[i] for i in picks], truth),
-            "unit": "",
-        }
     result["crystals"] = {"predicted": int(chosen.sum()), "unit": ""}
     return result
+
+
+def matched(initial: Sequence[Crystal], predicted: Sequence[Crystal], relaxed: Sequence[Crystal]) -> dict:
+    """Match rates of the unrelaxed and the predicted crystals."""
+    return {"unrelaxed": match_rate(initial, relaxed), "predicted": match_rate(predicted, relaxed), "unit": ""}
 
 
 def main() -> None:
@@ -135,15 +122,19 @@ def main() -> None:
         if arguments.limit:  # evenly spaced: the files are ordered by origin
             index = index[:: max(1, len(index) // arguments.limit)]
         pairs = pairs.take(index)
-        predictions = relax(predictor, crystals_of(pairs, "initial"), arguments.passes)
-        still = relax(predictor, crystals_of(pairs, "relaxed"), 1)
+        initial, relaxed = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed")
+        predictions = relax(predictor, initial, arguments.passes)
+        predicted = [p.relaxed for p in predictions]
+        before, after = errors(initial, pairs), errors(predicted, pairs)
+        uncertainty = np.array([p.uncertainty.total for p in predictions])
+        moved = np.array([np.abs(p.displacements).mean() for p in relax(predictor, relaxed, 1)])
         dft = pairs.dft.numpy()
         for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
-            result = summarise(pairs, predictions, chosen, not arguments.no_match)
-            result["already_relaxed_moves"] = {
-                "predicted": float(np.mean([np.abs(still[i].displacements).mean() for i in np.flatnonzero(chosen)])),
-                "unit": "Å",
-            }
+            result = summarise(before, after, uncertainty, chosen)
+            if not arguments.no_match:
+                picks = np.flatnonzero(chosen)
+                result["match_rate"] = matched(*([c[i] for i in picks] for c in (initial, predicted, relaxed)))
+            result["already_relaxed_moves"] = {"predicted": float(moved[chosen].mean()), "unit": "Å"}
             report["results"][f"{file.stem}, {part}"] = result
             _show(f"{file.stem}, {arguments.split}, {part}", result)
     if arguments.json:

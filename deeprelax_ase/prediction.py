@@ -12,6 +12,9 @@ from deeprelax_ase.structure import Crystal
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: Values of ``atoms.info["deeprelax_status"]``; of a crystal that failed, the last one and the reason.
+PREDICTED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "converged", "not converged", "failed"
+
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:

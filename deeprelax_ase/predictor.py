@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,8 +24,6 @@ from deeprelax_ase.uncertainty import EnsembleUncertainty, UncertaintyParts, ens
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
-
-logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

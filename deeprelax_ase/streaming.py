@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io import Frame
+from deeprelax_ase.prediction import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.predictor import Predictor
     from deeprelax_ase.writers import FrameWriter
-
-PREDICTED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "converged", "not converged", "failed"
 
 _KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status")
 

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import Pairs, load_pairs
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.metrics import coordinate_mae, volume_error
 from deeprelax_ase.prediction import Prediction
 from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.structure import Crystal
 
 
 def ratios(pairs: Pairs) -> tuple[float, float]:
     """Mean volume and coordinate errors of the predictions, as shares of the unrelaxed crystals' errors."""
-    counts = pairs.counts.tolist()
-    positions = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[pairs.batch])
-    parts = zip(pairs.numbers.split(counts), positions.split(counts), pairs.cell_initial, strict=True)
-    crystals = [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
-    predictions = list(Predictor(device="cpu").predict_many(crystals))
+    predictions = list(Predictor(device="cpu").predict_many(crystals_of(pairs, "initial")))
     assert all(isinstance(p, Prediction) for p in predictions)
     cell = torch.from_numpy(np.stack([p.relaxed.cell for p in predictions]))
     scaled = torch.from_numpy(np.concatenate([p.relaxed.scaled_positions for p in predictions]))

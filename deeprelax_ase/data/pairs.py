@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.structure import Crystal
+
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
@@ -65,6 +68,20 @@ class Pairs:
             raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
         chosen = self.split == SPLITS[split]
         return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
+
+
+def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
+    """The ``initial`` or ``relaxed`` crystals of ``pairs``, which lie on the CPU, one record each.
+
+    Raises:
+        ValueError: ``which`` is neither.
+    """
+    if which not in ("initial", "relaxed"):
+        raise ValueError(f"Unknown {which=}, must be one of ('initial', 'relaxed')")
+    cells, counts = getattr(pairs, f"cell_{which}"), pairs.counts.tolist()
+    positions = rows_times_matrices(getattr(pairs, f"scaled_{which}"), cells[pairs.batch])
+    parts = zip(pairs.numbers.split(counts), positions.split(counts), cells, strict=True)
+    return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 
 
 def load_pairs(paths: Sequence[str | os.PathLike] | str | os.PathLike, *, dtype: torch.dtype = torch.float64) -> Pairs:

@@ -16,13 +16,12 @@ from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.freedom import freedom_of, refuse_constraints, refuse_missing_stress
 from deeprelax_ase.optimizers.restart import JumpRecord, read_record, write_record
 from deeprelax_ase.optimizers.shared import shared_predictor
+from deeprelax_ase.prediction import CONVERGED, NOT_CONVERGED, PREDICTED
 from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction import Prediction
     from deeprelax_ase.predictor import Predictor
-
-PREDICTED, CONVERGED, NOT_CONVERGED = "predicted", "converged", "not converged"
 
 
 class DeepRelaxOptimizer(Optimizer):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import Pairs, load_pairs
+from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 
 COUNTS = (2, 1, 3, 2)
 SPLIT = (0, 2, 0, 1)
@@ -143,3 +143,28 @@ def test_the_data_folder_holds_what_it_says(shared: Path, name: str, atoms: int,
     difference = pairs.scaled_relaxed - pairs.scaled_initial
     drift = torch.zeros(len(pairs), 3).index_add(0, pairs.batch, difference) / pairs.counts[:, None]
     assert drift.abs().max() < 1e-4
+
+
+def test_crystals_of(tmp_path):
+    file = tmp_path / "pairs.npz"
+    rng = np.random.default_rng(3)
+    cells = np.eye(3) * 4 + rng.normal(scale=0.2, size=(2, 3, 3))
+    arrays = {
+        "numbers": np.array([12, 8, 29], dtype=np.uint8),
+        "offsets": np.array([0, 2, 3], dtype=np.int32),
+        "frac_initial": rng.random((3, 3)),
+        "frac_relaxed": rng.random((3, 3)),
+        "cell_initial": cells,
+        "cell_relaxed": cells * 1.1,
+        "dft": np.ones(2, dtype=bool),
+        "split": np.zeros(2, dtype=np.uint8),
+    }
+    np.savez(file, **arrays)
+    pairs = load_pairs(file)
+    first, second = crystals_of(pairs, "relaxed")
+    assert first.numbers.tolist() == [12, 8]
+    assert second.numbers.tolist() == [29]
+    np.testing.assert_allclose(first.positions, arrays["frac_relaxed"][:2] @ cells[0] * 1.1, atol=1e-12)
+    np.testing.assert_array_equal(crystals_of(pairs, "initial")[1].cell, cells[1])
+    with pytest.raises(ValueError, match="Unknown which"):
+        crystals_of(pairs, "final")
