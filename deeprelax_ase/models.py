@@ -1,7 +1,8 @@
 """Model cards and weights: a JSON card beside a safetensors file, those that ship with the package and others.
 
 A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
-first member, and so on. Nothing is ever unpickled.
+first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from deeprelax_ase.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-    from deeprelax_ase.graph.record import CrystalGraph
-    from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
-    from deeprelax_ase.quantities import RelaxationQuantities
+    from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 
 #: The model that is used where none is named.
-DEFAULT_MODEL = "DeepRelax-PBE-v0"
+DEFAULT_MODEL = "DeepRelax-PBE"
 
 #: Folder of the weights that ship with the package.
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,8 +42,14 @@ class ModelCard:
         elements: atomic numbers of the training set.
         members: size of the ensemble.
         parameters: of one member.
-        config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig`.
-        solver: settings of the geometry solver that were chosen on the validation split.
+        config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig` or
+            :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
+        architecture: name of the network, see :data:`~deeprelax_ase.nn.ARCHITECTURES`.
+        level: which of the network's levels of theory the model stands for, where it knows several.
+        passes: how often the networks look, each time from what they predicted before; end-to-end networks only.
+        weights: file of weights beside the card, where it is not called after the card.
+        calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.calibration`.
+        solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
         metrics: measured with these very weights, by name; nested by test set.
         training: settings, seeds, time and hardware of the training.
         commit: of the code that trained it.
@@ -63,6 +68,11 @@ class ModelCard:
     parameters: int
     config: dict[str, Any]
     sha256: str
+    architecture: str = "DeepRelax"
+    level: str = ""
+    passes: int = 1
+    weights: str = ""
+    calibration: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -101,26 +111,14 @@ class Model:
     networks: nn.ModuleList
 
     @property
-    def config(self) -> DeepRelaxConfig:
+    def config(self) -> DeepRelaxConfig | DeepRelaxE3Config:
         """The network's switches, which also say what graph it expects."""
-        from deeprelax_ase.nn import DeepRelaxConfig
+        return _parts_of(self.card)[1]
 
-        return DeepRelaxConfig.from_dict(self.card.config)
-
-    def quantities(self, graph: CrystalGraph, *, keep_cell: bool = False) -> RelaxationQuantities:
-        """What every member predicts, along a leading member axis.
-
-        Args:
-            graph: the unrelaxed crystals.
-            keep_cell: take the unrelaxed cell for the relaxed one.
-        """
-        import torch
-
-        from deeprelax_ase.quantities import RelaxationQuantities
-
-        members = [network(graph, cell=graph.cell if keep_cell else None) for network in self.networks]
-        names = [f.name for f in fields(RelaxationQuantities)]
-        return RelaxationQuantities(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})
+    @property
+    def level(self) -> int:
+        """Index of the level of theory among those that the network knows."""
+        return self.config.levels.index(self.card.level) if self.card.level else 0  # type: ignore[union-attr]
 
 
 def available_models() -> list[ModelCard]:
@@ -139,7 +137,7 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     """
     card_file = _card_file(name)
     card = ModelCard.read(card_file)
-    weights = card_file.with_suffix(".safetensors")
+    weights = card_file.with_name(card.weights) if card.weights else card_file.with_suffix(".safetensors")
     if not weights.exists():
         raise ModelError(f"{card.name}: the weights {weights} are missing; they belong beside the card")
     if (digest := sha256(weights)) != card.sha256:
@@ -150,14 +148,17 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     return Model(card, _networks(card, weights))
 
 
-def save_model(networks: Sequence[DeepRelax], folder: str | os.PathLike, name: str, **card: Any) -> ModelCard:
+def save_model(
+    networks: Sequence[DeepRelax] | Sequence[DeepRelaxE3], folder: str | os.PathLike, name: str, **card: Any
+) -> ModelCard:
     """Write the members of an ensemble as ``NAME.safetensors``, half precision, and its card as ``NAME.json``.
 
     Args:
         networks: members of one configuration.
         folder: where to write.
         name: of the model.
-        **card: the fields of :class:`ModelCard` that do not follow from the networks.
+        **card: the fields of :class:`ModelCard` that do not follow from the networks. ``weights`` names a file that
+            several cards share.
 
     Raises:
         ValueError: no networks are given, or they differ in configuration.
@@ -169,7 +170,7 @@ def save_model(networks: Sequence[DeepRelax], folder: str | os.PathLike, name: s
         raise ValueError("an ensemble needs at least one network, all of one configuration")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{name}.safetensors"
+    weights = folder / (card.get("weights") or f"{name}.safetensors")
     tensors = {
         f"member{m}.{key}": tensor.detach().half().cpu().contiguous()
         for m, network in enumerate(networks)
@@ -181,6 +182,7 @@ def save_model(networks: Sequence[DeepRelax], folder: str | os.PathLike, name: s
         members=len(networks),
         parameters=sum(p.numel() for p in networks[0].parameters()),
         config=configs[0].to_dict(),
+        architecture=type(networks[0]).__name__,
         sha256=sha256(weights),
         **card,
     )
@@ -205,19 +207,30 @@ def _card_file(name: str | os.PathLike) -> Path:
     raise ModelError(f"Unknown model {str(name)!r}, must be one of: {known}; or the path of a model card (.json)")
 
 
+def _parts_of(card: ModelCard) -> tuple[type, Any]:
+    """The class of the card's network, and its configuration."""
+    from deeprelax_ase.nn import ARCHITECTURES
+
+    if card.architecture not in ARCHITECTURES:
+        raise ValueError(f"Unknown architecture {card.architecture!r}, must be one of {tuple(ARCHITECTURES)}")
+    network, config = ARCHITECTURES[card.architecture]
+    return network, config.from_dict(card.config)
+
+
 def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from torch import nn
-
-    from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
 
     try:
         tensors = load_file(weights)
         held = {key.partition(".")[0] for key in tensors}
         if held != (expected := {f"member{m}" for m in range(card.members)}) or not expected:
             raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
-        networks = nn.ModuleList(DeepRelax(DeepRelaxConfig.from_dict(card.config)) for _ in range(card.members))
+        make, config = _parts_of(card)
+        if card.level and card.level not in config.levels:
+            raise ValueError(f"the card's level {card.level!r} is none of the network's {config.levels}")
+        networks = nn.ModuleList(make(config) for _ in range(card.members))
         for m, network in enumerate(networks):
             prefix = f"member{m}."
             state = {k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeprelax_ase.calibration import CalibratedError, ErrorSigns
 from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class Prediction:
         relaxed: the predicted crystal, same atom order and periodic images.
         uncertainty: see :class:`Uncertainty`.
         model: name of the model.
-        solver_converged: whether the geometry solver came to rest.
+        solver_converged: whether the geometry solver came to rest; true for networks that need none.
         solver_steps: steps that it took.
         timings: seconds spent in each stage: graph, network, geometry.
+        signs: what the calibrated errors are read from; None for models that have none.
+        error: expected errors and bounds on them; None for models, or numbers of passes, without a calibration.
     """
 
     initial: Crystal
@@ -58,6 +61,8 @@ class Prediction:
     solver_converged: bool
     solver_steps: int
     timings: dict[str, float] = field(default_factory=dict)
+    signs: ErrorSigns | None = None
+    error: CalibratedError | None = None
 
     @property
     def volume_change(self) -> float:

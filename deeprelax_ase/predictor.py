@@ -7,19 +7,22 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from deeprelax_ase.calibration import CalibratedError, Calibration, ErrorSigns
+from deeprelax_ase.engines import BatchRelaxation, Timed, relax_by_distances, relax_end_to_end
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, ModelError, StructureError
-from deeprelax_ase.geometry import EDGSettings, EDGSolution, solve_edg, symmetrize
+from deeprelax_ase.geometry import EDGSettings, symmetrize
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.models import DEFAULT_MODEL, Model, ModelCard, load_model
 from deeprelax_ase.prediction import Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal, check_elements
-from deeprelax_ase.uncertainty import EnsembleUncertainty, UncertaintyParts, ensemble_mean, ensemble_uncertainty
+from deeprelax_ase.uncertainty import UncertaintyParts
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,7 +41,9 @@ class Predictor:
         graph_backend: ``matgl``, ``torch`` or ``auto``, see :func:`deeprelax_ase.graph.build_graph`.
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
             symmetry do not move and equal sites stay equal.
-        solver: settings of the geometry solver; those of the model's card by default.
+        solver: settings of the geometry solver of the paper's network; those of the model's card by default.
+        passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
+            default. One is the fastest, further ones sharpen the result.
 
     Raises:
         ModelError: the model is unknown or damaged.
@@ -54,7 +59,10 @@ class Predictor:
         graph_backend: str = "auto",
         keep_symmetry: bool = True,
         solver: EDGSettings | None = None,
+        passes: int | None = None,
     ) -> None:
+        if passes is not None and passes < 1:
+            raise ValueError(f"passes must be at least 1, got {passes}")
         if dtype not in _DTYPES:
             raise ValueError(f"Unknown {dtype=}, must be one of {tuple(_DTYPES)}")
         if graph_backend not in BACKENDS:
@@ -68,6 +76,8 @@ class Predictor:
         self.model = replace(loaded, networks=deepcopy(loaded.networks).to(self.device, self.dtype))
         self.graph_settings = self.model.config.graph
         self.solver = _solver_of(self.model.card) if solver is None else solver
+        self.passes = self.model.card.passes if passes is None else passes
+        self.calibration = _calibration_of(self.model.card, self.passes)
 
     @property
     def model_name(self) -> str:
@@ -150,26 +160,27 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, crystals: Sequence[Crystal], relax_cell: bool, backend: str) -> list[Prediction]:
         timings: dict[str, float] = {}
-        with _timed(timings, "graph", self.device):
-            exact = build_graph(
+        timed = partial(_timed, timings, device=self.device)
+        with timed("graph"):
+            graph = build_graph(
                 crystals, backend=backend, settings=self.graph_settings, device=self.device, dtype=torch.float64
             )
-        with _timed(timings, "network", self.device):
-            members = self.model.quantities(exact.to(dtype=self.dtype), keep_cell=not relax_cell)
-            uncertainty = ensemble_uncertainty(members, exact)
-            quantities = ensemble_mean(members)
-            if not relax_cell:
-                quantities = replace(quantities, cell=exact.cell)
-        with _timed(timings, "geometry", self.device):
-            solution = solve_edg(exact, quantities, settings=self.solver)
-            cells = quantities.cell.double().cpu().numpy()
-            positions = _split(solution.positions.cpu().numpy(), crystals)
+        relaxation = self._relax(graph, timed, relax_cell)
+        with timed("geometry"):
+            cells = relaxation.cell.cpu().numpy()
+            positions = _split(relaxation.positions.cpu().numpy(), crystals)
             geometries = [
                 self._geometry(crystal, xyz, cell if relax_cell else crystal.cell)
                 for crystal, xyz, cell in zip(crystals, positions, cells, strict=True)
             ]
         share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
-        return _predictions(crystals, geometries, solution, uncertainty, exact, self.model_name, share)
+        errors = self.calibration.read(relaxation.signs) if self.calibration and relaxation.signs else None
+        return _predictions(crystals, geometries, relaxation, errors, self.model_name, share)
+
+    def _relax(self, graph: CrystalGraph, timed: Timed, relax_cell: bool) -> BatchRelaxation:
+        if self.model.card.architecture == "DeepRelax":
+            return relax_by_distances(self.model, graph, self.dtype, timed, relax_cell=relax_cell, solver=self.solver)
+        return relax_end_to_end(self.model, graph, self.dtype, timed, relax_cell=relax_cell, passes=self.passes)
 
     def _geometry(self, crystal: Crystal, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return symmetrize(crystal, positions, cell) if self.keep_symmetry else (positions, cell)
@@ -178,13 +189,13 @@ class Predictor:
 def _predictions(
     crystals: Sequence[Crystal],
     geometries: Sequence[tuple[np.ndarray, np.ndarray]],
-    solution: EDGSolution,
-    uncertainty: EnsembleUncertainty,
-    graph: CrystalGraph,
+    relaxation: BatchRelaxation,
+    errors: Sequence[CalibratedError] | None,
     model: str,
     timings: dict[str, float],
 ) -> list[Prediction]:
     """The batch taken apart into one record per crystal."""
+    graph, uncertainty = relaxation.graph, relaxation.uncertainty
     total, aleatoric, epistemic = _roots(uncertainty.crystals)
     per_atom = _split(_roots(uncertainty.atoms)[0], crystals)
     edges = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
@@ -193,7 +204,7 @@ def _predictions(
     source, destination = graph.edge_index.cpu().numpy()
     bonds = np.split(np.column_stack([destination, source, graph.cell_offsets.cpu().numpy()]), cuts)
     firsts = np.cumsum([0] + [len(c) for c in crystals])
-    converged, steps = solution.converged.tolist(), solution.steps.tolist()
+    converged, steps = relaxation.converged.tolist(), relaxation.steps.tolist()
     return [
         Prediction(
             initial=crystal,
@@ -210,9 +221,15 @@ def _predictions(
             solver_converged=converged[g],
             solver_steps=steps[g],
             timings=dict(timings),
+            signs=None if relaxation.signs is None else _signs_of(relaxation.signs, g),
+            error=None if errors is None else errors[g],
         )
         for g, crystal in enumerate(crystals)
     ]
+
+
+def _signs_of(signs: ErrorSigns, crystal: int) -> ErrorSigns:
+    return ErrorSigns(**{f.name: float(getattr(signs, f.name)[crystal]) for f in fields(signs)})
 
 
 def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -234,6 +251,15 @@ def _solver_of(card: ModelCard) -> EDGSettings:
         raise ModelError(f"{card.name}: the card's solver settings are not of this version: {error}") from error
 
 
+def _calibration_of(card: ModelCard, passes: int) -> Calibration | None:
+    """The card's calibration; None if there is none for so many passes."""
+    try:
+        calibration = Calibration.from_dict(card.calibration) if card.calibration else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
+    return calibration if calibration is not None and calibration.passes == passes else None
+
+
 def _device(name: str | torch.device) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -249,9 +275,9 @@ def _device(name: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+def _timed(timings: dict[str, float], stage: str, *, device: torch.device) -> Iterator[None]:
     start = time.perf_counter()
     yield
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    timings[stage] = time.perf_counter() - start
+    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

@@ -16,6 +16,9 @@ from deeprelax_ase.structure import Crystal
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
+#: Whose minima relaxed crystals are; :attr:`Pairs.level` counts in this order.
+LEVELS = ("PBE", "OAM", "M3GNet")
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -26,7 +29,8 @@ class Pairs:
         counts: (G,) int64, atoms of each crystal.
         scaled_initial, scaled_relaxed: (N, 3) fractional coordinates, not wrapped; no mean drift between the two.
         cell_initial, cell_relaxed: (G, 3, 3) Å, lattice vectors in rows.
-        dft: (G,) bool, the relaxed crystal is a DFT minimum, not that of a potential.
+        dft: (G,) bool, the pair has a published DFT minimum.
+        level: (G,) int64, whose minimum the relaxed crystal is, see :data:`LEVELS`.
         split: (G,) int64, see :data:`SPLITS`.
     """
 
@@ -37,6 +41,7 @@ class Pairs:
     cell_initial: Tensor
     cell_relaxed: Tensor
     dft: Tensor
+    level: Tensor
     split: Tensor
 
     def __len__(self) -> int:
@@ -51,16 +56,19 @@ class Pairs:
         """All tensors on ``device``."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def take(self, crystals: Tensor) -> Pairs:
-        """The pairs with the indices ``crystals`` (n,), in that order, on the same device."""
+    def atoms_of(self, crystals: Tensor) -> Tensor:
+        """Indices of the atoms of ``crystals`` (n,), crystal after crystal in that order."""
         counts = self.counts[crystals]
         starts = (self.counts.cumsum(0) - self.counts)[crystals]
         first = counts.cumsum(0) - counts
         within = torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(first, counts)
-        atoms = torch.repeat_interleave(starts, counts) + within
-        per_atom = {name: getattr(self, name)[atoms] for name in ("numbers", "scaled_initial", "scaled_relaxed")}
-        per_crystal = {name: getattr(self, name)[crystals] for name in ("cell_initial", "cell_relaxed", "dft", "split")}
-        return Pairs(counts=counts, **per_atom, **per_crystal)
+        return torch.repeat_interleave(starts, counts) + within
+
+    def take(self, crystals: Tensor) -> Pairs:
+        """The pairs with the indices ``crystals`` (n,), in that order, on the same device."""
+        atoms = self.atoms_of(crystals)
+        owner = {name: atoms if name in _PER_ATOM else crystals for name in (f.name for f in fields(self))}
+        return Pairs(**{name: getattr(self, name)[index] for name, index in owner.items()})
 
     def in_split(self, split: str, *, dft_only: bool = False) -> Pairs:
         """The pairs of one split, ``train``, ``validation`` or ``test``; optionally those with DFT labels only."""
@@ -68,6 +76,14 @@ class Pairs:
             raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
         chosen = self.split == SPLITS[split]
         return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
+
+
+_PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed")
+
+
+def concatenate(parts: Sequence[Pairs]) -> Pairs:
+    """All pairs of ``parts``, one after the other."""
+    return Pairs(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Pairs)})
 
 
 def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
@@ -84,31 +100,46 @@ def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
     return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 
 
-def load_pairs(paths: Sequence[str | os.PathLike] | str | os.PathLike, *, dtype: torch.dtype = torch.float64) -> Pairs:
-    """Read pairs from one or several ``.npz`` files with the arrays numbers, offsets, frac_initial, frac_relaxed,
-    cell_initial, cell_relaxed, dft and split, one after the other.
+def load_pairs(
+    paths: Sequence[str | os.PathLike] | str | os.PathLike,
+    *,
+    labels: str = "relaxed",
+    dtype: torch.dtype = torch.float64,
+) -> Pairs:
+    """Read pairs from one or several ``.npz`` files, one after the other.
+
+    Args:
+        paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'.
+        labels: ``relaxed``, the arrays frac_relaxed and cell_relaxed: DFT's minima, or the potential's where there are
+            none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks.
+        dtype: of the geometry.
 
     Raises:
-        ValueError: an array is missing from a file.
+        ValueError: an array is missing from a file, or ``labels`` is unknown.
     """
+    if labels not in ("relaxed", "m3gnet"):
+        raise ValueError(f"Unknown {labels=}, must be one of ('relaxed', 'm3gnet')")
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    parts = [_read(file, dtype) for file in files]
-    return Pairs(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Pairs)})
+    return concatenate([_read(file, labels, dtype) for file in files])
 
 
-def _read(file: str | os.PathLike, dtype: torch.dtype) -> Pairs:
+def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
+    needed = ["numbers", "offsets", "frac_initial", "cell_initial", "dft", "split", f"frac_{labels}", f"cell_{labels}"]
+    needed += ["m3gnet_ok"] if labels == "m3gnet" else []
     with np.load(file, allow_pickle=False) as arrays:
-        needed = ("numbers", "offsets", "frac_initial", "frac_relaxed", "cell_initial", "cell_relaxed", "dft", "split")
         if missing := [name for name in needed if name not in arrays]:
-            raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {list(needed)}")
+            raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {needed}")
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
-    return Pairs(
+    level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM"))
+    pairs = Pairs(
         numbers=raw["numbers"].long(),
         counts=raw["offsets"].long().diff(),
         scaled_initial=raw["frac_initial"].to(dtype),
-        scaled_relaxed=raw["frac_relaxed"].to(dtype),
+        scaled_relaxed=raw[f"frac_{labels}"].to(dtype),
         cell_initial=raw["cell_initial"].to(dtype),
-        cell_relaxed=raw["cell_relaxed"].to(dtype),
+        cell_relaxed=raw[f"cell_{labels}"].to(dtype),
         dft=raw["dft"],
+        level=level if labels == "relaxed" else torch.full_like(level, LEVELS.index("M3GNet")),
         split=raw["split"].long(),
     )
+    return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs

@@ -75,20 +75,24 @@ def select_edges(neighbors: Pairs, in_cell: Pairs, *, settings: GraphSettings) -
     """The edges of the multigraph.
 
     Of the ``max_neighbors`` nearest neighbours of each atom over all cells, those of other cells (k != 0) become
-    edges; the ``max_in_cell`` nearest atoms of its own cell become in-cell edges. Ties with the last one, within
-    :data:`TIE_TOLERANCE`, are all kept.
+    edges; the ``max_in_cell`` nearest atoms of its own cell become in-cell edges. With ``max_in_cell=0`` the nearest
+    neighbours become edges whatever their cell. Ties with the last one, within :data:`TIE_TOLERANCE`, are all kept.
 
     Args:
         neighbors: every pair within the cutoff, those with k = 0 among them.
-        in_cell: every pair with k = 0, see :func:`in_cell_pairs`.
+        in_cell: every pair with k = 0, see :func:`in_cell_pairs`; not looked at with ``max_in_cell=0``.
         settings: numbers of neighbours.
 
     Returns:
         ``edge_index`` (2, E) int64, ``cell_offsets`` (E, 3) int64 and ``in_cell`` (E,) bool. Edges are ordered by
         destination, in-cell edges first, then by source and offsets: an order that no rounding changes.
     """
-    near = _nearest(neighbors, settings.max_neighbors) & (neighbors.offsets != 0).any(dim=1)
-    cross = near.nonzero().squeeze(1)
+    near = _nearest(neighbors, settings.max_neighbors)
+    if not settings.max_in_cell:
+        edges = near.nonzero().squeeze(1)
+        ends = torch.stack([neighbors.source[edges], neighbors.destination[edges]])
+        return ends, neighbors.offsets[edges], torch.zeros_like(edges, dtype=torch.bool)
+    cross = (near & (neighbors.offsets != 0).any(dim=1)).nonzero().squeeze(1)
     inner = _nearest(in_cell, settings.max_in_cell).nonzero().squeeze(1)
     cross_destination, inner_destination = neighbors.destination[cross], in_cell.destination[inner]
     # Both lists are sorted: an edge's place is its own rank plus the number of edges of the other list before it.

@@ -27,7 +27,7 @@ class CrystalGraph:
         edge_index: (2, E) int64, sources j and destinations i, sorted by destination.
         cell_offsets: (E, 3) int64, k.
         in_cell: (E,) bool, true for the pairs inside the cell (k = 0) that carry displacements, eq. (12); every other
-            edge has k != 0.
+            edge has k != 0. Without such pairs (``max_in_cell=0``) it is false throughout, and k may be anything.
     """
 
     numbers: Tensor

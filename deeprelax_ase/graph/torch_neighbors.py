@@ -92,7 +92,8 @@ def neighbor_graph(
         neighbors = neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff, destinations=destinations)
         if check:
             check_distances(neighbors, batch, destinations, cutoff=settings.cutoff)
-        parts.append(select_edges(neighbors, in_cell_pairs(positions, batch, destinations), settings=settings))
+        inner = in_cell_pairs(positions, batch, destinations if settings.max_in_cell else destinations[:0])
+        parts.append(select_edges(neighbors, inner, settings=settings))
     edge_index, cell_offsets, in_cell = parts[0] if len(parts) == 1 else _join(parts)
     return CrystalGraph(numbers, positions, cell, batch, edge_index, cell_offsets, in_cell)
 

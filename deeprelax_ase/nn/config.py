@@ -10,12 +10,13 @@ from deeprelax_ase.graph.settings import GraphSettings
 DistanceBaseline = Literal["none", "carried"]
 LatticeHeadKind = Literal["absolute", "residual", "strain"]
 
-#: Smallest sensible values; the spacing of the Gaussians needs two of them.
+#: Smallest sensible values; the spacing of the Gaussians needs two of them, displacements need in-cell pairs.
 _LEAST = {
     "channels": 1,
     "num_layers": 1,
     "num_basis": 2,
     "num_elements": 1,
+    "max_in_cell": 1,
     "encoding_channels": 2,
     "offset_range": 0,
 }

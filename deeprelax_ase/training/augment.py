@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.nn.heads import matrix_product
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,10 @@ class AugmentationSettings:
     Attributes:
         on_the_way: moved a uniformly drawn part of the way to their relaxed crystals.
         arrived: replaced by their relaxed crystals, so that the network learns to leave those alone.
+        around: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
+            logarithms of the ranges that follow.
+        around_strain: range of the standard deviation of that strain.
+        around_rattle: Å, range of the standard deviation of that rattling.
         strained: strained by a random symmetric matrix.
         strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
         rattled: fractional coordinates shaken.
@@ -27,11 +34,18 @@ class AugmentationSettings:
 
     on_the_way: float = 0.35
     arrived: float = 0.05
+    around: float = 0.0
+    around_strain: tuple[float, float] = (0.003, 0.1)
+    around_rattle: tuple[float, float] = (0.003, 0.2)
     strained: float = 0.3
     strain: float = 0.03
     rattled: float = 0.1
     rattle: float = 0.05
     rewrapped: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("around_strain", "around_rattle"):  # lists, where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Generator) -> Pairs:
@@ -47,19 +61,28 @@ def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Gener
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype, generator=generator)
 
+    def amplitude(chosen: Tensor, usual: float, around: Tensor, bounds: tuple[float, float]) -> Tensor:
+        low, high = (math.log(bound) for bound in bounds)
+        return torch.where(around, torch.exp(low + (high - low) * uniform()), usual * (chosen & ~arrived))
+
     draw = uniform()
     way = torch.where(draw < settings.on_the_way, uniform(), torch.zeros_like(draw))
     arrived = (draw >= settings.on_the_way) & (draw < settings.on_the_way + settings.arrived)
-    way = torch.where(arrived, torch.ones_like(way), way)
+    around = (
+        (draw < settings.on_the_way + settings.arrived + settings.around) & (draw >= settings.on_the_way) & ~arrived
+    )
+    way = torch.where(arrived | around, torch.ones_like(way), way)
     cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way[:, None, None])
     scaled = torch.lerp(pairs.scaled_initial, pairs.scaled_relaxed, way[batch, None])
 
-    strain = normal(size, 3, 3) * settings.strain
-    strain = (strain + strain.mT) / 2 * ((uniform() < settings.strained) & ~arrived)[:, None, None]
-    cell = cell + cell @ strain
-    shake = normal(len(batch), 3) * settings.rattle * ((uniform() < settings.rattled) & ~arrived)[batch, None]
+    strain = normal(size, 3, 3)
+    deviation = amplitude(uniform() < settings.strained, settings.strain, around, settings.around_strain)
+    strain = (strain + strain.mT) / 2 * deviation[:, None, None]
+    cell = cell + matrix_product(cell, strain)
+    deviation = amplitude(uniform() < settings.rattled, settings.rattle, around, settings.around_rattle)
+    shake = normal(len(batch), 3) * deviation[batch, None]
     shake = shake - _mean_per_crystal(shake, batch, size)[batch]
-    scaled = scaled + torch.einsum("nx,nxk->nk", shake, torch.linalg.inv(cell)[batch])
+    scaled = scaled + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
 
     shift = torch.rand(size, 3, device=device, dtype=dtype, generator=generator)
     shift = shift[batch] * (uniform() < settings.rewrapped)[batch, None]

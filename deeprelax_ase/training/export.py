@@ -13,13 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from deeprelax_ase.models import WEIGHTS, ModelCard, save_model
-from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
+from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
 
 
-def read_member(file: Path) -> DeepRelax:
+def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
     """The network whose weights and configuration ``python -m deeprelax_ase.training`` wrote to ``file``."""
     with safe_open(file, framework="pt") as stream:
-        network = DeepRelax(DeepRelaxConfig.from_dict(json.loads(stream.metadata()["config"])))
+        config = json.loads(stream.metadata()["config"])
+    make, kind = ARCHITECTURES["DeepRelaxE3" if "num_blocks" in config else "DeepRelax"]
+    network = make(kind.from_dict(config))
     network.load_state_dict(load_file(file), strict=True)
     return network
 
@@ -30,7 +32,7 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew.
     """
     values = json.loads(card.read_text(encoding="utf-8"))
-    computed = ("members", "parameters", "config", "sha256")
+    computed = ("members", "parameters", "config", "architecture", "sha256")
     given = {key: value for key, value in values.items() if key not in (*computed, "name")}
     return save_model([read_member(file) for file in files], out, values["name"], **given)
 

@@ -6,34 +6,33 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_times_matrices
-from deeprelax_ase.graph.torch_neighbors import neighbor_graph
-from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
-from deeprelax_ase.training.augment import augment
-from deeprelax_ase.training.loss import RelaxedGeometry, deeprelax_loss, relaxed_geometry
+from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.settings import TrainingSettings
+from deeprelax_ase.training.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
 
 def train(
     pairs: Pairs,
-    config: DeepRelaxConfig,
+    config: DeepRelaxConfig | DeepRelaxE3Config,
     settings: TrainingSettings,
     out: str | Path,
     *,
     deadline: float | None = None,
-) -> DeepRelax | None:
+    initial: str | Path | None = None,
+) -> DeepRelax | DeepRelaxE3 | None:
     """Train one network on all ``pairs``, on the device that they lie on.
 
     Writes ``log.jsonl`` (losses, gradient norm of every part, throughput), ``settings.json`` and ``checkpoint.pt`` into
@@ -46,6 +45,7 @@ def train(
         out: folder of the run.
         deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call, when a machine is lent for a
             shorter time than the run takes.
+        initial: safetensors file of weights to start from, of a network of the same shape.
 
     Returns:
         The network with its averaged weights; None if the deadline came first.
@@ -59,32 +59,31 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     device = pairs.counts.device
     torch.manual_seed(settings.seed)
-    network = DeepRelax(config).to(device)
-    average = AveragedModel(network, multi_avg_fn=_moving_average(settings.average_decay))
+    task = task_of(pairs, config, settings)
+    network = task.network
+    if initial is not None:
+        network.load_state_dict(load_file(initial), strict=True)
+    average = deepcopy(network).requires_grad_(False)
     if settings.compile:
-        for part in (network.backbone, network.distance_head, network.displacement_head, network.lattice_head):
-            part.compile(dynamic=True)
+        task.compile()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=0.0, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=device.type == "cuda"
     )
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    run = _Run(out / "checkpoint.pt", network, average, optimizer, generator)
+    run = _Run(out / "checkpoint.pt", device, network=network, average=average, optimizer=optimizer, task=task)
     run.resume()
     with (out / "log.jsonl").open("a") as log:
-        for chunk in islice(_batches(pairs.counts, settings.atoms_per_batch, settings.seed), run.step, None):
+        batches = islice(_batches(pairs.counts, settings.atoms_per_batch, settings.seed), run.step, None)
+        for chunk, upcoming in pairwise(batches):
             progress = settings.progress(run.elapsed(), run.step)
             if progress >= 1:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(progress)
-            batch = pairs.take(chunk)
-            parts = _losses(network, augment(batch, settings.augmentation, generator), config, settings)
-            optimizer.zero_grad(set_to_none=True)
-            parts["loss"].backward()
+            parts = task.gradients(chunk, upcoming)
             norms = clip_gradients(network, settings.clip)
             optimizer.step()
-            average.update_parameters(network)
-            run.count(len(batch))
+            update_average(average, network, settings.average_decay, run.step)
+            run.count(len(chunk))
             if run.step % settings.log_every == 0:
                 _record(log, run, optimizer.param_groups[0]["lr"], parts, norms)
             if deadline is not None and time.monotonic() >= deadline:
@@ -95,22 +94,7 @@ def train(
     run.save()
     summary = {"steps": run.step, "seconds": run.elapsed(), "config": config.to_dict(), "training": asdict(settings)}
     (out / "settings.json").write_text(json.dumps(summary, indent=1))
-    return cast("DeepRelax", average.module)
-
-
-def pair_graph(pairs: Pairs, config: DeepRelaxConfig) -> CrystalGraph:
-    """The graph of the unrelaxed crystals of ``pairs``, unchecked."""
-    batch = pairs.batch
-    positions = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch])
-    return neighbor_graph(pairs.numbers, positions, pairs.cell_initial, batch, settings=config.graph)
-
-
-def pair_truth(pairs: Pairs, graph: CrystalGraph, config: DeepRelaxConfig) -> RelaxedGeometry:
-    """The true quantities of ``pairs`` on ``graph``, with the anchors that ``config`` measures displacements from."""
-    positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[graph.batch])
-    carried = config.distance_baseline == "carried"
-    anchors = carried_positions(graph, pairs.cell_relaxed) if carried else graph.positions
-    return relaxed_geometry(graph, positions, pairs.cell_relaxed, anchors)
+    return cast("DeepRelax | DeepRelaxE3", average)
 
 
 @torch.no_grad()
@@ -127,24 +111,11 @@ def clip_gradients(network: nn.Module, limit: float) -> dict[str, Tensor]:
     return {"total": nn.utils.clip_grad_norm_(network.parameters(), limit), **norms}
 
 
-def _losses(network: nn.Module, batch: Pairs, config: DeepRelaxConfig, settings: TrainingSettings) -> dict[str, Tensor]:
-    graph = pair_graph(batch, config)
-    truth = pair_truth(batch, graph, config)
-    with torch.autocast("cuda", torch.bfloat16, enabled=settings.bfloat16 and graph.cell.is_cuda):
-        quantities = network(graph, anchor_cell=truth.cell)
-    return deeprelax_loss(
-        quantities, truth, lattice_weight=settings.lattice_weight, uncertainty=config.local_uncertainty
-    )
-
-
-def _moving_average(decay: float):
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average that starts short, so that the initial weights do not linger in short runs."""
-
-    def update(averages: list[Tensor], currents: list[Tensor], step: Tensor) -> None:
-        weight = 1 - torch.clamp((1 + step) / (10 + step), max=decay)
-        torch._foreach_lerp_(averages, currents, weight.item())
-
-    return update
+    weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
 
 
 def _batches(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
@@ -159,10 +130,9 @@ def _batches(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
 class _Run:
     """What a checkpoint holds, the wall clock summed over resumes, and the throughput since the last record."""
 
-    def __init__(self, file: Path, network, average, optimizer, generator) -> None:
+    def __init__(self, file: Path, device: torch.device, **parts: Any) -> None:
         self.file, self.step, self.spent = file, 0, 0.0
-        self.parts = {"network": network, "average": average, "optimizer": optimizer}
-        self.generator = generator
+        self.device, self.parts = device, parts
         self.start = time.monotonic()
         self.saved = self.since = 0.0
         self.crystals = 0
@@ -183,7 +153,7 @@ class _Run:
 
     def save(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"step": self.step, "elapsed": self.elapsed(), "generator": self.generator.get_state()}
+        state |= {"step": self.step, "elapsed": self.elapsed()}
         partial = self.file.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.file)
@@ -192,10 +162,9 @@ class _Run:
     def resume(self) -> None:
         if not self.file.exists():
             return
-        state = torch.load(self.file, map_location=self.generator.device, weights_only=True)
+        state = torch.load(self.file, map_location=self.device, weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu())
         self.step, self.spent = state["step"], state["elapsed"]
         self.saved = self.since = self.elapsed()
         logger.info("continuing at step %d after %.0f s", self.step, self.spent)

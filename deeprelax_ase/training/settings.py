@@ -25,7 +25,10 @@ class TrainingSettings:
         warmup: share of the budget over which the rate rises.
         clip: largest norm of the gradient.
         average_decay: of the exponential moving average of the weights.
-        lattice_weight: factor of the lattice loss (13).
+        lattice_weight: factor of the lattice loss (13) of the paper's network.
+        volume_weight, shape_weight, tempering: of the end-to-end network, see
+            :func:`~deeprelax_ase.training.e3_loss.relaxation_loss`.
+        replayed: share of the crystals that the end-to-end network sees as it last predicted them.
         bfloat16: autocast the network on CUDA.
         compile: fuse the network's kernels with ``torch.compile``; costs about a minute at the start.
         seed: of the initial weights, the data order and the augmentation.
@@ -43,6 +46,10 @@ class TrainingSettings:
     clip: float = 1.0
     average_decay: float = 0.999
     lattice_weight: float = 10.0
+    volume_weight: float = 3.0
+    shape_weight: float = 3.0
+    tempering: float = 0.5
+    replayed: float = 0.3
     bfloat16: bool = True
     compile: bool = False
     seed: int = 0

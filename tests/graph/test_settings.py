@@ -15,8 +15,14 @@ def test_refuses_a_cutoff_that_is_no_length(cutoff: float) -> None:
         GraphSettings(cutoff=cutoff)
 
 
-@pytest.mark.parametrize("name", ["max_neighbors", "max_in_cell"])
-@pytest.mark.parametrize("value", [0, -3, 2.5])
-def test_refuses_numbers_of_neighbors_below_one(name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_neighbors", 0), ("max_neighbors", -3), ("max_neighbors", 2.5), ("max_in_cell", -1), ("max_in_cell", 2.5)],
+)
+def test_refuses_numbers_that_count_nothing(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a whole number"):
         GraphSettings(**{name: value})
+
+
+def test_a_graph_need_not_tell_the_own_cell_from_the_others() -> None:
+    assert GraphSettings(max_in_cell=0).max_in_cell == 0

@@ -33,6 +33,7 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         cell_initial=cell.to(dtype),
         cell_relaxed=(cell * 0.95).to(dtype),
         dft=torch.zeros(size, dtype=torch.bool),
+        level=torch.zeros(size, dtype=torch.int64),
         split=torch.zeros(size, dtype=torch.int64),
     )
 

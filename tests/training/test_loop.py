@@ -22,8 +22,10 @@ from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.loop import _batches, clip_gradients, pair_graph, pair_truth
+from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.loop import _batches, clip_gradients, update_average
 from deeprelax_ase.training.loss import deeprelax_loss
+from deeprelax_ase.training.tasks import pair_truth
 
 PairsOf = Callable[..., Pairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
@@ -39,7 +41,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
-    graph = pair_graph(pairs, network.config)
+    graph = pair_graph(pairs, network.config.graph)
     truth = pair_truth(pairs, graph, network.config)
     with torch.no_grad():
         losses = deeprelax_loss(network(graph), truth, uncertainty=network.config.local_uncertainty)
@@ -81,10 +83,9 @@ def test_a_seed_fixes_the_run(pairs_of: PairsOf, tmp_path: Path) -> None:
 def test_the_average_is_returned_and_not_the_last_weights(pairs_of: PairsOf, tmp_path: Path) -> None:
     network = trained(pairs_of(12, dtype=torch.float32), CONFIG, QUICK, tmp_path)
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    averaged = {name.removeprefix("module."): value for name, value in checkpoint["average"].items()}
-    assert all(torch.equal(value, averaged[name]) for name, value in network.state_dict().items())
+    assert all(torch.equal(value, checkpoint["average"][name]) for name, value in network.state_dict().items())
     assert any(not torch.equal(value, checkpoint["network"][name]) for name, value in network.state_dict().items())
-    assert checkpoint["step"] == averaged["n_averaged"] == 7
+    assert checkpoint["step"] == 7
 
 
 def test_nothing_to_train_on_is_refused(pairs_of: PairsOf, tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_small_gradients_are_not_clipped() -> None:
 
 def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
     pairs = pairs_of(5)
-    graph = pair_graph(pairs, CONFIG)
+    graph = pair_graph(pairs, CONFIG.graph)
     truth = pair_truth(pairs, graph, CONFIG)
     assert torch.equal(graph.cell, pairs.cell_initial)
     relaxed = torch.einsum("nk,nkx->nx", pairs.scaled_relaxed, pairs.cell_relaxed[pairs.batch])
@@ -297,7 +298,7 @@ def test_command_line_writes_weights(
 ) -> None:
     out = tmp_path / "run"
     command = ["training", str(data), "--out", str(out), "--members", "2", "--max-steps", "2", "--channels", "16"]
-    command += ["--device", "cpu", "--seed", "5"]
+    command += ["--network", "paper", "--device", "cpu", "--seed", "5"]
     monkeypatch.setattr(sys, "argv", [*command, "--time-limit", "0"])
     main()
     assert "time limit reached in member 0" in capsys.readouterr().out
@@ -320,7 +321,7 @@ def test_command_line_writes_weights(
 def test_command_line_trains_the_papers_variants(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     command = ["training", str(data), "--out", str(out), "--members", "1", "--max-steps", "1", "--channels", "16"]
-    monkeypatch.setattr(sys, "argv", [*command, "--variant", "Vanilla", "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", [*command, "--network", "paper", "--variant", "Vanilla", "--device", "cpu"])
     main()
     with safe_open(out / "member0" / "weights.safetensors", "pt") as opened:
         config = DeepRelaxConfig.from_dict(json.loads(opened.metadata()["config"]))

@@ -1,0 +1,190 @@
+"""From a network's scales to errors that mean what they say: expected errors, and bounds that hold nine times in ten.
+
+The expected error is a power law of the signs of error that a prediction carries, fitted on validation crystals; the
+bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al., Neural Networks 24, 842
+(2011): normalised nonconformity scores). A bound is one-sided for errors that cannot be negative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+#: Share of errors that lie within the bounds.
+COVERAGE = 0.9
+
+#: Signs below this say no more than "as good as nothing"; it keeps logarithms finite.
+_FLOOR = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSigns:
+    """What of a prediction tells how far off it may be, for G crystals; arrays or tensors (G,).
+
+    Attributes:
+        displacement_scale: Å, predicted Laplace scale, mean over atoms and members.
+        volume_scale, shape_scale: predicted scales of the strain, mean over members.
+        displacement_spread: Å, root mean square scatter of the members' displacements.
+        strain_spread: the same of their strains.
+        last_displacement: Å, root mean square displacement in the last pass.
+        last_strain: Frobenius norm of the strain in the last pass.
+    """
+
+    displacement_scale: Any
+    volume_scale: Any
+    shape_scale: Any
+    displacement_spread: Any
+    strain_spread: Any
+    last_displacement: Any
+    last_strain: Any
+
+    def logarithms(self) -> np.ndarray:
+        """(G, 7) natural logarithms, in the order of the fields."""
+        columns = [getattr(self, f.name) for f in fields(self)]
+        arrays = [c.double().cpu().numpy() if isinstance(c, Tensor) else np.asarray(c, dtype=float) for c in columns]
+        return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """Expected error ``exp(intercept) * prod(sign ** exponent)``, and the factor that makes a bound of it.
+
+    Attributes:
+        intercept: see above.
+        exponents: one for each field of :class:`ErrorSigns`.
+        factor: bound over expected error, at :data:`COVERAGE`.
+    """
+
+    intercept: float
+    exponents: tuple[float, ...]
+    factor: float
+
+    def expected(self, signs: ErrorSigns) -> np.ndarray:
+        """(G,) expected errors."""
+        return np.exp(self.intercept + signs.logarithms() @ np.array(self.exponents))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a model's signs of error are to be read, for one number of passes.
+
+    Attributes:
+        passes: of the predictions that it was fitted to.
+        coordinates: of the coordinates' error in Å, the mean absolute Cartesian component.
+        volume: of the relative error of the volume.
+        familiar: largest sign of each kind that is familiar: that of all but one in a hundred validation crystals.
+    """
+
+    passes: int
+    coordinates: ErrorModel
+    volume: ErrorModel
+    familiar: tuple[float, ...]
+
+    def read(self, signs: ErrorSigns) -> list[CalibratedError]:
+        """The calibrated errors of each crystal."""
+        coordinates, volume = self.coordinates.expected(signs), self.volume.expected(signs)
+        outside = (signs.logarithms() > np.log(np.maximum(self.familiar, _FLOOR))).any(axis=1)
+        return [
+            CalibratedError(
+                coordinates=float(c),
+                coordinates_bound=float(c * self.coordinates.factor),
+                volume=float(v),
+                volume_bound=float(v * self.volume.factor),
+                outside=bool(o),
+            )
+            for c, v, o in zip(coordinates, volume, outside, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for model cards."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """The inverse of :meth:`to_dict`."""
+
+        def model(part: Mapping[str, Any]) -> ErrorModel:
+            exponents = tuple(part["exponents"])
+            if len(exponents) != len(fields(ErrorSigns)):
+                raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorSigns))} signs of error")
+            return ErrorModel(part["intercept"], exponents, part["factor"])
+
+        return cls(
+            passes=values["passes"],
+            coordinates=model(values["coordinates"]),
+            volume=model(values["volume"]),
+            familiar=tuple(values["familiar"]),
+        )
+
+
+@dataclass(frozen=True)
+class CalibratedError:
+    """How far a prediction is off, as far as that can be known beforehand.
+
+    Attributes:
+        coordinates: Å, expected mean absolute Cartesian component of the atoms' error, cell and origin apart.
+        coordinates_bound: Å, that error stays below it in nine of ten crystals like those of the validation split.
+        volume: expected relative error of the cell volume.
+        volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``.
+        outside: the prediction looks unlike those that the calibration knows: do not rely on any of these numbers.
+    """
+
+    coordinates: float
+    coordinates_bound: float
+    volume: float
+    volume_bound: float
+    outside: bool
+
+
+def fit_error_model(signs: ErrorSigns, errors: np.ndarray) -> ErrorModel:
+    """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
+
+    Errors may be zero. Needs scipy and crepes, which the conformal factor is taken from.
+    """
+    from crepes import ConformalRegressor
+    from scipy.optimize import minimize
+
+    logarithms = signs.logarithms()
+    centre = logarithms.mean(axis=0)
+    design = np.column_stack([np.ones(len(errors)), logarithms - centre])
+
+    def negative_likelihood(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        logs = design @ parameters
+        ratio = errors * np.exp(-logs)
+        shrink = 1e-3 * parameters[1:]
+        gradient = design.T @ (1 - ratio) / len(errors)
+        gradient[1:] += shrink
+        return float((logs + ratio).mean() + 0.5 * 1e-3 * (parameters[1:] ** 2).sum()), gradient
+
+    start = np.zeros(design.shape[1])
+    start[0] = math.log(errors.mean())
+    solution = minimize(negative_likelihood, start, jac=True, method="BFGS")
+    intercept, exponents = float(solution.x[0] - solution.x[1:] @ centre), tuple(solution.x[1:].tolist())
+    expected = ErrorModel(intercept, exponents, 1.0).expected(signs)
+    conformal = ConformalRegressor().fit(residuals=errors, sigmas=expected)
+    upper = conformal.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=COVERAGE)[0, 1]
+    return ErrorModel(intercept, exponents, float(upper))
+
+
+def fit_calibration(
+    signs: ErrorSigns, coordinate_errors: np.ndarray, volume_errors: np.ndarray, *, passes: int
+) -> Calibration:
+    """Calibrate on validation crystals.
+
+    Args:
+        signs: of n predictions.
+        coordinate_errors: (n,) Å.
+        volume_errors: (n,) relative.
+        passes: that the predictions took.
+    """
+    return Calibration(
+        passes=passes,
+        coordinates=fit_error_model(signs, coordinate_errors),
+        volume=fit_error_model(signs, volume_errors),
+        familiar=tuple(np.exp(np.quantile(signs.logarithms(), 0.99, axis=0)).tolist()),
+    )

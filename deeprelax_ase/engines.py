@@ -1,0 +1,178 @@
+"""How a network's output becomes relaxed crystals: one function for each architecture, one record for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.calibration import ErrorSigns
+from deeprelax_ase.geometry import EDGSettings, solve_edg
+from deeprelax_ase.geometry.stretch import keep_orientation
+from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, neighbor_graph
+from deeprelax_ase.models import Model
+from deeprelax_ase.nn.deeprelax_e3 import moved_vectors, network_input
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.quantities import Relaxation, RelaxationQuantities
+from deeprelax_ase.uncertainty import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
+
+Record = TypeVar("Record", Relaxation, RelaxationQuantities)
+
+#: ``timed("network")``: a context whose duration counts for that stage.
+Timed = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchRelaxation:
+    """What an engine makes of G crystals with N atoms; geometry in float64.
+
+    Attributes:
+        positions: (N, 3) Å.
+        cell: (G, 3, 3) Å.
+        uncertainty: on the edges of ``graph``.
+        graph: what the last pass of the network saw.
+        signs: what to calibrate errors by; None where the architecture has none.
+        converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
+        steps: (G,) its steps.
+    """
+
+    positions: Tensor
+    cell: Tensor
+    uncertainty: EnsembleUncertainty
+    graph: CrystalGraph
+    signs: ErrorSigns | None
+    converged: Tensor
+    steps: Tensor
+
+
+def relax_by_distances(
+    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, solver: EDGSettings
+) -> BatchRelaxation:
+    """The paper's way: predicted distances, made into positions by the Euclidean distance geometry solver.
+
+    Args:
+        model: an ensemble of :class:`~deeprelax_ase.nn.DeepRelax`.
+        exact: the unrelaxed crystals in float64.
+        dtype: in which the networks compute.
+        timed: takes the time of the stages ``network`` and ``geometry``.
+        relax_cell: if not, the cell stays as it is.
+        solver: settings of the solver.
+    """
+    with timed("network"):
+        graph = exact.to(dtype=dtype)
+        members = _stacked([network(graph, cell=None if relax_cell else graph.cell) for network in model.networks])
+        uncertainty = ensemble_uncertainty(members, exact)
+        quantities = ensemble_mean(members)
+        if not relax_cell:
+            quantities = replace(quantities, cell=exact.cell)
+    with timed("geometry"):
+        solution = solve_edg(exact, quantities, settings=solver)
+    return BatchRelaxation(
+        solution.positions, quantities.cell.double(), uncertainty, exact, None, solution.converged, solution.steps
+    )
+
+
+def relax_end_to_end(
+    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, passes: int
+) -> BatchRelaxation:
+    """The end-to-end way: predicted displacements and strain, ``passes`` times over.
+
+    Args:
+        model: an ensemble of :class:`~deeprelax_ase.nn.DeepRelaxE3`.
+        exact: the unrelaxed crystals in float64.
+        dtype: in which the networks compute.
+        timed: takes the time of the stages ``graph``, ``network`` and ``geometry``.
+        relax_cell: if not, the cell stays as it is.
+        passes: how often the networks look; each time they start from the mean of what they predicted before.
+    """
+    graph = exact
+    for _ in range(passes - 1):
+        with timed("network"):
+            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell)))
+        with timed("graph"):
+            graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
+    with timed("network"):
+        members = _refine(model, graph, dtype, relax_cell)
+        uncertainty = ensemble_uncertainty(implied_distances(members, graph), graph)
+    with timed("geometry"):
+        positions, cell = _moved(graph, _mean(members))
+        if relax_cell:
+            positions, cell = keep_orientation(exact.cell, positions, cell, exact.batch)
+        else:
+            cell = exact.cell
+    done = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
+    signs = error_signs(members, exact.batch)
+    return BatchRelaxation(positions, cell, uncertainty, graph, signs, done, torch.zeros_like(done, dtype=torch.long))
+
+
+def error_signs(members: Relaxation, batch: Tensor) -> ErrorSigns:
+    """Signs of error in what the ``members`` predict in the last pass; ``batch`` (N,) is the crystal of each atom."""
+    counts = torch.bincount(batch)
+    mean = _mean(members)
+
+    def over_atoms(values: Tensor) -> Tensor:
+        return values.new_zeros(len(counts)).index_add(0, batch, values) / counts
+
+    scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
+    return ErrorSigns(
+        displacement_scale=over_atoms(mean.displacement_scales),
+        volume_scale=mean.volume_scales,
+        shape_scale=mean.shape_scales,
+        displacement_spread=over_atoms(scatter).sqrt(),
+        strain_spread=(members.strain - mean.strain).square().sum(dim=(2, 3)).mean(dim=0).sqrt(),
+        last_displacement=over_atoms(mean.displacements.square().sum(dim=1)).sqrt(),
+        last_strain=torch.linalg.matrix_norm(mean.strain),
+    )
+
+
+def implied_distances(members: Relaxation, graph: CrystalGraph) -> RelaxationQuantities:
+    """The interatomic distances that the ``members`` imply on the edges of ``graph``, each with its scale.
+
+    An error of length b in a random direction counts with b^2 / 3 along a bond; so do both atoms'. A strain counts
+    with the square of the bond's length: a ninth of the volume's variance, and 2 / 15 of the shape's.
+    """
+    given = network_input(graph, 0)
+    moved = zip(members.displacements.double(), members.strain.double(), strict=True)
+    lengths = torch.stack([torch.linalg.vector_norm(moved_vectors(given, d, s), dim=1) for d, s in moved])
+    source, destination = graph.edge_index
+    of_atoms = members.displacement_scales.square() / 3
+    of_cell = members.volume_scales.square() / 9 + members.shape_scales.square() * 2 / 15
+    variances = of_atoms[:, source] + of_atoms[:, destination]
+    variances = variances + lengths.square() * of_cell[:, graph.batch[destination]]
+    none = lengths[:, :0]
+    return RelaxationQuantities(
+        distances=lengths,
+        distance_scales=variances.sqrt().to(lengths.dtype),
+        displacements=none,
+        displacement_scales=none,
+        cell=graph.cell.expand(len(lengths), -1, -1, -1),
+        anchors=graph.positions.expand(len(lengths), -1, -1),
+    )
+
+
+def _refine(model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: bool) -> Relaxation:
+    """What every member predicts, along a leading member axis."""
+    given = network_input(graph, model.level)
+    given = given._replace(vectors=edge_vectors(graph).to(dtype))
+    return _stacked([network.refine(given, keep_cell=not relax_cell)[-1] for network in model.networks])
+
+
+def _mean(members: Relaxation) -> Relaxation:
+    return Relaxation(**{f.name: getattr(members, f.name).mean(dim=0) for f in fields(Relaxation)})
+
+
+def _moved(graph: CrystalGraph, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed."""
+    stretch = symmetric_exponential(relaxation.strain.double())
+    cell = matrix_product(graph.cell, stretch)
+    return carried_positions(graph, cell) + relaxation.displacements.double(), cell
+
+
+def _stacked(members: Sequence[Record]) -> Record:
+    """One record of the records of all members, along a leading axis."""
+    names = [f.name for f in fields(members[0])]
+    return type(members[0])(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})

@@ -1,0 +1,173 @@
+"""The end-to-end network: from a :class:`CrystalGraph` to displacements and a strain, refined block by block."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
+from deeprelax_ase.nn.basis import GaussianBasis
+from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
+from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
+from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
+from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.nn.messages import WEIGHTS, EdgeLists, aggregate, edge_lists
+from deeprelax_ase.quantities import Relaxation
+
+#: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
+DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)
+
+
+class NetworkInput(NamedTuple):
+    """What the network reads of G crystals with N atoms and E edges.
+
+    Attributes:
+        numbers: (N,) int64, atomic numbers.
+        level: (G,) int64, index of the level of theory to relax to.
+        batch: (N,) int64, the crystal of each atom.
+        counts: (G,) int64, atoms of each crystal.
+        vectors: (E, 3) Å, from destination to source.
+        edges: their ends.
+    """
+
+    numbers: Tensor
+    level: Tensor
+    batch: Tensor
+    counts: Tensor
+    vectors: Tensor
+    edges: EdgeLists
+
+
+class Block(nn.Module):
+    """Message and update phases on one geometry, and the refinement that they lead to."""
+
+    def __init__(self, config: DeepRelaxE3Config) -> None:
+        super().__init__()
+        channels, layers = config.channels, range(config.layers_per_block)
+        self.sources = nn.ModuleList(Sources(channels, tensors=config.tensor_messages) for _ in layers)
+        self.filters = nn.ModuleList(nn.Linear(config.num_basis, WEIGHTS * channels, bias=False) for _ in layers)
+        self.updates = nn.ModuleList(Update(channels, config.max_neighbors) for _ in layers)
+        self.refinement = Refinement(channels)
+
+    def forward(
+        self, x: Tensor, h: Tensor, radial: Tensor, directions: Tensor, edges: EdgeLists
+    ) -> tuple[Tensor, Tensor]:
+        """New features x (N, F) and h (N, 8, F)."""
+        for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
+            weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
+            x, h = update(x, h, aggregate(*sources(x, h), weights, directions, edges))
+        return x, h
+
+
+class DeepRelaxE3(nn.Module):
+    """Atoms and cell move block by block towards the relaxed crystal; see :class:`DeepRelaxE3Config` for the shape.
+
+    E(3)-equivariant, and indifferent to the choice of origin, of the cell and of periodic images: it reads nothing but
+    distances and directions between neighbours. The geometry stays in the graph's floating-point type.
+    """
+
+    def __init__(self, config: DeepRelaxE3Config) -> None:
+        super().__init__()
+        self.config = config
+        self.basis = GaussianBasis(config.num_basis, config.cutoff)
+        self.elements = nn.Embedding(config.num_elements + 1, config.channels)
+        self.levels = nn.Embedding(len(config.levels), config.channels)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+
+    def forward(self, graph: CrystalGraph, level: Tensor | int = 0, *, keep_cell: bool = False) -> list[Relaxation]:
+        """The relaxation after each block; the last one is the prediction.
+
+        Args:
+            graph: the unrelaxed crystals.
+            level: index into ``config.levels`` of the level of theory to relax to; (G,) for one of each crystal.
+            keep_cell: no strain.
+        """
+        return self.refine(network_input(graph, level), keep_cell=keep_cell)
+
+    def refine(self, given: NetworkInput, *, keep_cell: bool = False) -> list[Relaxation]:
+        """:meth:`forward` on plain tensors."""
+        x = self.elements(given.numbers) + self.levels(given.level)[given.batch]
+        h = x.new_zeros(len(x), 8, x.shape[1])
+        displacements = given.vectors.new_zeros(len(x), 3)
+        strain = given.vectors.new_zeros(len(given.counts), 3, 3)
+        relaxations = []
+        for block in self.blocks:
+            # Each block learns from the geometry that it is given, as it would from any other start: no gradient flows
+            # back through it.
+            vectors = moved_vectors(given, displacements.detach(), strain.detach())
+            x, h = block(x, h, *self._edge_features(vectors), given.edges)
+            shift, coefficients, raw = block.refinement(x, h)
+            if keep_cell:
+                coefficients = torch.zeros_like(coefficients)
+            displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)
+            strain = strain.detach() + strain_matrix(crystal_mean(coefficients.to(strain.dtype), given))
+            relaxations.append(_relaxation(displacements, strain, raw, given))
+        return relaxations
+
+    def _edge_features(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Radial basis (E, num_basis), in the type that the linear maps compute in, and harmonics (E, 8)."""
+        lengths = torch.linalg.vector_norm(vectors, dim=-1)
+        dtype = self.basis.centers.dtype
+        lower = torch.get_autocast_dtype("cuda") if vectors.is_cuda and torch.is_autocast_enabled("cuda") else dtype
+        envelope = 0.5 + 0.5 * torch.cos(math.pi * (lengths / self.config.cutoff).clamp(max=1.0))
+        radial = self.basis(lengths.to(dtype)) * envelope.to(dtype)[:, None]
+        return radial.to(lower), harmonics((vectors / lengths[:, None]).to(dtype))
+
+
+def network_input(graph: CrystalGraph, level: Tensor | int) -> NetworkInput:
+    """What the network reads of ``graph``, and the ``level`` to relax to, one or (G,)."""
+    if isinstance(level, int):
+        level = torch.full((graph.num_crystals,), level, device=graph.batch.device)
+    return NetworkInput(
+        numbers=graph.numbers,
+        level=level,
+        batch=graph.batch,
+        counts=atom_counts(graph),
+        vectors=edge_vectors(graph),
+        edges=edge_lists(graph.edge_index, graph.num_atoms, gradient=torch.is_grad_enabled()),
+    )
+
+
+def moved_vectors(given: NetworkInput, displacements: Tensor, strain: Tensor) -> Tensor:
+    """(E, 3) Å, the edge vectors once the strain (G, 3, 3) has carried the atoms along and they are displaced."""
+    source, destination = given.edges.source, given.edges.destination
+    carried = rows_times_matrices(given.vectors, symmetric_exponential(strain)[given.batch[destination]])
+    return carried + displacements[source] - displacements[destination]
+
+
+def strain_matrix(coefficients: Tensor) -> Tensor:
+    """(G, 6) coefficients, trace first, to (G, 3, 3) symmetric matrices."""
+    identity = torch.eye(3, dtype=coefficients.dtype, device=coefficients.device)
+    return coefficients[:, :1, None] * identity + tensor_matrix(coefficients[:, 1:])
+
+
+def crystal_mean(values: Tensor, given: NetworkInput) -> Tensor:
+    """(N, C) values averaged over the atoms of each crystal, (G, C)."""
+    sums = values.new_zeros(len(given.counts), values.shape[1]).index_add(0, given.batch, values)
+    return sums / given.counts.clamp(min=1)[:, None]
+
+
+def without_drift(displacements: Tensor, given: NetworkInput) -> Tensor:
+    """(N, 3) displacements less the mean over each crystal: where the origin lies is nobody's business."""
+    return displacements - crystal_mean(displacements, given)[given.batch]
+
+
+def log_bounded(raw: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """A scale between ``bounds``, its logarithm a sigmoid of ``raw``: no gradient is cut off."""
+    low, high = (math.log(bound) for bound in bounds)
+    return torch.exp(low + (high - low) * torch.sigmoid(raw))
+
+
+def _relaxation(displacements: Tensor, strain: Tensor, raw: Tensor, given: NetworkInput) -> Relaxation:
+    raw = raw.to(displacements.dtype)
+    of_cell = crystal_mean(raw[:, 1:], given)
+    return Relaxation(
+        displacements=displacements,
+        strain=strain,
+        displacement_scales=log_bounded(raw[:, 0], DISPLACEMENT_SCALES),
+        volume_scales=log_bounded(of_cell[:, 0], STRAIN_SCALES),
+        shape_scales=log_bounded(of_cell[:, 1], STRAIN_SCALES),
+    )

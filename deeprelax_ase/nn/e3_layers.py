@@ -1,0 +1,99 @@
+"""What happens at the atoms of the end-to-end network: sending, updating, and reading off a refinement.
+
+Atoms carry scalars x (N, F) and stacks h (N, 8, F) of vectors and tensors, see :mod:`deeprelax_ase.nn.harmonics`.
+Linear maps mix channels of one rank and have no bias, so that stacks rotate with the crystal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from deeprelax_ase.nn.harmonics import TENSOR, VECTOR, tensor_times_vector, vector_product
+from deeprelax_ase.nn.heads import start_at_zero
+from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
+from deeprelax_ase.nn.paegnn import perceptron, smooth_norm
+
+
+def tame(stack: Tensor) -> Tensor:
+    """Vectors and tensors scaled down where they are large: ``h / sqrt(1 + mean square)``, rank by rank.
+
+    The 1 keeps near-zero features, as symmetry makes them, near zero: dividing those by their own size would blow up
+    rounding and gradients.
+    """
+    vector, tensor = stack[:, VECTOR], stack[:, TENSOR]
+    return torch.cat(
+        [part * torch.rsqrt(1 + part.square().mean(dim=(1, 2), keepdim=True)) for part in (vector, tensor)], dim=1
+    )
+
+
+class Sources(nn.Module):
+    """What each atom sends: B and G of :mod:`deeprelax_ase.nn.messages`, eqs. (4)-(5) of the paper taken to rank 2."""
+
+    def __init__(self, channels: int, *, tensors: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.scalars = perceptron(channels, channels, WEIGHTS * channels)
+        self.tensors = tensors
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """B (N, 3, F) and G (N, 8, F) of atoms with x (N, F) and h (N, 8, F)."""
+        parts = self.scalars(self.norm(x)).view(len(x), WEIGHTS, -1)
+        if not self.tensors:
+            zero = torch.zeros_like(parts[:, :1])
+            parts = torch.cat([parts[:, :2], zero, parts[:, 3:4], zero], dim=1)
+        tamed = tame(h).to(parts.dtype)
+        stacks = torch.cat([parts[:, 3:4] * tamed[:, VECTOR], parts[:, 4:5] * tamed[:, TENSOR]], dim=1)
+        return parts[:, :SCALARS].contiguous(), stacks
+
+
+class Update(nn.Module):
+    """Atoms take in their messages, and their scalars, vectors and tensors update each other.
+
+    Eqs. (6)-(7) of the paper, with the products of vectors and tensors that stay within rank 2.
+    """
+
+    def __init__(self, channels: int, mean_neighbors: float) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(mean_neighbors)
+        self.norm = nn.LayerNorm(channels)
+        self.mix_vectors = nn.Linear(channels, 2 * channels, bias=False)  # U and V
+        self.mix_tensors = nn.Linear(channels, 2 * channels, bias=False)
+        self.weights = perceptron(3 * channels, channels, 7 * channels)
+
+    def forward(self, x: Tensor, h: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
+        """New x (N, F) and h (N, 8, F) from the old ones and the messages (N, 9, F)."""
+        x, h = x + self.scale * messages[:, 0], h + self.scale * messages[:, 1:]
+        tamed = tame(h)
+        u, v = self.mix_vectors(tamed[:, VECTOR]).chunk(2, dim=-1)
+        s, t = self.mix_tensors(tamed[:, TENSOR]).chunk(2, dim=-1)
+        invariants = torch.cat([self.norm(x), smooth_norm(u), smooth_norm(s)], dim=-1)
+        gates = self.weights(invariants).view(len(x), 7, 1, -1).unbind(dim=1)
+        plain, by_vectors, by_tensors, keep_v, keep_t, bend, join = gates
+        x = x + (plain + by_vectors * (u * v).mean(1, keepdim=True) + by_tensors * (s * t).mean(1, keepdim=True))[:, 0]
+        vector = keep_v * v + bend * tensor_times_vector(s, v)
+        tensor = keep_t * t + join * vector_product(u, v)
+        return x, h + torch.cat([vector, tensor], dim=1)
+
+
+class Refinement(nn.Module):
+    """Reads from the atoms how they and the cell move, and how sure that is; nothing moves before training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.gates = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, 2 * channels + 4))
+        )
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Displacements (N, 3), strain coefficients (N, 6), trace first, and raw scales (N, 3)."""
+        channels = x.shape[-1]
+        tamed = tame(h)
+        gates = self.gates(self.norm(x)).to(tamed.dtype)
+        vector, tensor, rest = gates.split([channels, channels, 4], dim=-1)
+        displacement = (tamed[:, VECTOR] * vector[:, None]).mean(dim=-1)
+        shape = (tamed[:, TENSOR] * tensor[:, None]).mean(dim=-1)
+        return displacement, torch.cat([rest[:, :1], shape], dim=1), rest[:, 1:]

@@ -1,0 +1,111 @@
+"""The loss of the end-to-end network, and the displacements and strain that it compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.quantities import Relaxation
+
+
+class TrueRelaxation(NamedTuple):
+    """How N atoms and G crystals truly relax, and how much each of them counts.
+
+    Attributes:
+        displacements: (N, 3) Å.
+        strain: (G, 3, 3), symmetric.
+        atoms: (N,) weights.
+        crystals: (G,) weights.
+    """
+
+    displacements: Tensor
+    strain: Tensor
+    atoms: Tensor
+    crystals: Tensor
+
+
+def true_relaxation(pairs: Pairs, given: NetworkInput) -> TrueRelaxation:
+    """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
+
+    The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal.
+    """
+    deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
+    strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
+    cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
+    moved = rows_times_matrices(pairs.scaled_relaxed - pairs.scaled_initial, cell[given.batch])
+    ones = torch.ones_like(strain[:, 0, 0])
+    return TrueRelaxation(without_drift(moved, given), strain, ones[given.batch], ones)
+
+
+def symmetric_logarithm(matrices: Tensor, terms: int = 9) -> Tensor:
+    """Logarithm of (G, 3, 3) symmetric positive matrices near the identity, without a wait for the device.
+
+    ``log C = 2 artanh((C - 1) (C + 1)^-1)`` by its series, exact to 1e-7 for strains up to 0.2.
+    """
+    identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    ratio = matrix_product(matrices - identity, torch.linalg.inv_ex(matrices + identity).inverse)
+    square = matrix_product(ratio, ratio)
+    result = torch.zeros_like(matrices)
+    for n in range(terms - 1, -1, -1):
+        result = identity / (2 * n + 1) + matrix_product(square, result)
+    return 2 * matrix_product(ratio, result)
+
+
+def relaxation_loss(
+    relaxations: Sequence[Relaxation],
+    truth: TrueRelaxation,
+    *,
+    volume_weight: float,
+    shape_weight: float,
+    tempering: float,
+) -> dict[str, Tensor]:
+    """Negative Laplace log-likelihood of displacements, volume and shape, averaged over the network's blocks.
+
+    Each error is the norm of a vector of k components, whose isotropic Laplace density is ``exp(-|e| / b) / b^k`` up to
+    a constant; eq. (15) of the paper is its k = 1.
+
+    Args:
+        relaxations: after each block.
+        truth: what they should be.
+        volume_weight, shape_weight: of the strain's terms, in Å: what a strain of 1 counts for.
+        tempering: terms are weighted by ``b^tempering``, held constant (the beta of Seitzer et al., ICLR 2022). At 0
+            they are the likelihood, which cares for relative errors; at 1 the predictions follow absolute errors.
+
+    Returns:
+        ``loss``, and of the last block ``displacement``, ``volume`` and ``shape``: mean absolute errors (Å, 1, 1).
+    """
+    displacements, strain, atoms, crystals = truth
+    losses = []
+    for relaxation in relaxations:
+        moved = torch.linalg.vector_norm(relaxation.displacements - displacements, dim=1)
+        difference = relaxation.strain - strain
+        trace = difference.diagonal(dim1=1, dim2=2).sum(dim=1)
+        identity = torch.eye(3, dtype=strain.dtype, device=strain.device)
+        shape = torch.linalg.matrix_norm(difference - trace[:, None, None] / 3 * identity)
+        volume = trace.abs()
+        losses.append(
+            _mean(_laplace(moved, relaxation.displacement_scales, 3, tempering), atoms)
+            + volume_weight * _mean(_laplace(volume, relaxation.volume_scales, 1, tempering), crystals)
+            + shape_weight * _mean(_laplace(shape, relaxation.shape_scales, 5, tempering), crystals)
+        )
+    return {
+        "loss": torch.stack(losses).mean(),
+        "displacement": _mean(moved.detach(), atoms),
+        "volume": _mean(volume.detach(), crystals),
+        "shape": _mean(shape.detach(), crystals),
+    }
+
+
+def _laplace(error: Tensor, scale: Tensor, components: int, tempering: float) -> Tensor:
+    return scale.detach() ** tempering * (components * torch.log(scale) + error / scale)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum()

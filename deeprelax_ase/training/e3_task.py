@@ -1,0 +1,151 @@
+"""Training the end-to-end network: the next batch is prepared while the last one is learnt from."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import LEVELS, Pairs
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
+from deeprelax_ase.nn.messages import EdgeLists
+from deeprelax_ase.training.augment import augment
+from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
+from deeprelax_ase.training.graphed import GraphedStep
+from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.padding import Sizes, pad
+from deeprelax_ase.training.replay import Replay
+from deeprelax_ase.training.settings import TrainingSettings
+
+
+class Prepared(NamedTuple):
+    """A batch ready to learn from."""
+
+    start: Pairs
+    given: NetworkInput
+    truth: TrueRelaxation
+
+
+class DeepRelaxE3Task:
+    """The end-to-end network, fed with its own predictions for a share of the crystals.
+
+    On CUDA, batches are padded to one size and a step is one CUDA graph; the next batch is prepared on a stream of its
+    own meanwhile, and sees the predictions of the step before the present one.
+
+    Raises:
+        ValueError: the pairs hold a level of theory that the network does not know.
+    """
+
+    def __init__(self, pairs: Pairs, config: DeepRelaxE3Config, settings: TrainingSettings) -> None:
+        self.settings, self.config = settings, config
+        self.device = pairs.counts.device
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.network = DeepRelaxE3(config).to(self.device)
+        self.replay = Replay(pairs)
+        self.level = _known_levels(pairs, config)
+        self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self._prepared: Prepared | None = None
+        self._state_before: Tensor | None = None  # of the generator, before the batch at hand was prepared
+        self._sizes: Sizes | None = None
+        self._graphed: GraphedStep | None = None
+
+    def compile(self) -> None:
+        """Everything but the sum over neighbours, which is a kernel of its own on CUDA."""
+        network = self.network
+        network._edge_features = torch.compile(network._edge_features, dynamic=False)  # type: ignore[method-assign]
+        for block in network.blocks:
+            for part in (*block.sources, *block.updates, block.refinement):
+                part.compile(dynamic=False)
+
+    def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
+        """Those of the Laplace loss of all blocks."""
+        batch = self._prepare(crystals) if self._prepared is None else self._prepared
+        if self._stream is None:
+            losses, displacements, strain = self._learn(batch.given, batch.truth)
+            self._prepared = None
+        else:
+            losses, displacements, strain = self._learn_graphed(batch)
+            self._prepared = self._prepare(upcoming)
+        self.replay.store(crystals, batch.start, displacements, strain)
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """The predictions to replay, and the state of the random numbers that the next batch starts from."""
+        state = self.generator.get_state() if self._prepared is None else self._state_before
+        return {**self.replay.state_dict(), "generator": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.generator.set_state(state["generator"].cpu())
+        self.replay.load_state_dict(state)
+
+    def _prepare(self, crystals: Tensor) -> Prepared:
+        self._state_before = self.generator.get_state()
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            start = self.replay.mix(crystals, self.settings.replayed, self.generator)
+            start = augment(start, self.settings.augmentation, self.generator)
+            graph = pair_graph(start, self.config.graph)
+            given = network_input(graph, self.level[crystals])
+            truth = true_relaxation(start, given)
+            if self._stream is not None:
+                if self._sizes is None or not self._sizes.hold(given):
+                    self._sizes, self._graphed = Sizes.around(given), None
+                given, truth = pad(given, truth, self._sizes)
+        if self._stream is not None:
+            present = torch.cuda.current_stream()
+            present.wait_stream(self._stream)  # also keeps what follows from changing what was read
+            for tensor in (*_flat(given, truth), *vars(start).values()):
+                tensor.record_stream(present)
+        return Prepared(start, given, truth)
+
+    def _learn_graphed(self, batch: Prepared) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        assert self._stream is not None
+        if self._graphed is None:
+            self._graphed = GraphedStep(self._graph_step, self.network)
+        # the preparation that follows sees what is stored up to here
+        self._stream.wait_stream(torch.cuda.current_stream())
+        loss, displacement, volume, shape, displacements, strain = self._graphed(_flat(batch.given, batch.truth))
+        losses = {"loss": loss, "displacement": displacement, "volume": volume, "shape": shape}
+        start = batch.start
+        return losses, displacements[: len(start.numbers)], strain[: len(start)]
+
+    def _graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
+        numbers, level, batch, counts, vectors, *rest = tensors
+        given = NetworkInput(numbers, level, batch, counts, vectors, EdgeLists(*rest[:5]))
+        losses, displacements, strain = self._learn(given, TrueRelaxation(*rest[5:]))
+        return [*losses.values(), displacements, strain]
+
+    def _learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Losses, with the network's gradients set, and the last block's displacements and strain."""
+        settings = self.settings
+        lower = settings.bfloat16 and given.vectors.is_cuda
+        with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
+            relaxations = self.network.refine(given)
+        losses = relaxation_loss(
+            relaxations,
+            truth,
+            volume_weight=settings.volume_weight,
+            shape_weight=settings.shape_weight,
+            tempering=settings.tempering,
+        )
+        if self._stream is None:
+            self.network.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        last = relaxations[-1]
+        return {name: loss.detach() for name, loss in losses.items()}, last.displacements.detach(), last.strain.detach()
+
+
+def _flat(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
+    return [*given[:-1], *given.edges, *truth]
+
+
+def _known_levels(pairs: Pairs, config: DeepRelaxE3Config) -> Tensor:
+    """(G,) the level of each pair as the network counts them."""
+    names = [LEVELS[index] for index in pairs.level.unique().tolist()]
+    if missing := [name for name in names if name not in config.levels]:
+        raise ValueError(f"the pairs are relaxed to {missing}, which the network's levels {config.levels} lack")
+    place = [config.levels.index(name) if name in config.levels else -1 for name in LEVELS]
+    return torch.tensor(place, device=pairs.level.device)[pairs.level]

@@ -1,0 +1,95 @@
+"""Relaxing pairs in bulk on the device that they lie on, and how near the result comes to their relaxed crystals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.metrics import coordinate_mae, lattice_mae, volume_error
+from deeprelax_ase.nn import DeepRelaxE3
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.training.graphs import pair_graph
+
+
+@dataclass(frozen=True, eq=False)
+class BulkRelaxation:
+    """Predictions for G pairs of N atoms.
+
+    Attributes:
+        scaled: (N, 3) fractional coordinates.
+        cell: (G, 3, 3) Å.
+        displacement_scales: (N,) Å, mean over the members.
+        volume_scales, shape_scales: (G,), likewise.
+        displacement_variance: (N,) Å², scatter of the members.
+        strain_variance: (G,) likewise, of the strain's Frobenius norm.
+    """
+
+    scaled: Tensor
+    cell: Tensor
+    displacement_scales: Tensor
+    volume_scales: Tensor
+    shape_scales: Tensor
+    displacement_variance: Tensor
+    strain_variance: Tensor
+
+
+@torch.no_grad()
+def relax_pairs(
+    networks: Sequence[DeepRelaxE3], pairs: Pairs, level: str, *, passes: int = 1, atoms_per_batch: int = 20000
+) -> BulkRelaxation:
+    """Relax the unrelaxed crystals of ``pairs`` with the mean of the ``networks``, ``passes`` times over.
+
+    Args:
+        networks: members of an ensemble.
+        pairs: what to relax.
+        level: name of the level of theory to relax to.
+        passes: how often the prediction is made the start of another one.
+        atoms_per_batch: bounds the memory.
+    """
+    bins = torch.div(pairs.counts.cumsum(0), atoms_per_batch, rounding_mode="floor")
+    chunks = torch.arange(len(pairs), device=bins.device).split([n for n in torch.bincount(bins).tolist() if n])
+    parts = []
+    for chunk in chunks:
+        batch = pairs.take(chunk)
+        for _ in range(passes):
+            part = _pass(networks, batch, level)
+            batch = replace(batch, scaled_initial=part.scaled, cell_initial=part.cell)
+        parts.append(part)
+    return BulkRelaxation(
+        **{name: torch.cat([getattr(p, name) for p in parts]) for name in BulkRelaxation.__dataclass_fields__}
+    )
+
+
+def _pass(networks: Sequence[DeepRelaxE3], pairs: Pairs, level: str) -> BulkRelaxation:
+    graph = pair_graph(pairs, networks[0].config.graph)
+    members = [network(graph, network.config.levels.index(level))[-1] for network in networks]
+    displacements = torch.stack([m.displacements for m in members])
+    strains = torch.stack([m.strain for m in members])
+    cell = matrix_product(pairs.cell_initial, symmetric_exponential(strains.mean(dim=0)))
+    moved = rows_times_matrices(displacements.mean(dim=0), torch.linalg.inv(cell)[graph.batch])
+    return BulkRelaxation(
+        scaled=pairs.scaled_initial + moved,
+        cell=cell,
+        displacement_scales=torch.stack([m.displacement_scales for m in members]).mean(dim=0),
+        volume_scales=torch.stack([m.volume_scales for m in members]).mean(dim=0),
+        shape_scales=torch.stack([m.shape_scales for m in members]).mean(dim=0),
+        displacement_variance=(displacements - displacements.mean(dim=0)).square().sum(dim=2).mean(dim=0),
+        strain_variance=(strains - strains.mean(dim=0)).square().sum(dim=(2, 3)).mean(dim=0),
+    )
+
+
+def errors(pairs: Pairs, scaled: Tensor, cell: Tensor) -> dict[str, Tensor]:
+    """Errors (G,) of predicted crystals: coordinates and cell in Å, volume in Å³, and relative volume."""
+    true_volume = torch.linalg.det(pairs.cell_relaxed).abs()
+    volume = volume_error(cell, pairs.cell_relaxed)
+    return {
+        "coordinates": coordinate_mae(scaled, pairs.scaled_relaxed, pairs.cell_relaxed, pairs.batch),
+        "cell": lattice_mae(cell, pairs.cell_relaxed),
+        "volume": volume,
+        "relative_volume": volume / true_volume,
+    }

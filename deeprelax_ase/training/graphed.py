@@ -1,0 +1,50 @@
+"""A step of fixed shapes as one CUDA graph: thousands of kernels, launched as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+#: Runs before the recording, so that everything is compiled and allocated.
+_WARM_UP = 3
+
+
+class GraphedStep:
+    """Records ``step`` at its first call and replays it after that.
+
+    Args:
+        step: takes tensors and computes tensors, and gradients of the parameters of ``network`` by ``backward()``.
+        network: its gradients are set by each call, not added to.
+    """
+
+    def __init__(self, step: Callable[[list[Tensor]], list[Tensor]], network: nn.Module) -> None:
+        self.step, self.network = step, network
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The outputs for ``inputs``, which have the shapes of the first call's; overwritten by the next call."""
+        if self._graph is None:
+            self._record(inputs)
+        for held, given in zip(self._inputs, inputs, strict=True):
+            held.copy_(given)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._outputs
+
+    def _record(self, inputs: list[Tensor]) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self.network.zero_grad(set_to_none=True)
+                self.step(self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.network.zero_grad(set_to_none=True)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = self.step(self._inputs)

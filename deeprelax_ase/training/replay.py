@@ -1,0 +1,52 @@
+"""The network's own predictions as unrelaxed crystals: what a second pass sees is learnt before it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+
+
+class Replay:
+    """The last prediction for each of ``pairs``, the unrelaxed crystal until there is one."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.scaled, self.cell = pairs.scaled_initial.clone(), pairs.cell_initial.clone()
+
+    def mix(self, crystals: Tensor, share: float, generator: torch.Generator) -> Pairs:
+        """The pairs with the indices ``crystals`` (n,), a ``share`` of them from the last prediction on."""
+        pairs = self.pairs.take(crystals)
+        chosen = torch.rand(len(pairs), device=self.cell.device, generator=generator) < share
+        scaled = self.scaled[self.pairs.atoms_of(crystals)]
+        return replace(
+            pairs,
+            scaled_initial=torch.where(chosen[pairs.batch, None], scaled, pairs.scaled_initial),
+            cell_initial=torch.where(chosen[:, None, None], self.cell[crystals], pairs.cell_initial),
+        )
+
+    def store(self, crystals: Tensor, start: Pairs, displacements: Tensor, strain: Tensor) -> None:
+        """Keep what was predicted for ``crystals`` from ``start``: ``displacements`` (N, 3) in Å and ``strain``.
+
+        Where ``start`` lies at another origin or in other images than the pairs, what is kept does not.
+        """
+        atoms = self.pairs.atoms_of(crystals)
+        cell = matrix_product(start.cell_initial, symmetric_exponential(strain))
+        moved = rows_times_matrices(displacements, torch.linalg.inv_ex(cell).inverse[start.batch])
+        elsewhere = start.scaled_relaxed - self.pairs.scaled_relaxed[atoms]
+        self.scaled[atoms] = start.scaled_initial + moved - elsewhere
+        self.cell[crystals] = cell
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        return {"scaled": self.scaled, "cell": self.cell}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.scaled.copy_(state["scaled"])
+        self.cell.copy_(state["cell"])
