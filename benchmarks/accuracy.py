@@ -7,7 +7,9 @@ python benchmarks/accuracy.py ../shared/data/pairs_universal.npz ../shared/data/
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,24 +17,23 @@ import numpy as np
 import torch
 from environment import environment
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from deeprelax_ase import Crystal, Prediction, Predictor
+from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import Pairs, crystals_of, load_pairs
+from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import build_graph, edge_batch, edge_vectors
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.metrics import (
-    bond_length_mae,
-    cartesian_mae,
-    coordinate_mae,
-    lattice_mae,
-    match_rate,
-    volume_error,
-)
+from deeprelax_ase.metrics import bond_length_mae, cartesian_mae, match_rate
+from deeprelax_ase.training.calibrate import labels_for, thinned
+from deeprelax_ase.training.evaluate import errors
+from deeprelax_ase.training.predicting import predict
+
+#: Å, bounds of the bins of the largest displacement of an atom.
+BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
 
 UNITS = {
     "coordinates": "Å",
@@ -44,20 +45,7 @@ UNITS = {
 }
 
 
-def relax(predictor: Predictor, crystals: Sequence[Crystal], passes: int) -> list[Prediction]:
-    """Predictions for all ``crystals``, the model applied ``passes`` times to its own result."""
-    predictions: list[Prediction] = []
-    for _ in range(passes):
-        stream = predictor.predict_many(crystals)
-        results = list(track(stream, total=len(crystals), description="predicting", transient=True))
-        predictions = [result for result in results if isinstance(result, Prediction)]
-        if failed := [result for result in results if not isinstance(result, Prediction)]:
-            raise RuntimeError(f"{len(failed)} crystals failed, the first with: {failed[0]}")
-        crystals = [p.relaxed for p in predictions]
-    return predictions
-
-
-def errors(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]:
+def measure(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]:
     """Each metric for each of the ``candidates``, against the relaxed crystals of ``pairs``."""
     batch, size = pairs.batch, len(pairs)
     cell = torch.from_numpy(np.stack([c.cell for c in candidates]))
@@ -67,16 +55,34 @@ def errors(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]
     graph = build_graph(crystals_of(pairs, "initial"), backend="torch")
     true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
     lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
-    volume = volume_error(cell, pairs.cell_relaxed)
     measured = {
-        "coordinates": coordinate_mae(scaled, pairs.scaled_relaxed, pairs.cell_relaxed, batch),
+        **errors(pairs, scaled, cell),
         "cartesian": cartesian_mae(positions, true_positions, batch, size),
         "bond_length": bond_length_mae(lengths, true_lengths, edge_batch(graph), size),
-        "lattice": lattice_mae(cell, pairs.cell_relaxed),
-        "volume": volume,
-        "relative_volume": volume / torch.linalg.det(pairs.cell_relaxed).abs(),
     }
-    return {name: values.numpy() for name, values in measured.items()}
+    return {name: measured[name].numpy() for name in UNITS}
+
+
+def by_displacement(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray], largest: np.ndarray, chosen: np.ndarray
+) -> list[dict]:
+    """Coordinates' errors of the ``chosen`` crystals in bins of the ``largest`` displacement of one of their atoms."""
+    rows = []
+    for low, high in itertools.pairwise(BINS):
+        inside = chosen & (largest >= low) & (largest < high)
+        if inside.any():
+            rows.append(
+                {
+                    "from": low,
+                    "to": high if math.isfinite(high) else None,
+                    "crystals": int(inside.sum()),
+                    "unrelaxed": float(before["coordinates"][inside].mean()),
+                    "predicted": float(after["coordinates"][inside].mean()),
+                    "predicted_median": float(np.median(after["coordinates"][inside])),
+                    "unit": "Å",
+                }
+            )
+    return rows
 
 
 def summarise(
@@ -109,34 +115,48 @@ def main() -> None:
     """Evaluate, print a table and write JSON."""
     arguments = _parser().parse_args()
     solver = None if arguments.bound_scale is None else EDGSettings(bound_scale=arguments.bound_scale)
-    predictor = Predictor(arguments.model, solver=solver, keep_symmetry=not arguments.no_symmetry)
+    predictor = Predictor(
+        arguments.model,
+        solver=solver,
+        keep_symmetry=not arguments.no_symmetry,
+        passes=arguments.passes,
+        graph_backend="torch",
+    )
+    labels = labels_for(predictor.model.card.level)
     report: dict = {
         "environment": environment(),
         "model": predictor.model_name,
+        "passes": predictor.passes,
         "split": arguments.split,
         "results": {},
     }
     for file in arguments.data:
-        pairs = load_pairs(file)
-        index = (pairs.split == SPLITS[arguments.split]).nonzero().squeeze(1)
-        if arguments.limit:  # evenly spaced: the files are ordered by origin
-            index = index[:: max(1, len(index) // arguments.limit)]
-        pairs = pairs.take(index)
+        pairs = thinned(load_pairs(file, labels=labels).in_split(arguments.split), arguments.thin)
         initial, relaxed = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed")
-        predictions = relax(predictor, initial, arguments.passes)
-        predicted = [p.relaxed for p in predictions]
-        before, after = errors(initial, pairs), errors(predicted, pairs)
-        uncertainty = np.array([p.uncertainty.total for p in predictions])
-        moved = np.array([np.abs(p.displacements).mean() for p in relax(predictor, relaxed, 1)])
+        cache = arguments.cache and arguments.cache / f"{predictor.model_name}-{file.stem}-{arguments.split}.npz"
+        result = predict(predictor, initial, cache)
+        predicted = result.crystals
+        before, after = measure(initial, pairs), measure(predicted, pairs)
+        largest = displacement_sizes(pairs).numpy()
+        again = predict(predictor, relaxed[:: arguments.again])
+        stayed = list(zip(relaxed[:: arguments.again], again.crystals, strict=True))
+        moved = np.array([np.abs(r.positions - c.scaled_positions @ r.cell).mean() for c, r in stayed])
+        swelled = np.array([abs(r.volume / c.volume - 1) for c, r in stayed])
         dft = pairs.dft.numpy()
         for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
-            result = summarise(before, after, uncertainty, chosen)
+            found = summarise(before, after, result.uncertainty, chosen)
+            found["by_largest_displacement"] = by_displacement(before, after, largest, chosen)
             if not arguments.no_match:
                 picks = np.flatnonzero(chosen)
-                result["match_rate"] = matched(*([c[i] for i in picks] for c in (initial, predicted, relaxed)))
-            result["already_relaxed_moves"] = {"predicted": float(moved[chosen].mean()), "unit": "Å"}
-            report["results"][f"{file.stem}, {part}"] = result
-            _show(f"{file.stem}, {arguments.split}, {part}", result)
+                found["match_rate"] = matched(*([c[i] for i in picks] for c in (initial, predicted, relaxed)))
+            still = moved[chosen[:: arguments.again]]
+            found["already_relaxed_moves"] = {"predicted": float(still.mean()), "unit": "Å"}
+            found["already_relaxed_swells"] = {
+                "predicted": float(swelled[chosen[:: arguments.again]].mean()),
+                "unit": "",
+            }
+            report["results"][f"{file.stem}, {part}"] = found
+            _show(f"{file.stem}, {arguments.split}, {part}", found)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -147,18 +167,22 @@ def _show(title: str, result: dict[str, dict]) -> None:
     for column in ("metric", "unrelaxed", "predicted", "ratio"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, row in result.items():
-        cells = [f"{row[key]:.4g}" if key in row else "" for key in ("unrelaxed", "predicted", "ratio")]
-        table.add_row(f"{name} {row['unit']}", *cells)
+        for line in row if isinstance(row, list) else [row]:
+            label = f"coordinates, {line['from']}-{line['to']} Å" if isinstance(row, list) else name
+            cells = [f"{line[key]:.4g}" if key in line else "" for key in ("unrelaxed", "predicted", "ratio")]
+            table.add_row(f"{label} {line['unit']}", *cells)
     Console().print(table)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE-v0")
+    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
     parser.add_argument("--split", choices=sorted(SPLITS), default="test")
-    parser.add_argument("--limit", type=int, help="only about so many crystals of each file, evenly spaced")
-    parser.add_argument("--passes", type=int, default=1, help="apply the model to its own prediction")
+    parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
+    parser.add_argument("--again", type=int, default=1, help="relax every N-th relaxed crystal again (default all)")
+    parser.add_argument("--passes", type=int, help="of an end-to-end network; the model card's by default")
+    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--bound-scale", type=float, help="width of the solver's bounds; the model card's by default")
     parser.add_argument("--no-symmetry", action="store_true", help="do not project onto the space group")
     parser.add_argument("--no-match", action="store_true", help="leave out the match rate, which is slow")

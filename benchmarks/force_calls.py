@@ -73,17 +73,15 @@ class CountedM3GNet:
 
 #: One of each in a process.
 potential = cache(CountedM3GNet)
-predictor = cache(partial(Predictor, device="cpu"))
+predictor = cache(partial(Predictor, device="cpu", graph_backend="torch"))
 
 
-def jump(crystal: Crystal, model: str, passes: int) -> Crystal:
-    """The crystal that ``model`` predicts, applied ``passes`` times to its own result."""
-    for _ in range(passes):
-        crystal = predictor(model).predict(crystal).relaxed
-    return crystal
+def jump(crystal: Crystal, model: str, passes: int | None) -> Crystal:
+    """The crystal that ``model`` predicts in so many ``passes``."""
+    return predictor(model, passes=passes).predict(crystal).relaxed
 
 
-def relax(task: Task, crystal: Crystal, *, model: str | None, passes: int, fmax: float) -> Run:
+def relax(task: Task, crystal: Crystal, *, model: str | None, passes: int | None, fmax: float) -> Run:
     """Relax positions and cell from the jump of ``model``, or from ``crystal`` itself where that is None."""
     counted = potential()
     counted.calculator.reset()
@@ -106,7 +104,7 @@ def relax_all(pool: Executor, work: partial[Run], tasks: dict[Task, Crystal]) ->
         yield jobs[job], job.result()
 
 
-def jump_cost(crystals: list[Crystal], model: str, passes: int) -> float:
+def jump_cost(crystals: list[Crystal], model: str, passes: int | None) -> float:
     """Median time of the jump over that of a call of the potential, timed in turn, crystal by crystal."""
     calculator, one_shot, times = potential().calculator, partial(jump, model=model, passes=passes), []
     for crystal in crystals * (1 + TIMED_ROUNDS):
@@ -215,7 +213,7 @@ def main() -> None:
             timed = [crystals[i] for i in spaced([i for i in crystals if i not in raised], TIMED_CRYSTALS)]
             cost = pool.submit(jump_cost, timed, model, args.passes).result()  # while the other workers rest
             figures = {f: summarise([(before[i, f], after[i, f]) for i in crystals], cost) for f in args.finish}
-            _show(f"{name}, passes: {args.passes}; a jump takes as long as {cost:.2f} calls", figures)
+            _show(f"{name}, passes: {args.passes or 'by the card'}; a jump takes as long as {cost:.2f} calls", figures)
             lost = failures("unrelaxed", before.values()) + failures("jump", after.values())
             report["results"].append({"model": name, "jump_cost": cost, "finishes": figures, "failures": lost})
     finally:
@@ -235,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
     parser.add_argument("--model", action="append", help=f"may be given several times (default {DEFAULT_MODEL})")
-    parser.add_argument("--passes", type=int, default=1, help="apply the model to its own prediction")
+    parser.add_argument("--passes", type=int, help="of an end-to-end network; the card's number by default")
     parser.add_argument("--finish", nargs="+", choices=FINISHES, default=list(FINISHES), help="default: all")
     parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å (default %(default)s)")
     parser.add_argument("--limit", type=int, default=100, help="crystals, evenly spaced (default %(default)s)")

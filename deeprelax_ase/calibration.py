@@ -1,25 +1,27 @@
 """From a network's scales to errors that mean what they say: expected errors, and bounds that hold nine times in ten.
 
-The expected error is a power law of the signs of error that a prediction carries, fitted on validation crystals; the
-bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al., Neural Networks 24, 842
-(2011): normalised nonconformity scores). A bound is one-sided for errors that cannot be negative.
+The expected error is a power law, with a ceiling, of the signs of error that a prediction carries, fitted on
+validation crystals; the bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al.,
+Neural Networks 24, 842 (2011): normalised nonconformity scores). Bounds are one-sided: errors cannot be negative.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 #: Share of errors that lie within the bounds.
 COVERAGE = 0.9
 
 #: Signs below this say no more than "as good as nothing"; it keeps logarithms finite.
 _FLOOR = 1e-5
+
+#: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
+_ZERO = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,27 +48,31 @@ class ErrorSigns:
     def logarithms(self) -> np.ndarray:
         """(G, 7) natural logarithms, in the order of the fields."""
         columns = [getattr(self, f.name) for f in fields(self)]
-        arrays = [c.double().cpu().numpy() if isinstance(c, Tensor) else np.asarray(c, dtype=float) for c in columns]
+        arrays = [np.asarray(c.cpu() if hasattr(c, "cpu") else c, dtype=float) for c in columns]  # no import of torch
         return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Expected error ``exp(intercept) * prod(sign ** exponent)``, and the factor that makes a bound of it.
+    """Expected error ``p / (1 + p / ceiling)`` with ``p = exp(intercept) * prod(sign ** exponent)``, and its bound.
 
     Attributes:
         intercept: see above.
         exponents: one for each field of :class:`ErrorSigns`.
+        ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
         factor: bound over expected error, at :data:`COVERAGE`.
     """
 
     intercept: float
     exponents: tuple[float, ...]
+    ceiling: float
     factor: float
 
     def expected(self, signs: ErrorSigns) -> np.ndarray:
         """(G,) expected errors."""
-        return np.exp(self.intercept + signs.logarithms() @ np.array(self.exponents))
+        log_power = self.intercept + signs.logarithms() @ np.array(self.exponents)
+        log_ceiling = math.log(self.ceiling)
+        return np.exp(log_ceiling - np.logaddexp(0.0, log_ceiling - log_power))
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,15 @@ class Calibration:
     def read(self, signs: ErrorSigns) -> list[CalibratedError]:
         """The calibrated errors of each crystal."""
         coordinates, volume = self.coordinates.expected(signs), self.volume.expected(signs)
-        outside = (signs.logarithms() > np.log(np.maximum(self.familiar, _FLOOR))).any(axis=1)
+        unfamiliar = signs.logarithms() > np.log(np.maximum(self.familiar, _FLOOR))
+        outside = np.any(unfamiliar, axis=1).tolist()
         return [
             CalibratedError(
                 coordinates=float(c),
                 coordinates_bound=float(c * self.coordinates.factor),
                 volume=float(v),
                 volume_bound=float(v * self.volume.factor),
-                outside=bool(o),
+                outside=o,
             )
             for c, v, o in zip(coordinates, volume, outside, strict=True)
         ]
@@ -112,14 +119,12 @@ class Calibration:
             exponents = tuple(part["exponents"])
             if len(exponents) != len(fields(ErrorSigns)):
                 raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorSigns))} signs of error")
-            return ErrorModel(part["intercept"], exponents, part["factor"])
+            return ErrorModel(part["intercept"], exponents, part["ceiling"], part["factor"])
 
-        return cls(
-            passes=values["passes"],
-            coordinates=model(values["coordinates"]),
-            volume=model(values["volume"]),
-            familiar=tuple(values["familiar"]),
-        )
+        familiar = tuple(values["familiar"])
+        if len(familiar) != len(fields(ErrorSigns)):
+            raise ValueError(f"{len(familiar)} familiar values for {len(fields(ErrorSigns))} signs of error")
+        return cls(values["passes"], model(values["coordinates"]), model(values["volume"]), familiar)
 
 
 @dataclass(frozen=True)
@@ -144,31 +149,49 @@ class CalibratedError:
 def fit_error_model(signs: ErrorSigns, errors: np.ndarray) -> ErrorModel:
     """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
 
-    Errors may be zero. Needs scipy and crepes, which the conformal factor is taken from.
+    Errors of zero are left out, of the factor too: they come from sites that symmetry fixes, and would bend the law,
+    which cannot reach zero, until it said the same of all other crystals. Needs scipy and crepes, which the conformal
+    factor is taken from.
+
+    Raises:
+        ValueError: all errors are zero.
     """
     from crepes import ConformalRegressor
     from scipy.optimize import minimize
 
-    logarithms = signs.logarithms()
+    told = errors > _ZERO
+    if not told.any():
+        raise ValueError("all errors are zero: there is nothing to calibrate")
+    logarithms, errors = signs.logarithms()[told], errors[told]
     centre = logarithms.mean(axis=0)
     design = np.column_stack([np.ones(len(errors)), logarithms - centre])
+    decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # signs that say the same share the exponent
 
     def negative_likelihood(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = design @ parameters
-        ratio = errors * np.exp(-logs)
-        shrink = 1e-3 * parameters[1:]
-        gradient = design.T @ (1 - ratio) / len(errors)
-        gradient[1:] += shrink
-        return float((logs + ratio).mean() + 0.5 * 1e-3 * (parameters[1:] ** 2).sum()), gradient
+        """Its value and gradient at (intercept, exponents, logarithm of the ceiling)."""
+        linear, log_ceiling = parameters[:-1], parameters[-1]
+        logs = design @ linear
+        log_expected = log_ceiling - np.logaddexp(0.0, log_ceiling - logs)
+        saturation = np.exp(log_expected - log_ceiling)
+        ratio = errors * np.exp(np.minimum(-log_expected, 100.0))  # a line search may try anything
+        slack = 1 - ratio
+        value = (log_expected + ratio).mean() + 0.5 * (decay * linear**2).sum()
+        gradient = design.T @ (slack * (1 - saturation)) / len(errors) + decay * linear
+        return float(value), np.append(gradient, (slack * saturation).mean())
 
-    start = np.zeros(design.shape[1])
-    start[0] = math.log(errors.mean())
-    solution = minimize(negative_likelihood, start, jac=True, method="BFGS")
-    intercept, exponents = float(solution.x[0] - solution.x[1:] @ centre), tuple(solution.x[1:].tolist())
-    expected = ErrorModel(intercept, exponents, 1.0).expected(signs)
-    conformal = ConformalRegressor().fit(residuals=errors, sigmas=expected)
+    start = np.zeros(design.shape[1] + 1)
+    start[0], start[-1] = math.log(errors.mean()), math.log(10 * errors.mean())
+    solution = minimize(negative_likelihood, start, jac=True, method="BFGS").x
+    exponents = solution[1:-1]
+    model = ErrorModel(
+        intercept=float(solution[0] - exponents @ centre),
+        exponents=tuple(exponents.tolist()),
+        ceiling=math.exp(solution[-1]),
+        factor=1.0,
+    )
+    conformal = ConformalRegressor().fit(residuals=errors, sigmas=model.expected(signs)[told])
     upper = conformal.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=COVERAGE)[0, 1]
-    return ErrorModel(intercept, exponents, float(upper))
+    return replace(model, factor=float(upper))
 
 
 def fit_calibration(

@@ -58,7 +58,7 @@ _MODELS_EXAMPLES = """\
 Examples:
 
     deeprelax models
-    deeprelax models DeepRelax-PBE-v0
+    deeprelax models DeepRelax-PBE
     deeprelax models --json
 
 Every model relaxes to the minima of one level of theory, and says so.
@@ -125,7 +125,12 @@ def relax(
     ] = DEFAULT_OUTPUT,
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", metavar="NAME", help="Model, by name or path; `deeprelax models` lists them."),
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="NAME",
+            help="Model, by name or path; `deeprelax models` lists them. By default the one for the calculator.",
+        ),
     ] = None,
     calculator: Annotated[
         str,
@@ -160,7 +165,7 @@ def relax(
         _stop("--fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
         frames, file_format = _open(inputs, output)
-        predictor = _load_predictor(model, device)
+        predictor = _load_predictor(model, calculator, device)
         finish = _finisher(calculator, device, fmax=_FMAX if fmax is None else fmax, steps=steps or _STEPS)
     except DeepRelaxError as error:
         _stop(str(error))
@@ -216,11 +221,12 @@ def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
     return chain(ahead, frames), file_format
 
 
-def _load_predictor(model: str | None, device: Device) -> Predictor:
+def _load_predictor(model: str | None, calculator: str, device: Device) -> Predictor:
+    from deeprelax_ase.models import DEFAULT_MODEL, M3GNET_MODEL
     from deeprelax_ase.predictor import Predictor
 
-    chosen: dict[str, Any] = {} if model is None else {"model": model}
-    return Predictor(**chosen, device=device.value)
+    by_m3gnet = calculator.lower().partition(":")[0] == "m3gnet"
+    return Predictor(model or (M3GNET_MODEL if by_m3gnet else DEFAULT_MODEL), device=device.value)
 
 
 def _finisher(name: str, device: Device, *, fmax: float, steps: int) -> Callable[..., Iterator[Outcome]]:

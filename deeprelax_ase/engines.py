@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.stretch import keep_orientation
 from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, neighbor_graph
 from deeprelax_ase.models import Model
-from deeprelax_ase.nn.deeprelax_e3 import moved_vectors, network_input
+from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
 from deeprelax_ase.quantities import Relaxation, RelaxationQuantities
 from deeprelax_ase.uncertainty import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
@@ -158,7 +158,8 @@ def _refine(model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: b
     """What every member predicts, along a leading member axis."""
     given = network_input(graph, model.level)
     given = given._replace(vectors=edge_vectors(graph).to(dtype))
-    return _stacked([network.refine(given, keep_cell=not relax_cell)[-1] for network in model.networks])
+    networks = cast("list[DeepRelaxE3]", list(model.networks))
+    return _stacked([network.refine(given, keep_cell=not relax_cell)[-1] for network in networks])
 
 
 def _mean(members: Relaxation) -> Relaxation:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: The model that is used where none is named.
 DEFAULT_MODEL = "DeepRelax-PBE"
 
+#: The model whose crystals lie in the minima of M3GNet-MP-2021.2.8-PES.
+M3GNET_MODEL = "DeepRelax-M3GNet"
+
 #: Folder of the weights that ship with the package.
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -135,7 +138,7 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     Raises:
         ModelError: there is no such model, or its files are damaged or of another version.
     """
-    card_file = _card_file(name)
+    card_file = card_file_of(name)
     card = ModelCard.read(card_file)
     weights = card_file.with_name(card.weights) if card.weights else card_file.with_suffix(".safetensors")
     if not weights.exists():
@@ -149,7 +152,7 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
 
 
 def save_model(
-    networks: Sequence[DeepRelax] | Sequence[DeepRelaxE3], folder: str | os.PathLike, name: str, **card: Any
+    networks: Sequence[DeepRelax | DeepRelaxE3], folder: str | os.PathLike, name: str, **card: Any
 ) -> ModelCard:
     """Write the members of an ensemble as ``NAME.safetensors``, half precision, and its card as ``NAME.json``.
 
@@ -196,7 +199,12 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _card_file(name: str | os.PathLike) -> Path:
+def card_file_of(name: str | os.PathLike) -> Path:
+    """The card that ``name`` stands for, see :func:`load_model`.
+
+    Raises:
+        ModelError: there is no model of that name.
+    """
     path = Path(name).expanduser()
     if path.suffix in (".json", ".safetensors"):
         return path.with_suffix(".json")
@@ -228,8 +236,8 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
         if held != (expected := {f"member{m}" for m in range(card.members)}) or not expected:
             raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
         make, config = _parts_of(card)
-        if card.level and card.level not in config.levels:
-            raise ValueError(f"the card's level {card.level!r} is none of the network's {config.levels}")
+        if card.level and card.level not in (levels := getattr(config, "levels", ())):
+            raise ValueError(f"the card's level {card.level!r} is none of the network's {levels}")
         networks = nn.ModuleList(make(config) for _ in range(card.members))
         for m, network in enumerate(networks):
             prefix = f"member{m}."

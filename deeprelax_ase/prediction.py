@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 #: Values of ``atoms.info["deeprelax_status"]``; of a crystal that failed, the last one and the reason.
 PREDICTED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "converged", "not converged", "failed"
+
+#: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.
+ERROR_KEYS = ("deeprelax_error", "deeprelax_volume_error", "deeprelax_outside")
+
+#: Keys of ``atoms.info`` that this package writes.
+INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +81,21 @@ class Prediction:
         """(N, 3) Å, how far each atom moves beyond being carried along by the cell."""
         return self.relaxed.positions - self.initial.scaled_positions @ self.relaxed.cell
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What relaxed atoms carry in their ``info``.
+
+        ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
+        expected for the coordinates), ``deeprelax_volume_error`` (expected, relative) and ``deeprelax_outside``
+        (whether the crystal is unlike those that the model knows).
+        """
+        values: dict[str, Any] = {"deeprelax_model": self.model, "deeprelax_uncertainty": float(self.uncertainty.total)}
+        if (error := self.error) is None:
+            return values
+        return values | dict(zip(ERROR_KEYS, (error.coordinates, error.volume, error.outside), strict=True))
+
     def to_atoms(self, template: Atoms | None = None) -> Atoms:
-        """The relaxed crystal as ASE ``Atoms``, with ``info`` keys ``deeprelax_model``, ``deeprelax_uncertainty`` (Å).
+        """The relaxed crystal as ASE ``Atoms``, with :attr:`info` in theirs.
 
         Args:
             template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
@@ -83,5 +103,12 @@ class Prediction:
         atoms = self.initial.to_atoms() if template is None else template.copy()
         atoms.set_cell(self.relaxed.cell)
         atoms.set_positions(self.relaxed.positions, apply_constraint=False)
-        atoms.info.update(deeprelax_model=self.model, deeprelax_uncertainty=self.uncertainty.total)
+        forget(atoms, INFO_KEYS)  # of an earlier run
+        atoms.info.update(self.info)
         return atoms
+
+
+def forget(atoms: Atoms, keys: Iterable[str]) -> None:
+    """Remove ``keys`` from ``atoms.info``, where they are there."""
+    for key in keys:
+        atoms.info.pop(key, None)

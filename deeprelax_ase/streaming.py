@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io import Frame
-from deeprelax_ase.prediction import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED
+from deeprelax_ase.prediction import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.predictor import Predictor
     from deeprelax_ase.writers import FrameWriter
-
-_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ def predict_frames(frames: Iterable[Frame], predictor: Predictor, *, relax_cell:
         remark = "" if result.solver_converged else "the geometry solver did not come to rest"
         relaxed = result.to_atoms(frame.atoms)
         uncertainty = float(result.uncertainty.total)
-        _label(relaxed, predictor.model_name, PREDICTED, uncertainty)
+        relaxed.info["deeprelax_status"] = PREDICTED
         yield Outcome(frame.label, PREDICTED, relaxed, uncertainty, result.volume_change, remark)
     for frame, error in waiting:
         if error is not None:
@@ -170,8 +168,7 @@ def _keep_results(atoms: Atoms, calculator: Calculator) -> None:
 
 
 def _label(atoms: Atoms, model: str, status: str, uncertainty: float | None) -> None:
-    for key in _KEYS:  # of an earlier run
-        atoms.info.pop(key, None)
+    forget(atoms, INFO_KEYS)  # of an earlier run
     atoms.info.update(deeprelax_model=model, deeprelax_status=status)
     if uncertainty is not None:
         atoms.info["deeprelax_uncertainty"] = uncertainty

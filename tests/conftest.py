@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from deeprelax_ase.models import Model, load_model
+from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.structure import Crystal
+from tests.crystals import BY_DISTANCES, END_TO_END
 
 # Seeded and without files of its own; no deadline, because the machine may be busy.
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
@@ -32,6 +35,34 @@ def needs_dgl() -> None:
     for name in ("dgl", "matgl"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Callable[[str], Model]:
+    """``shipped("DeepRelax-PBE")``: a model, loaded once."""
+    return cache(load_model)
+
+
+@pytest.fixture(scope="module", params=[END_TO_END, BY_DISTANCES])
+def model(request: pytest.FixtureRequest, shipped: Callable[[str], Model]) -> Model:
+    """A shipped model of each architecture."""
+    return shipped(request.param)
+
+
+@pytest.fixture(scope="module")
+def make(model: Model) -> Callable[..., Predictor]:
+    """Predictors on the CPU that share their weights."""
+    return lambda **kwargs: Predictor(**{"model": model, "device": "cpu", "graph_backend": "torch", **kwargs})
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["symmetry kept", "symmetry free"])
+def exact(make: Callable[..., Predictor], request: pytest.FixtureRequest) -> Predictor:
+    return make(dtype="float64", keep_symmetry=request.param)
+
+
+@pytest.fixture(scope="module")
+def predictor(make: Callable[..., Predictor]) -> Predictor:
+    return make()
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str]]:
-    """The models and devices that the command line asked for; it gets the stand-in."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str, str]]:
+    """The models, calculators and devices that the command line asked for; it gets the stand-in."""
     asked = []
 
-    def load(model, device):
-        asked.append((model, device.value))
+    def load(model, calculator, device):
+        asked.append((model, calculator, device.value))
         return StandInPredictor()
 
     monkeypatch.setattr(cli, "_load_predictor", load)
@@ -73,7 +73,7 @@ class TestRelax:
         result = deeprelax("relax", "POSCAR", "-o", "CONTCAR")
         assert result.exit_code == 0, result.output
         np.testing.assert_allclose(read("CONTCAR").cell.lengths(), 3.6 * SHRINKAGE)
-        assert asked == [(None, "auto")]
+        assert asked == [(None, "none", "auto")]
 
     def test_default_output_and_info(self, deeprelax, crystals):
         write("set.extxyz", crystals)
@@ -98,7 +98,7 @@ class TestRelax:
     def test_model_and_device(self, deeprelax, asked, crystals):
         write("POSCAR", crystals[0])
         deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
-        assert asked == [("My-Model", "cpu")]
+        assert asked == [("My-Model", "none", "cpu")]
 
     def test_fixed_cell(self, deeprelax, crystals):
         write("set.extxyz", crystals[0])
@@ -225,7 +225,7 @@ class TestUsage:
         assert Path("set.extxyz").read_bytes() == before
 
     def test_an_unknown_model(self, deeprelax, monkeypatch, crystals):
-        def load(model, device):
+        def load(model, calculator, device):
             raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
 
         monkeypatch.setattr(cli, "_load_predictor", load)
@@ -293,7 +293,7 @@ def test_interrupted(deeprelax, monkeypatch, crystals):
             yield from list(super().predict_many(structures, relax_cell=relax_cell))[:2]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load_predictor", lambda model, device: Interrupted())
+    monkeypatch.setattr(cli, "_load_predictor", lambda *arguments: Interrupted())
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz", "-o", "out.cif")
     assert result.exit_code == 130

@@ -6,16 +6,22 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from deeprelax_ase.calibration import Calibration
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import build_graph
 from deeprelax_ase.models import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models, load_model, save_model, sha256
-from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
+from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 
 SMALL = DeepRelaxConfig(channels=8, num_layers=1, num_basis=8)
+SMALL_E3 = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8, levels=("PBE", "M3GNet"))
+WEIGHTS_OF_BOTH = "both.safetensors"
+
+#: Fewest members of an ensemble: the paper's network knows its error by their scatter alone, the end-to-end one has
+#: calibrated scales and no more than a sign of error in the scatter.
+LEAST_MEMBERS = {"DeepRelax": 3, "DeepRelaxE3": 2}
 WORDS = {
     "description": "two small networks",
     "level_of_theory": "none",
@@ -25,10 +31,11 @@ WORDS = {
 }
 
 
-def networks(count: int = 2, config: DeepRelaxConfig = SMALL) -> list[DeepRelax]:
+def networks(count: int = 2, config: DeepRelaxConfig | DeepRelaxE3Config = SMALL) -> list:
     """Networks whose every parameter matters, unlike those freshly made: their last layers are zero."""
     torch.manual_seed(7)
-    made = [DeepRelax(config).eval() for _ in range(count)]
+    make = DeepRelax if isinstance(config, DeepRelaxConfig) else DeepRelaxE3
+    made = [make(config).eval() for _ in range(count)]
     for network in made:
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -40,6 +47,14 @@ def saved(tmp_path: Path) -> Path:
     """The card of a small model."""
     save_model(networks(), tmp_path, "small", **WORDS)
     return tmp_path / "small.json"
+
+
+@pytest.fixture
+def saved_levels(tmp_path: Path) -> list[Path]:
+    """The cards of two levels of theory that one small end-to-end ensemble knows."""
+    for level in SMALL_E3.levels:
+        save_model(networks(config=SMALL_E3), tmp_path, f"to-{level}", level=level, weights=WEIGHTS_OF_BOTH, **WORDS)
+    return [tmp_path / f"to-{level}.json" for level in SMALL_E3.levels]
 
 
 def edit(card: Path, **values) -> None:
@@ -64,11 +79,11 @@ class TestShippedCards:
         assert ModelCard.read(WEIGHTS / f"{card.name}.json") == card
 
     def test_weights_are_those_described(self, card: ModelCard):
-        assert sha256(WEIGHTS / f"{card.name}.safetensors") == card.sha256
+        assert sha256(WEIGHTS / (card.weights or f"{card.name}.safetensors")) == card.sha256
 
     def test_counts(self, card: ModelCard):
         model = load_model(card.name)
-        assert len(model.networks) == card.members >= 3  # fewer could hardly disagree
+        assert len(model.networks) == card.members >= LEAST_MEMBERS[card.architecture]
         assert {sum(p.numel() for p in network.parameters()) for network in model.networks} == {card.parameters}
 
     def test_weights_are_finite_and_frozen(self, card: ModelCard):
@@ -86,12 +101,23 @@ class TestShippedCards:
     def test_elements_are_sorted_atomic_numbers(self, card: ModelCard):
         assert card.elements == sorted(set(card.elements))
         assert card.elements[0] >= 1
-        assert card.elements[-1] <= DeepRelaxConfig.from_dict(card.config).num_elements
+        assert card.elements[-1] <= load_model(card.name).config.num_elements
+
+    def test_network_and_level_are_those_described(self, card: ModelCard):
+        model = load_model(card.name)
+        network, config = ARCHITECTURES[card.architecture]
+        assert {type(member) for member in model.networks} == {network}
+        assert isinstance(model.config, config)
+        if card.architecture == "DeepRelaxE3":
+            assert model.config.levels[model.level] == card.level
+            assert card.name == f"DeepRelax-{card.level}"
+            assert Calibration.from_dict(card.calibration).passes == card.passes >= 1
 
     def test_says_what_it_relaxes_to(self, card: ModelCard):
         for text in (card.description, card.level_of_theory, card.training_data, card.split, card.licence):
             assert text.strip()
         assert card.limits
+        assert card.metrics
 
     def test_holds_no_path_of_the_machine_it_was_made_on(self, card: ModelCard):
         def strings(value):
@@ -107,7 +133,7 @@ class TestShippedCards:
 
 
 def test_all_weights_are_small_enough_to_ship():
-    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 25e6
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 40e6
 
 
 # Loading
@@ -234,23 +260,30 @@ def test_files_can_move(saved: Path, tmp_path: Path):
 # Saving
 
 
-def test_round_trip_loses_but_the_second_half_of_each_number(tmp_path: Path, sample_crystals):
-    made = networks()
+@pytest.mark.parametrize("config", [SMALL, SMALL_E3], ids=["DeepRelax", "DeepRelaxE3"])
+def test_round_trip_loses_but_the_second_half_of_each_number(tmp_path: Path, sample_crystals, config):
+    made = networks(config=config)
     save_model(made, tmp_path, "small", **WORDS)
     loaded = load_model(tmp_path / "small.json")
-    graph = build_graph([sample_crystals["triclinic"], sample_crystals["hcp"]], backend="torch")
-    exact = [network.double()(graph) for network in made]
+    assert loaded.card.architecture == type(made[0]).__name__
+    graph = build_graph(
+        [sample_crystals["triclinic"], sample_crystals["hcp"]], backend="torch", settings=loaded.config.graph
+    )
+
+    def output(network) -> dict[str, torch.Tensor]:
+        result = network.double()(graph)
+        return vars(result[-1] if isinstance(result, list) else result)
+
+    exact = [output(network) for network in made]
     for network in made:
         for parameter in network.parameters():
             parameter.data = parameter.half().double()
-    loaded.networks.double()
-    got = loaded.quantities(graph)
-    for m, network in enumerate(made):
-        expected = network(graph)
-        for name in vars(expected):
-            torch.testing.assert_close(getattr(got, name)[m], getattr(expected, name), rtol=0, atol=0)
-        assert not torch.equal(got.distances[m], exact[m].distances)
-        torch.testing.assert_close(got.distances[m], exact[m].distances, rtol=5e-3, atol=5e-3)
+    for got, before, network in zip(map(output, loaded.networks), exact, made, strict=True):
+        for name, expected in output(network).items():
+            torch.testing.assert_close(got[name], expected, rtol=0, atol=1e-15)
+        first = next(iter(got))
+        assert not torch.equal(got[first], before[first])
+        torch.testing.assert_close(got[first], before[first], rtol=5e-3, atol=5e-3)
 
 
 def test_saving_leaves_the_networks_alone(tmp_path: Path):
@@ -286,9 +319,46 @@ def test_cards_round_trip(tmp_path: Path):
     assert "Å" in (tmp_path / "card.json").read_text(encoding="utf-8")
 
 
-def test_quantities_keep_the_cell_where_asked(saved: Path, sample_crystals):
-    graph = build_graph([sample_crystals["triclinic"]], backend="torch", dtype=torch.float32)
-    model = load_model(saved)
-    kept, free = model.quantities(graph, keep_cell=True), model.quantities(graph)
-    np.testing.assert_array_equal(kept.cell.numpy(), graph.cell.expand(2, 1, 3, 3).numpy())
-    assert (free.cell - graph.cell).abs().max() > 1e-3
+# Levels of theory
+
+
+def test_cards_of_two_levels_share_their_weights(saved_levels: list[Path]):
+    assert {file.name for file in saved_levels[0].parent.iterdir()} == {
+        *(f.name for f in saved_levels),
+        WEIGHTS_OF_BOTH,
+    }
+    pbe, m3gnet = map(load_model, saved_levels)
+    assert (pbe.level, m3gnet.level) == (0, 1)
+    assert pbe.card.sha256 == m3gnet.card.sha256
+    for a, b in zip(pbe.networks.parameters(), m3gnet.networks.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_that_another_card_names_are_missed(saved_levels: list[Path]):
+    saved_levels[0].with_name(WEIGHTS_OF_BOTH).unlink()
+    with pytest.raises(ModelError, match=r"to-PBE: the weights .*both\.safetensors are missing"):
+        load_model(saved_levels[0])
+
+
+def test_unknown_level(saved_levels: list[Path]):
+    edit(saved_levels[0], level="CCSD")
+    with pytest.raises(ModelError, match=r"the card's level 'CCSD' is none of the network's \('PBE', 'M3GNet'\)"):
+        load_model(saved_levels[0])
+
+
+def test_level_of_a_network_that_knows_none(saved: Path):
+    edit(saved, level="PBE")
+    with pytest.raises(ModelError, match="PBE"):
+        load_model(saved)
+
+
+def test_unknown_architecture(saved: Path):
+    edit(saved, architecture="DeepRelaxE4")
+    with pytest.raises(ModelError, match=r"Unknown architecture 'DeepRelaxE4', must be one of \('DeepRelax', 'Deep"):
+        load_model(saved)
+
+
+def test_architecture_of_other_weights(saved: Path):
+    edit(saved, architecture="DeepRelaxE3", config=SMALL_E3.to_dict())
+    with pytest.raises(ModelError, match="does not fit its card"):
+        load_model(saved)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from deeprelax_ase.graph.settings import GraphSettings
 
+Record = TypeVar("Record")
 DistanceBaseline = Literal["none", "carried"]
 LatticeHeadKind = Literal["absolute", "residual", "strain"]
 
@@ -91,12 +92,19 @@ class DeepRelaxConfig:
         Raises:
             ValueError: a key is unknown, so the file is of another version.
         """
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(
-                f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version"
-            )
-        return cls(**values)
+        return from_known_fields(cls, values)
+
+
+def from_known_fields(record: type[Record], values: dict[str, Any]) -> Record:
+    """The dataclass ``record`` made of ``values``.
+
+    Raises:
+        ValueError: there is a key that is no field of it.
+    """
+    unknown = set(values) - {f.name for f in fields(record)}  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version")
+    return record(**values)
 
 
 _PRINTED: dict[str, Any] = {

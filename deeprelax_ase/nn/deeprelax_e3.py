@@ -12,9 +12,10 @@ from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, 
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
+from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import symmetric_exponential
-from deeprelax_ase.nn.messages import WEIGHTS, EdgeLists, aggregate, edge_lists
+from deeprelax_ase.nn.messages import WEIGHTS, aggregate
 from deeprelax_ase.quantities import Relaxation
 
 #: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
@@ -54,12 +55,13 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, h: Tensor, radial: Tensor, directions: Tensor, edges: EdgeLists
-    ) -> tuple[Tensor, Tensor]:
-        """New features x (N, F) and h (N, 8, F)."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """New features x (N, F) and h (N, 8, F), and what :class:`~deeprelax_ase.nn.e3_layers.Refinement` reads off."""
         for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
             weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
-            x, h = update(x, h, aggregate(*sources(x, h), weights, directions, edges))
-        return x, h
+            scalars, stacks = sources(x, h)
+            x, h = update(x, h, aggregate(scalars, stacks, weights, directions, edges))
+        return x, h, self.refinement(x, h)
 
 
 class DeepRelaxE3(nn.Module):
@@ -98,8 +100,7 @@ class DeepRelaxE3(nn.Module):
             # Each block learns from the geometry that it is given, as it would from any other start: no gradient flows
             # back through it.
             vectors = moved_vectors(given, displacements.detach(), strain.detach())
-            x, h = block(x, h, *self._edge_features(vectors), given.edges)
-            shift, coefficients, raw = block.refinement(x, h)
+            x, h, (shift, coefficients, raw) = block(x, h, *self._edge_features(vectors), given.edges)
             if keep_cell:
                 coefficients = torch.zeros_like(coefficients)
             displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)

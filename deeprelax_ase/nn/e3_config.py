@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.nn.config import from_known_fields
 
 _LEAST = {"channels": 1, "num_blocks": 1, "layers_per_block": 1, "num_basis": 2, "num_elements": 1}
 
@@ -62,9 +63,4 @@ class DeepRelaxE3Config:
         Raises:
             ValueError: a key is unknown, so the file is of another version.
         """
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(
-                f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version"
-            )
-        return cls(**values)
+        return from_known_fields(cls, values)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deeprelax_ase.nn.messages import ROWS, STACK, EdgeLists
+from deeprelax_ase.nn.edge_lists import EdgeLists
 
 _BLOCK = 128
 
@@ -151,7 +151,7 @@ class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists):
         num_atoms, channels = scalars.shape[0], scalars.shape[-1]
-        out = weights.new_empty(num_atoms, ROWS, channels)
+        out = weights.new_empty(num_atoms, 1 + stacks.shape[1], channels)
         grid = (num_atoms, triton.cdiv(channels, _BLOCK))
         _forward[grid](
             scalars, stacks, weights, harmonics, edges.source, edges.destination_starts, out, F=channels, BLOCK=_BLOCK
@@ -161,7 +161,7 @@ class _Aggregate(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor):
         scalars, stacks, weights, harmonics = ctx.saved_tensors
         edges, channels = ctx.edges, scalars.shape[-1]
         gradients = torch.empty_like(scalars), torch.empty_like(stacks), torch.empty_like(weights)
@@ -182,7 +182,6 @@ def fused_aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics:
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (scalars, stacks, weights))
     if wants_gradient and not len(edges.source_starts):
         raise ValueError("edge_lists(..., gradient=True) is needed to train")
-    assert stacks.shape[1] == STACK
     dtype = weights.dtype
     inputs = scalars.to(dtype).contiguous(), stacks.to(dtype).contiguous(), weights.contiguous()
     return _Aggregate.apply(*inputs, harmonics.float().contiguous(), edges)

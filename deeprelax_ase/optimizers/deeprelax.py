@@ -16,7 +16,8 @@ from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.freedom import freedom_of, refuse_constraints, refuse_missing_stress
 from deeprelax_ase.optimizers.restart import JumpRecord, read_record, write_record
 from deeprelax_ase.optimizers.shared import shared_predictor
-from deeprelax_ase.prediction import CONVERGED, NOT_CONVERGED, PREDICTED
+from deeprelax_ase.optimizers.target import model_for
+from deeprelax_ase.prediction import CONVERGED, ERROR_KEYS, INFO_KEYS, NOT_CONVERGED, PREDICTED, forget
 from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class DeepRelaxOptimizer(Optimizer):
     Atoms without a calculator (or with stored results of a file) are left at the prediction. Nothing can be said about
     forces then, so ``run`` returns whether the prediction was made and its geometry solver came to rest.
 
-    Positions and, where it may move, the cell are changed, and three keys of ``atoms.info`` are written:
-    ``deeprelax_model``, ``deeprelax_uncertainty`` (Å) and ``deeprelax_status``, one of ``"predicted"`` (the atoms are
-    where the model put them, and not converged or not checked), ``"converged"`` and ``"not converged"`` (of a finish).
-    Atoms are not wrapped into the cell.
+    Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
+    :attr:`~deeprelax_ase.prediction.Prediction.info`, the calibrated errors until the finish moves on, and
+    ``deeprelax_status``, one of ``"predicted"`` (the atoms are where the model put them, and not converged or not
+    checked), ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
 
     Attributes:
         prediction: the :class:`~deeprelax_ase.prediction.Prediction`, with uncertainties and timings; None before the
@@ -55,7 +56,8 @@ class DeepRelaxOptimizer(Optimizer):
         logfile: file, path, ``"-"`` for the terminal or None for no log.
         trajectory: path of a trajectory file, or an open ``Trajectory``.
         append_trajectory: append to the file at ``trajectory`` instead of replacing it.
-        model: name or path of a model; None for the default one.
+        model: name or path of a model; None for the one that jumps nearest to the minima of the atoms' calculator:
+            ``DeepRelax-M3GNet`` for M3GNet, ``DeepRelax-PBE`` otherwise.
         predictor: a :class:`~deeprelax_ase.predictor.Predictor` to use, instead of ``model``, ``device`` and
             ``graph_backend``. Default predictors are loaded at the first jump and shared in the process.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
@@ -115,7 +117,8 @@ class DeepRelaxOptimizer(Optimizer):
     def predictor(self) -> Predictor:
         """The predictor of the jump, loaded when first asked for."""
         if self._predictor is None:
-            self._predictor = shared_predictor(**self._predictor_options)
+            model = self._predictor_options["model"] or model_for(self._freedom.atoms.calc)
+            self._predictor = shared_predictor(**{**self._predictor_options, "model": model})
         return self._predictor
 
     def todict(self) -> dict[str, Any]:
@@ -166,6 +169,7 @@ class DeepRelaxOptimizer(Optimizer):
         else:
             self._make_finisher().step()
             self._at_prediction = False
+            forget(self._freedom.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
@@ -197,6 +201,8 @@ class DeepRelaxOptimizer(Optimizer):
         if moves_cell:
             atoms.set_cell(prediction.relaxed.cell)
         atoms.set_positions(prediction.relaxed.positions)
+        forget(atoms, INFO_KEYS)  # of an earlier run
+        atoms.info.update(prediction.info)
         self._save()
 
     def _make_finisher(self) -> Optimizer:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -56,9 +57,21 @@ def _paper(arguments: argparse.Namespace) -> tuple[DeepRelaxConfig, TrainingSett
 
 
 def _end_to_end(arguments: argparse.Namespace) -> tuple[DeepRelaxE3Config, TrainingSettings, Pairs]:
-    changes = dict(text.split("=", 1) for text in arguments.set)
-    config, settings = departing({name: json.loads(value) for name, value in changes.items()})
+    config, settings = departing(dict(arguments.set))
     return config, settings, training_pairs(arguments.data)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a pair, the value read as JSON."""
+    name, sign, value = text.partition("=")
+    if name in ("seconds", "max_steps", "compile", "seed"):
+        raise argparse.ArgumentTypeError(f"{name} has an option of its own, --{name.replace('_', '-')}")
+    try:
+        if not sign:
+            raise ValueError("there is no =")
+        return name, json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with a value in JSON: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--network", choices=("e3", "paper"), default="e3", help="default %(default)s")
     parser.add_argument(
         "--set",
+        type=_setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",

@@ -11,7 +11,8 @@ from torch import Tensor
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.nn.messages import EdgeLists
+from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
+from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
@@ -56,8 +57,8 @@ class DeepRelaxE3Task:
         """Everything but the sum over neighbours, which is a kernel of its own on CUDA."""
         network = self.network
         network._edge_features = torch.compile(network._edge_features, dynamic=False)  # type: ignore[method-assign]
-        for block in network.blocks:
-            for part in (*block.sources, *block.updates, block.refinement):
+        for part in network.modules():
+            if isinstance(part, Sources | Update | Refinement):
                 part.compile(dynamic=False)
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:

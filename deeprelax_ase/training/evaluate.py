@@ -50,7 +50,13 @@ def relax_pairs(
         level: name of the level of theory to relax to.
         passes: how often the prediction is made the start of another one.
         atoms_per_batch: bounds the memory.
+
+    Raises:
+        ValueError: a network does not know ``level``.
     """
+    for network in networks:
+        if level not in network.config.levels:
+            raise ValueError(f"Unknown {level=}, must be one of {network.config.levels}")
     bins = torch.div(pairs.counts.cumsum(0), atoms_per_batch, rounding_mode="floor")
     chunks = torch.arange(len(pairs), device=bins.device).split([n for n in torch.bincount(bins).tolist() if n])
     parts = []
@@ -89,7 +95,7 @@ def errors(pairs: Pairs, scaled: Tensor, cell: Tensor) -> dict[str, Tensor]:
     volume = volume_error(cell, pairs.cell_relaxed)
     return {
         "coordinates": coordinate_mae(scaled, pairs.scaled_relaxed, pairs.cell_relaxed, pairs.batch),
-        "cell": lattice_mae(cell, pairs.cell_relaxed),
+        "lattice": lattice_mae(cell, pairs.cell_relaxed),
         "volume": volume,
         "relative_volume": volume / true_volume,
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
-from deeprelax_ase.nn.messages import EdgeLists
+from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.training.e3_loss import TrueRelaxation
 
 #: Dummy atoms share the dummy edges: with too few of them, each would have far more edges than an atom has.

@@ -24,15 +24,15 @@ def departing(changes: dict[str, Any]) -> tuple[DeepRelaxE3Config, TrainingSetti
     Raises:
         ValueError: there is no such field.
     """
-    records = (CONFIG, SETTINGS, AUGMENTATION)
-    names = [{f.name for f in fields(record)} - {"augmentation"} for record in records]
-    if unknown := set(changes) - set().union(*names):
-        raise ValueError(f"Unknown settings {sorted(unknown)}, must be among {sorted(set().union(*names))}")
-    config, settings, augmentation = (
-        replace(record, **{name: changes[name] for name in known & set(changes)})
-        for record, known in zip(records, names, strict=True)
-    )
-    return config, replace(settings, augmentation=augmentation)
+    known = {f.name for record in (CONFIG, SETTINGS, AUGMENTATION) for f in fields(record)} - {"augmentation"}
+    if unknown := set(changes) - known:
+        raise ValueError(f"Unknown settings {sorted(unknown)}, must be among {sorted(known)}")
+
+    def of(record: Any) -> dict[str, Any]:
+        return {f.name: changes[f.name] for f in fields(record) if f.name in changes}
+
+    augmentation = replace(AUGMENTATION, **of(AUGMENTATION))
+    return replace(CONFIG, **of(CONFIG)), replace(SETTINGS, **of(SETTINGS), augmentation=augmentation)
 
 
 def training_pairs(files: list[Path], *, labels: tuple[str, ...] = ("relaxed", "m3gnet"), dft_copies: int = 3) -> Pairs:

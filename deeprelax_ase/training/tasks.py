@@ -20,7 +20,9 @@ from deeprelax_ase.training.settings import TrainingSettings
 class Task(Protocol):
     """A network in training on some pairs."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """The network in training."""
 
     def compile(self) -> None:
         """Have the costly parts of the network compiled."""

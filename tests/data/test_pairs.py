@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import Pairs, crystals_of, load_pairs
+from deeprelax_ase.data import LEVELS, Pairs, concatenate, crystals_of, load_pairs
 
 COUNTS = (2, 1, 3, 2)
 SPLIT = (0, 2, 0, 1)
@@ -64,7 +64,7 @@ def test_types(file: Path, dtype: torch.dtype) -> None:
     pairs = load_pairs(str(file), dtype=dtype)
     for name in ("scaled_initial", "scaled_relaxed", "cell_initial", "cell_relaxed"):
         assert getattr(pairs, name).dtype == dtype
-    for name in ("numbers", "counts", "split", "batch"):
+    for name in ("numbers", "counts", "level", "split", "batch"):
         assert getattr(pairs, name).dtype == torch.int64
     assert pairs.dft.dtype == torch.bool
 
@@ -99,12 +99,72 @@ def test_take_gives_crystals_in_the_order_asked_for(file: Path, chosen: list[int
     atoms = [a for k in chosen for a in range(raw["offsets"][k], raw["offsets"][k + 1])]
     for name, key in {"numbers": "numbers", "scaled_initial": "frac_initial", "scaled_relaxed": "frac_relaxed"}.items():
         np.testing.assert_array_equal(getattr(taken, name).numpy(), raw[key][atoms])
+    assert taken.level.tolist() == [LEVELS.index("PBE" if DFT[k] else "OAM") for k in chosen]
     for name in ("cell_initial", "cell_relaxed", "dft", "split"):
         np.testing.assert_array_equal(getattr(taken, name).numpy(), raw[name][chosen])
 
 
 def test_take_of_all_changes_nothing(file: Path) -> None:
     assert_equal(load_pairs(file).take(torch.arange(4)), load_pairs(file))
+
+
+@pytest.mark.parametrize("chosen", [[2], [3, 0], [1, 1, 2], []])
+def test_atoms_of_crystals_in_the_order_asked_for(file: Path, chosen: list[int]) -> None:
+    starts = [0, 2, 3, 6, 8]
+    expected = [atom for k in chosen for atom in range(starts[k], starts[k + 1])]
+    assert load_pairs(file).atoms_of(torch.tensor(chosen, dtype=torch.int64)).tolist() == expected
+
+
+def test_concatenated_parts_can_be_taken_apart(file: Path) -> None:
+    pairs = load_pairs(file)
+    parts = [pairs.take(torch.tensor(chosen, dtype=torch.int64)) for chosen in ([3], [], [0, 2])]
+    joined = concatenate(parts)
+    assert_equal(joined, pairs.take(torch.tensor([3, 0, 2])))
+    assert joined.batch.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert_equal(concatenate([pairs]), pairs)
+
+
+# -- labels and levels of theory
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """A file with M3GNet's minima of all crystals but the third, where it failed."""
+    rng = np.random.default_rng(7)
+    own = {"frac_m3gnet": rng.random((8, 3)), "cell_m3gnet": rng.random((4, 3, 3))}
+    own["m3gnet_ok"] = np.array([True, True, False, True])
+    np.savez(tmp_path / "labelled.npz", **arrays(), **own)
+    return tmp_path / "labelled.npz", own
+
+
+def test_relaxed_crystals_are_dfts_minima_or_the_potentials(file: Path) -> None:
+    assert [LEVELS[k] for k in load_pairs(file).level.tolist()] == ["PBE", "PBE", "OAM", "OAM"]
+
+
+def test_labels_of_m3gnet(labelled: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, own = labelled
+    pairs, usual = load_pairs(path, labels="m3gnet"), load_pairs(path)
+    kept = torch.tensor([0, 1, 3])
+    assert pairs.counts.tolist() == [2, 1, 2]
+    assert {LEVELS[k] for k in pairs.level.tolist()} == {"M3GNet"}
+    np.testing.assert_array_equal(pairs.cell_relaxed.numpy(), own["cell_m3gnet"][kept])
+    np.testing.assert_array_equal(pairs.scaled_relaxed.numpy(), own["frac_m3gnet"][[0, 1, 2, 6, 7]])
+    for name in ("numbers", "counts", "scaled_initial", "cell_initial", "dft", "split"):  # as under other labels
+        assert torch.equal(getattr(pairs, name), getattr(usual.take(kept), name)), name
+
+
+@pytest.mark.parametrize("name", ["frac_m3gnet", "m3gnet_ok"])
+def test_a_missing_array_of_the_labels_is_named(labelled, tmp_path: Path, name: str) -> None:
+    own = {key: value for key, value in labelled[1].items() if key != name}
+    np.savez(tmp_path / "part.npz", **arrays(), **own)
+    with pytest.raises(ValueError, match=rf"part\.npz lacks the arrays \['{name}'\]"):
+        load_pairs(tmp_path / "part.npz", labels="m3gnet")
+    assert len(load_pairs(tmp_path / "part.npz")) == 4
+
+
+def test_unknown_labels_are_refused(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"Unknown labels='dft', must be one of \('relaxed', 'm3gnet'\)"):
+        load_pairs(file, labels="dft")
 
 
 def test_splits(file: Path) -> None:

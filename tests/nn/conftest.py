@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.graph.torch_neighbors import build_graph
-from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
+from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.structure import Crystal
 
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
@@ -39,6 +39,23 @@ def network() -> Callable[..., DeepRelax]:
     return make_network
 
 
+def make_e3_network(*, seed: int = 7, shuffled: bool = True, **switches: object) -> DeepRelaxE3:
+    torch.manual_seed(seed)
+    small = {"channels": 8, "num_blocks": 2, "layers_per_block": 2, "num_basis": 10, "levels": ("PBE", "M3GNet")}
+    network = DeepRelaxE3(DeepRelaxE3Config(**{**small, **switches})).double()
+    if shuffled:
+        shuffle_weights(network, spread=1.5)
+        for block in network.blocks:  # so that crystals strain by some per cent, and atoms move by some 0.1 Å
+            shuffle_weights(block.refinement.gates[-1], spread=0.5)
+    return network
+
+
+@pytest.fixture(scope="session")
+def e3_network() -> Callable[..., DeepRelaxE3]:
+    """``e3_network(num_blocks=3)``: a small float64 end-to-end network with random weights."""
+    return make_e3_network
+
+
 @pytest.fixture(scope="session")
 def shuffled() -> Callable[[nn.Module], nn.Module]:
     """``shuffled(head)``: the module in float64 with random weights everywhere."""
@@ -56,7 +73,7 @@ def shuffled() -> Callable[[nn.Module], nn.Module]:
 def graph_of() -> Callable[..., CrystalGraph]:
     """``graph_of(crystals, config)``: the float64 graph that a network of that configuration expects."""
 
-    def build(crystals: Crystal | Sequence[Crystal], config: DeepRelaxConfig) -> CrystalGraph:
+    def build(crystals: Crystal | Sequence[Crystal], config: DeepRelaxConfig | DeepRelaxE3Config) -> CrystalGraph:
         return build_graph([crystals] if isinstance(crystals, Crystal) else crystals, settings=config.graph)
 
     return build

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from deeprelax_ase.models import DEFAULT_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.shared import _load, shared_predictor
 
@@ -33,7 +34,7 @@ def loaded(monkeypatch, predictor):
 def test_a_loop_over_crystals_loads_the_weights_once(make_atoms, loaded):
     for _ in range(3):
         DeepRelaxOptimizer(make_atoms(), logfile=None).run(steps=1)
-    assert loaded == [("default", "auto", "auto")]
+    assert loaded == [(DEFAULT_MODEL, "auto", "auto")]
 
 
 def test_predictor_is_loaded_at_the_jump(make_atoms, loaded):

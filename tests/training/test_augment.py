@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,10 @@ from deeprelax_ase.data import Pairs
 from deeprelax_ase.training.augment import AugmentationSettings, augment
 
 PairsOf = Callable[..., Pairs]
-NOTHING = {"on_the_way": 0.0, "arrived": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
+NOTHING = {"on_the_way": 0.0, "arrived": 0.0, "around": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
 
 
-def augmented(pairs: Pairs, *, seed: int = 11, **shares: float) -> Pairs:
+def augmented(pairs: Pairs, *, seed: int = 11, **shares: Any) -> Pairs:
     return augment(pairs, AugmentationSettings(**{**NOTHING, **shares}), torch.Generator().manual_seed(seed))
 
 
@@ -52,7 +54,7 @@ def test_nothing_asked_for_nothing_changed(pairs_of: PairsOf) -> None:
 def test_labels_stay_bitwise_unless_rewrapped(pairs_of: PairsOf, shares: dict[str, float]) -> None:
     pairs = pairs_of(20)
     new = augmented(pairs, **shares)
-    for name in ("numbers", "counts", "cell_relaxed", "dft", "split"):
+    for name in ("numbers", "counts", "cell_relaxed", "dft", "level", "split"):
         assert torch.equal(getattr(new, name), getattr(pairs, name)), name
     assert torch.equal(new.scaled_relaxed, pairs.scaled_relaxed) != ("rewrapped" in shares)
     assert not torch.equal(new.scaled_initial, pairs.scaled_initial) or "strained" in shares
@@ -115,6 +117,56 @@ def test_rattling_is_as_large_as_asked_for(pairs_of: PairsOf) -> None:
         assert shake[atoms == n].std().item() == pytest.approx(0.05 * (1 - 1 / n) ** 0.5, rel=0.05)
 
 
+def around_strain(pairs: Pairs, new: Pairs) -> Tensor:
+    return torch.linalg.solve(pairs.cell_relaxed, new.cell_initial) - torch.eye(3)
+
+
+def test_around_lies_around_the_relaxed_crystal_by_amounts_of_all_sizes(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(6000)
+    new = augmented(pairs, around=1.0, around_strain=(0.003, 0.1), around_rattle=(0.01, 0.2))
+    strain = around_strain(pairs, new)
+    torch.testing.assert_close(strain, strain.mT, rtol=0, atol=1e-13)
+    shake = new.scaled_initial - pairs.scaled_relaxed
+    shake = torch.einsum("nk,nkx->nx", shake, new.cell_initial[pairs.batch])
+    # The logarithm of a product: the deviation drawn evenly over the logarithms, times a normal variate.
+    normal = torch.randn(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs().log()
+    four = pairs.counts[pairs.batch] == 4
+    for values, (low, high), factor in (
+        (strain.diagonal(dim1=1, dim2=2), (0.003, 0.1), 1.0),
+        (strain[:, 0, 1], (0.003, 0.1), 0.5**0.5),
+        (shake[four], (0.01, 0.2), 0.75**0.5),  # the mean of four atoms is taken out
+    ):
+        sizes = values.abs().log()
+        mean = (torch.tensor([low, high]).log().mean() + normal.mean()).item() + math.log(factor)
+        variance = math.log(high / low) ** 2 / 12 + normal.var().item()
+        assert sizes.mean().item() == pytest.approx(mean, abs=0.08)
+        assert sizes.std().item() == pytest.approx(variance**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("strain", [0.01, 0.05])
+def test_around_a_range_of_one_value_is_that_value(pairs_of: PairsOf, strain: float) -> None:
+    pairs = pairs_of(4000)
+    new = augmented(pairs, around=1.0, around_strain=(strain, strain), around_rattle=(1e-9, 1e-9))
+    found = around_strain(pairs, new).diagonal(dim1=1, dim2=2)
+    assert found.std().item() == pytest.approx(strain, rel=0.05)
+    torch.testing.assert_close(new.scaled_initial, pairs.scaled_relaxed, rtol=0, atol=1e-8)
+
+
+def test_around_takes_its_share_beside_the_others(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(4000)
+    new = augmented(pairs, on_the_way=0.2, arrived=0.1, around=0.3, around_strain=(1e-5, 1e-5), strained=1.0)
+    strain = around_strain(pairs, new).flatten(start_dim=1).norm(dim=1)
+    arrived = ~changed(new.cell_initial, pairs.cell_relaxed)
+    around = ~arrived & (strain < 1e-3)
+    for chosen, share in ((arrived, 0.1), (around, 0.3)):
+        assert chosen.double().mean().item() == pytest.approx(share, abs=0.03)  # not strained a second time
+    assert strain[~arrived & ~around].median() > 0.02
+
+
+def test_ranges_may_come_as_lists() -> None:
+    assert AugmentationSettings(around_rattle=[0.01, 0.1]) == AugmentationSettings(around_rattle=(0.01, 0.1))  # type: ignore[arg-type]
+
+
 def test_rewrapping_moves_both_sides_to_the_same_images(pairs_of: PairsOf) -> None:
     pairs = pairs_of(30)
     new = augmented(pairs, rewrapped=1.0)
@@ -147,7 +199,7 @@ def test_rewrapping_keeps_the_crystal(pairs_of: PairsOf) -> None:
 def test_no_drift_between_the_two_sides(pairs_of: PairsOf) -> None:
     pairs = pairs_of(100)
     new = augment(
-        pairs, AugmentationSettings(0.4, 0.1, 0.5, rattled=0.9, rewrapped=0.5), torch.Generator().manual_seed(1)
+        pairs, AugmentationSettings(0.4, 0.1, 0.3, rattled=0.9, rewrapped=0.5), torch.Generator().manual_seed(1)
     )
     difference = new.scaled_relaxed - new.scaled_initial
     drift = torch.zeros(100, 3).double().index_add(0, pairs.batch, difference) / pairs.counts[:, None]

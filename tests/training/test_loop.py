@@ -237,6 +237,18 @@ def test_small_gradients_are_not_clipped() -> None:
     assert all(torch.equal(p.grad, torch.full_like(p, 0.01)) for p in network.parameters())
 
 
+def test_the_average_starts_short_and_ends_slow() -> None:
+    network, average = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+    network.weight.data.fill_(1.0)
+    average.weight.data.fill_(0.0)
+    update_average(average, network, 0.9, 0)
+    assert average.weight.item() == 1  # the first update takes over
+    for step, kept in ((5, 6 / 15), (1000, 0.9)):
+        average.weight.data.fill_(0.0)
+        update_average(average, network, 0.9, step)
+        assert average.weight.item() == pytest.approx(1 - kept, abs=1e-6)
+
+
 def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
     pairs = pairs_of(5)
     graph = pair_graph(pairs, CONFIG.graph)

@@ -1,0 +1,52 @@
+"""Kinds of crystals that a model may be better or worse at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data.pairs import Pairs
+
+#: Atomic numbers of what is no metal, metalloids B, Si, As and Te among them.
+NON_METALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)
+
+#: An element is rare that occurs in less than this share of the training crystals.
+RARE = 0.01
+
+#: More atoms than this make a large cell.
+LARGE = 15
+
+
+def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:
+    """Masks (G,) of the crystals of each group; they overlap.
+
+    Args:
+        pairs: the crystals.
+        element_shares: see :func:`element_shares`, of the training crystals.
+    """
+    batch, size = pairs.batch, len(pairs)
+
+    def any_atom(chosen: Tensor) -> Tensor:
+        return torch.zeros(size, dtype=torch.long).index_add(0, batch, chosen.long()) > 0
+
+    non_metal = torch.isin(pairs.numbers, torch.tensor(NON_METALS))
+    return {
+        "oxides": any_atom(pairs.numbers == 8),
+        "intermetallics": ~any_atom(non_metal),
+        "rare elements": any_atom(element_shares[pairs.numbers] < RARE),
+        f"over {LARGE} atoms": pairs.counts > LARGE,
+    }
+
+
+def element_shares(pairs: Pairs) -> Tensor:
+    """(120,) share of the crystals of ``pairs`` that each element, by atomic number, occurs in."""
+    present = torch.zeros(len(pairs), 120, dtype=torch.bool)
+    present[pairs.batch, pairs.numbers] = True
+    return present.double().mean(dim=0)
+
+
+def displacement_sizes(pairs: Pairs) -> Tensor:
+    """(G,) Å, the largest displacement of an atom of each crystal beyond being carried along by the cell."""
+    difference = pairs.scaled_relaxed - pairs.scaled_initial
+    moved = torch.einsum("nk,nkx->nx", difference, pairs.cell_relaxed[pairs.batch]).norm(dim=1)
+    return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, "amax")

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from deeprelax_ase.calibration import (
+    COVERAGE,
+    CalibratedError,
+    Calibration,
+    ErrorModel,
+    ErrorSigns,
+    fit_calibration,
+    fit_error_model,
+)
+
+KINDS = [f.name for f in fields(ErrorSigns)]
+LAW = ErrorModel(intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0), ceiling=0.03, factor=1.0)
+needs_crepes = pytest.mark.usefixtures("_crepes")
+
+
+@pytest.fixture(scope="module")
+def _crepes() -> None:
+    pytest.importorskip("crepes")
+
+
+def make_signs(rng: np.random.Generator, size: int) -> ErrorSigns:
+    """Log-normal about 0.02, each kind independent of the others."""
+    return ErrorSigns(*np.exp(np.log(0.02) + rng.normal(size=(len(KINDS), size))))
+
+
+def make_errors(rng: np.random.Generator, signs: ErrorSigns, law: ErrorModel = LAW) -> np.ndarray:
+    return rng.exponential(law.expected(signs))
+
+
+def one(value: float, **others: float) -> ErrorSigns:
+    """The signs of one crystal, all of that ``value`` but for the ``others``."""
+    return ErrorSigns(**{name: np.array([others.get(name, value)]) for name in KINDS})
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    volume = replace(LAW, intercept=-1.0, factor=2.5)
+    return Calibration(3, replace(LAW, factor=2.0), volume, familiar=(0.1,) * 7)
+
+
+# Fitting
+
+
+@needs_crepes
+def test_fit_recovers_the_law(rng):
+    signs = make_signs(rng, 20_000)
+    fitted = fit_error_model(signs, make_errors(rng, signs))
+    assert fitted.exponents == pytest.approx(LAW.exponents, abs=0.05)
+    assert fitted.ceiling == pytest.approx(LAW.ceiling, rel=0.15)
+    np.testing.assert_allclose(fitted.expected(signs), LAW.expected(signs), rtol=0.15)
+    assert fitted.factor == pytest.approx(np.log(10), rel=0.03)  # 9 of 10 exponential errors lie below it
+
+
+@needs_crepes
+def test_signs_that_say_the_same_share_the_exponent(rng):
+    single = np.exp(rng.normal(size=5000))
+    signs = ErrorSigns(single, single, *[np.ones(5000)] * 5)
+    fitted = fit_error_model(signs, rng.exponential(0.01 * single))
+    assert fitted.exponents[:2] == pytest.approx((0.5, 0.5), abs=0.05)
+    assert fitted.exponents[2:] == pytest.approx((0.0,) * 5, abs=1e-6)
+
+
+@needs_crepes
+@pytest.mark.parametrize("heavy", [False, True])
+def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
+    """Whatever the true distribution: the factor does not lean on the exponential one."""
+
+    def errors(signs: ErrorSigns) -> np.ndarray:
+        expected = LAW.expected(signs)
+        return expected * np.exp(1.5 * rng.normal(size=len(expected))) if heavy else rng.exponential(expected)
+
+    known, fresh = make_signs(rng, 3000), make_signs(rng, 3000)
+    fitted = fit_error_model(known, errors(known))
+    covered = errors(fresh) <= fitted.factor * fitted.expected(fresh)
+    assert covered.mean() == pytest.approx(COVERAGE, abs=0.025)
+
+
+@needs_crepes
+def test_errors_of_zero_change_nothing(rng):
+    """Sites that symmetry fixes: no error, and next to no signs. They must not bend the law of the others."""
+    free = make_signs(rng, 2000)
+    errors = make_errors(rng, free)
+    fixed = {name: np.full(500, 5e-4 if "scale" in name else 0.0) for name in KINDS}
+    signs = ErrorSigns(**{name: np.concatenate([getattr(free, name), fixed[name]]) for name in KINDS})
+    rounding = 1e-8 * rng.random(500)
+    fitted = fit_error_model(signs, np.concatenate([errors, rounding]))
+    assert fitted == fit_error_model(free, errors)
+    assert fitted.expected(signs)[-1] < np.median(fitted.expected(free))
+
+
+@needs_crepes
+def test_nothing_but_zeros_cannot_be_fitted(rng):
+    with pytest.raises(ValueError, match="all errors are zero"):
+        fit_error_model(make_signs(rng, 10), np.zeros(10))
+
+
+@needs_crepes
+def test_fit_of_both_errors(rng):
+    signs = make_signs(rng, 2000)
+    coordinates, volume = make_errors(rng, signs), 0.1 * make_errors(rng, signs)
+    fitted = fit_calibration(signs, coordinates, volume, passes=2)
+    assert fitted.passes == 2
+    assert fitted.coordinates == fit_error_model(signs, coordinates)
+    assert fitted.volume == fit_error_model(signs, volume)
+    outside = np.mean([error.outside for error in fitted.read(signs)])
+    assert 0.01 < outside <= 0.07  # one in a hundred by each of seven signs
+    assert fitted.familiar == pytest.approx(tuple(np.quantile(getattr(signs, name), 0.99) for name in KINDS), rel=0.02)
+
+
+# Reading
+
+
+def test_power_law_below_the_ceiling():
+    law = replace(LAW, ceiling=1e9)
+    expected = np.exp(-0.5) * 0.01**0.8 * 0.02**-0.3 * 0.01**0.6
+    np.testing.assert_allclose(law.expected(one(0.01, shape_scale=0.02)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1.0, 1e3, 1e300])
+def test_ceiling_holds(value: float):
+    (expected,) = LAW.expected(one(value))
+    assert 0.5 * LAW.ceiling < expected <= LAW.ceiling
+
+
+@pytest.mark.parametrize("steep", [1.0, 1e3])
+def test_signs_of_zero_are_signs(steep: float):
+    law = replace(LAW, exponents=tuple(steep * e for e in LAW.exponents))
+    (expected,) = law.expected(one(0.0))
+    assert 0 <= expected < 1e-3
+    assert np.isfinite(one(0.0).logarithms()).all()
+
+
+def test_tensors_and_arrays_read_alike(rng, calibration: Calibration):
+    signs = make_signs(rng, 5)
+    tensors = ErrorSigns(*(torch.from_numpy(getattr(signs, name)) for name in KINDS))
+    assert calibration.read(tensors) == calibration.read(signs)
+    assert signs.logarithms().shape == (5, 7)
+
+
+def test_reading(calibration: Calibration):
+    (error,) = calibration.read(one(0.05))
+    (coordinates,), (volume,) = (model.expected(one(0.05)) for model in (calibration.coordinates, calibration.volume))
+    assert error == CalibratedError(coordinates, 2.0 * coordinates, volume, 2.5 * volume, outside=False)
+    assert {type(value) for value in vars(error).values()} == {float, bool}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_one_unfamiliar_sign_is_enough(calibration: Calibration, name: str):
+    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.11}))] == [True]
+    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.09}))] == [False]
+
+
+# Cards
+
+
+def test_round_trip(calibration: Calibration):
+    assert Calibration.from_dict(calibration.to_dict()) == calibration
+
+
+@pytest.mark.parametrize("part", ["coordinates", "volume"])
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_another_number_of_exponents_is_refused(calibration: Calibration, part: str, count: int):
+    values = calibration.to_dict()
+    values[part]["exponents"] = [0.1] * count
+    with pytest.raises(ValueError, match=f"{count} exponents for 7 signs of error"):
+        Calibration.from_dict(values)
+
+
+def test_another_number_of_familiar_values_is_refused(calibration: Calibration):
+    with pytest.raises(ValueError, match="3 familiar values for 7 signs of error"):
+        Calibration.from_dict(calibration.to_dict() | {"familiar": [1.0, 2.0, 3.0]})
+
+
+@pytest.mark.parametrize("name", ["passes", "coordinates", "volume", "familiar"])
+def test_a_missing_part_is_named(calibration: Calibration, name: str):
+    values = calibration.to_dict()
+    del values[name]
+    with pytest.raises(KeyError, match=name):
+        Calibration.from_dict(values)
+
+
+def test_reading_needs_neither_torch_nor_crepes():
+    code = "import sys, deeprelax_ase.calibration; print({'torch', 'crepes', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph import GraphSettings
+from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
+from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.quantities import Relaxation
+from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, symmetric_logarithm, true_relaxation
+from deeprelax_ase.training.graphs import pair_graph
+
+WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
+ATOMS, CRYSTALS = 7, 3
+
+
+def given_of(pairs: Pairs) -> NetworkInput:
+    return network_input(pair_graph(pairs, GraphSettings(max_in_cell=0)), 0)
+
+
+def symmetric(size: int, scale: float) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    matrices = torch.randn(size, 3, 3, generator=generator, dtype=torch.float64)
+    matrices = matrices + matrices.mT
+    return matrices * (scale / torch.linalg.matrix_norm(matrices, 2))[:, None, None]
+
+
+# -- what is true of pairs
+
+
+@pytest.fixture
+def known(pairs_of) -> tuple[Pairs, Tensor, Tensor]:
+    """Pairs made of a known strain and known displacements (Å), without drift."""
+    pairs = pairs_of(8)
+    strain = symmetric(8, 0.08)
+    cell = pairs.cell_initial @ torch.linalg.matrix_exp(strain)
+    moves = torch.randn(len(pairs.numbers), 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.1
+    mean = torch.zeros(8, 3).double().index_add(0, pairs.batch, moves) / pairs.counts[:, None]
+    moves = moves - mean[pairs.batch]
+    scaled = pairs.scaled_initial + torch.linalg.solve(cell[pairs.batch].mT, moves[:, :, None]).squeeze(2)
+    return replace(pairs, cell_relaxed=cell, scaled_relaxed=scaled), strain, moves
+
+
+def assert_known(pairs: Pairs, strain: Tensor, moves: Tensor) -> None:
+    truth = true_relaxation(pairs, given_of(pairs))
+    torch.testing.assert_close(truth.strain, strain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(truth.displacements, moves, rtol=0, atol=1e-12)
+    assert torch.equal(truth.atoms, torch.ones(len(moves)).double())
+    assert torch.equal(truth.crystals, torch.ones(len(strain)).double())
+
+
+def test_a_known_strain_and_known_displacements_are_found(known) -> None:
+    assert_known(*known)
+
+
+def test_a_rotation_of_the_relaxed_crystal_is_no_concern(known) -> None:
+    pairs, strain, moves = known
+    turns = torch.from_numpy(Rotation.random(8, rng=np.random.default_rng(1)).as_matrix())
+    assert_known(replace(pairs, cell_relaxed=pairs.cell_relaxed @ turns), strain, moves)
+
+
+def test_a_shift_of_the_relaxed_crystal_is_no_concern(known) -> None:
+    pairs, strain, moves = known
+    shift = torch.rand(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert_known(replace(pairs, scaled_relaxed=pairs.scaled_relaxed + shift[pairs.batch]), strain, moves)
+
+
+def test_the_truth_turns_with_the_unrelaxed_crystal(known) -> None:
+    pairs, strain, moves = known
+    turns = torch.from_numpy(Rotation.random(8, rng=np.random.default_rng(2)).as_matrix())
+    turned = replace(pairs, cell_initial=pairs.cell_initial @ turns)
+    assert_known(turned, turns.mT @ strain @ turns, (moves[:, None] @ turns[pairs.batch]).squeeze(1))
+
+
+def test_a_relaxed_crystal_neither_strains_nor_moves(pairs_of) -> None:
+    pairs = pairs_of(4)
+    arrived = replace(pairs, cell_relaxed=pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+    assert_known(arrived, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
+
+
+@pytest.mark.parametrize("strain", [1e-8, 0.05, 0.2])
+def test_logarithm_is_scipys(strain: float) -> None:
+    matrices = torch.linalg.matrix_exp(2 * symmetric(6, strain))
+    found = symmetric_logarithm(matrices)
+    for matrix, actual in zip(matrices, found, strict=True):
+        np.testing.assert_allclose(actual.numpy(), scipy.linalg.logm(matrix.numpy()), rtol=0, atol=1e-13)
+    torch.testing.assert_close(found, 2 * symmetric(6, strain), rtol=0, atol=1e-13)
+
+
+def test_logarithm_undoes_the_exponential_of_the_network() -> None:
+    strain = symmetric(6, 0.1)
+    torch.testing.assert_close(symmetric_logarithm(symmetric_exponential(strain)), strain, rtol=0, atol=1e-13)
+
+
+# -- the loss
+
+
+def some_truth() -> TrueRelaxation:
+    generator = torch.Generator().manual_seed(3)
+    moves = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
+    ones = torch.ones(ATOMS, dtype=torch.float64)
+    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS])
+
+
+def at(truth: TrueRelaxation, *, scale: float = 0.1) -> Relaxation:
+    """A relaxation that is right, all its scales alike, and all of it asking for gradients."""
+    return Relaxation(
+        displacements=truth.displacements.clone().requires_grad_(),
+        strain=truth.strain.clone().requires_grad_(),
+        displacement_scales=torch.full((ATOMS,), scale, dtype=torch.float64).requires_grad_(),
+        volume_scales=torch.full((CRYSTALS,), scale, dtype=torch.float64).requires_grad_(),
+        shape_scales=torch.full((CRYSTALS,), scale, dtype=torch.float64).requires_grad_(),
+    )
+
+
+def wrong(truth: TrueRelaxation, *, scale: float = 0.1) -> Relaxation:
+    """Displacements off by 0.3 Å, logarithms of the volume by 0.06, shapes by sqrt(2) 0.05."""
+    right = at(truth, scale=scale)
+    off = torch.zeros(CRYSTALS, 3, 3, dtype=torch.float64)
+    off[:, 0, 1] = off[:, 1, 0] = 0.05
+    off += 0.02 * torch.eye(3, dtype=torch.float64)
+    moves = truth.displacements + 0.3 * torch.nn.functional.normalize(torch.ones(ATOMS, 3).double(), dim=1)
+    return replace(right, displacements=moves.requires_grad_(), strain=(truth.strain + off).requires_grad_())
+
+
+def test_errors_are_reported_and_weighed_as_stated() -> None:
+    truth = some_truth()
+    parts = {name: value.item() for name, value in relaxation_loss([wrong(truth)], truth, **WEIGHTS).items()}
+    displacement, volume, shape = 0.3, 0.06, 0.05 * 2**0.5
+    likelihoods = [k * np.log(0.1) + error / 0.1 for k, error in ((3, displacement), (1, volume), (5, shape))]
+    expected = {"displacement": displacement, "volume": volume, "shape": shape}
+    expected["loss"] = likelihoods[0] + 2 * likelihoods[1] + 5 * likelihoods[2]
+    assert parts == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_loss_is_the_mean_over_blocks_and_the_errors_are_the_last_ones() -> None:
+    truth = some_truth()
+    first, last = wrong(truth), at(truth, scale=0.2)
+    alone = [relaxation_loss([block], truth, **WEIGHTS) for block in (first, last)]
+    both = relaxation_loss([first, last], truth, **WEIGHTS)
+    assert both["loss"].item() == pytest.approx((alone[0]["loss"] + alone[1]["loss"]).item() / 2, abs=1e-12)
+    assert both["displacement"] == both["volume"] == both["shape"] == 0
+
+
+@pytest.mark.parametrize("tempering", [0.0, 0.5])
+def test_the_loss_is_least_at_the_truth(tempering: float) -> None:
+    truth = some_truth()
+    weights = {**WEIGHTS, "tempering": tempering}
+    least = relaxation_loss([at(truth)], truth, **weights)["loss"].item()
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-6, 1e-3, 0.3):
+        nudge = size * torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
+        moved = replace(at(truth), displacements=truth.displacements + nudge)
+        strained = replace(at(truth), strain=truth.strain + symmetric(CRYSTALS, size))
+        for nearby in (moved, strained):
+            assert relaxation_loss([nearby], truth, **weights)["loss"].item() > least
+
+
+def test_gradients_at_the_truth_are_finite() -> None:
+    truth = some_truth()
+    relaxation = at(truth)
+    relaxation_loss([relaxation], truth, **WEIGHTS)["loss"].backward()
+    for tensor in vars(relaxation).values():
+        assert tensor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "components", "error"),
+    [("displacement_scales", 3, 0.3), ("volume_scales", 1, 0.06), ("shape_scales", 5, 0.05 * 2**0.5)],
+)
+def test_the_best_scale_is_the_error_over_its_components(name: str, components: int, error: float) -> None:
+    truth = some_truth()
+
+    def slope(scale: float) -> Tensor:
+        relaxation = wrong(truth)
+        relaxation = replace(relaxation, **{name: torch.full_like(getattr(relaxation, name), scale).requires_grad_()})
+        relaxation_loss([relaxation], truth, **WEIGHTS)["loss"].backward()
+        return getattr(relaxation, name).grad
+
+    best = error / components
+    assert slope(best).abs().max() < 1e-10
+    assert slope(0.99 * best).max() < -1e-3
+    assert slope(1.01 * best).min() > 1e-3
+
+
+def test_crystals_of_weight_zero_count_for_nothing() -> None:
+    truth = some_truth()
+    batch = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    keep = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    masked = truth._replace(crystals=keep, atoms=keep[batch])
+    relaxation = wrong(truth)
+    relaxation = replace(relaxation, displacements=(relaxation.displacements * 1.5).detach().requires_grad_())
+    kept = keep.bool()
+    rest = Relaxation(
+        **{
+            name: tensor[kept[batch]] if len(tensor) == ATOMS else tensor[kept]
+            for name, tensor in vars(relaxation).items()
+        }
+    )
+    alone = TrueRelaxation(*(t[kept[batch]] if len(t) == ATOMS else t[kept] for t in truth))
+    losses = relaxation_loss([relaxation], masked, **WEIGHTS)
+    for name, expected in relaxation_loss([rest], alone, **WEIGHTS).items():
+        assert losses[name].item() == pytest.approx(expected.item(), abs=1e-13), name
+    losses["loss"].backward()
+    for name, tensor in vars(relaxation).items():
+        taken = kept[batch] if len(tensor) == ATOMS else kept
+        assert not tensor.grad[~taken].any(), name
+        assert tensor.grad[taken].flatten(start_dim=1).any(dim=1).all() if tensor.ndim > 1 else tensor.grad[taken].all()
+
+
+def test_tempering_rescales_gradients_alone() -> None:
+    """Each term's gradient is multiplied by ``scale ** tempering``; where they vanish does not change."""
+    truth, gradients = some_truth(), {}
+    scales = torch.linspace(0.02, 0.45, ATOMS, dtype=torch.float64)
+    for tempering in (0.0, 0.5, 1.0):
+        relaxation = replace(wrong(truth), displacement_scales=scales.clone().requires_grad_())
+        relaxation_loss([relaxation], truth, **{**WEIGHTS, "tempering": tempering})["loss"].backward()
+        gradients[tempering] = relaxation.displacements.grad, relaxation.displacement_scales.grad
+    for tempering in (0.5, 1.0):
+        for plain, tempered in zip(gradients[0.0], gradients[tempering], strict=True):
+            factor = (scales**tempering).view(-1, *[1] * (plain.ndim - 1))
+            torch.testing.assert_close(tempered, factor * plain, rtol=1e-12, atol=0)
+    assert gradients[1.0][0].norm(dim=1).std() < 1e-15  # at 1 all errors pull alike, however sure they are

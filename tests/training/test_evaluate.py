@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.training.evaluate import BulkRelaxation, errors, relax_pairs
+from deeprelax_ase.training.graphs import pair_graph
+
+CONFIG = DeepRelaxE3Config(
+    channels=8, num_blocks=2, layers_per_block=1, num_basis=8, max_neighbors=8, levels=("OAM", "PBE")
+)
+
+
+def network(*, seed: int = 0, trained: bool = True, levels: tuple[str, ...] = CONFIG.levels) -> DeepRelaxE3:
+    torch.manual_seed(seed)
+    made = DeepRelaxE3(replace(CONFIG, levels=levels)).double()
+    if trained:
+        for block in made.blocks:
+            torch.nn.init.normal_(block.refinement.gates[-1].weight, std=0.3)
+    return made
+
+
+def assert_same(actual: BulkRelaxation, expected: BulkRelaxation, atol: float) -> None:
+    for f in fields(BulkRelaxation):
+        torch.testing.assert_close(
+            getattr(actual, f.name), getattr(expected, f.name), rtol=0, atol=atol, msg=lambda m, f=f: f"{f.name}: {m}"
+        )
+
+
+@pytest.fixture
+def pairs(pairs_of) -> Pairs:
+    return pairs_of(7)
+
+
+def test_untrained_networks_return_the_unrelaxed_crystals(pairs: Pairs) -> None:
+    found = relax_pairs([network(seed=k, trained=False) for k in (0, 1)], pairs, "PBE", passes=2)
+    assert torch.equal(found.scaled, pairs.scaled_initial)
+    assert torch.equal(found.cell, pairs.cell_initial)
+    assert not found.displacement_variance.any()
+    assert not found.strain_variance.any()
+
+
+def test_one_network_does_what_it_predicts(pairs: Pairs) -> None:
+    net = network()
+    found = relax_pairs([net], pairs, "PBE")
+    with torch.no_grad():
+        expected = net(pair_graph(pairs, CONFIG.graph), level=1)[-1]
+    cell = pairs.cell_initial @ symmetric_exponential(expected.strain)
+    torch.testing.assert_close(found.cell, cell, rtol=0, atol=1e-13)
+    moves = ((found.scaled - pairs.scaled_initial)[:, None] @ cell[pairs.batch]).squeeze(1)
+    torch.testing.assert_close(moves, expected.displacements, rtol=0, atol=1e-13)
+    for name in ("displacement_scales", "volume_scales", "shape_scales"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert moves.abs().max() > 1e-4
+    assert not found.displacement_variance.any()
+
+
+def test_levels_go_by_their_names(pairs: Pairs) -> None:
+    net = network()
+    by_name = {level: relax_pairs([net], pairs, level).cell for level in CONFIG.levels}
+    assert (by_name["PBE"] - by_name["OAM"]).abs().max() > 1e-4
+    net.levels.weight.data = net.levels.weight.data.flip(0)
+    renamed = DeepRelaxE3(replace(CONFIG, levels=("PBE", "OAM"))).double()
+    renamed.load_state_dict(net.state_dict())
+    assert torch.equal(relax_pairs([renamed], pairs, "PBE").cell, by_name["PBE"])
+    with pytest.raises(ValueError, match=r"Unknown level='M3GNet', must be one of \('OAM', 'PBE'\)"):
+        relax_pairs([net], pairs, "M3GNet")
+
+
+def test_two_passes_are_one_pass_applied_twice(pairs: Pairs) -> None:
+    networks = [network(seed=k) for k in (0, 1)]
+    once = relax_pairs(networks, pairs, "PBE")
+    again = relax_pairs(networks, replace(pairs, scaled_initial=once.scaled, cell_initial=once.cell), "PBE")
+    assert_same(relax_pairs(networks, pairs, "PBE", passes=2), again, atol=0)
+    assert (again.cell - once.cell).abs().max() > 1e-4
+
+
+def test_the_size_of_the_batches_does_not_matter(pairs: Pairs) -> None:
+    net = network()
+    assert_same(relax_pairs([net], pairs, "PBE", atoms_per_batch=5), relax_pairs([net], pairs, "PBE"), atol=1e-12)
+
+
+def test_members_are_averaged_and_their_scatter_is_reported(pairs: Pairs) -> None:
+    networks = [network(seed=k) for k in (0, 1, 2)]
+    with torch.no_grad():
+        members = [net(pair_graph(pairs, CONFIG.graph), level=1)[-1] for net in networks]
+    found = relax_pairs(networks, pairs, "PBE")
+    strain = torch.stack([m.strain for m in members])
+    moves = torch.stack([m.displacements for m in members])
+    expected = pairs.cell_initial @ symmetric_exponential(strain.mean(dim=0))
+    torch.testing.assert_close(found.cell, expected, rtol=0, atol=1e-13)
+    for variance, values in ((found.displacement_variance, moves), (found.strain_variance, strain)):
+        spread = values.var(dim=0, unbiased=False).flatten(start_dim=1).sum(dim=1)
+        torch.testing.assert_close(variance, spread, rtol=1e-10, atol=0)
+        assert variance.min() > 0
+    scales = torch.stack([m.volume_scales for m in members]).mean(dim=0)
+    torch.testing.assert_close(found.volume_scales, scales, rtol=1e-14, atol=0)
+
+
+def test_errors_are_zero_for_the_truth_and_only_for_it(pairs: Pairs) -> None:
+    right = errors(pairs, pairs.scaled_relaxed, pairs.cell_relaxed)
+    wrong = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+    assert right.keys() == wrong.keys() == {"coordinates", "lattice", "volume", "relative_volume"}
+    for name in right:
+        assert right[name].shape == (7,)
+        assert right[name].max() < 1e-14
+        assert wrong[name].min() > 1e-4
+
+
+def test_errors_of_a_crystal_that_is_too_large(pairs: Pairs) -> None:
+    """2 % in every length; the coordinates are measured in the true cell."""
+    found = errors(pairs, pairs.scaled_relaxed, 1.02 * pairs.cell_relaxed)
+    assert found["coordinates"].max() < 1e-14
+    torch.testing.assert_close(found["relative_volume"], torch.full((7,), 1.02**3 - 1).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["lattice"], 0.02 * pairs.cell_relaxed.abs().mean(dim=(1, 2)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found["volume"], (1.02**3 - 1) * torch.linalg.det(pairs.cell_relaxed).abs())

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deeprelax_ase.data import LEVELS
+from deeprelax_ase.training.presets import AUGMENTATION, CONFIG, SETTINGS, departing, training_pairs
+
+
+def test_no_changes_give_the_presets() -> None:
+    assert departing({}) == (CONFIG, SETTINGS)
+    assert SETTINGS.augmentation == AUGMENTATION
+    assert CONFIG.levels == LEVELS
+
+
+def test_changes_reach_the_record_that_has_the_field() -> None:
+    config, settings = departing({"channels": 16, "tempering": 0.25, "around": 0.5, "around_rattle": [0.01, 0.1]})
+    assert config == replace(CONFIG, channels=16)
+    augmentation = replace(AUGMENTATION, around=0.5, around_rattle=(0.01, 0.1))  # JSON knows no tuples
+    assert settings == replace(SETTINGS, tempering=0.25, augmentation=augmentation)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "augmentation", "max_in_cell", ""])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"Unknown settings \['{name}'\], must be among .*'channels'"):
+        departing({"channels": 8, name: 3})
+
+
+def test_bad_values_are_refused_as_everywhere() -> None:
+    with pytest.raises(ValueError, match="channels must be a whole number"):
+        departing({"channels": 0})
+
+
+def test_no_name_stands_for_two_things() -> None:
+    names = Counter(name for record in (CONFIG, SETTINGS, AUGMENTATION) for name in asdict(record))
+    assert set(names.values()) == {1}
+
+
+def test_augmentation_does_not_touch_the_choice_of_images() -> None:
+    assert AUGMENTATION.rewrapped == 0  # to which the end-to-end network is indifferent
+
+
+# -- pairs
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Five crystals of one atom, told apart by their elements; the last is not for training."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "pairs.npz",
+        numbers=np.array([1, 2, 3, 4, 5], dtype=np.uint8),
+        offsets=np.arange(6, dtype=np.int32),
+        **{f"frac_{side}": rng.random((5, 3)) for side in ("initial", "relaxed", "m3gnet")},
+        **{f"cell_{side}": rng.random((5, 3, 3)) for side in ("initial", "relaxed", "m3gnet")},
+        m3gnet_ok=np.array([True, True, False, True, True]),
+        dft=np.array([True, False, False, True, True]),
+        split=np.array([0, 0, 0, 0, 2], dtype=np.uint8),
+    )
+    return tmp_path / "pairs.npz"
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_all_labels_are_there_and_dft_ones_several_times(file: Path, copies: int) -> None:
+    pairs = training_pairs([file], dft_copies=copies)
+    found = Counter(zip(pairs.numbers.tolist(), (LEVELS[k] for k in pairs.level), strict=True))
+    by_dft = {(1, "PBE"): copies, (4, "PBE"): copies}
+    assert found == by_dft | {(2, "OAM"): 1, (3, "OAM"): 1, (1, "M3GNet"): 1, (2, "M3GNet"): 1, (4, "M3GNet"): 1}
+    assert pairs.scaled_initial.dtype == torch.float32
+
+
+def test_labels_can_be_left_out(file: Path) -> None:
+    assert training_pairs([file], labels=("m3gnet",)).numbers.tolist() == [1, 2, 4]
