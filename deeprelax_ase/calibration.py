@@ -17,6 +17,9 @@ import numpy as np
 #: Share of errors that lie within the bounds.
 COVERAGE = 0.9
 
+#: Fewer crystals of a kind share the factor of all.
+_FEWEST = 30
+
 #: Signs below this say no more than "as good as nothing"; it keeps logarithms finite.
 _FLOOR = 1e-5
 
@@ -60,19 +63,25 @@ class ErrorModel:
         intercept: see above.
         exponents: one for each field of :class:`ErrorSigns`.
         ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
-        factor: bound over expected error, at :data:`COVERAGE`.
+        factor: bound over expected error, at :data:`COVERAGE`, for crystals without oxygen.
+        oxide_factor: the same for crystals with oxygen.
     """
 
     intercept: float
     exponents: tuple[float, ...]
     ceiling: float
     factor: float
+    oxide_factor: float
 
     def expected(self, signs: ErrorSigns) -> np.ndarray:
         """(G,) expected errors."""
         log_power = self.intercept + signs.logarithms() @ np.array(self.exponents)
         log_ceiling = math.log(self.ceiling)
         return np.exp(log_ceiling - np.logaddexp(0.0, log_ceiling - log_power))
+
+    def bound(self, signs: ErrorSigns, oxides: np.ndarray) -> np.ndarray:
+        """(G,) bounds on the errors; ``oxides`` (G,) bool marks crystals with oxygen."""
+        return self.expected(signs) * np.where(oxides, self.oxide_factor, self.factor)
 
 
 @dataclass(frozen=True)
@@ -91,20 +100,17 @@ class Calibration:
     volume: ErrorModel
     familiar: tuple[float, ...]
 
-    def read(self, signs: ErrorSigns) -> list[CalibratedError]:
-        """The calibrated errors of each crystal."""
-        coordinates, volume = self.coordinates.expected(signs), self.volume.expected(signs)
+    def read(self, signs: ErrorSigns, oxides: np.ndarray) -> list[CalibratedError]:
+        """The calibrated errors of each crystal; ``oxides`` (G,) bool marks those with oxygen."""
+        parts = (self.coordinates, self.volume)
+        columns = [values for part in parts for values in (part.expected(signs), part.bound(signs, oxides))]
         unfamiliar = signs.logarithms() > np.log(np.maximum(self.familiar, _FLOOR))
         outside = np.any(unfamiliar, axis=1).tolist()
         return [
             CalibratedError(
-                coordinates=float(c),
-                coordinates_bound=float(c * self.coordinates.factor),
-                volume=float(v),
-                volume_bound=float(v * self.volume.factor),
-                outside=o,
+                coordinates=float(c), coordinates_bound=float(cb), volume=float(v), volume_bound=float(vb), outside=o
             )
-            for c, v, o in zip(coordinates, volume, outside, strict=True)
+            for c, cb, v, vb, o in zip(*columns, outside, strict=True)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +125,7 @@ class Calibration:
             exponents = tuple(part["exponents"])
             if len(exponents) != len(fields(ErrorSigns)):
                 raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorSigns))} signs of error")
-            return ErrorModel(part["intercept"], exponents, part["ceiling"], part["factor"])
+            return ErrorModel(part["intercept"], exponents, part["ceiling"], part["factor"], part["oxide_factor"])
 
         familiar = tuple(values["familiar"])
         if len(familiar) != len(fields(ErrorSigns)):
@@ -146,23 +152,22 @@ class CalibratedError:
     outside: bool
 
 
-def fit_error_model(signs: ErrorSigns, errors: np.ndarray) -> ErrorModel:
+def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -> ErrorModel:
     """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
 
-    Errors of zero are left out, of the factor too: they come from sites that symmetry fixes, and would bend the law,
-    which cannot reach zero, until it said the same of all other crystals. Needs scipy and crepes, which the conformal
-    factor is taken from.
+    Errors of zero are left out of the law: they come from sites that symmetry fixes, and would bend it, which cannot
+    reach zero, until it said the same of all other crystals. The factors that make bounds of it count all crystals,
+    those with oxygen, which ``oxides`` (n,) marks, apart from the others. Needs scipy and crepes.
 
     Raises:
         ValueError: all errors are zero.
     """
-    from crepes import ConformalRegressor
     from scipy.optimize import minimize
 
     told = errors > _ZERO
     if not told.any():
         raise ValueError("all errors are zero: there is nothing to calibrate")
-    logarithms, errors = signs.logarithms()[told], errors[told]
+    logarithms, all_errors, errors = signs.logarithms()[told], errors, errors[told]
     centre = logarithms.mean(axis=0)
     design = np.column_stack([np.ones(len(errors)), logarithms - centre])
     decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # signs that say the same share the exponent
@@ -188,14 +193,28 @@ def fit_error_model(signs: ErrorSigns, errors: np.ndarray) -> ErrorModel:
         exponents=tuple(exponents.tolist()),
         ceiling=math.exp(solution[-1]),
         factor=1.0,
+        oxide_factor=1.0,
     )
-    conformal = ConformalRegressor().fit(residuals=errors, sigmas=model.expected(signs)[told])
-    upper = conformal.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=COVERAGE)[0, 1]
-    return replace(model, factor=float(upper))
+    expected = model.expected(signs)
+    return replace(
+        model,
+        factor=_conformal_factor(all_errors, expected, ~oxides),
+        oxide_factor=_conformal_factor(all_errors, expected, oxides),
+    )
+
+
+def _conformal_factor(errors: np.ndarray, expected: np.ndarray, chosen: np.ndarray) -> float:
+    """What the ``expected`` errors are to be multiplied with to cover those of the ``chosen`` crystals."""
+    from crepes import ConformalRegressor
+
+    if chosen.sum() < _FEWEST:
+        chosen = np.ones_like(chosen)
+    conformal = ConformalRegressor().fit(residuals=errors[chosen], sigmas=expected[chosen])
+    return float(conformal.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=COVERAGE)[0, 1])
 
 
 def fit_calibration(
-    signs: ErrorSigns, coordinate_errors: np.ndarray, volume_errors: np.ndarray, *, passes: int
+    signs: ErrorSigns, coordinate_errors: np.ndarray, volume_errors: np.ndarray, oxides: np.ndarray, *, passes: int
 ) -> Calibration:
     """Calibrate on validation crystals.
 
@@ -203,11 +222,12 @@ def fit_calibration(
         signs: of n predictions.
         coordinate_errors: (n,) Å.
         volume_errors: (n,) relative.
+        oxides: (n,) bool, which crystals hold oxygen.
         passes: that the predictions took.
     """
     return Calibration(
         passes=passes,
-        coordinates=fit_error_model(signs, coordinate_errors),
-        volume=fit_error_model(signs, volume_errors),
+        coordinates=fit_error_model(signs, coordinate_errors, oxides),
+        volume=fit_error_model(signs, volume_errors, oxides),
         familiar=tuple(np.exp(np.quantile(signs.logarithms(), 0.99, axis=0)).tolist()),
     )

@@ -174,7 +174,8 @@ class Predictor:
                 for crystal, xyz, cell in zip(crystals, positions, cells, strict=True)
             ]
         share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
-        errors = self.calibration.read(relaxation.signs) if self.calibration and relaxation.signs else None
+        oxides = np.array([8 in crystal.numbers for crystal in crystals])
+        errors = self.calibration.read(relaxation.signs, oxides) if self.calibration and relaxation.signs else None
         return _predictions(crystals, geometries, relaxation, errors, self.model_name, share)
 
     def _relax(self, graph: CrystalGraph, timed: Timed, relax_cell: bool) -> BatchRelaxation:

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 from ase import Atoms
 
+from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction import Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal, check_elements
@@ -20,8 +21,9 @@ class StandInPredictor:
 
     model_name = "stand-in"
 
-    def __init__(self, *, solver_converged: bool = True) -> None:
+    def __init__(self, *, solver_converged: bool = True, error: CalibratedError | None = None) -> None:
         self.solver_converged = solver_converged
+        self.error = error
 
     def predict(self, structure: Crystal | Atoms, *, relax_cell: bool = True) -> Prediction:
         initial = Crystal.of(structure)
@@ -36,6 +38,7 @@ class StandInPredictor:
             model=self.model_name,
             solver_converged=self.solver_converged,
             solver_steps=1,
+            error=self.error,
         )
 
     def predict_many(

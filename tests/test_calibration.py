@@ -19,7 +19,9 @@ from deeprelax_ase.calibration import (
 )
 
 KINDS = [f.name for f in fields(ErrorSigns)]
-LAW = ErrorModel(intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0), ceiling=0.03, factor=1.0)
+LAW = ErrorModel(
+    intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0), ceiling=0.03, factor=1.0, oxide_factor=1.0
+)
 needs_crepes = pytest.mark.usefixtures("_crepes")
 
 
@@ -37,6 +39,11 @@ def make_errors(rng: np.random.Generator, signs: ErrorSigns, law: ErrorModel = L
     return rng.exponential(law.expected(signs))
 
 
+def none(size: int = 1) -> np.ndarray:
+    """No crystal holds oxygen."""
+    return np.zeros(size, dtype=bool)
+
+
 def one(value: float, **others: float) -> ErrorSigns:
     """The signs of one crystal, all of that ``value`` but for the ``others``."""
     return ErrorSigns(**{name: np.array([others.get(name, value)]) for name in KINDS})
@@ -44,8 +51,9 @@ def one(value: float, **others: float) -> ErrorSigns:
 
 @pytest.fixture
 def calibration() -> Calibration:
-    volume = replace(LAW, intercept=-1.0, factor=2.5)
-    return Calibration(3, replace(LAW, factor=2.0), volume, familiar=(0.1,) * 7)
+    coordinates = replace(LAW, factor=2.0, oxide_factor=3.0)
+    volume = replace(LAW, intercept=-1.0, factor=2.5, oxide_factor=3.5)
+    return Calibration(3, coordinates, volume, familiar=(0.1,) * 7)
 
 
 # Fitting
@@ -54,18 +62,19 @@ def calibration() -> Calibration:
 @needs_crepes
 def test_fit_recovers_the_law(rng):
     signs = make_signs(rng, 20_000)
-    fitted = fit_error_model(signs, make_errors(rng, signs))
+    fitted = fit_error_model(signs, make_errors(rng, signs), none(20_000))
     assert fitted.exponents == pytest.approx(LAW.exponents, abs=0.05)
     assert fitted.ceiling == pytest.approx(LAW.ceiling, rel=0.15)
     np.testing.assert_allclose(fitted.expected(signs), LAW.expected(signs), rtol=0.15)
     assert fitted.factor == pytest.approx(np.log(10), rel=0.03)  # 9 of 10 exponential errors lie below it
+    assert fitted.oxide_factor == fitted.factor  # there are none to tell it by
 
 
 @needs_crepes
 def test_signs_that_say_the_same_share_the_exponent(rng):
     single = np.exp(rng.normal(size=5000))
     signs = ErrorSigns(single, single, *[np.ones(5000)] * 5)
-    fitted = fit_error_model(signs, rng.exponential(0.01 * single))
+    fitted = fit_error_model(signs, rng.exponential(0.01 * single), none(5000))
     assert fitted.exponents[:2] == pytest.approx((0.5, 0.5), abs=0.05)
     assert fitted.exponents[2:] == pytest.approx((0.0,) * 5, abs=1e-6)
 
@@ -73,46 +82,55 @@ def test_signs_that_say_the_same_share_the_exponent(rng):
 @needs_crepes
 @pytest.mark.parametrize("heavy", [False, True])
 def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
-    """Whatever the true distribution: the factor does not lean on the exponential one."""
+    """Whatever the true distribution, the factor does not lean on the exponential one; and in oxides apart."""
 
     def errors(signs: ErrorSigns) -> np.ndarray:
-        expected = LAW.expected(signs)
+        expected = np.where(oxides, 2, 1) * LAW.expected(signs)
         return expected * np.exp(1.5 * rng.normal(size=len(expected))) if heavy else rng.exponential(expected)
 
-    known, fresh = make_signs(rng, 3000), make_signs(rng, 3000)
-    fitted = fit_error_model(known, errors(known))
-    covered = errors(fresh) <= fitted.factor * fitted.expected(fresh)
-    assert covered.mean() == pytest.approx(COVERAGE, abs=0.025)
+    oxides = rng.random(6000) < 0.5
+    known, fresh = make_signs(rng, 6000), make_signs(rng, 6000)
+    fitted = fit_error_model(known, errors(known), oxides)
+    covered = errors(fresh) <= fitted.bound(fresh, oxides)
+    for chosen in (oxides, ~oxides):
+        assert covered[chosen].mean() == pytest.approx(COVERAGE, abs=0.025)
+    assert fitted.oxide_factor > 1.5 * fitted.factor
 
 
 @needs_crepes
-def test_errors_of_zero_change_nothing(rng):
-    """Sites that symmetry fixes: no error, and next to no signs. They must not bend the law of the others."""
+def test_errors_of_zero_do_not_bend_the_law(rng):
+    """Sites that symmetry fixes: no error, and next to no signs. The law is that of the others, the bounds of all."""
     free = make_signs(rng, 2000)
     errors = make_errors(rng, free)
     fixed = {name: np.full(500, 5e-4 if "scale" in name else 0.0) for name in KINDS}
     signs = ErrorSigns(**{name: np.concatenate([getattr(free, name), fixed[name]]) for name in KINDS})
     rounding = 1e-8 * rng.random(500)
-    fitted = fit_error_model(signs, np.concatenate([errors, rounding]))
-    assert fitted == fit_error_model(free, errors)
+    fitted, alone = (
+        fit_error_model(signs, np.concatenate([errors, rounding]), none(2500)),
+        fit_error_model(free, errors, none(2000)),
+    )
+    assert fitted.exponents == alone.exponents
+    assert (fitted.intercept, fitted.ceiling) == (alone.intercept, alone.ceiling)
+    assert fitted.factor < alone.factor
     assert fitted.expected(signs)[-1] < np.median(fitted.expected(free))
 
 
 @needs_crepes
 def test_nothing_but_zeros_cannot_be_fitted(rng):
     with pytest.raises(ValueError, match="all errors are zero"):
-        fit_error_model(make_signs(rng, 10), np.zeros(10))
+        fit_error_model(make_signs(rng, 10), np.zeros(10), none(10))
 
 
 @needs_crepes
 def test_fit_of_both_errors(rng):
     signs = make_signs(rng, 2000)
     coordinates, volume = make_errors(rng, signs), 0.1 * make_errors(rng, signs)
-    fitted = fit_calibration(signs, coordinates, volume, passes=2)
+    oxides = rng.random(2000) < 0.5
+    fitted = fit_calibration(signs, coordinates, volume, oxides, passes=2)
     assert fitted.passes == 2
-    assert fitted.coordinates == fit_error_model(signs, coordinates)
-    assert fitted.volume == fit_error_model(signs, volume)
-    outside = np.mean([error.outside for error in fitted.read(signs)])
+    assert fitted.coordinates == fit_error_model(signs, coordinates, oxides)
+    assert fitted.volume == fit_error_model(signs, volume, oxides)
+    outside = np.mean([error.outside for error in fitted.read(signs, oxides)])
     assert 0.01 < outside <= 0.07  # one in a hundred by each of seven signs
     assert fitted.familiar == pytest.approx(tuple(np.quantile(getattr(signs, name), 0.99) for name in KINDS), rel=0.02)
 
@@ -143,21 +161,22 @@ def test_signs_of_zero_are_signs(steep: float):
 def test_tensors_and_arrays_read_alike(rng, calibration: Calibration):
     signs = make_signs(rng, 5)
     tensors = ErrorSigns(*(torch.from_numpy(getattr(signs, name)) for name in KINDS))
-    assert calibration.read(tensors) == calibration.read(signs)
+    assert calibration.read(tensors, none(5)) == calibration.read(signs, none(5))
     assert signs.logarithms().shape == (5, 7)
 
 
 def test_reading(calibration: Calibration):
-    (error,) = calibration.read(one(0.05))
+    plain, oxide = calibration.read(ErrorSigns(*np.full((7, 2), 0.05)), np.array([False, True]))
     (coordinates,), (volume,) = (model.expected(one(0.05)) for model in (calibration.coordinates, calibration.volume))
-    assert error == CalibratedError(coordinates, 2.0 * coordinates, volume, 2.5 * volume, outside=False)
-    assert {type(value) for value in vars(error).values()} == {float, bool}
+    assert plain == CalibratedError(coordinates, 2.0 * coordinates, volume, 2.5 * volume, outside=False)
+    assert oxide == CalibratedError(coordinates, 3.0 * coordinates, volume, 3.5 * volume, outside=False)
+    assert {type(value) for value in vars(plain).values()} == {float, bool}
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_one_unfamiliar_sign_is_enough(calibration: Calibration, name: str):
-    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.11}))] == [True]
-    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.09}))] == [False]
+    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.11}), none())] == [True]
+    assert [error.outside for error in calibration.read(one(0.05, **{name: 0.09}), none())] == [False]
 
 
 # Cards

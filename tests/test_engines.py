@@ -26,8 +26,14 @@ def random_network(seed: int) -> DeepRelaxE3:
     """Its crystals strain by some per cent, its atoms move by some 0.01 Å."""
     torch.manual_seed(seed)
     network = DeepRelaxE3(CONFIG).double().eval().requires_grad_(False)
+
+    def shuffle(module: nn.Module, spread: float) -> None:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=spread / parameter.shape[-1] ** 0.5)
+
+    shuffle(network, 1.5)
     for block in network.blocks:
-        nn.init.normal_(block.refinement.gates[-1].weight, std=0.1)
+        shuffle(block.refinement.gates[-1], 0.25)
     return network
 
 
@@ -156,7 +162,7 @@ def members_of(graph: CrystalGraph, count: int = 1, **scales: float) -> Relaxati
     return Relaxation(
         displacements=0.1 * normal(count, graph.num_atoms, 3),
         strain=(strain + strain.mT) / 2,
-        displacement_scales=torch.full((count, graph.num_atoms), scales.get("displacement", 0.0)).double(),
+        displacement_scales=torch.full((count, graph.num_atoms), scales.get("displacement", 0.0), dtype=torch.float64),
         volume_scales=crystals + scales.get("volume", 0.0),
         shape_scales=crystals + scales.get("shape", 0.0),
     )
@@ -213,7 +219,7 @@ def test_signs_of_error(graph: CrystalGraph):
     members = members_of(graph, 3, displacement=0.02, volume=0.03, shape=0.04)
     signs = error_signs(members, graph.batch)
     for name, value in {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}.items():
-        torch.testing.assert_close(getattr(signs, name), torch.full((len(CRYSTALS),), value).double())
+        torch.testing.assert_close(getattr(signs, name), torch.full((len(CRYSTALS),), value, dtype=torch.float64))
     moves, strain = members.displacements, members.strain
     for g in range(len(CRYSTALS)):
         own = moves[:, graph.batch == g]

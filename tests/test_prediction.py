@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
 
-from deeprelax_ase.prediction import Prediction, Uncertainty
+from deeprelax_ase.calibration import CalibratedError
+from deeprelax_ase.prediction import INFO_KEYS, Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal
 
 
@@ -74,3 +77,26 @@ def test_template_keeps_what_it_carries(prediction: Prediction, template: Atoms)
     assert atoms.calc is None
     assert template == before
     assert template.info == {"id": "mp-1"}
+
+
+ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, outside=True)
+
+
+def test_calibrated_errors_go_with_the_atoms(prediction: Prediction, template: Atoms):
+    known = replace(prediction, error=ERROR)
+    expected = {
+        "deeprelax_model": "a model",
+        "deeprelax_uncertainty": 0.05,
+        "deeprelax_error": 0.03,
+        "deeprelax_volume_error": 0.02,
+        "deeprelax_outside": True,
+    }
+    assert known.info == known.to_atoms().info == expected
+    assert known.to_atoms(template).info == {"id": "mp-1", **expected}
+
+
+def test_keys_of_an_earlier_run_leave(prediction: Prediction, template: Atoms):
+    template.info.update(dict.fromkeys(INFO_KEYS, "earlier"))
+    atoms = prediction.to_atoms(template)
+    assert atoms.info == {"id": "mp-1", "deeprelax_model": "a model", "deeprelax_uncertainty": 0.05}
+    assert template.info["deeprelax_error"] == "earlier"

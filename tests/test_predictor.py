@@ -14,6 +14,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
+from deeprelax_ase.calibration import Calibration, ErrorModel
 from deeprelax_ase.errors import (
     DeviceError,
     DisorderedStructureError,
@@ -76,8 +77,7 @@ def test_record_is_complete(predictor: Predictor, crystal: Crystal):
     assert prediction.solver_converged
     if predictor.model_name == END_TO_END:
         assert min(vars(prediction.signs).values()) >= 0
-        assert 0 < prediction.error.coordinates < prediction.error.coordinates_bound
-        assert 0 < prediction.error.volume < prediction.error.volume_bound
+        assert (prediction.error is None) == (predictor.calibration is None)
         assert prediction.solver_steps == 0
     else:
         assert prediction.signs is None
@@ -257,23 +257,33 @@ class TestSolver:
 
 
 class TestPasses:
-    """Of the end-to-end network."""
+    """Of the end-to-end network, and the calibration that belongs to so many of them."""
 
-    def test_number_of_the_card(self, shipped):
+    @pytest.fixture
+    def calibrated(self, shipped) -> Model:
+        """The model with a calibration of its three passes."""
+        law = ErrorModel(intercept=0.0, exponents=(0.5,) * 7, ceiling=0.2, factor=2.0, oxide_factor=3.0)
+        calibration = Calibration(3, law, replace(law, ceiling=0.1), familiar=(1.0,) * 7)
         model = shipped(END_TO_END)
-        predictor = Predictor(model, device="cpu")
-        assert predictor.passes == model.card.passes
-        assert predictor.calibration.passes == model.card.passes
-        assert predictor.predict(CRYSTALS["triclinic"]).error is not None
+        return Model(replace(model.card, passes=3, calibration=calibration.to_dict()), model.networks)
+
+    def test_number_of_the_card(self, calibrated: Model):
+        predictor = Predictor(calibrated, device="cpu")
+        assert predictor.passes == predictor.calibration.passes == 3
+        for name, factor in {"triclinic": 3.0, "hcp": 2.0}.items():  # with and without oxygen
+            error = predictor.predict(CRYSTALS[name]).error
+            assert error.coordinates_bound == pytest.approx(factor * error.coordinates)
+            assert error.volume_bound == pytest.approx(factor * error.volume)
+            assert 0 < error.volume < error.coordinates
 
     @pytest.mark.parametrize("passes", [0, -1])
     def test_there_is_at_least_one(self, make, passes: int):
         with pytest.raises(ValueError, match=f"passes must be at least 1, got {passes}"):
             make(passes=passes)
 
-    def test_calibration_is_for_one_number_of_passes(self, shipped):
-        model = shipped(END_TO_END)
-        other = Predictor(model, device="cpu", passes=model.card.passes + 1)
+    @pytest.mark.parametrize("passes", [1, 2, 4])
+    def test_calibration_is_for_one_number_of_passes(self, calibrated: Model, passes: int):
+        other = Predictor(calibrated, device="cpu", passes=passes)
         prediction = other.predict(CRYSTALS["triclinic"])
         assert other.calibration is None
         assert prediction.error is None
@@ -289,11 +299,10 @@ class TestPasses:
             (lambda card: {name: card[name] for name in card if name != "passes"}, "passes"),
         ],
     )
-    def test_a_broken_calibration(self, shipped, change, reason: str):
-        model = shipped(END_TO_END)
-        card = replace(model.card, calibration=change(model.card.calibration))
+    def test_a_broken_calibration(self, calibrated: Model, change, reason: str):
+        card = replace(calibrated.card, calibration=change(calibrated.card.calibration))
         with pytest.raises(ModelError, match=f"{card.name}: the card's calibration is not of this version: .*{reason}"):
-            Predictor(Model(card, model.networks), device="cpu")
+            Predictor(Model(card, calibrated.networks), device="cpu")
 
 
 def test_unknown_options(make):

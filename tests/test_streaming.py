@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,8 +13,10 @@ from ase.constraints import FixAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io import Frame
+from deeprelax_ase.prediction import ERROR_KEYS
 from deeprelax_ase.streaming import Outcome, finish_frames, predict_frames, write_outcome
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
@@ -74,6 +78,23 @@ class TestPredictFrames:
         np.testing.assert_allclose(outcome.atoms.cell.lengths(), 3.7 * SHRINKAGE)
         assert outcome.atoms.calc is None  # the energy of the unrelaxed crystal is not that of the relaxed one
         assert outcome.reason == ""
+
+    def test_calibrated_errors_go_with_the_crystal(self):
+        error = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, outside=False)
+        (outcome,) = predict_frames([good()], StandInPredictor(error=error))
+        assert {key: outcome.atoms.info[key] for key in ERROR_KEYS} == {
+            "deeprelax_error": 0.03,
+            "deeprelax_volume_error": 0.02,
+            "deeprelax_outside": False,
+        }
+
+    @pytest.mark.parametrize("kind", ["good", "helium", "constrained"])
+    def test_errors_of_an_earlier_run_leave(self, kind):
+        frame = FRAMES[kind]()
+        frame.atoms.info.update(dict.fromkeys(ERROR_KEYS, "earlier"))
+        for relax in (predict_frames, partial(finish_frames, make_calculator=EMT)):
+            (outcome,) = relax([frame], StandInPredictor())
+            assert not set(ERROR_KEYS) & set(outcome.atoms.info)
 
     def test_fixed_cell(self):
         (outcome,) = predict_frames([good()], StandInPredictor(), relax_cell=False)

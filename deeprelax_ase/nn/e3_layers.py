@@ -17,16 +17,17 @@ from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
 from deeprelax_ase.nn.paegnn import perceptron, smooth_norm
 
 
-def tame(stack: Tensor) -> Tensor:
-    """Vectors and tensors scaled down where they are large: ``h / sqrt(1 + mean square)``, rank by rank.
+def tame(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (N, 3, F) and tensors (N, 5, F) of a stack, scaled down where large: ``h / sqrt(1 + mean square)``.
 
     The 1 keeps near-zero features, as symmetry makes them, near zero: dividing those by their own size would blow up
     rounding and gradients.
     """
-    vector, tensor = stack[:, VECTOR], stack[:, TENSOR]
-    return torch.cat(
-        [part * torch.rsqrt(1 + part.square().mean(dim=(1, 2), keepdim=True)) for part in (vector, tensor)], dim=1
+    vector, tensor = (
+        part * torch.rsqrt(1 + part.square().mean(dim=(1, 2), keepdim=True))
+        for part in (stack[:, VECTOR], stack[:, TENSOR])
     )
+    return vector, tensor
 
 
 class Sources(nn.Module):
@@ -44,8 +45,8 @@ class Sources(nn.Module):
         if not self.tensors:
             zero = torch.zeros_like(parts[:, :1])
             parts = torch.cat([parts[:, :2], zero, parts[:, 3:4], zero], dim=1)
-        tamed = tame(h).to(parts.dtype)
-        stacks = torch.cat([parts[:, 3:4] * tamed[:, VECTOR], parts[:, 4:5] * tamed[:, TENSOR]], dim=1)
+        vector, tensor = (part.to(parts.dtype) for part in tame(h))
+        stacks = torch.cat([parts[:, 3:4] * vector, parts[:, 4:5] * tensor], dim=1)
         return parts[:, :SCALARS].contiguous(), stacks
 
 
@@ -66,9 +67,9 @@ class Update(nn.Module):
     def forward(self, x: Tensor, h: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
         """New x (N, F) and h (N, 8, F) from the old ones and the messages (N, 9, F)."""
         x, h = x + self.scale * messages[:, 0], h + self.scale * messages[:, 1:]
-        tamed = tame(h)
-        u, v = self.mix_vectors(tamed[:, VECTOR]).chunk(2, dim=-1)
-        s, t = self.mix_tensors(tamed[:, TENSOR]).chunk(2, dim=-1)
+        vector, tensor = tame(h)
+        u, v = self.mix_vectors(vector).chunk(2, dim=-1)
+        s, t = self.mix_tensors(tensor).chunk(2, dim=-1)
         invariants = torch.cat([self.norm(x), smooth_norm(u), smooth_norm(s)], dim=-1)
         gates = self.weights(invariants).view(len(x), 7, 1, -1).unbind(dim=1)
         plain, by_vectors, by_tensors, keep_v, keep_t, bend, join = gates
@@ -91,9 +92,9 @@ class Refinement(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Displacements (N, 3), strain coefficients (N, 6), trace first, and raw scales (N, 3)."""
         channels = x.shape[-1]
-        tamed = tame(h)
-        gates = self.gates(self.norm(x)).to(tamed.dtype)
-        vector, tensor, rest = gates.split([channels, channels, 4], dim=-1)
-        displacement = (tamed[:, VECTOR] * vector[:, None]).mean(dim=-1)
-        shape = (tamed[:, TENSOR] * tensor[:, None]).mean(dim=-1)
+        vector, tensor = tame(h)
+        gates = self.gates(self.norm(x)).to(vector.dtype)
+        by_vectors, by_tensors, rest = gates.split([channels, channels, 4], dim=-1)
+        displacement = (vector * by_vectors[:, None]).mean(dim=-1)
+        shape = (tensor * by_tensors[:, None]).mean(dim=-1)
         return displacement, torch.cat([rest[:, :1], shape], dim=1), rest[:, 1:]

@@ -7,10 +7,13 @@ direction (rows of a stack: 3 vector, 5 tensor; see :mod:`deeprelax_ase.nn.harmo
     m_i[vector] = sum_j w1 B1_j Y[vector] + w3 G_j[vector]
     m_i[tensor] = sum_j w2 B2_j Y[tensor] + w4 G_j[tensor]
 
-On CUDA a Triton kernel reads each edge once and writes each atom once, without atomics, so that results repeat exactly.
+On CUDA a Triton kernel reads each edge once and writes each atom once, without atomics, so that results repeat exactly;
+Triton comes with torch's builds for CUDA.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -32,7 +35,7 @@ def aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tenso
         harmonics: (E, 8), Y.
         edges: their ends.
     """
-    if weights.is_cuda and weights.dtype != torch.float64:
+    if weights.is_cuda and weights.dtype != torch.float64 and find_spec("triton") is not None:
         from deeprelax_ase.nn.triton_messages import fused_aggregate
 
         return fused_aggregate(scalars, stacks, weights, harmonics, edges)
@@ -43,12 +46,18 @@ def plain_aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics:
     """:func:`aggregate` in plain torch: on CPUs, and the reference for the kernel."""
     source, destination = edges.source, edges.destination
 
-    def collect(messages: Tensor) -> Tensor:
-        return messages.new_zeros(len(scalars), *messages.shape[1:]).index_add_(0, destination, messages)
+    def collect(messages: Tensor, ends: Tensor) -> Tensor:
+        return messages.new_zeros(len(scalars), *messages.shape[1:]).index_add_(0, ends, messages)
 
     sent = scalars[source] * weights[:, :SCALARS]
-    gathered = stacks[source]
-    # addcmul spares a pass over (E, 3, F) and (E, 5, F), which is where the time goes
-    vector = torch.addcmul(gathered[:, VECTOR] * weights[:, 3:4], sent[:, 1:2], harmonics[:, VECTOR, None])
-    tensor = torch.addcmul(gathered[:, TENSOR] * weights[:, 4:5], sent[:, 2:3], harmonics[:, TENSOR, None])
-    return torch.cat([collect(sent[:, :1]), collect(vector), collect(tensor)], dim=1)
+    own = collect(sent[:, :1], destination)
+    vector = collect(sent[:, 1:2] * harmonics[:, VECTOR, None], destination)
+    tensor = collect(sent[:, 2:3] * harmonics[:, TENSOR, None], destination)
+    # What atom i takes of G_j is the same for all images of j: in small cells most edges are such images.
+    _, pair = torch.unique_consecutive(destination * len(scalars) + source, return_inverse=True)
+    first = pair.diff(prepend=pair.new_full((1,), -1)).nonzero().squeeze(1)
+    passed = weights.new_zeros(len(first), 2, weights.shape[2]).index_add_(0, pair, weights[:, SCALARS:])
+    stacks, ends = stacks[source[first]], destination[first]
+    vector = vector + collect(stacks[:, VECTOR] * passed[:, :1], ends)
+    tensor = tensor + collect(stacks[:, TENSOR] * passed[:, 1:], ends)
+    return torch.cat([own, vector, tensor], dim=1)

@@ -26,6 +26,9 @@ from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.training.evaluate import errors
 from deeprelax_ase.training.predicting import Predicted, predict
 
+#: Fewer crystals make no group of their own.
+_FEWEST = 10
+
 
 def labels_for(level: str) -> str:
     """The labels of pairs that a model of this level of theory relaxes to."""
@@ -47,8 +50,11 @@ def true_errors(predicted: Predicted, pairs: Pairs) -> dict[str, np.ndarray]:
 
 
 def coverage(calibration: Calibration, predicted: Predicted, pairs: Pairs, groups: dict[str, np.ndarray]) -> dict:
-    """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``."""
-    read, true = calibration.read(predicted.error_signs()), true_errors(predicted, pairs)
+    """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``.
+
+    Groups of fewer than ten crystals are left out: nine of ten could not be told there.
+    """
+    read, true = calibration.read(predicted.error_signs(), predicted.oxides()), true_errors(predicted, pairs)
     columns = {
         "coordinates": (true["coordinates"], [e.coordinates for e in read], [e.coordinates_bound for e in read]),
         "volume": (true["relative_volume"], [e.volume for e in read], [e.volume_bound for e in read]),
@@ -56,6 +62,8 @@ def coverage(calibration: Calibration, predicted: Predicted, pairs: Pairs, group
     outside = np.array([e.outside for e in read])
     report: dict[str, Any] = {}
     for name, chosen in {"all": np.ones(len(pairs), dtype=bool), **groups}.items():
+        if chosen.sum() < _FEWEST:
+            continue
         row: dict[str, float] = {"crystals": int(chosen.sum()), "outside": float(outside[chosen].mean())}
         for quantity, (error, expected, bound) in columns.items():
             row[f"{quantity} coverage"] = float((error <= np.array(bound))[chosen].mean())
@@ -90,7 +98,11 @@ def main() -> None:
     predicted, pairs, groups = predictions("validation")
     true = true_errors(predicted, pairs)
     calibration = fit_calibration(
-        predicted.error_signs(), true["coordinates"], true["relative_volume"], passes=predictor.passes
+        predicted.error_signs(),
+        true["coordinates"],
+        true["relative_volume"],
+        predicted.oxides(),
+        passes=predictor.passes,
     )
     report = {"validation": coverage(calibration, predicted, pairs, groups)}
     report["test"] = coverage(calibration, *predictions("test"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +28,10 @@ class Predicted:
     uncertainty: np.ndarray
     signs: np.ndarray
 
+    def oxides(self) -> np.ndarray:
+        """(n,) bool, which crystals hold oxygen."""
+        return np.array([8 in crystal.numbers for crystal in self.crystals])
+
     def error_signs(self, chosen: np.ndarray | slice = slice(None)) -> ErrorSigns:
         """Those of the ``chosen`` crystals."""
         return ErrorSigns(*self.signs[chosen].T)
@@ -40,11 +45,10 @@ def predict(
     Raises:
         RuntimeError: a crystal cannot be relaxed.
     """
-    key = f"{predictor.model.card.sha256} {predictor.model.card.level} {predictor.passes} {predictor.keep_symmetry}"
-    start = np.concatenate([c.positions for c in crystals])
+    key = _key(predictor, crystals)
     if cache is not None and cache.exists():
         with np.load(cache) as kept:
-            if str(kept["key"]) == key and np.array_equal(kept["start"], start):
+            if str(kept["key"]) == key:
                 return _predicted(crystals, kept["positions"], kept["cells"], kept["uncertainty"], kept["signs"])
     results: list[Prediction] = []
     stream = predictor.predict_many(crystals, atoms_per_batch=atoms_per_batch)
@@ -58,8 +62,18 @@ def predict(
     signs = np.array([_signs(r) for r in results])
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, key=key, start=start, positions=positions, cells=cells, uncertainty=uncertainty, signs=signs)
+        np.savez(cache, key=key, positions=positions, cells=cells, uncertainty=uncertainty, signs=signs)
     return _predicted(crystals, positions, cells, uncertainty, signs)
+
+
+def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
+    """Differs wherever predictions may: by the weights, their use, and the crystals."""
+    digest = hashlib.sha256()
+    for crystal in crystals:
+        for values in (crystal.numbers, crystal.positions, crystal.cell):
+            digest.update(values.tobytes())
+    card = predictor.model.card
+    return f"{card.sha256} {card.level} {predictor.passes} {predictor.keep_symmetry} {digest.hexdigest()}"
 
 
 def _signs(prediction: Prediction) -> list[float]:

@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
+from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.prediction import Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal
 
@@ -23,6 +24,7 @@ class StandIn:
 
     relaxed: Crystal
     solver_converged: bool = True
+    error: CalibratedError | None = None
     asked: list[bool] = field(default_factory=list)
 
     def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
@@ -37,6 +39,7 @@ class StandIn:
             solver_converged=self.solver_converged,
             solver_steps=7,
             timings={"network": 0.1},
+            error=self.error,
         )
 
 
