@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def coverage(calibration: Calibration, predicted: Predicted, pairs: Pairs, group
 
 def main() -> None:
     """Fit, write the card, print and keep the coverage."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if find_spec("crepes") is None:
+        parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
     predictor = Predictor(arguments.model, passes=arguments.passes)
     labels = labels_for(predictor.model.card.level)
     shares = element_shares(load_pairs(arguments.data, labels=labels).in_split("train"))

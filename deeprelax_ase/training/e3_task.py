@@ -63,6 +63,8 @@ class DeepRelaxE3Task:
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Those of the Laplace loss of all blocks."""
+        if self._stream is not None and self._prepared is None:
+            self._stream.wait_stream(torch.cuda.current_stream())  # where the pairs may still be on their way
         batch = self._prepare(crystals) if self._prepared is None else self._prepared
         if self._stream is None:
             losses, displacements, strain = self._learn(batch.given, batch.truth)
