@@ -25,7 +25,7 @@ from deeprelax_ase.training import train
 from deeprelax_ase.training.evaluate import errors, relax_pairs
 from deeprelax_ase.training.presets import departing, training_pairs
 
-#: What each variant changes: fields of the network, of the training, of the augmentation, and the labels used.
+#: What each variant changes: fields of the network, of the training and of the augmentation.
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "narrow": {"channels": 128},

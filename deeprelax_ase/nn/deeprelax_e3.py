@@ -14,7 +14,7 @@ from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
-from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.nn.heads import bounded_scale, symmetric_exponential
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
 from deeprelax_ase.quantities import Relaxation
 
@@ -156,19 +156,13 @@ def without_drift(displacements: Tensor, given: NetworkInput) -> Tensor:
     return displacements - crystal_mean(displacements, given)[given.batch]
 
 
-def log_bounded(raw: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """A scale between ``bounds``, its logarithm a sigmoid of ``raw``: no gradient is cut off."""
-    low, high = (math.log(bound) for bound in bounds)
-    return torch.exp(low + (high - low) * torch.sigmoid(raw))
-
-
 def _relaxation(displacements: Tensor, strain: Tensor, raw: Tensor, given: NetworkInput) -> Relaxation:
     raw = raw.to(displacements.dtype)
     of_cell = crystal_mean(raw[:, 1:], given)
     return Relaxation(
         displacements=displacements,
         strain=strain,
-        displacement_scales=log_bounded(raw[:, 0], DISPLACEMENT_SCALES),
-        volume_scales=log_bounded(of_cell[:, 0], STRAIN_SCALES),
-        shape_scales=log_bounded(of_cell[:, 1], STRAIN_SCALES),
+        displacement_scales=bounded_scale(raw[:, 0], DISPLACEMENT_SCALES),
+        volume_scales=bounded_scale(of_cell[:, 0], STRAIN_SCALES),
+        shape_scales=bounded_scale(of_cell[:, 1], STRAIN_SCALES),
     )

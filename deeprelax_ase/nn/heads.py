@@ -13,9 +13,9 @@ from deeprelax_ase.nn.paegnn import perceptron
 SCALE_RANGE = (0.002, 5.0)
 
 
-def bounded_scale(raw: Tensor) -> Tensor:
-    """b = exp(u) with u squashed smoothly between the logarithms of :data:`SCALE_RANGE`: no gradient is cut off."""
-    low, high = (math.log(bound) for bound in SCALE_RANGE)
+def bounded_scale(raw: Tensor, bounds: tuple[float, float] = SCALE_RANGE) -> Tensor:
+    """b = exp(u) with u squashed smoothly between the logarithms of the ``bounds``: no gradient is cut off."""
+    low, high = (math.log(bound) for bound in bounds)
     return torch.exp(low + (high - low) * torch.sigmoid(raw))
 
 

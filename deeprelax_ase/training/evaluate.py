@@ -52,8 +52,10 @@ def relax_pairs(
         atoms_per_batch: bounds the memory.
 
     Raises:
-        ValueError: a network does not know ``level``.
+        ValueError: a network does not know ``level``, there are no pairs, or fewer than one pass is asked for.
     """
+    if not len(pairs) or passes < 1:
+        raise ValueError(f"{len(pairs)} pairs and {passes} passes: there must be at least one of each")
     for network in networks:
         if level not in network.config.levels:
             raise ValueError(f"Unknown {level=}, must be one of {network.config.levels}")

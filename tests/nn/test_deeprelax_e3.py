@@ -15,12 +15,11 @@ from deeprelax_ase.graph import atom_counts, carried_positions, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import (
     DISPLACEMENT_SCALES,
     STRAIN_SCALES,
-    log_bounded,
     moved_vectors,
     network_input,
     strain_matrix,
 )
-from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.nn.heads import bounded_scale, matrix_product, symmetric_exponential
 from deeprelax_ase.quantities import Relaxation
 from deeprelax_ase.structure import Crystal
 
@@ -271,7 +270,7 @@ def test_scales_are_positive_and_bounded_with_finite_gradients(relax, sample_cry
             scale = getattr(relaxation, name)
             assert low < scale.min() < scale.max() < high, name
     raw = torch.tensor([-1e30, -60.0, 0.0, 60.0, 1e30], dtype=torch.float64, requires_grad=True)
-    scale = log_bounded(raw, DISPLACEMENT_SCALES)
+    scale = bounded_scale(raw, DISPLACEMENT_SCALES)
     assert scale.tolist() == pytest.approx([5e-4, 5e-4, 0.05, 5.0, 5.0])
     scale.log().sum().backward()
     assert raw.grad is not None

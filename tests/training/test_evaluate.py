@@ -119,3 +119,9 @@ def test_errors_of_a_crystal_that_is_too_large(pairs: Pairs) -> None:
     torch.testing.assert_close(found["relative_volume"], torch.full((7,), 1.02**3 - 1).double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(found["lattice"], 0.02 * pairs.cell_relaxed.abs().mean(dim=(1, 2)), rtol=1e-12, atol=0)
     torch.testing.assert_close(found["volume"], (1.02**3 - 1) * torch.linalg.det(pairs.cell_relaxed).abs())
+
+
+@pytest.mark.parametrize(("size", "passes"), [(0, 1), (7, 0)])
+def test_nothing_to_do_is_refused(pairs: Pairs, size: int, passes: int) -> None:
+    with pytest.raises(ValueError, match=f"{size} pairs and {passes} passes"):
+        relax_pairs([network()], pairs.take(torch.arange(size)), "PBE", passes=passes)
