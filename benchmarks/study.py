@@ -8,6 +8,7 @@ Variants are rows of VARIANTS; each changes what its name says and nothing else.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -46,6 +47,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "more augmentation": {"around": 0.3, "on_the_way": 0.35, "replayed": 0.4},
     "no replay": {"replayed": 0.0},
     "weight decay 0.1": {"weight_decay": 0.1},
+    "last block supervised": {"all_blocks": False},
+    "half the data": {"share": 0.5},
+    "quarter of the data": {"share": 0.25},
+    "borrowed": {"borrowed": 0.5},
+    "more arrived": {"arrived": 0.15},
 }
 
 
@@ -76,14 +82,16 @@ def main() -> None:
     """Train one variant and print its validation errors."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config, settings = departing(VARIANTS[arguments.variant])
+    config, settings, chosen = departing(VARIANTS[arguments.variant])
     settings = replace(
         settings, seconds=arguments.seconds, max_steps=arguments.max_steps, compile=arguments.compile, log_every=500
     )
-    pairs = training_pairs(arguments.data).to(arguments.device)
+    pairs = training_pairs(arguments.data, chosen).to(arguments.device)
     with TemporaryDirectory() as folder:
         if arguments.compile:  # so that compiling does not eat into the budget
             train(pairs, config, replace(settings, seconds=1.0, max_steps=None), Path(folder) / "warm")
+            gc.collect()
+            torch.cuda.empty_cache()  # others may share the device
         network = train(pairs, config, settings, Path(folder) / "run")
         steps = json.loads((Path(folder) / "run" / "settings.json").read_text())["steps"]
     result = assess(network, arguments.data, arguments.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -52,3 +53,17 @@ class Relaxation:
     displacement_scales: Tensor
     volume_scales: Tensor
     shape_scales: Tensor
+
+
+class KnownForces(NamedTuple):
+    """What a calculator found in crystals that are to be relaxed: N atoms in G crystals.
+
+    Attributes:
+        forces: (N, 3) eV/Å.
+        virial: (G, 3, 3) eV, the stress times the volume, symmetric.
+        informed: (G,) bool, for which crystals both are known.
+    """
+
+    forces: Tensor
+    virial: Tensor
+    informed: Tensor

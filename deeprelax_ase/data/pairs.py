@@ -32,6 +32,9 @@ class Pairs:
         dft: (G,) bool, the pair has a published DFT minimum.
         level: (G,) int64, whose minimum the relaxed crystal is, see :data:`LEVELS`.
         split: (G,) int64, see :data:`SPLITS`.
+        forces: (N, 3) eV/Å, in the unrelaxed crystal; zero, as the next, where not known.
+        virial: (G, 3, 3) eV, stress times volume of the unrelaxed crystal.
+        informed: (G,) bool, whether forces and virial are known.
     """
 
     numbers: Tensor
@@ -43,6 +46,9 @@ class Pairs:
     dft: Tensor
     level: Tensor
     split: Tensor
+    forces: Tensor
+    virial: Tensor
+    informed: Tensor
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -78,7 +84,7 @@ class Pairs:
         return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
 
 
-_PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed")
+_PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed", "forces")
 
 
 def concatenate(parts: Sequence[Pairs]) -> Pairs:
@@ -141,5 +147,8 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
         dft=raw["dft"],
         level=level if labels == "relaxed" else torch.full_like(level, LEVELS.index("M3GNet")),
         split=raw["split"].long(),
+        forces=torch.zeros(raw["frac_initial"].shape, dtype=dtype),
+        virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
+        informed=torch.zeros_like(raw["dft"]),
     )
     return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
+from deeprelax_ase.nn.e3_forces import ForceReader
 from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale, symmetric_exponential
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
-from deeprelax_ase.quantities import Relaxation
+from deeprelax_ase.quantities import KnownForces, Relaxation
 
 #: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
 DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)
@@ -31,6 +32,7 @@ class NetworkInput(NamedTuple):
         batch: (N,) int64, the crystal of each atom.
         counts: (G,) int64, atoms of each crystal.
         vectors: (E, 3) Å, from destination to source.
+        known: forces, for the crystals where they are known.
         edges: their ends.
     """
 
@@ -39,6 +41,7 @@ class NetworkInput(NamedTuple):
     batch: Tensor
     counts: Tensor
     vectors: Tensor
+    known: KnownForces
     edges: EdgeLists
 
 
@@ -77,6 +80,7 @@ class DeepRelaxE3(nn.Module):
         self.basis = GaussianBasis(config.num_basis, config.cutoff)
         self.elements = nn.Embedding(config.num_elements + 1, config.channels)
         self.levels = nn.Embedding(len(config.levels), config.channels)
+        self.forces = ForceReader(config.channels) if config.reads_forces else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
     def forward(self, graph: CrystalGraph, level: Tensor | int = 0, *, keep_cell: bool = False) -> list[Relaxation]:
@@ -93,6 +97,9 @@ class DeepRelaxE3(nn.Module):
         """:meth:`forward` on plain tensors."""
         x = self.elements(given.numbers) + self.levels(given.level)[given.batch]
         h = x.new_zeros(len(x), 8, x.shape[1])
+        if self.forces is not None:
+            by_forces, h = self.forces(given.known, given.batch, given.counts)
+            x = x + by_forces
         displacements = given.vectors.new_zeros(len(x), 3)
         strain = given.vectors.new_zeros(len(given.counts), 3, 3)
         relaxations = []
@@ -118,8 +125,8 @@ class DeepRelaxE3(nn.Module):
         return radial.to(lower), harmonics((vectors / lengths[:, None]).to(dtype))
 
 
-def network_input(graph: CrystalGraph, level: Tensor | int) -> NetworkInput:
-    """What the network reads of ``graph``, and the ``level`` to relax to, one or (G,)."""
+def network_input(graph: CrystalGraph, level: Tensor | int, known: KnownForces | None = None) -> NetworkInput:
+    """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known."""
     if isinstance(level, int):
         level = torch.full((graph.num_crystals,), level, device=graph.batch.device)
     return NetworkInput(
@@ -128,8 +135,15 @@ def network_input(graph: CrystalGraph, level: Tensor | int) -> NetworkInput:
         batch=graph.batch,
         counts=atom_counts(graph),
         vectors=edge_vectors(graph),
+        known=no_forces(graph.positions, graph.cell) if known is None else known,
         edges=edge_lists(graph.edge_index, graph.num_atoms, gradient=torch.is_grad_enabled()),
     )
+
+
+def no_forces(positions: Tensor, cell: Tensor) -> KnownForces:
+    """What is known of the forces on atoms at ``positions`` (N, 3) in ``cell`` (G, 3, 3) without a calculator."""
+    informed = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
+    return KnownForces(torch.zeros_like(positions), torch.zeros_like(cell), informed)
 
 
 def moved_vectors(given: NetworkInput, displacements: Tensor, strain: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class DeepRelaxE3Config:
         max_neighbors: nearest neighbours of each atom that become edges, ties included.
         tensor_messages: whether rank-2 features travel between atoms; if not, they only form within one, from products
             of its vectors.
+        reads_forces: whether forces and stress in the unrelaxed crystal are read, where they are known.
         levels: levels of theory that the network relaxes to, in the order of its embedding of them.
     """
 
@@ -36,6 +37,7 @@ class DeepRelaxE3Config:
     cutoff: float = 6.0
     max_neighbors: int = 30
     tensor_messages: bool = True
+    reads_forces: bool = False
     levels: tuple[str, ...] = ("PBE",)
 
     def __post_init__(self) -> None:

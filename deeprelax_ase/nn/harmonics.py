@@ -56,6 +56,12 @@ def tensor_times_vector(tensor: Tensor, vector: Tensor) -> Tensor:
     )
 
 
+def tensor_coefficients(matrices: Tensor) -> Tensor:
+    """(G, 3, 3) symmetric matrices to the (G, 5) coefficients of their traceless parts."""
+    (xx, xy, zx), (_, yy, yz), (_, _, zz) = (row.unbind(dim=1) for row in matrices.unbind(dim=1))
+    return torch.stack([2 * _H * xy, 2 * _H * yz, 2 * _H * zx, _D * (xx - yy), _Z * (2 * zz - xx - yy)], dim=1)
+
+
 def tensor_matrix(coefficients: Tensor) -> Tensor:
     """(G, 5) coefficients to the (G, 3, 3) matrices that they stand for."""
     xy, yz, zx, d, s = coefficients.unbind(dim=1)

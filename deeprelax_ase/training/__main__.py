@@ -57,8 +57,10 @@ def _paper(arguments: argparse.Namespace) -> tuple[DeepRelaxConfig, TrainingSett
 
 
 def _end_to_end(arguments: argparse.Namespace) -> tuple[DeepRelaxE3Config, TrainingSettings, Pairs]:
-    config, settings = departing(dict(arguments.set))
-    return config, settings, training_pairs(arguments.data)
+    config, settings, chosen = departing(dict(arguments.set))
+    if arguments.forces and len(arguments.forces) != len(arguments.data):
+        raise SystemExit(f"--forces names {len(arguments.forces)} files for {len(arguments.data)} of data")
+    return config, settings, training_pairs(arguments.data, chosen, forces=arguments.forces)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m deeprelax_ase.training pairs.npz --out run --seconds 200 --device cuda --compile",
     )
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs; their train split is used")
+    parser.add_argument("--forces", nargs="+", default=[], type=Path, help="e3: known forces, a file for each of data")
     parser.add_argument("--network", choices=("e3", "paper"), default="e3", help="default %(default)s")
     parser.add_argument(
         "--set",

@@ -50,7 +50,8 @@ class AugmentationSettings:
 
 def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Generator) -> Pairs:
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
-    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images.
+    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images. Crystals whose forces are known
+    stay where those were found.
     """
     device, dtype, size = pairs.cell_initial.device, pairs.cell_initial.dtype, len(pairs)
     batch = pairs.batch
@@ -63,9 +64,10 @@ def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Gener
 
     def amplitude(chosen: Tensor, usual: float, around: Tensor, bounds: tuple[float, float]) -> Tensor:
         low, high = (math.log(bound) for bound in bounds)
-        return torch.where(around, torch.exp(low + (high - low) * uniform()), usual * (chosen & ~arrived))
+        usually = usual * (chosen & ~arrived & ~pairs.informed)
+        return torch.where(around, torch.exp(low + (high - low) * uniform()), usually)
 
-    draw = uniform()
+    draw = torch.where(pairs.informed, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
     way = torch.where(draw < settings.on_the_way, uniform(), torch.zeros_like(draw))
     arrived = (draw >= settings.on_the_way) & (draw < settings.on_the_way + settings.arrived)
     around = (

@@ -23,25 +23,28 @@ class TrueRelaxation(NamedTuple):
         strain: (G, 3, 3), symmetric.
         atoms: (N,) weights.
         crystals: (G,) weights.
+        batch: (N,) int64, the crystal of each atom.
     """
 
     displacements: Tensor
     strain: Tensor
     atoms: Tensor
     crystals: Tensor
+    batch: Tensor
 
 
-def true_relaxation(pairs: Pairs, given: NetworkInput) -> TrueRelaxation:
+def true_relaxation(pairs: Pairs, given: NetworkInput, *, informed_weight: float = 1.0) -> TrueRelaxation:
     """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
-    The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal.
+    The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. Crystals
+    whose forces are known count ``informed_weight``.
     """
     deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
     strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
     moved = rows_times_matrices(pairs.scaled_relaxed - pairs.scaled_initial, cell[given.batch])
-    ones = torch.ones_like(strain[:, 0, 0])
-    return TrueRelaxation(without_drift(moved, given), strain, ones[given.batch], ones)
+    weights = torch.where(given.known.informed, informed_weight, torch.ones_like(strain[:, 0, 0]))
+    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], weights, given.batch)
 
 
 def symmetric_logarithm(matrices: Tensor, terms: int = 9) -> Tensor:
@@ -64,7 +67,7 @@ def relaxation_loss(
     *,
     volume_weight: float,
     shape_weight: float,
-    tempering: float,
+    tempering: float | Tensor,
 ) -> dict[str, Tensor]:
     """Negative Laplace log-likelihood of displacements, volume and shape, averaged over the network's blocks.
 
@@ -75,13 +78,14 @@ def relaxation_loss(
         relaxations: after each block.
         truth: what they should be.
         volume_weight, shape_weight: of the strain's terms, in Å: what a strain of 1 counts for.
-        tempering: terms are weighted by ``b^tempering``, held constant (the beta of Seitzer et al., ICLR 2022). At 0
-            they are the likelihood, which cares for relative errors; at 1 the predictions follow absolute errors.
+        tempering: one, or (G,): terms are weighted by ``b^tempering``, held constant (the beta of Seitzer et al., ICLR
+            2022). At 0 they are the likelihood, which cares for relative errors; at 1 absolute errors count.
 
     Returns:
         ``loss``, and of the last block ``displacement``, ``volume`` and ``shape``: mean absolute errors (Å, 1, 1).
     """
-    displacements, strain, atoms, crystals = truth
+    displacements, strain, atoms, crystals, batch = truth
+    of_atoms = tempering[batch] if isinstance(tempering, Tensor) else tempering
     losses = []
     for relaxation in relaxations:
         moved = torch.linalg.vector_norm(relaxation.displacements - displacements, dim=1)
@@ -91,7 +95,7 @@ def relaxation_loss(
         shape = torch.linalg.matrix_norm(difference - trace[:, None, None] / 3 * identity)
         volume = trace.abs()
         losses.append(
-            _mean(_laplace(moved, relaxation.displacement_scales, 3, tempering), atoms)
+            _mean(_laplace(moved, relaxation.displacement_scales, 3, of_atoms), atoms)
             + volume_weight * _mean(_laplace(volume, relaxation.volume_scales, 1, tempering), crystals)
             + shape_weight * _mean(_laplace(shape, relaxation.shape_scales, 5, tempering), crystals)
         )
@@ -103,7 +107,7 @@ def relaxation_loss(
     }
 
 
-def _laplace(error: Tensor, scale: Tensor, components: int, tempering: float) -> Tensor:
+def _laplace(error: Tensor, scale: Tensor, components: int, tempering: float | Tensor) -> Tensor:
     return scale.detach() ** tempering * (components * torch.log(scale) + error / scale)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
+from deeprelax_ase.nn.e3_forces import ForceReader
 from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists
+from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
@@ -58,7 +61,7 @@ class DeepRelaxE3Task:
         network = self.network
         network._edge_features = torch.compile(network._edge_features, dynamic=False)  # type: ignore[method-assign]
         for part in network.modules():
-            if isinstance(part, Sources | Update | Refinement):
+            if isinstance(part, Sources | Update | Refinement | ForceReader):
                 part.compile(dynamic=False)
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
@@ -89,10 +92,12 @@ class DeepRelaxE3Task:
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             start = self.replay.mix(crystals, self.settings.replayed, self.generator)
+            start = hide_forces(start, self.settings.hidden, self.generator)
             start = augment(start, self.settings.augmentation, self.generator)
             graph = pair_graph(start, self.config.graph)
-            given = network_input(graph, self.level[crystals])
-            truth = true_relaxation(start, given)
+            known = KnownForces(start.forces, start.virial, start.informed)
+            given = network_input(graph, self.level[crystals], known)
+            truth = true_relaxation(start, given, informed_weight=self.settings.informed_weight)
             if self._stream is not None:
                 if self._sizes is None or not self._sizes.hold(given):
                     self._sizes, self._graphed = Sizes.around(given), None
@@ -117,22 +122,24 @@ class DeepRelaxE3Task:
 
     def _graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
         numbers, level, batch, counts, vectors, *rest = tensors
-        given = NetworkInput(numbers, level, batch, counts, vectors, EdgeLists(*rest[:5]))
-        losses, displacements, strain = self._learn(given, TrueRelaxation(*rest[5:]))
+        known, edges, truth = KnownForces(*rest[:3]), EdgeLists(*rest[3:8]), TrueRelaxation(*rest[8:])
+        given = NetworkInput(numbers, level, batch, counts, vectors, known, edges)
+        losses, displacements, strain = self._learn(given, truth)
         return [*losses.values(), displacements, strain]
 
     def _learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
         settings = self.settings
+        sharper = settings.informed_tempering - settings.tempering
         lower = settings.bfloat16 and given.vectors.is_cuda
         with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
             relaxations = self.network.refine(given)
         losses = relaxation_loss(
-            relaxations,
+            relaxations if settings.all_blocks else relaxations[-1:],
             truth,
             volume_weight=settings.volume_weight,
             shape_weight=settings.shape_weight,
-            tempering=settings.tempering,
+            tempering=settings.tempering + sharper * given.known.informed,
         )
         if self._stream is None:
             self.network.zero_grad(set_to_none=True)
@@ -141,8 +148,14 @@ class DeepRelaxE3Task:
         return {name: loss.detach() for name, loss in losses.items()}, last.displacements.detach(), last.strain.detach()
 
 
+def hide_forces(pairs: Pairs, share: float, generator: torch.Generator) -> Pairs:
+    """The ``pairs``, less what is known of the forces in a ``share`` of them: then they are starts like any others."""
+    told = torch.rand(len(pairs), device=pairs.counts.device, generator=generator) >= share
+    return replace(pairs, informed=pairs.informed & told)
+
+
 def _flat(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
-    return [*given[:-1], *given.edges, *truth]
+    return [*given[:-2], *given.known, *given.edges, *truth]
 
 
 def _known_levels(pairs: Pairs, config: DeepRelaxE3Config) -> Tensor:

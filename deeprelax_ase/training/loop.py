@@ -45,7 +45,7 @@ def train(
         out: folder of the run.
         deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call, when a machine is lent for a
             shorter time than the run takes.
-        initial: safetensors file of weights to start from, of a network of the same shape.
+        initial: safetensors file of weights to start from, see :func:`load_initial`.
 
     Returns:
         The network with its averaged weights; None if the deadline came first.
@@ -62,7 +62,7 @@ def train(
     task = task_of(pairs, config, settings)
     network = task.network
     if initial is not None:
-        network.load_state_dict(load_file(initial), strict=True)
+        load_initial(network, initial)
     average = deepcopy(network).requires_grad_(False)
     if settings.compile:
         task.compile()
@@ -95,6 +95,20 @@ def train(
     summary = {"steps": run.step, "seconds": run.elapsed(), "config": config.to_dict(), "training": asdict(settings)}
     (out / "settings.json").write_text(json.dumps(summary, indent=1))
     return cast("DeepRelax | DeepRelaxE3", average)
+
+
+def load_initial(network: nn.Module, file: str | Path) -> None:
+    """Weights of an earlier run, of a network of the same shape, which need not have read forces.
+
+    Raises:
+        ValueError: the shape is another.
+    """
+    weights = load_file(file)
+    own = {name: weight for name, weight in network.state_dict().items() if name.startswith("forces.")}
+    try:
+        network.load_state_dict({**own, **weights}, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{file} holds the weights of another network: {error}") from error
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
+from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation
 
 #: Dummy atoms share the dummy edges: with too few of them, each would have far more edges than an atom has.
@@ -54,6 +55,11 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
         batch=_fill(given.batch, more.atoms, sizes.crystals - 1),
         counts=_fill(given.counts, more.crystals, more.atoms),
         vectors=torch.cat([given.vectors, given.vectors.new_tensor([[1.0, 0.0, 0.0]]).expand(more.edges, 3)]),
+        known=KnownForces(
+            forces=torch.cat([given.known.forces, given.known.forces.new_zeros(more.atoms, 3)]),
+            virial=torch.cat([given.known.virial, given.known.virial.new_zeros(more.crystals, 3, 3)]),
+            informed=_fill(given.known.informed, more.crystals, 0),
+        ),
         edges=EdgeLists(
             source=torch.cat([edges.source, ends]),
             destination=torch.cat([edges.destination, ends]),
@@ -66,6 +72,7 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
         strain=torch.cat([truth.strain, truth.strain.new_zeros(more.crystals, 3, 3)]),
         atoms=_fill(truth.atoms, more.atoms, 0),
         crystals=_fill(truth.crystals, more.crystals, 0),
+        batch=_fill(truth.batch, more.atoms, sizes.crystals - 1),
     )
 
 

@@ -20,9 +20,13 @@ class Replay:
         self.scaled, self.cell = pairs.scaled_initial.clone(), pairs.cell_initial.clone()
 
     def mix(self, crystals: Tensor, share: float, generator: torch.Generator) -> Pairs:
-        """The pairs with the indices ``crystals`` (n,), a ``share`` of them from the last prediction on."""
+        """The pairs with the indices ``crystals`` (n,), a ``share`` of them from the last prediction on.
+
+        Crystals whose forces are known stay where those were found.
+        """
         pairs = self.pairs.take(crystals)
-        chosen = torch.rand(len(pairs), device=self.cell.device, generator=generator) < share
+        draw = torch.rand(len(pairs), device=self.cell.device, generator=generator)
+        chosen = (draw < share) & ~pairs.informed  # forces are known at one place only
         scaled = self.scaled[self.pairs.atoms_of(crystals)]
         return replace(
             pairs,

@@ -28,6 +28,11 @@ class TrainingSettings:
         lattice_weight: factor of the lattice loss (13) of the paper's network.
         volume_weight, shape_weight, tempering: of the end-to-end network, see
             :func:`~deeprelax_ase.training.e3_loss.relaxation_loss`.
+        informed_tempering: the tempering of crystals whose forces are known: they start near their minima, where only
+            relative errors tell.
+        informed_weight: how much they count beside the others, whose errors are larger.
+        hidden: share of the crystals with known forces that the end-to-end network is not told of them.
+        all_blocks: whether every block of the end-to-end network is held to the truth, or the last one alone.
         replayed: share of the crystals that the end-to-end network sees as it last predicted them.
         bfloat16: autocast the network on CUDA.
         compile: fuse the network's kernels with ``torch.compile``; costs about a minute at the start.
@@ -49,6 +54,10 @@ class TrainingSettings:
     volume_weight: float = 3.0
     shape_weight: float = 3.0
     tempering: float = 0.5
+    informed_tempering: float = 0.5
+    informed_weight: float = 0.1
+    hidden: float = 0.2
+    all_blocks: bool = True
     replayed: float = 0.3
     bfloat16: bool = True
     compile: bool = False

@@ -25,6 +25,9 @@ def make_pairs(*crystals: list[str]) -> Pairs:
         dft=none > 0,
         level=none,
         split=none,
+        forces=torch.zeros_like(scaled),
+        virial=torch.zeros_like(cells),
+        informed=none > 0,
     )
 
 

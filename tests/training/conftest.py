@@ -35,6 +35,9 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         dft=torch.zeros(size, dtype=torch.bool),
         level=torch.zeros(size, dtype=torch.int64),
         split=torch.zeros(size, dtype=torch.int64),
+        forces=torch.zeros(len(batch), 3, dtype=dtype),
+        virial=torch.zeros(size, 3, 3, dtype=dtype),
+        informed=torch.zeros(size, dtype=torch.bool),
     )
 
 

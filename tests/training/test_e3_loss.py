@@ -19,6 +19,7 @@ from deeprelax_ase.training.graphs import pair_graph
 
 WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
 ATOMS, CRYSTALS = 7, 3
+BATCH = torch.tensor([0, 0, 0, 1, 1, 2, 2])
 
 
 def given_of(pairs: Pairs) -> NetworkInput:
@@ -106,7 +107,7 @@ def some_truth() -> TrueRelaxation:
     generator = torch.Generator().manual_seed(3)
     moves = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
     ones = torch.ones(ATOMS, dtype=torch.float64)
-    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS])
+    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS], BATCH)
 
 
 def at(truth: TrueRelaxation, *, scale: float = 0.1) -> Relaxation:
@@ -192,25 +193,25 @@ def test_the_best_scale_is_the_error_over_its_components(name: str, components: 
 
 def test_crystals_of_weight_zero_count_for_nothing() -> None:
     truth = some_truth()
-    batch = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     keep = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
-    masked = truth._replace(crystals=keep, atoms=keep[batch])
+    masked = truth._replace(crystals=keep, atoms=keep[BATCH])
     relaxation = wrong(truth)
     relaxation = replace(relaxation, displacements=(relaxation.displacements * 1.5).detach().requires_grad_())
     kept = keep.bool()
     rest = Relaxation(
         **{
-            name: tensor[kept[batch]] if len(tensor) == ATOMS else tensor[kept]
+            name: tensor[kept[BATCH]] if len(tensor) == ATOMS else tensor[kept]
             for name, tensor in vars(relaxation).items()
         }
     )
-    alone = TrueRelaxation(*(t[kept[batch]] if len(t) == ATOMS else t[kept] for t in truth))
+    alone = TrueRelaxation(*(t[kept[BATCH]] if len(t) == ATOMS else t[kept] for t in truth))
+    alone = alone._replace(batch=kept.cumsum(0)[alone.batch] - 1)
     losses = relaxation_loss([relaxation], masked, **WEIGHTS)
     for name, expected in relaxation_loss([rest], alone, **WEIGHTS).items():
         assert losses[name].item() == pytest.approx(expected.item(), abs=1e-13), name
     losses["loss"].backward()
     for name, tensor in vars(relaxation).items():
-        taken = kept[batch] if len(tensor) == ATOMS else kept
+        taken = kept[BATCH] if len(tensor) == ATOMS else kept
         assert not tensor.grad[~taken].any(), name
         assert tensor.grad[taken].flatten(start_dim=1).any(dim=1).all() if tensor.ndim > 1 else tensor.grad[taken].all()
 

@@ -9,19 +9,29 @@ import pytest
 import torch
 
 from deeprelax_ase.data import LEVELS
-from deeprelax_ase.training.presets import AUGMENTATION, CONFIG, SETTINGS, departing, training_pairs
+from deeprelax_ase.training.presets import (
+    AUGMENTATION,
+    CONFIG,
+    PAIRS,
+    SETTINGS,
+    PairSettings,
+    departing,
+    training_pairs,
+)
 
 
 def test_no_changes_give_the_presets() -> None:
-    assert departing({}) == (CONFIG, SETTINGS)
+    assert departing({}) == (CONFIG, SETTINGS, PAIRS)
     assert SETTINGS.augmentation == AUGMENTATION
     assert CONFIG.levels == LEVELS
 
 
 def test_changes_reach_the_record_that_has_the_field() -> None:
-    config, settings = departing({"channels": 16, "tempering": 0.25, "around": 0.5, "around_rattle": [0.01, 0.1]})
+    changes = {"channels": 16, "tempering": 0.25, "around": 0.5, "around_rattle": [0.01, 0.1], "borrowed": 0.25}
+    config, settings, chosen = departing(changes)
     assert config == replace(CONFIG, channels=16)
     augmentation = replace(AUGMENTATION, around=0.5, around_rattle=(0.01, 0.1))  # JSON knows no tuples
+    assert chosen == replace(PAIRS, borrowed=0.25)
     assert settings == replace(SETTINGS, tempering=0.25, augmentation=augmentation)
 
 
@@ -37,7 +47,7 @@ def test_bad_values_are_refused_as_everywhere() -> None:
 
 
 def test_no_name_stands_for_two_things() -> None:
-    names = Counter(name for record in (CONFIG, SETTINGS, AUGMENTATION) for name in asdict(record))
+    names = Counter(name for record in (CONFIG, SETTINGS, AUGMENTATION, PAIRS) for name in asdict(record))
     assert set(names.values()) == {1}
 
 
@@ -67,12 +77,25 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_all_labels_are_there_and_dft_ones_several_times(file: Path, copies: int) -> None:
-    pairs = training_pairs([file], dft_copies=copies)
+    pairs = training_pairs([file], PairSettings(dft_copies=copies, borrowed=0.0))
     found = Counter(zip(pairs.numbers.tolist(), (LEVELS[k] for k in pairs.level), strict=True))
     by_dft = {(1, "PBE"): copies, (4, "PBE"): copies}
     assert found == by_dft | {(2, "OAM"): 1, (3, "OAM"): 1, (1, "M3GNet"): 1, (2, "M3GNet"): 1, (4, "M3GNet"): 1}
     assert pairs.scaled_initial.dtype == torch.float32
 
 
-def test_labels_can_be_left_out(file: Path) -> None:
-    assert training_pairs([file], labels=("m3gnet",)).numbers.tolist() == [1, 2, 4]
+def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
+    pairs = training_pairs([file], PairSettings(dft_copies=1, borrowed=0.5))
+    plain = training_pairs([file], PairSettings(dft_copies=1, borrowed=0.0))
+    assert len(pairs) == len(plain) + 1  # half of the two
+    by_dft = pairs.numbers[pairs.level == LEVELS.index("PBE")].tolist()
+    assert set(by_dft) - {1, 4} in ({2}, {3})
+    assert pairs.level.tolist().count(LEVELS.index("OAM")) == 2  # it keeps its own
+    assert not pairs.dft[pairs.numbers == 3].any()
+
+
+def test_a_share_of_the_pairs_is_the_same_each_time(file: Path) -> None:
+    chosen = PairSettings(dft_copies=1, borrowed=0.0, share=0.5)
+    first, again = (training_pairs([file], chosen).numbers.tolist() for _ in range(2))
+    assert first == again
+    assert len(first) == 4  # two of four, and two of three
