@@ -4,7 +4,8 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py
     ../shared/data/pairs_xmno.npz --cache force_baseline.json --json benchmarks/results/force_calls.json
 
 A call is one of the calculator's ``calculate``: energy, forces and stress together. A jump counts as the calls that
-take as long on the same thread. DeepRelaxOptimizer makes one more before the jump, and strains from the unrelaxed cell.
+take as long on the same thread; with --corrections there are further jumps, which know the forces where the last one
+landed, counted alike. DeepRelaxOptimizer makes one call more, before the jump, and strains from the unrelaxed cell.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE, get_calcula
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.models import DEFAULT_MODEL, load_model
+from deeprelax_ase.optimizers.correction import Correction
 
 FINISHES: dict[str, tuple[type, dict[str, Any]]] = {
     "fire": (FIRE, {}),
@@ -48,7 +50,10 @@ Task = tuple[int, str]
 
 @dataclass(frozen=True)
 class Run:
-    """One relaxation: calls of the potential, final energy in eV/atom, and what was raised if anything was."""
+    """One relaxation: calls of the potential, final energy in eV/atom, and what was raised if anything was.
+
+    ``corrections`` is how often the network jumped again.
+    """
 
     crystal: int
     finish: str
@@ -56,6 +61,7 @@ class Run:
     converged: bool
     energy: float | None = None
     error: str | None = None
+    corrections: int = 0
 
 
 class CountedM3GNet:
@@ -81,20 +87,25 @@ def jump(crystal: Crystal, model: str, passes: int | None) -> Crystal:
     return predictor(model, passes=passes).predict(crystal).relaxed
 
 
-def relax(task: Task, crystal: Crystal, *, model: str | None, passes: int | None, fmax: float) -> Run:
+def relax(task: Task, crystal: Crystal, *, model: str | None, passes: int | None, corrections: int, fmax: float) -> Run:
     """Relax positions and cell from the jump of ``model``, or from ``crystal`` itself where that is None."""
     counted = potential()
     counted.calculator.reset()
     counted.calls = 0
     optimizer, options = FINISHES[task[1]]
+    corrected = 0
     try:
         atoms = (crystal if model is None else jump(crystal, model, passes)).to_atoms()
         atoms.calc = counted.calculator
+        if model is not None and corrections:
+            correction = Correction(atoms, predictor(model, passes=passes), corrections)
+            while np.linalg.norm(FrechetCellFilter(atoms).get_forces(), axis=1).max() > fmax and correction.step():
+                corrected += 1
         converged = optimizer(FrechetCellFilter(atoms), logfile=None, **options).run(fmax=fmax, steps=MAX_STEPS)
         energy = float(atoms.get_potential_energy()) / len(atoms)
     except Exception as error:  # far from its training data a potential may raise anything
-        return Run(*task, counted.calls, False, error=f"{type(error).__name__}: {error}")
-    return Run(*task, counted.calls, bool(converged), energy)
+        return Run(*task, counted.calls, False, error=f"{type(error).__name__}: {error}", corrections=corrected)
+    return Run(*task, counted.calls, bool(converged), energy, corrections=corrected)
 
 
 def relax_all(pool: Executor, work: partial[Run], tasks: dict[Task, Crystal]) -> Iterator[tuple[Task, Run]]:
@@ -104,20 +115,32 @@ def relax_all(pool: Executor, work: partial[Run], tasks: dict[Task, Crystal]) ->
         yield jobs[job], job.result()
 
 
-def jump_cost(crystals: list[Crystal], model: str, passes: int | None) -> float:
-    """Median time of the jump over that of a call of the potential, timed in turn, crystal by crystal."""
-    calculator, one_shot, times = potential().calculator, partial(jump, model=model, passes=passes), []
+class Costs(NamedTuple):
+    """Of the jump and of each of its corrections, in calls of the potential."""
+
+    jump: float
+    correction: float
+
+
+def costs(crystals: list[Crystal], model: str, passes: int | None) -> Costs:
+    """Median times over that of a call of the potential, timed in turn, crystal by crystal.
+
+    A correction is one pass of the same networks; it is timed as a jump of one pass.
+    """
+    calculator, times = potential().calculator, []
     for crystal in crystals * (1 + TIMED_ROUNDS):
         calculator.reset()
-        times.append((seconds(one_shot, crystal), seconds(calculator.get_stress, crystal.to_atoms())))
-    jumps, calls = np.median(np.reshape(times[len(crystals) :], (-1, 2)), axis=0)  # the first round warms caches
-    return float(jumps / calls)
+        jumps = [seconds(partial(jump, model=model, passes=count), crystal) for count in (passes, 1)]
+        times.append((*jumps, seconds(calculator.get_stress, crystal.to_atoms())))
+    whole, once, call = np.median(np.reshape(times[len(crystals) :], (-1, 3)), axis=0)  # the first round warms caches
+    return Costs(float(whole / call), float(once / call))
 
 
-def summarise(runs: Sequence[tuple[Run, Run]], cost: float) -> dict[str, dict]:
-    """Figures of the ``runs`` from the unrelaxed crystal and from its jump, which takes ``cost`` calls."""
+def summarise(runs: Sequence[tuple[Run, Run]], cost: Costs) -> dict[str, dict]:
+    """Figures of the ``runs`` from the unrelaxed crystal and from its jump."""
     both = [(before, after) for before, after in runs if before.converged and after.converged]
     old, new = np.array([(before.calls, after.calls) for before, after in both], dtype=float).reshape(-1, 2).T
+    extra = np.array([cost.jump + cost.correction * after.corrections for _, after in both])
     change = 1e3 * np.array([after.energy - before.energy for before, after in both])
     same = np.abs(change) <= 1
     rows = {
@@ -131,11 +154,12 @@ def summarise(runs: Sequence[tuple[Run, Run]], cost: float) -> dict[str, dict]:
         "unrelaxed_median": (np.median(old), "from unrelaxed, median", "calls"),
         "jump": (new.mean(), "from jump, mean", "calls"),
         "jump_median": (np.median(new), "from jump, median", "calls"),
-        "with_jump": (new.mean() + cost, "from jump with its cost, mean", "calls"),
-        "with_jump_median": (np.median(new) + cost, "from jump with its cost, median", "calls"),
+        "corrections": (np.mean([after.corrections for _, after in both]), "corrections, mean", ""),
+        "with_jump": ((new + extra).mean(), "from jump with its cost, mean", "calls"),
+        "with_jump_median": (np.median(new + extra), "from jump with its cost, median", "calls"),
         "ratio": (new.mean() / old.mean(), "ratio of means", ""),
-        "ratio_with_jump": ((new.mean() + cost) / old.mean(), "ratio of means with the jump's cost", ""),
-        "ratio_same_minimum": ((new[same].mean() + cost) / old[same].mean(), "the same, within 1 meV/atom only", ""),
+        "ratio_with_jump": ((new + extra).mean() / old.mean(), "ratio of means with the jump's cost", ""),
+        "ratio_same_minimum": ((new + extra)[same].mean() / old[same].mean(), "the same, within 1 meV/atom only", ""),
         "energy_change": (change.mean(), "energy, jump minus unrelaxed, mean", "meV/atom"),
         "within": (same.mean(), "within 1 meV/atom", "share"),
         "lower": ((change < -1).mean(), "lower by more than 1 meV/atom", "share"),
@@ -197,8 +221,9 @@ def main() -> None:
     baseline = read_cache(args.cache, settings)
     crystals = choose(args.data, args.limit)
     tasks = {(i, finish): crystal for i, crystal in crystals.items() for finish in args.finish}
-    work = partial(relax, passes=args.passes, fmax=args.fmax)
-    report = {"environment": environment(), **settings, "passes": args.passes, "results": []}
+    work = partial(relax, passes=args.passes, corrections=args.corrections, fmax=args.fmax)
+    report = {"environment": environment(), **settings, "passes": args.passes, "corrections": args.corrections}
+    report["results"] = []
     pool = ProcessPoolExecutor(args.workers, get_context("spawn"), torch.set_num_threads, (1,))
     try:
         missing = {task: crystal for task, crystal in tasks.items() if task not in baseline}
@@ -211,11 +236,12 @@ def main() -> None:
             after = dict(relax_all(pool, partial(work, model=model), tasks))
             raised = {run.crystal for run in (*before.values(), *after.values()) if run.error}
             timed = [crystals[i] for i in spaced([i for i in crystals if i not in raised], TIMED_CRYSTALS)]
-            cost = pool.submit(jump_cost, timed, model, args.passes).result()  # while the other workers rest
+            cost = pool.submit(costs, timed, model, args.passes).result()  # while the other workers rest
             figures = {f: summarise([(before[i, f], after[i, f]) for i in crystals], cost) for f in args.finish}
-            _show(f"{name}, passes: {args.passes or 'by the card'}; a jump takes as long as {cost:.2f} calls", figures)
+            prices = f"a jump takes as long as {cost.jump:.2f} calls, a correction {cost.correction:.2f}"
+            _show(f"{name}, passes: {args.passes or 'by the card'}; {prices}", figures)
             lost = failures("unrelaxed", before.values()) + failures("jump", after.values())
-            report["results"].append({"model": name, "jump_cost": cost, "finishes": figures, "failures": lost})
+            report["results"].append({"model": name, "cost": cost._asdict(), "finishes": figures, "failures": lost})
     finally:
         pool.shutdown(cancel_futures=True)
     if args.json:
@@ -234,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
     parser.add_argument("--model", action="append", help=f"may be given several times (default {DEFAULT_MODEL})")
     parser.add_argument("--passes", type=int, help="of an end-to-end network; the card's number by default")
+    parser.add_argument("--corrections", type=int, default=0, help="most further jumps (default %(default)s)")
     parser.add_argument("--finish", nargs="+", choices=FINISHES, default=list(FINISHES), help="default: all")
     parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å (default %(default)s)")
     parser.add_argument("--limit", type=int, default=100, help="crystals, evenly spaced (default %(default)s)")

@@ -32,7 +32,7 @@ class ErrorSigns:
     """What of a prediction tells how far off it may be, for G crystals; arrays or tensors (G,).
 
     Attributes:
-        displacement_scale: Å, predicted Laplace scale, mean over atoms and members.
+        displacement_scale: Å, predicted Laplace scale, mean over atoms and members, less where symmetry fixes sites.
         volume_scale, shape_scale: predicted scales of the strain, mean over members.
         displacement_spread: Å, root mean square scatter of the members' displacements.
         strain_spread: the same of their strains.
@@ -155,19 +155,17 @@ class CalibratedError:
 def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -> ErrorModel:
     """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
 
-    Errors of zero are left out of the law: they come from sites that symmetry fixes, and would bend it, which cannot
-    reach zero, until it said the same of all other crystals. The factors that make bounds of it count all crystals,
-    those with oxygen, which ``oxides`` (n,) marks, apart from the others. Needs scipy and crepes.
+    Errors of zero come from sites that symmetry fixes; the signs are then zero too. The factors that make bounds of the
+    law count crystals with oxygen, which ``oxides`` (n,) marks, apart from the others. Needs scipy and crepes.
 
     Raises:
         ValueError: all errors are zero.
     """
     from scipy.optimize import minimize
 
-    told = errors > _ZERO
-    if not told.any():
+    if not (errors > _ZERO).any():
         raise ValueError("all errors are zero: there is nothing to calibrate")
-    logarithms, all_errors, errors = signs.logarithms()[told], errors, errors[told]
+    logarithms = signs.logarithms()
     centre = logarithms.mean(axis=0)
     design = np.column_stack([np.ones(len(errors)), logarithms - centre])
     decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # signs that say the same share the exponent
@@ -198,8 +196,8 @@ def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -
     expected = model.expected(signs)
     return replace(
         model,
-        factor=_conformal_factor(all_errors, expected, ~oxides),
-        oxide_factor=_conformal_factor(all_errors, expected, oxides),
+        factor=_conformal_factor(errors, expected, ~oxides),
+        oxide_factor=_conformal_factor(errors, expected, oxides),
     )
 
 

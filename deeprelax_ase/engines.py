@@ -17,7 +17,7 @@ from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, n
 from deeprelax_ase.models import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
-from deeprelax_ase.quantities import Relaxation, RelaxationQuantities
+from deeprelax_ase.quantities import KnownForces, Relaxation, RelaxationQuantities
 from deeprelax_ase.uncertainty import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
 
 Record = TypeVar("Record", Relaxation, RelaxationQuantities)
@@ -77,7 +77,15 @@ def relax_by_distances(
 
 
 def relax_end_to_end(
-    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, passes: int
+    model: Model,
+    exact: CrystalGraph,
+    dtype: torch.dtype,
+    timed: Timed,
+    *,
+    relax_cell: bool,
+    passes: int,
+    known: KnownForces | None = None,
+    freedom: Tensor | None = None,
 ) -> BatchRelaxation:
     """The end-to-end way: predicted displacements and strain, ``passes`` times over.
 
@@ -88,15 +96,18 @@ def relax_end_to_end(
         timed: takes the time of the stages ``graph``, ``network`` and ``geometry``.
         relax_cell: if not, the cell stays as it is.
         passes: how often the networks look; each time they start from the mean of what they predicted before.
+        known: forces in the unrelaxed crystals, for networks that read them; the first pass alone sees them.
+        freedom: (N,) see :func:`~deeprelax_ase.geometry.site_freedom`; None for no symmetry.
     """
     graph = exact
     for _ in range(passes - 1):
         with timed("network"):
-            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell)))
+            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)))
+        known = None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
-        members = _refine(model, graph, dtype, relax_cell)
+        members = _refine(model, graph, dtype, relax_cell, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, _mean(members))
@@ -105,12 +116,19 @@ def relax_end_to_end(
         else:
             cell = exact.cell
     done = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
-    signs = error_signs(members, exact.batch)
+    signs = error_signs(members, exact.batch, torch.ones_like(positions[:, 0]) if freedom is None else freedom)
     return BatchRelaxation(positions, cell, uncertainty, graph, signs, done, torch.zeros_like(done, dtype=torch.long))
 
 
-def error_signs(members: Relaxation, batch: Tensor) -> ErrorSigns:
-    """Signs of error in what the ``members`` predict in the last pass; ``batch`` (N,) is the crystal of each atom."""
+def error_signs(members: Relaxation, batch: Tensor, freedom: Tensor) -> ErrorSigns:
+    """Signs of error in what the ``members`` predict in the last pass.
+
+    Args:
+        members: their relaxations.
+        batch: (N,) the crystal of each atom.
+        freedom: (N,) how much of its motion symmetry leaves each atom. The network cannot see that a site is fixed; of
+            an error along one or two directions alone, the square of its length counts in proportion.
+    """
     counts = torch.bincount(batch)
     mean = _mean(members)
 
@@ -119,7 +137,7 @@ def error_signs(members: Relaxation, batch: Tensor) -> ErrorSigns:
 
     scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
     return ErrorSigns(
-        displacement_scale=over_atoms(mean.displacement_scales),
+        displacement_scale=over_atoms(mean.displacement_scales * freedom.sqrt().to(mean.displacement_scales.dtype)),
         volume_scale=mean.volume_scales,
         shape_scale=mean.shape_scales,
         displacement_spread=over_atoms(scatter).sqrt(),
@@ -154,9 +172,11 @@ def implied_distances(members: Relaxation, graph: CrystalGraph) -> RelaxationQua
     )
 
 
-def _refine(model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: bool) -> Relaxation:
+def _refine(
+    model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: bool, known: KnownForces | None
+) -> Relaxation:
     """What every member predicts, along a leading member axis."""
-    given = network_input(graph, model.level)
+    given = network_input(graph, model.level, known)
     given = given._replace(vectors=edge_vectors(graph).to(dtype))
     networks = cast("list[DeepRelaxE3]", list(model.networks))
     return _stacked([network.refine(given, keep_cell=not relax_cell)[-1] for network in networks])

@@ -50,6 +50,7 @@ class ModelCard:
         architecture: name of the network, see :data:`~deeprelax_ase.nn.ARCHITECTURES`.
         level: which of the network's levels of theory the model stands for, where it knows several.
         passes: how often the networks look, each time from what they predicted before; end-to-end networks only.
+        corrects: whether the network has learnt to read forces at this level of theory, to jump again with them.
         weights: file of weights beside the card, where it is not called after the card.
         calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.calibration`.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
@@ -74,6 +75,7 @@ class ModelCard:
     architecture: str = "DeepRelax"
     level: str = ""
     passes: int = 1
+    corrects: bool = False
     weights: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)

@@ -7,25 +7,27 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from deeprelax_ase.calibration import CalibratedError, Calibration, ErrorSigns
+from deeprelax_ase.calibration import Calibration
 from deeprelax_ase.engines import BatchRelaxation, Timed, relax_by_distances, relax_end_to_end
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, ModelError, StructureError
-from deeprelax_ase.geometry import EDGSettings, symmetrize
+from deeprelax_ase.geometry import EDGSettings, SymmetryOperations, project, site_freedom, symmetry_operations
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.models import DEFAULT_MODEL, Model, ModelCard, load_model
-from deeprelax_ase.prediction import Prediction, Uncertainty
+from deeprelax_ase.prediction import Prediction
+from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.structure import Crystal, check_elements
-from deeprelax_ase.uncertainty import UncertaintyParts
+from deeprelax_ase.unbatching import predictions_of, split_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import ArrayLike
     from pymatgen.core import Structure
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -84,6 +86,11 @@ class Predictor:
         """Name of the model."""
         return self.model.card.name
 
+    @property
+    def corrects(self) -> bool:
+        """Whether the model has learnt to read forces, as :meth:`correct` needs."""
+        return self.model.card.corrects
+
     def __repr__(self) -> str:
         return f"Predictor({self.model_name!r}, device='{self.device}', dtype={str(self.dtype).split('.')[-1]!r})"
 
@@ -99,6 +106,36 @@ class Predictor:
         """
         crystal = self._admit(structure)
         return self._predict([crystal], relax_cell, self.graph_backend)[0]
+
+    def correct(
+        self,
+        structure: Crystal | Atoms | Structure,
+        forces: ArrayLike,
+        stress: ArrayLike,
+        *,
+        relax_cell: bool = True,
+    ) -> Prediction:
+        """The relaxed crystal, now that the forces in ``structure`` are known: a second jump, of one pass.
+
+        Meant for a crystal near its minimum, such as the first jump's, and for the calculator whose minima the model
+        predicts. The result carries no calibrated error: the forces there tell more.
+
+        Args:
+            structure: see :meth:`predict`.
+            forces: (N, 3) eV/Å.
+            stress: eV/Å³, (3, 3) or ASE's (6,) in Voigt order.
+            relax_cell: see :meth:`predict`.
+
+        Raises:
+            ModelError: the model has not learnt to read forces.
+            StructureError: the structure cannot be relaxed; the message says how to mend it.
+            ValueError: forces or stress are of another shape, or not finite.
+        """
+        if not self.corrects:
+            raise ModelError(f"{self.model_name} has not learnt to read forces; DeepRelax-M3GNet has, those of M3GNet")
+        crystal = self._admit(structure)
+        known = _known_forces(crystal, forces, stress, self.device)
+        return self._predict([crystal], relax_cell, self.graph_backend, known)[0]
 
     def predict_many(
         self,
@@ -158,91 +195,71 @@ class Predictor:
         return [next(queue) if isinstance(c, Crystal) else c for c in batch]
 
     @torch.inference_mode()
-    def _predict(self, crystals: Sequence[Crystal], relax_cell: bool, backend: str) -> list[Prediction]:
+    def _predict(
+        self, crystals: Sequence[Crystal], relax_cell: bool, backend: str, known: KnownForces | None = None
+    ) -> list[Prediction]:
         timings: dict[str, float] = {}
         timed = partial(_timed, timings, device=self.device)
         with timed("graph"):
             graph = build_graph(
                 crystals, backend=backend, settings=self.graph_settings, device=self.device, dtype=torch.float64
             )
-        relaxation = self._relax(graph, timed, relax_cell)
+        with timed("geometry"):
+            groups = [self._symmetry(crystal) for crystal in crystals]
+            freedom = [site_freedom(*pair) for pair in zip(crystals, groups, strict=True)]
+        relaxation = self._relax(graph, timed, relax_cell, known, np.concatenate(freedom))
         with timed("geometry"):
             cells = relaxation.cell.cpu().numpy()
-            positions = _split(relaxation.positions.cpu().numpy(), crystals)
+            positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
             geometries = [
-                self._geometry(crystal, xyz, cell if relax_cell else crystal.cell)
-                for crystal, xyz, cell in zip(crystals, positions, cells, strict=True)
+                project(crystal, xyz, cell if relax_cell else crystal.cell, group if self.keep_symmetry else None)
+                for crystal, xyz, cell, group in zip(crystals, positions, cells, groups, strict=True)
             ]
         share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
-        errors = self.calibration.read(relaxation.signs, oxides) if self.calibration and relaxation.signs else None
-        return _predictions(crystals, geometries, relaxation, errors, self.model_name, share)
+        calibration = self.calibration if known is None else None
+        errors = calibration.read(relaxation.signs, oxides) if calibration and relaxation.signs else None
+        return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share)
 
-    def _relax(self, graph: CrystalGraph, timed: Timed, relax_cell: bool) -> BatchRelaxation:
+    def _relax(
+        self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, freedom: np.ndarray
+    ) -> BatchRelaxation:
         if self.model.card.architecture == "DeepRelax":
             return relax_by_distances(self.model, graph, self.dtype, timed, relax_cell=relax_cell, solver=self.solver)
-        return relax_end_to_end(self.model, graph, self.dtype, timed, relax_cell=relax_cell, passes=self.passes)
-
-    def _geometry(self, crystal: Crystal, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return symmetrize(crystal, positions, cell) if self.keep_symmetry else (positions, cell)
-
-
-def _predictions(
-    crystals: Sequence[Crystal],
-    geometries: Sequence[tuple[np.ndarray, np.ndarray]],
-    relaxation: BatchRelaxation,
-    errors: Sequence[CalibratedError] | None,
-    model: str,
-    timings: dict[str, float],
-) -> list[Prediction]:
-    """The batch taken apart into one record per crystal."""
-    graph, uncertainty = relaxation.graph, relaxation.uncertainty
-    total, aleatoric, epistemic = _roots(uncertainty.crystals)
-    per_atom = _split(_roots(uncertainty.atoms)[0], crystals)
-    edges = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
-    cuts = np.cumsum(edges)[:-1]
-    per_bond = np.split(_roots(uncertainty.distances)[0], cuts)
-    source, destination = graph.edge_index.cpu().numpy()
-    bonds = np.split(np.column_stack([destination, source, graph.cell_offsets.cpu().numpy()]), cuts)
-    firsts = np.cumsum([0] + [len(c) for c in crystals])
-    converged, steps = relaxation.converged.tolist(), relaxation.steps.tolist()
-    return [
-        Prediction(
-            initial=crystal,
-            relaxed=crystal.with_geometry(*geometries[g]),
-            uncertainty=Uncertainty(
-                total=float(total[g]),
-                aleatoric=float(aleatoric[g]),
-                epistemic=float(epistemic[g]),
-                per_atom=per_atom[g],
-                per_bond=per_bond[g],
-                bonds=bonds[g] - np.array([firsts[g], firsts[g], 0, 0, 0]),
-            ),
-            model=model,
-            solver_converged=converged[g],
-            solver_steps=steps[g],
-            timings=dict(timings),
-            signs=None if relaxation.signs is None else _signs_of(relaxation.signs, g),
-            error=None if errors is None else errors[g],
+        return relax_end_to_end(
+            self.model,
+            graph,
+            self.dtype,
+            timed,
+            relax_cell=relax_cell,
+            passes=self.passes if known is None else 1,
+            known=known,
+            freedom=torch.from_numpy(freedom).to(self.device),
         )
-        for g, crystal in enumerate(crystals)
-    ]
+
+    def _symmetry(self, crystal: Crystal) -> SymmetryOperations | None:
+        """That of the unrelaxed crystal, where it is kept, or tells how far an atom may be off."""
+        return symmetry_operations(crystal) if self.keep_symmetry or self.calibration else None
 
 
-def _signs_of(signs: ErrorSigns, crystal: int) -> ErrorSigns:
-    return ErrorSigns(**{f.name: float(getattr(signs, f.name)[crystal]) for f in fields(signs)})
+def _known_forces(crystal: Crystal, forces: ArrayLike, stress: ArrayLike, device: torch.device) -> KnownForces:
+    """The network's record of them.
 
-
-def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Total, aleatoric and epistemic uncertainty as square roots, in Å."""
-    roots = (part.sqrt().double().cpu().numpy() for part in (parts.total, parts.aleatoric, parts.epistemic))
-    total, aleatoric, epistemic = roots
-    return total, aleatoric, epistemic
-
-
-def _split(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:
-    """Values of all atoms, cut into those of each crystal."""
-    return np.split(values, np.cumsum([len(c) for c in crystals])[:-1])
+    Raises:
+        ValueError: they are of another shape, or not finite.
+    """
+    force, tensor = np.asarray(forces, dtype=float), np.asarray(stress, dtype=float)
+    if tensor.shape == (6,):
+        tensor = tensor[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    for name, values, shape in (("forces", force, (len(crystal), 3)), ("stress", tensor, (3, 3))):
+        if values.shape != shape or not np.isfinite(values).all():
+            raise ValueError(f"{name} must be {shape} finite numbers, got an array of shape {values.shape}: {values}")
+    virial = crystal.volume * (tensor + tensor.T) / 2
+    return KnownForces(
+        forces=torch.from_numpy(force).to(device),
+        virial=torch.from_numpy(virial)[None].to(device),
+        informed=torch.ones(1, dtype=torch.bool, device=device),
+    )
 
 
 def _solver_of(card: ModelCard) -> EDGSettings:

@@ -98,21 +98,18 @@ def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
 
 
 @needs_crepes
-def test_errors_of_zero_do_not_bend_the_law(rng):
-    """Sites that symmetry fixes: no error, and next to no signs. The law is that of the others, the bounds of all."""
+def test_the_law_reaches_zero_where_the_signs_do(rng):
+    """Sites that symmetry fixes: neither error nor signs. What is said of the others hardly changes."""
     free = make_signs(rng, 2000)
     errors = make_errors(rng, free)
-    fixed = {name: np.full(500, 5e-4 if "scale" in name else 0.0) for name in KINDS}
+    fixed = {name: np.full(200, 5e-4 if name in ("volume_scale", "shape_scale") else 0.0) for name in KINDS}
     signs = ErrorSigns(**{name: np.concatenate([getattr(free, name), fixed[name]]) for name in KINDS})
-    rounding = 1e-8 * rng.random(500)
-    fitted, alone = (
-        fit_error_model(signs, np.concatenate([errors, rounding]), none(2500)),
-        fit_error_model(free, errors, none(2000)),
-    )
-    assert fitted.exponents == alone.exponents
-    assert (fitted.intercept, fitted.ceiling) == (alone.intercept, alone.ceiling)
-    assert fitted.factor < alone.factor
-    assert fitted.expected(signs)[-1] < np.median(fitted.expected(free))
+    rounding = 1e-8 * rng.random(200)
+    fitted = fit_error_model(signs, np.concatenate([errors, rounding]), none(2200))
+    alone = fit_error_model(free, errors, none(2000))
+    change = np.log(fitted.expected(free) / alone.expected(free))
+    assert np.median(np.abs(change)) < 0.15
+    assert fitted.expected(signs)[-200:].max() < 0.02 * np.median(fitted.expected(free))
 
 
 @needs_crepes

@@ -217,7 +217,7 @@ def test_scales_of_distances(graph: CrystalGraph):
 
 def test_signs_of_error(graph: CrystalGraph):
     members = members_of(graph, 3, displacement=0.02, volume=0.03, shape=0.04)
-    signs = error_signs(members, graph.batch)
+    signs = error_signs(members, graph.batch, torch.ones(len(graph.batch), dtype=torch.float64))
     for name, value in {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}.items():
         torch.testing.assert_close(getattr(signs, name), torch.full((len(CRYSTALS),), value, dtype=torch.float64))
     moves, strain = members.displacements, members.strain
@@ -229,6 +229,14 @@ def test_signs_of_error(graph: CrystalGraph):
         off = torch.linalg.matrix_norm(strain[:, g] - strain[:, g].mean(dim=0))
         assert signs.strain_spread[g] == pytest.approx(float(off.square().mean().sqrt()))
         assert signs.last_strain[g] == pytest.approx(float(torch.linalg.matrix_norm(strain[:, g].mean(dim=0))))
+
+
+def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph):
+    freedom = torch.rand(len(graph.batch), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    freedom[graph.batch == 1] = 0.0
+    signs = error_signs(members_of(graph, displacement=0.02), graph.batch, freedom)
+    for g in range(len(CRYSTALS)):
+        assert signs.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
 
 
 def test_one_member_has_no_spread(graph: CrystalGraph):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSolution, solve_edg
-from deeprelax_ase.geometry.symmetry import SYMPREC, SymmetryOperations, symmetrize, symmetry_operations
+from deeprelax_ase.geometry.symmetry import (
+    SYMPREC,
+    SymmetryOperations,
+    project,
+    site_freedom,
+    symmetrize,
+    symmetry_operations,
+)
 from deeprelax_ase.geometry.terms import DistanceTerms, PullEvaluator, distance_terms, select_atoms
 
 __all__ = [
@@ -18,7 +25,9 @@ __all__ = [
     "bounded_euclidean_distance_loss",
     "distance_bounds",
     "distance_terms",
+    "project",
     "select_atoms",
+    "site_freedom",
     "solve_edg",
     "symmetrize",
     "symmetry_operations",

@@ -26,6 +26,9 @@ SYMPREC = 1e-3
 #: Å. Sites of a crystal are further apart than this; an operation must bring an atom at least this near to another.
 _SITE_RADIUS = 0.25
 
+#: Fewer dimensions than this are none, but for rounding.
+_NO_FREEDOM = 1e-6
+
 #: Distances between operated and original atoms that are compared at once, to bound the memory.
 _CHUNK = 2**20
 
@@ -71,7 +74,13 @@ def symmetrize(
         New positions and cell. The arguments themselves where the initial crystal has no symmetry at all, spglib finds
         no answer, or the prediction is not finite or without volume.
     """
-    operations = symmetry_operations(initial, symprec=symprec)
+    return project(initial, positions, cell, symmetry_operations(initial, symprec=symprec))
+
+
+def project(
+    initial: Crystal, positions: np.ndarray, cell: np.ndarray, operations: SymmetryOperations | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`symmetrize` under ``operations`` that are known already; None for no symmetry at all."""
     if operations is None or not _has_volume(positions, cell):
         return positions, cell
     scaled = initial.scaled_positions
@@ -80,6 +89,25 @@ def symmetrize(
     displacements = _symmetrize_displacements(displacements, operations) @ np.linalg.inv(to_basis)
     new_cell = cell if np.array_equal(cell, initial.cell) else _symmetrize_cell(initial.cell, cell, operations)
     return (scaled + displacements) @ new_cell, new_cell
+
+
+def site_freedom(crystal: Crystal, operations: SymmetryOperations | None) -> np.ndarray:
+    """(N,) how much of its motion symmetry leaves each atom: 0 where it fixes the site, 1 where it allows all.
+
+    That is a third of the dimensions of motion that the site's own symmetry allows. What moves the crystal as a whole
+    is no motion, and is taken off all atoms in proportion.
+    """
+    if operations is None:
+        return np.full(len(crystal), 1 - 1 / len(crystal))
+    traces = np.trace(operations.rotations, axis1=1, axis2=2)
+    copies = operations.copies
+    kept = copies[operations.origins] == copies  # (S, N): the operation brings the atom, or a copy, to its own place
+    dimensions = (traces[:, None] * kept).sum(axis=0) / kept.sum(axis=0)
+    alike = len(traces) / kept.sum(axis=0) * np.bincount(copies)[copies]  # atoms that must move alike
+    independent = float((dimensions / alike).sum())
+    if independent < _NO_FREEDOM:
+        return np.zeros(len(crystal))
+    return dimensions / 3 * max(0.0, 1 - float(traces.mean()) / independent)
 
 
 def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> SymmetryOperations | None:

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
+from deeprelax_ase.optimizers.correction import CORRECTIONS, Correction
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.freedom import freedom_of, refuse_constraints, refuse_missing_stress
 from deeprelax_ase.optimizers.restart import JumpRecord, read_record, write_record
@@ -63,6 +64,9 @@ class DeepRelaxOptimizer(Optimizer):
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
+        corrections: most further jumps, each with the forces known where the last one landed; one that raises the
+            energy is taken back. By default 2 where the model has learnt to read the calculator's forces and the cell
+            moves, as with ``DeepRelax-M3GNet`` under M3GNet, and none otherwise.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         graph_backend: what builds the graph, see :class:`~deeprelax_ase.predictor.Predictor`.
         **kwargs: options of ASE's ``Optimizer``, such as ``loginterval``.
@@ -88,6 +92,7 @@ class DeepRelaxOptimizer(Optimizer):
         relax_cell: bool = True,
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
+        corrections: int | None = None,
         device: str = "auto",
         graph_backend: str = "auto",
         **kwargs: Any,
@@ -102,6 +107,10 @@ class DeepRelaxOptimizer(Optimizer):
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
         self._jump: JumpRecord | None = None
+        if corrections and not self._freedom.moves_cell:
+            raise ValueError(f"{corrections=} need a cell that may move: the model reads forces and stress together")
+        self._corrections = corrections
+        self._correction: Correction | None = None
         self._at_prediction = False
         super().__init__(
             atoms,  # type: ignore[arg-type]
@@ -167,7 +176,8 @@ class DeepRelaxOptimizer(Optimizer):
         if self._jump is None:
             self._make_jump()
         else:
-            self._make_finisher().step()
+            if not self._correct():
+                self._make_finisher().step()
             self._at_prediction = False
             forget(self._freedom.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
@@ -204,6 +214,27 @@ class DeepRelaxOptimizer(Optimizer):
         forget(atoms, INFO_KEYS)  # of an earlier run
         atoms.info.update(prediction.info)
         self._save()
+
+    def _correct(self) -> bool:
+        """Jump again, with the forces; whether there was anything to do."""
+        if self._correction is None:
+            if (left := self._corrections_left()) <= 0:
+                return False
+            self._correction = Correction(self._freedom.atoms, self.predictor, left)
+        moved = self._correction.step()
+        if moved and self._jump is not None:
+            self._jump = replace(self._jump, corrections=self._jump.corrections + 1)
+            self._save()
+        return moved
+
+    def _corrections_left(self) -> int:
+        jump = self._jump
+        if jump is None or jump.memory is not None or not self._freedom.moves_cell:  # with a memory: in the finish
+            return 0
+        if self._corrections is not None:
+            return self._corrections - jump.corrections
+        of_calculator = jump.model == model_for(self._freedom.atoms.calc)
+        return CORRECTIONS - jump.corrections if of_calculator and self.predictor.corrects else 0
 
     def _make_finisher(self) -> Optimizer:
         if self.finish is None:

@@ -24,6 +24,7 @@ class JumpRecord:
         model: name of the model.
         uncertainty: Å, predicted uncertainty of the crystal.
         solver_converged: whether the geometry solver came to rest.
+        corrections: further jumps made since, see :mod:`deeprelax_ase.optimizers.correction`.
         finish: name of the finishing optimizer; None, as the next two, before its first step.
         orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None too where the cell is kept.
         memory: what it would have put into a restart file of its own.
@@ -35,6 +36,7 @@ class JumpRecord:
     model: str
     uncertainty: float
     solver_converged: bool
+    corrections: int = 0
     finish: str | None = None
     orig_cell: np.ndarray | None = None
     memory: Any = None
