@@ -179,11 +179,11 @@ def spaced(items: Sequence, count: int) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
-def choose(files: Sequence[Path], limit: int) -> dict[int, Crystal]:
-    """At most ``limit`` unrelaxed test crystals of the files, by index, whose M3GNet minimum is known."""
+def choose(files: Sequence[Path], split: str, limit: int) -> dict[int, Crystal]:
+    """At most ``limit`` unrelaxed crystals of that split of the files, by index, whose M3GNet minimum is known."""
     pairs = load_pairs(files)
     known = np.concatenate([np.load(file, allow_pickle=False)["m3gnet_ok"] for file in files])
-    index = spaced(np.flatnonzero((pairs.split.numpy() == SPLITS["test"]) & known).tolist(), limit)
+    index = spaced(np.flatnonzero((pairs.split.numpy() == SPLITS[split]) & known).tolist(), limit)
     return dict(zip(index, crystals_of(pairs.take(torch.tensor(index)), "initial"), strict=True))
 
 
@@ -219,7 +219,7 @@ def main() -> None:
         "finishes": {finish: options for finish, (_, options) in FINISHES.items()},
     }
     baseline = read_cache(args.cache, settings)
-    crystals = choose(args.data, args.limit)
+    crystals = choose(args.data, args.split, args.limit)
     tasks = {(i, finish): crystal for i, crystal in crystals.items() for finish in args.finish}
     work = partial(relax, passes=args.passes, corrections=args.corrections, fmax=args.fmax)
     report = {"environment": environment(), **settings, "passes": args.passes, "corrections": args.corrections}
@@ -261,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", help=f"may be given several times (default {DEFAULT_MODEL})")
     parser.add_argument("--passes", type=int, help="of an end-to-end network; the card's number by default")
     parser.add_argument("--corrections", type=int, default=0, help="most further jumps (default %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="to take crystals from (default %(default)s)")
     parser.add_argument("--finish", nargs="+", choices=FINISHES, default=list(FINISHES), help="default: all")
     parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å (default %(default)s)")
     parser.add_argument("--limit", type=int, default=100, help="crystals, evenly spaced (default %(default)s)")

@@ -43,7 +43,7 @@ class ModelCard:
         training_data: what it was trained on, in words.
         split: how training, validation and test crystals were told apart.
         elements: atomic numbers of the training set.
-        members: size of the ensemble.
+        members: size of the ensemble: so many of the networks in the file of weights, the first ones.
         parameters: of one member.
         config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig` or
             :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
@@ -154,7 +154,12 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
 
 
 def save_model(
-    networks: Sequence[DeepRelax | DeepRelaxE3], folder: str | os.PathLike, name: str, **card: Any
+    networks: Sequence[DeepRelax | DeepRelaxE3],
+    folder: str | os.PathLike,
+    name: str,
+    *,
+    members: int | None = None,
+    **card: Any,
 ) -> ModelCard:
     """Write the members of an ensemble as ``NAME.safetensors``, half precision, and its card as ``NAME.json``.
 
@@ -162,6 +167,8 @@ def save_model(
         networks: members of one configuration.
         folder: where to write.
         name: of the model.
+        members: how many of the networks the model uses, the first ones; all by default. Others in the file are those
+            of another card that shares it.
         **card: the fields of :class:`ModelCard` that do not follow from the networks. ``weights`` names a file that
             several cards share.
 
@@ -173,6 +180,8 @@ def save_model(
     configs = [network.config for network in networks]
     if not configs or any(config != configs[0] for config in configs):
         raise ValueError("an ensemble needs at least one network, all of one configuration")
+    if members is not None and not 1 <= members <= len(networks):
+        raise ValueError(f"{members=} of {len(networks)} networks")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / (card.get("weights") or f"{name}.safetensors")
@@ -184,7 +193,7 @@ def save_model(
     save_file(tensors, weights)
     written = ModelCard(
         name=name,
-        members=len(networks),
+        members=len(networks) if members is None else members,
         parameters=sum(p.numel() for p in networks[0].parameters()),
         config=configs[0].to_dict(),
         architecture=type(networks[0]).__name__,
@@ -235,11 +244,14 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
     try:
         tensors = load_file(weights)
         held = {key.partition(".")[0] for key in tensors}
-        if held != (expected := {f"member{m}" for m in range(card.members)}) or not expected:
+        expected = {f"member{m}" for m in range(card.members)}
+        if not expected or not expected <= held:
             raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
         make, config = _parts_of(card)
         if card.level and card.level not in (levels := getattr(config, "levels", ())):
             raise ValueError(f"the card's level {card.level!r} is none of the network's {levels}")
+        if card.corrects and not getattr(config, "reads_forces", False):
+            raise ValueError("the card says that the network corrects, but it reads no forces")
         networks = nn.ModuleList(make(config) for _ in range(card.members))
         for m, network in enumerate(networks):
             prefix = f"member{m}."

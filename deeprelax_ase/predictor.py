@@ -46,6 +46,7 @@ class Predictor:
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
         passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
             default. One is the fastest, further ones sharpen the result.
+        members: how many of the ensemble's networks are asked, the first ones; all by default. Fewer are faster.
 
     Raises:
         ModelError: the model is unknown or damaged.
@@ -62,6 +63,7 @@ class Predictor:
         keep_symmetry: bool = True,
         solver: EDGSettings | None = None,
         passes: int | None = None,
+        members: int | None = None,
     ) -> None:
         if passes is not None and passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
@@ -74,12 +76,15 @@ class Predictor:
         self.graph_backend = graph_backend
         self.keep_symmetry = keep_symmetry
         loaded = model if isinstance(model, Model) else load_model(model)
+        if members is not None and not 1 <= members <= len(loaded.networks):
+            raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
         # a copy: another predictor may hold the same model on another device or in another type
-        self.model = replace(loaded, networks=deepcopy(loaded.networks).to(self.device, self.dtype))
+        self.model = replace(loaded, networks=deepcopy(loaded.networks[:members]).to(self.device, self.dtype))
         self.graph_settings = self.model.config.graph
         self.solver = _solver_of(self.model.card) if solver is None else solver
         self.passes = self.model.card.passes if passes is None else passes
-        self.calibration = _calibration_of(self.model.card, self.passes)
+        whole = len(self.model.networks) == len(loaded.networks)
+        self.calibration = _calibration_of(self.model.card, self.passes) if whole else None
 
     @property
     def model_name(self) -> str:
@@ -132,7 +137,7 @@ class Predictor:
             ValueError: forces or stress are of another shape, or not finite.
         """
         if not self.corrects:
-            raise ModelError(f"{self.model_name} has not learnt to read forces; DeepRelax-M3GNet has, those of M3GNet")
+            raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
         crystal = self._admit(structure)
         known = _known_forces(crystal, forces, stress, self.device)
         return self._predict([crystal], relax_cell, self.graph_backend, known)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ from torch import nn
 
 from deeprelax_ase.calibration import ErrorSigns
 from deeprelax_ase.engines import BatchRelaxation, error_signs, implied_distances, relax_end_to_end
-from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors
+from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
 from deeprelax_ase.models import Model, ModelCard
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.quantities import Relaxation
+from deeprelax_ase.quantities import KnownForces, Relaxation
 from tests.crystals import CRYSTALS, DISTORTED, rotation
 
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
 
 
-def random_network(seed: int) -> DeepRelaxE3:
+def random_network(seed: int, config: DeepRelaxE3Config = CONFIG) -> DeepRelaxE3:
     """Its crystals strain by some per cent, its atoms move by some 0.01 Å."""
     torch.manual_seed(seed)
-    network = DeepRelaxE3(CONFIG).double().eval().requires_grad_(False)
+    network = DeepRelaxE3(config).double().eval().requires_grad_(False)
 
     def shuffle(module: nn.Module, spread: float) -> None:
         for parameter in module.parameters():
@@ -37,19 +37,19 @@ def random_network(seed: int) -> DeepRelaxE3:
     return network
 
 
-def make_model(members: int = 2, *, level: str = "PBE") -> Model:
+def make_model(members: int = 2, *, level: str = "PBE", config: DeepRelaxE3Config = CONFIG) -> Model:
     words = dict.fromkeys(("description", "level_of_theory", "training_data", "split", "sha256"), "")
     card = ModelCard(
         name="small",
         elements=list(range(1, 95)),
         members=members,
         parameters=0,
-        config=CONFIG.to_dict(),
+        config=config.to_dict(),
         architecture="DeepRelaxE3",
         level=level,
         **words,
     )
-    return Model(card, nn.ModuleList(random_network(seed) for seed in range(members)))
+    return Model(card, nn.ModuleList(random_network(seed, config) for seed in range(members)))
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def graph() -> CrystalGraph:
     return build_graph(list(CRYSTALS.values()), backend="torch", settings=CONFIG.graph)
 
 
-def relax(model: Model, graph: CrystalGraph, *, relax_cell: bool = True, passes: int = 1) -> BatchRelaxation:
+def relax(model: Model, graph: CrystalGraph, *, relax_cell: bool = True, passes: int = 1, **options) -> BatchRelaxation:
     with torch.inference_mode():
         return relax_end_to_end(
-            model, graph, torch.float64, lambda _: nullcontext(), relax_cell=relax_cell, passes=passes
+            model, graph, torch.float64, lambda _: nullcontext(), relax_cell=relax_cell, passes=passes, **options
         )
 
 
@@ -145,6 +145,36 @@ def test_prediction_is_the_mean_of_the_members(model: Model, graph: CrystalGraph
 def test_levels_relax_to_different_crystals(graph: CrystalGraph):
     pbe, m3gnet = (relax(make_model(level=level), graph) for level in CONFIG.levels)
     assert (pbe.cell - m3gnet.cell).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def known(graph: CrystalGraph) -> KnownForces:
+    """Random forces, in every other crystal."""
+    generator = torch.Generator().manual_seed(6)
+    virial = torch.randn(graph.cell.shape, generator=generator, dtype=torch.float64)
+    return KnownForces(
+        forces=torch.randn(graph.positions.shape, generator=generator, dtype=torch.float64),
+        virial=5 * (virial + virial.mT),
+        informed=torch.arange(graph.num_crystals) % 2 == 0,
+    )
+
+
+@pytest.mark.parametrize("relax_cell", [True, False])
+def test_only_the_first_pass_sees_the_forces(graph: CrystalGraph, known: KnownForces, relax_cell: bool):
+    """They are those of the unrelaxed crystals."""
+    model = make_model(config=replace(CONFIG, reads_forces=True))
+    first = relax(model, graph, known=known, relax_cell=relax_cell)
+    there = neighbor_graph(graph.numbers, first.positions, first.cell, graph.batch, settings=CONFIG.graph)
+    second = relax(model, there, relax_cell=relax_cell)
+    both = relax(model, graph, known=known, relax_cell=relax_cell, passes=2)
+    # each pass leaves a rotation of its own
+    torch.testing.assert_close(both.cell @ both.cell.mT, second.cell @ second.cell.mT, rtol=0, atol=1e-9)
+    scaled, expected = (torch.linalg.solve(r.cell.mT[graph.batch], r.positions) for r in (both, second))
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-10)
+    blind = relax(model, graph, relax_cell=relax_cell)
+    moved = (first.positions - blind.positions).norm(dim=1)
+    assert moved[known.informed[graph.batch]].max() > 1e-3
+    assert moved[~known.informed[graph.batch]].max() < 1e-10
 
 
 # Distances and their scales
@@ -237,6 +267,15 @@ def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph
     signs = error_signs(members_of(graph, displacement=0.02), graph.batch, freedom)
     for g in range(len(CRYSTALS)):
         assert signs.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
+
+
+def test_freedom_reaches_the_signs_of_error(model: Model, graph: CrystalGraph):
+    free = torch.ones(len(graph.batch), dtype=torch.float64)
+    plain, same, quarter = (relax(model, graph, freedom=freedom).signs for freedom in (None, free, free / 4))
+    for f in fields(ErrorSigns):
+        factor = 0.5 if f.name == "displacement_scale" else 1.0
+        torch.testing.assert_close(getattr(same, f.name), getattr(plain, f.name), rtol=0, atol=0)
+        torch.testing.assert_close(getattr(quarter, f.name), factor * getattr(plain, f.name), rtol=1e-12, atol=0)
 
 
 def test_one_member_has_no_spread(graph: CrystalGraph):

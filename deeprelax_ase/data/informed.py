@@ -33,12 +33,16 @@ def load_informed(
         if missing := [name for name in ARRAYS if name not in arrays]:
             raise ValueError(f"{forces_file} lacks the arrays {missing}; known forces need {list(ARRAYS)}")
         raw = {name: torch.from_numpy(arrays[name]) for name in ARRAYS}
+    index = raw["index"].long()
     pairs = load_pairs(pairs_file, labels="m3gnet", dtype=dtype)
     with np.load(pairs_file, allow_pickle=False) as arrays:
         known = torch.from_numpy(arrays["m3gnet_ok"])
     place = torch.where(known, known.cumsum(0) - 1, -1)
-    chosen = place[raw["index"]] if raw["index"].max() < len(place) else torch.tensor([-1])
-    if (chosen < 0).any() or pairs.counts[chosen].sum() != len(raw["forces"]):
+    inside = (index >= 0) & (index < len(place))
+    chosen = place[torch.where(inside, index, 0)]
+    atoms = int(pairs.counts[chosen].sum())
+    lengths = {"frac_initial": atoms, "forces": atoms, "cell_initial": len(index), "virial": len(index)}
+    if not inside.all() or (chosen < 0).any() or any(len(raw[name]) != length for name, length in lengths.items()):
         raise ValueError(f"{forces_file} does not belong to {pairs_file}: it speaks of other crystals")
     return replace(
         pairs.take(chosen),

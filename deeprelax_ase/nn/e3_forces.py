@@ -49,6 +49,8 @@ class ForceReader(nn.Module):
 
     def _resolve(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(n, C) values of C components as (n, C, sizes) resolved ones, and the lengths (n, sizes) of those."""
+        unit = values.abs().amax(dim=1, keepdim=True).clamp(min=1.0)  # squares of huge forces would overflow
+        values = values / unit
         squares = values.square().sum(dim=1, keepdim=True)
-        widths = torch.sqrt(squares + self.sizes.to(values.dtype).square())
+        widths = torch.sqrt(squares + (self.sizes.to(values.dtype) / unit).square())
         return values[:, :, None] / widths[:, None], torch.sqrt(squares) / widths

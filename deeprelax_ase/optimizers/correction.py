@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+from deeprelax_ase.optimizers.restart import Before
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,31 +22,29 @@ class Correction:
         atoms: moved in place, cell and positions; under their calculator.
         predictor: see :meth:`~deeprelax_ase.predictor.Predictor.correct`.
         left: most jumps to make.
+        before: where the last one started, if one was made whose energy has not been looked at.
     """
 
-    def __init__(self, atoms: Atoms, predictor: Predictor, left: int) -> None:
-        self.atoms, self.predictor, self.left = atoms, predictor, left
-        self._before: tuple[float, np.ndarray, np.ndarray] | None = None  # energy, cell and positions before the last
+    def __init__(self, atoms: Atoms, predictor: Predictor, left: int, before: Before | None = None) -> None:
+        self.atoms, self.predictor, self.left, self.before = atoms, predictor, left, before
 
     def step(self) -> bool:
         """Jump again, or take the last jump back; returns whether there was anything to do."""
-        if self._before is None and self.left <= 0:
+        if self.before is None and self.left <= 0:
             return False
         energy = float(self.atoms.get_potential_energy())
-        if self._before is not None and not energy <= self._before[0]:
-            self._move(*self._before[1:])
-            self._before, self.left = None, 0
+        if self.before is not None and not energy <= self.before.energy:
+            self.atoms.set_cell(self.before.cell)
+            self.atoms.set_positions(self.before.positions)
+            self.before, self.left = None, 0
             return True
-        self._before = None
+        self.before = None
         if self.left <= 0:
             return False
         forces, stress = self.atoms.get_forces(), self.atoms.get_stress(voigt=False)
         relaxed = self.predictor.correct(self.atoms, forces, stress).relaxed
-        self._before = energy, self.atoms.cell.array.copy(), self.atoms.positions.copy()
+        self.before = Before(energy, self.atoms.cell.array.copy(), self.atoms.positions.copy())
         self.left -= 1
-        self._move(relaxed.cell, relaxed.positions)
+        self.atoms.set_cell(relaxed.cell)
+        self.atoms.set_positions(relaxed.positions)
         return True
-
-    def _move(self, cell: np.ndarray, positions: np.ndarray) -> None:
-        self.atoms.set_cell(cell)
-        self.atoms.set_positions(positions)

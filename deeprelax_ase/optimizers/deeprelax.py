@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
+from deeprelax_ase.errors import ModelError
 from deeprelax_ase.optimizers.correction import CORRECTIONS, Correction
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.freedom import freedom_of, refuse_constraints, refuse_missing_stress
@@ -107,10 +108,16 @@ class DeepRelaxOptimizer(Optimizer):
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
         self._jump: JumpRecord | None = None
-        if corrections and not self._freedom.moves_cell:
-            raise ValueError(f"{corrections=} need a cell that may move: the model reads forces and stress together")
+        if corrections is not None and (corrections < 0 or corrections != int(corrections)):
+            raise ValueError(f"{corrections=} must be a whole number, 0 for none")
+        if corrections and not (self._freedom.moves_cell and self.finish):
+            raise ValueError(
+                f"{corrections=} need a cell that may move, as forces and stress are read together, and a finish, "
+                "which looks at what they lead to"
+            )
         self._corrections = corrections
         self._correction: Correction | None = None
+        self._finishing = False
         self._at_prediction = False
         super().__init__(
             atoms,  # type: ignore[arg-type]
@@ -178,6 +185,7 @@ class DeepRelaxOptimizer(Optimizer):
         else:
             if not self._correct():
                 self._make_finisher().step()
+                self._finishing = True
             self._at_prediction = False
             forget(self._freedom.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
@@ -197,6 +205,10 @@ class DeepRelaxOptimizer(Optimizer):
     def _make_jump(self) -> None:
         atoms, moves_cell = self._freedom.atoms, self._freedom.moves_cell
         refuse_constraints(atoms)
+        if self._corrections and not self.predictor.corrects:
+            raise ModelError(
+                f"{self.predictor.model_name} has not learnt to read forces: leave corrections={self._corrections} out"
+            )
         prediction = self.predictor.predict(atoms, relax_cell=moves_cell)
         self.prediction = prediction
         self._jump = JumpRecord(
@@ -206,6 +218,7 @@ class DeepRelaxOptimizer(Optimizer):
             model=prediction.model,
             uncertainty=float(prediction.uncertainty.total),
             solver_converged=bool(prediction.solver_converged),
+            orig_cell=self._freedom.orig_cell,
         )
         self._at_prediction = True
         if moves_cell:
@@ -217,24 +230,25 @@ class DeepRelaxOptimizer(Optimizer):
 
     def _correct(self) -> bool:
         """Jump again, with the forces; whether there was anything to do."""
+        jump = self._jump
+        if jump is None or self._finishing or jump.memory is not None:
+            return False
         if self._correction is None:
-            if (left := self._corrections_left()) <= 0:
+            left = self._most_corrections(jump) - jump.corrections
+            if left <= 0 and jump.before is None:
                 return False
-            self._correction = Correction(self._freedom.atoms, self.predictor, left)
+            self._correction = Correction(self._freedom.atoms, self.predictor, left, jump.before)
         moved = self._correction.step()
-        if moved and self._jump is not None:
-            self._jump = replace(self._jump, corrections=self._jump.corrections + 1)
-            self._save()
+        made = self._most_corrections(jump) - self._correction.left
+        self._jump = replace(jump, corrections=made, before=self._correction.before)
+        self._save()
         return moved
 
-    def _corrections_left(self) -> int:
-        jump = self._jump
-        if jump is None or jump.memory is not None or not self._freedom.moves_cell:  # with a memory: in the finish
-            return 0
-        if self._corrections is not None:
-            return self._corrections - jump.corrections
+    def _most_corrections(self, jump: JumpRecord) -> int:
+        if self._corrections is not None or not self._freedom.moves_cell:
+            return self._corrections or 0
         of_calculator = jump.model == model_for(self._freedom.atoms.calc)
-        return CORRECTIONS - jump.corrections if of_calculator and self.predictor.corrects else 0
+        return CORRECTIONS if of_calculator and self.predictor.corrects else 0
 
     def _make_finisher(self) -> Optimizer:
         if self.finish is None:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 from ase.io.jsonio import read_json, write_json
 from ase.optimize.optimize import RestartError
+
+
+class Before(NamedTuple):
+    """Where a further jump started.
+
+    Attributes:
+        energy: eV.
+        cell: (3, 3) Å.
+        positions: (N, 3) Å.
+    """
+
+    energy: float
+    cell: np.ndarray
+    positions: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +39,9 @@ class JumpRecord:
         uncertainty: Å, predicted uncertainty of the crystal.
         solver_converged: whether the geometry solver came to rest.
         corrections: further jumps made since, see :mod:`deeprelax_ase.optimizers.correction`.
-        finish: name of the finishing optimizer; None, as the next two, before its first step.
-        orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None too where the cell is kept.
+        before: where the last of them started; None where that need not be known any more.
+        finish: name of the finishing optimizer; None, as its memory, before its first step.
+        orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None where the cell is kept.
         memory: what it would have put into a restart file of its own.
     """
 
@@ -37,6 +52,7 @@ class JumpRecord:
     uncertainty: float
     solver_converged: bool
     corrections: int = 0
+    before: Before | None = None
     finish: str | None = None
     orig_cell: np.ndarray | None = None
     memory: Any = None
@@ -59,7 +75,7 @@ class JumpRecord:
 def write_record(path: str | os.PathLike, record: JumpRecord) -> None:
     """Write ``record`` as JSON; the file at ``path`` is whole at any time, whenever the process dies."""
     unfinished = Path(f"{os.fspath(path)}.tmp")
-    write_json(unfinished, asdict(record))
+    write_json(unfinished, {f.name: getattr(record, f.name) for f in fields(record)})
     unfinished.replace(path)
 
 
@@ -72,6 +88,8 @@ def read_record(path: str | os.PathLike, atoms: Atoms) -> JumpRecord:
     try:
         with open(path) as file:
             record = JumpRecord(**read_json(file, always_array=False))
+        if record.before is not None:
+            record = replace(record, before=Before(*record.before))
     except (ValueError, TypeError, KeyError) as error:
         raise RestartError(
             f"{path} is not a restart file of DeepRelaxOptimizer. Delete it, or give restart= another name."

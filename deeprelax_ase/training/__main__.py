@@ -50,6 +50,8 @@ def main() -> None:
 
 
 def _paper(arguments: argparse.Namespace) -> tuple[DeepRelaxConfig, TrainingSettings, Pairs]:
+    if arguments.forces:
+        raise SystemExit("--forces is for --network e3: the paper's network reads none")
     config = ABLATIONS[arguments.variant] if arguments.variant else DeepRelaxConfig()
     settings = TrainingSettings(learning_rate=arguments.learning_rate, atoms_per_batch=arguments.atoms_per_batch)
     pairs = load_pairs(arguments.data, dtype=torch.float32).in_split("train")

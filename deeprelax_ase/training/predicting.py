@@ -73,7 +73,8 @@ def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
         for values in (crystal.numbers, crystal.positions, crystal.cell):
             digest.update(values.tobytes())
     card = predictor.model.card
-    return f"{card.sha256} {card.level} {predictor.passes} {predictor.keep_symmetry} {digest.hexdigest()}"
+    size = len(predictor.model.networks)
+    return f"{card.sha256} {size} {card.level} {predictor.passes} {predictor.keep_symmetry} {digest.hexdigest()}"
 
 
 def _signs(prediction: Prediction) -> list[float]:

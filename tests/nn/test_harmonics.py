@@ -9,6 +9,7 @@ from deeprelax_ase.nn.harmonics import (
     TENSOR,
     VECTOR,
     harmonics,
+    tensor_coefficients,
     tensor_matrix,
     tensor_times_vector,
     vector_product,
@@ -69,6 +70,19 @@ def test_coefficients_come_in_the_order_stated() -> None:
         assert int((matrix != 0).sum()) == 2
     assert_equal(difference, torch.diag(torch.tensor([1.0, -1.0, 0.0]).double()) / 2**0.5)
     assert_equal(last, torch.diag(torch.tensor([-1.0, -1.0, 2.0]).double()) / 6**0.5)
+
+
+def test_matrices_and_their_coefficients_are_each_others_inverse(normal) -> None:
+    coefficients, square = normal(6, 5), normal(6, 3, 3)
+    assert_equal(tensor_coefficients(tensor_matrix(coefficients)), coefficients)
+    assert_equal(tensor_matrix(tensor_coefficients(square + square.mT)), 2 * traceless_symmetric(square))
+
+
+def test_coefficients_leave_out_the_trace(normal) -> None:
+    square = normal(6, 3, 3)
+    symmetric, identity = square + square.mT, torch.eye(3, dtype=torch.float64)
+    assert_equal(tensor_coefficients(symmetric + 7.5 * identity), tensor_coefficients(symmetric))
+    assert_equal(tensor_coefficients(identity[None]), torch.zeros(1, 5).double())
 
 
 # -- harmonics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,3 +46,22 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
 def pairs_of() -> Callable[..., Pairs]:
     """``pairs_of(12, dtype=torch.float32)``: a dozen pairs."""
     return make_pairs
+
+
+def inform(pairs: Pairs, *, every: int = 2, seed: int = 1) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+    informed = torch.arange(len(pairs)) % every == 0
+    forces = torch.randn(pairs.forces.shape, generator=generator, dtype=pairs.forces.dtype)
+    virial = torch.randn(pairs.virial.shape, generator=generator, dtype=pairs.virial.dtype)
+    return replace(
+        pairs,
+        forces=forces * informed[pairs.batch, None],
+        virial=(virial + virial.mT) * informed[:, None, None],
+        informed=informed,
+    )
+
+
+@pytest.fixture(scope="session")
+def informed() -> Callable[..., Pairs]:
+    """``informed(pairs, every=2)``: the pairs, with random forces and virials of the first, the third, ..."""
+    return inform

@@ -163,6 +163,31 @@ def test_around_takes_its_share_beside_the_others(pairs_of: PairsOf) -> None:
     assert strain[~arrived & ~around].median() > 0.02
 
 
+SHARES = ("on_the_way", "arrived", "around", "strained", "rattled", "rewrapped")
+
+
+@pytest.mark.parametrize("chosen", [*[(name,) for name in SHARES[:5]], SHARES[:5]], ids="+".join)
+def test_crystals_whose_forces_are_known_are_left_alone(pairs_of: PairsOf, informed, chosen: tuple[str, ...]) -> None:
+    pairs = informed(pairs_of(20))
+    new = augmented(pairs, **dict.fromkeys(chosen, 1.0))
+    atoms = crystals_of((new.scaled_initial != pairs.scaled_initial).any(dim=1), pairs)
+    assert torch.equal(atoms | changed(new.cell_initial, pairs.cell_initial), ~pairs.informed)
+    for name in ("scaled_relaxed", "cell_relaxed", "forces", "virial", "informed"):
+        assert torch.equal(getattr(new, name), getattr(pairs, name)), name
+
+
+def test_they_may_move_to_other_images_as_a_whole(pairs_of: PairsOf, informed) -> None:
+    pairs = informed(pairs_of(20))
+    new = augmented(pairs, **dict.fromkeys(SHARES, 1.0))
+    assert torch.equal(changed(new.cell_initial, pairs.cell_initial), ~pairs.informed)
+    shift = new.scaled_initial - pairs.scaled_initial
+    from_first = shift - shift[(pairs.counts.cumsum(0) - pairs.counts)[pairs.batch]]
+    distorted = ((from_first - from_first.round()).abs() > 1e-12).any(dim=1)
+    assert torch.equal(crystals_of(distorted, pairs), ~pairs.informed)
+    to_relaxed = (new.scaled_relaxed - new.scaled_initial) - (pairs.scaled_relaxed - pairs.scaled_initial)
+    assert to_relaxed[pairs.informed[pairs.batch]].abs().max() < 1e-13
+
+
 def test_ranges_may_come_as_lists() -> None:
     assert AugmentationSettings(around_rattle=[0.01, 0.1]) == AugmentationSettings(around_rattle=(0.01, 0.1))  # type: ignore[arg-type]
 

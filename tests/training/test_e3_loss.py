@@ -13,7 +13,7 @@ from deeprelax_ase.data import Pairs
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.heads import symmetric_exponential
-from deeprelax_ase.quantities import Relaxation
+from deeprelax_ase.quantities import KnownForces, Relaxation
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, symmetric_logarithm, true_relaxation
 from deeprelax_ase.training.graphs import pair_graph
 
@@ -98,6 +98,21 @@ def test_logarithm_is_scipys(strain: float) -> None:
 def test_logarithm_undoes_the_exponential_of_the_network() -> None:
     strain = symmetric(6, 0.1)
     torch.testing.assert_close(symmetric_logarithm(symmetric_exponential(strain)), strain, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])
+def test_crystals_whose_forces_are_known_count_as_told(pairs_of, informed, weight: float) -> None:
+    pairs = informed(pairs_of(8))
+    given = given_of(pairs)._replace(known=KnownForces(pairs.forces, pairs.virial, pairs.informed))
+    truth = true_relaxation(pairs, given, informed_weight=weight)
+    expected = torch.where(pairs.informed, weight, torch.ones(8).double())
+    assert torch.equal(truth.crystals, expected)
+    assert torch.equal(truth.atoms, expected[pairs.batch])
+    assert torch.equal(truth.batch, pairs.batch)
+    plain = true_relaxation(pairs, given_of(pairs), informed_weight=weight)  # the network is told of none
+    assert torch.equal(plain.crystals, torch.ones(8).double())
+    assert torch.equal(plain.displacements, truth.displacements)
+    assert torch.equal(plain.strain, truth.strain)
 
 
 # -- the loss
@@ -229,3 +244,36 @@ def test_tempering_rescales_gradients_alone() -> None:
             factor = (scales**tempering).view(-1, *[1] * (plain.ndim - 1))
             torch.testing.assert_close(tempered, factor * plain, rtol=1e-12, atol=0)
     assert gradients[1.0][0].norm(dim=1).std() < 1e-15  # at 1 all errors pull alike, however sure they are
+
+
+def tempered(tempering: float | Tensor, truth: TrueRelaxation) -> tuple[float, Relaxation]:
+    """The loss of relaxations with unlike scales, and these with their gradients."""
+    relaxation = wrong(truth)
+    for name, tensor in vars(relaxation).items():
+        if "scales" in name:
+            tensor.data = torch.linspace(0.02, 0.45, len(tensor), dtype=torch.float64)
+    loss = relaxation_loss([relaxation], truth, **{**WEIGHTS, "tempering": tempering})["loss"]
+    loss.backward()
+    return loss.item(), relaxation
+
+
+def test_each_crystal_may_have_a_tempering_of_its_own() -> None:
+    """Its gradients are then those of a call with that tempering for all, and the losses of the crystals add up."""
+    truth = some_truth()
+    mixed, swapped = torch.tensor([0.0, 0.5, 0.0]), torch.tensor([0.5, 0.0, 0.5])
+    loss, own = tempered(mixed, truth)
+    separate = {value: tempered(value, truth) for value in (0.0, 0.5)}
+    assert loss + tempered(swapped, truth)[0] == pytest.approx(sum(alone[0] for alone in separate.values()), abs=1e-12)
+    for name, tensor in vars(own).items():
+        for index, crystal in enumerate(BATCH.tolist() if len(tensor) == ATOMS else range(CRYSTALS)):
+            expected = getattr(separate[mixed[crystal].item()][1], name).grad[index]
+            torch.testing.assert_close(tensor.grad[index], expected, rtol=1e-12, atol=0, msg=name)
+            other = getattr(separate[swapped[crystal].item()][1], name).grad[index]
+            assert not torch.allclose(tensor.grad[index], other, rtol=1e-3, atol=0), name
+
+
+@pytest.mark.parametrize("tempering", [0.0, 0.5, 1.0])
+def test_one_tempering_for_each_crystal_is_one_for_all_where_they_agree(tempering: float) -> None:
+    truth = some_truth()
+    each, all_of_them = (tempered(value, truth)[0] for value in (torch.full((CRYSTALS,), tempering), tempering))
+    assert each == pytest.approx(all_of_them, abs=1e-12)

@@ -4,21 +4,23 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.e3_task import DeepRelaxE3Task
+from deeprelax_ase.training.e3_loss import relaxation_loss
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
 from deeprelax_ase.training.evaluate import errors, relax_pairs
 from deeprelax_ase.training.export import read_member
 from deeprelax_ase.training.presets import CONFIG as PRESET
@@ -160,6 +162,162 @@ def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> Non
     assert TrainingSettings(**summary["training"], augmentation=augmentation) == QUICK
 
 
+# -- known forces
+
+READS = replace(CONFIG, reads_forces=True)
+
+
+def task_on(pairs: Pairs, config: DeepRelaxE3Config = READS, **changes) -> DeepRelaxE3Task:
+    """A task on starts that stay as they are, whose network is not as untrained as it would be."""
+    settings = replace(QUICK, **{"augmentation": STILL, "replayed": 0.0, "hidden": 0.0, **changes})
+    torch.manual_seed(0)
+    task = DeepRelaxE3Task(pairs, config, settings)
+    for parameter in task.network.double().parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return task
+
+
+def gradients(task: DeepRelaxE3Task) -> dict[str, Tensor]:
+    """Of all parameters, from one step on all pairs; zero where there are none."""
+    everything = torch.arange(len(task.level))
+    task.gradients(everything, everything)
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in task.network.named_parameters()
+    }
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    for name, values in a.items():
+        torch.testing.assert_close(b[name], values, rtol=0, atol=1e-12, msg=name)
+
+
+def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return any((a[name] - b[name]).abs().max() > 1e-6 for name in a)
+
+
+def test_a_share_of_the_forces_is_hidden(pairs_of: PairsOf, informed) -> None:
+    pairs = informed(pairs_of(4000))
+    hidden = hide_forces(pairs, 0.3, torch.Generator().manual_seed(0))
+    assert not (hidden.informed & ~pairs.informed).any()
+    told = hidden.informed.sum() / pairs.informed.sum()
+    assert told.item() == pytest.approx(0.7, abs=0.041)  # four standard deviations
+    for f in fields(Pairs):
+        if f.name != "informed":
+            assert getattr(hidden, f.name) is getattr(pairs, f.name), f.name
+    assert not hide_forces(pairs, 1.0, torch.Generator().manual_seed(0)).informed.any()
+    assert torch.equal(hide_forces(pairs, 0.0, torch.Generator().manual_seed(0)).informed, pairs.informed)
+    assert pairs.informed.sum() == 2000
+
+
+def test_gradients_reach_the_reader_of_forces(pairs_of: PairsOf, informed) -> None:
+    of_reader = {name for name, _ in DeepRelaxE3(READS).named_parameters() if name.startswith("forces.")}
+    assert len(of_reader) == 6
+    for pairs, told in ((informed(pairs_of(8)), True), (pairs_of(8), False)):
+        found = gradients(task_on(pairs))
+        for name in of_reader:
+            assert found[name].isfinite().all(), name
+            assert bool(found[name].any()) == told, name
+
+
+def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: PairsOf, informed) -> None:
+    pairs = informed(pairs_of(8))
+    unknown = replace(pairs, informed=torch.zeros_like(pairs.informed))
+    hidden = gradients(task_on(pairs, hidden=1.0, informed_weight=0.1, informed_tempering=0.0))
+    assert_equal(hidden, gradients(task_on(unknown)))
+    rattled = {"augmentation": replace(STILL, rattled=1.0, strained=1.0)}
+    moved = gradients(task_on(pairs, hidden=1.0, **rattled))
+    assert differ(moved, hidden)
+    assert_equal(moved, gradients(task_on(unknown, **rattled)))
+
+
+def test_crystals_whose_forces_are_known_have_a_weight_and_a_tempering_of_their_own(
+    pairs_of: PairsOf, informed
+) -> None:
+    pairs = informed(pairs_of(8), every=1)  # of all
+    usual = gradients(task_on(pairs, tempering=0.5, informed_tempering=0.5, informed_weight=1.0))
+    sharp = gradients(task_on(pairs, tempering=0.5, informed_tempering=0.0, informed_weight=1.0))
+    assert differ(usual, sharp)
+    assert_equal(gradients(task_on(pairs, tempering=0.0, informed_tempering=0.5, informed_weight=1.0)), usual)
+    assert_equal(gradients(task_on(pairs, tempering=0.5, informed_tempering=0.0, informed_weight=0.2)), sharp)
+    half = informed(pairs_of(8))
+    weighed = {weight: gradients(task_on(half, informed_weight=weight)) for weight in (0.0, 1.0)}
+    assert differ(weighed[0.0], weighed[1.0])
+    without = gradients(task_on(half.take((~half.informed).nonzero().squeeze(1))))
+    assert_equal(weighed[0.0], without)
+
+
+def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> None:
+    last, every = (gradients(task_on(pairs_of(8), CONFIG, all_blocks=blocks)) for blocks in (False, True))
+    earlier = {name for name in last if name.startswith("blocks.0.refinement.")}
+    assert earlier
+    for name in earlier:  # no gradient comes back through the geometry
+        assert not last[name].any(), name
+        assert every[name].any(), name
+    assert last["blocks.0.filters.0.weight"].any()  # through the features it does
+
+
+@pytest.mark.parametrize("all_blocks", [True, False])
+def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all_blocks: bool) -> None:
+    task, everything = task_on(pairs_of(8), CONFIG, all_blocks=all_blocks), torch.arange(8)
+    _, given, truth = task._prepare(everything)
+    weights = {name: getattr(task.settings, name) for name in ("volume_weight", "shape_weight", "tempering")}
+    first, last = (relaxation_loss([block], truth, **weights)["loss"].item() for block in task.network.refine(given))
+    expected = (first + last) / 2 if all_blocks else last
+    assert task.gradients(everything, everything)["loss"].item() == pytest.approx(expected, abs=1e-10)
+    assert abs(first - last) > 1e-2
+
+
+def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, informed) -> None:
+    """As it is for a CUDA graph."""
+    task = task_on(informed(pairs_of(6)))
+    batch = task._prepare(torch.arange(6))
+    losses, displacements, strain = task._learn(batch.given, batch.truth)
+    tensors = _flat(batch.given, batch.truth)
+    assert all(isinstance(tensor, Tensor) for tensor in tensors)
+    *again, moved, strained = task._graph_step(tensors)
+    assert again == list(losses.values())
+    assert torch.equal(moved, displacements)
+    assert torch.equal(strained, strain)
+    assert displacements.abs().max() > 1e-3
+
+
+def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path: Path) -> None:
+    """Equal starts, of which every other one swells and the others shrink."""
+    pairs = pairs_of(1, dtype=torch.float32).take(torch.zeros(4, dtype=torch.int64))
+    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]
+    pairs = replace(
+        pairs,
+        cell_relaxed=pairs.cell_initial * (1 + 0.05 * sign),
+        virial=-2.0 * sign * torch.eye(3),
+        informed=torch.ones(4, dtype=torch.bool),
+    )
+    augmentation = AugmentationSettings()  # it leaves them alone, as replaying does
+    settings = replace(QUICK, max_steps=60, atoms_per_batch=100, log_every=1, augmentation=augmentation, hidden=0.0)
+    for config, name in ((READS, "told"), (CONFIG, "untold")):
+        trained(pairs, replace(config, num_blocks=1), settings, tmp_path / name)
+    told, untold = (records(tmp_path / name) for name in ("told", "untold"))
+    assert told[-1]["volume"] < 0.3 * told[0]["volume"]
+    assert untold[-1]["volume"] > 0.9 * untold[0]["volume"]
+    assert told[-1]["gradient_norm"]["forces"] > 0
+    assert "forces" not in untold[-1]["gradient_norm"]
+
+
+def test_a_network_that_reads_forces_starts_from_one_that_does_not(pairs_of: PairsOf, informed, tmp_path: Path) -> None:
+    pairs = informed(pairs_of(12, dtype=torch.float32))
+    first = trained(pairs, CONFIG, QUICK, tmp_path / "first")
+    save_file(first.state_dict(), tmp_path / "first.safetensors")
+    settings = replace(QUICK, learning_rate=0.0, weight_decay=0.0)
+    network = trained(pairs, READS, settings, tmp_path / "next", initial=tmp_path / "first.safetensors")
+    for name, weight in network.state_dict().items():
+        if name.startswith("forces."):
+            assert bool(weight.any()) == name.startswith("forces.scalars.0"), name
+        else:
+            assert torch.equal(weight, first.state_dict()[name]), name
+    learning = trained(pairs, READS, QUICK, tmp_path / "last", initial=tmp_path / "first.safetensors")
+    assert learning.forces.vectors.weight.any()
+    assert learning.forces.tensors.weight.any()
+
+
 # -- command line
 
 
@@ -213,3 +371,50 @@ def test_command_line_refuses_settings_that_there_are_not(data: Path, tmp_path: 
     monkeypatch.setattr(sys, "argv", ["training", str(data), "--out", str(tmp_path), "--set", "num_layers=3"])
     with pytest.raises(ValueError, match="num_layers"):
         main()
+
+
+@pytest.fixture
+def forces(data: Path, tmp_path: Path) -> Path:
+    """Forces in three of the crystals whose minima under M3GNet are known; a little off their places."""
+    rng, index = np.random.default_rng(0), [11, 3, 4]
+    virial = rng.normal(size=(3, 3, 3)).astype(np.float32)
+    with np.load(data) as raw:
+        atoms = np.concatenate([np.arange(raw["offsets"][k], raw["offsets"][k + 1]) for k in index])
+        np.savez(
+            tmp_path / "forces.npz",
+            index=np.array(index),
+            frac_initial=raw["frac_initial"][atoms] + 0.01,
+            cell_initial=raw["cell_initial"][index],
+            forces=rng.normal(size=(len(atoms), 3)).astype(np.float32),
+            virial=virial + virial.transpose(0, 2, 1),
+        )
+    return tmp_path / "forces.npz"
+
+
+def test_command_line_learns_from_known_forces(
+    data: Path, forces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["training", str(data), "--forces", str(forces), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    command += ["--members", "1", "--max-steps", "8"]
+    for name, value in {**SMALL, "atoms_per_batch": 30, "reads_forces": "true", "hidden": 0.0}.items():
+        command += ["--set", f"{name}={value}"]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    assert "36 pairs" in capsys.readouterr().out  # 33 without
+    network = read_member(tmp_path / "run" / "member0" / "weights.safetensors")
+    assert isinstance(network, DeepRelaxE3)
+    assert network.config == replace(PRESET, **SMALL, reads_forces=True)
+    assert network.forces.tensors.weight.any()
+    kept = json.loads((tmp_path / "run" / "member0" / "settings.json").read_text())["training"]
+    assert kept["hidden"] == 0.0
+
+
+@pytest.mark.parametrize(("of_data", "of_forces"), [(1, 2), (2, 1)])
+def test_command_line_asks_for_forces_of_each_file(
+    data: Path, forces: Path, tmp_path: Path, monkeypatch, of_data: int, of_forces: int
+) -> None:
+    files = [*[str(data)] * of_data, "--forces", *[str(forces)] * of_forces]
+    monkeypatch.setattr(sys, "argv", ["training", *files, "--out", str(tmp_path / "run"), "--device", "cpu"])
+    with pytest.raises(SystemExit, match=f"--forces names {of_forces} files for {of_data} of data"):
+        main()
+    assert not (tmp_path / "run").exists()

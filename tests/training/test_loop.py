@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from deeprelax_ase.data import Pairs
 from deeprelax_ase.graph import edge_vectors
-from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
+from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.graphs import pair_graph
-from deeprelax_ase.training.loop import _batches, clip_gradients, update_average
+from deeprelax_ase.training.loop import _batches, clip_gradients, load_initial, update_average
 from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.tasks import pair_truth
 
@@ -170,6 +170,58 @@ def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> Non
 
 
 # -- parts
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Callable[..., Path]:
+    """``weights(network)``: a file of its weights, in half precision as they are kept."""
+
+    def save(network: torch.nn.Module) -> Path:
+        save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, tmp_path / "weights.safetensors")
+        return tmp_path / "weights.safetensors"
+
+    return save
+
+
+E3 = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (DeepRelax(CONFIG), DeepRelax(CONFIG)),
+        (DeepRelaxE3(E3), DeepRelaxE3(E3)),
+        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, reads_forces=True))),
+        (DeepRelaxE3(replace(E3, reads_forces=True)), DeepRelaxE3(replace(E3, reads_forces=True))),
+    ],
+    ids=["paper's", "end to end", "begins to read forces", "reads forces"],
+)
+def test_weights_of_an_earlier_run_are_taken_up(weights, earlier: torch.nn.Module, later: torch.nn.Module) -> None:
+    for network in (earlier, later):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter)
+    expected = {**later.state_dict(), **{name: w.half().float() for name, w in earlier.state_dict().items()}}
+    expected = {name: weight.clone() for name, weight in expected.items()}
+    load_initial(later, weights(earlier))
+    for name, weight in later.state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+        assert weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, channels=8))),
+        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, num_blocks=2))),
+        (DeepRelaxE3(replace(E3, num_blocks=2)), DeepRelaxE3(E3)),
+        (DeepRelaxE3(replace(E3, reads_forces=True)), DeepRelaxE3(E3)),
+        (DeepRelax(CONFIG), DeepRelaxE3(E3)),
+    ],
+    ids=["channels", "a block less", "a block more", "no reader of forces", "architecture"],
+)
+def test_weights_of_another_network_are_refused(weights, earlier: torch.nn.Module, later: torch.nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"weights\.safetensors holds the weights of another network: .*DeepRelaxE3"):
+        load_initial(later, weights(earlier))
 
 
 def test_rate_rises_and_falls_to_zero() -> None:

@@ -7,22 +7,26 @@ from torch import Tensor
 from deeprelax_ase.data import Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
+from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.padding import MIN_DUMMY_ATOMS, Sizes, pad
 
-CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8, max_neighbors=8)
+CONFIG = DeepRelaxE3Config(
+    channels=8, num_blocks=2, layers_per_block=1, num_basis=8, max_neighbors=8, reads_forces=True
+)
 WEIGHTS = {"volume_weight": 3.0, "shape_weight": 2.0, "tempering": 0.5}
 
 
 @pytest.fixture
-def pairs(pairs_of) -> Pairs:
-    return pairs_of(5)
+def pairs(pairs_of, informed) -> Pairs:
+    return informed(pairs_of(5))
 
 
 @pytest.fixture
 def batch(pairs: Pairs) -> tuple[NetworkInput, TrueRelaxation]:
-    given = network_input(pair_graph(pairs, CONFIG.graph), 0)
+    known = KnownForces(pairs.forces, pairs.virial, pairs.informed)
+    given = network_input(pair_graph(pairs, CONFIG.graph), 0, known)
     return given, true_relaxation(pairs, given)
 
 
@@ -31,6 +35,8 @@ def network() -> DeepRelaxE3:
     made = DeepRelaxE3(CONFIG).double()
     for block in made.blocks:
         torch.nn.init.normal_(block.refinement.gates[-1].weight, std=0.1)
+    for parameter in made.forces.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     return made
 
 
@@ -52,6 +58,7 @@ def test_dummies_change_nothing(batch) -> None:
     for plain, padded in zip(gradients, padded_gradients, strict=True):
         torch.testing.assert_close(padded, plain, rtol=0, atol=1e-11)
     assert max(float(g.abs().max()) for g in gradients) > 1e-2
+    assert given.known.informed.tolist() == [True, False, True, False, True]
     for plain, padded in zip(relaxations, padded_relaxations, strict=True):
         for name, values in vars(plain).items():
             torch.testing.assert_close(getattr(padded, name)[: len(values)], values, rtol=0, atol=1e-12)
@@ -80,6 +87,17 @@ def test_dummy_atoms_belong_to_the_last_crystal_and_count_for_nothing(batch) -> 
     assert padded.counts[-1] == len(padded.numbers) - atoms >= MIN_DUMMY_ATOMS
     assert not padded_truth.atoms[atoms:].any()
     assert not padded_truth.crystals[crystals:].any()
+    assert (padded_truth.batch == padded.batch).all()
+
+
+def test_of_dummies_no_forces_are_known(batch) -> None:
+    given, truth = batch
+    known = pad(given, truth, Sizes.around(given))[0].known
+    atoms, crystals = len(given.numbers), len(given.counts)
+    assert known.informed[:crystals].any()
+    assert not known.informed[crystals:].any()
+    assert not known.forces[atoms:].any()
+    assert not known.virial[crystals:].any()
 
 
 @pytest.mark.parametrize(("atoms", "edges"), [(520, 5000), (700, 300)], ids=["many edges", "fewer edges than atoms"])

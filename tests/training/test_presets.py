@@ -99,3 +99,22 @@ def test_a_share_of_the_pairs_is_the_same_each_time(file: Path) -> None:
     first, again = (training_pairs([file], chosen).numbers.tolist() for _ in range(2))
     assert first == again
     assert len(first) == 4  # two of four, and two of three
+
+
+def test_pairs_with_known_forces_join_once(file: Path, tmp_path: Path) -> None:
+    rng, index = np.random.default_rng(1), [4, 3, 0]  # the first is not for training
+    given = {name: rng.random((3, 3), dtype=np.float32) for name in ("frac_initial", "forces")}
+    given |= {name: rng.random((3, 3, 3), dtype=np.float32) for name in ("cell_initial", "virial")}
+    np.savez(tmp_path / "forces.npz", index=np.array(index), **given)
+    chosen = PairSettings(dft_copies=3, borrowed=0.5, share=0.5)
+    plain = training_pairs([file], chosen)
+    pairs = training_pairs([file], chosen, forces=[tmp_path / "forces.npz"])
+    assert len(pairs) == len(plain) + 2
+    assert torch.equal(pairs.numbers[:-2], plain.numbers)
+    assert not plain.informed.any()
+    assert pairs.informed.tolist() == [False] * len(plain) + [True] * 2
+    assert pairs.numbers[-2:].tolist() == [4, 1]
+    assert [LEVELS[k] for k in pairs.level[-2:]] == ["M3GNet"] * 2
+    np.testing.assert_array_equal(pairs.forces[-2:].numpy(), given["forces"][1:])
+    np.testing.assert_array_equal(pairs.virial[-2:].numpy(), given["virial"][1:])
+    assert pairs.forces.dtype == torch.float32

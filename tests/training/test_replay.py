@@ -86,6 +86,19 @@ def test_a_share_of_the_crystals_is_replayed_as_a_whole(pairs_of) -> None:
     assert torch.equal(replay.mix(everything, 0.0, generator()).cell_initial, pairs.cell_initial)
 
 
+def test_crystals_whose_forces_are_known_stay_where_those_were_found(pairs_of, informed) -> None:
+    pairs = informed(pairs_of(10))
+    replay, everything = Replay(pairs), torch.arange(10)
+    store_exact(replay, everything, pairs)
+    mixed = replay.mix(everything, 1.0, generator())
+    by_cell = (mixed.cell_initial != pairs.cell_initial).flatten(start_dim=1).any(dim=1)
+    by_atom = (mixed.scaled_initial != pairs.scaled_initial).any(dim=1)
+    assert torch.equal(by_cell, ~pairs.informed)
+    assert torch.equal(by_atom, ~pairs.informed[pairs.batch])
+    for name in ("forces", "virial", "informed"):
+        assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
+
+
 def test_checkpoints_keep_the_predictions_and_the_pairs_stay(pairs: Pairs, pairs_of) -> None:
     replay, other = Replay(pairs), Replay(pairs)
     store_exact(replay, CHOSEN, pairs.take(CHOSEN))
