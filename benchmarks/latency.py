@@ -37,18 +37,20 @@ def ten_atoms(seed: int) -> Atoms:
     return atoms
 
 
-#: Model and passes of the relaxations that are timed, by the name of their row.
-ONE_SHOTS: dict[str, tuple[str, int | None]] = {
-    "DeepRelax-PBE, one pass": ("DeepRelax-PBE", 1),
-    "DeepRelax-PBE, three passes": ("DeepRelax-PBE", 3),
-    "DeepRelax-PBE-v0": ("DeepRelax-PBE-v0", None),
+#: Model, passes and members of the relaxations that are timed, by the name of their row.
+ONE_SHOTS: dict[str, tuple[str, int | None, int | None]] = {
+    "DeepRelax-PBE, one pass of one member": ("DeepRelax-PBE", 1, 1),
+    "DeepRelax-PBE, one pass of two members": ("DeepRelax-PBE", 1, 2),
+    "DeepRelax-PBE, three passes of two members": ("DeepRelax-PBE", 3, 2),
+    "DeepRelax-PBE, three passes of four members": ("DeepRelax-PBE", 3, None),
+    "DeepRelax-PBE-v0": ("DeepRelax-PBE-v0", None, None),
 }
 
 
 def one_shot(name: str) -> Callable[[Atoms], object]:
     """A relaxation without a calculator; ``name`` is a key of :data:`ONE_SHOTS`."""
-    model, passes = ONE_SHOTS[name]
-    return Predictor(model, passes=passes, device="cpu", graph_backend="torch").predict
+    model, passes, members = ONE_SHOTS[name]
+    return Predictor(model, passes=passes, members=members, device="cpu", graph_backend="torch").predict
 
 
 def single_point(name: str) -> Callable[[Atoms], object]:

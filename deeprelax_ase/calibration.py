@@ -23,8 +23,18 @@ _FEWEST = 30
 #: Signs below this say no more than "as good as nothing"; it keeps logarithms finite.
 _FLOOR = 1e-5
 
+#: Å or relative: the law tells no smaller errors apart.
+_LEAST = 1e-3
+
 #: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
 _ZERO = 1e-5
+
+
+#: More atoms than this in the primitive cell make a large crystal.
+LARGE = 15
+
+#: How many kinds of crystals have bounds of their own.
+_KINDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +48,7 @@ class ErrorSigns:
         strain_spread: the same of their strains.
         last_displacement: Å, root mean square displacement in the last pass.
         last_strain: Frobenius norm of the strain in the last pass.
+        atoms: in the primitive cell.
     """
 
     displacement_scale: Any
@@ -47,12 +58,19 @@ class ErrorSigns:
     strain_spread: Any
     last_displacement: Any
     last_strain: Any
+    atoms: Any
 
     def logarithms(self) -> np.ndarray:
-        """(G, 7) natural logarithms, in the order of the fields."""
+        """(G, 8) natural logarithms, in the order of the fields."""
         columns = [getattr(self, f.name) for f in fields(self)]
         arrays = [np.asarray(c.cpu() if hasattr(c, "cpu") else c, dtype=float) for c in columns]  # no import of torch
         return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
+
+
+def kinds(signs: ErrorSigns, oxides: np.ndarray) -> np.ndarray:
+    """(G,) 0 for small crystals without oxygen, 1 with it, as ``oxides`` (G,) says; 2 and 3 for large ones likewise."""
+    atoms = signs.atoms.cpu() if hasattr(signs.atoms, "cpu") else signs.atoms
+    return np.asarray(oxides).astype(int) + 2 * (np.asarray(atoms) > LARGE)
 
 
 @dataclass(frozen=True)
@@ -63,15 +81,13 @@ class ErrorModel:
         intercept: see above.
         exponents: one for each field of :class:`ErrorSigns`.
         ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
-        factor: bound over expected error, at :data:`COVERAGE`, for crystals without oxygen.
-        oxide_factor: the same for crystals with oxygen.
+        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the :func:`kinds`.
     """
 
     intercept: float
     exponents: tuple[float, ...]
     ceiling: float
-    factor: float
-    oxide_factor: float
+    factors: tuple[float, ...]
 
     def expected(self, signs: ErrorSigns) -> np.ndarray:
         """(G,) expected errors."""
@@ -81,7 +97,7 @@ class ErrorModel:
 
     def bound(self, signs: ErrorSigns, oxides: np.ndarray) -> np.ndarray:
         """(G,) bounds on the errors; ``oxides`` (G,) bool marks crystals with oxygen."""
-        return self.expected(signs) * np.where(oxides, self.oxide_factor, self.factor)
+        return self.expected(signs) * np.array(self.factors)[kinds(signs, oxides)]
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,9 @@ class Calibration:
             exponents = tuple(part["exponents"])
             if len(exponents) != len(fields(ErrorSigns)):
                 raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorSigns))} signs of error")
-            return ErrorModel(part["intercept"], exponents, part["ceiling"], part["factor"], part["oxide_factor"])
+            if len(part["factors"]) != _KINDS:
+                raise ValueError(f"{len(part['factors'])} factors for {_KINDS} kinds of crystals")
+            return ErrorModel(part["intercept"], exponents, part["ceiling"], tuple(part["factors"]))
 
         familiar = tuple(values["familiar"])
         if len(familiar) != len(fields(ErrorSigns)):
@@ -155,8 +173,8 @@ class CalibratedError:
 def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -> ErrorModel:
     """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
 
-    Errors of zero come from sites that symmetry fixes; the signs are then zero too. The factors that make bounds of the
-    law count crystals with oxygen, which ``oxides`` (n,) marks, apart from the others. Needs scipy and crepes.
+    To the law, errors below a thousandth count as that: where symmetry fixes all sites they are zero, and to reach zero
+    it would give up telling the others apart. ``oxides`` (n,) marks the crystals with oxygen. Needs scipy and crepes.
 
     Raises:
         ValueError: all errors are zero.
@@ -165,7 +183,7 @@ def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -
 
     if not (errors > _ZERO).any():
         raise ValueError("all errors are zero: there is nothing to calibrate")
-    logarithms = signs.logarithms()
+    logarithms, all_errors, errors = signs.logarithms(), errors, np.maximum(errors, _LEAST)
     centre = logarithms.mean(axis=0)
     design = np.column_stack([np.ones(len(errors)), logarithms - centre])
     decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # signs that say the same share the exponent
@@ -190,15 +208,10 @@ def fit_error_model(signs: ErrorSigns, errors: np.ndarray, oxides: np.ndarray) -
         intercept=float(solution[0] - exponents @ centre),
         exponents=tuple(exponents.tolist()),
         ceiling=math.exp(solution[-1]),
-        factor=1.0,
-        oxide_factor=1.0,
+        factors=(1.0,) * _KINDS,
     )
-    expected = model.expected(signs)
-    return replace(
-        model,
-        factor=_conformal_factor(errors, expected, ~oxides),
-        oxide_factor=_conformal_factor(errors, expected, oxides),
-    )
+    expected, kind = model.expected(signs), kinds(signs, oxides)
+    return replace(model, factors=tuple(_conformal_factor(all_errors, expected, kind == k) for k in range(_KINDS)))
 
 
 def _conformal_factor(errors: np.ndarray, expected: np.ndarray, chosen: np.ndarray) -> float:

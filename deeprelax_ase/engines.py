@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,12 @@ from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, n
 from deeprelax_ase.models import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
-from deeprelax_ase.quantities import KnownForces, Relaxation, RelaxationQuantities
+from deeprelax_ase.quantities import KnownForces, Relaxation, RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.structure import Crystal
 from deeprelax_ase.uncertainty import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Record = TypeVar("Record", Relaxation, RelaxationQuantities)
 
@@ -85,7 +90,7 @@ def relax_end_to_end(
     relax_cell: bool,
     passes: int,
     known: KnownForces | None = None,
-    freedom: Tensor | None = None,
+    sites: SiteSymmetry | None = None,
 ) -> BatchRelaxation:
     """The end-to-end way: predicted displacements and strain, ``passes`` times over.
 
@@ -97,7 +102,7 @@ def relax_end_to_end(
         relax_cell: if not, the cell stays as it is.
         passes: how often the networks look; each time they start from the mean of what they predicted before.
         known: forces in the unrelaxed crystals, for networks that read them; the first pass alone sees them.
-        freedom: (N,) see :func:`~deeprelax_ase.geometry.site_freedom`; None for no symmetry.
+        sites: the symmetry of the unrelaxed crystals; None for none.
     """
     graph = exact
     for _ in range(passes - 1):
@@ -116,18 +121,20 @@ def relax_end_to_end(
         else:
             cell = exact.cell
     done = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
-    signs = error_signs(members, exact.batch, torch.ones_like(positions[:, 0]) if freedom is None else freedom)
+    if sites is None:
+        sites = SiteSymmetry(torch.ones_like(positions[:, 0]), torch.bincount(exact.batch))
+    signs = error_signs(members, exact.batch, sites)
     return BatchRelaxation(positions, cell, uncertainty, graph, signs, done, torch.zeros_like(done, dtype=torch.long))
 
 
-def error_signs(members: Relaxation, batch: Tensor, freedom: Tensor) -> ErrorSigns:
+def error_signs(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorSigns:
     """Signs of error in what the ``members`` predict in the last pass.
 
     Args:
         members: their relaxations.
         batch: (N,) the crystal of each atom.
-        freedom: (N,) how much of its motion symmetry leaves each atom. The network cannot see that a site is fixed; of
-            an error along one or two directions alone, the square of its length counts in proportion.
+        sites: their symmetry. The network cannot see that a site is fixed; of an error along one or two directions
+            alone, the square of its length counts in proportion.
     """
     counts = torch.bincount(batch)
     mean = _mean(members)
@@ -135,15 +142,17 @@ def error_signs(members: Relaxation, batch: Tensor, freedom: Tensor) -> ErrorSig
     def over_atoms(values: Tensor) -> Tensor:
         return values.new_zeros(len(counts)).index_add(0, batch, values) / counts
 
+    scales = mean.displacement_scales * sites.freedom.sqrt().to(mean.displacement_scales.dtype)
     scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
     return ErrorSigns(
-        displacement_scale=over_atoms(mean.displacement_scales * freedom.sqrt().to(mean.displacement_scales.dtype)),
+        displacement_scale=over_atoms(scales),
         volume_scale=mean.volume_scales,
         shape_scale=mean.shape_scales,
         displacement_spread=over_atoms(scatter).sqrt(),
         strain_spread=(members.strain - mean.strain).square().sum(dim=(2, 3)).mean(dim=0).sqrt(),
         last_displacement=over_atoms(mean.displacements.square().sum(dim=1)).sqrt(),
         last_strain=torch.linalg.matrix_norm(mean.strain),
+        atoms=sites.primitive_atoms,
     )
 
 
@@ -197,3 +206,23 @@ def _stacked(members: Sequence[Record]) -> Record:
     """One record of the records of all members, along a leading axis."""
     names = [f.name for f in fields(members[0])]
     return type(members[0])(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})
+
+
+def known_forces(crystal: Crystal, forces: ArrayLike, stress: ArrayLike, device: torch.device) -> KnownForces:
+    """The network's record of them.
+
+    Raises:
+        ValueError: they are of another shape, or not finite.
+    """
+    force, tensor = np.asarray(forces, dtype=float), np.asarray(stress, dtype=float)
+    if tensor.shape == (6,):
+        tensor = tensor[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    for name, values, shape in (("forces", force, (len(crystal), 3)), ("stress", tensor, (3, 3))):
+        if values.shape != shape or not np.isfinite(values).all():
+            raise ValueError(f"{name} must be {shape} finite numbers, got an array of shape {values.shape}: {values}")
+    virial = crystal.volume * (tensor + tensor.T) / 2
+    return KnownForces(
+        forces=torch.from_numpy(force).to(device),
+        virial=torch.from_numpy(virial)[None].to(device),
+        informed=torch.ones(1, dtype=torch.bool, device=device),
+    )

@@ -15,13 +15,20 @@ import numpy as np
 import torch
 
 from deeprelax_ase.calibration import Calibration
-from deeprelax_ase.engines import BatchRelaxation, Timed, relax_by_distances, relax_end_to_end
+from deeprelax_ase.engines import BatchRelaxation, Timed, known_forces, relax_by_distances, relax_end_to_end
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, ModelError, StructureError
-from deeprelax_ase.geometry import EDGSettings, SymmetryOperations, project, site_freedom, symmetry_operations
+from deeprelax_ase.geometry import (
+    EDGSettings,
+    SymmetryOperations,
+    primitive_atoms,
+    project,
+    site_freedom,
+    symmetry_operations,
+)
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.models import DEFAULT_MODEL, Model, ModelCard, load_model
 from deeprelax_ase.prediction import Prediction
-from deeprelax_ase.quantities import KnownForces
+from deeprelax_ase.quantities import KnownForces, SiteSymmetry
 from deeprelax_ase.structure import Crystal, check_elements
 from deeprelax_ase.unbatching import predictions_of, split_atoms
 
@@ -139,7 +146,7 @@ class Predictor:
         if not self.corrects:
             raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
         crystal = self._admit(structure)
-        known = _known_forces(crystal, forces, stress, self.device)
+        known = known_forces(crystal, forces, stress, self.device)
         return self._predict([crystal], relax_cell, self.graph_backend, known)[0]
 
     def predict_many(
@@ -211,8 +218,8 @@ class Predictor:
             )
         with timed("geometry"):
             groups = [self._symmetry(crystal) for crystal in crystals]
-            freedom = [site_freedom(*pair) for pair in zip(crystals, groups, strict=True)]
-        relaxation = self._relax(graph, timed, relax_cell, known, np.concatenate(freedom))
+            sites = self._sites(crystals, groups)
+        relaxation = self._relax(graph, timed, relax_cell, known, sites)
         with timed("geometry"):
             cells = relaxation.cell.cpu().numpy()
             positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
@@ -227,44 +234,24 @@ class Predictor:
         return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share)
 
     def _relax(
-        self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, freedom: np.ndarray
+        self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, sites: SiteSymmetry
     ) -> BatchRelaxation:
         if self.model.card.architecture == "DeepRelax":
             return relax_by_distances(self.model, graph, self.dtype, timed, relax_cell=relax_cell, solver=self.solver)
+        passes = self.passes if known is None else 1
         return relax_end_to_end(
-            self.model,
-            graph,
-            self.dtype,
-            timed,
-            relax_cell=relax_cell,
-            passes=self.passes if known is None else 1,
-            known=known,
-            freedom=torch.from_numpy(freedom).to(self.device),
+            self.model, graph, self.dtype, timed, relax_cell=relax_cell, passes=passes, known=known, sites=sites
         )
+
+    def _sites(self, crystals: Sequence[Crystal], groups: Sequence[SymmetryOperations | None]) -> SiteSymmetry:
+        pairs = list(zip(crystals, groups, strict=True))
+        freedom = np.concatenate([site_freedom(*pair) for pair in pairs])
+        atoms = np.array([primitive_atoms(*pair) for pair in pairs])
+        return SiteSymmetry(torch.from_numpy(freedom).to(self.device), torch.from_numpy(atoms).to(self.device))
 
     def _symmetry(self, crystal: Crystal) -> SymmetryOperations | None:
         """That of the unrelaxed crystal, where it is kept, or tells how far an atom may be off."""
         return symmetry_operations(crystal) if self.keep_symmetry or self.calibration else None
-
-
-def _known_forces(crystal: Crystal, forces: ArrayLike, stress: ArrayLike, device: torch.device) -> KnownForces:
-    """The network's record of them.
-
-    Raises:
-        ValueError: they are of another shape, or not finite.
-    """
-    force, tensor = np.asarray(forces, dtype=float), np.asarray(stress, dtype=float)
-    if tensor.shape == (6,):
-        tensor = tensor[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    for name, values, shape in (("forces", force, (len(crystal), 3)), ("stress", tensor, (3, 3))):
-        if values.shape != shape or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be {shape} finite numbers, got an array of shape {values.shape}: {values}")
-    virial = crystal.volume * (tensor + tensor.T) / 2
-    return KnownForces(
-        forces=torch.from_numpy(force).to(device),
-        virial=torch.from_numpy(virial)[None].to(device),
-        informed=torch.ones(1, dtype=torch.bool, device=device),
-    )
 
 
 def _solver_of(card: ModelCard) -> EDGSettings:

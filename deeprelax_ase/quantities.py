@@ -67,3 +67,15 @@ class KnownForces(NamedTuple):
     forces: Tensor
     virial: Tensor
     informed: Tensor
+
+
+class SiteSymmetry(NamedTuple):
+    """What is known of the symmetry of N atoms in G crystals.
+
+    Attributes:
+        freedom: (N,) how much of its motion symmetry leaves each atom, see :func:`deeprelax_ase.geometry.site_freedom`.
+        primitive_atoms: (G,) int64, atoms of the primitive cells.
+    """
+
+    freedom: Tensor
+    primitive_atoms: Tensor

@@ -16,7 +16,7 @@ from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbo
 from deeprelax_ase.models import Model, ModelCard
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.quantities import KnownForces, Relaxation
+from deeprelax_ase.quantities import KnownForces, Relaxation, SiteSymmetry
 from tests.crystals import CRYSTALS, DISTORTED, rotation
 
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
@@ -245,9 +245,14 @@ def test_scales_of_distances(graph: CrystalGraph):
 # Signs of error
 
 
+def everywhere(graph: CrystalGraph) -> SiteSymmetry:
+    """No symmetry at all."""
+    return SiteSymmetry(torch.ones(len(graph.batch), dtype=torch.float64), torch.bincount(graph.batch))
+
+
 def test_signs_of_error(graph: CrystalGraph):
     members = members_of(graph, 3, displacement=0.02, volume=0.03, shape=0.04)
-    signs = error_signs(members, graph.batch, torch.ones(len(graph.batch), dtype=torch.float64))
+    signs = error_signs(members, graph.batch, everywhere(graph))
     for name, value in {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}.items():
         torch.testing.assert_close(getattr(signs, name), torch.full((len(CRYSTALS),), value, dtype=torch.float64))
     moves, strain = members.displacements, members.strain
@@ -264,18 +269,20 @@ def test_signs_of_error(graph: CrystalGraph):
 def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph):
     freedom = torch.rand(len(graph.batch), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     freedom[graph.batch == 1] = 0.0
-    signs = error_signs(members_of(graph, displacement=0.02), graph.batch, freedom)
+    signs = error_signs(members_of(graph, displacement=0.02), graph.batch, everywhere(graph)._replace(freedom=freedom))
     for g in range(len(CRYSTALS)):
         assert signs.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
 
 
 def test_freedom_reaches_the_signs_of_error(model: Model, graph: CrystalGraph):
-    free = torch.ones(len(graph.batch), dtype=torch.float64)
-    plain, same, quarter = (relax(model, graph, freedom=freedom).signs for freedom in (None, free, free / 4))
+    free = everywhere(graph)
+    sites = (None, free, free._replace(freedom=free.freedom / 4))
+    plain, same, quarter = (relax(model, graph, sites=each).signs for each in sites)
     for f in fields(ErrorSigns):
         factor = 0.5 if f.name == "displacement_scale" else 1.0
         torch.testing.assert_close(getattr(same, f.name), getattr(plain, f.name), rtol=0, atol=0)
-        torch.testing.assert_close(getattr(quarter, f.name), factor * getattr(plain, f.name), rtol=1e-12, atol=0)
+        expected = (factor * getattr(plain, f.name)).to(getattr(quarter, f.name))
+        torch.testing.assert_close(getattr(quarter, f.name), expected, rtol=1e-12, atol=0)
 
 
 def test_one_member_has_no_spread(graph: CrystalGraph):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deeprelax_ase.calibration import LARGE
 from deeprelax_ase.data.pairs import Pairs
 
 #: Atomic numbers of what is no metal, metalloids B, Si, As and Te among them.
@@ -12,9 +13,6 @@ NON_METALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 5
 
 #: An element is rare that occurs in less than this share of the training crystals.
 RARE = 0.01
-
-#: More atoms than this make a large cell.
-LARGE = 15
 
 
 def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:

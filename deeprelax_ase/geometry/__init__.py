@@ -7,6 +7,7 @@ from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSol
 from deeprelax_ase.geometry.symmetry import (
     SYMPREC,
     SymmetryOperations,
+    primitive_atoms,
     project,
     site_freedom,
     symmetrize,
@@ -25,6 +26,7 @@ __all__ = [
     "bounded_euclidean_distance_loss",
     "distance_bounds",
     "distance_terms",
+    "primitive_atoms",
     "project",
     "select_atoms",
     "site_freedom",

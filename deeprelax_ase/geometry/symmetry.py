@@ -110,6 +110,11 @@ def site_freedom(crystal: Crystal, operations: SymmetryOperations | None) -> np.
     return dimensions / 3 * max(0.0, 1 - float(traces.mean()) / independent)
 
 
+def primitive_atoms(crystal: Crystal, operations: SymmetryOperations | None) -> int:
+    """Atoms of the crystal's primitive cell."""
+    return len(crystal) if operations is None else len(np.unique(operations.copies))
+
+
 def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> SymmetryOperations | None:
     """The operations of the space group; None if there is but the identity, or spglib finds no answer."""
     dataset = _spglib_dataset(crystal, symprec)

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from deeprelax_ase.calibration import COVERAGE, Calibration, fit_calibration
 from deeprelax_ase.data import Pairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
-from deeprelax_ase.models import card_file_of
+from deeprelax_ase.models import card_file_of, load_model
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.training.evaluate import errors
 from deeprelax_ase.training.predicting import Predicted, predict
@@ -81,7 +81,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if find_spec("crepes") is None:
         parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
-    predictor = Predictor(arguments.model, passes=arguments.passes)
+    model = load_model(arguments.model)
+    model = replace(model, card=replace(model.card, calibration={}))  # which may be of an older version
+    predictor = Predictor(model, passes=arguments.passes)
     labels = labels_for(predictor.model.card.level)
     shares = element_shares(load_pairs(arguments.data, labels=labels).in_split("train"))
 
@@ -97,6 +99,7 @@ def main() -> None:
         pairs = concatenate(parts)
         groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
         groups |= {file.stem: np.array(family) == file.stem for file in arguments.data}
+        groups["DFT-labelled"] = pairs.dft.numpy()
         return _join(predicted), pairs, groups
 
     predicted, pairs, groups = predictions("validation")

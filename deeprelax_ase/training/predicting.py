@@ -21,7 +21,7 @@ class Predicted:
     Attributes:
         crystals: the relaxed ones.
         uncertainty: (n,) Å, the global uncertainty.
-        signs: (n, 7) the signs of error, nan for a model without them.
+        signs: (n, 8) the signs of error, nan for a model without them.
     """
 
     crystals: list[Crystal]
