@@ -59,6 +59,7 @@ class Prediction:
         timings: seconds spent in each stage: graph, network, geometry.
         signs: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of passes, without a calibration.
+        settled: whether the crystal was left as it is, see :func:`settled`.
     """
 
     initial: Crystal
@@ -70,6 +71,7 @@ class Prediction:
     timings: dict[str, float] = field(default_factory=dict)
     signs: ErrorSigns | None = None
     error: CalibratedError | None = None
+    settled: bool = False
 
     @property
     def volume_change(self) -> float:
@@ -106,6 +108,19 @@ class Prediction:
         forget(atoms, INFO_KEYS)  # of an earlier run
         atoms.info.update(self.info)
         return atoms
+
+
+def settled(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
+    """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
+
+    That holds of the mean absolute component of the displacements, of the volume, and of the largest strain.
+    """
+    moves = relaxed.scaled_positions - initial.scaled_positions
+    moves = (moves - moves.mean(axis=0)) @ relaxed.cell
+    deformation = np.linalg.solve(initial.cell, relaxed.cell)
+    strains = np.log(np.linalg.eigvalsh(deformation @ deformation.T)) / 2
+    swells = max(abs(strains.sum()), np.abs(strains).max())
+    return bool(np.abs(moves).mean() <= error.coordinates and swells <= error.volume)
 
 
 def forget(atoms: Atoms, keys: Iterable[str]) -> None:

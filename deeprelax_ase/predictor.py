@@ -50,6 +50,8 @@ class Predictor:
         graph_backend: ``matgl``, ``torch`` or ``auto``, see :func:`deeprelax_ase.graph.build_graph`.
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
             symmetry do not move and equal sites stay equal.
+        leave_settled: leave a crystal as it is that the model would move by less than it expects to be off, where its
+            errors are calibrated, see :func:`~deeprelax_ase.prediction.settled`.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
         passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
             default. One is the fastest, further ones sharpen the result.
@@ -68,6 +70,7 @@ class Predictor:
         dtype: str = "float32",
         graph_backend: str = "auto",
         keep_symmetry: bool = True,
+        leave_settled: bool = True,
         solver: EDGSettings | None = None,
         passes: int | None = None,
         members: int | None = None,
@@ -81,7 +84,7 @@ class Predictor:
         self.device = _device(device)
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
-        self.keep_symmetry = keep_symmetry
+        self.keep_symmetry, self.leave_settled = keep_symmetry, leave_settled
         loaded = model if isinstance(model, Model) else load_model(model)
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
@@ -231,7 +234,8 @@ class Predictor:
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
         calibration = self.calibration if known is None else None
         errors = calibration.read(relaxation.signs, oxides) if calibration and relaxation.signs else None
-        return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share)
+        leave = self.leave_settled
+        return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave)
 
     def _relax(
         self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, sites: SiteSymmetry

@@ -9,7 +9,7 @@ import numpy as np
 
 from deeprelax_ase.calibration import CalibratedError, ErrorSigns
 from deeprelax_ase.engines import BatchRelaxation
-from deeprelax_ase.prediction import Prediction, Uncertainty
+from deeprelax_ase.prediction import Prediction, Uncertainty, settled
 from deeprelax_ase.structure import Crystal
 from deeprelax_ase.uncertainty import UncertaintyParts
 
@@ -21,8 +21,15 @@ def predictions_of(
     errors: Sequence[CalibratedError] | None,
     model: str,
     timings: dict[str, float],
+    *,
+    leave_settled: bool,
 ) -> list[Prediction]:
     """The batch taken apart into one record per crystal."""
+    relaxed = [c.with_geometry(*geometry) for c, geometry in zip(crystals, geometries, strict=True)]
+    left = [
+        errors is not None and leave_settled and settled(c, r, errors[g])
+        for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
+    ]
     graph, uncertainty = relaxation.graph, relaxation.uncertainty
     total, aleatoric, epistemic = _roots(uncertainty.crystals)
     per_atom = split_atoms(_roots(uncertainty.atoms)[0], crystals)
@@ -36,7 +43,7 @@ def predictions_of(
     return [
         Prediction(
             initial=crystal,
-            relaxed=crystal.with_geometry(*geometries[g]),
+            relaxed=crystal if left[g] else relaxed[g],
             uncertainty=Uncertainty(
                 total=float(total[g]),
                 aleatoric=float(aleatoric[g]),
@@ -51,6 +58,7 @@ def predictions_of(
             timings=dict(timings),
             signs=None if relaxation.signs is None else _signs_of(relaxation.signs, g),
             error=None if errors is None else errors[g],
+            settled=left[g],
         )
         for g, crystal in enumerate(crystals)
     ]

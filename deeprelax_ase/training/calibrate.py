@@ -23,6 +23,7 @@ from deeprelax_ase.calibration import COVERAGE, Calibration, fit_calibration
 from deeprelax_ase.data import Pairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
 from deeprelax_ase.models import card_file_of, load_model
+from deeprelax_ase.prediction import settled
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.training.evaluate import errors
 from deeprelax_ase.training.predicting import Predicted, predict
@@ -53,9 +54,15 @@ def true_errors(predicted: Predicted, pairs: Pairs) -> dict[str, np.ndarray]:
 def coverage(calibration: Calibration, predicted: Predicted, pairs: Pairs, groups: dict[str, np.ndarray]) -> dict:
     """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``.
 
+    Crystals that are settled are left as they are, as :class:`~deeprelax_ase.predictor.Predictor` does.
     Groups of fewer than ten crystals are left out: nine of ten could not be told there.
     """
-    read, true = calibration.read(predicted.error_signs(), predicted.oxides()), true_errors(predicted, pairs)
+    read = calibration.read(predicted.error_signs(), predicted.oxides())
+    crystals = [
+        start if settled(start, end, error) else end
+        for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
+    ]
+    true = true_errors(replace(predicted, crystals=crystals), pairs)
     columns = {
         "coordinates": (true["coordinates"], [e.coordinates for e in read], [e.coordinates_bound for e in read]),
         "volume": (true["relative_volume"], [e.volume for e in read], [e.volume_bound for e in read]),

@@ -74,7 +74,8 @@ def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
             digest.update(values.tobytes())
     card = predictor.model.card
     size = len(predictor.model.networks)
-    return f"{card.sha256} {size} {card.level} {predictor.passes} {predictor.keep_symmetry} {digest.hexdigest()}"
+    left = predictor.calibration if predictor.leave_settled else None
+    return f"{left} {card.sha256} {size} {card.level} {predictor.passes} {predictor.keep_symmetry} {digest.hexdigest()}"
 
 
 def _signs(prediction: Prediction) -> list[float]:
