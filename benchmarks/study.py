@@ -26,6 +26,9 @@ from deeprelax_ase.training import train
 from deeprelax_ase.training.evaluate import errors, relax_pairs
 from deeprelax_ase.training.presets import departing, training_pairs
 
+#: Where the variants depart from: what was usual when they were compared.
+BASE = {"tempering": 0.5, "weight_decay": 0.01, "borrowed": 0.0, "on_the_way": 0.2, "arrived": 0.05, "around": 0.15}
+
 #: What each variant changes: fields of the network, of the training and of the augmentation.
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -82,7 +85,7 @@ def main() -> None:
     """Train one variant and print its validation errors."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config, settings, chosen = departing(VARIANTS[arguments.variant])
+    config, settings, chosen = departing(BASE | VARIANTS[arguments.variant])
     settings = replace(
         settings, seconds=arguments.seconds, max_steps=arguments.max_steps, compile=arguments.compile, log_every=500
     )

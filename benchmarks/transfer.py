@@ -36,13 +36,20 @@ from deeprelax_ase.training.export import read_member
 from deeprelax_ase.training.predicting import Predicted, predict
 from deeprelax_ase.training.presets import PairSettings, departing, training_pairs
 
-#: What differs from training from scratch.
-CHANGES = {"learning_rate": 5e-4, "atoms_per_batch": 400, "average_decay": 0.98, "tempering": 1.0, "weight_decay": 0.1}
+#: How fine-tuning departs from how the shipped models are trained.
+CHANGES = {
+    "learning_rate": 5e-4,
+    "atoms_per_batch": 400,
+    "average_decay": 0.98,
+    "around": 0.15,
+    "on_the_way": 0.2,
+    "arrived": 0.05,
+}
 
 
 def fine_tuned(base: Path, file: Path, pairs: int, steps: int, seed: int, out: Path) -> DeepRelaxE3:
     """The network in ``base``, trained on with so many of the ``pairs`` in ``file``."""
-    known = training_pairs([file], PairSettings(dft_copies=1))
+    known = training_pairs([file], PairSettings(dft_copies=1, borrowed=0.0))
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
     _, settings, _ = departing(CHANGES)
     settings = replace(settings, max_steps=steps, seed=seed)

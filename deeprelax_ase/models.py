@@ -175,7 +175,7 @@ def save_model(
     Raises:
         ValueError: no networks are given, or they differ in configuration.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     configs = [network.config for network in networks]
     if not configs or any(config != configs[0] for config in configs):
@@ -190,7 +190,7 @@ def save_model(
         for m, network in enumerate(networks)
         for key, tensor in network.state_dict().items()
     }
-    save_file(tensors, weights)
+    weights.write_bytes(save(tensors))  # with the usual permissions, which safetensors' own files lack
     written = ModelCard(
         name=name,
         members=len(networks) if members is None else members,

@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from deeprelax_ase.calibration import Calibration
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import build_graph
-from deeprelax_ase.models import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models, load_model, save_model, sha256
+from deeprelax_ase.models import (
+    DEFAULT_MODEL,
+    M3GNET_MODEL,
+    WEIGHTS,
+    ModelCard,
+    available_models,
+    load_model,
+    save_model,
+    sha256,
+)
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 
 SMALL = DeepRelaxConfig(channels=8, num_layers=1, num_basis=8)
@@ -55,6 +66,12 @@ def saved_levels(tmp_path: Path) -> list[Path]:
     for level in SMALL_E3.levels:
         save_model(networks(config=SMALL_E3), tmp_path, f"to-{level}", level=level, weights=WEIGHTS_OF_BOTH, **WORDS)
     return [tmp_path / f"to-{level}.json" for level in SMALL_E3.levels]
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(b[name], tensor), name
 
 
 def edit(card: Path, **values) -> None:
@@ -133,7 +150,25 @@ class TestShippedCards:
 
 
 def test_all_weights_are_small_enough_to_ship():
-    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 40e6
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 60e6
+
+
+def test_no_weights_ship_that_no_card_uses():
+    cards = available_models()
+    for file in WEIGHTS.glob("*.safetensors"):
+        used = [card.members for card in cards if (card.weights or f"{card.name}.safetensors") == file.name]
+        with safe_open(file, "pt") as opened:
+            held = {name.partition(".")[0] for name in opened.keys()}  # noqa: SIM118  it is no mapping
+        assert held == {f"member{m}" for m in range(max(used))}, file.name
+
+
+def test_the_model_of_m3gnet_corrects_with_the_first_networks_of_the_default_one():
+    default, m3gnet = load_model(DEFAULT_MODEL), load_model(M3GNET_MODEL)
+    assert default.card.weights == m3gnet.card.weights
+    assert m3gnet.card.corrects
+    assert len(m3gnet.networks) < len(default.networks)
+    for few, many in zip(m3gnet.networks, default.networks, strict=False):
+        assert_equal(few.state_dict(), many.state_dict())
 
 
 # Loading
@@ -241,10 +276,26 @@ def test_weights_of_another_network(saved: Path, config: DeepRelaxConfig):
         load_model(saved)
 
 
-@pytest.mark.parametrize("members", [0, 1, 3])
+@pytest.mark.parametrize("members", [0, 3])
 def test_another_number_of_members(saved: Path, members: int):
     edit(saved, members=members)
     with pytest.raises(ModelError, match=f"member0.*member1.*speaks of {members} members"):
+        load_model(saved)
+
+
+def test_the_file_may_hold_more_members_than_the_card_speaks_of(saved: Path):
+    both = load_model(saved)
+    edit(saved, members=1)
+    (alone,) = load_model(saved).networks
+    assert_equal(alone.state_dict(), both.networks[0].state_dict())
+
+
+def test_a_member_that_is_missing_is_not_made_up_for_by_a_later_one(saved: Path):
+    weights = saved.with_suffix(".safetensors")
+    tensors = {name.replace("member1.", "member7."): tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights)
+    accept_weights(saved)
+    with pytest.raises(ModelError, match=r"holds \['member0', 'member7'\], the card speaks of 2 members"):
         load_model(saved)
 
 
@@ -310,6 +361,29 @@ def test_an_ensemble_is_of_one_configuration(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_a_model_may_use_the_first_members_of_the_file_alone(tmp_path: Path, members: int):
+    made = networks(3)
+    whole = save_model(made, tmp_path, "whole", **WORDS)
+    part = save_model(made, tmp_path, "part", members=members, **WORDS)
+    assert (whole.members, part.members) == (3, members)
+    assert replace(part, name="whole", members=3) == whole  # the file holds all, byte for byte
+    held = load_file(tmp_path / "part.safetensors")
+    assert {name.partition(".")[0] for name in held} == {"member0", "member1", "member2"}
+    loaded = load_model(tmp_path / "part.json")
+    assert loaded.card == part
+    assert len(loaded.networks) == members
+    for network, given in zip(loaded.networks, made, strict=False):
+        assert_equal(network.state_dict(), {name: t.half().float() for name, t in given.state_dict().items()})
+
+
+@pytest.mark.parametrize("members", [0, -1, 3])
+def test_no_more_members_than_there_are_and_not_none(tmp_path: Path, members: int):
+    with pytest.raises(ValueError, match=f"^members={members} of 2 networks$"):
+        save_model(networks(), tmp_path / "folder", "small", members=members, **WORDS)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cards_round_trip(tmp_path: Path):
     card = replace(
         available_models()[0], metrics={"universal": {"volume": 1.25}}, solver={"bound_scale": 0.1}, description="Å"
@@ -350,6 +424,40 @@ def test_level_of_a_network_that_knows_none(saved: Path):
     edit(saved, level="PBE")
     with pytest.raises(ModelError, match="PBE"):
         load_model(saved)
+
+
+def test_cards_of_two_sizes_share_their_weights(tmp_path: Path):
+    made = networks(3, SMALL_E3)
+    for level, members in {"PBE": 3, "M3GNet": 2}.items():
+        save_model(made, tmp_path, level, level=level, weights=WEIGHTS_OF_BOTH, members=members, **WORDS)
+    pbe, m3gnet = load_model(tmp_path / "PBE.json"), load_model(tmp_path / "M3GNet.json")  # the last writer's file
+    assert (len(pbe.networks), len(m3gnet.networks)) == (3, 2)
+    assert pbe.card.sha256 == m3gnet.card.sha256
+    for few, many in zip(m3gnet.networks, pbe.networks, strict=False):
+        assert_equal(few.state_dict(), many.state_dict())
+
+
+# Forces
+
+
+def test_a_network_that_reads_forces_may_correct(tmp_path: Path):
+    config = replace(SMALL_E3, reads_forces=True)
+    for corrects in (True, False):
+        save_model(networks(1, config), tmp_path, "reader", level="M3GNet", corrects=corrects, **WORDS)
+        loaded = load_model(tmp_path / "reader.json")
+        assert loaded.card.corrects == corrects
+        assert loaded.config == config
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_E3], ids=["DeepRelax", "DeepRelaxE3"])
+def test_a_network_that_reads_no_forces_cannot_correct(tmp_path: Path, config):
+    save_model(networks(1, config), tmp_path, "blind", **WORDS)
+    load_model(tmp_path / "blind.json")
+    edit(tmp_path / "blind.json", corrects=True)
+    with pytest.raises(
+        ModelError, match=r"blind\.safetensors does not fit its card: .*corrects, but it reads no forces"
+    ):
+        load_model(tmp_path / "blind.json")
 
 
 def test_unknown_architecture(saved: Path):

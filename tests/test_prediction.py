@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 
 from deeprelax_ase.calibration import CalibratedError
-from deeprelax_ase.prediction import INFO_KEYS, Prediction, Uncertainty
+from deeprelax_ase.prediction import INFO_KEYS, Prediction, Uncertainty, settled
 from deeprelax_ase.structure import Crystal
 
 
@@ -53,6 +53,32 @@ def test_displacements_leave_out_what_the_cell_does(sample_crystals, rng):
         moves = rng.normal(size=crystal.positions.shape)
         moved = predicted(crystal, crystal.scaled_positions @ cell + moves, cell)
         np.testing.assert_allclose(moved.displacements, moves, rtol=0, atol=1e-11)
+
+
+ERROR = CalibratedError(coordinates=0.02, coordinates_bound=0.06, volume=0.01, volume_bound=0.03, outside=False)
+
+
+def test_small_moves_are_not_worth_it(sample_crystals, rng):
+    for crystal in sample_crystals.values():
+        moves = rng.normal(size=crystal.positions.shape)
+        moves = moves - moves.mean(axis=0)
+        moves = moves / np.abs(moves).mean() if len(crystal) > 1 else 0 * moves
+        strain = np.diag([1.0, -0.5, 0.2])
+        for share, kept in ((0.9, True), (1.1, len(crystal) == 1)):
+            positions = crystal.positions + share * ERROR.coordinates * moves
+            assert settled(crystal, crystal.with_geometry(positions, crystal.cell), ERROR) is kept
+        for share, kept in ((0.9, True), (1.1, False)):  # the largest strain exceeds that of the volume
+            cell = crystal.cell @ (np.eye(3) + share * ERROR.volume * strain)
+            assert settled(crystal, crystal.with_geometry(crystal.scaled_positions @ cell, cell), ERROR) is kept
+            cell = crystal.cell * (1 + share * ERROR.volume) ** (1 / 3)
+            assert settled(crystal, crystal.with_geometry(crystal.scaled_positions @ cell, cell), ERROR) is kept
+
+
+def test_a_shift_of_the_origin_and_a_turn_are_no_moves(sample_crystals):
+    turn = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    for crystal in sample_crystals.values():
+        shifted = crystal.with_geometry((crystal.positions + np.array([0.3, 0.1, 0.2])) @ turn, crystal.cell @ turn)
+        assert settled(crystal, shifted, ERROR)
 
 
 def test_bare_atoms(prediction: Prediction):

@@ -31,7 +31,7 @@ from deeprelax_ase.errors import (
 )
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models import DEFAULT_MODEL, Model
-from deeprelax_ase.prediction import Prediction
+from deeprelax_ase.prediction import Prediction, settled
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.structure import Crystal
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
@@ -48,7 +48,7 @@ def test_awkward_cells(predictor: Predictor, sample_crystals, name: str):
     assert len(prediction.relaxed) == len(crystal)
     assert np.isfinite(prediction.relaxed.positions).all()
     assert np.sign(np.linalg.det(prediction.relaxed.cell)) == np.sign(np.linalg.det(crystal.cell))
-    assert -0.75 < prediction.volume_change < 0.6  # AlN has three times too much space in the skewed cell
+    assert -0.8 < prediction.volume_change < 0.6  # AlN has three times too much space in the skewed cell
     assert np.isfinite(prediction.uncertainty.total)
 
 
@@ -82,6 +82,26 @@ def test_record_is_complete(predictor: Predictor, crystal: Crystal):
     else:
         assert prediction.signs is None
         assert prediction.error is None
+
+
+# Crystals that are as good as relaxed
+
+
+def test_a_settled_crystal_is_left_exactly_as_it_is():
+    """From where the model itself sees the minimum there is not far to go."""
+    predictor = Predictor(END_TO_END, device="cpu")
+    moving = Predictor(END_TO_END, device="cpu", leave_settled=False)
+    left = []
+    for name in ("rocksalt", "wurtzite", "rattled rocksalt"):
+        near = moving.predict(CRYSTALS[name])
+        assert not near.settled
+        free, again = moving.predict(near.relaxed), predictor.predict(near.relaxed)
+        left.append(again.settled)
+        assert again.settled is settled(near.relaxed, free.relaxed, again.error)
+        end = near.relaxed if again.settled else free.relaxed
+        np.testing.assert_array_equal(again.relaxed.positions, end.positions)
+        np.testing.assert_array_equal(again.relaxed.cell, end.cell)
+    assert any(left)
 
 
 # Batches
@@ -262,8 +282,8 @@ class TestPasses:
     @pytest.fixture
     def calibrated(self, shipped) -> Model:
         """The model with a calibration of its three passes."""
-        law = ErrorModel(intercept=0.0, exponents=(0.5,) * 7, ceiling=0.2, factor=2.0, oxide_factor=3.0)
-        calibration = Calibration(3, law, replace(law, ceiling=0.1), familiar=(1.0,) * 7)
+        law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
+        calibration = Calibration(3, law, replace(law, ceiling=0.1), familiar=(1.0,) * 8)
         model = shipped(END_TO_END)
         return Model(replace(model.card, passes=3, calibration=calibration.to_dict()), model.networks)
 
@@ -295,7 +315,7 @@ class TestPasses:
         [
             (lambda card: [*card], "list indices"),
             (lambda card: card | {"volume": {}}, "exponents"),
-            (lambda card: card | {"familiar": [1.0, 2.0]}, "2 familiar values for 7 signs of error"),
+            (lambda card: card | {"familiar": [1.0, 2.0]}, "2 familiar values for 8 signs of error"),
             (lambda card: {name: card[name] for name in card if name != "passes"}, "passes"),
         ],
     )

@@ -41,10 +41,10 @@ def write_model(folder: Path, name: str, *, corrects: bool) -> Path:
         for block in network.blocks:  # so that crystals strain by some per cent, and atoms move by some 0.01 Å
             for parameter in block.refinement.gates[-1].parameters():
                 torch.nn.init.normal_(parameter, std=0.05)
-    law = ErrorModel(intercept=0.0, exponents=(0.5,) * 7, ceiling=0.2, factor=2.0, oxide_factor=3.0)
+    law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
     words = dict.fromkeys(("description", "level_of_theory", "training_data", "split"), "")
     words |= {"elements": list(range(1, 95)), "level": "M3GNet"}
-    calibration = Calibration(1, law, law, familiar=(1.0,) * 7).to_dict()
+    calibration = Calibration(1, law, law, familiar=(1.0,) * 8).to_dict()
     save_model(networks, folder, name, corrects=corrects, calibration=calibration, **words)
     return folder / f"{name}.json"
 

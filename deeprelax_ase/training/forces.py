@@ -30,6 +30,9 @@ from deeprelax_ase.structure import Crystal
 from deeprelax_ase.training.e3_loss import symmetric_logarithm
 from deeprelax_ase.training.evaluate import relax_pairs
 
+#: GPa in 1 eV/Å³: MatGL's potentials give stress in GPa.
+_GPA = 160.21766208
+
 #: Crystals whose forces are computed together: more do not make a CPU faster.
 _TOGETHER = 16
 
@@ -84,31 +87,40 @@ def _m3gnet() -> tuple[Any, Any]:
     return potential, Atoms2Graph(potential.model.element_types, potential.model.cutoff)
 
 
-def known_forces(crystals: list[Crystal]) -> list[tuple[np.ndarray, np.ndarray] | None]:
-    """Forces (N, 3) in eV/Å and virial (3, 3) in eV of each crystal; None where M3GNet fails or is not finite."""
+#: Forces (N, 3) in eV/Å and virial (3, 3) in eV of a crystal.
+Known = tuple[np.ndarray, np.ndarray]
+
+
+def known_forces(crystals: list[Crystal]) -> list[Known | None]:
+    """Forces and virial of each crystal; None where M3GNet fails or is not finite."""
+    try:
+        found = _known_forces(crystals)
+    except Exception:  # far from its training data it may raise anything, overlaps among them
+        found = [None] * len(crystals)
+    finite = [one is not None and all(np.isfinite(part).all() for part in one) for one in found]
+    if all(finite):
+        return found
+    if len(crystals) == 1:
+        return [None]
+    return [known_forces([crystal])[0] for crystal in crystals]  # one may have spoilt the others
+
+
+def _known_forces(crystals: list[Crystal]) -> list[Known | None]:
     import dgl
 
     potential, converter = _m3gnet()
-    graphs: list[Any] = []
+    graphs, lattices = [], []
     for crystal in crystals:
-        try:
-            graph, lattice, _ = converter.get_graph(crystal.to_atoms())
-        except Exception:  # far from its training data it may raise anything, overlaps among them
-            graphs.append(None)
-            continue
+        graph, lattice, _ = converter.get_graph(crystal.to_atoms())
         graph.ndata["frac_coords"] = torch.from_numpy(crystal.scaled_positions).to(lattice.dtype)
-        graphs.append((graph, lattice))
-    good = [pair for pair in graphs if pair is not None]
-    if not good:
-        return [None] * len(crystals)
-    lattices = torch.cat([lattice for _, lattice in good])
-    _, forces, stresses, *_ = potential(dgl.batch([graph for graph, _ in good]), lattices, None)
-    volumes = torch.linalg.det(lattices).abs()
-    virials = (stresses.view(-1, 3, 3) * (volumes / 160.21766208)[:, None, None]).detach().double().numpy()
-    split = torch.split(forces.detach().double(), [graph.num_nodes() for graph, _ in good])
-    results = iter([(force.numpy(), virial) for force, virial in zip(split, virials, strict=True)])
-    found = [None if pair is None else next(results) for pair in graphs]
-    return [one if one is not None and all(np.isfinite(part).all() for part in one) else None for one in found]
+        graphs.append(graph)
+        lattices.append(lattice)
+    cells = torch.cat(lattices)
+    _, forces, stresses, *_ = potential(dgl.batch(graphs), cells, None)
+    volumes = torch.linalg.det(cells).abs() / _GPA
+    virials = (stresses.view(-1, 3, 3) * volumes[:, None, None]).detach().double().numpy()
+    split = torch.split(forces.detach().double(), [graph.num_nodes() for graph in graphs])
+    return [(force.numpy(), virial) for force, virial in zip(split, virials, strict=True)]
 
 
 def _chunks(items: list[Crystal]) -> Iterator[list[Crystal]]:
@@ -121,6 +133,8 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     model, settings = load_model(arguments.model), PointSettings()
+    if "M3GNet" not in getattr(model.config, "levels", ()):
+        raise SystemExit(f"{arguments.model} does not relax to M3GNet's minima")
     with np.load(arguments.data, allow_pickle=False) as arrays:
         known = np.flatnonzero(arrays["m3gnet_ok"])
     pairs = load_pairs(arguments.data, labels="m3gnet", dtype=torch.float32)
@@ -136,8 +150,10 @@ def main() -> None:
     crystals = crystals_of(start, "initial")
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         runs = pool.map(known_forces, _chunks(crystals))
-        found = [one for chunk in track(runs, "M3GNet", len(crystals) // _TOGETHER + 1) for one in chunk]
+        found = [one for chunk in track(runs, "M3GNet", -(-len(crystals) // _TOGETHER)) for one in chunk]
     kept = [k for k, one in enumerate(found) if one is not None and abs(one[0]).max() <= settings.largest_force]
+    if not kept:
+        raise SystemExit(f"M3GNet gave forces for none of {len(crystals)} points")
     start = start.take(torch.tensor(kept))
     known_ones = [one for k in kept if (one := found[k]) is not None]
     np.savez(

@@ -30,13 +30,15 @@ class PairSettings:
     """
 
     dft_copies: int = 3
-    borrowed: float = 0.0
+    borrowed: float = 0.5
     share: float = 1.0
 
 
 CONFIG = DeepRelaxE3Config(channels=192, levels=LEVELS)
-AUGMENTATION = AugmentationSettings(on_the_way=0.2, arrived=0.05, around=0.15, strained=0.2, rattled=0.2, rewrapped=0.0)
-SETTINGS = TrainingSettings(atoms_per_batch=12000, learning_rate=2e-3, clip=10.0, augmentation=AUGMENTATION)
+AUGMENTATION = AugmentationSettings(on_the_way=0.25, arrived=0.1, around=0.2, strained=0.2, rattled=0.2, rewrapped=0.0)
+SETTINGS = TrainingSettings(
+    atoms_per_batch=12000, learning_rate=2e-3, clip=10.0, tempering=1.0, weight_decay=0.1, augmentation=AUGMENTATION
+)
 PAIRS = PairSettings()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,40 @@ def test_starts_meet_the_minima_of_their_crystals(pairs_file: Path, write, index
     assert pairs.level.tolist() == [LEVELS.index("M3GNet")] * len(index)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint64"])
+def test_indices_may_be_of_any_integer_type(pairs_file: Path, write, dtype: str) -> None:
+    """Bytes above all, which torch would take for a mask."""
+    found = load_informed(pairs_file, write(index=np.array(INDEX, dtype=dtype)))
+    expected = load_informed(pairs_file, write())
+    for f in fields(Pairs):
+        assert torch.equal(getattr(found, f.name), getattr(expected, f.name)), f.name
+
+
+def test_indices_beyond_a_byte_are_not_wrapped(pairs_file: Path, write, tmp_path: Path) -> None:
+    """Crystal 300 is not crystal 44."""
+    with np.load(pairs_file) as raw:
+        atoms = np.tile([0, 1], 301)  # the first crystal, again and again
+        many = {key: raw[key][atoms] for key in ("numbers", "frac_initial", "frac_m3gnet")}
+        many |= {key: raw[key][[0] * 301] for key in ("cell_initial", "m3gnet_ok", "dft", "split")}
+        cells = np.arange(301, dtype=np.float32)[:, None, None] + raw["cell_m3gnet"][:1]
+        np.savez(tmp_path / "many.npz", offsets=np.arange(302) * 2, cell_m3gnet=cells, **many)
+    index = {"index": np.array([300, 44, 300], dtype=np.uint16), "cell_initial": np.ones((3, 3, 3))}
+    of_atoms = {name: np.ones((6, 3)) for name in ("frac_initial", "forces")}
+    pairs = load_informed(tmp_path / "many.npz", write(**index, **of_atoms))
+    np.testing.assert_array_equal(pairs.cell_relaxed.numpy(), cells[[300, 44, 300]])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float64"])
+def test_there_may_be_no_starts(pairs_file: Path, write, dtype: str) -> None:
+    """``float64`` is what numpy makes of an empty list."""
+    pairs = load_informed(pairs_file, write((), index=np.array([], dtype=dtype)))
+    assert len(pairs) == len(pairs.numbers) == 0
+    assert pairs.forces.shape == pairs.scaled_initial.shape == (0, 3)
+    assert pairs.virial.shape == pairs.cell_initial.shape == pairs.cell_relaxed.shape == (0, 3, 3)
+    plain = load_pairs(pairs_file, labels="m3gnet")
+    assert len(concatenate([plain, pairs])) == len(plain)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_types(pairs_file: Path, write, dtype: torch.dtype) -> None:
     pairs = load_informed(pairs_file, write(), dtype=dtype)
@@ -122,11 +157,26 @@ def test_a_missing_label_is_named(write, tmp_path: Path, pairs_file: Path) -> No
     "changes",
     [
         {"index": np.array([5, 0, 4])},
+        {"index": np.array([-1, 0, 4])},
+        {"index": np.array([2**64 - 1, 0, 4], dtype=np.uint64)},
         {"index": np.array([1, 0, 4])},
         {"index": np.array([2, 0, 4])},
-        {"forces": arrays()["forces"][1:]},
+        {"index": np.array([], dtype=np.int32)},
+        {"index": np.array([4, 0])},
+        *({name: arrays()[name][1:]} for name in ARRAYS if name != "index"),
+        *({name: np.concatenate([arrays()[name]] * 2)} for name in ARRAYS if name != "index"),
     ],
-    ids=["no such crystal", "a crystal without label", "a crystal of other size", "an atom less"],
+    ids=[
+        "no such crystal",
+        "counted from the end",
+        "too large for torch",
+        "a crystal without label",
+        "a crystal of other size",
+        "none",
+        "a crystal less",
+        *(f"less of {name}" for name in ARRAYS if name != "index"),
+        *(f"more of {name}" for name in ARRAYS if name != "index"),
+    ],
 )
 def test_files_that_do_not_belong_together_are_refused(pairs_file: Path, write, changes: dict) -> None:
     with pytest.raises(ValueError, match=r"forces\.npz does not belong to .*pairs\.npz: it speaks of other crystals"):

@@ -294,7 +294,7 @@ def test_opposite_forces_give_opposite_features_and_pressure_has_a_sign(reader: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_huge_forces_give_bounded_features(reader: ForceReader, shuffled, dtype: torch.dtype) -> None:
     known, made = known_of(COUNTS), shuffled(ForceReader(8), spread=1.5).to(dtype)
-    (x, h), (more_x, more_h) = (read(made, scaled(known, factor)) for factor in (1e8, 1e16))
+    (x, h), (more_x, more_h) = (read(made, scaled(known, factor)) for factor in (1e8, 1e30))
     for values, more in ((x, more_x), (h, more_h)):
         assert values.dtype == dtype
         assert more.isfinite().all()
@@ -303,6 +303,24 @@ def test_huge_forces_give_bounded_features(reader: ForceReader, shuffled, dtype:
     assert more_h[:, VECTOR].norm(dim=1).max() <= 1.001 * bound
     (more_x.square().sum() + more_h.square().sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_forces_keep_their_direction(shuffled, dtype: torch.dtype) -> None:
+    """Their squares are beyond single precision; next to them others are read as ever."""
+    made, known = shuffled(ForceReader(8), spread=1.5).to(dtype), known_of(COUNTS)
+    factors = torch.tensor([1e30, 1.0, -1e30, 1e-30, 1.0, 1e30], dtype=torch.float64)
+    vectors = read(made, known._replace(forces=factors[:, None] * known.forces))[1][:, VECTOR].double()
+    towards = torch.nn.functional.normalize(known.forces, dim=1)[:, :, None]
+    along = (vectors * towards).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(vectors, along * towards, rtol=0, atol=1e-6)
+    full = made.vectors.weight.sum(dim=1).double()  # every size has reached its bound
+    for atom, sign in {0: 1, 2: -1, 5: 1}.items():
+        torch.testing.assert_close(along[atom, 0], sign * full, rtol=1e-5, atol=1e-6)
+    assert along[3].abs().max() < 1e-20
+    alone = read(made, known)[1][:, VECTOR].double()
+    torch.testing.assert_close(vectors[[1, 4]], alone[[1, 4]], rtol=0, atol=1e-6)
+    assert along[[1, 4]].abs().max() > 0.1
 
 
 def test_pressure_is_no_shear(reader: ForceReader) -> None:

@@ -347,7 +347,8 @@ def test_command_line_writes_weights_that_can_be_read_and_started_from(
         command += ["--set", f"{name}={value}"]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "run")])
     main()
-    assert "33 pairs" in capsys.readouterr().out  # 12 + 9 labelled by M3GNet + 2 further copies of 6 by DFT
+    # 12 + 9 labelled by M3GNet + 2 further copies of 6 by DFT + half of the potential's 6 as DFT's
+    assert "36 pairs" in capsys.readouterr().out
     file = tmp_path / "run" / "member0" / "weights.safetensors"
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["seed"] == "5"
@@ -400,7 +401,7 @@ def test_command_line_learns_from_known_forces(
         command += ["--set", f"{name}={value}"]
     monkeypatch.setattr(sys, "argv", command)
     main()
-    assert "36 pairs" in capsys.readouterr().out  # 33 without
+    assert "39 pairs" in capsys.readouterr().out  # 36 without
     network = read_member(tmp_path / "run" / "member0" / "weights.safetensors")
     assert isinstance(network, DeepRelaxE3)
     assert network.config == replace(PRESET, **SMALL, reads_forces=True)
@@ -416,5 +417,15 @@ def test_command_line_asks_for_forces_of_each_file(
     files = [*[str(data)] * of_data, "--forces", *[str(forces)] * of_forces]
     monkeypatch.setattr(sys, "argv", ["training", *files, "--out", str(tmp_path / "run"), "--device", "cpu"])
     with pytest.raises(SystemExit, match=f"--forces names {of_forces} files for {of_data} of data"):
+        main()
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_line_has_no_forces_for_the_papers_network(
+    data: Path, forces: Path, tmp_path: Path, monkeypatch
+) -> None:
+    command = ["training", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", "--network", "paper"]
+    monkeypatch.setattr(sys, "argv", [*command, "--max-steps", "1", "--members", "1", "--forces", str(forces)])
+    with pytest.raises(SystemExit, match="--forces is for --network e3: the paper's network reads none"):
         main()
     assert not (tmp_path / "run").exists()

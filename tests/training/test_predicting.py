@@ -97,8 +97,8 @@ def test_cache_is_read(cache: Path, crystals):
 
 @pytest.mark.parametrize(
     "options",
-    [{"sha256": "abd"}, {"level": "M3GNet"}, {"passes": 2}, {"keep_symmetry": False}],
-    ids=["weights", "level", "passes", "symmetry"],
+    [{"sha256": "abd"}, {"level": "M3GNet"}, {"passes": 2}, {"keep_symmetry": False}, {"members": 1}],
+    ids=["weights", "level", "passes", "symmetry", "members"],
 )
 def test_another_predictor_does_not_read_it(cache: Path, crystals, options: dict):
     predictor = make_predictor(**options)
@@ -140,7 +140,7 @@ def test_a_model_without_signs_of_error(crystals):
 
     stand_in = WithoutSigns()
     stand_in.model = make_predictor().model
-    stand_in.passes, stand_in.keep_symmetry = 1, True
+    stand_in.passes, stand_in.keep_symmetry, stand_in.leave_settled = 1, True, False
     predicted = predict(stand_in, crystals)
     assert np.isnan(predicted.signs).all()
-    assert predicted.signs.shape == (3, 7)
+    assert predicted.signs.shape == (3, len(fields(ErrorSigns)))
