@@ -51,7 +51,7 @@ class Predictor:
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
             symmetry do not move and equal sites stay equal.
         leave_settled: leave a crystal as it is that the model would move by less than it expects to be off, where its
-            errors are calibrated, see :func:`~deeprelax_ase.prediction.settled`.
+            errors are calibrated and its cell may move, see :func:`~deeprelax_ase.prediction.settled`.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
         passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
             default. One is the fastest, further ones sharpen the result.
@@ -234,7 +234,7 @@ class Predictor:
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
         calibration = self.calibration if known is None else None
         errors = calibration.read(relaxation.signs, oxides) if calibration and relaxation.signs else None
-        leave = self.leave_settled
+        leave = self.leave_settled and relax_cell  # errors are calibrated for cells that relax too
         return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave)
 
     def _relax(

@@ -101,7 +101,7 @@ def test_thinning_keeps_what_dft_relaxed(pairs_of, every: int, kept):
 def relaxed_as(pairs: Pairs, *, scale: float = 1.0) -> Predicted:
     """Predictions of the relaxed crystals themselves, ``scale`` times as long; all signs 0.01."""
     crystals = [c.with_geometry(c.positions * scale, c.cell * scale) for c in crystals_of(pairs, "relaxed")]
-    return Predicted(crystals, np.zeros(len(pairs)), np.full((len(pairs), 7), 0.01))
+    return Predicted(crystals, np.zeros(len(pairs)), np.full((len(pairs), 8), 0.01))
 
 
 def test_true_errors(pairs_of):
@@ -116,11 +116,11 @@ def test_true_errors(pairs_of):
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_coverage_of_all_and_of_groups(pairs_of):
     pairs = pairs_of(40)
-    always = ErrorModel(intercept=np.log(0.02), exponents=(0.0,) * 7, ceiling=1e9, factor=2.0, oxide_factor=2.0)
+    always = ErrorModel(intercept=np.log(0.02), exponents=(0.0,) * 8, ceiling=1e9, factors=(2.0,) * 4)
     predicted = relaxed_as(pairs, scale=1.01)
     predicted = replace(predicted, crystals=[*predicted.crystals[:30], *relaxed_as(pairs, scale=1.03).crystals[30:]])
     last = np.arange(40) >= 30
-    report = coverage(Calibration(1, always, always, (1.0,) * 7), predicted, pairs, {"last": last, "few": last & False})
+    report = coverage(Calibration(1, always, always, (5.0,) * 8), predicted, pairs, {"last": last, "few": last & False})
     assert set(report) == {"all", "last"}
     assert (report["all"]["crystals"], report["last"]["crystals"]) == (40, 10)
     assert report["all"]["volume coverage"] == 0.75  # 3 % are below 4 %, 9 % are not
@@ -168,10 +168,10 @@ def test_options_reach_the_predictions(command, card: Path, file: Path, tmp_path
 
 def test_m3gnet_is_calibrated_on_its_own_minima(command, card: Path, file: Path, tmp_path: Path):
     m3gnet = card.with_name("to-M3GNet.json")
-    command(file, "--model", m3gnet, "--json", tmp_path / "coverage.json")
+    command(file, "--model", m3gnet, "--write", "--json", tmp_path / "coverage.json")
     row = json.loads((tmp_path / "coverage.json").read_text())["validation"]["all"]
     pairs = load_pairs(file, labels="m3gnet").in_split("validation")
-    predicted = predict(Predictor(m3gnet, device="cpu"), crystals_of(pairs, "initial"))
+    predicted = predict(Predictor(m3gnet, device="cpu"), crystals_of(pairs, "initial"))  # which leaves settled ones too
     assert row["crystals"] == len(pairs)
     assert row["volume error"] == pytest.approx(true_errors(predicted, pairs)["relative_volume"].mean())
 
