@@ -24,7 +24,7 @@ from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import train
 from deeprelax_ase.training.evaluate import errors, relax_pairs
-from deeprelax_ase.training.presets import departing, training_pairs
+from deeprelax_ase.training.presets import departing, setting, training_pairs
 
 #: Where the variants depart from: what was usual when they were compared.
 BASE = {"tempering": 0.5, "weight_decay": 0.01, "borrowed": 0.0, "on_the_way": 0.2, "arrived": 0.05, "around": 0.15}
@@ -85,7 +85,7 @@ def main() -> None:
     """Train one variant and print its validation errors."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    config, settings, chosen = departing(BASE | VARIANTS[arguments.variant])
+    config, settings, chosen = departing(BASE | VARIANTS[arguments.variant] | dict(arguments.set))
     settings = replace(
         settings, seconds=arguments.seconds, max_steps=arguments.max_steps, compile=arguments.compile, log_every=500
     )
@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs with both kinds of labels")
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="base")
+    parser.add_argument(
+        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE", help="change the base too; repeatable"
+    )
     parser.add_argument("--seconds", type=float, default=90.0, help="budget (default %(default)s)")
     parser.add_argument("--max-steps", type=int, help="budget in steps instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.loop import train
-from deeprelax_ase.training.presets import departing, training_pairs
+from deeprelax_ase.training.presets import departing, setting, training_pairs
 from deeprelax_ase.training.settings import TrainingSettings
 
 
@@ -65,19 +64,6 @@ def _end_to_end(arguments: argparse.Namespace) -> tuple[DeepRelaxE3Config, Train
     return config, settings, training_pairs(arguments.data, chosen, forces=arguments.forces)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as a pair, the value read as JSON."""
-    name, sign, value = text.partition("=")
-    if name in ("seconds", "max_steps", "compile", "seed"):
-        raise argparse.ArgumentTypeError(f"{name} has an option of its own, --{name.replace('_', '-')}")
-    try:
-        if not sign:
-            raise ValueError("there is no =")
-        return name, json.loads(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with a value in JSON: {error}") from error
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deeprelax_ase.training",
@@ -89,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--network", choices=("e3", "paper"), default="e3", help="default %(default)s")
     parser.add_argument(
         "--set",
-        type=_setting,
+        type=setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",

@@ -40,7 +40,7 @@ class BulkRelaxation:
 
 @torch.no_grad()
 def relax_pairs(
-    networks: Sequence[DeepRelaxE3], pairs: Pairs, level: str, *, passes: int = 1, atoms_per_batch: int = 20000
+    networks: Sequence[DeepRelaxE3], pairs: Pairs, level: str, *, passes: int = 1, atoms_per_batch: int | None = None
 ) -> BulkRelaxation:
     """Relax the unrelaxed crystals of ``pairs`` with the mean of the ``networks``, ``passes`` times over.
 
@@ -49,7 +49,7 @@ def relax_pairs(
         pairs: what to relax.
         level: name of the level of theory to relax to.
         passes: how often the prediction is made the start of another one.
-        atoms_per_batch: bounds the memory.
+        atoms_per_batch: bounds the memory; by default 20,000, and 200 on a CPU, whose caches larger batches outgrow.
 
     Raises:
         ValueError: a network does not know ``level``, there are no pairs, or fewer than one pass is asked for.
@@ -59,6 +59,8 @@ def relax_pairs(
     for network in networks:
         if level not in network.config.levels:
             raise ValueError(f"Unknown {level=}, must be one of {network.config.levels}")
+    if atoms_per_batch is None:
+        atoms_per_batch = 200 if pairs.counts.device.type == "cpu" else 20000
     bins = torch.div(pairs.counts.cumsum(0), atoms_per_batch, rounding_mode="floor")
     chunks = torch.arange(len(pairs), device=bins.device).split([n for n in torch.bincount(bins).tolist() if n])
     parts = []

@@ -141,10 +141,7 @@ def main() -> None:
     chosen = (pairs.split == 0).nonzero().squeeze(1)
     pairs, index = pairs.take(chosen), known[chosen.numpy()]
     network = cast("DeepRelaxE3", model.networks[-1].to(arguments.device))
-    batch = 20000 if arguments.device.startswith("cuda") else 200  # larger ones outgrow a CPU's caches
-    relaxed = relax_pairs(
-        [network], pairs.to(arguments.device), "M3GNet", passes=arguments.passes, atoms_per_batch=batch
-    )
+    relaxed = relax_pairs([network], pairs.to(arguments.device), "M3GNet", passes=arguments.passes)
     start = replace(pairs, scaled_initial=relaxed.scaled.cpu(), cell_initial=relaxed.cell.cpu())
     start = points(start, settings, torch.Generator().manual_seed(arguments.seed))
     crystals = crystals_of(start, "initial")
