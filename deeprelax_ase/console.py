@@ -136,7 +136,8 @@ def model_card(card: ModelCard) -> Table:
         elif isinstance(value, Mapping):
             text = "\n".join(f"{key} {item}" for key, item in _flat(value))
         else:
-            text = f"{value:,}" if isinstance(value, int) else str(value)
+            number = isinstance(value, int) and not isinstance(value, bool)
+            text = f"{value:,}" if number else str(value)
         table.add_row(name.replace("_", " "), escape(text))
     return table
 
