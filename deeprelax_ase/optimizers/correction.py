@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deeprelax_ase.errors import StructureError
 from deeprelax_ase.optimizers.restart import Before
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ class Correction:
         if self.left <= 0:
             return False
         forces, stress = self.atoms.get_forces(), self.atoms.get_stress(voigt=False)
-        relaxed = self.predictor.correct(self.atoms, forces, stress).relaxed
+        try:
+            relaxed = self.predictor.correct(self.atoms, forces, stress).relaxed
+        except StructureError:  # the last jump led where the network cannot follow; the finish may
+            self.left = 0
+            return False
         self.before = Before(energy, self.atoms.cell.array.copy(), self.atoms.positions.copy())
         self.left -= 1
         self.atoms.set_cell(relaxed.cell)

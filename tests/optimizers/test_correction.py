@@ -13,7 +13,7 @@ from ase.filters import Filter, FrechetCellFilter
 from ase.io import Trajectory, read
 
 from deeprelax_ase.calibration import CalibratedError
-from deeprelax_ase.errors import ModelError
+from deeprelax_ase.errors import IsolatedAtomError, ModelError
 from deeprelax_ase.models import DEFAULT_MODEL, M3GNET_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 from deeprelax_ase.optimizers.correction import CORRECTIONS, Correction
@@ -172,6 +172,18 @@ def test_the_last_one_is_checked_too(landed, corrector):
     place, correction = geometry(landed), Correction(landed, corrector, 1)
     assert [correction.step() for _ in range(3)] == [True, True, False]
     assert_at(landed, place)
+
+
+def test_where_the_network_cannot_follow_the_atoms_stay(landed, corrector, monkeypatch):
+    def refuse(*_, **__):
+        raise IsolatedAtomError("too far apart")
+
+    before = geometry(landed)
+    monkeypatch.setattr(corrector, "correct", refuse)
+    correction = Correction(landed, corrector, 2)
+    assert not correction.step()
+    assert_at(landed, before)
+    assert correction.left == 0
 
 
 @pytest.mark.parametrize("left", [0, -1])
