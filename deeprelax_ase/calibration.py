@@ -29,7 +29,6 @@ _LEAST = 1e-3
 #: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
 _ZERO = 1e-5
 
-
 #: More atoms than this in the primitive cell make a large crystal.
 LARGE = 15
 

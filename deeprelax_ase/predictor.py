@@ -89,7 +89,8 @@ class Predictor:
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
         # a copy: another predictor may hold the same model on another device or in another type
-        self.model = replace(loaded, networks=deepcopy(loaded.networks[:members]).to(self.device, self.dtype))
+        networks = deepcopy(loaded.networks[:members]).to(self.device, self.dtype)
+        self.model = Model(replace(loaded.card, members=len(networks)), networks)
         self.graph_settings = self.model.config.graph
         self.solver = _solver_of(self.model.card) if solver is None else solver
         self.passes = self.model.card.passes if passes is None else passes
