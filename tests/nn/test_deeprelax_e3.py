@@ -22,9 +22,9 @@ from deeprelax_ase.nn.deeprelax_e3 import (
 from deeprelax_ase.nn.heads import bounded_scale, matrix_product, symmetric_exponential
 from deeprelax_ase.quantities import Relaxation
 from deeprelax_ase.structure import Crystal
+from tests.relaxations import assert_same
 
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")
-PER_ATOM = ("displacements", "displacement_scales")
 every_kind = pytest.mark.parametrize("tensor_messages", [True, False])
 
 
@@ -35,31 +35,6 @@ def placed(crystal: Crystal, positions: np.ndarray, cell: np.ndarray | None = No
 def turned(crystal: Crystal, isometry: Tensor) -> Crystal:
     q = isometry.numpy()
     return placed(crystal, crystal.positions @ q, crystal.cell @ q)
-
-
-def assert_same(
-    actual: list[Relaxation],
-    expected: list[Relaxation],
-    *,
-    isometry: Tensor | None = None,
-    atoms: Tensor | list[int] | None = None,
-    atol: float = 1e-10,
-) -> None:
-    """Whether ``actual`` is ``expected`` turned by ``isometry``, its atoms being ``atoms`` of the expected ones."""
-    q = torch.eye(3, dtype=torch.float64) if isometry is None else isometry
-    assert len(actual) == len(expected)
-    for block, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
-        for f in fields(Relaxation):
-            value = getattr(wanted, f.name)
-            if atoms is not None and f.name in PER_ATOM:
-                value = value[atoms]
-            if f.name == "displacements":
-                value = value @ q
-            elif f.name == "strain":
-                value = q.T @ value @ q
-            torch.testing.assert_close(
-                getattr(found, f.name), value, rtol=0, atol=atol, msg=lambda m, f=f, b=block: f"block {b} {f.name}: {m}"
-            )
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from deeprelax_ase.nn.e3_forces import SIZES, ForceReader
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
 from deeprelax_ase.quantities import KnownForces, Relaxation
 from deeprelax_ase.structure import Crystal
+from tests.relaxations import PER_ATOM, assert_same
 
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")
-PER_ATOM = ("displacements", "displacement_scales")
 every_crystal = pytest.mark.parametrize("name", NAMES)
 
 
@@ -37,30 +37,6 @@ def known_of(counts: Sequence[int], *, seed: int = 0, informed: Sequence[bool] |
 
 def turned(known: KnownForces, isometry: Tensor) -> KnownForces:
     return known._replace(forces=known.forces @ isometry, virial=isometry.T @ known.virial @ isometry)
-
-
-def assert_same(
-    actual: list[Relaxation],
-    expected: list[Relaxation],
-    *,
-    isometry: Tensor | None = None,
-    atoms: Tensor | list[int] | None = None,
-    atol: float = 1e-10,
-) -> None:
-    """Whether ``actual`` is ``expected`` turned by ``isometry``, its atoms being ``atoms`` of the expected ones."""
-    q = torch.eye(3, dtype=torch.float64) if isometry is None else isometry
-    for found, wanted in zip(actual, expected, strict=True):
-        for f in fields(Relaxation):
-            value = getattr(wanted, f.name)
-            if atoms is not None and f.name in PER_ATOM:
-                value = value[atoms]
-            if f.name == "displacements":
-                value = value @ q
-            elif f.name == "strain":
-                value = q.T @ value @ q
-            torch.testing.assert_close(
-                getattr(found, f.name), value, rtol=0, atol=atol, msg=lambda m, f=f: f"{f.name}: {m}"
-            )
 
 
 def difference(a: list[Relaxation], b: list[Relaxation]) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,3 +67,26 @@ def inform(pairs: Pairs, *, every: int = 2, seed: int = 1) -> Pairs:
 def informed() -> Callable[..., Pairs]:
     """``informed(pairs, every=2)``: the pairs, with random forces and virials of the first, the third, ..."""
     return inform
+
+
+def write_pairs(file: Path, pairs: Pairs, *, dft: np.ndarray, split: np.ndarray) -> Path:
+    """``pairs`` as an npz file whose M3GNet minima are the relaxed crystals, known of all but the first three."""
+    relaxed = {"frac": pairs.scaled_relaxed.numpy(), "cell": pairs.cell_relaxed.numpy()}
+    np.savez(
+        file,
+        numbers=pairs.numbers.numpy(),
+        offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]),
+        frac_initial=pairs.scaled_initial.numpy(),
+        cell_initial=pairs.cell_initial.numpy(),
+        **{f"{name}_{labels}": array for name, array in relaxed.items() for labels in ("relaxed", "m3gnet")},
+        m3gnet_ok=np.arange(len(pairs)) > 2,
+        dft=dft,
+        split=split,
+    )
+    return file
+
+
+@pytest.fixture(scope="session")
+def pairs_file() -> Callable[..., Path]:
+    """``pairs_file(file, pairs, dft=..., split=...)``."""
+    return write_pairs

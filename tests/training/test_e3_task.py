@@ -322,21 +322,9 @@ def test_a_network_that_reads_forces_starts_from_one_that_does_not(pairs_of: Pai
 
 
 @pytest.fixture
-def data(pairs_of: PairsOf, tmp_path: Path) -> Path:
+def data(pairs_of: PairsOf, pairs_file: Callable[..., Path], tmp_path: Path) -> Path:
     pairs = pairs_of(12, dtype=torch.float32)
-    relaxed = {"frac": pairs.scaled_relaxed.numpy(), "cell": pairs.cell_relaxed.numpy()}
-    np.savez(
-        tmp_path / "pairs.npz",
-        numbers=pairs.numbers.numpy(),
-        offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]),
-        frac_initial=pairs.scaled_initial.numpy(),
-        cell_initial=pairs.cell_initial.numpy(),
-        **{f"{name}_{labels}": array for name, array in relaxed.items() for labels in ("relaxed", "m3gnet")},
-        m3gnet_ok=np.arange(12) > 2,
-        dft=np.arange(12) < 6,
-        split=pairs.split.numpy(),
-    )
-    return tmp_path / "pairs.npz"
+    return pairs_file(tmp_path / "pairs.npz", pairs, dft=np.arange(12) < 6, split=pairs.split.numpy())
 
 
 def test_command_line_writes_weights_that_can_be_read_and_started_from(

@@ -242,22 +242,10 @@ def test_what_is_not_finite_is_not_known(m3gnet, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def file(pairs_of, tmp_path: Path) -> Path:
+def file(pairs_of, pairs_file, tmp_path: Path) -> Path:
     """Pairs whose minima M3GNet knows but for the first three; each fifth is not for training."""
-    pairs = pairs_of(12, dtype=torch.float32)
-    relaxed = {"frac": pairs.scaled_relaxed.numpy(), "cell": pairs.cell_relaxed.numpy()}
-    np.savez(
-        tmp_path / "pairs.npz",
-        numbers=pairs.numbers.numpy(),
-        offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]),
-        frac_initial=pairs.scaled_initial.numpy(),
-        cell_initial=pairs.cell_initial.numpy(),
-        **{f"{name}_{labels}": array for name, array in relaxed.items() for labels in ("relaxed", "m3gnet")},
-        m3gnet_ok=np.arange(12) > 2,
-        dft=np.zeros(12, dtype=bool),
-        split=(np.arange(12) % 5 == 4).astype(np.uint8),
-    )
-    return tmp_path / "pairs.npz"
+    split = (np.arange(12) % 5 == 4).astype(np.uint8)
+    return pairs_file(tmp_path / "pairs.npz", pairs_of(12, dtype=torch.float32), dft=split > 1, split=split)
 
 
 TRAINED_ON = [3, 5, 6, 7, 8, 10, 11]
