@@ -59,6 +59,10 @@ class ConstraintError(DeepRelaxError, ValueError):
     """The atoms carry a constraint or filter that the jump cannot honour."""
 
 
+class UncertainPredictionError(DeepRelaxError, ValueError):
+    """The model expects its prediction to be too far off, and no calculator can check it."""
+
+
 class ModelError(DeepRelaxError, ValueError):
     """A model is unknown, or its files are missing, damaged or of another format."""
 

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 #: Values of ``atoms.info["deeprelax_status"]``; of a crystal that failed, the last one and the reason.
-PREDICTED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "converged", "not converged", "failed"
+PREDICTED, REFUSED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "refused", "converged", "not converged", "failed"
 
 #: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.
 ERROR_KEYS = ("deeprelax_error", "deeprelax_volume_error", "deeprelax_outside")
 
+#: Keys of ``atoms.info`` about what became of a jump, and why.
+JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
+
 #: Keys of ``atoms.info`` that this package writes.
-INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS)
+INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS, *JUMP_KEYS)
 
 
 @dataclass(frozen=True, eq=False)

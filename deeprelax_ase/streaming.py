@@ -197,12 +197,14 @@ def write_outcome(writer: FrameWriter, outcome: Outcome) -> Outcome:
 
 
 def _constraint_error(frame: Frame) -> DeepRelaxError | None:
+    """Why a frame cannot be predicted in a batch; None where it can."""
     from deeprelax_ase.errors import ConstraintError
-    from deeprelax_ase.optimizers.freedom import refuse_constraints
 
-    try:
-        if frame.atoms is not None:
-            refuse_constraints(frame.atoms)
-    except ConstraintError as error:
-        return error
-    return None
+    if frame.atoms is None or not frame.atoms.constraints:
+        return None
+    names = ", ".join(sorted({type(constraint).__name__ for constraint in frame.atoms.constraints}))
+    return ConstraintError(
+        f"the atoms carry constraints ({names}), and predictions in batches move every atom. Finish under a "
+        "--calculator, or call DeepRelaxOptimizer(atoms).run(): both keep them. Or remove them with "
+        "atoms.set_constraint()."
+    )

@@ -1,7 +1,8 @@
-"""The stretch in a deformation, without its rotation."""
+"""The stretch in a deformation, without its rotation: of one crystal in NumPy, of a batch in torch."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,3 +30,18 @@ def keep_orientation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batc
     new_cell = initial_cell @ stretch
     scaled = rows_times_matrices(positions, torch.linalg.inv(cell)[batch])
     return rows_times_matrices(scaled, new_cell[batch]), new_cell
+
+
+def logarithmic_strain(initial_cell: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(3, 3) symmetric logarithm of the stretch that takes ``initial_cell`` to ``cell``, up to a rotation.
+
+    With lattice vectors in rows ``cell = initial_cell @ U @ Q``: U stretches, then Q rotates. Returns log U.
+    """
+    deformation = np.linalg.solve(initial_cell, cell)
+    return 0.5 * matrix_function(np.log, deformation @ deformation.T)
+
+
+def matrix_function(function: np.ufunc, symmetric: np.ndarray) -> np.ndarray:
+    """``function``, such as ``np.exp``, of a ``symmetric`` matrix (n, n)."""
+    values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
+    return (vectors * function(values)) @ vectors.T

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
 from deeprelax_ase.structure import Crystal
 
 #: Å. How far atoms may be from symmetric positions. It covers files with four decimals; a symmetry broken on purpose by
@@ -206,17 +207,11 @@ def _symmetrize_cell(initial: np.ndarray, cell: np.ndarray, operations: Symmetry
     With lattice vectors in rows, ``cell = initial @ F`` and ``F = U Q``: U stretches, then Q rotates. In lattice
     coordinates the operations are whole numbers that form a group exactly, however rough the atoms' positions.
     """
-    deformation = np.linalg.inv(initial) @ cell
-    strain = 0.5 * _matrix_function(np.log, deformation @ deformation.T)
+    strain = logarithmic_strain(initial, cell)
     covariant = operations.basis @ strain @ operations.basis.T
     mean = (operations.rotations.transpose(0, 2, 1) @ covariant @ operations.rotations).mean(axis=0)
     inverse = np.linalg.inv(operations.basis)
-    return initial @ _matrix_function(np.exp, inverse @ mean @ inverse.T)
-
-
-def _matrix_function(function: np.ufunc, symmetric: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
-    return (vectors * function(values)) @ vectors.T
+    return initial @ matrix_function(np.exp, inverse @ mean @ inverse.T)
 
 
 def _has_volume(positions: np.ndarray, cell: np.ndarray) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,32 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from deeprelax_ase.errors import ModelError
-from deeprelax_ase.optimizers.correction import CORRECTIONS, Correction
-from deeprelax_ase.optimizers.finish import resolve_finish
-from deeprelax_ase.optimizers.freedom import freedom_of, refuse_constraints, refuse_missing_stress
-from deeprelax_ase.optimizers.restart import JumpRecord, read_record, write_record
+from deeprelax_ase.errors import ModelError, StructureError
+from deeprelax_ase.optimizers import report
+from deeprelax_ase.optimizers._ase import close_along, plain_path, satisfies, write_log
+from deeprelax_ase.optimizers.finish import Finish
+from deeprelax_ase.optimizers.freedom import (
+    freedom_of,
+    refuse_constraints,
+    refuse_missing_stress,
+    refuse_pressure_alone,
+)
+from deeprelax_ase.optimizers.remembered import Remembered
+from deeprelax_ase.optimizers.restart import FinishMemory, JumpRecord, read_record, write_record
 from deeprelax_ase.optimizers.shared import shared_predictor
+from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.optimizers.target import model_for
-from deeprelax_ase.prediction import CONVERGED, ERROR_KEYS, INFO_KEYS, NOT_CONVERGED, PREDICTED, forget
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.optimizers.trial import KEPT, JumpCriteria, Verdict, attempt
+from deeprelax_ase.optimizers.uncertain import ON_UNCERTAIN, announce, refusal
+from deeprelax_ase.prediction import ERROR_KEYS, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction import Prediction
     from deeprelax_ase.predictor import Predictor
+
+#: Further jumps under a calculator whose forces the model has learnt to read.
+CORRECTIONS = 2
 
 
 class DeepRelaxOptimizer(Optimizer):
@@ -38,17 +50,26 @@ class DeepRelaxOptimizer(Optimizer):
     once; a second ``run`` goes on with the finish. As with every ASE optimizer, ``steps=0`` only evaluates, and a start
     that already satisfies ``fmax`` stays where it is.
 
-    Atoms without a calculator (or with stored results of a file) are left at the prediction. Nothing can be said about
-    forces then, so ``run`` returns whether the prediction was made and its geometry solver came to rest.
+    Under a calculator the jump is taken back unless it meets ``criteria``: by default it must not raise the energy.
+    That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
+
+    Atoms without a calculator (or with stored results of a file) are left at the prediction, unless the model expects
+    to be further off than ``max_error``: then they stay where they are. Nothing can be said about forces, so ``run``
+    returns whether the prediction was made and its geometry solver came to rest.
+
+    Constraints and filters are honoured exactly: the jump goes as far as they allow. Atoms that repeat in two
+    directions (``pbc=(1, 1, 0)``) are relaxed in the plane, and the cell vector out of it is kept.
 
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
-    :attr:`~deeprelax_ase.prediction.Prediction.info`, the calibrated errors until the finish moves on, and
+    :attr:`~deeprelax_ase.prediction.Prediction.info`, the calibrated errors until the finish moves on;
+    ``deeprelax_jump``, ``"kept"``, ``"taken back"`` or ``"refused"``, with the reason in ``deeprelax_jump_reason``; and
     ``deeprelax_status``, one of ``"predicted"`` (the atoms are where the model put them, and not converged or not
-    checked), ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
+    checked), ``"refused"``, ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
 
     Attributes:
-        prediction: the :class:`~deeprelax_ase.prediction.Prediction`, with uncertainties and timings; None before the
-            jump, and after a restart.
+        prediction: the :class:`~deeprelax_ase.prediction.Prediction`, with uncertainties and timings, as the model
+            made it, before constraints; None before the jump, and after a restart.
+        verdict: what became of the jump, a :class:`~deeprelax_ase.optimizers.trial.Verdict`; None before it.
 
     Args:
         atoms: bare ``Atoms``, or an ASE filter, which then says for itself what may move.
@@ -63,17 +84,25 @@ class DeepRelaxOptimizer(Optimizer):
         predictor: a :class:`~deeprelax_ase.predictor.Predictor` to use, instead of ``model``, ``device`` and
             ``graph_backend``. Default predictors are loaded at the first jump and shared in the process.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
-        finish: class, or name in ``ase.optimize``, of the optimizer that finishes; None for the jump alone.
+        finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
+            :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
         corrections: most further jumps, each with the forces known where the last one landed; one that raises the
             energy is taken back. By default 2 where the model has learnt to read the calculator's forces and the cell
             moves, as with ``DeepRelax-M3GNet`` under M3GNet, and none otherwise.
+        criteria: when a jump under a calculator is kept.
+        max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the
+            calibrated limit (:attr:`~deeprelax_ase.calibration.CalibratedError.outside`), ``math.inf`` for none.
+        on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
+            ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.
+        symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
+            A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         graph_backend: what builds the graph, see :class:`~deeprelax_ase.predictor.Predictor`.
         **kwargs: options of ASE's ``Optimizer``, such as ``loginterval``.
 
     Raises:
-        ConstraintError: the atoms carry constraints, or the filter restricts the motion: neither is honoured yet.
+        ConstraintError: the atoms carry a constraint, or a filter restricts the motion, that a jump cannot honour.
         StructureError: when run, for atoms that the model cannot relax, such as molecules.
         CalculatorError: when run, for bare atoms whose calculator has no stress to relax the cell with.
     """
@@ -94,36 +123,36 @@ class DeepRelaxOptimizer(Optimizer):
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
         corrections: int | None = None,
+        criteria: JumpCriteria | None = None,
+        max_error: float | None = None,
+        on_uncertain: str = "warn",
+        symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "auto",
         **kwargs: Any,
     ) -> None:
         if predictor is not None and model is not None:
             raise ValueError("give either a predictor or a model, not both")
+        if on_uncertain not in ON_UNCERTAIN:
+            raise ValueError(f"{on_uncertain=} must be one of {ON_UNCERTAIN}")
         self.prediction: Prediction | None = None
-        self.finish = resolve_finish(finish)
         self._freedom = freedom_of(atoms, relax_cell=relax_cell)
-        self._finish_kwargs = dict(finish_kwargs or {})
-        self._finisher: Optimizer | None = None
+        options = dict(finish_kwargs or {})
+        self.finish = None if finish is None else Finish(finish, options, self._freedom, self._remember)
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
-        self._jump: JumpRecord | None = None
-        if corrections is not None and (corrections < 0 or corrections != int(corrections)):
-            raise ValueError(f"{corrections=} must be a whole number, 0 for none")
-        if corrections and not (self._freedom.moves_cell and self.finish):
-            raise ValueError(
-                f"{corrections=} need a cell that may move, as forces and stress are read together, and a finish, "
-                "which looks at what they lead to"
-            )
+        self._check_corrections(corrections)
         self._corrections = corrections
-        self._correction: Correction | None = None
-        self._finishing = False
+        self._criteria = JumpCriteria() if criteria is None else criteria
+        self._max_error, self._on_uncertain = max_error, on_uncertain
+        self._symprec = symprec
+        self._jump: JumpRecord | None = None
         self._at_prediction = False
         super().__init__(
             atoms,  # type: ignore[arg-type]
-            restart,
-            logfile,
-            trajectory,
+            plain_path(restart),
+            plain_path(logfile),
+            plain_path(trajectory),
             append_trajectory=append_trajectory,
             **kwargs,
         )
@@ -137,9 +166,14 @@ class DeepRelaxOptimizer(Optimizer):
             self._predictor = shared_predictor(**{**self._predictor_options, "model": model})
         return self._predictor
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What became of the jump; None before it."""
+        return None if self._jump is None else self._jump.verdict
+
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
-        finish = None if self.finish is None else self.finish.__name__
+        finish = None if self.finish is None else self.finish.name
         return {**super().todict(), "relax_cell": self._freedom.moves_cell, "finish": finish}
 
     def irun(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> Iterator[bool]:  # type: ignore[override]
@@ -152,17 +186,26 @@ class DeepRelaxOptimizer(Optimizer):
         Yields:
             whether the atoms are converged, before the first step and after each.
         """
-        refuse_constraints(self._freedom.atoms)
+        freedom = self._freedom
+        refuse_constraints(freedom.atoms)
+        refuse_pressure_alone(freedom)
         if self._jump is None and steps > 0:
-            Crystal.from_atoms(self._freedom.atoms)  # refused before a costly calculator is called
+            crystal_of(freedom.atoms)  # refused before a costly calculator is called
         self.fmax = fmax
-        if not self._freedom.has_calculator:
+        if freedom.has_calculator:
+            refuse_missing_stress(freedom)
+        if self._symprec is not None and self._jump is None and self.nsteps == 0:
+            symmetrize_first(freedom, self._symprec)
+            self._symprec = None
+        if not freedom.has_calculator:
             return self._labelled(self._irun_without_calculator(steps))
-        refuse_missing_stress(self._freedom)
         if self.finish is None:
             steps = min(steps, 1 if self._jump is None else 0)
         else:
-            self._make_finisher()  # wrong finish_kwargs show before a costly calculator is called
+            # wrong finish_kwargs show before a costly calculator is called
+            made = self.finish.prepare(None if self._jump is None else self._jump.memory)
+            if made is not None:
+                close_along(self, made)
         return self._labelled(super().irun(fmax=fmax, steps=steps))
 
     def run(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> bool:  # type: ignore[override]
@@ -172,22 +215,30 @@ class DeepRelaxOptimizer(Optimizer):
             pass
         return bool(converged)
 
-    def converged(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the forces, and the stress where the cell moves, satisfy ``fmax``; without a calculator see above."""
+    def converged(self, forces: Any = None, *, gradient: Any = None) -> bool:
+        """Whether the forces, and the stress where the cell moves, satisfy ``fmax``; without a calculator see above.
+
+        Args:
+            forces: (D, 3) or (3 D,) eV/Å, forces or gradient; None to have the calculator asked.
+            gradient: the same, as some of ASE's versions call it.
+        """
         if not self._freedom.has_calculator:
-            return self._jump is not None and self._jump.solver_converged
-        return bool(super().converged(*args, **kwargs))
+            return self._jump is not None and self._jump.solver_converged and self._jump.verdict.kept
+        if gradient is not None:
+            return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
+        return satisfies(self, forces)
 
     def step(self) -> None:
         """The jump, or one step of the finish."""
         if self._jump is None:
             self._make_jump()
-        else:
-            if not self._correct():
-                self._make_finisher().step()
-                self._finishing = True
-            self._at_prediction = False
-            forget(self._freedom.atoms, ERROR_KEYS)
+        elif not self._correct():
+            if self.finish is None:
+                raise RuntimeError("finish=None: there is no step after the jump")
+            self._jump = replace(self._jump, over=True)
+            self.finish.step(self.fmax)
+            self._forget_start()
+            self._moved_on()
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
@@ -198,78 +249,98 @@ class DeepRelaxOptimizer(Optimizer):
     def read(self) -> None:
         """Take up the jump, and the finish's memory, from the restart file. Called by ASE when the file exists."""
         jump = read_record(self.restart, self._freedom.atoms)  # type: ignore[arg-type]
-        if not jump.starts_from(self._freedom.atoms):
+        taken_back = not jump.verdict.kept and jump.memory is None  # the atoms are where they started, rightly
+        if taken_back or not jump.starts_from(self._freedom.atoms):
             self._jump = jump
             self._freedom.restore_orig_cell(jump.orig_cell)
 
     def _make_jump(self) -> None:
-        atoms, moves_cell = self._freedom.atoms, self._freedom.moves_cell
+        from deeprelax_ase.optimizers.jump import carry_out, jump, predict  # here, as they load torch
+
+        freedom, atoms, predictor = self._freedom, self._freedom.atoms, self.predictor
         refuse_constraints(atoms)
-        if self._corrections and not self.predictor.corrects:
+        if self._corrections and not predictor.corrects:
             raise ModelError(
-                f"{self.predictor.model_name} has not learnt to read forces: leave corrections={self._corrections} out"
+                f"{predictor.model_name} has not learnt to read forces: leave corrections={self._corrections} out"
             )
-        prediction = self.predictor.predict(atoms, relax_cell=moves_cell)
+        positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
+        if freedom.has_calculator:
+            prediction, verdict = attempt(freedom, lambda: jump(freedom, predictor), self._criteria)
+        else:
+            prediction = predict(freedom, predictor)
+            verdict = refusal(prediction, self._max_error) or Verdict(KEPT, "no calculator to check it, no finish")
+            if verdict.kept:
+                carry_out(freedom, predictor, prediction)
+            else:
+                announce(verdict, self._on_uncertain)
         self.prediction = prediction
+        self._at_prediction = verdict.kept
         self._jump = JumpRecord(
             numbers=atoms.numbers.copy(),
-            positions=atoms.positions.copy(),
-            cell=atoms.cell.array.copy(),
+            positions=positions,
+            cell=cell,
             model=prediction.model,
             uncertainty=float(prediction.uncertainty.total),
             solver_converged=bool(prediction.solver_converged),
-            orig_cell=self._freedom.orig_cell,
+            verdict=verdict,
+            over=not verdict.kept,
+            orig_cell=freedom.orig_cell,
         )
-        self._at_prediction = True
-        if moves_cell:
-            atoms.set_cell(prediction.relaxed.cell)
-        atoms.set_positions(prediction.relaxed.positions)
-        forget(atoms, INFO_KEYS)  # of an earlier run
-        atoms.info.update(prediction.info)
+        report.label_prediction(atoms, prediction)
+        write_log(self, report.jump_line(self._jump, type(self).__name__, self.nsteps + 1))
         self._save()
 
     def _correct(self) -> bool:
         """Jump again, with the forces; whether there was anything to do."""
         jump = self._jump
-        if jump is None or self._finishing or jump.memory is not None:
+        if jump is None or jump.over or jump.memory is not None or jump.corrections >= self._most_corrections(jump):
             return False
-        if self._correction is None:
-            left = self._most_corrections(jump) - jump.corrections
-            if left <= 0 and jump.before is None:
-                return False
-            self._correction = Correction(self._freedom.atoms, self.predictor, left, jump.before)
-        moved = self._correction.step()
-        made = self._most_corrections(jump) - self._correction.left
-        self._jump = replace(jump, corrections=made, before=self._correction.before)
+        from deeprelax_ase.optimizers.jump import jump_again
+
+        try:
+            _, verdict = attempt(self._freedom, lambda: jump_again(self._freedom, self.predictor), JumpCriteria())
+        except StructureError:  # the last jump led where the network cannot follow; the finish may
+            return False
+        self._jump = replace(jump, corrections=jump.corrections + 1, over=not verdict.kept)
+        if verdict.kept:
+            self._moved_on()
         self._save()
-        return moved
+        return True
 
     def _most_corrections(self, jump: JumpRecord) -> int:
-        if self._corrections is not None or not self._freedom.moves_cell:
+        if self._corrections is not None or not self._corrects:
             return self._corrections or 0
         of_calculator = jump.model == model_for(self._freedom.atoms.calc)
         return CORRECTIONS if of_calculator and self.predictor.corrects else 0
 
-    def _make_finisher(self) -> Optimizer:
-        if self.finish is None:
-            raise RuntimeError("finish=None: there is no step after the jump")
-        if self._finisher is None:
-            finisher = self.finish(self._freedom.target, logfile=None, **self._finish_kwargs)  # type: ignore[arg-type]
-            if self._jump is not None and self._jump.memory_fits(self.finish.__name__, self._freedom.orig_cell):
-                memory = self._jump.memory
-                finisher.load = lambda: memory  # type: ignore[method-assign]
-                finisher.read()
-            finisher.dump = self._remember  # type: ignore[method-assign]
-            self._finisher = finisher
-        self._finisher.fmax = self.fmax
-        return self._finisher
+    @property
+    def _corrects(self) -> bool:
+        """Whether forces and stress, which the network reads together, are those of a crystal that moves as a whole."""
+        return self._freedom.moves_cell and self.finish is not None and slab_normal(self._freedom.atoms) is None
 
-    def _remember(self, memory: Any = None) -> None:
-        """Stands in for the finisher's own ``dump``: one restart file holds all. GPMin, for one, hands out nothing."""
-        if memory is not None and self._jump is not None and self.finish is not None and self.restart is not None:
-            self._jump = replace(
-                self._jump, finish=self.finish.__name__, orig_cell=self._freedom.orig_cell, memory=memory
+    def _check_corrections(self, corrections: int | None) -> None:
+        if corrections is not None and (corrections < 0 or corrections != int(corrections)):
+            raise ValueError(f"{corrections=} must be a whole number, 0 for none")
+        if corrections and not self._corrects:
+            raise ValueError(
+                f"{corrections=} need a crystal whose cell may move, as forces and stress are read together, and a "
+                "finish, which looks at what they lead to"
             )
+
+    def _moved_on(self) -> None:
+        """The atoms are not any more where the first jump put them."""
+        self._at_prediction = False
+        forget(self._freedom.atoms, ERROR_KEYS)
+
+    def _forget_start(self) -> None:
+        """Give the atoms their calculator back, where a jump was taken back and its start remembered."""
+        atoms = self._freedom.atoms
+        if isinstance(atoms.calc, Remembered):
+            atoms.calc = atoms.calc.calculator
+
+    def _remember(self, memory: FinishMemory) -> None:
+        if self._jump is not None and self.restart is not None:
+            self._jump = replace(self._jump, memory=memory)
             self._save()
 
     def _save(self) -> None:
@@ -284,7 +355,6 @@ class DeepRelaxOptimizer(Optimizer):
         if self._jump is None and steps > 0:
             self.step()
             self.nsteps += 1
-            self._log_prediction()
             self.call_observers()
             yield self.converged()
 
@@ -295,30 +365,16 @@ class DeepRelaxOptimizer(Optimizer):
             return self._traj_is_empty()
         return len(self.trajectory) == 0  # type: ignore[arg-type]  # an ASE that keeps its trajectory open
 
-    def _log_prediction(self) -> None:
-        jump = self._jump
-        if jump is not None and self.logfile is not None:
-            rest = "" if jump.solver_converged else "; the geometry solver did not come to rest"
-            self.logfile.write(
-                f"{type(self).__name__}:  {self.nsteps:3d} {time.strftime('%H:%M:%S')} predicted by {jump.model}, "
-                f"uncertainty {jump.uncertainty:.3f} Angstrom; no calculator: forces not checked, no finish{rest}\n"
-            )
-
     def _labelled(self, run: Iterator[bool]) -> Iterator[bool]:
-        for converged in run:
-            self._label(converged)
-            yield bool(converged)
+        try:
+            for converged in run:
+                self._label(converged)
+                yield bool(converged)
+        finally:
+            self._forget_start()
 
     def _label(self, converged: bool) -> None:
-        atoms, jump = self._freedom.atoms, self._jump
-        if jump is not None:
-            atoms.info.update(deeprelax_model=jump.model, deeprelax_uncertainty=jump.uncertainty)
-        if converged and self._freedom.has_calculator:
-            atoms.info["deeprelax_status"] = CONVERGED
-        elif self._at_prediction:
-            atoms.info["deeprelax_status"] = PREDICTED
-        elif jump is not None and self._freedom.has_calculator:
-            atoms.info["deeprelax_status"] = NOT_CONVERGED
+        report.label(self._freedom, self._jump, converged=converged, at_prediction=self._at_prediction)
 
 
 class DeepRelaxPositions(DeepRelaxOptimizer):

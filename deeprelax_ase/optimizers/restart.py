@@ -12,24 +12,34 @@ from ase import Atoms
 from ase.io.jsonio import read_json, write_json
 from ase.optimize.optimize import RestartError
 
+from deeprelax_ase.optimizers.trial import Verdict
 
-class Before(NamedTuple):
-    """Where a further jump started.
+
+class FinishMemory(NamedTuple):
+    """What a finishing optimizer needs to go on.
 
     Attributes:
-        energy: eV.
-        cell: (3, 3) Å.
-        positions: (N, 3) Å.
+        name: of its class.
+        orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None where the cell is kept.
+        content: what it would have put into a restart file of its own.
     """
 
-    energy: float
-    cell: np.ndarray
-    positions: np.ndarray
+    name: str
+    orig_cell: np.ndarray | None
+    content: Any
+
+    def fits(self, name: str, orig_cell: np.ndarray | None) -> bool:
+        """Whether it is of this optimizer, in the coordinates of a filter that deforms ``orig_cell``."""
+        if self.name != name:
+            return False
+        if orig_cell is None or self.orig_cell is None:
+            return orig_cell is self.orig_cell
+        return np.allclose(orig_cell, self.orig_cell, rtol=0, atol=1e-6)
 
 
 @dataclass(frozen=True, eq=False)
 class JumpRecord:
-    """A jump that was made.
+    """A jump that was made, or tried.
 
     Attributes:
         numbers: (N,) atomic numbers.
@@ -38,11 +48,11 @@ class JumpRecord:
         model: name of the model.
         uncertainty: Å, predicted uncertainty of the crystal.
         solver_converged: whether the geometry solver came to rest.
-        corrections: further jumps made since, see :mod:`deeprelax_ase.optimizers.correction`.
-        before: where the last of them started; None where that need not be known any more.
-        finish: name of the finishing optimizer; None, as its memory, before its first step.
-        orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None where the cell is kept.
-        memory: what it would have put into a restart file of its own.
+        verdict: what became of the jump.
+        corrections: further jumps tried since.
+        over: whether no further jump is to be tried.
+        orig_cell: (3, 3) Å, the cell that the deformation is measured from since; None where the cell is kept.
+        memory: of the finish; None before its first step.
     """
 
     numbers: np.ndarray
@@ -51,11 +61,11 @@ class JumpRecord:
     model: str
     uncertainty: float
     solver_converged: bool
+    verdict: Verdict
     corrections: int = 0
-    before: Before | None = None
-    finish: str | None = None
+    over: bool = False
     orig_cell: np.ndarray | None = None
-    memory: Any = None
+    memory: FinishMemory | None = None
 
     def starts_from(self, atoms: Atoms) -> bool:
         """Whether ``atoms`` are the unrelaxed crystal, to the digits that structure files keep."""
@@ -63,19 +73,13 @@ class JumpRecord:
             atoms.cell.array, self.cell, rtol=0, atol=1e-6
         )
 
-    def memory_fits(self, finish: str, orig_cell: np.ndarray | None) -> bool:
-        """Whether there is a memory, of this optimizer, in the coordinates of a filter that deforms ``orig_cell``."""
-        if self.memory is None or self.finish != finish:
-            return False
-        if orig_cell is None or self.orig_cell is None:
-            return orig_cell is self.orig_cell
-        return np.allclose(orig_cell, self.orig_cell, rtol=0, atol=1e-6)
-
 
 def write_record(path: str | os.PathLike, record: JumpRecord) -> None:
     """Write ``record`` as JSON; the file at ``path`` is whole at any time, whenever the process dies."""
     unfinished = Path(f"{os.fspath(path)}.tmp")
-    write_json(unfinished, {f.name: getattr(record, f.name) for f in fields(record)})
+    content = {f.name: getattr(record, f.name) for f in fields(record)}
+    content["verdict"] = (record.verdict.outcome, record.verdict.reason)
+    write_json(unfinished, content)
     unfinished.replace(path)
 
 
@@ -88,8 +92,8 @@ def read_record(path: str | os.PathLike, atoms: Atoms) -> JumpRecord:
     try:
         with open(path) as file:
             record = JumpRecord(**read_json(file, always_array=False))
-        if record.before is not None:
-            record = replace(record, before=Before(*record.before))
+        memory = None if record.memory is None else FinishMemory(*record.memory)
+        record = replace(record, verdict=Verdict(*record.verdict), memory=memory)  # type: ignore[misc]
     except (ValueError, TypeError, KeyError) as error:
         raise RestartError(
             f"{path} is not a restart file of DeepRelaxOptimizer. Delete it, or give restart= another name."

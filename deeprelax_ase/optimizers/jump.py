@@ -1,0 +1,168 @@
+"""Moving atoms to where a model predicts them, exactly as far as constraints and filters let them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.filters import StrainFilter
+
+from deeprelax_ase.errors import StructureError
+from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
+from deeprelax_ase.optimizers.freedom import CellFreedom, Freedom
+from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.structure import Crystal
+
+if TYPE_CHECKING:
+    from deeprelax_ase.prediction import Prediction
+    from deeprelax_ase.predictor import Predictor
+
+#: Largest element of a strain that FixSymmetry is given at once; ASE refuses to symmetrise large ones.
+_SYMMETRIC_STEP = 0.1
+
+
+def jump(freedom: Freedom, predictor: Predictor) -> Prediction:
+    """Move the atoms to where ``predictor`` expects them at rest, cell and positions as far as they may move.
+
+    Returns:
+        the prediction, without restrictions but that of a cell that is kept.
+
+    Raises:
+        StructureError: the atoms cannot be relaxed; they have not been moved.
+    """
+    prediction = predict(freedom, predictor)
+    carry_out(freedom, predictor, prediction)
+    return prediction
+
+
+def predict(freedom: Freedom, predictor: Predictor) -> Prediction:
+    """What the model predicts for the atoms; they are not moved.
+
+    Raises:
+        StructureError: the atoms cannot be relaxed.
+    """
+    return predictor.predict(crystal_of(freedom.atoms), relax_cell=freedom.moves_cell)
+
+
+def carry_out(freedom: Freedom, predictor: Predictor, prediction: Prediction) -> None:
+    """Move the atoms to where they are predicted, as far as they may move.
+
+    Where the cell may not follow the prediction as it likes, the model is asked a second time, for the positions in
+    the cell as it may be.
+    """
+    crystal, relaxed = prediction.initial, prediction.relaxed
+    if freedom.free and slab_normal(freedom.atoms) is None:
+        _set_geometry(freedom, relaxed)
+        return
+    new_cell, displacements = None, _displacements(crystal, relaxed)
+    if freedom.cell is not None:
+        deformation = permitted(freedom.cell, logarithmic_strain(crystal.cell, relaxed.cell))
+        new_cell = _masked_cell(freedom, freedom.atoms.cell.array @ deformation)
+        if freedom.visible.any() and not np.allclose(crystal.cell @ deformation, relaxed.cell, rtol=0, atol=1e-9):
+            displacements = _displacements_in(crystal, crystal.cell @ deformation, predictor, displacements)
+    _strain(freedom, new_cell)
+    _displace(freedom, displacements)
+
+
+def jump_again(freedom: Freedom, predictor: Predictor) -> None:
+    """Move the atoms once more, now that their calculator has given forces and stress where they are.
+
+    Raises:
+        StructureError: the atoms cannot be relaxed; they have not been moved.
+    """
+    atoms = freedom.atoms
+    crystal = crystal_of(freedom.atoms)
+    stress = atoms.get_stress(voigt=False) + freedom.pressure * np.eye(3)
+    relaxed = predictor.correct(crystal, atoms.get_forces(), stress).relaxed
+    if freedom.free:
+        _set_geometry(freedom, relaxed)
+        return
+    if freedom.cell is not None:
+        deformation = permitted(freedom.cell, logarithmic_strain(crystal.cell, relaxed.cell))
+        _strain(freedom, _masked_cell(freedom, atoms.cell.array @ deformation))
+    _displace(freedom, _displacements(crystal, relaxed))
+
+
+def permitted(cell: CellFreedom, strain: np.ndarray) -> np.ndarray:
+    """(3, 3) deformation D, ``new_cell = old_cell @ D``: what is allowed of the logarithmic ``strain`` (3, 3)."""
+    if cell.hydrostatic:
+        strain = np.eye(3) * np.trace(strain) / 3
+    strain = strain * cell.mask
+    lengths = np.diag(cell.mask)
+    if cell.constant_volume and lengths.any():
+        strain = strain - np.diag(lengths) * np.trace(strain) / lengths.sum()
+    return np.eye(3) + (matrix_function(np.exp, strain) - np.eye(3)) * cell.mask
+
+
+def _displacements(initial: Crystal, relaxed: Crystal) -> np.ndarray:
+    """(N, 3) Å, how far atoms move beyond being carried along by the cell."""
+    return relaxed.positions - initial.scaled_positions @ relaxed.cell
+
+
+def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:
+    """(N, 3) Å, those that the model predicts in ``cell``, or ``otherwise`` where it cannot tell."""
+    carried = crystal.with_geometry(crystal.scaled_positions @ cell, cell)
+    try:
+        return _displacements(carried, predictor.predict(carried, relax_cell=False).relaxed)
+    except StructureError:  # the cell brings atoms too close or too far apart for the model
+        return otherwise
+
+
+def _set_geometry(freedom: Freedom, relaxed: Crystal) -> None:
+    if freedom.moves_cell:
+        freedom.atoms.set_cell(relaxed.cell)
+    freedom.atoms.set_positions(relaxed.positions)
+
+
+def _masked_cell(freedom: Freedom, new_cell: np.ndarray) -> np.ndarray:
+    """``new_cell`` (3, 3), masked as the filter does it: in the deformation of the cell that it started from."""
+    original = freedom.orig_cell
+    if freedom.cell is None or original is None or freedom.cell.mask.all():
+        return new_cell
+    deformation = np.linalg.solve(original, new_cell) - np.eye(3)
+    return original @ (np.eye(3) + deformation * freedom.cell.mask)
+
+
+def _strain(freedom: Freedom, new_cell: np.ndarray | None) -> None:
+    """Set the cell and carry the atoms along, by ASE's rules: constraints adjust it, StrainFilter keeps its count."""
+    if new_cell is None:
+        return
+    atoms, target = freedom.atoms, freedom.target
+    old_cell = atoms.cell.array.copy()
+    size = np.abs(np.linalg.solve(old_cell, new_cell) - np.eye(3)).max()
+    steps = max(1, int(np.ceil(size / _SYMMETRIC_STEP))) if atoms.constraints else 1
+    for part in np.arange(1, steps + 1) / steps:
+        cell = old_cell + part * (new_cell - old_cell)
+        if isinstance(target, StrainFilter):
+            strain = np.linalg.solve(np.asarray(target.origcell), cell) - np.eye(3)
+            strain = (strain + strain.T) / 2
+            voigt = [*np.diag(strain), 2 * strain[1, 2], 2 * strain[0, 2], 2 * strain[0, 1]]
+            target.set_positions(np.reshape(voigt, (2, 3)))
+        else:
+            atoms.set_cell(cell, scale_atoms=True)
+
+
+def _displace(freedom: Freedom, displacements: np.ndarray) -> None:
+    """Displace the atoms that may, under their constraints.
+
+    The model does not tell where the crystal as a whole is: it is put where constraints take least from the motion, so
+    that, say, a fixed atom does not spoil the distances to its neighbours.
+    """
+    atoms = freedom.atoms
+    if not freedom.visible.any():
+        return
+    taken = displacements - _allowed(freedom, displacements)
+    if np.abs(taken).max() > 0:
+        common = [np.broadcast_to(axis, displacements.shape) for axis in np.eye(3)]
+        taken_of_common = np.stack([(c - _allowed(freedom, c)).ravel() for c in common], axis=1)
+        displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=None)[0]
+    atoms.set_positions(atoms.positions + displacements * freedom.visible[:, None])
+
+
+def _allowed(freedom: Freedom, displacements: np.ndarray) -> np.ndarray:
+    """(N, 3) Å, what filter and constraints leave of ``displacements``."""
+    atoms = freedom.atoms
+    positions = atoms.positions + displacements * freedom.visible[:, None]
+    for constraint in atoms.constraints:
+        constraint.adjust_positions(atoms, positions)
+    return positions - atoms.positions

@@ -1,0 +1,39 @@
+"""Making atoms exactly symmetric before they are relaxed."""
+
+from __future__ import annotations
+
+from ase import Atoms
+
+from deeprelax_ase.errors import ConstraintError, StructureError
+from deeprelax_ase.optimizers.freedom import Freedom
+from deeprelax_ase.optimizers.slab import slab_normal
+
+
+def symmetrize_first(freedom: Freedom, symprec: float) -> None:
+    """Give bare atoms the positions, and their cell the shape, that their space group within ``symprec`` asks for.
+
+    Args:
+        freedom: of the atoms, which are changed.
+        symprec: Å.
+
+    Raises:
+        ConstraintError: the cell, or an atom, may not move as symmetry asks.
+        StructureError: no space group is found within ``symprec``.
+    """
+    from ase.spacegroup.symmetrize import refine_symmetry
+
+    atoms = freedom.atoms
+    if not freedom.own_filter or not freedom.free or slab_normal(atoms) is not None:
+        raise ConstraintError(
+            f"{symprec=} makes positions and cell symmetric first, which only bare Atoms may be whose cell moves in "
+            "all directions, without constraints. Call ase.spacegroup.symmetrize.refine_symmetry(atoms, symprec) "
+            "yourself before adding filter or constraints."
+        )
+    refined: Atoms = atoms.copy()
+    try:
+        refine_symmetry(refined, symprec, verbose=False)
+    except Exception as error:  # spglib's, which has changed its ways of failing
+        raise StructureError(f"no space group was found within {symprec=} Å; try another one ({error})") from error
+    atoms.set_cell(refined.cell)
+    atoms.set_positions(refined.positions)
+    freedom.restore_orig_cell(atoms.cell.array.copy())

@@ -1,0 +1,142 @@
+"""Moves that are taken back unless they help: the jump, and its corrections, under a calculator that can tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import StrainFilter
+
+from deeprelax_ase.optimizers.freedom import Freedom
+from deeprelax_ase.optimizers.remembered import Remembered
+
+Result = TypeVar("Result")
+
+#: What became of a jump, as ``atoms.info["deeprelax_jump"]`` says it.
+KEPT, TAKEN_BACK, REFUSED = "kept", "taken back", "refused"
+
+
+class Look(NamedTuple):
+    """What the calculator says of a geometry.
+
+    Attributes:
+        energy: eV, with the work done against an external pressure.
+        fmax: eV/Å, the largest force that the optimizer sees, cell gradients included.
+    """
+
+    energy: float
+    fmax: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a jump, and why.
+
+    Attributes:
+        outcome: ``"kept"``, ``"taken back"`` or ``"refused"`` (before it was made).
+        reason: a sentence.
+    """
+
+    outcome: str
+    reason: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the atoms are where the jump put them."""
+        return self.outcome == KEPT
+
+
+@dataclass(frozen=True)
+class JumpCriteria:
+    """When a jump under a calculator is kept: it must not raise the energy, nor end in a fall without forces to trust.
+
+    Attributes:
+        energy_rise: eV/atom, by which the energy may rise; ``math.inf`` keeps every jump.
+        fmax: eV/Å, the largest force that a jump may end with, unless it started with a larger one: nearer to each
+            other than in any crystal, atoms have energies that potentials were not trained on.
+    """
+
+    energy_rise: float = 0.0
+    fmax: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not (self.energy_rise >= 0 and self.fmax > 0):
+            raise ValueError(f"{self} needs energy_rise >= 0 and fmax > 0")
+
+    def judge(self, before: Look, after: Look, atoms: int) -> Verdict:
+        """Whether a jump of a crystal of so many ``atoms`` is kept."""
+        rise = (after.energy - before.energy) / atoms
+        change = f"energy {rise:+.4f} eV/atom, fmax {before.fmax:.3f} -> {after.fmax:.3f} eV/Å"
+        if not (math.isfinite(after.energy) and math.isfinite(after.fmax)):
+            return Verdict(TAKEN_BACK, "energy or forces are not finite after it")
+        if rise > self.energy_rise:
+            return Verdict(TAKEN_BACK, f"it raises the energy: {change}")
+        if after.fmax > max(self.fmax, before.fmax):
+            return Verdict(TAKEN_BACK, f"it ends with forces too large to trust the energy: {change}")
+        return Verdict(KEPT, change)
+
+
+def look_at(freedom: Freedom) -> Look:
+    """Energy and largest force where the atoms are; the calculator is asked unless it knows."""
+    target = freedom.target
+    try:
+        energy = target.get_potential_energy(force_consistent=True)
+    except PropertyNotImplementedError:
+        energy = target.get_potential_energy(force_consistent=False)
+    forces = np.reshape(target.get_forces(), (-1, 3))
+    return Look(float(energy), float(np.linalg.norm(forces, axis=1).max()))
+
+
+def attempt(freedom: Freedom, move: Callable[[], Result], criteria: JumpCriteria) -> tuple[Result, Verdict]:
+    """Make a ``move``, and take it back unless it meets the ``criteria``.
+
+    Two looks are taken, before and after it; the finish needs both anyway. What the calculator said of the start is
+    remembered, see :class:`~deeprelax_ase.optimizers.remembered.Remembered`, so that going back costs no call.
+
+    Returns:
+        what ``move`` returned, and the verdict. A calculator that fails after the move is a reason to take it back.
+    """
+    before, start = look_at(freedom), _Start(freedom)
+    result = move()
+    try:
+        verdict = criteria.judge(before, look_at(freedom), len(freedom.atoms))
+    except Exception as error:  # far from what they know, calculators may raise anything
+        verdict = Verdict(TAKEN_BACK, f"the calculator fails after it ({type(error).__name__}: {error})")
+    except BaseException:  # interrupted: the atoms are left where the log ends
+        start.restore()
+        raise
+    if not verdict.kept:
+        start.restore()
+        start.remember()
+    return result, verdict
+
+
+class _Start:
+    """Where a move starts."""
+
+    def __init__(self, freedom: Freedom) -> None:
+        atoms = freedom.atoms
+        self._freedom, self._remembered = freedom, Remembered(atoms)
+        self._cell, self._positions = atoms.cell.array.copy(), atoms.positions.copy()
+        self._strain = np.copy(_strain_of(freedom.target))
+
+    def restore(self) -> None:
+        """Put the atoms back."""
+        atoms = self._freedom.atoms
+        if self._freedom.moves_cell:
+            atoms.set_cell(self._cell, apply_constraint=False)
+        atoms.set_positions(self._positions, apply_constraint=False)
+        _strain_of(self._freedom.target)[:] = self._strain
+
+    def remember(self) -> None:
+        """Spare the calculator what it has said of the start."""
+        self._freedom.atoms.calc = self._remembered
+
+
+def _strain_of(target: Any) -> np.ndarray:
+    """(6,) the strain that a ``StrainFilter`` counts, the array itself; empty for other targets."""
+    return target.strain if isinstance(target, StrainFilter) else np.zeros(0)
