@@ -15,17 +15,20 @@ _PUBLIC = {
     "CrystalGraph": "deeprelax_ase.graph",
     "DeepRelaxOptimizer": "deeprelax_ase.optimizers",
     "DeepRelaxPositions": "deeprelax_ase.optimizers",
+    "JumpCriteria": "deeprelax_ase.optimizers",
     "Prediction": "deeprelax_ase.prediction",
     "Predictor": "deeprelax_ase.predictor",
     "Uncertainty": "deeprelax_ase.prediction",
     "available_models": "deeprelax_ase.models",
     "load_model": "deeprelax_ase.models",
+    "relaxation_path": "deeprelax_ase.paths",
 }
 
 if TYPE_CHECKING:
     from deeprelax_ase.graph import CrystalGraph
     from deeprelax_ase.models import available_models, load_model
-    from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
+    from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions, JumpCriteria
+    from deeprelax_ase.paths import relaxation_path
     from deeprelax_ase.prediction import Prediction, Uncertainty
     from deeprelax_ase.predictor import Predictor
     from deeprelax_ase.structure import Crystal

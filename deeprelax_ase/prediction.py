@@ -106,7 +106,7 @@ class Prediction:
             template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
         """
         atoms = self.initial.to_atoms() if template is None else template.copy()
-        atoms.set_cell(self.relaxed.cell)
+        atoms.set_cell(self.relaxed.cell, apply_constraint=False)
         atoms.set_positions(self.relaxed.positions, apply_constraint=False)
         forget(atoms, INFO_KEYS)  # of an earlier run
         atoms.info.update(self.info)

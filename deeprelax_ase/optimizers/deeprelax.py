@@ -11,32 +11,28 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from deeprelax_ase.errors import ModelError, StructureError
 from deeprelax_ase.optimizers import report
 from deeprelax_ase.optimizers._ase import close_along, plain_path, satisfies, write_log
-from deeprelax_ase.optimizers.finish import Finish
+from deeprelax_ase.optimizers.comparison import Comparison
+from deeprelax_ase.optimizers.finish import Finish, resolve_finish
 from deeprelax_ase.optimizers.freedom import (
     freedom_of,
     refuse_constraints,
     refuse_missing_stress,
     refuse_pressure_alone,
 )
-from deeprelax_ase.optimizers.remembered import Remembered
-from deeprelax_ase.optimizers.restart import FinishMemory, JumpRecord, read_record, write_record
+from deeprelax_ase.optimizers.leap import Leap, LeapSettings
+from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.shared import shared_predictor
-from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.optimizers.slab import crystal_of
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.optimizers.target import model_for
-from deeprelax_ase.optimizers.trial import KEPT, JumpCriteria, Verdict, attempt
-from deeprelax_ase.optimizers.uncertain import ON_UNCERTAIN, announce, refusal
+from deeprelax_ase.optimizers.trial import JumpCriteria, Verdict, forget_place
 from deeprelax_ase.prediction import ERROR_KEYS, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction import Prediction
     from deeprelax_ase.predictor import Predictor
-
-#: Further jumps under a calculator whose forces the model has learnt to read.
-CORRECTIONS = 2
 
 
 class DeepRelaxOptimizer(Optimizer):
@@ -58,7 +54,7 @@ class DeepRelaxOptimizer(Optimizer):
     returns whether the prediction was made and its geometry solver came to rest.
 
     Constraints and filters are honoured exactly: the jump goes as far as they allow. Atoms that repeat in two
-    directions (``pbc=(1, 1, 0)``) are relaxed in the plane, and the cell vector out of it is kept.
+    directions (``pbc=(1, 1, 0)``) are strained in the plane alone, so that an upright cell vector out of it is kept.
 
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
     :attr:`~deeprelax_ase.prediction.Prediction.info`, the calibrated errors until the finish moves on;
@@ -95,6 +91,9 @@ class DeepRelaxOptimizer(Optimizer):
             calibrated limit (:attr:`~deeprelax_ase.calibration.CalibratedError.outside`), ``math.inf`` for none.
         on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
             ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.
+        compare: class, or name, of an optimizer, such as ``"fire"``, that relaxes the crystal from its start as well,
+            after the finish, within the same ``steps``; the lower minimum is kept. It makes the result never worse
+            than that optimizer's, and costs what that optimizer costs. None for no comparison.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -126,6 +125,7 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
         on_uncertain: str = "warn",
+        compare: str | type[Optimizer] | None = None,
         symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "auto",
@@ -133,21 +133,18 @@ class DeepRelaxOptimizer(Optimizer):
     ) -> None:
         if predictor is not None and model is not None:
             raise ValueError("give either a predictor or a model, not both")
-        if on_uncertain not in ON_UNCERTAIN:
-            raise ValueError(f"{on_uncertain=} must be one of {ON_UNCERTAIN}")
-        self.prediction: Prediction | None = None
         self._freedom = freedom_of(atoms, relax_cell=relax_cell)
         options = dict(finish_kwargs or {})
         self.finish = None if finish is None else Finish(finish, options, self._freedom, self._remember)
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
-        self._check_corrections(corrections)
-        self._corrections = corrections
-        self._criteria = JumpCriteria() if criteria is None else criteria
-        self._max_error, self._on_uncertain = max_error, on_uncertain
+        settings = LeapSettings(corrections, criteria or JumpCriteria(), max_error, on_uncertain)
+        self._leap = Leap(self._freedom, lambda: self.predictor, settings, finishes=finish is not None)
+        if compare is not None and (finish is None or restart is not None):
+            raise ValueError(f"{compare=} needs a finish to compare with, and does not go with restart=")
+        self._compare = None if compare is None else resolve_finish(compare)
+        self._comparison: Comparison | None = None
         self._symprec = symprec
-        self._jump: JumpRecord | None = None
-        self._at_prediction = False
         super().__init__(
             atoms,  # type: ignore[arg-type]
             plain_path(restart),
@@ -169,7 +166,12 @@ class DeepRelaxOptimizer(Optimizer):
     @property
     def verdict(self) -> Verdict | None:
         """What became of the jump; None before it."""
-        return None if self._jump is None else self._jump.verdict
+        return None if self._leap.record is None else self._leap.record.verdict
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """As the model made it, before constraints; None before the jump and after a restart."""
+        return self._leap.prediction
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
@@ -189,24 +191,25 @@ class DeepRelaxOptimizer(Optimizer):
         freedom = self._freedom
         refuse_constraints(freedom.atoms)
         refuse_pressure_alone(freedom)
-        if self._jump is None and steps > 0:
+        if self._leap.record is None and steps > 0:
             crystal_of(freedom.atoms)  # refused before a costly calculator is called
         self.fmax = fmax
         if freedom.has_calculator:
             refuse_missing_stress(freedom)
-        if self._symprec is not None and self._jump is None and self.nsteps == 0:
+        if self._symprec is not None and self._leap.record is None and self.nsteps == 0:
             symmetrize_first(freedom, self._symprec)
             self._symprec = None
         if not freedom.has_calculator:
             return self._labelled(self._irun_without_calculator(steps))
         if self.finish is None:
-            steps = min(steps, 1 if self._jump is None else 0)
+            steps = min(steps, 1 if self._leap.record is None else 0)
         else:
             # wrong finish_kwargs show before a costly calculator is called
-            made = self.finish.prepare(None if self._jump is None else self._jump.memory)
+            made = self.finish.prepare(None if self._leap.record is None else self._leap.record.memory)
             if made is not None:
                 close_along(self, made)
-        return self._labelled(super().irun(fmax=fmax, steps=steps))
+        run = super().irun(fmax=fmax, steps=steps)
+        return self._labelled(run if self._compare is None else self._compared(run))
 
     def run(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> bool:  # type: ignore[override]
         """Relax until converged or out of ``steps``; options and result as in :meth:`irun`."""
@@ -223,136 +226,86 @@ class DeepRelaxOptimizer(Optimizer):
             gradient: the same, as some of ASE's versions call it.
         """
         if not self._freedom.has_calculator:
-            return self._jump is not None and self._jump.solver_converged and self._jump.verdict.kept
+            record = self._leap.record
+            return record is not None and record.solver_converged and record.verdict.kept
         if gradient is not None:
             return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
         return satisfies(self, forces)
 
     def step(self) -> None:
-        """The jump, or one step of the finish."""
-        if self._jump is None:
+        """The jump, one of its corrections, or one step of the finish."""
+        if self._comparison is not None:
+            self._comparison.step(self.fmax)
+            forget_place(self._freedom)
+        elif self._leap.record is None:
             self._make_jump()
-        elif not self._correct():
+        elif not self._leap.correct():
             if self.finish is None:
                 raise RuntimeError("finish=None: there is no step after the jump")
-            self._jump = replace(self._jump, over=True)
+            self._leap.end()
             self.finish.step(self.fmax)
-            self._forget_start()
-            self._moved_on()
+            forget_place(self._freedom)
+        if not self._leap.at_prediction and self._freedom.has_calculator:
+            forget(self._freedom.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
-        """Call what was attached; ``atoms.info`` is brought up to date first, so that frames hold their own status."""
+        """Call what was attached; ``atoms.info`` is brought up to date first, so that frames hold their own status.
+
+        The restart file is written after the frame that it goes on from, wherever a crash comes.
+        """
         self._label(self.fmax is not None and self.converged())
         super().call_observers()
+        self._save()
 
     def read(self) -> None:
         """Take up the jump, and the finish's memory, from the restart file. Called by ASE when the file exists."""
         jump = read_record(self.restart, self._freedom.atoms)  # type: ignore[arg-type]
         taken_back = not jump.verdict.kept and jump.memory is None  # the atoms are where they started, rightly
         if taken_back or not jump.starts_from(self._freedom.atoms):
-            self._jump = jump
+            self._leap.record = jump
             self._freedom.restore_orig_cell(jump.orig_cell)
 
     def _make_jump(self) -> None:
-        from deeprelax_ase.optimizers.jump import carry_out, jump, predict  # here, as they load torch
-
-        freedom, atoms, predictor = self._freedom, self._freedom.atoms, self.predictor
-        refuse_constraints(atoms)
-        if self._corrections and not predictor.corrects:
-            raise ModelError(
-                f"{predictor.model_name} has not learnt to read forces: leave corrections={self._corrections} out"
-            )
-        positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
-        if freedom.has_calculator:
-            prediction, verdict = attempt(freedom, lambda: jump(freedom, predictor), self._criteria)
-        else:
-            prediction = predict(freedom, predictor)
-            verdict = refusal(prediction, self._max_error) or Verdict(KEPT, "no calculator to check it, no finish")
-            if verdict.kept:
-                carry_out(freedom, predictor, prediction)
-            else:
-                announce(verdict, self._on_uncertain)
-        self.prediction = prediction
-        self._at_prediction = verdict.kept
-        self._jump = JumpRecord(
-            numbers=atoms.numbers.copy(),
-            positions=positions,
-            cell=cell,
-            model=prediction.model,
-            uncertainty=float(prediction.uncertainty.total),
-            solver_converged=bool(prediction.solver_converged),
-            verdict=verdict,
-            over=not verdict.kept,
-            orig_cell=freedom.orig_cell,
-        )
-        report.label_prediction(atoms, prediction)
-        write_log(self, report.jump_line(self._jump, type(self).__name__, self.nsteps + 1))
-        self._save()
-
-    def _correct(self) -> bool:
-        """Jump again, with the forces; whether there was anything to do."""
-        jump = self._jump
-        if jump is None or jump.over or jump.memory is not None or jump.corrections >= self._most_corrections(jump):
-            return False
-        from deeprelax_ase.optimizers.jump import jump_again
-
-        try:
-            _, verdict = attempt(self._freedom, lambda: jump_again(self._freedom, self.predictor), JumpCriteria())
-        except StructureError:  # the last jump led where the network cannot follow; the finish may
-            return False
-        self._jump = replace(jump, corrections=jump.corrections + 1, over=not verdict.kept)
-        if verdict.kept:
-            self._moved_on()
-        self._save()
-        return True
-
-    def _most_corrections(self, jump: JumpRecord) -> int:
-        if self._corrections is not None or not self._corrects:
-            return self._corrections or 0
-        of_calculator = jump.model == model_for(self._freedom.atoms.calc)
-        return CORRECTIONS if of_calculator and self.predictor.corrects else 0
-
-    @property
-    def _corrects(self) -> bool:
-        """Whether forces and stress, which the network reads together, are those of a crystal that moves as a whole."""
-        return self._freedom.moves_cell and self.finish is not None and slab_normal(self._freedom.atoms) is None
-
-    def _check_corrections(self, corrections: int | None) -> None:
-        if corrections is not None and (corrections < 0 or corrections != int(corrections)):
-            raise ValueError(f"{corrections=} must be a whole number, 0 for none")
-        if corrections and not self._corrects:
-            raise ValueError(
-                f"{corrections=} need a crystal whose cell may move, as forces and stress are read together, and a "
-                "finish, which looks at what they lead to"
-            )
-
-    def _moved_on(self) -> None:
-        """The atoms are not any more where the first jump put them."""
-        self._at_prediction = False
-        forget(self._freedom.atoms, ERROR_KEYS)
-
-    def _forget_start(self) -> None:
-        """Give the atoms their calculator back, where a jump was taken back and its start remembered."""
-        atoms = self._freedom.atoms
-        if isinstance(atoms.calc, Remembered):
-            atoms.calc = atoms.calc.calculator
+        refuse_constraints(self._freedom.atoms)
+        record = self._leap.make()
+        if self._leap.prediction is not None:
+            report.label_prediction(self._freedom.atoms, self._leap.prediction)
+        write_log(self, report.jump_line(record, type(self).__name__, self.nsteps + 1))
 
     def _remember(self, memory: FinishMemory) -> None:
-        if self._jump is not None and self.restart is not None:
-            self._jump = replace(self._jump, memory=memory)
-            self._save()
+        if self._leap.record is not None and self.restart is not None:
+            self._leap.record = replace(self._leap.record, memory=memory)
 
     def _save(self) -> None:
-        if self._jump is not None and self.restart is not None and self.comm.rank == 0:
-            write_record(self.restart, self._jump)
+        if self._leap.record is not None and self.restart is not None and self.comm.rank == 0:
+            write_record(self.restart, self._leap.record)
+
+    def _compared(self, run: Iterator[bool]) -> Iterator[bool]:
+        """``run``, and the other way after it, see :class:`~deeprelax_ase.optimizers.comparison.Comparison`."""
+        converged = False
+        for converged in run:
+            yield converged
+        record, start = self._leap.record, self._leap.start
+        if not converged or record is None or start is None or not record.verdict.kept or self._compare is None:
+            return
+        self._comparison = Comparison(self._compare, self._freedom, start)
+        for converged in super().irun(fmax=self.fmax, steps=self.max_steps - self.nsteps):  # noqa: B007
+            yield False
+        verdict = self._comparison.decide(record.verdict, converged=converged)
+        self._comparison, self._compare = None, None
+        self._leap.record = replace(record, verdict=verdict, over=True)
+        self.nsteps += 1
+        write_log(self, report.jump_line(self._leap.record, type(self).__name__, self.nsteps))
+        self.call_observers()
+        yield self.converged()
 
     def _irun_without_calculator(self, steps: int) -> Iterator[bool]:
         self.max_steps = self.nsteps + steps
         if self.nsteps == 0 and self._trajectory_is_empty():
             self.call_observers()
         yield self.converged()
-        if self._jump is None and steps > 0:
+        if self._leap.record is None and steps > 0:
             self.step()
             self.nsteps += 1
             self.call_observers()
@@ -371,10 +324,10 @@ class DeepRelaxOptimizer(Optimizer):
                 self._label(converged)
                 yield bool(converged)
         finally:
-            self._forget_start()
+            forget_place(self._freedom)
 
     def _label(self, converged: bool) -> None:
-        report.label(self._freedom, self._jump, converged=converged, at_prediction=self._at_prediction)
+        report.label(self._freedom, self._leap.record, converged=converged, at_prediction=self._leap.at_prediction)
 
 
 class DeepRelaxPositions(DeepRelaxOptimizer):

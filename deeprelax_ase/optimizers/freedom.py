@@ -198,8 +198,8 @@ def _freedom_of_filter(target: object) -> Freedom:
             bool(target.constant_volume),
             float(target.scalar_pressure),
         )
-        if cell.constant_volume and _shears_along_fixed(cell.mask):
-            raise _refusal(target, "constant_volume is on, and its mask frees a shear but fixes a length it changes")
+        if cell.constant_volume and not _is_group(cell.mask):
+            raise _refusal(target, "constant_volume is on, and its mask frees shears but not all that they lead to")
         return Freedom(atoms, target, cell, everything)
     if isinstance(target, StrainFilter):
         return Freedom(atoms, target, CellFreedom(_whole_mask(target)), ~everything)
@@ -218,10 +218,13 @@ def _whole_mask(target: UnitCellFilter | StrainFilter) -> np.ndarray:
     return mask
 
 
-def _shears_along_fixed(mask: np.ndarray) -> bool:
-    fixed = np.diag(mask) == 0
+def _is_group(mask: np.ndarray) -> bool:
+    """Whether deformations within the ``mask``, made one after the other, are within it again."""
+    free = (mask + np.eye(3)).astype(bool)
+    reached = free.astype(int) @ free.astype(int) > 0
+    lengths = np.diag(mask).astype(bool)
     shears = (mask - np.diag(np.diag(mask))).any(axis=0)
-    return bool((fixed & shears).any())
+    return bool((reached == free).all() and (lengths | ~shears).all())
 
 
 def _refusal(target: object, reason: str) -> ConstraintError:

@@ -128,18 +128,16 @@ def _strain(freedom: Freedom, new_cell: np.ndarray | None) -> None:
     if new_cell is None:
         return
     atoms, target = freedom.atoms, freedom.target
-    old_cell = atoms.cell.array.copy()
-    size = np.abs(np.linalg.solve(old_cell, new_cell) - np.eye(3)).max()
-    steps = max(1, int(np.ceil(size / _SYMMETRIC_STEP))) if atoms.constraints else 1
-    for part in np.arange(1, steps + 1) / steps:
-        cell = old_cell + part * (new_cell - old_cell)
-        if isinstance(target, StrainFilter):
-            strain = np.linalg.solve(np.asarray(target.origcell), cell) - np.eye(3)
-            strain = (strain + strain.T) / 2
-            voigt = [*np.diag(strain), 2 * strain[1, 2], 2 * strain[0, 2], 2 * strain[0, 1]]
-            target.set_positions(np.reshape(voigt, (2, 3)))
-        else:
-            atoms.set_cell(cell, scale_atoms=True)
+    strain = logarithmic_strain(atoms.cell.array, new_cell)
+    steps = max(1, int(np.ceil(np.abs(strain).max() / _SYMMETRIC_STEP))) if atoms.constraints else 1
+    if steps == 1:
+        atoms.set_cell(new_cell, scale_atoms=True)
+    for _ in range(steps if steps > 1 else 0):  # each from where constraints have let the last one come
+        atoms.set_cell(atoms.cell.array @ matrix_function(np.exp, strain / steps), scale_atoms=True)
+    if isinstance(target, StrainFilter):
+        small = np.linalg.solve(np.asarray(target.origcell), atoms.cell.array) - np.eye(3)
+        small = (small + small.T) / 2
+        target.strain[:] = [*np.diag(small), 2 * small[1, 2], 2 * small[0, 2], 2 * small[0, 1]]
 
 
 def _displace(freedom: Freedom, displacements: np.ndarray) -> None:

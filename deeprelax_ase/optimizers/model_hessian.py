@@ -19,6 +19,16 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
 
+from deeprelax_ase.optimizers.trial import energy_of
+
+#: Shares of what a step was foreseen to gain: less than the first says that the next one be shorter, more than the
+#: second that it may be longer.
+_POOR, _GOOD = 0.25, 0.75
+
+#: Factors by which the longest step then changes, and Å, what it is kept between.
+_SHORTER, _LONGER = 0.5, 1.5
+_SHORTEST, _LONGEST = 0.02, 0.4
+
 #: Constraints that leave each atom, for itself, some directions to move in.
 _OF_ATOMS = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
 
@@ -49,7 +59,9 @@ class Springs:
 class ModelHessianBFGS(BFGS):
     """ASE's BFGS whose first Hessian is that of springs between neighbours, positions and cell together.
 
-    Each step solves for the eigenvectors of the Hessian, as BFGS does: meant for crystals of up to a few hundred atoms.
+    The longest step that it may take, ``maxstep``, follows how well the gain of the last one was foreseen (trust
+    region; Nocedal and Wright, Numerical Optimization, 2006, chapter 4). Each step solves for the eigenvectors of the
+    Hessian, as BFGS does: meant for crystals of up to a few hundred atoms.
 
     Args:
         atoms: ``Atoms`` or a filter.
@@ -60,13 +72,44 @@ class ModelHessianBFGS(BFGS):
 
     def __init__(self, atoms: Atoms | Filter, *args: Any, springs: Springs | None = None, **kwargs: Any) -> None:
         self.springs = Springs() if springs is None else springs
+        self._foreseen: _Foreseen | None = None
         super().__init__(atoms, *args, **kwargs)  # type: ignore[arg-type]
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """One step."""
+        target: Any = self.atoms
+        energy, start, forces = energy_of(target), target.get_positions().ravel(), target.get_forces().ravel()
+        if self._foreseen is not None:
+            self.maxstep = self._foreseen.next_longest(energy, self.maxstep)
+        super().step(*args, **kwargs)
+        moved = target.get_positions().ravel() - start
+        change = float(-forces @ moved + moved @ self.H @ moved / 2)
+        length = float(np.linalg.norm(moved.reshape(-1, 3), axis=1).max())
+        self._foreseen = _Foreseen(energy, change, length)
 
     def update(self, pos: Any, forces: Any, pos0: Any, forces0: Any) -> None:
         """Learn from the last step; before the first one, from the springs."""
         if pos0 is None:
             self.H0 = model_hessian(self.atoms, self.springs, alpha=float(self.alpha or 0))
         super().update(pos, forces, pos0, forces0)
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """What a step was to bring: eV where it started, the change of that by the quadratic model, and its length in Å."""
+
+    energy: float
+    change: float
+    length: float
+
+    def next_longest(self, energy: float, longest: float) -> float:
+        """Å, how long the next step may be, now that the ``energy`` in eV is known that this one led to."""
+        share = (energy - self.energy) / self.change if self.change < 0 else 0.0
+        if share < _POOR:
+            return max(_SHORTEST, _SHORTER * min(longest, self.length))
+        if share > _GOOD and self.length > 0.9 * longest:
+            return min(max(_LONGEST, longest), _LONGER * longest)
+        return longest
 
 
 def model_hessian(target: Atoms | Filter, springs: Springs, *, alpha: float = 70.0) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from deeprelax_ase.prediction import CONVERGED, INFO_KEYS, NOT_CONVERGED, PREDICTED, forget
+from deeprelax_ase.prediction import CONVERGED, INFO_KEYS, NOT_CONVERGED, PREDICTED, REFUSED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -35,8 +35,10 @@ def label(freedom: Freedom, jump: JumpRecord | None, *, converged: bool, at_pred
         info["deeprelax_status"] = CONVERGED
     elif at_prediction:
         info["deeprelax_status"] = PREDICTED
+    elif jump is not None and freedom.has_calculator:
+        info["deeprelax_status"] = NOT_CONVERGED
     elif jump is not None:
-        info["deeprelax_status"] = NOT_CONVERGED if freedom.has_calculator else jump.verdict.outcome
+        info["deeprelax_status"] = PREDICTED if jump.verdict.kept else REFUSED
 
 
 def jump_line(jump: JumpRecord, optimizer: str, step: int) -> str:

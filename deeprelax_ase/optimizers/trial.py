@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -82,26 +82,52 @@ class JumpCriteria:
 
 def look_at(freedom: Freedom) -> Look:
     """Energy and largest force where the atoms are; the calculator is asked unless it knows."""
-    target = freedom.target
+    forces = np.reshape(freedom.target.get_forces(), (-1, 3))
+    return Look(energy_of(freedom.target), float(np.linalg.norm(forces, axis=1).max()))
+
+
+def energy_of(target: Any) -> float:
+    """eV, what the forces on ``Atoms`` or a filter derive from where the calculator knows it, else its energy."""
     try:
-        energy = target.get_potential_energy(force_consistent=True)
+        return float(target.get_potential_energy(force_consistent=True))
     except PropertyNotImplementedError:
-        energy = target.get_potential_energy(force_consistent=False)
-    forces = np.reshape(target.get_forces(), (-1, 3))
-    return Look(float(energy), float(np.linalg.norm(forces, axis=1).max()))
+        return float(target.get_potential_energy(force_consistent=False))
 
 
-def attempt(freedom: Freedom, move: Callable[[], Result], criteria: JumpCriteria) -> tuple[Result, Verdict]:
-    """Make a ``move``, and take it back unless it meets the ``criteria``.
+def move(freedom: Freedom, step: Callable[[], Result]) -> Result:
+    """What ``step`` returns; where it fails, the atoms are back where they were."""
+    start = Place(freedom)
+    try:
+        return step()
+    except BaseException:
+        start.restore()
+        raise
+
+
+class Attempt(NamedTuple, Generic[Result]):
+    """A move that was tried.
+
+    Attributes:
+        result: what it returned.
+        verdict: whether it was kept.
+        start: where it started.
+    """
+
+    result: Result
+    verdict: Verdict
+    start: Place
+
+
+def attempt(freedom: Freedom, step: Callable[[], Result], criteria: JumpCriteria) -> Attempt[Result]:
+    """Make a ``step``, and take it back unless it meets the ``criteria``.
 
     Two looks are taken, before and after it; the finish needs both anyway. What the calculator said of the start is
     remembered, see :class:`~deeprelax_ase.optimizers.remembered.Remembered`, so that going back costs no call.
 
-    Returns:
-        what ``move`` returned, and the verdict. A calculator that fails after the move is a reason to take it back.
+    A calculator that fails after the move is a reason to take it back.
     """
-    before, start = look_at(freedom), _Start(freedom)
-    result = move()
+    before, start = look_at(freedom), Place(freedom)
+    result = move(freedom, step)
     try:
         verdict = criteria.judge(before, look_at(freedom), len(freedom.atoms))
     except Exception as error:  # far from what they know, calculators may raise anything
@@ -112,11 +138,11 @@ def attempt(freedom: Freedom, move: Callable[[], Result], criteria: JumpCriteria
     if not verdict.kept:
         start.restore()
         start.remember()
-    return result, verdict
+    return Attempt(result, verdict, start)
 
 
-class _Start:
-    """Where a move starts."""
+class Place:
+    """Where the atoms are, to come back to it at no cost."""
 
     def __init__(self, freedom: Freedom) -> None:
         atoms = freedom.atoms
@@ -133,8 +159,14 @@ class _Start:
         _strain_of(self._freedom.target)[:] = self._strain
 
     def remember(self) -> None:
-        """Spare the calculator what it has said of the start."""
+        """Spare the calculator what it has said of this place, until :func:`forget_place`."""
         self._freedom.atoms.calc = self._remembered
+
+
+def forget_place(freedom: Freedom) -> None:
+    """Give the atoms their own calculator back, where it was spared."""
+    if isinstance(freedom.atoms.calc, Remembered):
+        freedom.atoms.calc = freedom.atoms.calc.calculator
 
 
 def _strain_of(target: Any) -> np.ndarray:

@@ -1,0 +1,215 @@
+"""Relaxations under M3GNet that are counted and timed, for the benchmarks of the optimizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.optimize.optimize import Optimizer
+from rich.progress import track
+
+from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
+from deeprelax_ase.calculators import get_calculator
+from deeprelax_ase.data import crystals_of, load_pairs
+from deeprelax_ase.data.groups import crystal_groups, element_shares
+from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.optimizers.finish import resolve_finish
+
+MAX_STEPS = 500
+#: Options of finishes that are not their own defaults.
+OPTIONS: dict[str, dict[str, Any]] = {"bfgs": {"alpha": 30}, "lbfgs": {"alpha": 30}}
+
+
+class Task(NamedTuple):
+    """A relaxation to make: name of the crystal, name of the finish, model of the jump, empty for none."""
+
+    crystal: str
+    finish: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a relaxation first satisfied an fmax: calls of the potential and seconds until then, energy in eV/atom."""
+
+    calls: int
+    seconds: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One relaxation.
+
+    Attributes:
+        crystal, finish, model: the task.
+        reached: by fmax in eV/Å as text (JSON's keys are), in order; what it did not reach is absent.
+        jump: what became of the jump, and why; empty where there was none.
+        error: what was raised, if anything was.
+    """
+
+    crystal: str
+    finish: str
+    model: str
+    reached: dict[str, Reached] = field(default_factory=dict)
+    jump: str = ""
+    reason: str = ""
+    error: str | None = None
+
+    @property
+    def task(self) -> Task:
+        return Task(self.crystal, self.finish, self.model)
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Run:
+        """The run that JSON holds."""
+        return cls(**{**stored, "reached": {fmax: Reached(**one) for fmax, one in stored["reached"].items()}})
+
+
+class CountedM3GNet:
+    """M3GNet on the CPU; ``calls`` counts those of its ``calculate``: energy, forces and stress together."""
+
+    def __init__(self) -> None:
+        self.calculator = get_calculator("m3gnet")
+        self._calculate, self.calculator.calculate = self.calculator.calculate, self._counted
+        self.calls = 0
+
+    def _counted(self, *args: Any, **kwargs: Any) -> None:
+        self.calls += 1
+        self._calculate(*args, **kwargs)
+
+
+#: One of each in a process.
+potential = cache(CountedM3GNet)
+predictor = cache(partial(Predictor, device="cpu", graph_backend="torch"))
+
+
+def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: dict[str, Any]) -> Run:
+    """Relax positions and cell to one fmax after the other, by the jump of ``task.model`` and the finish, or it alone.
+
+    Args:
+        task: what to do.
+        crystal: the start.
+        fmaxes: eV/Å, falling.
+        settings: further ones of :class:`DeepRelaxOptimizer`.
+    """
+    counted = potential()
+    counted.calculator.reset()
+    counted.calls = 0
+    atoms = crystal.to_atoms()
+    atoms.calc = counted.calculator
+    options = OPTIONS.get(task.finish, {})
+    reached: dict[str, Reached] = {}
+    start, error, jump, reason = time.perf_counter(), None, "", ""
+    try:
+        optimizer = _optimizer(atoms, task, options, settings)
+        for fmax in fmaxes:
+            if not optimizer.run(fmax=fmax, steps=MAX_STEPS - optimizer.nsteps):
+                break
+            calls, seconds = counted.calls, time.perf_counter() - start
+            reached[f"{fmax:g}"] = Reached(calls, seconds, float(atoms.get_potential_energy()) / len(atoms))
+            counted.calls = calls  # the look at the energy is ours
+    except Exception as raised:  # far from its training data a potential may raise anything
+        error = f"{type(raised).__name__}: {raised}"
+    if task.model:
+        jump, reason = (atoms.info.get(key, "") for key in ("deeprelax_jump", "deeprelax_jump_reason"))
+    return Run(*task, reached, jump, reason, error)
+
+
+def _optimizer(atoms: Atoms, task: Task, options: dict[str, Any], settings: dict[str, Any]) -> Optimizer:
+    if not task.model:
+        return resolve_finish(task.finish)(FrechetCellFilter(atoms), logfile=None, **options)
+    given = predictor(task.model)
+    return DeepRelaxOptimizer(
+        atoms, logfile=None, predictor=given, finish=task.finish, finish_kwargs=options, **settings
+    )
+
+
+def relax_all(
+    tasks: dict[Task, Crystal],
+    *,
+    workers: int,
+    fmaxes: Sequence[float],
+    settings: dict[str, Any],
+    cache_file: Path | None,
+) -> dict[Task, Run]:
+    """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it."""
+    header = {"fmaxes": list(fmaxes), "max_steps": MAX_STEPS, "settings": settings, "options": OPTIONS}
+    runs = {task: run for task, run in read_cache(cache_file, header).items() if task in tasks}
+    missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        work = partial(relax, fmaxes=fmaxes, settings=settings)
+        jobs = [pool.submit(work, task, crystal) for task, crystal in missing.items()]
+        try:
+            for job in _tracked(jobs):
+                runs[job.task] = job
+                if cache_file:
+                    write_json(cache_file, {**header, "runs": [asdict(run) for run in runs.values()]})
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return {task: runs[task] for task in tasks}
+
+
+def _tracked(jobs: list[Any]) -> Iterator[Run]:
+    for job in track(as_completed(jobs), "relaxing", len(jobs), transient=True):
+        yield job.result()
+
+
+def choose(files: Sequence[Path], split: str, limit: int, *, rare: bool = False) -> dict[str, Crystal]:
+    """At most ``limit`` unrelaxed crystals of that split of the files whose M3GNet minimum is known, evenly spaced.
+
+    Args:
+        files: pairs.
+        split: name of it.
+        limit: how many.
+        rare: those alone that have an element which fewer than one in a hundred training crystals have.
+
+    Returns:
+        crystals by index among all pairs of the files.
+    """
+    pairs = load_pairs(files)
+    known = np.concatenate([np.load(file, allow_pickle=False)["m3gnet_ok"] for file in files])
+    wanted = (pairs.split.numpy() == SPLITS[split]) & known
+    if rare:
+        shares = element_shares(pairs.in_split("train"))
+        wanted &= crystal_groups(pairs, shares)["rare elements"].numpy()
+    found = np.flatnonzero(wanted)
+    index = found[np.linspace(0, len(found) - 1, min(limit, len(found))).round().astype(int)]
+    crystals = crystals_of(pairs.take(torch.from_numpy(index)), "initial")
+    return {str(i): crystal for i, crystal in zip(index, crystals, strict=True)}
+
+
+def read_cache(file: Path | None, header: dict[str, Any]) -> dict[Task, Run]:
+    """The runs in ``file``; none if there is no file yet.
+
+    Raises:
+        ValueError: they were made with other settings.
+    """
+    if file is None or not file.exists():
+        return {}
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    runs = [Run.of(run) for run in stored.pop("runs")]
+    if stored != json.loads(json.dumps(header)):
+        raise ValueError(f"{file} holds runs with {stored}, not with {header}; name another --cache")
+    return {run.task: run for run in runs}
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write ``content``; an interrupted call leaves the old file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
