@@ -18,7 +18,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format clean distclean
+.PHONY: help install gpaw demo test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 install: $(STAMP) ## set up the virtual environment with the pinned versions
+
+gpaw: $(STAMP) ## add GPAW, compiled here, for the tests and examples under DFT (needs a C++ compiler)
+	GPAW_CONFIG=$(CURDIR)/examples/gpaw_siteconfig.py $(BIN)/python -m pip install --quiet -c constraints.txt -e ".[gpaw]"
 
 demo: $(STAMP) ## relax real crystals, in ASE and on the command line
 	@mkdir -p $(DEMO)

@@ -14,7 +14,7 @@ import deeprelax_ase
 def environment() -> dict[str, str]:
     """Versions and hardware, without anything that names the machine."""
     packages = {}
-    for name in ("ase", "matgl", "dgl", "numpy", "spglib"):
+    for name in ("ase", "matgl", "dgl", "gpaw", "numpy", "spglib"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

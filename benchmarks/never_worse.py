@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from relaxing import Run, Task, choose, relax_all, write_json
+from files import write_json
+from relaxing import Run, Task, choose, relax_all
 from rich.console import Console
 from rich.table import Table
 

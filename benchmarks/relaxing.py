@@ -18,6 +18,7 @@ import torch
 from ase import Atoms
 from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
+from files import write_json
 from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
@@ -205,11 +206,3 @@ def read_cache(file: Path | None, header: dict[str, Any]) -> dict[Task, Run]:
     if stored != json.loads(json.dumps(header)):
         raise ValueError(f"{file} holds runs with {stored}, not with {header}; name another --cache")
     return {run.task: run for run in runs}
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write ``content``; an interrupted call leaves the old file whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(file)

@@ -61,6 +61,7 @@ class DeepRelaxOptimizer(Optimizer):
     ``deeprelax_jump``, ``"kept"``, ``"taken back"`` or ``"refused"``, with the reason in ``deeprelax_jump_reason``; and
     ``deeprelax_status``, one of ``"predicted"`` (the atoms are where the model put them, and not converged or not
     checked), ``"refused"``, ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
+    Where a run ends at a geometry that was come back to, the calculator is asked anew when the atoms are.
 
     Attributes:
         prediction: the :class:`~deeprelax_ase.prediction.Prediction`, with uncertainties and timings, as the model
@@ -84,8 +85,8 @@ class DeepRelaxOptimizer(Optimizer):
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
         corrections: most further jumps, each with the forces known where the last one landed; one that raises the
-            energy is taken back. By default 2 where the model has learnt to read the calculator's forces and the cell
-            moves, as with ``DeepRelax-M3GNet`` under M3GNet, and none otherwise.
+            energy is taken back. By default 2 where the model has learnt to read the calculator's forces, the cell
+            moves, and the finish learns no curvature, as with ``DeepRelax-M3GNet`` under M3GNet and FIRE; else none.
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the
             calibrated limit (:attr:`~deeprelax_ase.calibration.CalibratedError.outside`), ``math.inf`` for none.
@@ -139,7 +140,9 @@ class DeepRelaxOptimizer(Optimizer):
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
         settings = LeapSettings(corrections, criteria or JumpCriteria(), max_error, on_uncertain)
-        self._leap = Leap(self._freedom, lambda: self.predictor, settings, finishes=finish is not None)
+        self._leap = Leap(
+            self._freedom, lambda: self.predictor, settings, finish=self.finish.name if self.finish else None
+        )
         if compare is not None and (finish is None or restart is not None):
             raise ValueError(f"{compare=} needs a finish to compare with, and does not go with restart=")
         self._compare = None if compare is None else resolve_finish(compare)

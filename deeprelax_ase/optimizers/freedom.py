@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.filters import Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
+from ase.filters import Filter, StrainFilter, UnitCellFilter
 
 from deeprelax_ase.errors import CalculatorError, ConstraintError
+from deeprelax_ase.optimizers.filters import RememberingCellFilter
 from deeprelax_ase.optimizers.slab import slab_normal
 
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
@@ -109,7 +110,7 @@ def freedom_of(atoms: Atoms | Filter, *, relax_cell: bool) -> Freedom:
         if not relax_cell:
             return Freedom(atoms, atoms, None, everything)
         mask = _mask_of(atoms)
-        own = FrechetCellFilter(atoms, mask=None if mask.all() else mask)
+        own = RememberingCellFilter(atoms, mask=None if mask.all() else mask)
         return Freedom(atoms, own, CellFreedom(mask), everything, own_filter=True)
     freedom = _freedom_of_filter(atoms)
     refuse_constraints(freedom.atoms)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Further jumps under a calculator whose forces the model has learnt to read.
 CORRECTIONS = 2
 
+#: Finishes that learn no curvature, and that corrections save calls. The others need as many with them as without.
+CORRECTED = ("FIRE", "FIRE2", "MDMin", "PreconFIRE")
+
 
 @dataclass(frozen=True)
 class LeapSettings:
@@ -54,7 +57,7 @@ class Leap:
         freedom: what may move.
         predictor: loads, or hands out, the predictor.
         settings: what the caller wants.
-        finishes: whether a finish follows.
+        finish: name of the class of the finish; None for none.
 
     Attributes:
         record: of the jump, for restarts; None before it.
@@ -67,16 +70,16 @@ class Leap:
     """
 
     def __init__(
-        self, freedom: Freedom, predictor: Callable[[], Predictor], settings: LeapSettings, *, finishes: bool
+        self, freedom: Freedom, predictor: Callable[[], Predictor], settings: LeapSettings, *, finish: str | None
     ) -> None:
         # the network reads forces and stress together, of a crystal that moves as a whole
-        self._can_correct = freedom.moves_cell and finishes and slab_normal(freedom.atoms) is None
+        self._can_correct = freedom.moves_cell and finish is not None and slab_normal(freedom.atoms) is None
         if settings.corrections and not self._can_correct:
             raise ValueError(
                 f"corrections={settings.corrections} need a crystal whose cell may move, as forces and stress are read "
                 "together, and a finish, which looks at what they lead to"
             )
-        self._freedom, self._predictor, self._settings = freedom, predictor, settings
+        self._freedom, self._predictor, self._settings, self._finish = freedom, predictor, settings, finish
         self.record: JumpRecord | None = None
         self.prediction: Prediction | None = None
         self.start: Place | None = None
@@ -144,7 +147,7 @@ class Leap:
             self.record = replace(self.record, over=True)
 
     def _most(self, record: JumpRecord) -> int:
-        if self._settings.corrections is not None or not self._can_correct:
+        if self._settings.corrections is not None or not self._can_correct or self._finish not in CORRECTED:
             return self._settings.corrections or 0
         of_calculator = record.model == model_for(self._freedom.atoms.calc)
         return CORRECTIONS if of_calculator and self._predictor().corrects else 0

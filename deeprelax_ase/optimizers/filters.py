@@ -1,0 +1,33 @@
+"""ASE's cell filter without computing the same thing several times a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase.filters import FrechetCellFilter
+
+
+class RememberingCellFilter(FrechetCellFilter):
+    """``FrechetCellFilter`` that computes its gradient once for each geometry.
+
+    ASE asks for it three times a step, and the derivatives of the matrix exponential in it take a share of a relaxation
+    under a small potential that can be felt. Forces, stress, cell and settings determine it; they are what is compared.
+    """
+
+    _known: tuple[list[np.ndarray], np.ndarray] | None = None
+
+    def get_forces(self, **kwargs: Any) -> np.ndarray:
+        """(N + 3, 3) eV/Å, forces on the atoms and on the cell."""
+        atoms = self.atoms
+        given = [
+            atoms.get_forces(**kwargs),
+            atoms.get_stress(**kwargs),
+            atoms.cell.array.copy(),
+            np.array([self.scalar_pressure, self.exp_cell_factor, self.hydrostatic_strain, self.constant_volume]),
+            np.array(self.mask),
+            np.array(self.orig_cell),
+        ]
+        if self._known is None or not all(map(np.array_equal, given, self._known[0])):
+            self._known = given, super().get_forces(**kwargs)
+        return self._known[1].copy()
