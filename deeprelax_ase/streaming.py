@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io import Frame
-from deeprelax_ase.prediction import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED, forget
+from deeprelax_ase.prediction import CONVERGED, FAILED, INFO_KEYS, JUMP_KEYS, NOT_CONVERGED, PREDICTED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -151,7 +151,9 @@ def _finish(
     status = CONVERGED if converged else NOT_CONVERGED
     prediction = optimizer.prediction  # None where the start was converged already
     uncertainty = None if prediction is None else float(prediction.uncertainty.total)
+    decided = {key: atoms.info[key] for key in JUMP_KEYS if optimizer.verdict is not None}
     _label(atoms, predictor.model_name, status, uncertainty)
+    atoms.info.update(decided)
     _keep_results(atoms, calculator)
     volume_change = atoms.cell.volume / initial.cell.volume - 1
     return Outcome(label, status, atoms, uncertainty, volume_change, f"{optimizer.nsteps} steps")

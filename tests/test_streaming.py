@@ -193,11 +193,17 @@ class TestFinishFrames:
         frames = [good("a"), Frame("gold", bulk("Au")), good("b"), molecule(), unreadable(), constrained()]
         frames.append(good("c"))
         outcomes = list(finish_frames(frames, StandInPredictor(), Fragile))
-        status = ["converged", "failed", "converged", "failed", "failed", "failed", "converged"]
+        status = ["converged", "failed", "converged", "failed", "failed", "converged", "converged"]
         assert [outcome.status for outcome in outcomes] == status
         assert outcomes[1].reason == "RuntimeError: SCF did not converge"
         assert outcomes[1].atoms == bulk("Au")
         assert Fragile.made == 2
+
+    def test_constraints_are_kept(self):
+        (outcome,) = finish_frames([constrained()], StandInPredictor(), EMT, relax_cell=False)
+        assert outcome.status == "converged"
+        assert outcome.atoms.positions[0].tolist() == good().atoms.positions[0].tolist()
+        assert len(outcome.atoms.constraints) == 1
 
 
 class Full:

@@ -58,7 +58,9 @@ class Finish:
             return None
         try:
             optimizer = self.optimizer_class(self._target(), logfile=None, **self._options)  # type: ignore[arg-type]
-        except AssertionError as error:  # how CellAwareBFGS refuses
+        except (AssertionError, AttributeError) as error:  # how CellAwareBFGS refuses
+            if not issubclass(self.optimizer_class, ase.optimize.CellAwareBFGS):
+                raise
             raise ValueError(
                 f"{self.name} cannot move {type(self._freedom.target).__name__}. CellAwareBFGS needs bare Atoms "
                 "with relax_cell=True, or FrechetCellFilter(atoms, exp_cell_factor=1.0)"

@@ -88,8 +88,13 @@ class Freedom:
         return np.array(self.target.orig_cell) if isinstance(self.target, UnitCellFilter) else None
 
     def restore_orig_cell(self, orig_cell: np.ndarray | None) -> None:
-        """Measure the deformation from ``orig_cell`` (3, 3) in Å again; the caller's own filter is left alone."""
-        if self.own_filter and orig_cell is not None and isinstance(self.target, UnitCellFilter):
+        """Measure the deformation from ``orig_cell`` (3, 3) in Å again, as ASE's BFGS has it done after a restart.
+
+        A filter of the caller's that measures it from elsewhere than the cell that the atoms have now is left alone.
+        """
+        if orig_cell is None or not isinstance(self.target, UnitCellFilter):
+            return
+        if self.own_filter or np.allclose(self.target.orig_cell, self.atoms.cell.array, rtol=0, atol=1e-9):
             self.target.orig_cell = orig_cell
 
 

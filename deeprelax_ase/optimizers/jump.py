@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from deeprelax_ase.prediction import Prediction
     from deeprelax_ase.predictor import Predictor
 
+#: Å, what constraints seem to take of a displacement where they take nothing.
+_ROUNDING = 1e-9
+
 #: Largest element of a strain that FixSymmetry is given at once; ASE refuses to symmetrise large ones.
 _SYMMETRIC_STEP = 0.1
 
@@ -149,18 +152,19 @@ def _displace(freedom: Freedom, displacements: np.ndarray) -> None:
     atoms = freedom.atoms
     if not freedom.visible.any():
         return
-    taken = displacements - _allowed(freedom, displacements)
-    if np.abs(taken).max() > 0:
+    taken = _taken(freedom, displacements)
+    if taken.any():
         common = [np.broadcast_to(axis, displacements.shape) for axis in np.eye(3)]
-        taken_of_common = np.stack([(c - _allowed(freedom, c)).ravel() for c in common], axis=1)
-        displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=None)[0]
+        taken_of_common = np.stack([_taken(freedom, one).ravel() for one in common], axis=1)
+        displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=1e-6)[0]
     atoms.set_positions(atoms.positions + displacements * freedom.visible[:, None])
 
 
-def _allowed(freedom: Freedom, displacements: np.ndarray) -> np.ndarray:
-    """(N, 3) Å, what filter and constraints leave of ``displacements``."""
+def _taken(freedom: Freedom, displacements: np.ndarray) -> np.ndarray:
+    """(N, 3) Å, what filter and constraints take of ``displacements``; zero where that is rounding."""
     atoms = freedom.atoms
     positions = atoms.positions + displacements * freedom.visible[:, None]
     for constraint in atoms.constraints:
         constraint.adjust_positions(atoms, positions)
-    return positions - atoms.positions
+    taken = displacements - (positions - atoms.positions)
+    return np.where(np.abs(taken) > _ROUNDING, taken, 0.0)

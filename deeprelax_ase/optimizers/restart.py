@@ -96,7 +96,8 @@ def read_record(path: str | os.PathLike, atoms: Atoms) -> JumpRecord:
         record = replace(record, verdict=Verdict(*record.verdict), memory=memory)  # type: ignore[misc]
     except (ValueError, TypeError, KeyError) as error:
         raise RestartError(
-            f"{path} is not a restart file of DeepRelaxOptimizer. Delete it, or give restart= another name."
+            f"Could not decode {path}: it is no restart file of DeepRelaxOptimizer. Delete it, or give restart= "
+            "another name."
         ) from error
     if not np.array_equal(record.numbers, atoms.numbers):
         raise RestartError(f"{path} belongs to another crystal. Delete it, or give restart= another name.")

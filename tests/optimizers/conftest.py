@@ -16,6 +16,7 @@ from ase.optimize import BFGS
 from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.prediction import Prediction, Uncertainty
 from deeprelax_ase.structure import Crystal
+from tests.optimizers.corrector import Corrector, M3GNetCalculator
 
 
 @dataclass
@@ -92,3 +93,17 @@ def predictor(near: Crystal) -> StandIn:
 @pytest.fixture
 def stand_in() -> type[StandIn]:
     return StandIn
+
+
+@pytest.fixture
+def corrector(predictor: StandIn, minimum: Crystal) -> Corrector:
+    """A model that has learnt to read forces."""
+    return Corrector(predictor, minimum)
+
+
+@pytest.fixture
+def under_m3gnet(make_atoms: Callable[..., Atoms]) -> Atoms:
+    """The unrelaxed crystal under the calculator whose forces it reads."""
+    made = make_atoms(calc=False)
+    made.calc = M3GNetCalculator()
+    return made

@@ -7,16 +7,26 @@ import json
 from functools import partial
 from pathlib import Path
 
+import ase
 import numpy as np
 import pytest
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize import BFGS, FIRE
 from ase.optimize.optimize import Optimizer
+from packaging.version import Version
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 
-FMAX = 0.05
+FMAX = 0.2
+ase_version = Version(ase.__version__)
+
+
+def is_converged(optimizer: Optimizer, forces: np.ndarray | None = None) -> bool:
+    """What ``converged()`` and ``converged(forces)`` say; in ASE 3.26 and 3.27 its own want a flat gradient instead."""
+    if isinstance(optimizer, DeepRelaxOptimizer) or not Version("3.26") <= ase_version < Version("3.28"):
+        return optimizer.converged() if forces is None else optimizer.converged(forces)
+    return optimizer.converged(optimizer.optimizable.get_gradient() if forces is None else -forces.ravel())
 
 
 @pytest.fixture(params=[FIRE, BFGS, DeepRelaxOptimizer, DeepRelaxPositions], ids=lambda cls: cls.__name__)
@@ -48,9 +58,9 @@ def test_run_says_whether_it_converged(make, start):
     optimizer = make(target, logfile=None)
     assert optimizer.run(fmax=FMAX, steps=2) is not True
     assert optimizer.nsteps == optimizer.get_number_of_steps() == 2
-    assert not optimizer.converged()
+    assert not is_converged(optimizer)
     assert optimizer.run(fmax=FMAX, steps=500)
-    assert optimizer.converged()
+    assert is_converged(optimizer)
     assert 2 < optimizer.nsteps < 502
 
 
@@ -58,8 +68,8 @@ def test_converged_takes_forces(make, start):
     _, target = start
     optimizer = make(target, logfile=None)
     optimizer.run(fmax=FMAX, steps=0)
-    assert optimizer.converged(np.full((4, 3), 0.9 * FMAX / np.sqrt(3)))
-    assert not optimizer.converged(np.full((4, 3), 1.1 * FMAX / np.sqrt(3)))
+    assert is_converged(optimizer, np.full((4, 3), 0.9 * FMAX / np.sqrt(3)))
+    assert not is_converged(optimizer, np.full((4, 3), 1.1 * FMAX / np.sqrt(3)))
 
 
 def test_irun_yields_before_the_first_step_and_after_each(make, start):
@@ -96,6 +106,8 @@ def test_converged_start_stays_where_it_is(make, start, minimum):
 def test_trajectory_holds_every_step(make, start, tmp_path, kind):
     atoms, target = start
     path = tmp_path / "relax.traj"
+    if kind is Path and ase_version < Version("3.26") and make in (FIRE, BFGS):
+        pytest.skip("this ASE takes text, not paths; ours takes both")
     trajectory = Trajectory(path, "w", atoms) if kind is Trajectory else kind(path)
     before = atoms.copy()
     with make(target, logfile=None, trajectory=trajectory) as optimizer:
@@ -115,6 +127,8 @@ def test_trajectory_holds_every_step(make, start, tmp_path, kind):
 
 @pytest.mark.parametrize("append", [False, True])
 def test_append_trajectory(make, make_atoms, tmp_path, append):
+    if ase_version < Version("3.24") and make is FIRE:
+        pytest.skip("this ASE's FIRE does not pass the option on")
     path = str(tmp_path / "relax.traj")
     lengths = []
     for _ in range(2):
@@ -136,6 +150,9 @@ def test_log(make, start, tmp_path, capsys, kind):
     terminal = capsys.readouterr().out
     text = {"none": "", "terminal": terminal, "file": stream.getvalue()}.get(kind)
     lines = (path.read_text() if text is None else text).splitlines()
+    jumps = [line for line in lines if "jump of" in line]  # which has a line of its own
+    assert len(jumps) == (isinstance(optimizer, DeepRelaxOptimizer) and kind != "none")
+    lines = [line for line in lines if line not in jumps]
     assert (terminal == "") == (kind != "terminal")
     if kind == "none":
         return

@@ -1,44 +1,20 @@
-from __future__ import annotations
+"""The jump, the finish after it, and what both leave alone."""
 
-import io
-from typing import ClassVar
+from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixedPlane
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize import FIRE
 
-from deeprelax_ase.errors import (
-    CalculatorError,
-    ConstraintError,
-    DisorderedStructureError,
-    EmptyStructureError,
-    MissingCellError,
-    NonFiniteError,
-    PartialPeriodicityError,
-    SingularCellError,
-)
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
+from deeprelax_ase.prediction import INFO_KEYS
+from tests.optimizers.helpers import CountingEMT, quiet
 
 FMAX = 0.05
-
-
-class CountingEMT(EMT):
-    calls = 0
-
-    def calculate(self, *args, **kwargs):
-        self.calls += 1
-        super().calculate(*args, **kwargs)
-
-
-def quiet(atoms, predictor, cls=DeepRelaxOptimizer, **kwargs):
-    return cls(atoms, logfile=None, predictor=predictor, **kwargs)
 
 
 # The jump and the finish
@@ -90,17 +66,17 @@ def test_finish_is_the_plain_optimizer_from_the_prediction(make_atoms, predictor
 def test_cell_filter_follows_a_cell_set_from_outside(make_atoms, near):
     """The jump writes to the atoms beneath the filter; the filter must then see these and give the true gradient."""
     atoms = make_atoms()
-    optimizable = FrechetCellFilter(atoms).__ase_optimizable__()
+    cell_filter = FrechetCellFilter(atoms)
     atoms.set_cell(near.cell)
     atoms.set_positions(near.positions)
-    x, gradient = optimizable.get_x(), optimizable.get_gradient()
+    x, forces = cell_filter.get_positions(), cell_filter.get_forces()
     direction = np.random.default_rng(0).normal(size=x.shape)
     energies = []
     for shift in (1e-4, -1e-4):
-        optimizable.set_x(x + shift * direction)
-        energies.append(optimizable.get_value())
-    assert (energies[0] - energies[1]) / 2e-4 == pytest.approx(gradient @ direction, rel=1e-5)
-    optimizable.set_x(x)
+        cell_filter.set_positions(x + shift * direction)
+        energies.append(cell_filter.get_potential_energy())
+    assert (energies[0] - energies[1]) / 2e-4 == pytest.approx(-np.sum(forces * direction), rel=1e-5)
+    cell_filter.set_positions(x)
     np.testing.assert_allclose(atoms.cell.array, near.cell, rtol=0, atol=1e-12)
     np.testing.assert_allclose(atoms.positions, near.positions, rtol=0, atol=1e-12)
 
@@ -212,95 +188,6 @@ def test_relax_cell_can_be_asked_of_deeprelax_positions(make_atoms, predictor):
     assert predictor.asked == [True]
 
 
-# Without a calculator
-
-
-def test_without_calculator_the_jump_is_all(make_atoms, predictor, near):
-    atoms = make_atoms(calc=False)
-    stream = io.StringIO()
-    optimizer = DeepRelaxOptimizer(atoms, logfile=stream, predictor=predictor)
-    assert optimizer.run(fmax=FMAX, steps=100) is True
-    assert optimizer.nsteps == 1
-    assert optimizer.converged()
-    np.testing.assert_array_equal(atoms.positions, near.positions)
-    np.testing.assert_array_equal(atoms.cell.array, near.cell)
-    assert atoms.info == {
-        "deeprelax_model": "stand-in",
-        "deeprelax_uncertainty": 0.02,
-        "deeprelax_status": "predicted",
-    }
-    (line,) = stream.getvalue().splitlines()
-    assert line.startswith("DeepRelaxOptimizer:    1 ")
-    assert "predicted by stand-in, uncertainty 0.020" in line
-    assert "no calculator" in line
-
-
-def test_without_calculator_a_second_run_changes_nothing(make_atoms, predictor):
-    atoms = make_atoms(calc=False)
-    optimizer = quiet(atoms, predictor)
-    optimizer.run()
-    after = atoms.copy()
-    assert optimizer.run() is True
-    assert optimizer.nsteps == 1
-    assert atoms == after
-    assert len(predictor.asked) == 1
-
-
-def test_without_calculator_no_steps_change_nothing(make_atoms, predictor):
-    atoms = make_atoms(calc=False)
-    assert quiet(atoms, predictor).run(steps=0) is False
-    assert atoms == make_atoms(calc=False)
-    assert atoms.info == {}
-
-
-def test_without_calculator_irun_trajectory_and_observers(make_atoms, predictor, near, tmp_path):
-    atoms = make_atoms(calc=False)
-    path = tmp_path / "jump.traj"
-    seen = []
-    with quiet(atoms, predictor, trajectory=path) as optimizer:
-        optimizer.attach(lambda: seen.append(optimizer.nsteps))
-        assert list(optimizer.irun()) == [False, True]
-    assert seen == [0, 1]
-    with Trajectory(path) as frames:
-        assert len(frames) == 2
-        np.testing.assert_array_equal(frames[0].positions, make_atoms().positions)
-        np.testing.assert_array_equal(frames[1].positions, near.positions)
-        assert frames[1].info["deeprelax_status"] == "predicted"
-
-
-def test_run_says_when_the_geometry_solver_failed(make_atoms, near, stand_in):
-    stream = io.StringIO()
-    predictor = stand_in(near, solver_converged=False)
-    assert DeepRelaxOptimizer(make_atoms(calc=False), logfile=stream, predictor=predictor).run() is False
-    assert "did not come to rest" in stream.getvalue()
-
-
-def test_calculator_may_come_after_the_jump(make_atoms, predictor):
-    atoms = make_atoms(calc=False)
-    optimizer = quiet(atoms, predictor)
-    optimizer.run()
-    atoms.calc = EMT()
-    assert optimizer.run(fmax=FMAX)
-    assert optimizer.nsteps > 1
-    assert len(predictor.asked) == 1
-    assert atoms.info["deeprelax_status"] == "converged"
-
-
-def test_stored_results_are_no_calculator(make_atoms, predictor, near, tmp_path):
-    """Atoms read from a file carry results for their own geometry; nothing can be finished with these."""
-    atoms = make_atoms()
-    stored = SinglePointCalculator(atoms, energy=1.0, forces=np.ones((4, 3)), stress=np.ones(6))
-    atoms.calc = stored
-    path = tmp_path / "jump.traj"
-    assert quiet(atoms, predictor, trajectory=path).run(fmax=FMAX)
-    np.testing.assert_array_equal(atoms.positions, near.positions)
-    assert atoms.info["deeprelax_status"] == "predicted"
-    assert atoms.calc is stored
-    with Trajectory(path) as frames:
-        assert frames[0].get_potential_energy() == 1.0
-        assert frames[1].calc.results == {}  # the stored energy is not passed off as that of the prediction
-
-
 # What is written, and what is left alone
 
 
@@ -334,23 +221,34 @@ def test_status_of_steps_by_hand(make_atoms, predictor):
     assert atoms.info["deeprelax_model"] == "stand-in"
 
 
-def test_everything_else_of_the_callers_stays(make_atoms, predictor):
-    atoms = make_atoms()
+@pytest.mark.parametrize("calc", [True, False])
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("good", [True, False])
+def test_everything_else_of_the_callers_stays(make_atoms, predictor, near, stand_in, calc, constrained, good):
+    """Whether the jump is kept or, under a calculator, taken back."""
+    atoms = make_atoms(calc=calc)
     rng = np.random.default_rng(0)
     atoms.set_tags([3, 1, 2, 0])
     atoms.set_initial_magnetic_moments([1.0, -1.0, 0.5, 0.0])
     atoms.set_initial_charges([0.1, -0.1, 0.0, 0.0])
     atoms.set_momenta(rng.normal(size=(4, 3)))
     atoms.set_array("site", np.arange(4))
+    atoms.set_celldisp([0.1, 0.2, 0.3])
     atoms.info["key"] = "kept"
-    calculator, before = atoms.calc, atoms.copy()
-    quiet(atoms, predictor).run(fmax=FMAX)
+    if constrained:
+        atoms.set_constraint([FixAtoms([1]), FixedPlane(2, [0, 0, 1])])
+    calculator, before, constraints = atoms.calc, atoms.copy(), list(atoms.constraints)
+    optimizer = quiet(atoms, predictor if good else stand_in(near.with_geometry(near.positions, 1.1 * near.cell)))
+    optimizer.run(fmax=FMAX, steps=4)
+    assert optimizer.verdict.kept is (good or not calc)
     assert atoms.calc is calculator
+    assert atoms.constraints == constraints
     assert set(atoms.arrays) == set(before.arrays)
     for name in set(before.arrays) - {"positions"}:
         np.testing.assert_array_equal(atoms.arrays[name], before.arrays[name])
+    np.testing.assert_array_equal(atoms.get_celldisp(), before.get_celldisp())
     assert atoms.info.pop("key") == "kept"
-    assert set(atoms.info) == {"deeprelax_model", "deeprelax_uncertainty", "deeprelax_status"}
+    assert set(atoms.info) <= set(INFO_KEYS)
     np.testing.assert_array_equal(atoms.pbc, before.pbc)
 
 
@@ -369,110 +267,3 @@ def test_prediction_is_not_shared_memory(make_atoms, predictor, near):
     optimizer.run(fmax=FMAX)
     np.testing.assert_array_equal(optimizer.prediction.relaxed.positions, before[0])
     np.testing.assert_array_equal(optimizer.prediction.relaxed.cell, before[1])
-
-
-# Refusals
-
-
-def bare_slab() -> Atoms:
-    atoms = bulk("Cu", cubic=True)
-    atoms.pbc = (True, True, False)
-    return atoms
-
-
-def flat() -> Atoms:
-    atoms = bulk("Cu", cubic=True)
-    atoms.cell[2] = atoms.cell[0]
-    return atoms
-
-
-def not_a_number() -> Atoms:
-    atoms = bulk("Cu", cubic=True)
-    atoms.positions[1, 2] = np.nan
-    return atoms
-
-
-def shared_site() -> Atoms:
-    atoms = bulk("Cu", cubic=True)
-    atoms.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}
-    return atoms
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "mend"),
-    [
-        (lambda: molecule("H2O"), MissingCellError, r"set atoms\.cell"),
-        (Atoms, EmptyStructureError, "check the file"),
-        (bare_slab, PartialPeriodicityError, "relax_cell=False"),
-        (flat, SingularCellError, "three independent"),
-        (not_a_number, NonFiniteError, r"atoms \[1\]"),
-        (shared_site, DisorderedStructureError, "ordered structure"),
-    ],
-)
-@pytest.mark.parametrize("calc", [True, False])
-def test_structures_that_cannot_be_relaxed_are_refused_before_any_work(make, error, mend, calc, predictor):
-    atoms = make()
-    if calc:
-        atoms.calc = CountingEMT()
-    before = atoms.copy()
-    optimizer = quiet(atoms, predictor)
-    with pytest.raises(error, match=mend):
-        optimizer.irun(fmax=FMAX)
-    with pytest.raises(error, match=mend):
-        optimizer.run(fmax=FMAX)
-    assert predictor.asked == []
-    assert not calc or atoms.calc.calls == 0
-    assert atoms.info == before.info
-    np.testing.assert_array_equal(atoms.positions, before.positions)
-    np.testing.assert_array_equal(atoms.cell.array, before.cell.array)
-
-
-def test_constraints_set_later_are_refused_too(make_atoms, predictor):
-    atoms = make_atoms()
-    optimizer = quiet(atoms, predictor)
-    atoms.set_constraint(FixAtoms([0]))
-    for move in (optimizer.run, optimizer.irun, optimizer.step):
-        with pytest.raises(ConstraintError, match="FixAtoms"):
-            move()
-    np.testing.assert_array_equal(atoms.positions, make_atoms().positions)
-
-
-def test_calculator_without_stress_is_refused_for_a_moving_cell(make_atoms, predictor):
-    class NoStress(EMT):
-        implemented_properties: ClassVar = ["energy", "forces"]
-
-    atoms = make_atoms()
-    atoms.calc = NoStress()
-    with pytest.raises(CalculatorError, match=r"NoStress gives no stress.*relax_cell=False"):
-        quiet(atoms, predictor).run(fmax=FMAX)
-    assert predictor.asked == []
-    assert quiet(atoms, predictor, relax_cell=False).run(fmax=FMAX)
-
-
-def test_refusal_leaves_files_alone(make_atoms, predictor, tmp_path):
-    atoms = make_atoms()
-    atoms.set_constraint(FixAtoms([0]))
-    path = tmp_path / "old.traj"
-    path.write_bytes(b"precious")
-    with pytest.raises(ConstraintError):
-        quiet(atoms, predictor, trajectory=path)
-    assert path.read_bytes() == b"precious"
-
-
-def test_predictor_and_model_exclude_each_other(make_atoms, predictor):
-    with pytest.raises(ValueError, match="not both"):
-        quiet(make_atoms(), predictor, model="DeepRelax-PBE-v0")
-
-
-def test_failing_prediction_changes_nothing(make_atoms):
-    class Broken:
-        def predict(self, structure, *, relax_cell=True):
-            raise MissingCellError("no")
-
-    atoms = make_atoms()
-    optimizer = quiet(atoms, Broken())
-    with pytest.raises(MissingCellError):
-        optimizer.run(fmax=FMAX)
-    assert atoms == make_atoms()
-    assert atoms.info == {}
-    assert optimizer.nsteps == 0

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from ase.constraints import FixAtoms, FixCartesian, FixSymmetry
+from ase.constraints import FixAtoms, FixBondLengths, FixInternals, Hookean
 from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
 from ase.mep import NEB
 
@@ -53,21 +53,51 @@ def test_filter_that_shows_all_atoms_keeps_the_cell(make_atoms, selection):
     assert not freedom.moves_cell
 
 
+@pytest.mark.parametrize("selection", [{"indices": [2, 0]}, {"indices": [0, 0, 2]}, {"mask": [True, False] * 2}])
+def test_filter_shows_some_atoms(make_atoms, selection):
+    freedom = freedom_of(Filter(make_atoms(), **selection), relax_cell=True)
+    np.testing.assert_array_equal(freedom.visible, [True, False, True, False])
+    assert freedom.cell is None
+    assert not freedom.free
+
+
+SHEAR = np.array([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("make_filter", [*CELL_FILTERS, StrainFilter])
+def test_masks_are_whole(make_atoms, make_filter):
+    freedom = freedom_of(make_filter(make_atoms(), mask=[1, 0, 1, 0, 0, 1]), relax_cell=True)
+    np.testing.assert_array_equal(freedom.cell.mask, SHEAR)
+    assert not freedom.cell.free
+    assert not freedom.free
+
+
+@pytest.mark.parametrize("make_filter", CELL_FILTERS)
+def test_masks_may_be_matrices(make_atoms, make_filter):
+    freedom = freedom_of(make_filter(make_atoms(), mask=SHEAR), relax_cell=True)
+    np.testing.assert_array_equal(freedom.cell.mask, SHEAR)
+
+
 @pytest.mark.parametrize("make_filter", CELL_FILTERS)
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "name", "value", "free"),
     [
-        ({"mask": [1, 1, 1, 0, 0, 0]}, "mask"),
-        ({"mask": np.eye(3)}, "mask"),
-        ({"hydrostatic_strain": True}, "hydrostatic_strain is on"),
-        ({"constant_volume": True}, "constant_volume is on"),
-        ({"scalar_pressure": 0.1}, r"scalar_pressure is 0\.1 eV/Å\^3"),
-        ({"scalar_pressure": -0.1}, "scalar_pressure is -0.1"),
+        ({"hydrostatic_strain": True}, "hydrostatic", True, False),
+        ({"constant_volume": True}, "constant_volume", True, False),
+        ({"scalar_pressure": -0.1}, "pressure", -0.1, True),
     ],
 )
-def test_restricted_cell_filters_are_refused(make_atoms, make_filter, options, reason):
-    with pytest.raises(ConstraintError, match=rf"{reason}.*FrechetCellFilter\(atoms\) with its defaults.*FIRE"):
-        freedom_of(make_filter(make_atoms(), **options), relax_cell=True)
+def test_options_of_cell_filters(make_atoms, make_filter, options, name, value, free):
+    freedom = freedom_of(make_filter(make_atoms(), **options), relax_cell=True)
+    assert getattr(freedom.cell, name) == value
+    assert freedom.free is free
+
+
+def test_strain_filter_moves_the_cell_alone(make_atoms):
+    freedom = freedom_of(StrainFilter(make_atoms()), relax_cell=False)
+    assert freedom.moves_cell
+    assert freedom.orig_cell is None
+    assert not freedom.visible.any()
 
 
 class OwnFilter(FrechetCellFilter):
@@ -77,55 +107,75 @@ class OwnFilter(FrechetCellFilter):
 @pytest.mark.parametrize(
     ("make_target", "reason"),
     [
-        (StrainFilter, "scaled positions"),
-        (lambda atoms: StrainFilter(atoms, mask=[1, 1, 1, 0, 0, 0]), "scaled positions"),
-        (lambda atoms: Filter(atoms, indices=[0, 1]), "hides some"),
-        (lambda atoms: Filter(atoms, indices=[0, 0, 1, 2]), "hides some"),
-        (lambda atoms: Filter(atoms, mask=[True, False, True, True]), "hides some"),
         (lambda atoms: Filter(Filter(atoms, indices=[0, 1]), indices=[0, 1]), "something else than Atoms"),
         (OwnFilter, "neither Atoms nor"),
         (lambda atoms: NEB([atoms, atoms.copy(), atoms.copy()], method="improvedtangent"), "neither Atoms nor"),
         (lambda atoms: atoms.positions, "neither Atoms nor"),
+        (lambda atoms: FrechetCellFilter(atoms, mask=[0.5, 1, 1, 0, 0, 0]), "no symmetric choice"),
+        (lambda atoms: UnitCellFilter(atoms, mask=np.triu(np.ones((3, 3)))), "no symmetric choice"),
+        (lambda atoms: FrechetCellFilter(atoms, mask=SHEAR, constant_volume=True), "frees shears but not all that"),
+        (lambda atoms: UnitCellFilter(atoms, mask=[1, 1, 1, 0, 1, 1], constant_volume=True), "frees shears but not"),
     ],
 )
 def test_other_filters_are_refused(make_atoms, predictor, make_target, reason):
     target = make_target(make_atoms())
-    with pytest.raises(ConstraintError, match=reason):
+    with pytest.raises(ConstraintError, match=rf"{reason}.*FrechetCellFilter\(atoms\).*FIRE"):
         DeepRelaxOptimizer(target, predictor=predictor)
 
 
-@pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter])
-@pytest.mark.parametrize(
-    ("constraint", "name"),
-    [
-        (lambda atoms: FixAtoms([0]), "FixAtoms"),
-        (lambda atoms: FixCartesian([1], mask=(True, False, False)), "FixCartesian"),
-        (lambda atoms: [FixAtoms([0]), FixCartesian([1])], "FixAtoms, FixCartesian"),
-        (FixSymmetry, "FixSymmetry"),
-    ],
-)
-def test_constraints_are_refused(make_atoms, predictor, wrap, constraint, name):
+class OwnConstraint(FixAtoms):
+    """May fix anything."""
+
+
+REFUSED = {
+    "FixInternals": lambda: FixInternals(bonds=[[2.5, [0, 1]]]),
+    "Hookean": lambda: Hookean(0, 1, rt=2.0, k=5.0),
+    "FixBondLengths": lambda: FixBondLengths([[0, 1]]),
+    "OwnConstraint": lambda: OwnConstraint([0]),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter, lambda atoms: Filter(atoms, indices=[0])])
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_constraints_are_refused(make_atoms, predictor, wrap, name):
     atoms = make_atoms()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of spglib, beneath FixSymmetry
-        atoms.set_constraint(constraint(atoms))
-    with pytest.raises(ConstraintError, match=rf"\({name}\).*set_constraint\(\).*FIRE"):
+    atoms.set_constraint([FixAtoms([2]), REFUSED[name]()])
+    with pytest.raises(ConstraintError, match=rf"\({name}\).*it keeps FixAtoms, .*set_constraint\(\).*FIRE"):
         DeepRelaxOptimizer(wrap(atoms), predictor=predictor)
+
+
+def test_all_that_are_refused_are_named(make_atoms):
+    atoms = make_atoms()
+    atoms.set_constraint([make() for make in REFUSED.values()])
+    with pytest.raises(ConstraintError, match="FixBondLengths, FixInternals, Hookean, OwnConstraint"):
+        refuse_constraints(atoms)
 
 
 def test_removed_constraints_are_forgiven(make_atoms):
     atoms = make_atoms()
-    atoms.set_constraint(FixAtoms([0]))
+    atoms.set_constraint(Hookean(0, 1, rt=2.0, k=5.0))
     atoms.set_constraint()
     refuse_constraints(atoms)
 
 
-def test_only_an_own_filter_is_written_to(make_atoms):
+@pytest.mark.parametrize(
+    ("wrap", "elsewhere"), [(lambda atoms: atoms, False), (lambda atoms: atoms, True), (FrechetCellFilter, False)]
+)
+def test_the_cell_that_strain_is_measured_from_is_restored(make_atoms, wrap, elsewhere):
     atoms = make_atoms()
-    cell = 1.1 * atoms.cell.array
-    own = freedom_of(atoms, relax_cell=True)
-    own.restore_orig_cell(cell)
-    np.testing.assert_array_equal(own.orig_cell, cell)
-    theirs = freedom_of(FrechetCellFilter(atoms), relax_cell=True)
-    theirs.restore_orig_cell(cell)
-    np.testing.assert_array_equal(theirs.orig_cell, atoms.cell.array)
+    freedom = freedom_of(wrap(atoms), relax_cell=True)
+    if elsewhere:
+        atoms.set_cell(1.05 * atoms.cell)
+    freedom.restore_orig_cell(1.1 * atoms.cell.array)
+    np.testing.assert_array_equal(freedom.orig_cell, 1.1 * atoms.cell.array)
+    freedom.restore_orig_cell(None)
+    np.testing.assert_array_equal(freedom.orig_cell, 1.1 * atoms.cell.array)
+
+
+def test_a_filter_of_the_callers_that_began_elsewhere_is_left_alone(make_atoms):
+    atoms = make_atoms()
+    began = atoms.cell.array.copy()
+    freedom = freedom_of(FrechetCellFilter(atoms), relax_cell=True)
+    atoms.set_cell(1.05 * atoms.cell)
+    freedom.restore_orig_cell(1.1 * began)
+    np.testing.assert_array_equal(freedom.orig_cell, began)

@@ -1,16 +1,28 @@
-"""What an optimizer writes into ``atoms.info`` about the errors of its jump."""
+"""What an optimizer writes into ``atoms.info`` about its jump, the errors of it, and how things stand."""
 
 from __future__ import annotations
 
 import pytest
-from ase.io import read
+from ase.io import read, write
 
 from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.prediction import ERROR_KEYS, INFO_KEYS
 
+KEPT_UNDER_EMT = "energy -0.1305 eV/atom, fmax 2.722 -> 0.475 eV/Å"
 ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, outside=False)
 WRITTEN = dict(zip(ERROR_KEYS, (0.03, 0.02, False), strict=True))
+
+
+def of_the_jump(*, calc: bool) -> dict:
+    """All but the errors."""
+    return {
+        "deeprelax_model": "stand-in",
+        "deeprelax_uncertainty": 0.02,
+        "deeprelax_status": "predicted",
+        "deeprelax_jump": "kept",
+        "deeprelax_jump_reason": KEPT_UNDER_EMT if calc else "no calculator to check it, no finish",
+    }
 
 
 @pytest.fixture
@@ -24,13 +36,7 @@ def test_errors_of_the_jump(make_atoms, calibrated, calc: bool):
     atoms = make_atoms(calc=calc)
     atoms.info["id"] = 7
     DeepRelaxOptimizer(atoms, logfile=None, predictor=calibrated).run(fmax=1e-6, steps=1)
-    assert atoms.info == {
-        "id": 7,
-        "deeprelax_model": "stand-in",
-        "deeprelax_uncertainty": 0.02,
-        "deeprelax_status": "predicted",
-        **WRITTEN,
-    }
+    assert atoms.info == {"id": 7, **of_the_jump(calc=calc), **WRITTEN}
 
 
 def test_they_leave_with_the_first_step_of_the_finish(make_atoms, calibrated, tmp_path):
@@ -40,7 +46,7 @@ def test_they_leave_with_the_first_step_of_the_finish(make_atoms, calibrated, tm
         optimizer.run(fmax=1e-6, steps=3)
     frames = read(tmp_path / "relax.traj", index=":")
     assert [set(frame.info) & set(ERROR_KEYS) for frame in frames] == [set(), set(ERROR_KEYS), set(), set()]
-    assert set(atoms.info) == {"deeprelax_model", "deeprelax_uncertainty", "deeprelax_status"}
+    assert set(atoms.info) == set(of_the_jump(calc=True))
 
 
 @pytest.mark.parametrize("calc", [True, False])
@@ -48,9 +54,12 @@ def test_keys_of_an_earlier_run_leave(make_atoms, predictor, calc: bool):
     atoms = make_atoms(calc=calc)
     atoms.info.update(dict.fromkeys(INFO_KEYS, "earlier"), id=7)
     DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor).run(fmax=1e-6, steps=1)
-    assert atoms.info == {
-        "id": 7,
-        "deeprelax_model": "stand-in",
-        "deeprelax_uncertainty": 0.02,
-        "deeprelax_status": "predicted",
-    }
+    assert atoms.info == {"id": 7, **of_the_jump(calc=calc)}
+
+
+@pytest.mark.parametrize("relax_cell", [True, False])
+def test_info_survives_files(make_atoms, calibrated, tmp_path, relax_cell: bool):
+    atoms = make_atoms(calc=False)
+    DeepRelaxOptimizer(atoms, logfile=None, predictor=calibrated, relax_cell=relax_cell).run()
+    write(tmp_path / "relaxed.extxyz", atoms)
+    assert read(tmp_path / "relaxed.extxyz").info == atoms.info

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
-from ase.filters import FrechetCellFilter
+from ase.constraints import FixAtoms
+from ase.filters import FrechetCellFilter, UnitCellFilter
 from ase.io import read
 from ase.optimize.optimize import RestartError
 
+from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.restart import read_record
+from tests.optimizers.helpers import assert_at, quiet
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def last_frame(files) -> Atoms:
     return read(files["trajectory"])
 
 
-@pytest.mark.parametrize("finish", ["bfgs", "mdmin", "lbfgs"])
+@pytest.mark.parametrize("finish", ["bfgs", "mdmin", "lbfgs", "fast"])
 @pytest.mark.parametrize("relax_cell", [True, False])
 def test_restarted_relaxation_is_the_uninterrupted_one(make_atoms, predictor, files, finish, relax_cell):
     whole = make_atoms()
@@ -53,16 +56,18 @@ def test_fire_restarts_with_its_velocities(make_atoms, predictor, files):
     relax(make_atoms(), predictor, 5, **files)
     memory = read_record(files["restart"], make_atoms()).memory
     optimizer = relax(last_frame(files), predictor, 0, append_trajectory=True, **files)
-    velocities, dt = optimizer._finisher.vel, optimizer._finisher.dt
-    np.testing.assert_array_equal(velocities, memory[0])
+    assert memory.name == "FIRE"
+    velocities, dt = memory.content
+    fire = optimizer.finish._optimizer
+    np.testing.assert_array_equal(fire.vel if hasattr(fire, "vel") else fire.v, velocities)  # v before ASE 3.27
     assert np.abs(velocities).max() > 0
-    assert dt == memory[1]
+    assert optimizer.finish._optimizer.dt == dt
 
 
 def test_interrupted_right_after_the_jump(make_atoms, predictor, files):
     relax(make_atoms(), predictor, 1, **files)
     atoms = last_frame(files)
-    optimizer = relax(atoms, predictor, 200, append_trajectory=True, **files)
+    optimizer = relax(atoms, predictor, 200, finish="bfgs", fmax=0.05, append_trajectory=True, **files)
     assert optimizer.converged()
     assert len(predictor.asked) == 1
 
@@ -76,6 +81,54 @@ def test_from_the_unrelaxed_crystal_everything_begins_anew(make_atoms, predictor
     assert len(predictor.asked) == 2
     assert optimizer.prediction is not None
     np.testing.assert_array_equal(atoms.positions, predictor.relaxed.positions)
+
+
+def test_a_jump_that_was_taken_back_is_not_repeated(make_atoms, near, stand_in, files):
+    uphill = stand_in(near.with_geometry(1.1 * near.positions, 1.1 * near.cell))
+    first = relax(make_atoms(), uphill, 1, **files)
+    assert first.verdict.outcome == "taken back"
+    atoms = last_frame(files)
+    assert_at(atoms, make_atoms())
+    second = relax(atoms, uphill, 3, append_trajectory=True, **files)
+    assert second.verdict == first.verdict
+    assert len(uphill.asked) == 1
+    assert atoms.info["deeprelax_jump"] == "taken back"
+    assert len(read(files["trajectory"], index=":")) == 5
+
+
+def test_a_refused_jump_is_not_repeated(make_atoms, near, stand_in, files):
+    error = CalibratedError(coordinates=0.3, coordinates_bound=0.6, volume=0.1, volume_bound=0.2, outside=True)
+    predictor = stand_in(near, error=error)
+    with quiet(make_atoms(calc=False), predictor, on_uncertain="keep", **files) as optimizer:
+        assert optimizer.run() is False
+    atoms = last_frame(files)
+    again = quiet(atoms, predictor, append_trajectory=True, **files)
+    assert again.run() is False
+    assert len(predictor.asked) == 1
+    assert again.verdict == optimizer.verdict
+    assert atoms.info["deeprelax_status"] == "refused"
+
+
+def test_constraints_and_filters_go_on(make_atoms, predictor, files):
+    """With a filter that begins in the unrelaxed cell, as the first one did."""
+    start = make_atoms()
+
+    def part(atoms: Atoms, steps: int, **kwargs) -> DeepRelaxOptimizer:
+        target = FrechetCellFilter(start.copy(), mask=[1, 1, 0, 0, 0, 0])
+        target.atoms.set_constraint(FixAtoms([1]))
+        target.atoms.calc = EMT()
+        target.atoms.set_cell(atoms.cell)
+        target.atoms.set_positions(atoms.positions, apply_constraint=False)
+        with quiet(target, predictor, finish="bfgs", **kwargs) as optimizer:
+            optimizer.run(fmax=1e-9, steps=steps)
+        return target.atoms
+
+    whole = part(start, 7)
+    part(start, 4, **files)
+    asked = len(predictor.asked)
+    rest = part(last_frame(files), 3, append_trajectory=True, **files)
+    assert_at(rest, whole, atol=1e-9)
+    assert len(predictor.asked) == asked
 
 
 def test_restart_without_calculator(make_atoms, predictor, files):
@@ -92,17 +145,33 @@ def test_restart_without_calculator(make_atoms, predictor, files):
 
 @pytest.mark.parametrize("change", ["finish", "filter"])
 def test_memory_in_other_coordinates_is_dropped(make_atoms, predictor, files, change):
-    """Another optimizer, or a filter of the caller's that begins in another cell, cannot use what is remembered."""
+    """Another optimizer, or a filter of the caller's that began in another cell, cannot use what is remembered."""
     relax(make_atoms(), predictor, 4, finish="bfgs", **files)
     atoms = last_frame(files)
     atoms.calc = EMT()
-    target = FrechetCellFilter(atoms) if change == "filter" else atoms
+    target = atoms
+    if change == "filter":
+        target = FrechetCellFilter(atoms)
+        target.orig_cell = 1.01 * atoms.cell.array
     finish = "lbfgs" if change == "finish" else "bfgs"
     optimizer = relax(atoms, predictor, 0, target=target, finish=finish, append_trajectory=True, **files)
     assert len(predictor.asked) == 1
-    fresh = optimizer._finisher.pos0 if finish == "bfgs" else optimizer._finisher.r0
+    fresh = optimizer.finish._optimizer.pos0 if finish == "bfgs" else optimizer.finish._optimizer.r0
     assert fresh is None
-    assert optimizer.run(fmax=0.01, steps=200)
+    assert optimizer.run(fmax=0.05, steps=200)
+
+
+@pytest.mark.parametrize("make_filter", [FrechetCellFilter, UnitCellFilter])
+def test_a_filter_around_the_last_frame_goes_on(make_atoms, predictor, files, make_filter):
+    """As libraries restart that make their own filter: it measures its strain from the first cell again."""
+    options = {"finish": "bfgs", "fmax": 1e-9}
+    whole = make_atoms()
+    relax(whole, predictor, 7, target=make_filter(whole), **options)
+    first = make_atoms()
+    relax(first, predictor, 4, target=make_filter(first), **options, **files)
+    atoms = last_frame(files)
+    relax(atoms, predictor, 3, target=make_filter(atoms), append_trajectory=True, **options, **files)
+    assert_at(atoms, whole, atol=1e-9)
 
 
 def test_restart_file_is_plain_json_and_always_whole(make_atoms, predictor, files, tmp_path):
@@ -110,7 +179,8 @@ def test_restart_file_is_plain_json_and_always_whole(make_atoms, predictor, file
     with open(files["restart"]) as file:
         content = json.load(file)
     assert content["model"] == "stand-in"
-    assert content["finish"] == "FIRE"
+    assert content["memory"][0] == "FIRE"
+    assert content["verdict"][0] == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["relax.json", "relax.traj"]
 
 

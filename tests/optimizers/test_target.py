@@ -133,6 +133,7 @@ def test_a_predictor_that_is_given_wins(make_atoms, loaded, predictor):
         (["--calculator", "m3gnet"], M3GNET_MODEL),
         (["--calculator", "M3GNet"], M3GNET_MODEL),
         (["--calculator", "m3gnet:folder"], M3GNET_MODEL),
+        (["--calculator", "my_module:make_m3gnet"], M3GNET_MODEL),
         (["--calculator", "m3gnet", "--model", "my own"], "my own"),
         (["--model", "my own"], "my own"),
     ],
@@ -146,7 +147,11 @@ def test_command_line_takes_the_model_of_the_calculator(tmp_path: Path, monkeypa
         return StandInPredictor()
 
     monkeypatch.setattr("deeprelax_ase.predictor.Predictor", make_predictor)
-    monkeypatch.setattr(calculators, "get_calculator", lambda name, *, device: EMT())
+    monkeypatch.setattr(
+        calculators,
+        "get_calculator",
+        lambda name, *, device: PESCalculator(M3GNet() if "m3gnet" in name.lower() else CHGNet()),
+    )
     write(tmp_path / "set.extxyz", bulk("Cu", cubic=True))
     arguments = ["relax", str(tmp_path / "set.extxyz"), "-o", str(tmp_path / "out.extxyz"), *options]
     result = CliRunner().invoke(cli.app, arguments)

@@ -1,0 +1,57 @@
+"""A stand-in for a model that has learnt to read forces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from deeprelax_ase.models import M3GNET_MODEL
+from deeprelax_ase.optimizers import DeepRelaxOptimizer
+from deeprelax_ase.prediction import Prediction
+from deeprelax_ase.structure import Crystal
+from tests.optimizers.helpers import CountingEMT, geometry
+
+
+class M3GNetCalculator(CountingEMT):
+    """By its name, the calculator whose forces the model has learnt to read."""
+
+
+@dataclass
+class Corrector:
+    """Jumps as ``jump`` does; each correction goes its share of the way to ``minimum``, the last share for ever."""
+
+    jump: object
+    minimum: Crystal
+    shares: tuple[float, ...] = (0.6,)
+    model: str = M3GNET_MODEL
+    corrects: bool = True
+    seen: list[tuple[np.ndarray, np.ndarray, Crystal]] = field(default_factory=list)
+
+    @property
+    def model_name(self) -> str:
+        return self.model
+
+    def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
+        return replace(self.jump.predict(structure, relax_cell=relax_cell), model=self.model)
+
+    def correct(self, structure, forces, stress, *, relax_cell: bool = True) -> Prediction:
+        assert relax_cell
+        initial = Crystal.of(structure)
+        share = self.shares[min(len(self.seen), len(self.shares) - 1)]
+        self.seen.append((forces.copy(), stress.copy(), initial))
+        cell, positions = (
+            here + share * (there - here)
+            for here, there in ((initial.cell, self.minimum.cell), (initial.positions, self.minimum.positions))
+        )
+        return replace(self.predict(structure), relaxed=initial.with_geometry(positions, cell))
+
+
+def bfgs(target, corrector, cls=DeepRelaxOptimizer, **kwargs) -> DeepRelaxOptimizer:
+    """An optimizer without a log that finishes with BFGS, under which there are corrections only if asked for."""
+    return cls(target, logfile=None, predictor=corrector, finish="bfgs", **kwargs)
+
+
+def on_the_way(start: Crystal, end: Crystal, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and cell after a ``share`` of the way."""
+    return tuple(a + share * (b - a) for a, b in zip(geometry(start), geometry(end), strict=True))

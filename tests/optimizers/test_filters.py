@@ -1,0 +1,55 @@
+"""The cell filter that computes its gradient once a step: that of ASE's, whatever changes in between."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.filters import FrechetCellFilter
+
+from deeprelax_ase.optimizers.filters import RememberingCellFilter
+
+CHANGES = {
+    "positions": lambda target: target.atoms.positions.__setitem__((0, 1), 0.2),
+    "cell": lambda target: target.atoms.set_cell(1.01 * target.atoms.cell, scale_atoms=True),
+    "its own step": lambda target: target.set_positions(target.get_positions() + 0.01),
+    "orig_cell": lambda target: setattr(target, "orig_cell", 1.02 * target.orig_cell),
+    "mask": lambda target: target.mask.__setitem__((0, 0), 0),
+    "pressure": lambda target: setattr(target, "scalar_pressure", 0.1),
+    "hydrostatic": lambda target: setattr(target, "hydrostatic_strain", True),
+    "constant volume": lambda target: setattr(target, "constant_volume", True),
+    "factor": lambda target: setattr(target, "exp_cell_factor", 2.0),
+}
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list:
+    """Grows with each gradient that is computed."""
+    seen, compute = [], FrechetCellFilter.get_forces
+
+    def counted(self, **kwargs):
+        seen.append(self)
+        return compute(self, **kwargs)
+
+    monkeypatch.setattr(FrechetCellFilter, "get_forces", counted)
+    return seen
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_it_has_the_gradient_of_ases_filter(make_atoms, computed, change):
+    ours, theirs = RememberingCellFilter(make_atoms()), FrechetCellFilter(make_atoms())
+    before = ours.get_forces()
+    np.testing.assert_allclose(before, theirs.get_forces(), rtol=0, atol=1e-12)
+    for target in (ours, theirs):
+        CHANGES[change](target)
+    after = ours.get_forces()
+    np.testing.assert_allclose(after, theirs.get_forces(), rtol=0, atol=1e-12)
+    assert np.abs(after - before).max() > 1e-4
+    assert computed == [ours, theirs] * 2
+
+
+def test_it_is_computed_once(make_atoms, computed):
+    target = RememberingCellFilter(make_atoms())
+    first = target.get_forces()
+    first[:] = 0  # the caller's to do with as he likes
+    assert np.abs(target.get_forces()).max() > 0.1
+    assert len(computed) == 1

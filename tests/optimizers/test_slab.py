@@ -1,0 +1,212 @@
+"""Slabs: relaxed in their plane, as crystals with vacuum between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import fcc100, fcc111
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.filters import Filter, FrechetCellFilter
+
+from deeprelax_ase.errors import ConstraintError, MissingCellError, PartialPeriodicityError, StructureError
+from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.optimizers.trial import JumpCriteria
+from deeprelax_ase.structure import Crystal
+from tests.optimizers.helpers import HELD, carried, deformation, quiet
+
+KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)
+STRAIN = np.array([[1.02, 0.01, 0.03], [0.01, 0.97, -0.02], [0.03, -0.02, 1.2]])
+
+
+@dataclass
+class Straining:
+    """Predicts the same strain and displacements for whatever it sees, and keeps what that was."""
+
+    make: object
+    displacements: np.ndarray
+    seen: list[tuple[Crystal, bool]] = field(default_factory=list)
+
+    def predict(self, structure, *, relax_cell: bool = True):
+        crystal = Crystal.of(structure)
+        self.seen.append((crystal, relax_cell))
+        cell = crystal.cell @ STRAIN if relax_cell else crystal.cell
+        relaxed = crystal.with_geometry(crystal.scaled_positions @ cell + self.displacements, cell)
+        return replace(self.make(relaxed).predict(crystal), relaxed=relaxed)
+
+
+def slab(*, calc: bool = False, vacuum: float = 8.0) -> Atoms:
+    atoms = fcc111("Cu", (1, 2, 3), a=3.7, vacuum=vacuum, orthogonal=True)
+    atoms.pbc = (True, True, False)
+    if calc:
+        atoms.calc = EMT()
+    return atoms
+
+
+@pytest.fixture
+def predictor(stand_in) -> Straining:
+    return Straining(stand_in, 0.05 * np.random.default_rng(6).normal(size=(6, 3)))
+
+
+def turned(atoms: Atoms) -> Atoms:
+    atoms.rotate(30, (1, 1, 0), rotate_cell=True)
+    return atoms
+
+
+# What the model sees
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_it_is_a_crystal_with_vacuum(free):
+    """12 Å of it, whatever the atoms' own third vector: short, leaning or absent."""
+    atoms = slab()
+    order = np.roll([0, 1, 2], free - 2)
+    atoms.set_cell(atoms.cell.array[order][:, order])
+    atoms.set_positions(atoms.positions[:, order])
+    atoms.pbc = np.arange(3) != free
+    normal = np.eye(3)[free]
+    np.testing.assert_allclose(np.abs(slab_normal(atoms)), normal, atol=1e-15)
+    expected = crystal_of(atoms)
+    height = np.ptp(atoms.positions @ normal) + 12.0
+    np.testing.assert_allclose(np.abs(expected.cell[free]), height * normal, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(np.delete(expected.cell, free, axis=0), np.delete(atoms.cell.array, free, axis=0))
+    for third in (3 * atoms.cell.array[free], [1.0, -2.0, 30.0], [0, 0, 0]):
+        atoms.cell[free] = third
+        crystal = crystal_of(atoms)
+        np.testing.assert_array_equal(crystal.cell, expected.cell)
+        np.testing.assert_allclose(crystal.positions, atoms.positions, rtol=0, atol=1e-12)
+
+
+def test_slabs_do_not_see_each_other():
+    """The nearest image across the vacuum is as far off as the vacuum is high."""
+    atoms = crystal_of(slab(vacuum=0.1)).to_atoms()
+    gap = np.linalg.norm(atoms.cell[2]) - np.ptp(atoms.positions[:, 2])
+    assert gap == pytest.approx(12.0)
+
+
+def test_crystals_are_seen_as_they_are(make_atoms):
+    atoms = make_atoms()
+    assert slab_normal(atoms) is None
+    np.testing.assert_array_equal(crystal_of(atoms).cell, atoms.cell.array)
+
+
+# The jump
+
+
+@pytest.mark.parametrize("calc", [True, False])
+def test_the_cell_is_strained_in_its_plane(predictor, calc):
+    atoms = slab(calc=calc)
+    before = atoms.copy()
+    quiet(atoms, predictor, criteria=KEEP).run(fmax=1e-6, steps=1)
+    strain = deformation(before, atoms) - np.eye(3)
+    np.testing.assert_allclose(strain[2], 0, atol=1e-12)
+    np.testing.assert_allclose(strain[:, 2], 0, atol=1e-12)
+    np.testing.assert_array_equal(atoms.cell.array[2], before.cell.array[2])
+    np.testing.assert_allclose(strain[:2, :2], STRAIN[:2, :2] - np.eye(2), rtol=0, atol=2e-3)  # by its logarithm
+    np.testing.assert_allclose(atoms.positions - carried(before, atoms), predictor.displacements, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(atoms.pbc, [True, True, False])
+
+
+def test_the_model_is_asked_about_the_strained_slab(predictor):
+    atoms = slab()
+    quiet(atoms, predictor).run()
+    (first, _), (second, _) = predictor.seen
+    assert [relax_cell for _, relax_cell in predictor.seen] == [True, False]
+    np.testing.assert_allclose(second.cell[:2], atoms.cell.array[:2], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(second.cell[2], first.cell[2])
+
+
+@pytest.mark.parametrize("make", [slab, lambda: turned(slab())])
+def test_a_fixed_cell_may_lie_as_it_likes(predictor, make):
+    atoms = make()
+    before = atoms.copy()
+    quiet(atoms, predictor, relax_cell=False).run()
+    assert atoms.cell.array.tobytes() == before.cell.array.tobytes()
+    moved = atoms.positions - before.positions
+    np.testing.assert_allclose(moved, predictor.displacements, rtol=0, atol=1e-12)
+
+
+def test_a_fixed_cell_needs_no_third_vector(predictor):
+    atoms = slab()
+    atoms.cell[2] = 0
+    before = atoms.copy()
+    quiet(atoms, predictor, relax_cell=False).run()
+    np.testing.assert_array_equal(atoms.cell.array, before.cell.array)
+    np.testing.assert_allclose(atoms.positions - before.positions, predictor.displacements, rtol=0, atol=1e-12)
+
+
+def test_fixed_layers_and_hidden_atoms_stay(predictor):
+    bottom = [0, 1]
+    atoms, other = slab(), slab()
+    atoms.set_constraint(FixAtoms(bottom))
+    for target, these in ((atoms, atoms), (Filter(other, indices=[2, 3, 4, 5]), other)):
+        quiet(target, predictor, relax_cell=False).run()
+        np.testing.assert_array_equal(these.positions[bottom], slab().positions[bottom])
+        assert np.abs(these.positions - slab().positions)[2:].max() > 0.01
+
+
+def test_the_finish_relaxes_the_plane(stand_in):
+    atoms = fcc100("Cu", (1, 1, 3), a=3.7, vacuum=8.0)
+    atoms.pbc = (True, True, False)
+    atoms.calc = EMT()
+    before = atoms.copy()
+    optimizer = quiet(atoms, Straining(stand_in, np.zeros((3, 3))), finish="fast")
+    assert optimizer.run(fmax=0.01)
+    assert optimizer.nsteps > 1
+    assert np.abs(atoms.get_stress()[[0, 1, 5]]).max() * atoms.get_volume() < 0.04
+    np.testing.assert_allclose(atoms.cell.array[2], before.cell.array[2], rtol=0, atol=0 if HELD < 1e-6 else 1e-12)
+    assert np.ptp(atoms.positions[:, 2]) < np.ptp(before.positions[:, 2])
+
+
+def test_a_filter_of_the_callers_decides_for_itself(predictor):
+    atoms = slab()
+    before = atoms.copy()
+    quiet(FrechetCellFilter(atoms, mask=[1, 0, 0, 0, 0, 0]), predictor).run()
+    change = deformation(before, atoms)
+    np.testing.assert_allclose(change, np.diag([change[0, 0], 1, 1]), rtol=0, atol=1e-12)
+    assert change[0, 0] > 1.01
+
+
+# Refusals
+
+
+def test_turned_slabs_are_refused_unless_their_cell_is_kept(predictor):
+    with pytest.raises(ConstraintError, match=r"no Cartesian axis.*atoms\.rotate\(normal.*relax_cell=False"):
+        quiet(turned(slab()), predictor)
+
+
+def test_a_slab_without_height_is_refused_unless_its_cell_is_kept(predictor):
+    atoms = slab()
+    atoms.cell[2] = 0
+    with pytest.raises(ConstraintError, match=r"no vector out of the plane.*center\(vacuum=10, axis=2\).*relax_cell"):
+        quiet(atoms, predictor)
+    atoms.center(vacuum=10, axis=2)
+    quiet(atoms, predictor).run()
+    assert len(predictor.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("pbc", "error"), [((True, False, False), PartialPeriodicityError), ((False,) * 3, StructureError)]
+)
+@pytest.mark.parametrize("relax_cell", [True, False])
+def test_wires_and_molecules_are_refused(predictor, pbc, error, relax_cell):
+    atoms = slab()
+    atoms.pbc = pbc
+    with pytest.raises(error):
+        quiet(atoms, predictor, relax_cell=relax_cell).run()
+    assert predictor.seen == []
+
+
+def test_slabs_without_a_plane_are_refused(predictor):
+    atoms = slab()
+    atoms.cell[:] = 0
+    with pytest.raises(MissingCellError):
+        quiet(atoms, predictor, relax_cell=False).run()
+
+
+def test_they_are_not_corrected(predictor):
+    with pytest.raises(ValueError, match="corrections=1 need a crystal"):
+        quiet(slab(calc=True), predictor, corrections=1)
