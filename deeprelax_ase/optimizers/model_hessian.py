@@ -27,7 +27,7 @@ _POOR, _GOOD = 0.25, 0.75
 
 #: Factors by which the longest step then changes, and Å, what it is kept between.
 _SHORTER, _LONGER = 0.5, 1.5
-_SHORTEST, _LONGEST = 0.02, 0.4
+_SHORTEST, _LONGEST = 0.001, 0.4
 
 #: Constraints that leave each atom, for itself, some directions to move in.
 _OF_ATOMS = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
