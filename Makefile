@@ -18,10 +18,10 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw demo test lint format clean distclean
+.PHONY: help install gpaw ase-versions demo test lint format clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -48,6 +48,9 @@ demo: $(STAMP) ## relax real crystals, in ASE and on the command line
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-m slow" for the slow ones)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.23 (minutes for each)
+	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check

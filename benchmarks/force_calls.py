@@ -87,7 +87,8 @@ def main() -> None:
     args = _parser().parse_args()
     crystals = choose(args.data, args.split, args.limit)
     model = load_model(args.model).card.name
-    tasks = {Task(i, f, m): crystal for f in args.finish for m in ("", args.model) for i, crystal in crystals.items()}
+    # with and without the jump one after the other, so that the times compare when the machine's speed drifts
+    tasks = {Task(i, f, m): crystal for i, crystal in crystals.items() for f in args.finish for m in ("", args.model)}
     fmaxes = sorted(args.fmax, reverse=True)
     settings = {} if args.corrections is None else {"corrections": args.corrections}
     runs = relax_all(tasks, workers=args.workers, fmaxes=fmaxes, settings=settings, cache_file=args.cache)

@@ -138,8 +138,8 @@ def relax(
             "-c",
             "--calculator",
             metavar="NAME",
-            help="Finish each prediction under this calculator: none, m3gnet, chgnet, or module:factory, where the "
-            "factory returns an ASE calculator.",
+            help="Finish each prediction under this calculator: none, m3gnet, tensornet, chgnet, the folder of a MatGL "
+            "potential, or module:factory, where the factory returns an ASE calculator.",
         ),
     ] = "none",
     fmax: Annotated[
@@ -165,8 +165,9 @@ def relax(
         _stop("--fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
         frames, file_format = _open(inputs, output)
-        predictor = _load_predictor(model, calculator, device)
-        finish = _finisher(calculator, device, fmax=_FMAX if fmax is None else fmax, steps=steps or _STEPS)
+        made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
+        predictor = _load_predictor(model, made, device)
+        finish = _finisher(calculator, made, device, fmax=_FMAX if fmax is None else fmax, steps=steps or _STEPS)
     except DeepRelaxError as error:
         _stop(str(error))
     outcomes = finish(frames, predictor, relax_cell=not fixed_cell)
@@ -221,28 +222,35 @@ def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
     return chain(ahead, frames), file_format
 
 
-def _load_predictor(model: str | None, calculator: str, device: Device) -> Predictor:
-    from deeprelax_ase.models import DEFAULT_MODEL, M3GNET_MODEL
+def _make_calculator(name: str, device: Device) -> Any:
+    if name.lower() == "none":
+        return None
+    from deeprelax_ase.calculators import get_calculator
+
+    return get_calculator(name, device=device.value)
+
+
+def _load_predictor(model: str | None, calculator: Any, device: Device) -> Predictor:
+    from deeprelax_ase.optimizers.target import model_for
     from deeprelax_ase.predictor import Predictor
 
-    by_m3gnet = calculator.lower().partition(":")[0] == "m3gnet"
-    return Predictor(model or (M3GNET_MODEL if by_m3gnet else DEFAULT_MODEL), device=device.value)
+    return Predictor(model or model_for(calculator), device=device.value)
 
 
-def _finisher(name: str, device: Device, *, fmax: float, steps: int) -> Callable[..., Iterator[Outcome]]:
-    """What turns frames into outcomes; the calculator is made at once, so that a wrong name shows before the work."""
+def _finisher(
+    name: str, calculator: Any, device: Device, *, fmax: float, steps: int
+) -> Callable[..., Iterator[Outcome]]:
+    """What turns frames into outcomes, under ``calculator`` first and under others of that name if more are needed."""
     from functools import partial
 
     from deeprelax_ase.streaming import finish_frames, predict_frames
 
-    if name.lower() == "none":
+    if calculator is None:
         return predict_frames
-    from deeprelax_ase.calculators import get_calculator
-
-    made = [get_calculator(name, device=device.value)]
+    made = [calculator]
 
     def make_calculator() -> Any:
-        return made.pop() if made else get_calculator(name, device=device.value)
+        return made.pop() if made else _make_calculator(name, device)
 
     return partial(finish_frames, make_calculator=make_calculator, fmax=fmax, steps=steps)
 

@@ -191,12 +191,13 @@ class _GatheringWriter:
         unfinished = self._path.with_name(f".part-{self._path.name}")
         frames: Any = self._frames if len(self._frames) > 1 else self._frames[0]
         try:
+            self._refuse_silent_loss()
             write(unfinished, frames, format=self._format)
             unfinished.replace(self._path)
         except OSError:
             raise
         except Exception as error:  # whatever ASE's formats raise
-            instead = self._path.with_name(f"{self._path.name}.extxyz")
+            instead = self._path.with_name(f"{self._path.name.lower()}.extxyz")  # ASE takes XDATCAR.* for an XDATCAR
             write(instead, self._frames, format="extxyz")
             raise OutputError(
                 f"{self._format} cannot hold these crystals together ({type(error).__name__}: {error}). They are in "
@@ -204,6 +205,15 @@ class _GatheringWriter:
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def _refuse_silent_loss(self) -> None:
+        """ASE before 3.28 writes the first crystal's cell for all into an XDATCAR, and says nothing."""
+        import ase
+
+        old = tuple(int(part) for part in ase.__version__.split(".")[:2]) < (3, 28)
+        cells = [atoms.cell.array for atoms in self._frames]
+        if old and self._format == "vasp-xdatcar" and not all(np.array_equal(cell, cells[0]) for cell in cells):
+            raise ValueError("ASE before 3.28 writes one cell for all crystals")
 
 
 def _is_plain(value: object) -> bool:

@@ -24,6 +24,10 @@ settings.load_profile("deeprelax")
 Pairs = dict[str, np.ndarray]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "optimize: a mark in ASE's own tests, see tests/optimizers/ase_suite")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240400865)

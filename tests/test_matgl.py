@@ -55,3 +55,15 @@ def test_missing_package(monkeypatch, package):
     with pytest.raises(BackendError, match=r'pip install "deeprelax-ase\[matgl\]"') as caught:
         import_matgl()
     assert isinstance(caught.value, ImportError)
+
+
+@needs_dgl
+def test_an_ase_too_old_for_matgl_leaves_the_torch_builder(tmp_path):
+    done = python(
+        "import sys\nsys.modules['ase.md.bussi'] = None\n"  # which ASE 3.23 does not have
+        "import deeprelax_ase._matgl as m\nfrom deeprelax_ase.graph import matgl_dgl\n"
+        "try:\n    m.import_matgl()\nexcept m.BackendError as error:\n    print(error, matgl_dgl.is_available())",
+        tmp_path,
+    )
+    assert "MatGL needs ASE 3.25 or later" in done.stdout
+    assert done.stdout.endswith("False\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import ase
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.db import connect
 from ase.io import read, write
+from packaging.version import Version
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.writers import check_output, open_writer
@@ -31,8 +33,17 @@ def write_all(path: Path, frames: list[Atoms]) -> None:
     writer.close()
 
 
+needs_xdatcar_of_many_cells = pytest.mark.skipif(
+    Version(ase.__version__) < Version("3.28"), reason="this ASE writes one cell for all"
+)
+
+
 @pytest.mark.parametrize(
-    "name", ["r.extxyz", "r.xyz", "r.xyz.gz", "r.traj", "r.db", "r.json", "r.cif", "r.cif.gz", "XDATCAR"]
+    "name",
+    [
+        *("r.extxyz", "r.xyz", "r.xyz.gz", "r.traj", "r.db", "r.json", "r.cif", "r.cif.gz"),
+        pytest.param("XDATCAR", marks=needs_xdatcar_of_many_cells),
+    ],
 )
 def test_formats_for_many_crystals(tmp_path, crystals, name):
     write_all(tmp_path / name, crystals)
@@ -101,6 +112,26 @@ def test_a_crystal_that_cannot_be_written_leaves_no_trace(tmp_path, crystals):
     assert [atoms.info["source"]["row"] for atoms in read(tmp_path / "r.extxyz", index=":")] == [0, 2]
 
 
+def test_cells_that_ase_would_drop_silently_are_not_lost(tmp_path, monkeypatch, crystals):
+    monkeypatch.setattr(ase, "__version__", "3.27.0")
+    writer = open_writer(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
+    for atoms in crystals:
+        writer.write(atoms)
+    with pytest.raises(OutputError, match=r"one cell for all crystals.* in .*xdatcar\.extxyz"):
+        writer.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["xdatcar.extxyz"]
+    found = read(tmp_path / "xdatcar.extxyz", index=":")
+    for atoms, expected in zip(found, crystals, strict=True):
+        np.testing.assert_allclose(atoms.cell.array, expected.cell.array, rtol=0, atol=1e-6)
+
+
+def test_equal_cells_may_stand_in_any_xdatcar(tmp_path, monkeypatch, crystals):
+    monkeypatch.setattr(ase, "__version__", "3.27.0")
+    write_all(tmp_path / "XDATCAR", [crystals[0], crystals[0]])
+    assert len(read(tmp_path / "XDATCAR", index=":")) == 2
+
+
+@needs_xdatcar_of_many_cells
 def test_a_gathered_format_loses_only_what_it_cannot_hold(tmp_path, crystals):
     writer = open_writer(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
     writer.write(crystals[0])
