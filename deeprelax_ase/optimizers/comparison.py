@@ -38,6 +38,10 @@ class Comparison:
         """One step of the other way, of a relaxation to ``fmax`` in eV/Å."""
         self._other.step(fmax)
 
+    def give_up(self) -> None:
+        """Put the atoms back to the minimum that the jump has led to."""
+        self._place.restore()
+
     def decide(self, verdict: Verdict, *, converged: bool) -> Verdict:
         """Leave the atoms at the lower minimum, that of the jump where there is no difference.
 

@@ -293,8 +293,13 @@ class DeepRelaxOptimizer(Optimizer):
         if not converged or record is None or start is None or not record.verdict.kept or self._compare is None:
             return
         self._comparison = Comparison(self._compare, self._freedom, start)
-        for converged in super().irun(fmax=self.fmax, steps=self.max_steps - self.nsteps):  # noqa: B007
-            yield False
+        try:
+            for converged in super().irun(fmax=self.fmax, steps=self.max_steps - self.nsteps):  # noqa: B007
+                yield False
+        except BaseException:  # interrupted, or left by the caller
+            self._comparison.give_up()
+            self._comparison = None
+            raise
         verdict = self._comparison.decide(record.verdict, converged=converged)
         self._comparison, self._compare = None, None
         self._leap.record = replace(record, verdict=verdict, over=True)

@@ -115,3 +115,20 @@ def test_it_needs_a_finish_and_no_restart(make_atoms, predictor, kwargs, tmp_pat
 def test_it_needs_an_optimizer(make_atoms, predictor):
     with pytest.raises(ValueError, match="step by step"):
         quiet(make_atoms(), predictor, compare="nonsense")
+
+
+def test_left_in_the_middle_it_goes_back_to_the_jumps_minimum(relax, stand_in):
+    _, landed, before, _ = relax(APART, TOUCHING)
+    atoms = before.copy()
+    atoms.calc = calculator = CountingEMT()
+    predictor = stand_in(Crystal.from_atoms(ordered(*TOUCHING)))
+    with quiet(atoms, predictor, finish="fast", relax_cell=False, compare="bfgs") as optimizer:
+        steps = optimizer.irun(fmax=FMAX, steps=200)
+        while not next(steps):
+            pass
+        for _ in range(3):
+            assert next(steps) is False
+        assert np.abs(atoms.positions - landed.positions).max() > 0.01
+        steps.close()
+    assert_at(atoms, landed, atol=1e-12)
+    assert atoms.calc is calculator
