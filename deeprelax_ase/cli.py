@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DEFAULT_OUTPUT = "relaxed.extxyz"
-_FMAX, _STEPS = 0.05, 500
+_FMAX, _STEPS, _FINISH = 0.05, 500, "fire"
 
 _MAIN_EXAMPLES = """\
 Examples:
@@ -48,7 +48,7 @@ Examples:
     deeprelax relax POSCAR -o CONTCAR
     deeprelax relax *.cif -o relaxed.extxyz
     deeprelax relax candidates.extxyz@0:1000 -o relaxed.db
-    deeprelax relax POSCAR --calculator chgnet --fmax 0.03 -o CONTCAR
+    deeprelax relax POSCAR --calculator chgnet --finish fast --fmax 0.03 -o CONTCAR
     deeprelax relax slab.vasp --fixed-cell --calculator my_dft:make
 
 Exit code: 0 all crystals are relaxed; 1 some failed, or did not reach fmax; 2 nothing was done; 130 interrupted.
@@ -142,6 +142,16 @@ def relax(
             "potential, or module:factory, where the factory returns an ASE calculator.",
         ),
     ] = "none",
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            "--finish",
+            metavar="NAME",
+            help="Optimizer that finishes, by its name in ASE, or fast, which takes the fewest force calls. "
+            f"Default: {_FINISH}",
+            show_default=False,
+        ),
+    ] = None,
     fmax: Annotated[
         float | None,
         typer.Option(min=0.0, help=f"Largest force when finished, eV/Å. Default: {_FMAX}", show_default=False),
@@ -161,14 +171,21 @@ def relax(
     one it is "converged" or "not converged". A crystal that cannot be relaxed is written unchanged with the status
     "failed: reason", is reported, and does not stop the others.
     """
-    if calculator.lower() == "none" and (fmax is not None or steps is not None):
-        _stop("--fmax and --steps say how to finish under a calculator; give one with --calculator.")
+    if calculator.lower() == "none" and not (fmax is steps is optimizer is None):
+        _stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
         frames, file_format = _open(inputs, output)
         made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(model, made, device)
-        finish = _finisher(calculator, made, device, fmax=_FMAX if fmax is None else fmax, steps=steps or _STEPS)
-    except DeepRelaxError as error:
+        finish = _finisher(
+            calculator,
+            made,
+            device,
+            fmax=_FMAX if fmax is None else fmax,
+            steps=steps or _STEPS,
+            optimizer=optimizer or _FINISH,
+        )
+    except (DeepRelaxError, ValueError) as error:
         _stop(str(error))
     outcomes = finish(frames, predictor, relax_cell=not fixed_cell)
     with warnings.catch_warnings():
@@ -238,7 +255,7 @@ def _load_predictor(model: str | None, calculator: Any, device: Device) -> Predi
 
 
 def _finisher(
-    name: str, calculator: Any, device: Device, *, fmax: float, steps: int
+    name: str, calculator: Any, device: Device, *, fmax: float, steps: int, optimizer: str
 ) -> Callable[..., Iterator[Outcome]]:
     """What turns frames into outcomes, under ``calculator`` first and under others of that name if more are needed."""
     from functools import partial
@@ -247,12 +264,15 @@ def _finisher(
 
     if calculator is None:
         return predict_frames
+    from deeprelax_ase.optimizers.finish import resolve_finish
+
+    resolve_finish(optimizer)  # a wrong name shows before the work
     made = [calculator]
 
     def make_calculator() -> Any:
         return made.pop() if made else _make_calculator(name, device)
 
-    return partial(finish_frames, make_calculator=make_calculator, fmax=fmax, steps=steps)
+    return partial(finish_frames, make_calculator=make_calculator, fmax=fmax, steps=steps, finish=optimizer)
 
 
 def _run(

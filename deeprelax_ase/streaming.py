@@ -91,6 +91,7 @@ def finish_frames(
     *,
     fmax: float = 0.05,
     steps: int = 500,
+    finish: str = "fire",
     relax_cell: bool = True,
 ) -> Iterator[Outcome]:
     """Relaxation of ``frames`` that finishes each prediction under a calculator.
@@ -101,6 +102,7 @@ def finish_frames(
         make_calculator: called once, and again after a crystal that failed, whatever state that left behind.
         fmax: eV/Å, the largest force, and cell gradient, that counts as converged.
         steps: most steps of each crystal, the jump included.
+        finish: name of the optimizer that finishes.
         relax_cell: if not, each cell is kept exactly.
 
     Yields:
@@ -114,7 +116,14 @@ def finish_frames(
         calculator = make_calculator() if calculator is None else calculator
         try:
             outcome = _finish(
-                frame.label, frame.atoms, predictor, calculator, fmax=fmax, steps=steps, relax_cell=relax_cell
+                frame.label,
+                frame.atoms,
+                predictor,
+                calculator,
+                fmax=fmax,
+                steps=steps,
+                finish=finish,
+                relax_cell=relax_cell,
             )
         except DeepRelaxError as error:
             outcome = failed(frame, error, predictor.model_name)
@@ -140,13 +149,15 @@ def _finish(
     *,
     fmax: float,
     steps: int,
+    finish: str,
     relax_cell: bool,
 ) -> Outcome:
     from deeprelax_ase.optimizers import DeepRelaxOptimizer
 
     atoms = initial.copy()
     atoms.calc = calculator
-    with DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor, relax_cell=relax_cell) as optimizer:
+    options = {"predictor": predictor, "relax_cell": relax_cell, "finish": finish}
+    with DeepRelaxOptimizer(atoms, logfile=None, **options) as optimizer:  # type: ignore[arg-type]
         converged = optimizer.run(fmax=fmax, steps=steps)
     status = CONVERGED if converged else NOT_CONVERGED
     prediction = optimizer.prediction  # None where the start was converged already

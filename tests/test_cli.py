@@ -208,6 +208,8 @@ class TestUsage:
             (["set.extxyz", "--calculator", "nowhere:make"], "nowhere"),
             (["set.extxyz", "--fmax", "0.01"], "give one with --calculator"),
             (["set.extxyz", "--steps", "3"], "give one with --calculator"),
+            (["set.extxyz", "--finish", "fast"], "give one with --calculator"),
+            (["set.extxyz", "-c", "ase.calculators.emt:EMT", "--finish", "newton"], "finish='newton' cannot finish"),
             (["set.extxyz", "--device", "tpu"], "tpu"),
             (["set.extxyz", "-c", "chgnet", "--fmax", "-1"], "greater than or equal to 0"),
             ([], "INPUT"),

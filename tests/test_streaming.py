@@ -177,6 +177,14 @@ class TestFinishFrames:
         assert not outcome.ok
         assert outcome.reason == "2 steps"
 
+    def test_the_finish_is_the_one_that_is_named(self):
+        taken = {}
+        for finish in ("mdmin", "fast"):
+            (outcome,) = finish_frames([good()], StandInPredictor(), EMT, fmax=1e-3, finish=finish)
+            assert outcome.ok
+            taken[finish] = int(outcome.reason.split()[0])
+        assert taken["fast"] < taken["mdmin"]
+
     def test_fixed_cell(self):
         (outcome,) = finish_frames([good()], StandInPredictor(), EMT, relax_cell=False)
         assert outcome.atoms.cell.array.tolist() == good().atoms.cell.array.tolist()
