@@ -148,7 +148,7 @@ def relax_all(
 ) -> dict[Task, Run]:
     """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it."""
     header = {"fmaxes": list(fmaxes), "max_steps": MAX_STEPS, "settings": settings, "options": OPTIONS}
-    runs = {task: run for task, run in read_cache(cache_file, header).items() if task in tasks}
+    runs = read_cache(cache_file, header)
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
