@@ -25,13 +25,15 @@ STEPS = 8
 CALL = 6
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from ase.calculators.emt import EMT
 from ase.io import read
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.structure import Crystal
 from tests.optimizers.conftest import StandIn
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell that runs the tests ignores
 
 class Slow(EMT):
     calls = 0
@@ -100,6 +102,7 @@ def test_a_process_that_is_ended(make_atoms, predictor, files, tmp_path, end):
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == -end, error
     assert end is signal.SIGKILL or "KeyboardInterrupt" in error
     lines = [line.split() for line in (tmp_path / "relax.log").read_text().splitlines() if "jump of" not in line]
