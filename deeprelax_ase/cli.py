@@ -168,8 +168,8 @@ def relax(
 
     Each result carries the info keys deeprelax_model, deeprelax_uncertainty (Å) and deeprelax_status, next to those of
     the input. Without a calculator the status is "predicted": the crystal is where the model expects its minimum. With
-    one it is "converged" or "not converged". A crystal that cannot be relaxed is written unchanged with the status
-    "failed: reason", is reported, and does not stop the others.
+    one it is "converged" or "not converged", and deeprelax_jump says whether the jump was kept. A crystal that cannot
+    be relaxed is written unchanged with the status "failed: reason", is reported, and does not stop the others.
     """
     if calculator.lower() == "none" and not (fmax is steps is optimizer is None):
         _stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")

@@ -163,8 +163,9 @@ def validate(crystal: Crystal) -> None:
         )
     if not crystal.pbc.all():
         raise PartialPeriodicityError(
-            f"pbc={crystal.pbc.tolist()}: the model knows crystals that repeat in all three directions. For a slab or "
-            "layer with vacuum set atoms.pbc = True and keep the cell with relax_cell=False."
+            f"pbc={crystal.pbc.tolist()}: the model knows crystals that repeat in all three directions. "
+            "DeepRelaxOptimizer also takes slabs, which repeat in two; elsewhere give a slab a cell with vacuum, set "
+            "atoms.pbc = True and keep the cell with relax_cell=False."
         )
     if abs(np.linalg.det(crystal.cell)) <= SINGULAR_CELL_RATIO * np.prod(lengths):
         raise SingularCellError(

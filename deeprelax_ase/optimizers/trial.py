@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class JumpCriteria:
-    """When a jump under a calculator is kept: it must not raise the energy, nor end in a fall without forces to trust.
+    """When a jump under a calculator is kept: energy must not rise, nor forces be too large to trust the energy.
 
     Attributes:
         energy_rise: eV/atom, by which the energy may rise; ``math.inf`` keeps every jump.
