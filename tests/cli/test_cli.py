@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, object, str
         asked.append((model, calculator, device.value))
         return StandInPredictor()
 
-    monkeypatch.setattr(cli, "_load_predictor", load)
+    monkeypatch.setattr(cli.relax, "_load_predictor", load)
     return asked
 
 
@@ -229,7 +229,7 @@ class TestUsage:
         def load(model, calculator, device):
             raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
 
-        monkeypatch.setattr(cli, "_load_predictor", load)
+        monkeypatch.setattr(cli.relax, "_load_predictor", load)
         write("set.extxyz", crystals)
         Path("relaxed.extxyz").write_text("an earlier result")
         result = deeprelax("relax", "set.extxyz", "--model", "B")
@@ -294,7 +294,7 @@ def test_interrupted(deeprelax, monkeypatch, crystals):
             yield from list(super().predict_many(structures, relax_cell=relax_cell))[:2]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load_predictor", lambda *arguments: Interrupted())
+    monkeypatch.setattr(cli.relax, "_load_predictor", lambda *arguments: Interrupted())
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz", "-o", "out.cif")
     assert result.exit_code == 130

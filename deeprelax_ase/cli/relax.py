@@ -1,48 +1,31 @@
-"""The command line: ``deeprelax relax`` and ``deeprelax models``.
-
-Only what is needed to understand the command line is imported here; torch and ASE come with the work.
-"""
+"""``deeprelax relax``."""
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
-from enum import StrEnum
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase import __version__, console
-from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.cli import console
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, stop
+from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from deeprelax_ase.io import Frame
     from deeprelax_ase.predictor import Predictor
     from deeprelax_ase.streaming import Outcome
 
-#: Exit codes: everything relaxed; something failed; nothing was done; stopped by the user.
-OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
 DEFAULT_OUTPUT = "relaxed.extxyz"
 _FMAX, _STEPS, _FINISH = 0.05, 500, "fire"
 
-_MAIN_EXAMPLES = """\
-Examples:
-
-    deeprelax relax POSCAR -o CONTCAR
-    deeprelax models
-
-Each command has its own `--help`.
-"""
-
-_RELAX_EXAMPLES = """\
+EXAMPLES = """\
 Examples:
 
     deeprelax relax POSCAR -o CONTCAR
@@ -54,57 +37,7 @@ Examples:
 Exit code: 0 all crystals are relaxed; 1 some failed, or did not reach fmax; 2 nothing was done; 130 interrupted.
 """
 
-_MODELS_EXAMPLES = """\
-Examples:
 
-    deeprelax models
-    deeprelax models DeepRelax-PBE
-    deeprelax models --json
-
-Every model relaxes to the minima of one level of theory, and says so.
-"""
-
-app = typer.Typer(
-    name="deeprelax",
-    help="Relax crystals in one shot, with an uncertainty for each.",
-    epilog=_MAIN_EXAMPLES,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-class Device(StrEnum):
-    """Where the network runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-def main() -> None:
-    """Entry point of the ``deeprelax`` command."""
-    app()
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"deeprelax {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command(epilog=_RELAX_EXAMPLES)
 def relax(
     inputs: Annotated[
         list[str],
@@ -172,7 +105,7 @@ def relax(
     be relaxed is written unchanged with the status "failed: reason", is reported, and does not stop the others.
     """
     if calculator.lower() == "none" and not (fmax is steps is optimizer is None):
-        _stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
+        stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
         frames, file_format = _open(inputs, output)
         made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
@@ -186,44 +119,12 @@ def relax(
             optimizer=optimizer or _FINISH,
         )
     except (DeepRelaxError, ValueError) as error:
-        _stop(str(error))
+        stop(str(error))
     outcomes = finish(frames, predictor, relax_cell=not fixed_cell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
         tally = _run(outcomes, inputs, output, file_format, quiet=quiet)
     raise typer.Exit(SOME_FAILED if tally.failed or tally.not_converged else OK)
-
-
-@app.command(epilog=_MODELS_EXAMPLES)
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model's card whole.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
-) -> None:
-    """List the models that come with the package: what they relax to, for which elements, how well."""
-    from deeprelax_ase.models import available_models
-
-    cards = available_models()
-    if name is not None:
-        known = [card.name for card in cards]
-        cards = [card for card in cards if card.name.lower() == name.lower()]
-        if not cards:
-            _stop(str(ModelError(f"Unknown model {name!r}, must be one of {known}")))
-    if as_json:
-        typer.echo(json.dumps([asdict(card) for card in cards] if name is None else asdict(cards[0]), indent=2))
-    elif name is None:
-        Console().print(console.model_table(cards))
-    else:
-        Console().print(console.model_card(cards[0]))
-
-
-def _stop(message: str, code: int = USAGE) -> NoReturn:
-    """End with a message and an exit code."""
-    _errors().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def _errors() -> Console:
-    return Console(stderr=True, highlight=False)
 
 
 def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
@@ -282,12 +183,12 @@ def _run(
     from deeprelax_ase.streaming import write_outcome
     from deeprelax_ase.writers import open_writer
 
-    errors, tally = _errors(), console.Tally()
-    visible = errors.is_terminal and not quiet
+    shown, tally = errors(), console.Tally()
+    visible = shown.is_terminal and not quiet
     total = count_frames(inputs) if visible else None
     start = time.perf_counter()
     try:
-        with closing(open_writer(output, file_format)) as writer, console.progress(errors, visible=visible) as bar:
+        with closing(open_writer(output, file_format)) as writer, console.progress(shown, visible=visible) as bar:
             task = bar.add_task("relaxing", total=total)
             for outcome in outcomes:
                 written = write_outcome(writer, outcome)
@@ -296,15 +197,11 @@ def _run(
                     bar.console.print(escape(console.failure(written)), soft_wrap=True)
                 bar.advance(task)
     except KeyboardInterrupt:
-        errors.print(f"interrupted: {tally.written} crystals are in {escape(output)}", soft_wrap=True)
+        shown.print(f"interrupted: {tally.written} crystals are in {escape(output)}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except (OSError, DeepRelaxError) as error:
         message = str(error) if isinstance(error, DeepRelaxError) else f"{output} cannot be written: {error}"
-        _stop(message, SOME_FAILED)
+        stop(message, SOME_FAILED)
     if not quiet:
         console.print_results(Console(highlight=False), tally, output, seconds=time.perf_counter() - start)
     return tally
-
-
-if __name__ == "__main__":
-    main()

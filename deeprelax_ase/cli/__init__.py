@@ -1,0 +1,57 @@
+"""The command line, ``deeprelax``; a module for each command.
+
+Only what is needed to understand the command line is imported here; torch and ASE come with the work.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deeprelax_ase import __version__
+from deeprelax_ase.cli import models, relax
+
+_MAIN_EXAMPLES = """\
+Examples:
+
+    deeprelax relax POSCAR -o CONTCAR
+    deeprelax models
+
+Each command has its own `--help`.
+"""
+
+app = typer.Typer(
+    name="deeprelax",
+    help="Relax crystals in one shot, with an uncertainty for each.",
+    epilog=_MAIN_EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the ``deeprelax`` command."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"deeprelax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.command(epilog=models.EXAMPLES)(models.models)

@@ -1,0 +1,32 @@
+"""What all commands share: exit codes, devices, and how they end with an error."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+#: Exit codes: all went well; something failed; nothing was done; stopped by the user.
+OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def stop(message: str, code: int = USAGE) -> NoReturn:
+    """End with a message and an exit code."""
+    errors().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def errors() -> Console:
+    """Where errors and progress are shown: standard error."""
+    return Console(stderr=True, highlight=False)

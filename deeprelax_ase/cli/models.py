@@ -1,0 +1,45 @@
+"""``deeprelax models``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deeprelax_ase.cli import console
+from deeprelax_ase.cli.common import stop
+from deeprelax_ase.errors import ModelError
+
+EXAMPLES = """\
+Examples:
+
+    deeprelax models
+    deeprelax models DeepRelax-PBE
+    deeprelax models --json
+
+Every model relaxes to the minima of one level of theory, and says so.
+"""
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's card whole.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """List the models that come with the package: what they relax to, for which elements, how well."""
+    from deeprelax_ase.models import available_models
+
+    cards = available_models()
+    if name is not None:
+        known = [card.name for card in cards]
+        cards = [card for card in cards if card.name.lower() == name.lower()]
+        if not cards:
+            stop(str(ModelError(f"Unknown model {name!r}, must be one of {known}")))
+    if as_json:
+        typer.echo(json.dumps([asdict(card) for card in cards] if name is None else asdict(cards[0]), indent=2))
+    elif name is None:
+        Console().print(console.model_table(cards))
+    else:
+        Console().print(console.model_card(cards[0]))
