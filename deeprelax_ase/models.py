@@ -204,6 +204,36 @@ def save_model(
     return written
 
 
+def model_of(networks: Sequence[DeepRelax | DeepRelaxE3], name: str, *, level: str = "", passes: int = 1) -> Model:
+    """The ensemble of ``networks`` as a model that is in no file: its card says no more than follows from them.
+
+    Args:
+        networks: members of one configuration.
+        name: of the model.
+        level: one of the network's levels of theory, where it knows several.
+        passes: see :class:`ModelCard`.
+    """
+    from torch import nn
+
+    first = networks[0]
+    card = ModelCard(
+        name=name,
+        description="",
+        level_of_theory=level,
+        training_data="",
+        split="",
+        elements=[],
+        members=len(networks),
+        parameters=sum(p.numel() for p in first.parameters()),
+        config=first.config.to_dict(),
+        sha256="",
+        architecture=type(first).__name__,
+        level=level,
+        passes=passes,
+    )
+    return Model(card, nn.ModuleList(networks).eval().requires_grad_(False))
+
+
 def sha256(file: Path) -> str:
     """Hexadecimal SHA-256 digest of ``file``."""
     with file.open("rb") as stream:

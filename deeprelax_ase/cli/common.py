@@ -30,3 +30,11 @@ def stop(message: str, code: int = USAGE) -> NoReturn:
 def errors() -> Console:
     """Where errors and progress are shown: standard error."""
     return Console(stderr=True, highlight=False)
+
+
+def require(module: str, extra: str) -> None:
+    """End with advice if ``module``, which the ``extra`` brings, is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        stop(f'{module} is not installed: pip install "deeprelax-ase[{extra}]"')

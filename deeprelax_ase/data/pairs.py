@@ -71,7 +71,8 @@ class Pairs:
         return torch.repeat_interleave(starts, counts) + within
 
     def take(self, crystals: Tensor) -> Pairs:
-        """The pairs with the indices ``crystals`` (n,), in that order, on the same device."""
+        """The pairs with the indices ``crystals`` (n,), in that order, on the device of the pairs."""
+        crystals = crystals.to(self.counts.device)
         atoms = self.atoms_of(crystals)
         owner = {name: atoms if name in _PER_ATOM else crystals for name in (f.name for f in fields(self))}
         return Pairs(**{name: getattr(self, name)[index] for name, index in owner.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,12 @@ class AugmentationSettings:
     rattled: float = 0.1
     rattle: float = 0.05
     rewrapped: float = 0.3
+
+    @property
+    def changes(self) -> bool:
+        """Whether any crystal is changed at all."""
+        shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
+        return any(getattr(self, name) for name in shares)
 
     def __post_init__(self) -> None:
         for name in ("around_strain", "around_rattle"):  # lists, where they come from JSON

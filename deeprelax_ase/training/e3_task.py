@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
@@ -19,7 +19,7 @@ from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
-from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.graphs import kept_graphs, pair_graph
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.replay import Replay
 from deeprelax_ase.training.settings import TrainingSettings
@@ -43,13 +43,20 @@ class DeepRelaxE3Task:
         ValueError: the pairs hold a level of theory that the network does not know.
     """
 
-    def __init__(self, pairs: Pairs, config: DeepRelaxE3Config, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        config: DeepRelaxE3Config,
+        settings: TrainingSettings,
+        device: torch.device | str | None = None,
+    ) -> None:
         self.settings, self.config = settings, config
-        self.device = pairs.counts.device
+        self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.network = DeepRelaxE3(config).to(self.device)
         self.replay = Replay(pairs)
-        self.level = _known_levels(pairs, config)
+        self.level = known_levels(pairs, config)
+        self.graphs = None if settings.replayed else kept_graphs(pairs, config.graph, settings, self.device)
         self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._prepared: Prepared | None = None
         self._state_before: Tensor | None = None  # of the generator, before the batch at hand was prepared
@@ -78,6 +85,16 @@ class DeepRelaxE3Task:
         self.replay.store(crystals, batch.start, displacements, strain)
         return losses
 
+    @torch.no_grad()
+    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+        """The loss and its parts, and the absolute errors weighted as in the loss, in Å."""
+        known = KnownForces(pairs.forces, pairs.virial, pairs.informed)
+        given = network_input(pair_graph(pairs, self.config.graph), known_levels(pairs, self.config), known)
+        losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
+        settings = self.settings
+        of_cell = settings.volume_weight * losses["volume"] + settings.shape_weight * losses["shape"]
+        return {**losses, "error": losses["displacement"] + of_cell}
+
     def state_dict(self) -> dict[str, Any]:
         """The predictions to replay, and the state of the random numbers that the next batch starts from."""
         state = self.generator.get_state() if self._prepared is None else self._state_before
@@ -91,12 +108,12 @@ class DeepRelaxE3Task:
     def _prepare(self, crystals: Tensor) -> Prepared:
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            start = self.replay.mix(crystals, self.settings.replayed, self.generator)
+            start = self.replay.mix(crystals, self.settings.replayed, self.generator).to(self.device)
             start = hide_forces(start, self.settings.hidden, self.generator)
             start = augment(start, self.settings.augmentation, self.generator)
-            graph = pair_graph(start, self.config.graph)
+            graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
             known = KnownForces(start.forces, start.virial, start.informed)
-            given = network_input(graph, self.level[crystals], known)
+            given = network_input(graph, self.level[crystals.to(self.level.device)].to(self.device), known)
             truth = true_relaxation(start, given, informed_weight=self.settings.informed_weight)
             if self._stream is not None:
                 if self._sizes is None or not self._sizes.hold(given):
@@ -129,11 +146,20 @@ class DeepRelaxE3Task:
 
     def _learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
+        if self._stream is None:
+            self.network.zero_grad(set_to_none=True)
+        losses, displacements, strain = self._losses(self.network, given, truth)
+        losses["loss"].backward()
+        return {name: loss.detach() for name, loss in losses.items()}, displacements.detach(), strain.detach()
+
+    def _losses(
+        self, network: nn.Module, given: NetworkInput, truth: TrueRelaxation
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
         sharper = settings.informed_tempering - settings.tempering
         lower = settings.bfloat16 and given.vectors.is_cuda
         with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
-            relaxations = self.network.refine(given)
+            relaxations = cast("DeepRelaxE3", network).refine(given)
         losses = relaxation_loss(
             relaxations if settings.all_blocks else relaxations[-1:],
             truth,
@@ -141,11 +167,7 @@ class DeepRelaxE3Task:
             shape_weight=settings.shape_weight,
             tempering=settings.tempering + sharper * given.known.informed,
         )
-        if self._stream is None:
-            self.network.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        last = relaxations[-1]
-        return {name: loss.detach() for name, loss in losses.items()}, last.displacements.detach(), last.strain.detach()
+        return losses, relaxations[-1].displacements, relaxations[-1].strain
 
 
 def hide_forces(pairs: Pairs, share: float, generator: torch.Generator) -> Pairs:
@@ -158,7 +180,7 @@ def _flat(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
     return [*given[:-2], *given.known, *given.edges, *truth]
 
 
-def _known_levels(pairs: Pairs, config: DeepRelaxE3Config) -> Tensor:
+def known_levels(pairs: Pairs, config: DeepRelaxE3Config) -> Tensor:
     """(G,) the level of each pair as the network counts them."""
     names = [LEVELS[index] for index in pairs.level.unique().tolist()]
     if missing := [name for name in names if name not in config.levels]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deeprelax_ase.data import Pairs
+from deeprelax_ase.engines import relax_by_distances, relax_end_to_end
+from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.metrics import coordinate_mae, lattice_mae, volume_error
+from deeprelax_ase.models import Model
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.training.batches import Batches
 from deeprelax_ase.training.graphs import pair_graph
 
 
@@ -91,6 +96,66 @@ def _pass(networks: Sequence[DeepRelaxE3], pairs: Pairs, level: str) -> BulkRela
         displacement_variance=(displacements - displacements.mean(dim=0)).square().sum(dim=2).mean(dim=0),
         strain_variance=(strains - strains.mean(dim=0)).square().sum(dim=(2, 3)).mean(dim=0),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class BulkPrediction:
+    """What a model predicts for G pairs of N atoms.
+
+    Attributes:
+        scaled: (N, 3) fractional coordinates.
+        cell: (G, 3, 3) Å.
+        uncertainty: (G,) the global uncertainty, eq. (24).
+    """
+
+    scaled: Tensor
+    cell: Tensor
+    uncertainty: Tensor
+
+
+@torch.no_grad()
+def predict_pairs(
+    model: Model,
+    pairs: Pairs,
+    *,
+    passes: int | None = None,
+    solver: EDGSettings | None = None,
+    atoms_per_batch: int | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> BulkPrediction:
+    """What :class:`~deeprelax_ase.predictor.Predictor` predicts, on the device of the pairs, without their symmetry.
+
+    Args:
+        model: of either architecture, on any device; it is moved to that of the pairs.
+        pairs: whose unrelaxed crystals are relaxed.
+        passes: of an end-to-end network; the card's number by default.
+        solver: settings of the geometry solver of the paper's network; the card's by default.
+        atoms_per_batch: bounds the memory; by default 20,000, and 200 on a CPU.
+        advance: is told how many crystals each batch had.
+    """
+    networks = model.networks.to(pairs.counts.device)
+    if atoms_per_batch is None:
+        atoms_per_batch = 200 if pairs.counts.device.type == "cpu" else 20000
+    parts = []
+    for chunk in Batches(pairs.counts, atoms_per_batch):
+        batch = pairs.take(chunk)
+        exact = pair_graph(batch, model.config.graph).to(dtype=torch.float64)
+        if isinstance(networks[0], DeepRelaxE3):
+            looks = model.card.passes if passes is None else passes
+            relaxed = relax_end_to_end(model, exact, torch.float32, _untimed, relax_cell=True, passes=looks)
+        else:
+            settings = EDGSettings(**model.card.solver) if solver is None else solver
+            relaxed = relax_by_distances(model, exact, torch.float32, _untimed, relax_cell=True, solver=settings)
+        scaled = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[exact.batch])
+        parts.append(BulkPrediction(scaled, relaxed.cell, relaxed.uncertainty.crystals.total))
+        advance(len(chunk))
+    return BulkPrediction(
+        **{name: torch.cat([getattr(p, name) for p in parts]) for name in BulkPrediction.__dataclass_fields__}
+    )
+
+
+def _untimed(stage: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def errors(pairs: Pairs, scaled: Tensor, cell: Tensor) -> dict[str, Tensor]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
+from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.graph.torch_neighbors import neighbor_graph
+from deeprelax_ase.training.batches import cut
+from deeprelax_ase.training.settings import TrainingSettings
+
+#: Atoms whose graphs are built at once before they are kept.
+_AT_ONCE = 50000
 
 
 def pair_graph(pairs: Pairs, settings: GraphSettings) -> CrystalGraph:
@@ -13,3 +23,60 @@ def pair_graph(pairs: Pairs, settings: GraphSettings) -> CrystalGraph:
     batch = pairs.batch
     positions = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch])
     return neighbor_graph(pairs.numbers, positions, pairs.cell_initial, batch, settings=settings)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptGraphs:
+    """The graphs of all pairs, built once, on their device.
+
+    Attributes:
+        whole: all pairs as one graph.
+        edges: (G,) edges of each crystal.
+        first_edge, first_atom: (G,) where those of each crystal begin.
+    """
+
+    whole: CrystalGraph
+    edges: Tensor
+    first_edge: Tensor
+    first_atom: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs, settings: GraphSettings) -> KeptGraphs:
+        """Build the graphs of ``pairs``."""
+        counts = pairs.counts
+        chunks = cut(torch.arange(len(counts), device=counts.device), counts, _AT_ONCE)
+        whole = collate([pair_graph(pairs.take(chunk), settings) for chunk in chunks])
+        edges = torch.bincount(whole.batch[whole.edge_index[1]], minlength=len(pairs))
+        return cls(whole, edges, edges.cumsum(0) - edges, counts.cumsum(0) - counts)
+
+    def take(self, crystals: Tensor, pairs: Pairs) -> CrystalGraph:
+        """The graph of the pairs with the indices ``crystals`` (n,), which are ``pairs``."""
+        edges, whole = self.edges[crystals], self.whole
+        first = edges.cumsum(0) - edges
+        shift = torch.repeat_interleave(self.first_edge[crystals] - first, edges)
+        chosen = torch.arange(len(shift), device=shift.device) + shift
+        moved = (pairs.counts.cumsum(0) - pairs.counts) - self.first_atom[crystals]
+        batch = pairs.batch
+        return CrystalGraph(
+            numbers=pairs.numbers,
+            positions=rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch]),
+            cell=pairs.cell_initial,
+            batch=batch,
+            edge_index=whole.edge_index[:, chosen] + torch.repeat_interleave(moved, edges),
+            cell_offsets=whole.cell_offsets[chosen],
+            in_cell=whole.in_cell[chosen],
+        )
+
+
+def kept_graphs(
+    pairs: Pairs, graph: GraphSettings, settings: TrainingSettings, device: torch.device
+) -> KeptGraphs | None:
+    """The graphs of ``pairs`` on ``device``, if they can be kept there: not if augmentation changes them."""
+    resident = pairs.counts.device.type == device.type
+    if not settings.keep_graphs or settings.augmentation.changes or not resident:
+        return None
+    if device.type == "cuda":
+        usual = len(pairs.numbers) * (graph.max_neighbors + graph.max_in_cell) * 41  # bytes
+        if 2 * usual > torch.cuda.mem_get_info(device)[0]:
+            return None
+    return KeptGraphs.of(pairs, graph)

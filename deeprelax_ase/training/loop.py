@@ -1,199 +1,202 @@
-"""The training loop: all tensors resident on the device, graphs built there anew for every augmented batch."""
+"""Train one network, on one device or several."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import asdict
-from itertools import islice, pairwise
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.training.batches import BatchStream
 from deeprelax_ase.training.settings import TrainingSettings
-from deeprelax_ase.training.tasks import task_of
+from deeprelax_ase.training.tasks import Task, task_of
 
 logger = logging.getLogger(__name__)
+
+#: Loggers by name: the columns of ``metrics.csv``, TensorBoard's event files, a run of Weights & Biases.
+LOGGERS = ("csv", "tensorboard", "wandb")
+
+
+def _nothing(record: dict[str, Any]) -> None:
+    pass
 
 
 def train(
     pairs: Pairs,
-    config: DeepRelaxConfig | DeepRelaxE3Config,
+    config: Any,
     settings: TrainingSettings,
     out: str | Path,
     *,
+    validation: Pairs | None = None,
     deadline: float | None = None,
-    initial: str | Path | None = None,
-) -> DeepRelax | DeepRelaxE3 | None:
-    """Train one network on all ``pairs``, on the device that they lie on.
+    initial: str | Path | dict[str, Tensor] | None = None,
+    frozen: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    devices: int = 1,
+    loggers: Sequence[str] = (),
+    make_task: Callable[..., Task] = task_of,
+    observe: Callable[[dict[str, Any]], None] = _nothing,
+) -> Any:
+    """Train one network on all ``pairs``.
 
-    Writes ``log.jsonl`` (losses, gradient norm of every part, throughput), ``settings.json`` and ``checkpoint.pt`` into
-    ``out``; a checkpoint found there is continued, with the batches that an uninterrupted run would have seen.
+    Writes ``log.jsonl`` (losses, gradient norm of every part, throughput, validation errors), ``settings.json``,
+    ``checkpoint.ckpt`` and what the ``loggers`` write into ``out``; a checkpoint found there is continued, with the
+    batches that an uninterrupted run would have seen.
 
     Args:
         pairs: what to train on.
         config: the network.
         settings: see :class:`TrainingSettings`.
         out: folder of the run.
+        validation: pairs to validate on; the weights that did best there are returned. None for no validation.
         deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call, when a machine is lent for a
             shorter time than the run takes.
-        initial: safetensors file of weights to start from, see :func:`load_initial`.
+        initial: weights to start from, see :func:`~deeprelax_ase.training.weights.load_initial`.
+        frozen: beginnings of the names of parameters that stay as they are.
+        device: ``cpu`` or ``cuda``; where ``pairs`` lie by default.
+        devices: how many of them; each learns from batches of its own.
+        loggers: among :data:`LOGGERS`.
+        make_task: what training is for this network, called with pairs, config, settings and device.
+        observe: is given each record of ``log.jsonl``, for progress bars.
 
     Returns:
-        The network with its averaged weights; None if the deadline came first.
+        The network, on the CPU if there are several devices, with the averaged weights; None if the deadline came
+        first.
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: there are no pairs, early stopping or the plateau schedule lack validation pairs, or a logger is
+            unknown.
     """
-    if not len(pairs):
-        raise ValueError("No pairs to train on: is the split of that name empty?")
+    _check(pairs, validation, settings, loggers)
+    # Lightning takes seconds to import, and the help of the command line does without it.
+    from lightning.pytorch import Trainer
+
+    from deeprelax_ase.training.devices import AveragedGradients
+    from deeprelax_ase.training.module import RelaxationTraining, checkpoint_file
+
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    device = pairs.counts.device
-    torch.manual_seed(settings.seed)
-    task = task_of(pairs, config, settings)
-    network = task.network
-    if initial is not None:
-        load_initial(network, initial)
-    average = deepcopy(network).requires_grad_(False)
-    if settings.compile:
-        task.compile()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=0.0, weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=device.type == "cuda"
-    )
-    run = _Run(out / "checkpoint.pt", device, network=network, average=average, optimizer=optimizer, task=task)
-    run.resume()
-    with (out / "log.jsonl").open("a") as log:
-        batches = islice(_batches(pairs.counts, settings.atoms_per_batch, settings.seed), run.step, None)
-        for chunk, upcoming in pairwise(batches):
-            progress = settings.progress(run.elapsed(), run.step)
-            if progress >= 1:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate(progress)
-            parts = task.gradients(chunk, upcoming)
-            norms = clip_gradients(network, settings.clip)
-            optimizer.step()
-            update_average(average, network, settings.average_decay, run.step)
-            run.count(len(chunk))
-            if run.step % settings.log_every == 0:
-                _record(log, run, optimizer.param_groups[0]["lr"], parts, norms)
-            if deadline is not None and time.monotonic() >= deadline:
-                run.save()
-                return None
-            if run.elapsed() - run.saved > settings.checkpoint_every:
-                run.save()
-    run.save()
-    summary = {"steps": run.step, "seconds": run.elapsed(), "config": config.to_dict(), "training": asdict(settings)}
-    (out / "settings.json").write_text(json.dumps(summary, indent=1))
-    return cast("DeepRelax | DeepRelaxE3", average)
+    place = pairs.counts.device if device is None else torch.device(device)
+    stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, world=devices)
+    settings = _in_steps(settings, stream)
+    with (out / "log.jsonl").open("a") as log, _quiet(), _arithmetic(settings):
+
+        def record(values: dict[str, Any]) -> None:
+            log.write(json.dumps(values) + "\n")
+            log.flush()
+            logger.info("%s", values)
+            observe(values)
+
+        module = RelaxationTraining(
+            lambda there, seed: make_task(_placed(pairs, there, settings), config, replace(settings, seed=seed), there),
+            settings,
+            stream,
+            out,
+            validation=validation,
+            initial=initial,
+            frozen=frozen,
+            deadline=deadline,
+            observe=record,
+        )
+        trainer = Trainer(
+            accelerator="gpu" if place.type == "cuda" else "cpu",
+            devices=[place.index or 0] if place.type == "cuda" and devices == 1 else devices,
+            strategy=AveragedGradients() if devices > 1 else "auto",
+            max_epochs=-1,
+            limit_val_batches=0,
+            log_every_n_steps=1,
+            logger=[_logger(name, out) for name in loggers],
+            default_root_dir=out,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        file = checkpoint_file(out)
+        trainer.fit(module, ckpt_path=file if file.exists() else None, weights_only=True)
+        if module.interrupted:
+            return None
+        if not module.finished:
+            raise KeyboardInterrupt  # Lightning takes it for a way to end
+        module.save()
+    if trainer.is_global_zero:
+        summary = {"steps": module.step, "seconds": module.elapsed(), "config": config.to_dict()}
+        summary |= {"best": {name: module.best[name] for name in ("step", "error")}} if validation is not None else {}
+        (out / "settings.json").write_text(json.dumps({**summary, "training": asdict(settings)}, indent=1))
+    network = module.average
+    network.load_state_dict(module.result())
+    return network
 
 
-def load_initial(network: nn.Module, file: str | Path) -> None:
-    """Weights of an earlier run, of a network of the same shape, which need not have read forces.
+def _check(pairs: Pairs, validation: Pairs | None, settings: TrainingSettings, loggers: Sequence[str]) -> None:
+    if not len(pairs):
+        raise ValueError("No pairs to train on: is the split of that name empty?")
+    if validation is not None and not len(validation):
+        raise ValueError("No pairs to validate on: is the split of that name empty?")
+    if validation is None and (settings.patience is not None or settings.schedule == "plateau"):
+        raise ValueError("Early stopping and the plateau schedule need validation pairs: there are none")
+    for name in loggers:
+        if name not in LOGGERS:
+            raise ValueError(f"Unknown logger {name!r}, must be one of {LOGGERS}")
 
-    Raises:
-        ValueError: the shape is another.
-    """
-    weights = load_file(file)
-    own = {name: weight for name, weight in network.state_dict().items() if name.startswith("forces.")}
+
+def _in_steps(settings: TrainingSettings, stream: BatchStream) -> TrainingSettings:
+    """The ``settings`` with a budget in epochs as one in steps."""
+    if settings.max_steps is not None or settings.max_epochs is None:
+        return settings
+    return replace(settings, max_steps=max(round(settings.max_epochs * stream.steps_per_epoch()), 1))
+
+
+def _placed(pairs: Pairs, device: torch.device, settings: TrainingSettings) -> Pairs:
+    """The ``pairs`` on the ``device``, or where they were if they are to be moved batch by batch."""
+    if settings.resident == "never":
+        return pairs
+    if settings.resident == "auto" and device.type == "cuda":
+        size = sum(tensor.numel() * tensor.element_size() for tensor in vars(pairs).values())
+        if 2 * size > torch.cuda.mem_get_info(device)[0]:
+            logger.info("the pairs take %.1f GB: they are moved to %s batch by batch", size / 1e9, device)
+            return pairs
+    return pairs.to(device)
+
+
+def _logger(name: str, out: Path) -> Any:
+    from lightning.pytorch import loggers
+
+    if name == "csv":  # which would delete the figures of an earlier call
+        return loggers.CSVLogger(out, name="csv")
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(out, name="tensorboard", version="")
+    return loggers.WandbLogger(project="deeprelax", name=out.name, save_dir=out, id=out.name, resume="allow")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without advice that is of no use here: batches are made by hand, and so is what is logged."""
+    talkative = logging.getLogger("lightning.pytorch")
+    before = talkative.level
+    talkative.setLevel(logging.ERROR)
     try:
-        network.load_state_dict({**own, **weights}, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{file} holds the weights of another network: {error}") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning")
+            yield
+    finally:
+        talkative.setLevel(before)
 
 
-@torch.no_grad()
-def clip_gradients(network: nn.Module, limit: float) -> dict[str, Tensor]:
-    """Scale the gradient to a norm of at most ``limit``; returns the norms before that, in total and by top-level part.
-
-    A clipped total hides a part that runs away: the norms by part are logged so that it is seen.
-    """
-    norms = {
-        name: nn.utils.get_total_norm([p.grad for p in part.parameters() if p.grad is not None])
-        for name, part in network.named_children()
-        if any(p.grad is not None for p in part.parameters())
-    }
-    return {"total": nn.utils.clip_grad_norm_(network.parameters(), limit), **norms}
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average that starts short, so that the initial weights do not linger in short runs."""
-    weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
-
-
-def _batches(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
-    """Endless epochs in random order, cut into batches (n,) of crystals with about ``atoms`` atoms."""
-    generator = torch.Generator(counts.device).manual_seed(seed)
-    while True:
-        order = torch.randperm(len(counts), device=counts.device, generator=generator)
-        bins = torch.div(counts[order].cumsum(0), atoms, rounding_mode="floor")
-        yield from order.split([size for size in torch.bincount(bins).tolist() if size])
-
-
-class _Run:
-    """What a checkpoint holds, the wall clock summed over resumes, and the throughput since the last record."""
-
-    def __init__(self, file: Path, device: torch.device, **parts: Any) -> None:
-        self.file, self.step, self.spent = file, 0, 0.0
-        self.device, self.parts = device, parts
-        self.start = time.monotonic()
-        self.saved = self.since = 0.0
-        self.crystals = 0
-
-    def elapsed(self) -> float:
-        return self.spent + time.monotonic() - self.start
-
-    def count(self, crystals: int) -> None:
-        self.step += 1
-        self.crystals += crystals
-
-    def throughput(self) -> float:
-        """Crystals per second since the last call."""
-        now = self.elapsed()
-        rate = self.crystals / (now - self.since)
-        self.since, self.crystals = now, 0
-        return rate
-
-    def save(self) -> None:
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"step": self.step, "elapsed": self.elapsed()}
-        partial = self.file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.file)
-        self.saved = self.elapsed()
-
-    def resume(self) -> None:
-        if not self.file.exists():
-            return
-        state = torch.load(self.file, map_location=self.device, weights_only=True)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self.step, self.spent = state["step"], state["elapsed"]
-        self.saved = self.since = self.elapsed()
-        logger.info("continuing at step %d after %.0f s", self.step, self.spent)
-
-
-def _record(log, run: _Run, learning_rate: float, parts: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
-    """One JSON line."""
-    record = {
-        "step": run.step,
-        "seconds": round(run.elapsed(), 1),
-        "learning_rate": learning_rate,
-        "crystals_per_second": round(run.throughput()),
-        **{name: round(value.item(), 4) for name, value in parts.items()},
-        "gradient_norm": {name: round(norm.item(), 3) for name, norm in norms.items()},
-    }
-    log.write(json.dumps(record) + "\n")
-    log.flush()
-    logger.info("%s", record)
+@contextmanager
+def _arithmetic(settings: TrainingSettings) -> Iterator[None]:
+    """Matrix products on CUDA in TF32 where the settings say so."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

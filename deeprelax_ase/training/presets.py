@@ -83,17 +83,22 @@ def training_pairs(
 
     With ``forces``, a file for each of ``files``, the pairs of :func:`~deeprelax_ase.data.informed.load_informed` too.
     """
+    parts = [load_pairs(files, labels=name, dtype=torch.float32).in_split("train") for name in ("relaxed", "m3gnet")]
+    known = zip(files, forces, strict=bool(forces))
+    informed = [load_informed(*both, dtype=torch.float32).in_split("train") for both in known]
+    return mixed(parts, chosen, informed=informed, seed=seed)
+
+
+def mixed(parts: Sequence[Pairs], chosen: PairSettings, *, informed: Sequence[Pairs] = (), seed: int = 0) -> Pairs:
+    """All ``parts``, as often as ``chosen`` says, and the ``informed`` ones once; the same for the same ``seed``."""
     generator = torch.Generator().manual_seed(seed)
 
     def some(indices: Tensor, share: float) -> Tensor:
         order = torch.randperm(len(indices), generator=generator)
         return indices[order[: round(share * len(indices))]]
 
-    parts = [load_pairs(files, labels=name, dtype=torch.float32).in_split("train") for name in ("relaxed", "m3gnet")]
     pairs = concatenate([part.take(some(torch.arange(len(part)), chosen.share)) for part in parts])
     by_dft = (pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1)
     borrowed = pairs.take(some((pairs.level == LEVELS.index("OAM")).nonzero().squeeze(1), chosen.borrowed))
     borrowed = replace(borrowed, level=torch.full_like(borrowed.level, LEVELS.index("PBE")))
-    known = zip(files, forces, strict=bool(forces))
-    informed = [load_informed(*both, dtype=torch.float32).in_split("train") for both in known]
     return concatenate([pairs, borrowed, *[pairs.take(by_dft)] * (chosen.dft_copies - 1), *informed])

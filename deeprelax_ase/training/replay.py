@@ -24,8 +24,9 @@ class Replay:
 
         Crystals whose forces are known stay where those were found.
         """
+        crystals = crystals.to(self.cell.device)
         pairs = self.pairs.take(crystals)
-        draw = torch.rand(len(pairs), device=self.cell.device, generator=generator)
+        draw = torch.rand(len(pairs), device=generator.device, generator=generator).to(self.cell.device)
         chosen = (draw < share) & ~pairs.informed  # forces are known at one place only
         scaled = self.scaled[self.pairs.atoms_of(crystals)]
         return replace(
@@ -39,12 +40,13 @@ class Replay:
 
         Where ``start`` lies at another origin or in other images than the pairs, what is kept does not.
         """
+        crystals = crystals.to(self.cell.device)
         atoms = self.pairs.atoms_of(crystals)
         cell = matrix_product(start.cell_initial, symmetric_exponential(strain))
         moved = rows_times_matrices(displacements, torch.linalg.inv_ex(cell).inverse[start.batch])
-        elsewhere = start.scaled_relaxed - self.pairs.scaled_relaxed[atoms]
-        self.scaled[atoms] = start.scaled_initial + moved - elsewhere
-        self.cell[crystals] = cell
+        moved = start.scaled_initial + moved - start.scaled_relaxed
+        self.scaled[atoms] = moved.to(self.scaled.device) + self.pairs.scaled_relaxed[atoms]
+        self.cell[crystals] = cell.to(self.cell.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For checkpoints."""

@@ -12,7 +12,7 @@ from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_tim
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.graphs import kept_graphs, pair_graph
 from deeprelax_ase.training.loss import RelaxedGeometry, deeprelax_loss, relaxed_geometry
 from deeprelax_ase.training.settings import TrainingSettings
 
@@ -38,6 +38,13 @@ class Task(Protocol):
             ``loss`` and its parts.
         """
 
+    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+        """Errors of ``network``, one like that in training, for ``pairs`` as they are, without gradients.
+
+        Returns:
+            ``loss`` and its parts, and ``error``: absolute errors alone, by which runs are compared.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the network."""
 
@@ -45,20 +52,33 @@ class Task(Protocol):
         """The inverse of :meth:`state_dict`."""
 
 
-def task_of(pairs: Pairs, config: DeepRelaxConfig | DeepRelaxE3Config, settings: TrainingSettings) -> Task:
-    """The task of training the network that ``config`` describes."""
+def task_of(
+    pairs: Pairs,
+    config: DeepRelaxConfig | DeepRelaxE3Config,
+    settings: TrainingSettings,
+    device: torch.device | str | None = None,
+) -> Task:
+    """The task of training the network that ``config`` describes, on ``device``: where the pairs lie by default."""
     if isinstance(config, DeepRelaxE3Config):
-        return DeepRelaxE3Task(pairs, config, settings)
-    return DeepRelaxTask(pairs, config, settings)
+        return DeepRelaxE3Task(pairs, config, settings, device)
+    return DeepRelaxTask(pairs, config, settings, device)
 
 
 class DeepRelaxTask:
     """The paper's network and loss."""
 
-    def __init__(self, pairs: Pairs, config: DeepRelaxConfig, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        config: DeepRelaxConfig,
+        settings: TrainingSettings,
+        device: torch.device | str | None = None,
+    ) -> None:
         self.pairs, self.config, self.settings = pairs, config, settings
-        self.generator = torch.Generator(pairs.counts.device).manual_seed(settings.seed)
-        self.network = DeepRelax(config).to(pairs.counts.device)
+        self.device = pairs.counts.device if device is None else torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.network = DeepRelax(config).to(self.device)
+        self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
 
     def compile(self) -> None:
         """Backbone and heads."""
@@ -68,20 +88,34 @@ class DeepRelaxTask:
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Those of eqs. (11)-(14)."""
-        batch = augment(self.pairs.take(crystals), self.settings.augmentation, self.generator)
-        graph = pair_graph(batch, self.config.graph)
-        truth = pair_truth(batch, graph, self.config)
+        batch = self.pairs.take(crystals).to(self.device)
+        if self.graphs is None:
+            batch = augment(batch, self.settings.augmentation, self.generator)
+        graph = pair_graph(batch, self.config.graph) if self.graphs is None else self.graphs.take(crystals, batch)
+        self.network.zero_grad(set_to_none=True)
+        losses = self._losses(self.network, batch, graph)
+        losses["loss"].backward()
+        return losses
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+        """The loss and its parts, and the mean absolute errors of distances, displacements and lattice together."""
+        graph = pair_graph(pairs, self.config.graph)
+        plain = self._losses(network, pairs, graph, uncertainty=False)
+        return {**self._losses(network, pairs, graph), "error": plain["loss"]}
+
+    def _losses(
+        self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, uncertainty: bool | None = None
+    ) -> dict[str, Tensor]:
+        truth = pair_truth(pairs, graph, self.config)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
-            quantities = self.network(graph, anchor_cell=truth.cell)
-        losses = deeprelax_loss(
+            quantities = network(graph, anchor_cell=truth.cell)
+        return deeprelax_loss(
             quantities,
             truth,
             lattice_weight=self.settings.lattice_weight,
-            uncertainty=self.config.local_uncertainty,
+            uncertainty=self.config.local_uncertainty if uncertainty is None else uncertainty,
         )
-        self.network.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random numbers."""

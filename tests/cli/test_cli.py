@@ -364,7 +364,7 @@ class TestProcess:
 
     @staticmethod
     def run(code: str, **options) -> subprocess.CompletedProcess[str]:
-        root = Path(__file__).resolve().parents[1]
+        root = Path(__file__).resolve().parents[2]
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"]
         return subprocess.run(command, text=True, capture_output=True, check=False, timeout=120, **options)
 

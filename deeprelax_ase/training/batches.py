@@ -1,0 +1,71 @@
+"""Which crystals each step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BatchStream:
+    """Endless batches of the indices of pairs, with those of the batch that follows: ``(crystals, upcoming)``.
+
+    The same for the same seed, so that a run that is continued after ``start`` steps sees what an uninterrupted one
+    would have seen.
+
+    Attributes:
+        counts: (G,) atoms of each crystal.
+        atoms: in a batch, to the nearest crystal.
+        seed: of the order.
+        start: steps to leave out.
+        rank, world: this process, and how many there are: each takes every ``world``-th batch.
+    """
+
+    counts: Tensor
+    atoms: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        own = islice(epochs(self.counts, self.atoms, self.seed), self.rank + self.start * self.world, None, self.world)
+        return pairwise(own)
+
+    def steps_per_epoch(self) -> float:
+        """How many steps see every crystal once, on average."""
+        return max(float(self.counts.sum()) / self.atoms, 1.0) / self.world
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Each crystal once, in order, in batches of about ``atoms`` atoms.
+
+    Attributes:
+        counts: (G,) atoms of each crystal.
+        atoms: in a batch, to the nearest crystal.
+    """
+
+    counts: Tensor
+    atoms: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from cut(torch.arange(len(self.counts), device=self.counts.device), self.counts, self.atoms)
+
+
+def epochs(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
+    """Endless epochs in random order, cut into batches (n,) of crystals with about ``atoms`` atoms."""
+    generator = torch.Generator(counts.device).manual_seed(seed)
+    while True:
+        order = torch.randperm(len(counts), device=counts.device, generator=generator)
+        yield from cut(order, counts, atoms)
+
+
+def cut(order: Tensor, counts: Tensor, atoms: int) -> list[Tensor]:
+    """The crystals ``order`` (n,) in batches of about ``atoms`` atoms each."""
+    bins = torch.div(counts[order].cumsum(0), atoms, rounding_mode="floor")
+    return list(order.split([size for size in torch.bincount(bins).tolist() if size]))

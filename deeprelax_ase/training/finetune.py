@@ -1,0 +1,96 @@
+"""Transfer learning: a shipped or trained model goes on with a few pairs of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deeprelax_ase.models import load_model
+from deeprelax_ase.nn import DeepRelaxE3Config
+from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.training.config import DataSettings, RunConfig
+from deeprelax_ase.training.settings import TrainingSettings
+
+#: What stays as it is: nothing; what knows the elements; all but the last block or the heads.
+FREEZE = ("none", "elements", "backbone")
+
+#: Fine-tuning is short, the rate low, and the starts are those of the data: near each other, as in use.
+FINETUNING = TrainingSettings(
+    max_epochs=60,
+    atoms_per_batch=120,
+    learning_rate=3e-4,
+    weight_decay=0.05,
+    warmup=0.05,
+    clip=10.0,
+    average_decay=0.99,
+    tempering=1.0,
+    replayed=0.3,
+    patience=8,
+    validate_every=1.0,
+    log_every=10,
+    lattice_weight=1.0,
+    augmentation=AugmentationSettings(
+        on_the_way=0.15, arrived=0.05, around=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
+    ),
+)
+
+
+def finetune_config(
+    model: str,
+    data: DataSettings,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    freeze: str = "none",
+    members: int | None = None,
+    scratch: bool = False,
+    **training: Any,
+) -> RunConfig:
+    """The run that fine-tunes ``model`` on ``data``.
+
+    Args:
+        model: name of a shipped model, or path of a card.
+        data: pairs, 50 to a few thousand.
+        out: folder of the run.
+        name: of the new model; that of the old one with ``-tuned`` by default.
+        freeze: what stays as it is, see :data:`FREEZE`.
+        members: how many of the ensemble's networks go on; all by default.
+        scratch: begin with random weights instead, to see what the transfer is worth.
+        **training: fields of :class:`~deeprelax_ase.training.settings.TrainingSettings` that differ.
+
+    Raises:
+        ModelError: the model is unknown.
+        ValueError: ``freeze`` is unknown, or the model has fewer members.
+    """
+    loaded = load_model(model)
+    if members is not None and not 1 <= members <= len(loaded.networks):
+        raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of {loaded.card.name}")
+    return RunConfig(
+        name=name or f"{loaded.card.name}-tuned",
+        out=Path(out),
+        data=data,
+        network=loaded.config,
+        training=replace(FINETUNING, **training),
+        members=members or len(loaded.networks),
+        initial=None if scratch else str(model),
+        frozen=() if scratch else frozen_parts(loaded.config, freeze),
+        description=f"Fine-tuned from {loaded.card.name}." if not scratch else "",
+    )
+
+
+def frozen_parts(config: Any, freeze: str) -> tuple[str, ...]:
+    """Beginnings of the names of the parameters that stay.
+
+    Raises:
+        ValueError: ``freeze`` is unknown.
+    """
+    if freeze not in FREEZE:
+        raise ValueError(f"Unknown {freeze=}, must be one of {FREEZE}")
+    if freeze == "none":
+        return ()
+    if isinstance(config, DeepRelaxE3Config):
+        reader = ("forces",) if config.reads_forces else ()
+        earlier = tuple(f"blocks.{n}" for n in range(config.num_blocks - 1))
+        return ("elements", "levels", *reader, *(earlier if freeze == "backbone" else ()))
+    return ("backbone.embedding",) if freeze == "elements" else ("backbone",)

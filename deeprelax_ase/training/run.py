@@ -1,0 +1,211 @@
+"""From a configuration to a model: read the pairs, train every member, put them together, and measure the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deeprelax_ase import __version__
+from deeprelax_ase.data import LEVELS, Pairs, concatenate, load_pairs
+from deeprelax_ase.data.informed import load_informed
+from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.models import Model, load_model, model_of, save_model
+from deeprelax_ase.nn import DeepRelaxE3Config
+from deeprelax_ase.training.config import DataSettings, RunConfig
+from deeprelax_ase.training.evaluate import errors, predict_pairs
+from deeprelax_ase.training.export import read_member
+from deeprelax_ase.training.loop import train
+from deeprelax_ase.training.presets import mixed
+
+#: Most passes that are tried for an end-to-end model.
+_PASSES = 3
+
+#: Is told the member at work and each record of its log.
+Observer = Callable[[int, dict[str, Any]], None]
+
+
+def run(
+    config: RunConfig, *, deadline: float | None = None, observe: Observer = lambda member, record: None
+) -> Path | None:
+    """Train every member of a model that is not finished yet, and write the model.
+
+    Writes ``config.yaml``, a folder for each member (see :func:`~deeprelax_ase.training.loop.train`), and
+    ``NAME.safetensors`` with its card ``NAME.json`` into ``config.out``.
+
+    Args:
+        config: the run.
+        deadline: ``time.monotonic()`` at which to stop; the same call goes on later.
+        observe: is told the member at work and each record of its log.
+
+    Returns:
+        The card, for :func:`~deeprelax_ase.models.load_model`; None if the deadline came first.
+
+    Raises:
+        ValueError: there is nothing to train on, or the settings do not fit together.
+    """
+    import yaml
+
+    parts = read_pairs(config.data)
+    pairs = training_pairs(config.data, parts)
+    validation = concatenate([part.in_split("validation") for part in parts]) if config.data.validate else None
+    if validation is not None and not len(validation):
+        raise ValueError("there are no validation pairs: set data.validate to false, or give some")
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+    device = device_of(config)
+    base = initial_weights(config)
+    for member in range(config.members):
+        out = config.out / f"member{member}"
+        weights = out / "weights.safetensors"
+        if weights.exists():
+            continue
+        network = train(
+            pairs,
+            config.network,
+            replace(config.training, seed=config.training.seed + member),
+            out,
+            validation=validation,
+            deadline=deadline,
+            initial=base[member % len(base)] if base else None,
+            frozen=config.frozen,
+            device=device,
+            devices=config.devices or max(torch.cuda.device_count(), 1),
+            loggers=config.loggers,
+            observe=lambda record, member=member: observe(member, record),  # type: ignore[misc]
+        )
+        if network is None:
+            return None
+        metadata = {"config": json.dumps(config.network.to_dict()), "seed": str(config.training.seed + member)}
+        halves = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
+        if _first_process():
+            save_file(halves, weights, metadata)
+    if _first_process():
+        return write_model(config, parts, pairs, device)
+    return config.out / f"{config.name}.json"
+
+
+def read_pairs(data: DataSettings) -> list[Pairs]:
+    """The pairs under each kind of labels, all splits, in single precision."""
+    if all(str(source).endswith(".npz") for source in data.sources):
+        return [load_pairs(data.sources, labels=labels, dtype=torch.float32) for labels in data.labels]
+    from deeprelax_ase.data.dataset import PairDataset
+
+    dataset = PairDataset.read(
+        list(data.sources),
+        format=data.format,
+        key=data.key,
+        level=data.level,
+        fractions=data.fractions,
+        seed=data.seed,
+        dtype=torch.float32,
+    )
+    return [dataset.pairs]
+
+
+def training_pairs(data: DataSettings, parts: list[Pairs]) -> Pairs:
+    """What an epoch consists of."""
+    known = zip(data.sources, data.forces, strict=bool(data.forces))
+    informed = [load_informed(*files, dtype=torch.float32).in_split("train") for files in known]
+    return mixed([part.in_split("train") for part in parts], data.choice, informed=informed, seed=data.seed)
+
+
+def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
+    """Weights to start from, of each member of the initial model; none if there is no such model.
+
+    Raises:
+        ValueError: the initial model is of another shape than the network.
+    """
+    if config.initial is None:
+        return []
+    model = load_model(config.initial)
+    if model.config != config.network:
+        raise ValueError(
+            f"{model.card.name} has another shape than the network of this run: leave out the section network"
+        )
+    return [network.state_dict() for network in model.networks]
+
+
+def device_of(config: RunConfig) -> str:
+    """``cpu`` or ``cuda``."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {config.device!r} is not available: use auto, cpu, or a torch build with CUDA")
+    return config.device
+
+
+def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str) -> Path:
+    """Gather the members, choose the passes, measure the test split, and write card and weights."""
+    networks = [read_member(config.out / f"member{m}" / "weights.safetensors") for m in range(config.members)]
+    level = _level(config, parts[0])
+    model = model_of(networks, config.name, level=level)
+    measured = parts[0]
+    passes = config.passes or best_passes(model, measured.in_split("validation"), device)
+    summaries = [_summary(config.out / f"member{m}") for m in range(config.members)]
+    save_model(
+        networks,
+        config.out,
+        config.name,
+        description=config.description or f"Trained by deeprelax_ase {__version__} on {_files(config)}.",
+        level_of_theory=config.level_of_theory or level or config.data.level,
+        training_data=f"{len(pairs)} pairs of {_files(config)}",
+        split=", ".join(f"{name} {int((measured.split == index).sum())}" for name, index in SPLITS.items()),
+        elements=sorted(set(pairs.numbers.tolist())),
+        level=level,
+        passes=passes,
+        metrics={"test": measure(model, measured.in_split("test"), device, passes=passes)},
+        training={"settings": asdict(config.training), "members": summaries, "initial": config.initial},
+        licence=config.licence,
+    )
+    return config.out / f"{config.name}.json"
+
+
+def best_passes(model: Model, pairs: Pairs, device: str) -> int:
+    """How many passes bring an end-to-end model nearest to the relaxed ``pairs``, in coordinates; 1 without pairs."""
+    if not isinstance(model.config, DeepRelaxE3Config) or not len(pairs):
+        return 1
+    found = [measure(model, pairs, device, passes=n)["coordinates"] for n in range(1, _PASSES + 1)]
+    return 1 + min(range(_PASSES), key=found.__getitem__)
+
+
+def measure(model: Model, pairs: Pairs, device: str, *, passes: int) -> dict[str, float]:
+    """Mean errors over ``pairs``, and those of the unrelaxed crystals; nothing without pairs."""
+    if not len(pairs):
+        return {}
+    pairs = pairs.to(device)
+    predicted = predict_pairs(model, pairs, passes=passes)
+    scaled, cell = predicted.scaled.to(pairs.scaled_relaxed), predicted.cell.to(pairs.cell_relaxed)
+    found = errors(pairs, scaled, cell)
+    before = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+    return {
+        **{name: values.double().mean().item() for name, values in found.items()},
+        **{f"unrelaxed {name}": values.double().mean().item() for name, values in before.items()},
+    }
+
+
+def _level(config: RunConfig, pairs: Pairs) -> str:
+    """Whose minima the model predicts, where the network knows several."""
+    if not isinstance(config.network, DeepRelaxE3Config):
+        return ""
+    present = [LEVELS[index] for index in sorted(pairs.level.unique().tolist())]
+    return config.data.level if config.data.level in present else present[0]
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    summary = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return {name: summary[name] for name in ("steps", "seconds", "best") if name in summary}
+
+
+def _files(config: RunConfig) -> str:
+    return ", ".join(Path(source).name for source in config.data.sources)
+
+
+def _first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -1,0 +1,73 @@
+"""What training does to a network's weights besides the optimizer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) -> None:
+    """Weights of an earlier run, of a network of the same shape, which need not have read forces.
+
+    Args:
+        network: whose weights are set.
+        initial: a safetensors file, or the weights themselves.
+
+    Raises:
+        ValueError: the shape is another.
+    """
+    weights = initial if isinstance(initial, dict) else load_file(initial)
+    name = "the initial state" if isinstance(initial, dict) else initial
+    own = {key: weight for key, weight in network.state_dict().items() if key.startswith("forces.")}
+    try:
+        network.load_state_dict({**own, **weights}, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{name} holds the weights of another network: {error}") from error
+
+
+def freeze(network: nn.Module, prefixes: Sequence[str]) -> int:
+    """Leave parameters as they are whose names begin with one of ``prefixes``; returns how many numbers that spares.
+
+    Raises:
+        ValueError: no parameter is called like that, or none is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    for prefix in prefixes:
+        if not any(_under(name, prefix) for name in parameters):
+            parts = sorted({name.split(".")[0] for name in parameters})
+            raise ValueError(f"No parameter begins with {prefix!r}; the network's parts are {parts}")
+    frozen = [p for name, p in parameters.items() if any(_under(name, prefix) for prefix in prefixes)]
+    if len(frozen) == len(parameters):
+        raise ValueError(f"{list(prefixes)} would freeze the whole network: nothing is left to train")
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return sum(p.numel() for p in frozen)
+
+
+def _under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix.rstrip(".") + ".")
+
+
+@torch.no_grad()
+def clip_gradients(network: nn.Module, limit: float) -> dict[str, Tensor]:
+    """Scale the gradient to a norm of at most ``limit``; returns the norms before that, in total and by top-level part.
+
+    A clipped total hides a part that runs away: the norms by part are logged so that it is seen.
+    """
+    norms = {
+        name: nn.utils.get_total_norm([p.grad for p in part.parameters() if p.grad is not None])
+        for name, part in network.named_children()
+        if any(p.grad is not None for p in part.parameters())
+    }
+    return {"total": nn.utils.clip_grad_norm_(network.parameters(), limit), **norms}
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average that starts short, so that the initial weights do not linger in short runs."""
+    weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
