@@ -74,7 +74,7 @@ class Pairs:
         """The pairs with the indices ``crystals`` (n,), in that order, on the device of the pairs."""
         crystals = crystals.to(self.counts.device)
         atoms = self.atoms_of(crystals)
-        owner = {name: atoms if name in _PER_ATOM else crystals for name in (f.name for f in fields(self))}
+        owner = {name: atoms if name in PER_ATOM else crystals for name in (f.name for f in fields(self))}
         return Pairs(**{name: getattr(self, name)[index] for name, index in owner.items()})
 
     def in_split(self, split: str, *, dft_only: bool = False) -> Pairs:
@@ -85,7 +85,8 @@ class Pairs:
         return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
 
 
-_PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed", "forces")
+#: Fields of :class:`Pairs` that have a row for each atom; those of the others have one for each crystal.
+PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed", "forces")
 
 
 def concatenate(parts: Sequence[Pairs]) -> Pairs:

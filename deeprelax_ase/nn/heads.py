@@ -84,7 +84,7 @@ class LatticeHead(nn.Module):
 
     def forward(self, x: Tensor, cell: Tensor, batch: Tensor) -> Tensor:
         """(G, 3, 3) relaxed cell in Å."""
-        pooled = x.new_zeros(cell.shape[0], x.shape[1]).index_add(0, batch, self.atoms(x))
+        pooled = x.new_zeros(cell.shape[0], x.shape[1]).index_add(0, batch, self.atoms(x).to(x.dtype))
         features = torch.cat([self.lattice(cell.flatten(start_dim=1).to(x.dtype)), pooled], dim=-1)
         predicted = self.output(features).to(cell.dtype).view(-1, 3, 3)
         return cell + predicted if self.residual else predicted

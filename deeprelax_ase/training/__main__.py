@@ -1,4 +1,4 @@
-"""``python -m deeprelax_ase.training CONFIG.yaml``: ``deeprelax train`` without ASE and the command line's libraries."""
+"""``python -m deeprelax_ase.training CONFIG.yaml``: ``deeprelax train`` for machines that have neither ASE nor typer."""
 
 from __future__ import annotations
 

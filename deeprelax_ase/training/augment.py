@@ -11,6 +11,7 @@ from torch import Tensor
 from deeprelax_ase.data import Pairs
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.heads import matrix_product
+from deeprelax_ase.training.rechoice import rechosen
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class AugmentationSettings:
         rattle: Å, standard deviation of the shaking.
         rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
             to which the cell offset encoding is not indifferent.
+        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.rechoice.shear`.
+        permuted: with their atoms in random order.
+        supercell: doubled along a random lattice vector.
+        supercell_atoms: most atoms of a crystal that is doubled.
+
+    The last three leave a crystal what it is: they are for the paper's network, whose lattice head and cell offset
+    encoding depend on the choice of the cell.
     """
 
     on_the_way: float = 0.35
@@ -42,12 +50,21 @@ class AugmentationSettings:
     rattled: float = 0.1
     rattle: float = 0.05
     rewrapped: float = 0.3
+    sheared: float = 0.0
+    permuted: float = 0.0
+    supercell: float = 0.0
+    supercell_atoms: int = 12
 
     @property
     def changes(self) -> bool:
         """Whether any crystal is changed at all."""
         shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
         return any(getattr(self, name) for name in shares)
+
+    @property
+    def rechooses(self) -> bool:
+        """Whether lattice vectors, order or number of the atoms are changed."""
+        return any((self.sheared, self.permuted, self.supercell))
 
     def __post_init__(self) -> None:
         for name in ("around_strain", "around_rattle"):  # lists, where they come from JSON
@@ -56,9 +73,18 @@ class AugmentationSettings:
 
 def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Generator) -> Pairs:
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
-    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images. Crystals whose forces are known
-    stay where those were found.
+    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images, and that
+    :attr:`~AugmentationSettings.sheared`, ``permuted`` and ``supercell`` describe both sides anew. Crystals whose
+    forces are known stay where those were found.
     """
+    pairs = rechosen(
+        pairs,
+        generator,
+        sheared=settings.sheared,
+        permuted=settings.permuted,
+        supercell=settings.supercell,
+        supercell_atoms=settings.supercell_atoms,
+    )
     device, dtype, size = pairs.cell_initial.device, pairs.cell_initial.dtype, len(pairs)
     batch = pairs.batch
 

@@ -40,7 +40,8 @@ class DeepRelaxE3Task:
     own meanwhile, and sees the predictions of the step before the present one.
 
     Raises:
-        ValueError: the pairs hold a level of theory that the network does not know.
+        ValueError: the pairs hold a level of theory that the network does not know, or augmentation is to choose other
+            cells.
     """
 
     def __init__(
@@ -50,6 +51,11 @@ class DeepRelaxE3Task:
         settings: TrainingSettings,
         device: torch.device | str | None = None,
     ) -> None:
+        if settings.augmentation.rechooses:  # and replay keeps predictions in the cell and order of the pairs
+            raise ValueError(
+                "sheared, permuted and supercell describe the same crystal in another way, to which the end-to-end "
+                "network is indifferent: leave these shares of the augmentation at 0"
+            )
         self.settings, self.config = settings, config
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)

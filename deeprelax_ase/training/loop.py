@@ -68,8 +68,7 @@ def train(
         observe: is given each record of ``log.jsonl``, for progress bars.
 
     Returns:
-        The network, on the CPU if there are several devices, with the averaged weights; None if the deadline came
-        first.
+        The network with its averaged weights, on the device; None if the deadline came first.
 
     Raises:
         ValueError: there are no pairs, early stopping or the plateau schedule lack validation pairs, or a logger is
@@ -133,7 +132,7 @@ def train(
         (out / "settings.json").write_text(json.dumps({**summary, "training": asdict(settings)}, indent=1))
     network = module.average
     network.load_state_dict(module.result())
-    return network
+    return network.to(place)  # Lightning has moved it to the CPU
 
 
 def _check(pairs: Pairs, validation: Pairs | None, settings: TrainingSettings, loggers: Sequence[str]) -> None:

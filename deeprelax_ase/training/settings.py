@@ -94,7 +94,7 @@ class TrainingSettings:
         for name, kind in (("schedule", Schedule), ("resident", Residence)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
-        for name in ("atoms_per_batch", "learning_rate", "clip", "validate_every", "log_every"):
+        for name in ("atoms_per_batch", "clip", "validate_every", "log_every"):
             if not (number := getattr(self, name)) > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
 

@@ -1,0 +1,145 @@
+"""Training and use of networks that predict coordinates and cell directly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from baselines.cryslator import Cryslator
+from baselines.egnn import EGNN
+from baselines.painn import PaiNN
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_times_matrices
+from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.training.augment import augment
+from deeprelax_ase.training.batches import Batches
+from deeprelax_ase.training.graphs import kept_graphs, pair_graph
+from deeprelax_ase.training.settings import TrainingSettings
+
+NETWORKS = {"PaiNN": PaiNN, "EGNN": EGNN, "Cryslator": Cryslator}
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """Shape of a direct network.
+
+    Attributes:
+        kind: name of the network, see :data:`NETWORKS`.
+        channels: features per atom.
+        num_layers: message passing layers.
+        num_basis: Gaussian radial basis functions up to the cutoff.
+        cutoff, max_neighbors: see :class:`~deeprelax_ase.graph.GraphSettings`.
+        frame: what displacements are measured from: where the cell carries the atoms (``cell``), or where they are
+            (``cartesian``), as in the paper. How far an atom goes along with the cell depends on its periodic image and
+            on the origin, which a periodic network does not see: in the second frame there is little to learn.
+    """
+
+    kind: str
+    channels: int = 128
+    num_layers: int = 4
+    num_basis: int = 64
+    cutoff: float = 6.0
+    max_neighbors: int = 30
+    frame: Literal["cell", "cartesian"] = "cell"
+
+    @property
+    def graph(self) -> GraphSettings:
+        """The graph that the network expects."""
+        return GraphSettings(cutoff=self.cutoff, max_neighbors=self.max_neighbors, max_in_cell=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for records."""
+        return asdict(self)
+
+    def make(self) -> nn.Module:
+        """The network."""
+        return NETWORKS[self.kind](self.channels, self.num_layers, self.num_basis, self.cutoff, self.max_neighbors)
+
+
+class DirectTask:
+    """Absolute errors of Cartesian coordinates and of the lattice."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        config: DirectConfig,
+        settings: TrainingSettings,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.pairs, self.config, self.settings = pairs, config, settings
+        self.device = pairs.counts.device if device is None else torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.network = config.make().to(self.device)
+        self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
+
+    def compile(self) -> None:
+        """The whole network."""
+        self.network.compile(dynamic=True)
+
+    def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
+        """Those of the losses of :meth:`validate`, with coordinates measured in the true cell: free of its error."""
+        batch = self.pairs.take(crystals).to(self.device)
+        if self.graphs is None:
+            batch = augment(batch, self.settings.augmentation, self.generator)
+        graph = pair_graph(batch, self.config.graph) if self.graphs is None else self.graphs.take(crystals, batch)
+        self.network.zero_grad(set_to_none=True)
+        losses = self._losses(self.network, batch, graph, batch.cell_relaxed)
+        losses["loss"].backward()
+        return losses
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+        """Mean absolute errors of Cartesian coordinates and lattice, and their weighted sum."""
+        losses = self._losses(network, pairs, pair_graph(pairs, self.config.graph), None)
+        return {**losses, "error": losses["loss"]}
+
+    def _losses(
+        self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, true_cell: Tensor | None
+    ) -> dict[str, Tensor]:
+        truth = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[graph.batch])
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
+            displacements, cell = network(graph, true_cell)
+            positions = displaced(graph, displacements, cell, true_cell, self.config)
+        coordinates, lattice = (positions - truth).abs().mean(), (cell - pairs.cell_relaxed).abs().mean()
+        loss = coordinates + self.settings.lattice_weight * lattice
+        return {"loss": loss, "coordinates": coordinates, "lattice": lattice}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the random numbers."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+def displaced(
+    graph: CrystalGraph, displacements: Tensor, cell: Tensor, true_cell: Tensor | None, config: DirectConfig
+) -> Tensor:
+    """Positions (N, 3) in Å, ``displacements`` (N, 3) away from what they are measured from.
+
+    In training the true cell carries the atoms, so that the network learns what they do beyond, free of the error of a
+    cell still being learnt.
+    """
+    if config.frame == "cartesian":
+        return graph.positions + displacements
+    return carried_positions(graph, cell.detach() if true_cell is None else true_cell) + displacements
+
+
+@torch.no_grad()
+def relax_direct(
+    network: nn.Module, config: DirectConfig, pairs: Pairs, *, atoms_per_batch: int = 20000
+) -> tuple[Tensor, Tensor]:
+    """Fractional coordinates (N, 3) and cells (G, 3, 3) in Å that ``network`` predicts for ``pairs``."""
+    network, parts = network.to(pairs.counts.device), []
+    for chunk in Batches(pairs.counts, atoms_per_batch):
+        batch = pairs.take(chunk)
+        graph = pair_graph(batch, config.graph)
+        displacements, cell = network(graph)
+        positions = displaced(graph, displacements, cell, None, config)
+        parts.append((rows_times_matrices(positions, torch.linalg.inv(cell)[graph.batch]), cell))
+    scaled, cells = zip(*parts, strict=True)
+    return torch.cat(scaled), torch.cat(cells)
