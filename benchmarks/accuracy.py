@@ -18,49 +18,28 @@ import torch
 from environment import environment
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.evaluation import UNITS, errors_of
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import build_graph, edge_batch, edge_vectors
-from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.metrics import bond_length_mae, cartesian_mae, match_rate
+from deeprelax_ase.metrics import match_rate, rank_correlation
 from deeprelax_ase.training.calibrate import labels_for, thinned
-from deeprelax_ase.training.evaluate import errors
 from deeprelax_ase.training.predicting import predict
 
 #: Å, bounds of the bins of the largest displacement of an atom.
 BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
 
-UNITS = {
-    "coordinates": "Å",
-    "cartesian": "Å",
-    "bond_length": "Å",
-    "lattice": "Å",
-    "volume": "Å³",
-    "relative_volume": "",
-}
+#: Metrics that are reported, with their units.
+METRICS = ("coordinates", "cartesian", "bond_length", "lattice", "volume", "relative_volume")
 
 
 def measure(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]:
     """Each metric for each of the ``candidates``, against the relaxed crystals of ``pairs``."""
-    batch, size = pairs.batch, len(pairs)
-    cell = torch.from_numpy(np.stack([c.cell for c in candidates]))
-    positions = torch.from_numpy(np.concatenate([c.positions for c in candidates]))
-    scaled = rows_times_matrices(positions, torch.linalg.inv(cell)[batch])
-    true_positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[batch])
-    graph = build_graph(crystals_of(pairs, "initial"), backend="torch")
-    true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
-    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
-    measured = {
-        **errors(pairs, scaled, cell),
-        "cartesian": cartesian_mae(positions, true_positions, batch, size),
-        "bond_length": bond_length_mae(lengths, true_lengths, edge_batch(graph), size),
-    }
-    return {name: measured[name].numpy() for name in UNITS}
+    scaled = torch.from_numpy(np.concatenate([c.scaled_positions for c in candidates]))
+    return errors_of(pairs, scaled, torch.from_numpy(np.stack([c.cell for c in candidates])))
 
 
 def by_displacement(
@@ -96,12 +75,12 @@ def summarise(
             "ratio": float(after[name][chosen].mean() / before[name][chosen].mean()),
             "unrelaxed_median": float(np.median(before[name][chosen])),
             "predicted_median": float(np.median(after[name][chosen])),
-            "unit": unit,
+            "unit": UNITS[name],
         }
-        for name, unit in UNITS.items()
+        for name in METRICS
     }
-    rank = spearmanr(uncertainty[chosen], after["bond_length"][chosen]).statistic
-    result["uncertainty_rank_correlation"] = {"predicted": float(rank), "unit": ""}
+    rank = rank_correlation(uncertainty[chosen], after["bond_length"][chosen])
+    result["uncertainty_rank_correlation"] = {"predicted": rank, "unit": ""}
     result["crystals"] = {"predicted": int(chosen.sum()), "unit": ""}
     return result
 

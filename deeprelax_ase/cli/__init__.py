@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import finetune, models, relax, train
+from deeprelax_ase.cli import evaluate, finetune, models, relax, train
 
 _MAIN_EXAMPLES = """\
 Examples:
@@ -57,3 +57,4 @@ app.command(epilog=relax.EXAMPLES)(relax.relax)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -62,6 +62,11 @@ class Pairs:
         """All tensors on ``device``."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def double(self) -> Pairs:
+        """The same with geometry, forces and virials in double precision."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.double() for name, t in given.items() if t.is_floating_point()})
+
     def atoms_of(self, crystals: Tensor) -> Tensor:
         """Indices of the atoms of ``crystals`` (n,), crystal after crystal in that order."""
         counts = self.counts[crystals]

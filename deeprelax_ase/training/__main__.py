@@ -1,4 +1,4 @@
-"""``python -m deeprelax_ase.training CONFIG.yaml``: ``deeprelax train`` for machines that have neither ASE nor typer."""
+"""``python -m deeprelax_ase.training CONFIG.yaml``: ``deeprelax train`` for machines without ASE and typer."""
 
 from __future__ import annotations
 

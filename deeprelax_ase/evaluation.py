@@ -1,0 +1,170 @@
+"""Predicted crystals against relaxed ones: every metric of every crystal, and what a table says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import Pairs, crystals_of
+from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.graph.torch_neighbors import neighbor_graph
+from deeprelax_ase.metrics import (
+    bond_length_mae,
+    cartesian_mae,
+    coordinate_mae,
+    lattice_mae,
+    rank_correlation,
+    structure_matches,
+    turned_lattice_mae,
+    volume_error,
+)
+from deeprelax_ase.structure import Crystal
+
+#: Unit of each metric; ``match`` is 1 or 0, so that its mean is the match rate.
+UNITS = {
+    "coordinates": "Å",
+    "cartesian": "Å",
+    "bond_length": "Å",
+    "lattice": "Å",
+    "turned_lattice": "Å",
+    "volume": "Å³",
+    "relative_volume": "",
+    "match": "",
+    "rmsd": "",
+}
+
+#: What each metric is, for tables.
+TITLES = {
+    "coordinates": "coordinates, cell and images apart",
+    "cartesian": "coordinates, eq. (25)",
+    "bond_length": "bond lengths, eq. (26)",
+    "lattice": "lattice, eq. (27)",
+    "turned_lattice": "lattice, without rotation",
+    "volume": "cell volume, eq. (28)",
+    "relative_volume": "relative volume",
+    "match": "match rate",
+    "rmsd": "RMSD / (V/N)^(1/3)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Metrics of G predicted crystals.
+
+    Attributes:
+        predicted: (G,) of each metric by name, see :data:`UNITS`; match and rmsd only where they were asked for.
+        unrelaxed: the same of the unrelaxed crystals: what the paper calls the Dummy.
+        uncertainty: (G,) the global uncertainty, where there is one.
+    """
+
+    predicted: Mapping[str, np.ndarray]
+    unrelaxed: Mapping[str, np.ndarray]
+    uncertainty: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.predicted["coordinates"])
+
+    def take(self, chosen: np.ndarray) -> Assessment:
+        """That of the ``chosen`` crystals, a mask or indices."""
+        return Assessment(
+            {name: values[chosen] for name, values in self.predicted.items()},
+            {name: values[chosen] for name, values in self.unrelaxed.items()},
+            None if self.uncertainty is None else self.uncertainty[chosen],
+        )
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Means and medians of each metric, the improvement over the unrelaxed crystals in per cent, and the unit.
+
+        ``uncertainty_rank_correlation`` is that with the error of the bond lengths, as in the paper's figure 5.
+        """
+        result: dict[str, dict[str, Any]] = {}
+        for name, values in self.predicted.items():
+            before, after = float(self.unrelaxed[name].mean()), float(values.mean())
+            gain = after - before if name == "match" else before - after
+            result[name] = {
+                "unrelaxed": before,
+                "predicted": after,
+                "improvement_percent": 100 * gain / before if before else None,
+                "unrelaxed_median": float(np.median(self.unrelaxed[name])),
+                "predicted_median": float(np.median(values)),
+                "unit": UNITS[name],
+            }
+        if self.uncertainty is not None:
+            rank = rank_correlation(self.uncertainty, self.predicted["bond_length"])
+            result["uncertainty_rank_correlation"] = {"predicted": rank, "unit": ""}
+        result["crystals"] = {"predicted": len(self), "unit": ""}
+        return result
+
+
+def assess(
+    pairs: Pairs,
+    scaled: Tensor,
+    cell: Tensor,
+    *,
+    uncertainty: np.ndarray | None = None,
+    match: bool = True,
+    jobs: int = 1,
+    settings: GraphSettings | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> Assessment:
+    """Compare predicted crystals with the relaxed ones of ``pairs``.
+
+    Args:
+        pairs: G pairs of N atoms, on the CPU.
+        scaled: (N, 3) predicted fractional coordinates.
+        cell: (G, 3, 3) predicted cells, Å.
+        uncertainty: (G,) the global uncertainty, where there is one.
+        match: whether pymatgen's StructureMatcher compares the crystals too: tens of milliseconds each, twice.
+        jobs: processes that do so.
+        settings: the graph of the unrelaxed crystals on whose edges bond lengths are compared.
+        advance: called after each such comparison, 2 G times.
+    """
+    graph_settings = GraphSettings() if settings is None else settings
+    pairs = pairs.to("cpu").double()
+    before = errors_of(pairs, pairs.scaled_initial, pairs.cell_initial, graph_settings)
+    after = errors_of(pairs, scaled.double(), cell.double(), graph_settings)
+    if match:
+        relaxed, initial = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
+        predicted = _crystals(pairs, scaled.double(), cell.double())
+        for found, crystals in ((before, initial), (after, predicted)):
+            matches = structure_matches(crystals, relaxed, jobs=jobs, advance=advance)
+            found["match"] = np.array([float(m.same) for m in matches])
+            found["rmsd"] = np.array([m.rmsd for m in matches])
+    return Assessment(after, before, uncertainty)
+
+
+def errors_of(
+    pairs: Pairs, scaled: Tensor, cell: Tensor, settings: GraphSettings | None = None
+) -> dict[str, np.ndarray]:
+    """Every metric (G,) that needs no StructureMatcher, see :func:`assess`."""
+    batch, size = pairs.batch, len(pairs)
+    start = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch])
+    graph = neighbor_graph(pairs.numbers, start, pairs.cell_initial, batch, settings=settings or GraphSettings())
+    positions = rows_times_matrices(scaled, cell[batch])
+    true_positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[batch])
+    true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
+    volume = volume_error(cell, pairs.cell_relaxed)
+    found = {
+        "coordinates": coordinate_mae(scaled, pairs.scaled_relaxed, pairs.cell_relaxed, batch),
+        "cartesian": cartesian_mae(positions, true_positions, batch, size),
+        "bond_length": bond_length_mae(lengths, true_lengths, edge_batch(graph), size),
+        "lattice": lattice_mae(cell, pairs.cell_relaxed),
+        "turned_lattice": turned_lattice_mae(cell, pairs.cell_relaxed),
+        "volume": volume,
+        "relative_volume": volume / torch.linalg.det(pairs.cell_relaxed).abs(),
+    }
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def _crystals(pairs: Pairs, scaled: Tensor, cell: Tensor) -> list[Crystal]:
+    positions = rows_times_matrices(scaled, cell[pairs.batch])
+    counts = pairs.counts.tolist()
+    parts = zip(pairs.numbers.split(counts), positions.split(counts), cell, strict=True)
+    return [Crystal(numbers.numpy(), xyz.numpy(), matrix.numpy()) for numbers, xyz, matrix in parts]
