@@ -10,20 +10,22 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import evaluate, finetune, models, relax, train
+from deeprelax_ase.cli import data, evaluate, finetune, models, relax, train
 
 _MAIN_EXAMPLES = """\
 Examples:
 
     deeprelax relax POSCAR -o CONTCAR
     deeprelax models
+    deeprelax finetune DeepRelax-PBE --data my_pairs/ --out tuned
+    deeprelax evaluate tuned/DeepRelax-PBE-tuned.json --data my_pairs/
 
 Each command has its own `--help`.
 """
 
 app = typer.Typer(
     name="deeprelax",
-    help="Relax crystals in one shot, with an uncertainty for each.",
+    help="Relax crystals in one shot, with an uncertainty for each; train models that do.",
     epilog=_MAIN_EXAMPLES,
     no_args_is_help=True,
     add_completion=False,
@@ -58,3 +60,4 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.add_typer(data.app, name="data")

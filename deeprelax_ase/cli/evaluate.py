@@ -194,9 +194,9 @@ def table(title: str, summary: dict[str, dict[str, Any]]) -> Table:
     if rank is not None:
         result.add_row("rank correlation of uncertainty", "", f"{rank['predicted']:.3f}")
     for name in ("coordinates", "relative_volume"):
-        if row := summary.get(f"{name}_coverage"):
-            label = f"{TITLES[name].split(',')[0]} within the {row['aimed']:.0%} bound"
-            result.add_row(label, "", f"{row['predicted']:.1%}")
+        if share := summary.get(f"{name}_coverage"):
+            label = f"{TITLES[name].split(',')[0]} within the {share['aimed']:.0%} bound"
+            result.add_row(label, "", f"{share['predicted']:.1%}")
     return result
 
 

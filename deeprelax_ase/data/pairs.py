@@ -122,7 +122,8 @@ def load_pairs(
     """Read pairs from one or several ``.npz`` files, one after the other.
 
     Args:
-        paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'.
+        paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'; an array
+            ``level`` says whose minima the relaxed crystals are, otherwise DFT's are PBE's and the others OAM's.
         labels: ``relaxed``, the arrays frac_relaxed and cell_relaxed: DFT's minima, or the potential's where there are
             none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks.
         dtype: of the geometry.
@@ -143,7 +144,8 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
         if missing := [name for name in needed if name not in arrays]:
             raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {needed}")
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
-    level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM"))
+        stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
+    level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
     pairs = Pairs(
         numbers=raw["numbers"].long(),
         counts=raw["offsets"].long().diff(),

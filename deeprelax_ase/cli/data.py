@@ -1,0 +1,188 @@
+"""``deeprelax data check`` and ``deeprelax data convert``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, stop
+from deeprelax_ase.errors import DeepRelaxError
+
+if TYPE_CHECKING:
+    from deeprelax_ase.data import PairDataset
+    from deeprelax_ase.data.check import Report
+
+_CHECK_EXAMPLES = """\
+Examples:
+
+    deeprelax data check pairs.npz
+    deeprelax data check my_cifs/ --json report.json
+    deeprelax data check unrelaxed.db relaxed.db --key uid
+    deeprelax data check relaxations.extxyz --key material_id
+
+Exit code: 0 nothing to look into; 1 pairs that are refused, duplicate or suspicious; 2 nothing could be read.
+"""
+
+_CONVERT_EXAMPLES = """\
+Examples:
+
+    deeprelax data convert my_cifs/ -o pairs.npz
+    deeprelax data convert runs/ --format trajectory --fractions 0.7 0.15 0.15 -o pairs.npz
+"""
+
+#: So many names are listed for each thing that is suspicious.
+_NAMES = 5
+
+app = typer.Typer(
+    help="Look into relaxation pairs, or bring them into one file.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="npz files; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; trajectories; relaxation "
+        "documents; MPF.2021.2.8's pickles.",
+        show_default=False,
+    ),
+]
+DataFormat = Annotated[
+    str, typer.Option("--format", help="npz, cif, cryslator, mpf, ase-db, documents, trajectory, or auto.")
+]
+Key = Annotated[str | None, typer.Option(help="What names the pairs in the source.", show_default=False)]
+Level = Annotated[str, typer.Option(help="Whose minima the relaxed crystals are: PBE, OAM or M3GNet.")]
+Fractions = Annotated[
+    tuple[float, float, float],
+    typer.Option(help="Shares for training, validation and test, of a source that is not split."),
+]
+GroupBy = Annotated[str, typer.Option(help="Kept on one side of a split: composition, chemical system, or pair.")]
+
+
+@app.command(epilog=_CHECK_EXAMPLES)
+def check(
+    sources: Sources,
+    data_format: DataFormat = "auto",
+    key: Key = None,
+    level: Level = "PBE",
+    fractions: Fractions = (0.8, 0.1, 0.1),
+    group_by: GroupBy = "composition",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the report here.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Counts, elements, distributions, duplicates, leakage between the splits, and suspicious pairs."""
+    from deeprelax_ase.data.check import check as checked
+
+    dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
+    report = checked(dataset)
+    show(Console(highlight=False), report)
+    if output:
+        output.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    raise typer.Exit(OK if report.clean else SOME_FAILED)
+
+
+@app.command(epilog=_CONVERT_EXAMPLES)
+def convert(
+    sources: Sources,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.npz", help="File to write.")],
+    data_format: DataFormat = "auto",
+    key: Key = None,
+    level: Level = "PBE",
+    fractions: Fractions = (0.8, 0.1, 0.1),
+    group_by: GroupBy = "composition",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Match the pairs once, and keep them in a file that is read in a moment."""
+    if output.suffix != ".npz":
+        stop(f"{output} must end in .npz")
+    dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
+    try:
+        dataset.save(output)
+    except OSError as error:
+        stop(f"{output} cannot be written: {error.strerror}", SOME_FAILED)
+    console = Console(highlight=False)
+    for refused in dataset.refused:
+        console.print(f"{refused.name}: {refused.reason}", markup=False, soft_wrap=True)
+    console.print(f"{len(dataset)} pairs, {len(dataset.refused)} refused; written to {output}", soft_wrap=True)
+    raise typer.Exit(SOME_FAILED if dataset.refused else OK)
+
+
+def _read(
+    sources: list[Path],
+    data_format: str,
+    key: str | None,
+    level: str,
+    fractions: tuple[float, float, float],
+    group_by: str,
+    seed: int,
+    quiet: bool,
+) -> PairDataset:
+    from deeprelax_ase.cli.console import progress
+    from deeprelax_ase.data import PairDataset
+
+    shown = errors()
+    with progress(shown, visible=shown.is_terminal and not quiet) as bar:
+        task = bar.add_task("reading pairs", total=None)
+        try:
+            return PairDataset.read(
+                sources,
+                format=data_format,
+                key=key,
+                level=level,
+                fractions=fractions,
+                group_by=group_by,
+                seed=seed,
+                advance=lambda: bar.advance(task),
+            )
+        except (DeepRelaxError, ValueError, OSError) as error:
+            stop(str(error))
+
+
+def show(console: Console, report: Report) -> None:
+    """The report as tables and lines."""
+    counts = report.counts
+    console.print(f"{counts['pairs']:,} pairs, {counts['atoms']:,} atoms, {counts['refused']:,} refused")
+    for title, row in (("splits", counts["splits"]), ("levels", counts["levels"]), ("matched", counts["matched"])):
+        console.print(f"{title}: " + ", ".join(f"{name} {number:,}" for name, number in row.items()))
+    elements = sorted(report.elements.items(), key=lambda item: -item[1])
+    listed = " ".join(f"{symbol} {number:,}" for symbol, number in elements)
+    console.print(f"{len(elements)} elements, with the pairs that hold them: {listed}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    columns = list(next(iter(report.distributions.values())))
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in report.distributions.items():
+        table.add_row(name, *(f"{values[column]:.4g}" for column in columns))
+    console.print(table)
+    for part, row in report.leakage.items():
+        shares = ", ".join(f"{kind} {row[kind]:,}" for kind in row if kind != "pairs")
+        console.print(f"{part}, {row['pairs']:,} pairs, in common with training: {shares}")
+    more = sum(map(len, report.duplicates)) - len(report.duplicates)
+    if report.duplicates:
+        _names(console, f"{more:,} duplicates", [" = ".join(group) for group in report.duplicates])
+    for kind, names in report.suspicious.items():
+        _names(console, f"{len(names):,} pairs: {kind}", names)
+    for reason, names in report.refused.items():
+        _names(console, f"{len(names):,} refused: {reason}", names)
+    if report.clean:
+        console.print("nothing suspicious")
+
+
+def _names(console: Console, title: str, names: list[str]) -> None:
+    more = "" if len(names) <= _NAMES else f", and {len(names) - _NAMES:,} more"
+    console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    console.print("  " + ", ".join(names[:_NAMES]) + more, markup=False, soft_wrap=True)

@@ -1,0 +1,230 @@
+"""One data set of relaxation pairs from whatever holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data.matching import HOW, Matched, MatchError, match
+from deeprelax_ase.data.pairs import LEVELS, SPLITS, Pairs, concatenate, load_pairs
+from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
+
+#: What pairs must share to be kept on one side of a split.
+GROUPS = ("composition", "chemical system", "pair")
+
+
+@dataclass(frozen=True, eq=False)
+class PairDataset:
+    """Relaxation pairs with their names, and those that were left out with the reasons.
+
+    Attributes:
+        pairs: G pairs as flat tensors.
+        names: (G,) what each is called in its source.
+        how: (G,) how each was matched, see :data:`~deeprelax_ase.data.matching.HOW`.
+        refused: those that were left out.
+        turned: (G,) radians by which the relaxed crystals were turned back.
+    """
+
+    pairs: Pairs
+    names: tuple[str, ...]
+    how: tuple[str, ...]
+    refused: tuple[Refused, ...] = ()
+    turned: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @classmethod
+    def read(
+        cls,
+        sources: Sequence[str | os.PathLike] | str | os.PathLike,
+        *,
+        format: str = "auto",
+        key: str | None = None,
+        level: str = "PBE",
+        labels: str = "relaxed",
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        group_by: str = "composition",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        advance: Callable[[], object] = lambda: None,
+    ) -> PairDataset:
+        """Read pairs and match them atom by atom.
+
+        Args:
+            sources: files or folders of one format.
+            format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
+            key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
+                trajectories, or of documents. Each format has usual ones.
+            level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
+            labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`.
+            fractions: shares for training, validation and test, of sources that do not say what belongs where.
+            group_by: what such pairs must share to be kept together, one of :data:`GROUPS`.
+            seed: of that split, which does not depend on the order of the pairs.
+            dtype: of the geometry.
+            advance: called after each pair.
+
+        Raises:
+            DataError: nothing can be read, or a setting is unknown; single pairs that cannot be used are refused.
+        """
+        paths = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
+        known = ("auto", "npz", *FORMATS)
+        for name, value, allowed in (
+            ("format", format, known),
+            ("level", level, LEVELS),
+            ("group_by", group_by, GROUPS),
+        ):
+            if value not in allowed:
+                raise DataError(f"Unknown {name}={value!r}, must be one of {allowed}")
+        if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
+            raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
+        if format == "npz" or (format == "auto" and paths and all(path.suffix == ".npz" for path in paths)):
+            return _from_npz(paths, labels, dtype)
+        row = format_of(paths) if format == "auto" else FORMATS[format]
+        dataset = _collected(row.read(paths, key), level, dtype, advance)
+        return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
+
+    def take(self, chosen: Tensor) -> PairDataset:
+        """Those with the indices ``chosen`` (n,), in that order."""
+        order = chosen.tolist()
+        return PairDataset(
+            self.pairs.take(chosen),
+            tuple(self.names[n] for n in order),
+            tuple(self.how[n] for n in order),
+            self.refused,
+            tuple(self.turned[n] for n in order),
+        )
+
+    def in_split(self, split: str) -> PairDataset:
+        """Those of ``train``, ``validation`` or ``test``.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
+        return self.take((self.pairs.split == SPLITS[split]).nonzero().squeeze(1))
+
+    def save(self, file: str | os.PathLike) -> None:
+        """Write an npz file, which is read in a moment; names are kept in it."""
+        pairs = self.pairs
+        np.savez_compressed(
+            file,
+            numbers=pairs.numbers.to(torch.uint8).numpy(),
+            offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]).astype(np.int32),
+            frac_initial=pairs.scaled_initial.numpy(),
+            cell_initial=pairs.cell_initial.numpy(),
+            frac_relaxed=pairs.scaled_relaxed.numpy(),
+            cell_relaxed=pairs.cell_relaxed.numpy(),
+            dft=pairs.dft.numpy(),
+            level=pairs.level.to(torch.uint8).numpy(),
+            split=pairs.split.to(torch.uint8).numpy(),
+            names=np.array(self.names),
+        )
+
+
+def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDataset:
+    parts: list[Pairs] = []
+    names: list[str] = []
+    for path in paths:
+        try:
+            part = load_pairs(path, labels=labels, dtype=dtype)
+            with np.load(path, allow_pickle=False) as arrays:
+                given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        parts.append(part)
+        names += given or [f"{path.stem}[{n}]" for n in range(len(part))]
+    pairs = concatenate(parts)
+    return PairDataset(pairs, tuple(names), (HOW[0],) * len(pairs), (), (0.0,) * len(pairs))
+
+
+def _collected(
+    found: Iterable[RawPair | Refused], level: str, dtype: torch.dtype, advance: Callable[[], object]
+) -> PairDataset:
+    matched: list[Matched] = []
+    names, splits, refused = [], [], []
+    for item in found:
+        advance()
+        if isinstance(item, Refused):
+            refused.append(item)
+            continue
+        try:
+            matched.append(match(item.initial, item.relaxed))
+        except (MatchError, np.linalg.LinAlgError) as error:
+            refused.append(Refused(item.name, str(error)))
+            continue
+        names.append(item.name)
+        splits.append(-1 if item.split is None else SPLITS[item.split])
+    if not matched:
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in refused[:3]) or "the source is empty"
+        raise DataError(f"there is no pair that can be used ({len(refused)} refused). {reasons}")
+    pairs = _flat(matched, splits, level, dtype)
+    how = tuple(m.how for m in matched)
+    return PairDataset(pairs, tuple(names), how, tuple(refused), tuple(m.turned for m in matched))
+
+
+def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: torch.dtype) -> Pairs:
+    def stacked(name: str, *, join: bool) -> Tensor:
+        arrays = [getattr(m, name) for m in matched]
+        return torch.from_numpy(np.concatenate(arrays) if join else np.stack(arrays))
+
+    size, atoms = len(matched), sum(len(m.numbers) for m in matched)
+    return Pairs(
+        numbers=stacked("numbers", join=True).long(),
+        counts=torch.tensor([len(m.numbers) for m in matched]),
+        scaled_initial=stacked("scaled_initial", join=True).to(dtype),
+        scaled_relaxed=stacked("scaled_relaxed", join=True).to(dtype),
+        cell_initial=stacked("cell_initial", join=False).to(dtype),
+        cell_relaxed=stacked("cell_relaxed", join=False).to(dtype),
+        dft=torch.full((size,), level == "PBE"),
+        level=torch.full((size,), LEVELS.index(level)),
+        split=torch.tensor(splits),
+        forces=torch.zeros(atoms, 3, dtype=dtype),
+        virial=torch.zeros(size, 3, 3, dtype=dtype),
+        informed=torch.zeros(size, dtype=torch.bool),
+    )
+
+
+def _with_splits(dataset: PairDataset, fractions: Sequence[float], group_by: str, seed: int) -> PairDataset:
+    """Pairs that are in no split put into one: groups in an order of their own, until each share is full."""
+    pairs = dataset.pairs
+    groups: dict[str, list[int]] = {}
+    for n, name in enumerate(group_names(dataset, group_by)):
+        groups.setdefault(name, []).append(n)
+    open_ones = {name: [n for n in members if pairs.split[n] < 0] for name, members in groups.items()}
+    total = sum(map(len, open_ones.values()))
+    split, filled, part = pairs.split.clone(), 0, 0
+    ends = np.cumsum(fractions) * total
+    for name in sorted(open_ones, key=lambda n: hashlib.sha256(f"{seed} {n}".encode()).digest()):
+        members = open_ones[name]
+        while part < 2 and filled + len(members) / 2 > ends[part]:
+            part += 1
+        for n in members:
+            split[n] = part
+        filled += len(members)
+    return replace(dataset, pairs=replace(pairs, split=split))
+
+
+def group_names(dataset: PairDataset, group_by: str) -> list[str]:
+    """(G,) what the pairs that belong together share, see :data:`GROUPS`."""
+    if group_by == "pair":
+        return list(dataset.names)
+    names = []
+    for numbers in dataset.pairs.numbers.split(dataset.pairs.counts.tolist()):
+        counts = dict(zip(*np.unique(numbers.numpy(), return_counts=True), strict=True))
+        names.append(_formula(counts) if group_by == "composition" else "-".join(map(str, sorted(counts))))
+    return names
+
+
+def _formula(counts: dict[int, int]) -> str:
+    """The reduced composition, by atomic number."""
+    divisor = np.gcd.reduce(list(counts.values()))
+    return " ".join(f"{z}:{n // divisor}" for z, n in sorted(counts.items()))

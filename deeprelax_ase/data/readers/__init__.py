@@ -1,0 +1,89 @@
+"""Where relaxation pairs come from: a module for each kind of source, a row for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeprelax_ase.data.readers.databases import are_databases, read_databases
+from deeprelax_ase.data.readers.documents import is_documents, read_documents
+from deeprelax_ase.data.readers.folders import (
+    is_cif_folder,
+    is_cryslator_folder,
+    read_cif_folder,
+    read_cryslator_folder,
+)
+from deeprelax_ase.data.readers.mpf import is_mpf, read_mpf
+from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused
+from deeprelax_ase.data.readers.trajectories import is_trajectory, read_trajectories
+
+__all__ = ["FORMATS", "DataError", "Format", "RawPair", "Refused", "format_of"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of source.
+
+    Attributes:
+        looks: what it looks like.
+        fits: whether all of some paths are of that kind.
+        read: the pairs in them; the second argument is the key that pairs or names them, if the user gave one.
+    """
+
+    looks: str
+    fits: Callable[[Sequence[Path]], bool]
+    read: Callable[[Sequence[Path], str | None], Iterator[RawPair | Refused]]
+
+
+def _each(fits: Callable[[Path], bool]) -> Callable[[Sequence[Path]], bool]:
+    return lambda paths: bool(paths) and all(fits(path) for path in paths)
+
+
+def _all(
+    read: Callable[[Path, str | None], Iterator[RawPair | Refused]],
+) -> Callable[[Sequence[Path], str | None], Iterator[RawPair | Refused]]:
+    def chained(paths: Sequence[Path], key: str | None) -> Iterator[RawPair | Refused]:
+        for path in paths:
+            yield from read(path, key)
+
+    return chained
+
+
+#: Every format but npz, which is read as it is; the first that fits is taken.
+FORMATS: dict[str, Format] = {
+    "cryslator": Format(
+        "a folder with id_prop_train_all.csv, NAME_unrelaxed.cif, NAME_relaxed.cif",
+        _each(is_cryslator_folder),
+        _all(read_cryslator_folder),
+    ),
+    "mpf": Format("the pickles block_0.p and block_1.p of MPF.2021.2.8", _each(is_mpf), _all(read_mpf)),
+    "cif": Format(
+        "a folder with NAME_unrelaxed.cif, NAME_relaxed.cif and train.csv, val.csv, test.csv",
+        _each(is_cif_folder),
+        _all(read_cif_folder),
+    ),
+    "ase-db": Format("the ASE databases unrelaxed.db and relaxed.db, or one of both", are_databases, read_databases),
+    "documents": Format("relaxation documents of atomate2, JSON", _each(is_documents), _all(read_documents)),
+    "trajectory": Format(
+        "extended XYZ or ASE trajectories, whose first and last frames are pairs",
+        _each(is_trajectory),
+        _all(read_trajectories),
+    ),
+}
+
+
+def format_of(paths: Sequence[Path]) -> Format:
+    """The format that all ``paths`` have.
+
+    Raises:
+        DataError: a path does not exist, or no format fits.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder. Check the name.")
+    for row in FORMATS.values():
+        if row.fits(paths):
+            return row
+    known = "; ".join(f"{name}: {row.looks}" for name, row in FORMATS.items())
+    raise DataError(f"{[str(p) for p in paths]} look like nothing that holds relaxation pairs. Formats: npz; {known}")

@@ -1,0 +1,59 @@
+"""What every reader gives: pairs as they were found, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.structure import Crystal
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+
+class DataError(DeepRelaxError, ValueError):
+    """Relaxation pairs cannot be read at all; the message says what is missing and how to give it."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A pair that is left out.
+
+    Attributes:
+        name: what it is called in its source.
+        reason: why, and how to mend it.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class RawPair:
+    """A pair as it was found.
+
+    Attributes:
+        name: what it is called in its source.
+        initial, relaxed: the two crystals, in whatever order and setting.
+        split: ``train``, ``validation``, ``test``, or None where the source does not say.
+    """
+
+    name: str
+    initial: Crystal
+    relaxed: Crystal
+    split: str | None = None
+
+
+def raw_pair(
+    name: str, initial: Atoms | Structure, relaxed: Atoms | Structure, split: str | None = None
+) -> RawPair | Refused:
+    """Both crystals validated; :class:`Refused` if one of them is none."""
+    crystals = []
+    for side, structure in (("unrelaxed", initial), ("relaxed", relaxed)):
+        try:
+            crystals.append(Crystal.of(structure))
+        except (DeepRelaxError, ValueError, TypeError) as error:
+            return Refused(name, f"the {side} crystal: {error}")
+    return RawPair(name, crystals[0], crystals[1], split)

@@ -1,0 +1,64 @@
+"""Relaxations frame by frame: the first frame and the last one are a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
+from deeprelax_ase.io import read_frames
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+ENDINGS = (".extxyz", ".xyz", ".traj", ".xyz.gz", ".extxyz.gz", "XDATCAR", ".xdatcar")
+
+#: Keys of ``atoms.info`` by which relaxations in one file are told apart, where none is named.
+_USUAL_KEYS = ("relaxation_id", "material_id", "mp_id", "id", "name")
+
+
+def is_trajectory(path: Path) -> bool:
+    """Whether ``path`` is a file of many frames, or a folder of such files."""
+    if path.is_dir():
+        return any(_files(path))
+    return path.name.endswith(ENDINGS)
+
+
+def read_trajectories(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
+    """One pair of each file, or of each value of ``atoms.info[key]`` in it."""
+    for file in _files(path) if path.is_dir() else [path]:
+        yield from _read(file, key)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (file for file in sorted(folder.iterdir()) if file.is_file() and file.name.endswith(ENDINGS))
+
+
+def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
+    ends: dict[str, tuple[Atoms, Atoms]] = {}
+    bad: dict[str, str] = {}
+    for frame in read_frames(str(file)):
+        if frame.atoms is None:
+            bad[frame.label] = str(frame.error)
+            continue
+        name = _name(frame.atoms, file, key)
+        if name is None:
+            bad[frame.label] = f"atoms.info has no {key!r}, only {sorted(frame.atoms.info)}"
+            continue
+        ends[name] = (ends[name][0] if name in ends else frame.atoms, frame.atoms)
+    for name, reason in bad.items():
+        yield Refused(name, reason)
+    for name, (first, last) in ends.items():
+        if first is last:
+            yield Refused(name, "there is one frame only: a relaxation has at least two")
+        else:
+            yield raw_pair(name, first, last)
+
+
+def _name(atoms: Atoms, file: Path, key: str | None) -> str | None:
+    keys = (key,) if key else _USUAL_KEYS
+    for candidate in keys:
+        if candidate in atoms.info:
+            return str(atoms.info[candidate])
+    return None if key else file.name

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.db import connect
+from ase.io import write
+
+from deeprelax_ase.data import LEVELS, DataError, PairDataset, load_pairs
+from deeprelax_ase.data.matching import HOW
+from deeprelax_ase.structure import Crystal
+
+
+def assert_right(dataset: PairDataset, pairs, names: str = "abcd", atol: float = 1e-6) -> None:
+    """The data set holds just these pairs: unrelaxed as given, relaxed a rock salt of 0.95 of the size."""
+    assert sorted(dataset.names) == sorted(names)
+    for n, name in enumerate(dataset.names):
+        one = dataset.take(torch.tensor([n])).pairs
+        first, last = pairs[name]
+        assert one.numbers.tolist() == first.numbers.tolist()
+        np.testing.assert_allclose(one.cell_initial[0], first.cell.array, rtol=0, atol=atol)
+        images = one.scaled_initial - torch.from_numpy(first.get_scaled_positions(wrap=False))  # files may wrap
+        np.testing.assert_allclose(images - images.round(), 0, rtol=0, atol=max(atol, 1e-6))
+        np.testing.assert_allclose(one.cell_relaxed[0], last.cell.array, rtol=0, atol=atol)
+        difference = one.scaled_relaxed - torch.from_numpy(last.get_scaled_positions())
+        difference = difference - difference[0]
+        np.testing.assert_allclose(difference - difference.round(), 0, rtol=0, atol=max(atol, 1e-6))
+        moved = (one.scaled_relaxed - one.scaled_initial) @ one.cell_relaxed[0]
+        assert moved.norm(dim=1).max() < 0.6
+        assert moved.mean(dim=0).abs().max() < 1e-6
+
+
+# -- every format
+
+
+def test_cif_folder(cifs: Path, pairs) -> None:
+    dataset = PairDataset.read(cifs)
+    assert_right(dataset, pairs, atol=2e-4)  # what the file has digits for
+    assert [dataset.pairs.split[dataset.names.index(name)].item() for name in "abcd"] == [0, 0, 1, 2]
+    assert dict(zip(dataset.names, dataset.how, strict=True))["d"] == HOW[1]
+    assert dataset.pairs.level.tolist() == [LEVELS.index("PBE")] * 4
+    assert dataset.pairs.dft.all()
+    assert dataset.in_split("validation").names == ("c",)
+
+
+def test_cif_folder_without_tables_is_split(cifs: Path, pairs) -> None:
+    for table in cifs.glob("*.csv"):
+        table.unlink()
+    dataset = PairDataset.read(cifs, fractions=(0.5, 0.25, 0.25))
+    assert_right(dataset, pairs, atol=2e-4)
+    assert dataset.pairs.split.bincount().tolist() == [2, 1, 1]
+
+
+def test_cif_folder_tells_what_is_missing(cifs: Path) -> None:
+    (cifs / "CIF" / "a_relaxed.cif").unlink()
+    (cifs / "CIF" / "b_unrelaxed.cif").write_text("no structure", encoding="utf-8")
+    (cifs / "train.csv").write_text("atoms_id\na\nb\nzzz\n", encoding="utf-8")
+    dataset = PairDataset.read(cifs)
+    assert sorted(dataset.names) == ["c", "d"]
+    reasons = {refused.name: refused.reason for refused in dataset.refused}
+    assert "no such file" in reasons["a"]
+    assert "cannot be read" in reasons["b"]
+    assert "no zzz_unrelaxed.cif" in reasons["zzz"]
+
+
+def test_tables_must_fit(cifs: Path) -> None:
+    (cifs / "test.csv").write_text("atoms_id\na\n", encoding="utf-8")
+    with pytest.raises(DataError, match="a is in train too"):
+        PairDataset.read(cifs)
+    (cifs / "test.csv").write_text("material\na\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no column 'atoms_id'"):
+        PairDataset.read(cifs)
+
+
+def test_cryslator_layout(tmp_path: Path, pairs) -> None:
+    for name, (first, last) in pairs.items():
+        write(tmp_path / f"{name}_unrelaxed.cif", first)
+        write(tmp_path / f"{name}_relaxed.cif", last)
+    for part, names in (("train", "ab"), ("val", "c"), ("test", "dz")):
+        rows = "".join(f"{n}_unrelaxed,-1.0\n{n}_relaxed,-1.5\n" for n in names)
+        (tmp_path / f"id_prop_{part}_all.csv").write_text(rows, encoding="utf-8")
+    dataset = PairDataset.read(tmp_path)
+    assert_right(dataset, pairs, atol=2e-4)
+    assert [dataset.pairs.split[dataset.names.index(name)].item() for name in "abcd"] == [0, 0, 1, 2]
+    assert [refused.name for refused in dataset.refused] == ["z"]
+
+
+@pytest.mark.parametrize("as_cif", [True, False])
+def test_mpf_pickles(tmp_path: Path, pairs, as_cif: bool) -> None:
+    def snapshot(atoms):
+        structure = Crystal.of(atoms).to_structure()
+        return structure.to(fmt="cif") if as_cif else structure
+
+    blocks: tuple[dict, dict] = ({}, {})
+    for n, (name, (first, last)) in enumerate(pairs.items()):
+        middle = first.copy()
+        middle.rattle(0.3, seed=1)
+        frames = [snapshot(atoms) for atoms in (first, middle, last)]
+        blocks[n % 2][name] = {
+            "structure": frames,
+            "energy": [0.0] * 3,
+            "force": [np.zeros((8, 3))] * 3,
+            "id": [1, 2, 3],
+        }
+    blocks[0]["short"] = {"structure": [snapshot(pairs["a"][0])], "energy": [0.0]}
+    for n, block in enumerate(blocks):
+        (tmp_path / f"block_{n}.p").write_bytes(pickle.dumps(block))
+    dataset = PairDataset.read(tmp_path)
+    by_element = [0, 2, 4, 6, 1, 3, 5, 7] if as_cif else list(range(8))  # as pymatgen's CIFs have them
+    assert_right(dataset, {n: (first[by_element], last[by_element]) for n, (first, last) in pairs.items()}, atol=1e-5)
+    assert [(r.name, "fewer than two snapshots" in r.reason) for r in dataset.refused] == [("short", True)]
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run!",))
+
+
+def test_pickles_that_could_run_code_are_not_read(tmp_path: Path, capsys) -> None:
+    (tmp_path / "block_0.p").write_bytes(pickle.dumps({"a": Evil()}))
+    with pytest.raises(DataError, match=r"builtins\.print, which relaxation data have no need of"):
+        PairDataset.read(tmp_path / "block_0.p")
+    assert "run!" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps([1, 2]), bz2.compress(b"x")])
+def test_damaged_pickles_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "block_0.p").write_bytes(content)
+    with pytest.raises(DataError, match=r"block_0\.p"):
+        PairDataset.read(tmp_path / "block_0.p")
+
+
+def test_two_databases(tmp_path: Path, pairs) -> None:
+    with connect(tmp_path / "unrelaxed.db") as first, connect(tmp_path / "relaxed.db") as last:
+        for n, name in enumerate(pairs):
+            first.write(pairs[name][0], uid=name, number=n)
+        for name in reversed(pairs):
+            last.write(pairs[name][1], uid=name, number=7)
+        first.write(pairs["a"][0], uid="alone")
+    for sources in ([tmp_path], [tmp_path / "relaxed.db", tmp_path / "unrelaxed.db"]):
+        dataset = PairDataset.read(sources)
+        assert_right(dataset, pairs)
+        assert [(r.name, r.reason) for r in dataset.refused] == [("alone", "there is no relaxed row of that name")]
+    with pytest.raises(DataError, match="no pair that can be used"):
+        PairDataset.read(tmp_path, key="number")
+
+
+def test_one_database(tmp_path: Path, pairs) -> None:
+    with connect(tmp_path / "all.db") as rows:
+        for name, (first, last) in pairs.items():
+            rows.write(first, label=name, relaxed=False)
+            rows.write(last, label=name, relaxed=True)
+    assert_right(PairDataset.read(tmp_path / "all.db", key="label"), pairs)
+    with pytest.raises(DataError, match=r"choose one of \['id', 'label', 'relaxed'\] with --key|no pair"):
+        PairDataset.read(tmp_path / "all.db")
+
+
+def test_databases_that_cannot_be_told_apart(tmp_path: Path, pairs) -> None:
+    for name in ("one", "two"):
+        with connect(tmp_path / f"{name}.db") as rows:
+            rows.write(pairs["a"][0], uid="a")
+    with pytest.raises(DataError, match="must have 'unrelaxed' in its name"):
+        PairDataset.read([tmp_path / "one.db", tmp_path / "two.db"])
+    with pytest.raises(DataError, match="says which rows are relaxed"):
+        PairDataset.read(tmp_path / "one.db")
+
+
+def frames(pair, name: str | None = None) -> list:
+    first, last = pair
+    middle = first.copy()
+    middle.rattle(0.1, seed=2)
+    result = [first.copy(), middle, last.copy()]
+    for atoms in result:
+        if name:
+            atoms.info["relaxation_id"] = name
+    return result
+
+
+def test_a_file_of_many_relaxations(tmp_path: Path, pairs) -> None:
+    write(tmp_path / "all.extxyz", [atoms for name in pairs for atoms in frames(pairs[name], name)])
+    assert_right(PairDataset.read(tmp_path / "all.extxyz"), pairs)
+    with pytest.raises(DataError, match=r"atoms\.info has no 'mp'"):
+        PairDataset.read(tmp_path / "all.extxyz", key="mp")
+
+
+@pytest.mark.parametrize("ending", ["traj", "extxyz"])
+def test_a_folder_of_trajectories(tmp_path: Path, pairs, ending: str) -> None:
+    for name in pairs:
+        write(tmp_path / f"{name}.{ending}", frames(pairs[name]))
+    write(tmp_path / f"e.{ending}", pairs["a"][0])
+    dataset = PairDataset.read(tmp_path)
+    assert_right(dataset, {f"{name}.{ending}": pair for name, pair in pairs.items()}, [f"{n}.{ending}" for n in pairs])
+    assert [(r.name, "one frame only" in r.reason) for r in dataset.refused] == [(f"e.{ending}", True)]
+
+
+@pytest.mark.parametrize("form", ["list", "lines", "gzip", "jobflow"])
+def test_relaxation_documents(tmp_path: Path, pairs, form: str) -> None:
+    def plain(atoms) -> dict:
+        return Crystal.of(atoms).to_structure().as_dict()
+
+    documents = []
+    for name, (first, last) in pairs.items():
+        step = {"structure": plain(first)}
+        document = {
+            "task_id": name,
+            "input": {"structure": plain(last)},  # of the last run of two: not where the relaxation began
+            "output": {"structure": plain(last), "energy": -1.0},
+            "calcs_reversed": [{}, {"output": {"ionic_steps": [step, {"structure": plain(last)}]}}],
+        }
+        documents.append({"uuid": name, "name": "relax", "output": document} if form == "jobflow" else document)
+    documents.append({"task_id": "static", "output": {"energy": 1.0}})
+    if form == "lines":
+        (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, documents)), encoding="utf-8")
+    elif form == "gzip":
+        (tmp_path / "d.json.gz").write_bytes(gzip.compress(json.dumps(documents).encode()))
+    else:
+        (tmp_path / "d.json").write_text(json.dumps(documents), encoding="utf-8")
+    key = "uuid" if form == "jobflow" else None
+    dataset = PairDataset.read(next(tmp_path.iterdir()), key=key)
+    assert_right(dataset, pairs)
+    (refused,) = dataset.refused
+    assert "no initial structure" in refused.reason
+
+
+def test_broken_json(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"d\.json is not JSON"):
+        PairDataset.read(tmp_path / "d.json")
+
+
+# -- npz, both ways
+
+
+def test_saved_and_read_again(cifs: Path, tmp_path: Path) -> None:
+    dataset = PairDataset.read(cifs, level="M3GNet")
+    dataset.save(tmp_path / "pairs.npz")
+    again = PairDataset.read(tmp_path / "pairs.npz")
+    assert again.names == dataset.names
+    for name in (
+        "numbers",
+        "counts",
+        "scaled_initial",
+        "scaled_relaxed",
+        "cell_initial",
+        "cell_relaxed",
+        "split",
+        "level",
+    ):
+        assert torch.equal(getattr(again.pairs, name), getattr(dataset.pairs, name)), name
+    assert load_pairs(tmp_path / "pairs.npz").level.tolist() == [LEVELS.index("M3GNet")] * 4
+    both = PairDataset.read([tmp_path / "pairs.npz"] * 2)
+    assert len(both) == 8
+
+
+# -- splits
+
+
+def test_splits_do_not_depend_on_the_order_and_keep_formulas_together(tmp_path: Path, pairs) -> None:
+    names = {f"{name}{n}": name for name in pairs for n in range(5)}
+    for folder, order in (("one", list(names)), ("two", list(reversed(names)))):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "all.extxyz", [a for n in order for a in frames(pairs[names[n]], n)])
+    one, two = (PairDataset.read(tmp_path / f, fractions=(0.5, 0.25, 0.25), seed=1) for f in ("one", "two"))
+    by_name = [dict(zip(d.names, d.pairs.split.tolist(), strict=True)) for d in (one, two)]
+    assert by_name[0] == by_name[1]
+    for name in pairs:
+        assert len({by_name[0][f"{name}{n}"] for n in range(5)}) == 1
+    assert one.pairs.split.bincount().tolist() == [10, 5, 5]
+    other = PairDataset.read(tmp_path / "one", fractions=(0.5, 0.25, 0.25), seed=2)
+    assert other.pairs.split.tolist() != one.pairs.split.tolist()
+    apart = PairDataset.read(tmp_path / "one", fractions=(0.5, 0.25, 0.25), group_by="pair")
+    assert any(
+        len({s for n, s in zip(apart.names, apart.pairs.split.tolist(), strict=True) if n[0] == x}) > 1 for x in "abcd"
+    )
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"format": "csv"}, "Unknown format='csv'"),
+        ({"level": "SCAN"}, "Unknown level='SCAN'"),
+        ({"group_by": "colour"}, "Unknown group_by='colour'"),
+        ({"fractions": (0.5, 0.5, 0.5)}, "add up to 1"),
+    ],
+)
+def test_wrong_settings_are_refused(cifs: Path, options: dict, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        PairDataset.read(cifs, **options)
+
+
+def test_what_holds_no_pairs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        PairDataset.read(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
+    with pytest.raises(DataError, match="look like nothing that holds relaxation pairs"):
+        PairDataset.read(tmp_path / "notes.txt")
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"bad\.npz cannot be read"):
+        PairDataset.read(tmp_path / "bad.npz")
+
+
+def test_bad_crystals_cost_themselves_only(tmp_path: Path, pairs) -> None:
+    bad = pairs["a"][1].copy()
+    bad.positions[0, 0] = np.nan
+    molecule = pairs["b"][0].copy()
+    molecule.pbc = False
+    molecule.cell = None
+    everything = {
+        "nan": frames((pairs["a"][0], bad)),
+        "box": [molecule, *frames(pairs["b"])],
+        "other": frames((pairs["a"][0], pairs["b"][1])),
+        "c": frames(pairs["c"]),
+    }
+    for name, images in everything.items():
+        write(tmp_path / f"{name}.traj", images)
+    dataset = PairDataset.read(tmp_path)
+    assert dataset.names == ("c.traj",)
+    reasons = {refused.name: refused.reason for refused in dataset.refused}
+    assert "the relaxed crystal: positions of atoms [0] hold NaN" in reasons["nan.traj"]
+    assert "the unrelaxed crystal: the structure has no periodic cell" in reasons["box.traj"]
+    assert "not the same atoms" in reasons["other.traj"]
