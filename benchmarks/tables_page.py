@@ -77,8 +77,8 @@ python benchmarks/tables.py --json benchmarks/results/tables.json --page benchma
 from what `benchmarks/tables_train.py` trains and `benchmarks/tables.py` measures. The paper is
 [arXiv:2404.00865](https://arxiv.org/abs/2404.00865).
 
-Every row of ours is trained by the same budget: {budget["steps"]:,} steps of {plain["atoms_per_batch"]:,} atoms, one run
-each, AdamW with a cosine schedule (peak rate {plain["learning_rate"]:g}, of the end-to-end network
+Every row of ours is trained by the same budget: {budget["steps"]:,} steps of {plain["atoms_per_batch"]:,} atoms, one
+run each, AdamW with a cosine schedule (peak rate {plain["learning_rate"]:g}, of the end-to-end network
 {ours["learning_rate"]:g}), the weights that do best on the validation split, no augmentation but for the end-to-end
 network. Pairs (training / validation / test): {pairs}. The sets are not the paper's: X-Mn-O is split by
 prototype and not at random, universal stands for the Materials Project and is split by chemical system, the

@@ -6,9 +6,10 @@ The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -106,18 +107,15 @@ def structure_matches(
     advance: Callable[[], object] = lambda: None,
 ) -> list[Match]:
     """:func:`structure_match` of each pair, in ``jobs`` processes; ``advance`` is called after each."""
-    pairs = list(zip(predicted, true, strict=True))
+    if len(predicted) != len(true):
+        raise ValueError(f"{len(predicted)} predicted crystals, but {len(true)} true ones")
     matches = []
     with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = map(structure_match, *zip(*pairs, strict=True)) if pool is None else _in_pool(pool, pairs)
-        for match in found if pairs else ():
+        compare = map if pool is None else partial(pool.map, chunksize=16)
+        for match in compare(structure_match, predicted, true):
             matches.append(match)
             advance()
     return matches
-
-
-def _in_pool(pool: ProcessPoolExecutor, pairs: Sequence[tuple[Crystal, Crystal]]) -> Iterator[Match]:
-    return pool.map(structure_match, *zip(*pairs, strict=True), chunksize=16)
 
 
 def match_rate(predicted: Sequence[Crystal], true: Sequence[Crystal]) -> float:

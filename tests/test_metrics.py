@@ -14,6 +14,10 @@ from deeprelax_ase.metrics import (
     crystal_mean,
     lattice_mae,
     match_rate,
+    rank_correlation,
+    structure_match,
+    structure_matches,
+    turned_lattice_mae,
     volume_error,
 )
 from deeprelax_ase.structure import Crystal
@@ -127,3 +131,68 @@ def test_match_rate_counts_equal_crystals() -> None:
     assert match_rate([rocksalt, chloride], [shifted, rocksalt]) == 0.5
     with pytest.raises(ValueError, match="zip"):
         match_rate([rocksalt], [rocksalt, chloride])
+
+
+# -- the lattice without rotation
+
+
+def turn(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))[0]
+
+
+@given(seed=st.integers(0, 1000))
+def test_no_rotation_of_the_prediction_changes_the_lattice_error(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    strain = 0.1 * torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    cell = CELL @ (torch.eye(3, dtype=torch.float64) + (strain + strain.mT) / 2)
+    expected = lattice_mae(cell, CELL)
+    assert turned_lattice_mae(cell, CELL).tolist() == pytest.approx(expected.tolist(), abs=1e-10)
+    assert turned_lattice_mae(cell @ turn(seed), CELL).tolist() == pytest.approx(expected.tolist(), abs=1e-10)
+
+
+def test_a_rotation_is_no_error() -> None:
+    assert lattice_mae(CELL @ turn(1), CELL).min() > 0.1
+    assert turned_lattice_mae(CELL @ turn(1), CELL).tolist() == approx([0.0, 0.0])
+
+
+# -- pymatgen's matcher
+
+
+def rock_salt(length: float, shift: float = 0.0) -> Crystal:
+    scaled = np.array([[0, 0, 0], [0.5, 0.5, 0.5 + shift]])
+    cell = length * np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    return Crystal([12, 8], scaled @ cell, cell)
+
+
+def test_rmsd_by_hand() -> None:
+    """One of two atoms moved by u: both are u / 2 off once they lie on each other."""
+    pytest.importorskip("pymatgen")
+    found = structure_match(rock_salt(4.2, 0.05), rock_salt(4.2))
+    moved = 0.05 * np.linalg.norm(rock_salt(4.2).cell[2])
+    assert found.same
+    assert found.rmsd == pytest.approx(moved / 2 / (4.2**3 / 8) ** (1 / 3), rel=1e-6)
+    assert structure_match(rock_salt(4.2), rock_salt(4.2)).rmsd == pytest.approx(0, abs=1e-9)
+
+
+def test_rmsd_is_one_without_a_match() -> None:
+    pytest.importorskip("pymatgen")
+    other = Crystal([11, 17], rock_salt(4.2).positions, rock_salt(4.2).cell)
+    assert structure_match(other, rock_salt(4.2)) == (False, 1.0)
+
+
+def test_matches_come_in_order_from_several_processes() -> None:
+    pytest.importorskip("pymatgen")
+    crystals = [rock_salt(4.2, 0.01 * n) for n in range(5)]
+    alone = structure_matches(crystals, [rock_salt(4.2)] * 5)
+    assert structure_matches(crystals, [rock_salt(4.2)] * 5, jobs=2) == alone
+    assert [match.rmsd for match in alone] == sorted(match.rmsd for match in alone)
+    assert structure_matches([], []) == []
+
+
+def test_rank_correlation() -> None:
+    error = np.array([0.1, 0.5, 0.3, 0.9])
+    assert rank_correlation(error**3, error) == pytest.approx(1)
+    assert rank_correlation(-error, error) == pytest.approx(-1)
+    assert np.isnan(rank_correlation(np.ones(4), error))
+    assert np.isnan(rank_correlation(error[:1], error[:1]))
