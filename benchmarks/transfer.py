@@ -1,6 +1,7 @@
 """Transfer learning to a family that a network has not seen: errors before and after, and whether the bounds hold.
 
-python -m deeprelax_ase.training pairs_universal.npz --out base --members 1 --seconds 90 --compile
+deeprelax train examples/training/shipped.yaml --set 'data.sources=[pairs_universal.npz]' --set out=base \\
+    --set members=1 --set training.seconds=90
 python benchmarks/transfer.py pairs_universal.npz pairs_xmno.npz --base base/member0/weights.safetensors
 
 The base network, trained on the first file alone, goes on with a few pairs of the second. Bounds are calibrated on

@@ -31,6 +31,10 @@ The first column is the unrelaxed crystals' distance from the relaxed ones, what
 """
 
 
+#: Characters that the table is wide.
+WIDTH = 100
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.", show_default=False)],
     data: Annotated[
@@ -71,11 +75,14 @@ def evaluate(
     try:
         names, pairs = _pairs(data, split, labels, data_format, key, every)
         predictor = Predictor(model, device=device.value, passes=passes)
+        names, pairs, unknown = _known(names, pairs, predictor)
     except (DeepRelaxError, ValueError, OSError) as error:
         stop(str(error))
     from deeprelax_ase.data import crystals_of
 
     shown = errors()
+    if unknown:
+        shown.print(f"{unknown} pairs hold elements that {predictor.model_name} was not trained on: left out")
     with progress(shown, visible=shown.is_terminal and not quiet) as bar:
         try:
             found = predict(predictor, crystals_of(pairs, "initial"))
@@ -95,9 +102,9 @@ def evaluate(
             advance=lambda: bar.advance(task),
         )
     summary = assessment.summary() | coverage(predictor, found, assessment)
-    Console(highlight=False).print(table(f"{predictor.model_name}, {split}, {len(pairs)} pairs", summary))
+    Console(highlight=False, width=WIDTH).print(table(f"{predictor.model_name}, {split}, {len(pairs)} pairs", summary))
     if output:
-        report = {**about(predictor, data, split, labels), "metrics": summary}
+        report = {**about(predictor, data, split, labels), "left_out": unknown, "metrics": summary}
         output.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if per_crystal:
         write_crystals(per_crystal, names, assessment)
@@ -130,6 +137,18 @@ def _pairs(
     if not len(kept):
         raise ValueError(f"there are no pairs in the split {split!r}; --split all takes every pair")
     return [names[n] for n in kept.tolist()], pairs.take(kept)
+
+
+def _known(names: list[str], pairs: Pairs, predictor: Predictor) -> tuple[list[str], Pairs, int]:
+    """Names and pairs of crystals whose elements the model knows, and how many others there are."""
+    import torch
+
+    strange = ~torch.isin(pairs.numbers, torch.tensor(predictor.model.card.elements))
+    bad = torch.zeros(len(pairs), dtype=torch.long).index_add(0, pairs.batch, strange.long()) > 0
+    kept = (~bad).nonzero().squeeze(1)
+    if not len(kept):
+        raise ValueError(f"{predictor.model_name} knows the elements of none of the {len(pairs)} pairs")
+    return [names[n] for n in kept.tolist()], pairs.take(kept), int(bad.sum())
 
 
 def about(predictor: Predictor, data: list[str], split: str, labels: str) -> dict[str, Any]:

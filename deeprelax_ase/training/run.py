@@ -157,7 +157,7 @@ def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str
         level_of_theory=config.level_of_theory or level or config.data.level,
         training_data=f"{len(pairs)} pairs of {_files(config)}",
         split=", ".join(f"{name} {int((measured.split == index).sum())}" for name, index in SPLITS.items()),
-        elements=sorted(set(pairs.numbers.tolist())),
+        elements=sorted({*pairs.numbers.tolist(), *_elements_known(config)}),
         level=level,
         passes=passes,
         metrics={"test": measure(model, measured.in_split("test"), device, passes=passes)},
@@ -196,6 +196,11 @@ def _level(config: RunConfig, pairs: Pairs) -> str:
         return ""
     present = [LEVELS[index] for index in sorted(pairs.level.unique().tolist())]
     return config.data.level if config.data.level in present else present[0]
+
+
+def _elements_known(config: RunConfig) -> list[int]:
+    """Those that the initial model, if there is one, has been trained on before."""
+    return [] if config.initial is None else load_model(config.initial).card.elements
 
 
 def _summary(folder: Path) -> dict[str, Any]:
