@@ -14,7 +14,8 @@ from torch import Tensor
 from deeprelax_ase.calibration import ErrorSigns
 from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.stretch import keep_orientation
-from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, neighbor_graph
+from deeprelax_ase.geometry.vacuum import in_plane_projectors
+from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors, neighbor_graph, scaled_positions
 from deeprelax_ase.models import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
@@ -99,15 +100,17 @@ def relax_end_to_end(
         exact: the unrelaxed crystals in float64.
         dtype: in which the networks compute.
         timed: takes the time of the stages ``graph``, ``network`` and ``geometry``.
-        relax_cell: if not, the cell stays as it is.
+        relax_cell: if not, the cell stays as it is. A vacuum that is wider than the network's cutoff stays either way.
         passes: how often the networks look; each time they start from the mean of what they predicted before.
         known: forces in the unrelaxed crystals, for networks that read them; the first pass alone sees them.
         sites: the symmetry of the unrelaxed crystals; None for none.
     """
     graph = exact
+    with timed("geometry"):
+        planes = in_plane_projectors(scaled_positions(exact), exact.cell, exact.batch, model.config.cutoff)
     for _ in range(passes - 1):
         with timed("network"):
-            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)))
+            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)), planes)
         known = None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
@@ -115,7 +118,7 @@ def relax_end_to_end(
         members = _refine(model, graph, dtype, relax_cell, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph), graph)
     with timed("geometry"):
-        positions, cell = _moved(graph, _mean(members))
+        positions, cell = _moved(graph, _mean(members), planes)
         if relax_cell:
             positions, cell = keep_orientation(exact.cell, positions, cell, exact.batch)
         else:
@@ -195,9 +198,10 @@ def _mean(members: Relaxation) -> Relaxation:
     return Relaxation(**{f.name: getattr(members, f.name).mean(dim=0) for f in fields(Relaxation)})
 
 
-def _moved(graph: CrystalGraph, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
-    """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed."""
-    stretch = symmetric_exponential(relaxation.strain.double())
+def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed; layers are strained in their plane."""
+    strain = matrix_product(matrix_product(planes, relaxation.strain.double()), planes)
+    stretch = symmetric_exponential(strain)
     cell = matrix_product(graph.cell, stretch)
     return carried_positions(graph, cell) + relaxation.displacements.double(), cell
 

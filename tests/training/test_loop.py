@@ -23,10 +23,9 @@ from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.graphs import pair_graph
-from deeprelax_ase.training.batches import BatchStream
-from deeprelax_ase.training.weights import clip_gradients, load_initial, update_average
 from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.tasks import pair_truth
+from deeprelax_ase.training.weights import clip_gradients, load_initial, update_average
 
 PairsOf = Callable[..., Pairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}

@@ -1,0 +1,38 @@
+"""Layers between gaps that no neighbour list reaches across: how wide such a gap is, no network can tell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def in_plane_projectors(scaled: Tensor, cell: Tensor, batch: Tensor, gap: float) -> Tensor:
+    """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
+
+    Args:
+        scaled: (N, 3) fractional coordinates.
+        cell: (G, 3, 3) Å, lattice vectors in rows.
+        batch: (N,) the crystal of each atom, ascending.
+        gap: Å, width of an empty slab between lattice planes from which on it is vacuum.
+    """
+    normals = torch.linalg.inv(cell).mT  # rows: reciprocal vectors, at right angles to the planes of the other two
+    spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
+    wide = torch.stack([widest_gaps(scaled[:, k], batch, len(cell)) for k in range(3)], dim=1) * spacings > gap
+    units = normals * spacings[:, :, None]
+    identity = torch.eye(3, dtype=cell.dtype, device=cell.device).expand(len(cell), 3, 3)
+    outer = units[:, :, :, None] * units[:, :, None, :]
+    # two gaps make a wire and three a molecule: only one leaves a plane
+    chosen = wide & (wide.sum(dim=1, keepdim=True) == 1)
+    return identity - (outer * chosen[:, :, None, None].to(cell.dtype)).sum(dim=1)
+
+
+def widest_gaps(coordinates: Tensor, batch: Tensor, size: int) -> Tensor:
+    """(G,) the widest gap between the fractional ``coordinates`` (N,) of each crystal, around its period of 1."""
+    wrapped = coordinates - torch.floor(coordinates)
+    order = torch.argsort(wrapped + 2 * batch.to(wrapped.dtype))
+    values, owner = wrapped[order], batch[order]
+    inner = torch.where(owner[1:] == owner[:-1], values[1:] - values[:-1], torch.zeros_like(values[1:]))
+    widest = values.new_zeros(size).scatter_reduce(0, owner[1:], inner, "amax")
+    lowest = values.new_ones(size).scatter_reduce(0, owner, values, "amin")
+    highest = values.new_zeros(size).scatter_reduce(0, owner, values, "amax")
+    return torch.maximum(widest, 1 - highest + lowest)

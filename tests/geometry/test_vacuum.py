@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, mx2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprelax_ase import Predictor
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, widest_gaps
+from deeprelax_ase.structure import Crystal
+from tests.crystals import END_TO_END
+
+
+def tensors(*crystals: Crystal) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    batch = torch.repeat_interleave(torch.arange(len(crystals)), torch.tensor([len(c) for c in crystals]))
+    scaled = torch.from_numpy(np.concatenate([c.scaled_positions for c in crystals]))
+    return scaled, torch.from_numpy(np.stack([c.cell for c in crystals])), batch
+
+
+def layer(vacuum: float, turn: int = 0) -> Crystal:
+    """A monolayer of MoS2 whose plane the lattice vectors other than the one numbered ``turn - 1`` span."""
+    atoms = mx2("MoS2", vacuum=vacuum / 2)
+    atoms.pbc = True
+    order = np.roll(np.arange(3), turn)
+    return Crystal(atoms.numbers, atoms.positions, atoms.cell.array[order])
+
+
+def test_gaps_by_hand() -> None:
+    coordinates = torch.tensor([0.1, 0.4, 0.5, -0.2, 0.9, 0.3], dtype=torch.float64)
+    batch = torch.tensor([0, 0, 0, 1, 1, 2])
+    # 0.1, 0.4, 0.5 and round to 1.1; 0.8, 0.9 and round to 1.8; a single plane
+    assert widest_gaps(coordinates, batch, 3).tolist() == pytest.approx([0.6, 0.9, 1.0])
+
+
+@given(shift=st.floats(-2, 2), images=st.lists(st.integers(-2, 2), min_size=4, max_size=4))
+def test_gaps_know_neither_origin_nor_images(shift: float, images: list[int]) -> None:
+    coordinates = torch.tensor([0.11, 0.42, 0.57, 0.9], dtype=torch.float64)
+    moved = coordinates + shift + torch.tensor(images)
+    batch = torch.zeros(4, dtype=torch.long)
+    assert widest_gaps(moved, batch, 1).item() == pytest.approx(0.33, abs=1e-9)
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2])
+def test_a_layer_keeps_what_is_across_it(turn: int) -> None:
+    crystal = layer(15.0, turn)
+    projector = in_plane_projectors(*tensors(crystal), 6.0)[0]
+    np.testing.assert_allclose(projector, np.diag([1.0, 1.0, 0.0]), rtol=0, atol=1e-12)
+
+
+def test_crystals_are_no_layers() -> None:
+    rock_salt = bulk("NaCl", "rocksalt", a=5.6)
+    thin = layer(5.0)  # neighbours reach across
+    projectors = in_plane_projectors(*tensors(Crystal.of(rock_salt), thin, layer(15.0)), 6.0)
+    for projector in projectors[:2]:
+        np.testing.assert_array_equal(projector, np.eye(3))
+    assert projectors[2].trace().item() == pytest.approx(2)
+
+
+def test_wires_and_molecules_are_no_layers() -> None:
+    wire = Crystal([6, 6], [[0, 0, 0], [0, 0, 1.3]], np.diag([12.0, 12.0, 2.6]))
+    np.testing.assert_array_equal(in_plane_projectors(*tensors(wire), 6.0)[0], np.eye(3))
+
+
+def test_the_vacuum_is_kept_and_the_plane_relaxes(shipped) -> None:
+    predictor = Predictor(shipped(END_TO_END), members=1, passes=2)
+    crystal = layer(15.0)
+    wide = crystal.with_geometry(crystal.positions * [1.05, 1.05, 1.0], crystal.cell * [[1.05], [1.05], [1.0]])
+    relaxed = predictor.predict(wide).relaxed
+    np.testing.assert_allclose(relaxed.cell[2], wide.cell[2], rtol=0, atol=1e-10)
+    assert abs(relaxed.cell[0, 0] / wide.cell[0, 0] - 1) > 1e-3
