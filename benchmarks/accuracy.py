@@ -10,84 +10,83 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from environment import environment
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from deeprelax_ase import Crystal, Predictor
+from deeprelax_ase import Predictor
 from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation import UNITS, errors_of
+from deeprelax_ase.evaluation import Assessment, assess
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.metrics import match_rate, rank_correlation
 from deeprelax_ase.training.calibrate import labels_for, thinned
-from deeprelax_ase.training.predicting import predict
+from deeprelax_ase.training.predicting import Predicted, predict
 
 #: Å, bounds of the bins of the largest displacement of an atom.
 BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
 
-#: Metrics that are reported, with their units.
+#: Metrics that are reported.
 METRICS = ("coordinates", "cartesian", "bond_length", "lattice", "volume", "relative_volume")
 
 
-def measure(candidates: Sequence[Crystal], pairs: Pairs) -> dict[str, np.ndarray]:
-    """Each metric for each of the ``candidates``, against the relaxed crystals of ``pairs``."""
-    scaled = torch.from_numpy(np.concatenate([c.scaled_positions for c in candidates]))
-    return errors_of(pairs, scaled, torch.from_numpy(np.stack([c.cell for c in candidates])))
+def compared(pairs: Pairs, result: Predicted, *, match: bool, jobs: int) -> Assessment:
+    """The predictions against the relaxed crystals of ``pairs``, with a progress bar for pymatgen's comparisons."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (match and console.is_terminal)) as bar:
+        task = bar.add_task("matching", total=2 * len(pairs))
+        return assess(
+            pairs,
+            torch.from_numpy(np.concatenate([c.scaled_positions for c in result.crystals])),
+            torch.from_numpy(np.stack([c.cell for c in result.crystals])),
+            uncertainty=result.uncertainty,
+            match=match,
+            jobs=jobs,
+            advance=lambda: bar.advance(task),
+        )
 
 
-def by_displacement(
-    before: dict[str, np.ndarray], after: dict[str, np.ndarray], largest: np.ndarray, chosen: np.ndarray
-) -> list[dict]:
-    """Coordinates' errors of the ``chosen`` crystals in bins of the ``largest`` displacement of one of their atoms."""
+def by_displacement(found: Assessment, largest: np.ndarray) -> list[dict]:
+    """Coordinates' errors in bins of the ``largest`` displacement (G,) of an atom of each crystal, in Å."""
+    before, after = found.unrelaxed["coordinates"], found.predicted["coordinates"]
     rows = []
     for low, high in itertools.pairwise(BINS):
-        inside = chosen & (largest >= low) & (largest < high)
+        inside = (largest >= low) & (largest < high)
         if inside.any():
             rows.append(
                 {
                     "from": low,
                     "to": high if math.isfinite(high) else None,
                     "crystals": int(inside.sum()),
-                    "unrelaxed": float(before["coordinates"][inside].mean()),
-                    "predicted": float(after["coordinates"][inside].mean()),
-                    "predicted_median": float(np.median(after["coordinates"][inside])),
+                    "unrelaxed": float(before[inside].mean()),
+                    "predicted": float(after[inside].mean()),
+                    "predicted_median": float(np.median(after[inside])),
                     "unit": "Å",
                 }
             )
     return rows
 
 
-def summarise(
-    before: dict[str, np.ndarray], after: dict[str, np.ndarray], uncertainty: np.ndarray, chosen: np.ndarray
-) -> dict[str, dict]:
-    """Means and medians of the errors over the ``chosen`` crystals, unrelaxed and predicted, and their ratio."""
-    result: dict[str, dict] = {
-        name: {
-            "unrelaxed": float(before[name][chosen].mean()),
-            "predicted": float(after[name][chosen].mean()),
-            "ratio": float(after[name][chosen].mean() / before[name][chosen].mean()),
-            "unrelaxed_median": float(np.median(before[name][chosen])),
-            "predicted_median": float(np.median(after[name][chosen])),
-            "unit": UNITS[name],
+def summarise(found: Assessment) -> dict[str, dict]:
+    """Means and medians of the errors, unrelaxed and predicted, and their ratio."""
+    summary = found.summary()
+    result: dict[str, dict] = {}
+    for name in METRICS:
+        row = summary[name]
+        result[name] = {
+            "unrelaxed": row["unrelaxed"],
+            "predicted": row["predicted"],
+            "ratio": row["predicted"] / row["unrelaxed"] if row["unrelaxed"] else None,
+            "unrelaxed_median": row["unrelaxed_median"],
+            "predicted_median": row["predicted_median"],
+            "unit": row["unit"],
         }
-        for name in METRICS
-    }
-    rank = rank_correlation(uncertainty[chosen], after["bond_length"][chosen])
-    result["uncertainty_rank_correlation"] = {"predicted": rank, "unit": ""}
-    result["crystals"] = {"predicted": int(chosen.sum()), "unit": ""}
-    return result
-
-
-def matched(initial: Sequence[Crystal], predicted: Sequence[Crystal], relaxed: Sequence[Crystal]) -> dict:
-    """Match rates of the unrelaxed and the predicted crystals."""
-    return {"unrelaxed": match_rate(initial, relaxed), "predicted": match_rate(predicted, relaxed), "unit": ""}
+    return result | {name: summary[name] for name in ("uncertainty_rank_correlation", "crystals")}
 
 
 def main() -> None:
@@ -114,8 +113,7 @@ def main() -> None:
         initial, relaxed = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed")
         cache = arguments.cache and arguments.cache / f"{predictor.model_name}-{file.stem}-{arguments.split}.npz"
         result = predict(predictor, initial, cache)
-        predicted = result.crystals
-        before, after = measure(initial, pairs), measure(predicted, pairs)
+        errors = compared(pairs, result, match=not arguments.no_match, jobs=arguments.jobs)
         largest = displacement_sizes(pairs).numpy()
         again = predict(predictor, relaxed[:: arguments.again])
         stayed = list(zip(relaxed[:: arguments.again], again.crystals, strict=True))
@@ -123,11 +121,14 @@ def main() -> None:
         swelled = np.array([abs(r.volume / c.volume - 1) for c, r in stayed])
         dft = pairs.dft.numpy()
         for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
-            found = summarise(before, after, result.uncertainty, chosen)
-            found["by_largest_displacement"] = by_displacement(before, after, largest, chosen)
+            if not chosen.any():
+                continue
+            assessment = errors.take(chosen)
+            found = summarise(assessment)
+            found["by_largest_displacement"] = by_displacement(assessment, largest[chosen])
             if not arguments.no_match:
-                picks = np.flatnonzero(chosen)
-                found["match_rate"] = matched(*([c[i] for i in picks] for c in (initial, predicted, relaxed)))
+                rates = assessment.summary()["match"]
+                found["match_rate"] = {name: rates[name] for name in ("unrelaxed", "predicted", "unit")}
             still = moved[chosen[:: arguments.again]]
             found["already_relaxed_moves"] = {"predicted": float(still.mean()), "unit": "Å"}
             found["already_relaxed_swells"] = {
@@ -148,7 +149,7 @@ def _show(title: str, result: dict[str, dict]) -> None:
     for name, row in result.items():
         for line in row if isinstance(row, list) else [row]:
             label = f"coordinates, {line['from']}-{line['to']} Å" if isinstance(row, list) else name
-            cells = [f"{line[key]:.4g}" if key in line else "" for key in ("unrelaxed", "predicted", "ratio")]
+            cells = ["" if line.get(key) is None else f"{line[key]:.4g}" for key in ("unrelaxed", "predicted", "ratio")]
             table.add_row(f"{label} {line['unit']}", *cells)
     Console().print(table)
 
@@ -165,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bound-scale", type=float, help="width of the solver's bounds; the model card's by default")
     parser.add_argument("--no-symmetry", action="store_true", help="do not project onto the space group")
     parser.add_argument("--no-match", action="store_true", help="leave out the match rate, which is slow")
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the match rate (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here")
     return parser
 

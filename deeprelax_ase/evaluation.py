@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import Pairs, crystals_of
-from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.record import CrystalGraph, edge_batch, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.graph.torch_neighbors import neighbor_graph
 from deeprelax_ase.metrics import (
@@ -52,6 +54,9 @@ TITLES = {
     "rmsd": "RMSD / (V/N)^(1/3)",
 }
 
+#: In the metric's unit. Smaller errors are rounding, of sites that symmetry fixes: there is nothing to improve.
+ZERO = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
@@ -81,7 +86,9 @@ class Assessment:
     def summary(self) -> dict[str, dict[str, Any]]:
         """Means and medians of each metric, the improvement over the unrelaxed crystals in per cent, and the unit.
 
-        ``uncertainty_rank_correlation`` is that with the error of the bond lengths, as in the paper's figure 5.
+        The improvement is None where the unrelaxed crystals have no error beyond rounding, see :data:`ZERO`.
+        ``uncertainty_rank_correlation`` is that with the error of the bond lengths, as in the paper's figure 5; None
+        where it is not defined.
         """
         result: dict[str, dict[str, Any]] = {}
         for name, values in self.predicted.items():
@@ -90,16 +97,20 @@ class Assessment:
             result[name] = {
                 "unrelaxed": before,
                 "predicted": after,
-                "improvement_percent": 100 * gain / before if before else None,
+                "improvement_percent": 100 * gain / before if before > ZERO else None,
                 "unrelaxed_median": float(np.median(self.unrelaxed[name])),
                 "predicted_median": float(np.median(values)),
                 "unit": UNITS[name],
             }
         if self.uncertainty is not None:
             rank = rank_correlation(self.uncertainty, self.predicted["bond_length"])
-            result["uncertainty_rank_correlation"] = {"predicted": rank, "unit": ""}
+            result["uncertainty_rank_correlation"] = {"predicted": None if math.isnan(rank) else rank, "unit": ""}
         result["crystals"] = {"predicted": len(self), "unit": ""}
         return result
+
+    def to_json(self) -> str:
+        """The :meth:`summary` as JSON."""
+        return json.dumps(self.summary(), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def assess(
@@ -108,6 +119,7 @@ def assess(
     cell: Tensor,
     *,
     uncertainty: np.ndarray | None = None,
+    distances: Tensor | None = None,
     match: bool = True,
     jobs: int = 1,
     settings: GraphSettings | None = None,
@@ -120,36 +132,53 @@ def assess(
         scaled: (N, 3) predicted fractional coordinates.
         cell: (G, 3, 3) predicted cells, Å.
         uncertainty: (G,) the global uncertainty, where there is one.
+        distances: (E,) Å, predicted for the edges of :func:`bond_graph`, by a network that predicts them itself; those
+            in the predicted crystals by default.
         match: whether pymatgen's StructureMatcher compares the crystals too: tens of milliseconds each, twice.
         jobs: processes that do so.
         settings: the graph of the unrelaxed crystals on whose edges bond lengths are compared.
         advance: called after each such comparison, 2 G times.
+
+    Raises:
+        ValueError: there are no pairs, or a shape is another one.
     """
-    graph_settings = GraphSettings() if settings is None else settings
+    if not len(pairs):
+        raise ValueError("there are no pairs to compare with")
     pairs = pairs.to("cpu").double()
-    before = errors_of(pairs, pairs.scaled_initial, pairs.cell_initial, graph_settings)
-    after = errors_of(pairs, scaled.double(), cell.double(), graph_settings)
+    graph = bond_graph(pairs, settings)
+    given = {"scaled": scaled, "cell": cell, "uncertainty": uncertainty, "distances": distances}
+    shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),), (graph.edge_index.shape[1],))
+    for (name, values), shape in zip(given.items(), shapes, strict=True):
+        if values is not None and tuple(values.shape) != shape:
+            raise ValueError(f"{name} must be {shape} for these pairs, got {tuple(values.shape)}")
+    before = errors_of(pairs, pairs.scaled_initial, pairs.cell_initial, graph=graph)
+    after = errors_of(pairs, scaled.double(), cell.double(), distances, graph=graph)
     if match:
         relaxed, initial = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
         predicted = _crystals(pairs, scaled.double(), cell.double())
-        for found, crystals in ((before, initial), (after, predicted)):
-            matches = structure_matches(crystals, relaxed, jobs=jobs, advance=advance)
-            found["match"] = np.array([float(m.same) for m in matches])
-            found["rmsd"] = np.array([m.rmsd for m in matches])
+        matches = structure_matches([*initial, *predicted], relaxed * 2, jobs=jobs, advance=advance)
+        for found, part in ((before, matches[: len(pairs)]), (after, matches[len(pairs) :])):
+            found["match"] = np.array([float(m.same) for m in part])
+            found["rmsd"] = np.array([m.rmsd for m in part])
     return Assessment(after, before, uncertainty)
 
 
+def bond_graph(pairs: Pairs, settings: GraphSettings | None = None) -> CrystalGraph:
+    """The graph of the unrelaxed crystals, on whose edges bond lengths are compared."""
+    start = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[pairs.batch])
+    return neighbor_graph(pairs.numbers, start, pairs.cell_initial, pairs.batch, settings=settings or GraphSettings())
+
+
 def errors_of(
-    pairs: Pairs, scaled: Tensor, cell: Tensor, settings: GraphSettings | None = None
+    pairs: Pairs, scaled: Tensor, cell: Tensor, distances: Tensor | None = None, *, graph: CrystalGraph | None = None
 ) -> dict[str, np.ndarray]:
     """Every metric (G,) that needs no StructureMatcher, see :func:`assess`."""
     batch, size = pairs.batch, len(pairs)
-    start = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch])
-    graph = neighbor_graph(pairs.numbers, start, pairs.cell_initial, batch, settings=settings or GraphSettings())
+    graph = bond_graph(pairs) if graph is None else graph
     positions = rows_times_matrices(scaled, cell[batch])
     true_positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[batch])
     true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
-    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1) if distances is None else distances
     volume = volume_error(cell, pairs.cell_relaxed)
     found = {
         "coordinates": coordinate_mae(scaled, pairs.scaled_relaxed, pairs.cell_relaxed, batch),

@@ -64,6 +64,8 @@ def turned_lattice_mae(cell: Tensor, cell_true: Tensor) -> Tensor:
 
     With lattice vectors in rows ``cell = cell_true U Q``, where U stretches and Q turns; the error is that of
     ``cell_true U``. It equals :func:`lattice_mae` where there is no rotation, and no rotation of ``cell`` changes it.
+    A rotation of ``cell_true`` turns the axes that the nine components are read along, as in eq. (27): the error's
+    Euclidean norm is the same along all axes, and the mean of the components lies between 1/9 and 1/3 of it.
     """
     deformation = torch.linalg.solve(cell_true, cell)
     squares, axes = torch.linalg.eigh(deformation @ deformation.mT)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.evaluation import TITLES, UNITS, assess, errors_of
+from deeprelax_ase.evaluation import TITLES, UNITS, Assessment, assess, bond_graph, errors_of
+from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.metrics import Match
+from deeprelax_ase.structure import Crystal
 from tests.training.conftest import make_pairs
 
 
@@ -66,8 +71,21 @@ def test_matches_and_rmsd(pairs: Pairs) -> None:
     assert found.predicted["rmsd"][1:].max() < 1e-6
     before = found.unrelaxed["match"].mean()  # of a rate, more is better
     assert found.summary()["match"]["improvement_percent"] == pytest.approx(100 * (5 / 6 - before) / before)
-    again = assess(pairs, pairs.scaled_relaxed, cell, jobs=2)
-    assert again.predicted["rmsd"].tolist() == found.predicted["rmsd"].tolist()
+
+
+def test_processes_for_the_matches(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are compared in one go, in as many processes as were asked for; which is which is not mixed up."""
+
+    def matches(first: list[Crystal], true: list[Crystal], *, jobs: int, advance: object) -> list[Match]:
+        assert jobs == 3
+        same = [np.allclose(a.cell, b.cell) for a, b in zip(first, true, strict=True)]
+        return [Match(equal, 0.0 if equal else 0.5) for equal in same]
+
+    monkeypatch.setattr("deeprelax_ase.evaluation.structure_matches", matches)
+    found = assess(pairs, pairs.scaled_relaxed, pairs.cell_relaxed, jobs=3)
+    assert found.predicted["match"].tolist() == [1] * 6
+    assert found.unrelaxed["match"].tolist() == [0] * 6
+    assert found.unrelaxed["rmsd"].tolist() == [0.5] * 6
 
 
 def test_uncertainty_is_ranked_against_the_bond_lengths(pairs: Pairs) -> None:
@@ -84,3 +102,51 @@ def test_uncertainty_is_ranked_against_the_bond_lengths(pairs: Pairs) -> None:
 
 def test_every_metric_has_a_unit_and_a_title() -> None:
     assert UNITS.keys() == TITLES.keys()
+
+
+def test_distances_that_a_network_predicts_itself(pairs: Pairs) -> None:
+    """0.1 Å too long each, with the crystals in place: only bond lengths are off."""
+    graph = bond_graph(pairs)
+    positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[pairs.batch])
+    distances = torch.linalg.vector_norm(edge_vectors(graph, positions, pairs.cell_relaxed), dim=1) + 0.1
+    assert torch.bincount(edge_batch(graph), minlength=6).min() > 0
+    found = assess(pairs, pairs.scaled_relaxed, pairs.cell_relaxed, distances=distances, match=False)
+    np.testing.assert_allclose(found.predicted["bond_length"], 0.1, rtol=1e-10)
+    np.testing.assert_allclose(found.predicted["cartesian"], 0, atol=1e-12)
+    plain = assess(pairs, pairs.scaled_relaxed, pairs.cell_relaxed, match=False)
+    np.testing.assert_array_equal(found.unrelaxed["bond_length"], plain.unrelaxed["bond_length"])
+
+
+def test_rounding_is_nothing_to_improve() -> None:
+    tiny = {"coordinates": np.array([1e-8, 3e-8]), "bond_length": np.array([0.1, 0.3])}
+    summary = Assessment(tiny, tiny | {"bond_length": np.array([0.2, 0.6])}).summary()
+    assert summary["coordinates"]["improvement_percent"] is None
+    assert summary["bond_length"]["improvement_percent"] == pytest.approx(50)
+
+
+def test_json_is_strict(pairs: Pairs) -> None:
+    found = assess(pairs, pairs.scaled_initial, pairs.cell_initial, uncertainty=np.ones(6), match=False)
+    text = json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert text == found.summary()
+    assert text["uncertainty_rank_correlation"]["predicted"] is None  # all alike
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scaled": torch.zeros(3, 3)}, r"scaled must be \(18, 3\) for these pairs, got \(3, 3\)"),
+        ({"cell": torch.zeros(3, 3)}, r"cell must be \(6, 3, 3\)"),
+        ({"uncertainty": np.zeros(5)}, r"uncertainty must be \(6,\)"),
+        ({"distances": torch.zeros(7)}, r"distances must be \(\d+,\) for these pairs, got \(7,\)"),
+    ],
+)
+def test_other_shapes_are_refused(pairs: Pairs, change: dict, message: str) -> None:
+    given = {"scaled": pairs.scaled_initial, "cell": pairs.cell_initial, **change}
+    with pytest.raises(ValueError, match=message):
+        assess(pairs, given.pop("scaled"), given.pop("cell"), match=False, **given)
+
+
+def test_no_pairs_are_refused(pairs: Pairs) -> None:
+    none = pairs.take(torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="no pairs"):
+        assess(none, none.scaled_initial, none.cell_initial, match=False)

@@ -151,6 +151,18 @@ def test_no_rotation_of_the_prediction_changes_the_lattice_error(seed: int) -> N
     assert turned_lattice_mae(cell @ turn(seed), CELL).tolist() == pytest.approx(expected.tolist(), abs=1e-10)
 
 
+@given(seed=st.integers(0, 1000))
+def test_a_rotation_of_the_truth_turns_the_axes_of_the_lattice_error(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    strain = 0.1 * torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    cell = CELL @ (torch.eye(3, dtype=torch.float64) + (strain + strain.mT) / 2)
+    norm = torch.linalg.vector_norm(cell - CELL, dim=(1, 2))
+    error = turned_lattice_mae(cell, CELL @ turn(seed))
+    assert error.tolist() == pytest.approx(lattice_mae(cell @ turn(seed), CELL @ turn(seed)).tolist(), abs=1e-10)
+    assert (norm / 9 - 1e-12 <= error).all()
+    assert (error <= norm / 3 + 1e-12).all()
+
+
 def test_a_rotation_is_no_error() -> None:
     assert lattice_mae(CELL @ turn(1), CELL).min() > 0.1
     assert turned_lattice_mae(CELL @ turn(1), CELL).tolist() == approx([0.0, 0.0])

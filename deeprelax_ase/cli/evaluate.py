@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +11,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import Device, errors, require, stop
+from deeprelax_ase.cli.common import SOME_FAILED, Device, errors, require, stop
 from deeprelax_ase.cli.console import progress
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
-    from deeprelax_ase.data import Pairs
+    from collections.abc import Callable, Sequence
+
+    from deeprelax_ase.data import PairDataset, Pairs
     from deeprelax_ase.evaluation import Assessment
+    from deeprelax_ase.prediction import Prediction
     from deeprelax_ase.predictor import Predictor
-    from deeprelax_ase.training.predicting import Predicted
 
 EXAMPLES = """\
 Examples:
@@ -27,9 +30,9 @@ Examples:
     deeprelax evaluate tuned/DeepRelax-PBE-tuned.json --data my_pairs/ --split validation --json errors.json
     deeprelax evaluate DeepRelax-M3GNet --data pairs_universal.npz --labels m3gnet --no-match
 
-The first column is the unrelaxed crystals' distance from the relaxed ones, what the paper calls the Dummy.
+The first column is the unrelaxed crystals' distance from the relaxed ones, what the paper calls the Dummy. Pairs that
+cannot be used are left out and reported.
 """
-
 
 #: Characters that the table is wide.
 WIDTH = 100
@@ -43,6 +46,9 @@ def evaluate(
     ],
     split: Annotated[str, typer.Option(help="Part of the pairs: train, validation, test or all.")] = "test",
     labels: Annotated[str, typer.Option(help="Of npz files: relaxed or m3gnet.")] = "relaxed",
+    level: Annotated[
+        str, typer.Option(help="Whose minima the relaxed crystals of other sources are: PBE, OAM or M3GNet.")
+    ] = "PBE",
     data_format: Annotated[str, typer.Option("--format", help="Of the data.")] = "auto",
     key: Annotated[
         str | None, typer.Option(help="What pairs the crystals of ASE databases and trajectories.", show_default=False)
@@ -68,98 +74,142 @@ def evaluate(
     """How near a model comes to the relaxed crystals: the paper's metrics and more, as a table and as JSON."""
     if match:
         require("pymatgen", "analysis")
+    for file in (output, per_crystal):
+        if file and not file.parent.is_dir():  # before the work
+            stop(f"{file} cannot be written: there is no folder {file.parent}")
+    import numpy as np
+    import torch
+
+    from deeprelax_ase.data import PairDataset, crystals_of
     from deeprelax_ase.evaluation import assess
     from deeprelax_ase.predictor import Predictor
-    from deeprelax_ase.training.predicting import predict
-
-    try:
-        names, pairs = _pairs(data, split, labels, data_format, key, every)
-        predictor = Predictor(model, device=device.value, passes=passes)
-        names, pairs, unknown = _known(names, pairs, predictor)
-    except (DeepRelaxError, ValueError, OSError) as error:
-        stop(str(error))
-    from deeprelax_ase.data import crystals_of
 
     shown = errors()
-    if unknown:
-        shown.print(f"{unknown} pairs hold elements that {predictor.model_name} was not trained on: left out")
     with progress(shown, visible=shown.is_terminal and not quiet) as bar:
         try:
-            found = predict(predictor, crystals_of(pairs, "initial"))
-        except RuntimeError as error:
+            task = bar.add_task("reading pairs", total=None)
+            dataset = PairDataset.read(
+                data, format=data_format, key=key, level=level, labels=labels, advance=lambda: bar.advance(task)
+            )
+            chosen = part(dataset, split, every)
+            predictor = Predictor(model, device=device.value, passes=passes)
+            bar.update(task, visible=False)
+            task = bar.add_task("predicting", total=len(chosen))
+            crystals = crystals_of(chosen.pairs, "initial")
+            predictions, kept, reasons = predict(predictor, crystals, lambda: bar.advance(task))
+        except (DeepRelaxError, ValueError, OSError) as error:
             stop(str(error))
-        task = bar.add_task("matching", total=2 * len(pairs) if match else 0)
-        import numpy as np
-        import torch
-
+        left_out = {refused.name: refused.reason for refused in dataset.refused}
+        left_out |= {chosen.names[n]: reason for n, reason in reasons.items()}
+        chosen = chosen.take(torch.tensor(kept))
+        for note in notes(left_out, predictor, levels_of(chosen.pairs)):
+            shown.print(note, markup=False, soft_wrap=True)
+        task = bar.add_task("matching", total=2 * len(chosen), visible=match)
         assessment = assess(
-            pairs,
-            torch.from_numpy(np.concatenate([crystal.scaled_positions for crystal in found.crystals])),
-            torch.from_numpy(np.stack([crystal.cell for crystal in found.crystals])),
-            uncertainty=found.uncertainty,
+            chosen.pairs,
+            torch.from_numpy(np.concatenate([p.relaxed.scaled_positions for p in predictions])),
+            torch.from_numpy(np.stack([p.relaxed.cell for p in predictions])),
+            uncertainty=np.array([p.uncertainty.total for p in predictions]),
             match=match,
             jobs=jobs,
             advance=lambda: bar.advance(task),
         )
-    summary = assessment.summary() | coverage(predictor, found, assessment)
-    Console(highlight=False, width=WIDTH).print(table(f"{predictor.model_name}, {split}, {len(pairs)} pairs", summary))
-    if output:
-        report = {**about(predictor, data, split, labels), "left_out": unknown, "metrics": summary}
-        output.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if per_crystal:
-        write_crystals(per_crystal, names, assessment)
+    summary = assessment.summary() | coverage(predictions, assessment)
+    title = f"{predictor.model_name}, {split}, {len(chosen)} pairs"
+    Console(highlight=False, width=WIDTH).print(table(title, summary))
+    report = about(predictor, data, split, labels) | {
+        "levels": levels_of(chosen.pairs),
+        "left_out": left_out,
+        "metrics": summary,
+    }
+    try:
+        if output:
+            text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+            output.write_text(text + "\n", encoding="utf-8")
+        if per_crystal:
+            write_crystals(per_crystal, chosen.names, assessment)
+    except OSError as error:
+        stop(f"{error.filename} cannot be written: {error.strerror}", SOME_FAILED)
 
 
-def _pairs(
-    data: list[str], split: str, labels: str, data_format: str, key: str | None, every: int
-) -> tuple[list[str], Pairs]:
-    """Names and pairs."""
+def part(dataset: PairDataset, split: str, every: int) -> PairDataset:
+    """Every so many pairs of one split, or of ``all``.
+
+    Raises:
+        ValueError: there are none, or no such split.
+    """
     import torch
 
-    from deeprelax_ase.data import load_pairs
+    from deeprelax_ase.data.pairs import SPLITS
 
-    if all(source.endswith(".npz") for source in data):
-        pairs = load_pairs(data, labels=labels)
-        names = [str(n) for n in range(len(pairs))]
-    else:
-        from deeprelax_ase.data.dataset import PairDataset
-
-        dataset = PairDataset.read(data, format=data_format, key=key)
-        pairs, names = dataset.pairs, list(dataset.names)
-    kept = torch.arange(len(pairs))
-    if split != "all":
-        from deeprelax_ase.data.pairs import SPLITS
-
-        if split not in SPLITS:
-            raise ValueError(f"Unknown {split=}, must be one of {(*SPLITS, 'all')}")
-        kept = kept[pairs.split == SPLITS[split]]
-    kept = kept[::every]
-    if not len(kept):
+    if split not in (known := (*SPLITS, "all")):
+        raise ValueError(f"Unknown {split=}, must be one of {known}")
+    within = dataset if split == "all" else dataset.in_split(split)
+    if not len(within):
         raise ValueError(f"there are no pairs in the split {split!r}; --split all takes every pair")
-    return [names[n] for n in kept.tolist()], pairs.take(kept)
+    return within.take(torch.arange(0, len(within), every))
 
 
-def _known(names: list[str], pairs: Pairs, predictor: Predictor) -> tuple[list[str], Pairs, int]:
-    """Names and pairs of crystals whose elements the model knows, and how many others there are."""
-    import torch
+def predict(
+    predictor: Predictor, crystals: Sequence[Any], advance: Callable[[], object]
+) -> tuple[list[Prediction], list[int], dict[int, str]]:
+    """Predictions, the indices of their crystals, and why there are none of others, by index.
 
-    strange = ~torch.isin(pairs.numbers, torch.tensor(predictor.model.card.elements))
-    bad = torch.zeros(len(pairs), dtype=torch.long).index_add(0, pairs.batch, strange.long()) > 0
-    kept = (~bad).nonzero().squeeze(1)
-    if not len(kept):
-        raise ValueError(f"{predictor.model_name} knows the elements of none of the {len(pairs)} pairs")
-    return [names[n] for n in kept.tolist()], pairs.take(kept), int(bad.sum())
+    Raises:
+        ValueError: there are none at all.
+    """
+    from deeprelax_ase.prediction import Prediction
+
+    predictions, kept, reasons = [], [], {}
+    for n, result in enumerate(predictor.predict_many(crystals)):
+        advance()
+        if isinstance(result, Prediction):
+            predictions.append(result)
+            kept.append(n)
+        else:
+            reasons[n] = str(result)
+    if not predictions:
+        raise ValueError(f"{predictor.model_name} can relax none of the {len(crystals)} crystals: {reasons[0]}")
+    return predictions, kept, reasons
+
+
+def levels_of(pairs: Pairs) -> dict[str, int]:
+    """How many relaxed crystals are minima of each level of theory."""
+    from deeprelax_ase.data import LEVELS
+
+    return dict(Counter(LEVELS[level] for level in pairs.level.tolist()))
+
+
+def notes(left_out: dict[str, str], predictor: Predictor, levels: dict[str, int]) -> list[str]:
+    """What is to be known of the figures: pairs that are not in them, and minima of another level than the model's."""
+    said = []
+    if left_out:
+        name, reason = next(iter(left_out.items()))
+        said.append(f"left out: {len(left_out)}, such as {name}: {reason}")
+    potential = predictor.model.card.level == "M3GNet"  # OAM's minima stand for PBE's
+    foreign = sum(count for level, count in levels.items() if (level == "M3GNet") != potential)
+    if foreign:
+        said.append(
+            f"{foreign} of {sum(levels.values())} relaxed crystals are minima of another level of theory than "
+            f"{predictor.model_name}'s ({predictor.model.card.level_of_theory}): the errors include the difference"
+        )
+    return said
 
 
 def about(predictor: Predictor, data: list[str], split: str, labels: str) -> dict[str, Any]:
     """What the figures are of."""
     import platform
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
     from deeprelax_ase import __version__
 
     card = predictor.model.card
+    try:
+        pymatgen = version("pymatgen")
+    except PackageNotFoundError:
+        pymatgen = "absent"
     return {
         "model": {"name": card.name, "sha256": card.sha256, "level": card.level_of_theory, "passes": predictor.passes},
         "data": [Path(source).name for source in data],
@@ -168,19 +218,20 @@ def about(predictor: Predictor, data: list[str], split: str, labels: str) -> dic
         "environment": {
             "deeprelax_ase": __version__,
             "torch": torch.__version__,
+            "pymatgen": pymatgen,
             "python": platform.python_version(),
             "device": str(predictor.device),
         },
     }
 
 
-def coverage(predictor: Predictor, found: Predicted, assessment: Assessment) -> dict[str, dict[str, Any]]:
+def coverage(predictions: list[Prediction], assessment: Assessment) -> dict[str, dict[str, Any]]:
     """Share of the crystals whose errors lie within their calibrated bounds; nothing for a model without those."""
-    if predictor.calibration is None:
-        return {}
     from deeprelax_ase.calibration import COVERAGE
 
-    read = predictor.calibration.read(found.error_signs(), found.oxides())
+    read = [p.error for p in predictions if p.error is not None]
+    if len(read) < len(predictions):
+        return {}
     bounds = {"coordinates": [e.coordinates_bound for e in read], "relative_volume": [e.volume_bound for e in read]}
     return {
         f"{name}_coverage": {
@@ -210,7 +261,7 @@ def table(title: str, summary: dict[str, dict[str, Any]]) -> Table:
                 f"{TITLES[name]}{unit}", *(f"{v:.4g}" for v in cells), "" if gain is None else f"{gain:+.1f} %", median
             )
     rank = summary.get("uncertainty_rank_correlation")
-    if rank is not None:
+    if rank is not None and rank["predicted"] is not None:
         result.add_row("rank correlation of uncertainty", "", f"{rank['predicted']:.3f}")
     for name in ("coordinates", "relative_volume"):
         if share := summary.get(f"{name}_coverage"):
@@ -219,7 +270,7 @@ def table(title: str, summary: dict[str, dict[str, Any]]) -> Table:
     return result
 
 
-def write_crystals(file: Path, names: list[str], assessment: Assessment) -> None:
+def write_crystals(file: Path, names: Sequence[str], assessment: Assessment) -> None:
     """A line for each crystal."""
     import csv
 
@@ -230,4 +281,6 @@ def write_crystals(file: Path, names: list[str], assessment: Assessment) -> None
         writer.writerow(["name", *metrics, *(f"unrelaxed_{name}" for name in metrics), "uncertainty"])
         for n, name in enumerate(names):
             sides = (side[metric][n] for side in (assessment.predicted, assessment.unrelaxed) for metric in metrics)
-            writer.writerow([name, *(f"{v:.6g}" for v in sides), "" if uncertainty is None else uncertainty[n]])
+            writer.writerow(
+                [name, *(f"{v:.6g}" for v in sides), "" if uncertainty is None else f"{uncertainty[n]:.6g}"]
+            )

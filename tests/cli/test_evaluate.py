@@ -55,6 +55,72 @@ def test_calibrated_models_tell_their_coverage(file: Path, tmp_path: Path) -> No
     assert metrics["crystals"]["predicted"] == 3
 
 
+@pytest.fixture
+def cifs(tmp_path: Path) -> Path:
+    """Three pairs: rock salt, argon, which no model knows, and one whose cells differ in size."""
+    bulk = pytest.importorskip("ase.build").bulk
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    for name, lengths in {"salt": (5.7, 5.6), "argon": (5.3, 5.2), "doubled": (5.7, 5.6)}.items():
+        for which, length in zip(("unrelaxed", "relaxed"), lengths, strict=True):
+            larger = name == "doubled" and which == "relaxed"
+            kind = ("Ar", "fcc") if name == "argon" else ("NaCl", "rocksalt")
+            bulk(*kind, a=length, cubic=larger).write(folder / f"{name}_{which}.cif")
+    return folder
+
+
+@pytest.mark.usefixtures("shipped")
+def test_pairs_that_cannot_be_used_are_named(cifs: Path, tmp_path: Path) -> None:
+    out, rows = tmp_path / "out.json", tmp_path / "rows.csv"
+    given = ("--data", cifs, "--split", "all", "--passes", 1, "--no-match", "--json", out, "--per-crystal", rows)
+    result = run("DeepRelax-PBE", *given)
+    assert result.exit_code == 0, result.output
+    assert "left out: 2, such as doubled" in result.output
+    report = json.loads(out.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert report["left_out"].keys() == {"argon", "doubled"}
+    assert "Ar" in report["left_out"]["argon"]
+    assert report["levels"] == {"PBE": 1}
+    assert report["metrics"]["coordinates"]["improvement_percent"] is None  # all sites are fixed by symmetry
+    assert report["metrics"]["uncertainty_rank_correlation"]["predicted"] is None  # of one crystal
+    with rows.open(encoding="utf-8") as stream:
+        assert [line["name"] for line in csv.DictReader(stream)] == ["salt"]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_none_that_can_be_relaxed(cifs: Path) -> None:
+    for file in cifs.glob("salt_*.cif"):
+        file.unlink()
+    result = run("DeepRelax-PBE", "--data", cifs, "--split", "all", "--no-match")
+    assert result.exit_code == 2
+    assert "can relax none of the 1 crystals" in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("model", "labels", "foreign"),
+    [
+        ("DeepRelax-M3GNet", "relaxed", True),
+        ("DeepRelax-M3GNet", "m3gnet", False),
+        ("DeepRelax-PBE", "m3gnet", True),
+        ("DeepRelax-PBE", "relaxed", False),
+    ],
+)
+def test_minima_of_another_level_are_told(file: Path, model: str, labels: str, *, foreign: bool) -> None:
+    result = run(model, "--data", file, "--labels", labels, "--passes", 1, "--no-match")
+    assert result.exit_code == 0, result.output
+    assert ("3 of 3 relaxed crystals are minima of another level" in result.output) == foreign
+
+
+@pytest.mark.parametrize("option", ["--json", "--per-crystal"])
+def test_a_missing_folder_is_told_before_the_work(
+    file: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprelax_ase.data.PairDataset.read", lambda *args, **kwargs: pytest.fail("work was begun"))
+    result = run("DeepRelax-PBE", "--data", file, "--no-match", option, tmp_path / "nowhere" / "out")
+    assert result.exit_code == 2
+    assert "there is no folder" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -69,3 +135,9 @@ def test_errors(file: Path, arguments: list[str], reason: str) -> None:
     result = run(*[str(file) if a == "FILE" else a for a in arguments], "--no-match")
     assert result.exit_code == 2, result.output
     assert reason in " ".join(result.output.split())
+
+
+def test_an_unknown_level_is_refused(cifs: Path) -> None:
+    result = run("DeepRelax-PBE", "--data", cifs, "--level", "LDA", "--no-match")
+    assert result.exit_code == 2
+    assert "Unknown level='LDA'" in result.output
