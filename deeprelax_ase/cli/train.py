@@ -63,7 +63,7 @@ def train(
 def execute(config: RunConfig, *, time_limit: float | None, quiet: bool, again: str) -> None:
     """Run ``config`` and say where the model is; ``again`` is the command that goes on after a stop."""
     from deeprelax_ase.cli.training_progress import progress
-    from deeprelax_ase.training.run import run
+    from deeprelax_ase.training.run import first_process, run
 
     shown = errors()
     deadline = None if time_limit is None else time.monotonic() + time_limit
@@ -75,6 +75,8 @@ def execute(config: RunConfig, *, time_limit: float | None, quiet: bool, again: 
         raise typer.Exit(INTERRUPTED) from None
     except (DeepRelaxError, ValueError, OSError) as error:
         stop(str(error))
+    if not first_process():  # of several that train together; the first one speaks for all
+        return
     if card is None:
         shown.print(f"the time limit came first; `{escape(again)}` goes on", soft_wrap=True)
         raise typer.Exit(SOME_FAILED)

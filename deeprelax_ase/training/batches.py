@@ -67,5 +67,6 @@ def epochs(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
 
 def cut(order: Tensor, counts: Tensor, atoms: int) -> list[Tensor]:
     """The crystals ``order`` (n,) in batches of about ``atoms`` atoms each."""
-    bins = torch.div(counts[order].cumsum(0), atoms, rounding_mode="floor")
+    last = counts[order].cumsum(0) - 1  # a crystal belongs where its last atom does
+    bins = torch.div(last, atoms, rounding_mode="floor")
     return list(order.split([size for size in torch.bincount(bins).tolist() if size]))

@@ -12,6 +12,9 @@ from deeprelax_ase.nn import DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.presets import CONFIG, SETTINGS, PairSettings
 from deeprelax_ase.training.settings import TrainingSettings
 
+#: Where a network is trained; ``auto`` is CUDA where there is one.
+DEVICES = ("auto", "cpu", "cuda")
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -46,6 +49,9 @@ class DataSettings:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         object.__setattr__(self, "fractions", tuple(self.fractions))
+        if self.forces and len(self.forces) != len(self.sources):
+            named = f"forces names {len(self.forces)} files for {len(self.sources)} sources"
+            raise ValueError(f"{named}: each source needs its own")
         if not self.sources:
             raise ValueError("sources must name at least one file or folder of relaxation pairs")
         if self.level not in LEVELS:
@@ -95,8 +101,13 @@ class RunConfig:
         for name in ("frozen", "loggers"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1, got {self.members}")
+        for name, least in (("members", 1), ("devices", 0), ("passes", 0)):
+            if (number := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+        if str(self.device).partition(":")[0] not in DEVICES:
+            raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
+        if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):
+            raise ValueError("data.forces are for the end-to-end network, DeepRelaxE3: the paper's reads none")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a file, without folders, got {self.name!r}")
 
@@ -114,6 +125,12 @@ class RunConfig:
             "augmentation": augmentation,
         }
         return _listed(plain)
+
+
+def without_card(initial: str) -> bool:
+    """Whether ``initial`` is a file of weights of one network, such as ``member0/weights.safetensors``."""
+    file = Path(initial)
+    return file.suffix == ".safetensors" and not file.with_suffix(".json").exists()
 
 
 def _listed(value: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.nn import ABLATIONS
+from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.models import ModelCard, card_file_of
+from deeprelax_ase.nn import ABLATIONS, ARCHITECTURES
 from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.config import DataSettings, RunConfig
+from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
 from deeprelax_ase.training.presets import AUGMENTATION, CONFIG, SETTINGS, PairSettings
 from deeprelax_ase.training.settings import TrainingSettings
 
@@ -35,7 +37,7 @@ def load_config(file: str | Path, changes: Sequence[tuple[str, Any]] = ()) -> Ru
     Args:
         file: YAML with the fields of :class:`~deeprelax_ase.training.config.RunConfig`; ``network.architecture`` is
             ``DeepRelaxE3`` (default) or one of the paper's, and ``augmentation`` a section of its own. What is left out
-            keeps its default.
+            keeps its default; without the section ``network``, a run that starts from a model has that model's.
         changes: settings by their dotted names that replace those of the file, such as
             ``("training.learning_rate", 1e-3)``.
 
@@ -63,25 +65,41 @@ def load_config(file: str | Path, changes: Sequence[tuple[str, Any]] = ()) -> Ru
 def run_config(values: Mapping[str, Any]) -> RunConfig:
     """The run that nested ``values`` describe, see :func:`load_config`."""
     values = dict(values)
-    network = dict(_section(values, "network"))
-    architecture = network.pop("architecture", "DeepRelaxE3")
-    if architecture not in _DEFAULTS:
+    network = _section(values, "network")
+    initial = None if network else _initial_network(values.get("initial"))
+    architecture = network.pop("architecture", "DeepRelaxE3") if initial is None else initial[0]
+    if architecture not in tuple(_DEFAULTS):
         raise ConfigError(f"Unknown network.architecture={architecture!r}, must be one of {tuple(_DEFAULTS)}")
     config, settings, augmentation = _DEFAULTS[architecture]
+    config = config if initial is None else initial[1]
     augmentation = _changed(augmentation, _section(values, "augmentation"), "augmentation")
-    training = _changed(settings, _section(values, "training"), "training")
-    data = dict(_section(values, "data"))
+    learning = _section(values, "training")
+    if "augmentation" in learning:
+        raise ConfigError("augmentation is a section of its own, beside training and not in it")
+    training = _changed(settings, learning, "training")
+    data = _section(values, "data")
     choice = _changed(PairSettings(dft_copies=1, borrowed=0.0), _section(data, "choice"), "data.choice")
     return _made(
         RunConfig,
         {
-            **{name: value for name, value in values.items() if name not in ("augmentation",)},
+            **values,
             "data": _made(DataSettings, {**data, "choice": choice}, "data"),
             "network": _changed(config, network, "network"),
             "training": replace(training, augmentation=augmentation),
         },
         "",
     )
+
+
+def _initial_network(initial: Any) -> tuple[str, Any] | None:
+    """Architecture and shape of the model that a run starts from, if its card says them."""
+    if initial is None or without_card(str(initial)):
+        return None
+    try:
+        card = ModelCard.read(card_file_of(str(initial)))
+        return card.architecture, ARCHITECTURES[card.architecture][1].from_dict(card.config)
+    except (ModelError, KeyError, ValueError) as error:
+        raise ConfigError(f"initial: {error}") from error
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -127,24 +145,35 @@ def _numbers(kind: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]
             continue
         value, wanted = values[f.name], str(f.type)
         full = f"{where}.{f.name}" if where else f.name
-        number = wanted.split(" ")[0] in ("float", "int")
-        if not number or (value is None and "None" in wanted):
-            if wanted == "bool" and not isinstance(value, bool):
-                raise ConfigError(f"{full} must be true or false, got {value!r}")
-            continue
-        try:
-            result[f.name] = float(value) if wanted.startswith("float") else int(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{full} must be a number, got {value!r}") from error
-        if isinstance(value, bool) or result[f.name] != float(value):
-            raise ConfigError(f"{full} must be a whole number, got {value!r}")
+        if wanted == "bool" and not isinstance(value, bool):
+            raise ConfigError(f"{full} must be true or false, got {value!r}")
+        if wanted == "str" and not isinstance(value, str):
+            raise ConfigError(f"{full} must be text, got {value!r}; put it in quotes")
+        kind_of_number = wanted.split(" ")[0]
+        if kind_of_number in ("float", "int") and not (value is None and "None" in wanted):
+            result[f.name] = _number(value, full, whole=kind_of_number == "int")
     return result
+
+
+def _number(value: Any, name: str, *, whole: bool) -> float | int:
+    try:
+        if isinstance(value, bool) or not math.isfinite(number := float(value)):
+            raise ValueError("true, false, infinities and nan are none")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} must be a number, got {value!r}") from error
+    if not whole:
+        return number
+    if number != int(number):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return value if isinstance(value, int) else int(number)
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
     *sections, last = name.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
+        if values.get(section) is None:  # absent, or a heading without settings
+            values[section] = {}
+        values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"{name}: {section} is no section of settings")
     values[last] = value

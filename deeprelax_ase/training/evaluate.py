@@ -105,7 +105,7 @@ class BulkPrediction:
     Attributes:
         scaled: (N, 3) fractional coordinates.
         cell: (G, 3, 3) Å.
-        uncertainty: (G,) the global uncertainty, eq. (24).
+        uncertainty: (G,) Å², the global uncertainty U, eq. (24), whose square root the predictor tells.
     """
 
     scaled: Tensor

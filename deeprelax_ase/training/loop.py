@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,8 +72,9 @@ def train(
         The network with its averaged weights, on the device; None if the deadline came first.
 
     Raises:
-        ValueError: there are no pairs, early stopping or the plateau schedule lack validation pairs, or a logger is
-            unknown.
+        ValueError: there are no pairs, early stopping or the plateau schedule lack validation pairs, a logger is
+            unknown, or the run was begun on another number of devices.
+        KeyboardInterrupt: the user stopped it; the same call goes on from the last checkpoint.
     """
     _check(pairs, validation, settings, loggers)
     # Lightning takes seconds to import, and the help of the command line does without it.
@@ -111,7 +113,6 @@ def train(
             strategy=AveragedGradients() if devices > 1 else "auto",
             max_epochs=-1,
             limit_val_batches=0,
-            log_every_n_steps=1,
             logger=[_logger(name, out) for name in loggers],
             default_root_dir=out,
             enable_checkpointing=False,
@@ -120,11 +121,12 @@ def train(
             use_distributed_sampler=False,
         )
         file = checkpoint_file(out)
-        trainer.fit(module, ckpt_path=file if file.exists() else None, weights_only=True)
+        with _interruptible():
+            trainer.fit(module, ckpt_path=file if file.exists() else None, weights_only=True)
         if module.interrupted:
             return None
         if not module.finished:
-            raise KeyboardInterrupt  # Lightning takes it for a way to end
+            raise KeyboardInterrupt  # which some versions of Lightning take for a way to end
         module.save()
     if trainer.is_global_zero:
         summary = {"steps": module.step, "seconds": module.elapsed(), "config": config.to_dict()}
@@ -170,7 +172,7 @@ def _logger(name: str, out: Path) -> Any:
     from lightning.pytorch import loggers
 
     if name == "csv":  # which would delete the figures of an earlier call
-        return loggers.CSVLogger(out, name="csv")
+        return loggers.CSVLogger(out, name="csv", flush_logs_every_n_steps=1)
     if name == "tensorboard":
         return loggers.TensorBoardLogger(out, name="tensorboard", version="")
     return loggers.WandbLogger(project="deeprelax", name=out.name, save_dir=out, id=out.name, resume="allow")
@@ -188,6 +190,21 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         talkative.setLevel(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Pass Ctrl-C on to the caller, which Lightning answers by ending the process and being deaf to it from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class RelaxationTraining(LightningModule):
         initial: weights to start from, see :func:`~deeprelax_ase.training.weights.load_initial`.
         frozen: beginnings of the names of parameters that stay as they are.
         deadline: ``time.monotonic()`` at which to stop before the budget is spent.
-        observe: is given each record of the log.
+        observe: is given each record of the log, in the first process.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class RelaxationTraining(LightningModule):
         seconds = agreed(self.elapsed(), self.device) if shared else self._seconds
         self._seconds = seconds
         progress = settings.progress(seconds, self.step)
-        if progress >= 1:
+        if progress >= 1 or self._waited_enough():
             self.finished = self.trainer.should_stop = True
             return
         optimizer = self.optimizers()
@@ -170,17 +170,22 @@ class RelaxationTraining(LightningModule):
             parts = self.task.validate(self.average, pairs.take(crystals).to(self.device))
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * len(crystals) / len(pairs)
-        error = totals["error"]
+        error = agreed(totals["error"], self.device)  # sums on CUDA differ in their last digits
         self.validations_since_best += 1
         if error < self.best["error"]:
             weights = {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
             self.best, self.validations_since_best = {"error": error, "step": self.step, "weights": weights}, 0
         if self.settings.schedule == "plateau":
             self.plateau.step(error)
-        if self.settings.patience is not None and self.validations_since_best >= self.settings.patience:
+        if self._waited_enough():
             self.finished = self.trainer.should_stop = True
-        self.log_dict({f"validation {name}": value for name, value in totals.items()})
-        self.observe({"step": self.step, **{f"validation {name}": round(v, 6) for name, v in totals.items()}})
+        figures = {f"validation {name}": value for name, value in totals.items()}
+        self._tell({"step": self.step, **{name: round(value, 6) for name, value in figures.items()}}, figures)
+
+    def _waited_enough(self) -> bool:
+        """Whether the validation error has not improved for as long as the settings allow."""
+        patience = self.settings.patience
+        return patience is not None and self.validations_since_best >= patience
 
     # -- checkpoints
 
@@ -236,7 +241,7 @@ class RelaxationTraining(LightningModule):
         self.trainer.save_checkpoint(partial)
         if self.trainer.is_global_zero:
             partial.replace(file)
-        self.seconds_at_save = self.elapsed()
+        self.seconds_at_save = agreed(self.elapsed(), self.device)  # all processes save, or none
 
     def _record(self, progress: float, rate: float, parts: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
         values = {name: round(value.item(), 4) for name, value in parts.items()}
@@ -252,7 +257,14 @@ class RelaxationTraining(LightningModule):
             "gradient_norm": gradient,
         }
         flat = {"learning_rate": rate, "crystals_per_second": float(speed), "gradient_norm": gradient["total"]}
-        self.log_dict({**{f"train {name}": value for name, value in values.items()}, **flat})
+        self._tell(record, {**{f"train {name}": value for name, value in values.items()}, **flat})
+
+    def _tell(self, record: dict[str, Any], figures: dict[str, float]) -> None:
+        """Give the ``figures`` to the loggers: through ``log_dict`` they would be logged again in every later step."""
+        if not self.trainer.is_global_zero:
+            return
+        for log in self.trainer.loggers:
+            log.log_metrics(figures, step=self.step)
         self.observe(record)
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deeprelax_ase import __version__
 from deeprelax_ase.data import LEVELS, Pairs, concatenate, load_pairs
 from deeprelax_ase.data.informed import load_informed
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.models import Model, load_model, model_of, save_model
+from deeprelax_ase.models import Model, ModelCard, card_file_of, load_model, model_of, save_model
 from deeprelax_ase.nn import DeepRelaxE3Config
-from deeprelax_ase.training.config import DataSettings, RunConfig
+from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
 from deeprelax_ase.training.evaluate import errors, predict_pairs
 from deeprelax_ase.training.export import read_member
 from deeprelax_ase.training.loop import train
@@ -84,10 +84,12 @@ def run(
             return None
         metadata = {"config": json.dumps(config.network.to_dict()), "seed": str(config.training.seed + member)}
         halves = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
-        if _first_process():
+        if first_process():
             save_file(halves, weights, metadata)
-    if _first_process():
-        return write_model(config, parts, pairs, device)
+    if first_process():
+        write_model(config, parts, pairs, device)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # a process that returns may look for the model
     return config.out / f"{config.name}.json"
 
 
@@ -124,6 +126,8 @@ def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
     """
     if config.initial is None:
         return []
+    if without_card(config.initial):
+        return [load_file(config.initial)]
     model = load_model(config.initial)
     if model.config != config.network:
         raise ValueError(
@@ -168,11 +172,14 @@ def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str
 
 
 def best_passes(model: Model, pairs: Pairs, device: str) -> int:
-    """How many passes bring an end-to-end model nearest to the relaxed ``pairs``, in coordinates; 1 without pairs."""
+    """How many passes bring an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
+
+    By the mean errors of coordinates and lattice together, both in Å: one may still fall while the other rises.
+    """
     if not isinstance(model.config, DeepRelaxE3Config) or not len(pairs):
         return 1
-    found = [measure(model, pairs, device, passes=n)["coordinates"] for n in range(1, _PASSES + 1)]
-    return 1 + min(range(_PASSES), key=found.__getitem__)
+    found = [measure(model, pairs, device, passes=n) for n in range(1, _PASSES + 1)]
+    return 1 + min(range(_PASSES), key=lambda n: found[n]["coordinates"] + found[n]["lattice"])
 
 
 def measure(model: Model, pairs: Pairs, device: str, *, passes: int) -> dict[str, float]:
@@ -200,7 +207,9 @@ def _level(config: RunConfig, pairs: Pairs) -> str:
 
 def _elements_known(config: RunConfig) -> list[int]:
     """Those that the initial model, if there is one, has been trained on before."""
-    return [] if config.initial is None else load_model(config.initial).card.elements
+    if config.initial is None or without_card(config.initial):
+        return []
+    return ModelCard.read(card_file_of(config.initial)).elements
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -212,5 +221,6 @@ def _files(config: RunConfig) -> str:
     return ", ".join(Path(source).name for source in config.data.sources)
 
 
-def _first_process() -> bool:
+def first_process() -> bool:
+    """Whether this is the process that writes and talks, where several train together."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +91,42 @@ def write_pairs(file: Path, pairs: Pairs, *, dft: np.ndarray, split: np.ndarray)
 def pairs_file() -> Callable[..., Path]:
     """``pairs_file(file, pairs, dft=..., split=...)``."""
     return write_pairs
+
+
+@pytest.fixture
+def splits_file(tmp_path: Path) -> Path:
+    """Sixteen pairs, every other one labelled by DFT: twelve to train on, two each for validation and test."""
+    pairs = make_pairs(16, dtype=torch.float32)
+    split = np.array([0] * 12 + [1] * 2 + [2] * 2, dtype=np.uint8)
+    return write_pairs(tmp_path / "pairs.npz", pairs, dft=np.arange(16) % 2 == 0, split=split)
+
+
+#: Networks that learn in a second.
+TINY: dict[str, dict[str, Any]] = {
+    "DeepRelaxE3": {"channels": 8, "num_blocks": 1, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14},
+    "DeepRelax": {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8},
+}
+
+
+@pytest.fixture
+def values_of(splits_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``values_of("DeepRelax", **{"training.max_steps": 5})``: a run of four steps, for ``run_config`` and YAML."""
+
+    def values(architecture: str = "DeepRelaxE3", **changes: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "name": "tiny",
+            "out": str(tmp_path / "run"),
+            "device": "cpu",
+            "data": {"sources": [str(splits_file)]},
+            "network": {"architecture": architecture, **TINY[architecture]},
+            "training": {"max_steps": 4, "atoms_per_batch": 15, "log_every": 2, "learning_rate": 5e-3},
+        }
+        for name, value in changes.items():
+            *sections, last = name.split(".")
+            place = made
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return made
+
+    return values

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -10,20 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
 from deeprelax_ase.training.evaluate import errors, relax_pairs
-from deeprelax_ase.training.export import read_member
-from deeprelax_ase.training.presets import CONFIG as PRESET
 
 PairsOf = Callable[..., Pairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
@@ -135,8 +130,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
     whole, pieces = records(tmp_path / "whole"), records(tmp_path / "pieces")
     assert [line["loss"] for line in whole] == [line["loss"] for line in pieces]
-    checkpoint = torch.load(tmp_path / "pieces" / "checkpoint.pt", weights_only=True)
-    assert set(checkpoint["task"]) == {"scaled", "cell", "generator"}
+    checkpoint = torch.load(tmp_path / "pieces" / "checkpoint.ckpt", weights_only=True)
+    (state,) = checkpoint["deeprelax"]["tasks"]  # of the one process
+    assert set(state) == {"scaled", "cell", "generator"}
 
 
 def test_replaying_makes_a_difference_once_there_are_predictions(pairs_of: PairsOf, tmp_path: Path) -> None:
@@ -316,104 +312,3 @@ def test_a_network_that_reads_forces_starts_from_one_that_does_not(pairs_of: Pai
     learning = trained(pairs, READS, QUICK, tmp_path / "last", initial=tmp_path / "first.safetensors")
     assert learning.forces.vectors.weight.any()
     assert learning.forces.tensors.weight.any()
-
-
-# -- command line
-
-
-@pytest.fixture
-def data(pairs_of: PairsOf, pairs_file: Callable[..., Path], tmp_path: Path) -> Path:
-    pairs = pairs_of(12, dtype=torch.float32)
-    return pairs_file(tmp_path / "pairs.npz", pairs, dft=np.arange(12) < 6, split=pairs.split.numpy())
-
-
-def test_command_line_writes_weights_that_can_be_read_and_started_from(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["training", str(data), "--members", "1", "--max-steps", "2", "--device", "cpu", "--seed", "5"]
-    for name, value in {**SMALL, "atoms_per_batch": 30}.items():
-        command += ["--set", f"{name}={value}"]
-    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "run")])
-    main()
-    # 12 + 9 labelled by M3GNet + 2 further copies of 6 by DFT + half of the potential's 6 as DFT's
-    assert "36 pairs" in capsys.readouterr().out
-    file = tmp_path / "run" / "member0" / "weights.safetensors"
-    with safe_open(file, "pt") as opened:
-        assert opened.metadata()["seed"] == "5"
-        assert DeepRelaxE3Config.from_dict(json.loads(opened.metadata()["config"])) == replace(PRESET, **SMALL)
-    assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
-    network = read_member(file)
-    assert isinstance(network, DeepRelaxE3)
-    assert network.config == replace(PRESET, **SMALL)
-    kept = torch.load(tmp_path / "run" / "member0" / "checkpoint.pt", weights_only=True)["average"]
-    for name, tensor in network.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, kept[name].half().float()), name
-    still = ["--set", "learning_rate=0", "--set", "weight_decay=0"]
-    monkeypatch.setattr(sys, "argv", [*command, *still, "--out", str(tmp_path / "next"), "--initial", str(file)])
-    main()
-    continued = load_file(tmp_path / "next" / "member0" / "weights.safetensors")
-    assert all(torch.equal(tensor, continued[name]) for name, tensor in load_file(file).items())
-
-
-def test_command_line_refuses_settings_that_there_are_not(data: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["training", str(data), "--out", str(tmp_path), "--set", "num_layers=3"])
-    with pytest.raises(ValueError, match="num_layers"):
-        main()
-
-
-@pytest.fixture
-def forces(data: Path, tmp_path: Path) -> Path:
-    """Forces in three of the crystals whose minima under M3GNet are known; a little off their places."""
-    rng, index = np.random.default_rng(0), [11, 3, 4]
-    virial = rng.normal(size=(3, 3, 3)).astype(np.float32)
-    with np.load(data) as raw:
-        atoms = np.concatenate([np.arange(raw["offsets"][k], raw["offsets"][k + 1]) for k in index])
-        np.savez(
-            tmp_path / "forces.npz",
-            index=np.array(index),
-            frac_initial=raw["frac_initial"][atoms] + 0.01,
-            cell_initial=raw["cell_initial"][index],
-            forces=rng.normal(size=(len(atoms), 3)).astype(np.float32),
-            virial=virial + virial.transpose(0, 2, 1),
-        )
-    return tmp_path / "forces.npz"
-
-
-def test_command_line_learns_from_known_forces(
-    data: Path, forces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["training", str(data), "--forces", str(forces), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    command += ["--members", "1", "--max-steps", "8"]
-    for name, value in {**SMALL, "atoms_per_batch": 30, "reads_forces": "true", "hidden": 0.0}.items():
-        command += ["--set", f"{name}={value}"]
-    monkeypatch.setattr(sys, "argv", command)
-    main()
-    assert "39 pairs" in capsys.readouterr().out  # 36 without
-    network = read_member(tmp_path / "run" / "member0" / "weights.safetensors")
-    assert isinstance(network, DeepRelaxE3)
-    assert network.config == replace(PRESET, **SMALL, reads_forces=True)
-    assert network.forces.tensors.weight.any()
-    kept = json.loads((tmp_path / "run" / "member0" / "settings.json").read_text())["training"]
-    assert kept["hidden"] == 0.0
-
-
-@pytest.mark.parametrize(("of_data", "of_forces"), [(1, 2), (2, 1)])
-def test_command_line_asks_for_forces_of_each_file(
-    data: Path, forces: Path, tmp_path: Path, monkeypatch, of_data: int, of_forces: int
-) -> None:
-    files = [*[str(data)] * of_data, "--forces", *[str(forces)] * of_forces]
-    monkeypatch.setattr(sys, "argv", ["training", *files, "--out", str(tmp_path / "run"), "--device", "cpu"])
-    with pytest.raises(SystemExit, match=f"--forces names {of_forces} files for {of_data} of data"):
-        main()
-    assert not (tmp_path / "run").exists()
-
-
-def test_command_line_has_no_forces_for_the_papers_network(
-    data: Path, forces: Path, tmp_path: Path, monkeypatch
-) -> None:
-    command = ["training", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", "--network", "paper"]
-    monkeypatch.setattr(sys, "argv", [*command, "--max-steps", "1", "--members", "1", "--forces", str(forces)])
-    with pytest.raises(SystemExit, match="--forces is for --network e3: the paper's network reads none"):
-        main()
-    assert not (tmp_path / "run").exists()

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
+from deeprelax_ase import Predictor
 from deeprelax_ase.data import Pairs
+from deeprelax_ase.data.pairs import crystals_of
+from deeprelax_ase.models import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.heads import symmetric_exponential
-from deeprelax_ase.training.evaluate import BulkRelaxation, errors, relax_pairs
+from deeprelax_ase.training.evaluate import BulkRelaxation, errors, predict_pairs, relax_pairs
 from deeprelax_ase.training.graphs import pair_graph
 
 CONFIG = DeepRelaxE3Config(
@@ -125,3 +129,44 @@ def test_errors_of_a_crystal_that_is_too_large(pairs: Pairs) -> None:
 def test_nothing_to_do_is_refused(pairs: Pairs, size: int, passes: int) -> None:
     with pytest.raises(ValueError, match=f"{size} pairs and {passes} passes"):
         relax_pairs([network()], pairs.take(torch.arange(size)), "PBE", passes=passes)
+
+
+# -- what the predictor does, in bulk
+
+
+@pytest.fixture
+def distorted(pairs_of) -> Pairs:
+    """Three pairs that no symmetry holds in place."""
+    return pairs_of(3, seed=5)
+
+
+def test_bulk_predictions_are_the_predictors(model: Model, distorted: Pairs) -> None:
+    bulk = predict_pairs(model, distorted)
+    predictor = Predictor(model, device="cpu", graph_backend="torch", keep_symmetry=False, leave_settled=False)
+    expected = list(predictor.predict_many(crystals_of(distorted, "initial")))
+    cells, batch = bulk.cell, distorted.batch
+    positions = (bulk.scaled[:, None] @ cells[batch]).squeeze(1)
+    for k, result in enumerate(expected):
+        np.testing.assert_allclose(cells[k], result.relaxed.cell, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(positions[batch == k], result.relaxed.positions, rtol=0, atol=1e-4)
+        assert bulk.uncertainty[k].sqrt().item() == pytest.approx(result.uncertainty.total, rel=1e-3)
+    assert (bulk.cell - distorted.cell_initial).abs().max() > 0.01
+
+
+def test_batches_of_bulk_predictions_do_not_matter_and_are_told(model: Model, distorted: Pairs) -> None:
+    told: list[int] = []
+    one = predict_pairs(model, distorted, atoms_per_batch=4, advance=told.append)
+    whole = predict_pairs(model, distorted)
+    assert len(told) > 1
+    assert sum(told) == 3
+    for name in ("scaled", "cell", "uncertainty"):
+        torch.testing.assert_close(getattr(one, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
+
+
+def test_passes_may_differ_from_the_cards(distorted: Pairs, shipped) -> None:
+    model = shipped("DeepRelax-PBE")
+    passes = model.card.passes
+    assert torch.equal(predict_pairs(model, distorted).cell, predict_pairs(model, distorted, passes=passes).cell)
+    assert (
+        predict_pairs(model, distorted, passes=passes + 1).cell - predict_pairs(model, distorted).cell
+    ).abs().max() > 1e-4

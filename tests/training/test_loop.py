@@ -1,35 +1,34 @@
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.graph import edge_vectors
-from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.__main__ import main
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.loss import deeprelax_loss
-from deeprelax_ase.training.tasks import pair_truth
-from deeprelax_ase.training.weights import clip_gradients, load_initial, update_average
+from deeprelax_ase.training.module import RelaxationTraining
+from deeprelax_ase.training.tasks import pair_truth, task_of
 
 PairsOf = Callable[..., Pairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
 CONFIG = DeepRelaxConfig(**SMALL)
+E3 = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8, max_neighbors=14)
 STILL = AugmentationSettings(on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
 #: Twelve pairs have 36 atoms: three batches an epoch.
 QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3)
@@ -40,6 +39,19 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def values(folder: Path, name: str) -> list:
+    """``name`` of all records that have it."""
+    return [record[name] for record in records(folder) if name in record]
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "settings.json").read_text())
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.ckpt", weights_only=True)
+
+
 def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
     graph = pair_graph(pairs, network.config.graph)
     truth = pair_truth(pairs, graph, network.config)
@@ -48,19 +60,29 @@ def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def trained(*arguments, **options) -> DeepRelax:
+def trained(*arguments, **options) -> torch.nn.Module:
     network = train(*arguments, **options)
     assert network is not None
     return network
+
+
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    assert a.state_dict().keys() == b.state_dict().keys()
+    for name, weight in a.state_dict().items():
+        assert torch.equal(weight, b.state_dict()[name]), name
+
+
+@pytest.fixture
+def pairs(pairs_of: PairsOf) -> Pairs:
+    return pairs_of(12, dtype=torch.float32)
 
 
 # -- training
 
 
 @pytest.mark.parametrize("variant", ["default", "DeepRelax", "Vanilla"])
-def test_training_lowers_the_loss(pairs_of: PairsOf, tmp_path: Path, variant: str) -> None:
+def test_training_lowers_the_loss(pairs: Pairs, tmp_path: Path, variant: str) -> None:
     config = replace(ABLATIONS.get(variant, CONFIG), **SMALL)
-    pairs = pairs_of(12, dtype=torch.float32)
     torch.manual_seed(QUICK.seed)
     untrained = loss_of(DeepRelax(config), pairs)
     settings = replace(QUICK, max_steps=60, atoms_per_batch=100, average_decay=0.9, augmentation=STILL)
@@ -70,87 +92,262 @@ def test_training_lowers_the_loss(pairs_of: PairsOf, tmp_path: Path, variant: st
     assert after["lattice"] < 0.5 * untrained["lattice"]  # all crystals shrink by 5 %
 
 
-def test_a_seed_fixes_the_run(pairs_of: PairsOf, tmp_path: Path) -> None:
-    pairs = pairs_of(12, dtype=torch.float32)
+def test_a_seed_fixes_the_run(pairs: Pairs, tmp_path: Path) -> None:
     one, two, other = (
-        trained(pairs, CONFIG, replace(QUICK, seed=seed), tmp_path / name).state_dict()
+        trained(pairs, CONFIG, replace(QUICK, seed=seed), tmp_path / name)
         for name, seed in (("one", 3), ("two", 3), ("other", 4))
     )
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert_same_weights(one, two)
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_the_average_is_returned_and_not_the_last_weights(pairs_of: PairsOf, tmp_path: Path) -> None:
-    network = trained(pairs_of(12, dtype=torch.float32), CONFIG, QUICK, tmp_path)
-    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert all(torch.equal(value, checkpoint["average"][name]) for name, value in network.state_dict().items())
-    assert any(not torch.equal(value, checkpoint["network"][name]) for name, value in network.state_dict().items())
-    assert checkpoint["step"] == 7
+def test_the_average_is_returned_and_not_the_last_weights(pairs: Pairs, tmp_path: Path) -> None:
+    network = trained(pairs, CONFIG, QUICK, tmp_path)
+    kept = checkpoint(tmp_path)
+    state = kept["state_dict"]
+    assert set(state) == {f"{kind}.{name}" for kind in ("network", "average") for name in network.state_dict()}
+    assert all(torch.equal(value, state[f"average.{name}"]) for name, value in network.state_dict().items())
+    assert any(not torch.equal(value, state[f"network.{name}"]) for name, value in network.state_dict().items())
+    assert kept["deeprelax"]["step"] == 7
 
 
-def test_nothing_to_train_on_is_refused(pairs_of: PairsOf, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="No pairs"):
-        train(pairs_of(3).in_split("test"), CONFIG, QUICK, tmp_path)
+def test_the_pairs_stay_as_they_are(pairs: Pairs, tmp_path: Path) -> None:
+    before = {f.name: getattr(pairs, f.name).clone() for f in fields(Pairs)}
+    trained(pairs, E3, replace(QUICK, replayed=1.0), tmp_path, validation=pairs)
+    for name, values_before in before.items():
+        assert torch.equal(getattr(pairs, name), values_before), name
+
+
+@pytest.mark.parametrize("config", [CONFIG, E3], ids=["paper's", "end to end"])
+def test_where_pairs_and_graphs_are_kept_makes_no_difference(pairs: Pairs, tmp_path: Path, config) -> None:
+    still = replace(QUICK, augmentation=STILL, replayed=0.0)
+    expected = trained(pairs, config, replace(still, keep_graphs=False), tmp_path / "built anew")
+    for name, changes in {"kept": {}, "moved": {"resident": "never"}, "on it": {"resident": "always"}}.items():
+        network = trained(pairs, config, replace(still, **changes), tmp_path / name)
+        assert values(tmp_path / name, "loss") == pytest.approx(values(tmp_path / "built anew", "loss"), abs=1e-4)
+        for key, weight in network.state_dict().items():
+            torch.testing.assert_close(weight, expected.state_dict()[key], rtol=0, atol=1e-6, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize(
+    ("config", "frozen"),
+    [(CONFIG, ("backbone",)), (E3, ("elements", "blocks.0.filters"))],
+    ids=["paper's", "end to end"],
+)
+def test_frozen_parameters_stay_bit_for_bit(pairs: Pairs, tmp_path: Path, config, frozen: tuple[str, ...]) -> None:
+    torch.manual_seed(QUICK.seed)
+    before = task_of(pairs, config, QUICK).network.state_dict()
+    settings = replace(QUICK, weight_decay=0.5)
+    after = trained(pairs, config, settings, tmp_path, frozen=frozen).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith(frozen)]
+    assert any(name.startswith(frozen) for name in before)
+    assert not set(records(tmp_path)[-1]["gradient_norm"]) & set(frozen)
+
+
+# -- the length of a run
+
+
+def test_the_clock_ends_a_run_without_max_steps(pairs: Pairs, tmp_path: Path) -> None:
+    start = time.monotonic()
+    train(pairs, CONFIG, replace(QUICK, max_steps=None, seconds=0.2), tmp_path)
+    assert time.monotonic() - start < 30
+    assert summary(tmp_path)["seconds"] >= 0.2
+    assert summary(tmp_path)["steps"] >= 1
+
+
+def test_epochs_are_so_many_steps(pairs: Pairs, tmp_path: Path) -> None:
+    by_epochs = trained(pairs, CONFIG, replace(QUICK, max_steps=None, max_epochs=2.0), tmp_path / "epochs")
+    by_steps = trained(pairs, CONFIG, replace(QUICK, max_steps=5), tmp_path / "steps")  # 2 times 36 atoms by 15
+    assert summary(tmp_path / "epochs")["steps"] == 5
+    assert_same_weights(by_epochs, by_steps)
 
 
 # -- checkpoints
 
 
-def test_a_deadline_stops_the_run_with_a_checkpoint(pairs_of: PairsOf, tmp_path: Path) -> None:
-    pairs = pairs_of(12, dtype=torch.float32)
+def test_a_deadline_stops_the_run_with_a_checkpoint(pairs: Pairs, tmp_path: Path) -> None:
     assert train(pairs, CONFIG, QUICK, tmp_path, deadline=time.monotonic()) is None
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 1
-    assert not (tmp_path / "settings.json").exists()
-    assert not (tmp_path / "checkpoint.partial").exists()
+    assert checkpoint(tmp_path)["deeprelax"]["step"] == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.ckpt", "log.jsonl"}
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    pairs_of: PairsOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pairs = pairs_of(12, dtype=torch.float32)
-    expected = trained(pairs, CONFIG, QUICK, tmp_path / "whole").state_dict()
-    for _ in range(5):  # into the second epoch of three batches
-        assert train(pairs, CONFIG, QUICK, tmp_path / "pieces", deadline=time.monotonic()) is None
-    with caplog.at_level(logging.INFO, logger="deeprelax_ase.training"):
-        actual = trained(pairs, CONFIG, QUICK, tmp_path / "pieces").state_dict()
-    assert "continuing at step 5" in caplog.text
-    for name, value in expected.items():
-        assert torch.equal(actual[name], value), name
-    assert [r["step"] for r in records(tmp_path / "pieces")] == [2, 4, 6]
-    assert [r["loss"] for r in records(tmp_path / "pieces")] == [r["loss"] for r in records(tmp_path / "whole")]
+@pytest.mark.parametrize("schedule", ["cosine", "plateau", None])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs: Pairs, tmp_path: Path, schedule: str | None) -> None:
+    settings, validation = QUICK, None
+    if schedule is not None:  # on pairs of which it learns to be wrong
+        settings = replace(QUICK, schedule=schedule, patience=3, plateau_patience=0, plateau_factor=0.3, log_every=1)
+        validation = arrived(pairs)
+    expected = trained(pairs, CONFIG, settings, tmp_path / "whole", validation=validation)
+    pieces = 0  # into the second epoch of three batches
+    while (
+        pieces < 5 and train(*(pairs, CONFIG, settings, tmp_path / "pieces"), validation=validation, deadline=0) is None
+    ):
+        pieces += 1
+    assert pieces == 5
+    actual = trained(pairs, CONFIG, settings, tmp_path / "pieces", validation=validation)
+    assert_same_weights(actual, expected)
+    for name in ("step", "loss", "learning_rate", "validation error"):
+        assert values(tmp_path / "pieces", name) == values(tmp_path / "whole", name), name
+    assert summary(tmp_path / "pieces").get("best") == summary(tmp_path / "whole").get("best")
+    if schedule == "plateau":
+        assert len(set(values(tmp_path / "whole", "learning_rate"))) > 1
 
 
-def test_a_finished_run_is_not_continued(pairs_of: PairsOf, tmp_path: Path) -> None:
-    pairs = pairs_of(12, dtype=torch.float32)
-    first = trained(pairs, CONFIG, QUICK, tmp_path).state_dict()
-    again = trained(pairs, CONFIG, QUICK, tmp_path).state_dict()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 7
+def test_a_finished_run_is_not_continued(pairs: Pairs, tmp_path: Path) -> None:
+    first = trained(pairs, CONFIG, QUICK, tmp_path)
+    again = trained(pairs, CONFIG, QUICK, tmp_path)
+    assert_same_weights(first, again)
+    assert summary(tmp_path)["steps"] == 7
 
 
-def test_checkpoints_are_written_on_the_way(pairs_of: PairsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_on_the_way(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    save = torch.save
-    monkeypatch.setattr(torch, "save", lambda state, file: (saved.append(state["step"]), save(state, file)))
-    train(pairs_of(12, dtype=torch.float32), CONFIG, replace(QUICK, checkpoint_every=-1.0), tmp_path)
+    save = RelaxationTraining.save
+    monkeypatch.setattr(RelaxationTraining, "save", lambda self: (saved.append(self.step), save(self)))
+    train(pairs, CONFIG, replace(QUICK, checkpoint_every=-1.0), tmp_path)
     assert saved == [1, 2, 3, 4, 5, 6, 7, 7]
+    assert checkpoint(tmp_path)["deeprelax"]["step"] == 7
 
 
-def test_the_clock_ends_a_run_without_max_steps(pairs_of: PairsOf, tmp_path: Path) -> None:
-    start = time.monotonic()
-    train(pairs_of(12, dtype=torch.float32), CONFIG, replace(QUICK, max_steps=None, seconds=0.2), tmp_path)
-    assert time.monotonic() - start < 30
-    summary = json.loads((tmp_path / "settings.json").read_text())
-    assert summary["seconds"] >= 0.2
-    assert summary["steps"] >= 1
+@pytest.mark.parametrize("checkpoint_every", [-1.0, 120.0], ids=["goes on", "begins again"])
+def test_ctrl_c_leaves_a_run_that_goes_on(pairs: Pairs, tmp_path: Path, checkpoint_every: float) -> None:
+    settings = replace(QUICK, checkpoint_every=checkpoint_every)
+    expected = trained(pairs, CONFIG, settings, tmp_path / "whole")
+
+    def press(record: dict) -> None:
+        if record["step"] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(pairs, CONFIG, settings, tmp_path / "pieces", observe=press)
+    assert signal.getsignal(signal.SIGINT) is handler  # the next Ctrl-C is heard too
+    assert not (tmp_path / "pieces" / "settings.json").exists()
+    assert (tmp_path / "pieces" / "checkpoint.ckpt").exists() == (checkpoint_every < 0)
+    assert_same_weights(trained(pairs, CONFIG, settings, tmp_path / "pieces"), expected)
+
+
+def test_another_failure_is_passed_on(pairs: Pairs, tmp_path: Path) -> None:
+    def fail(record: dict) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit, match="3"):
+        train(pairs, CONFIG, QUICK, tmp_path, observe=fail)
+
+
+def test_a_run_on_another_number_of_devices_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    train(pairs, CONFIG, QUICK, tmp_path, deadline=0)
+    state = checkpoint(tmp_path)
+    state["deeprelax"]["tasks"] *= 2
+    torch.save(state, tmp_path / "checkpoint.ckpt")
+    with pytest.raises(ValueError, match="begun on 2 devices and cannot go on on 1: give the same number, or another"):
+        train(pairs, CONFIG, QUICK, tmp_path)
+
+
+# -- validation
+
+
+def arrived(pairs: Pairs) -> Pairs:
+    """Crystals that do not relax: an untrained network is right about them, a trained one is not."""
+    return replace(pairs, cell_relaxed=pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+
+
+def half_way(pairs: Pairs) -> Pairs:
+    """Crystals that shrink by less than those that are learnt from: right on the way there."""
+    return replace(pairs, cell_relaxed=0.98 * pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+
+
+LONG = replace(QUICK, max_steps=60, atoms_per_batch=100, average_decay=0.5, augmentation=STILL, replayed=0.0)
+
+
+def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: Pairs, tmp_path: Path) -> None:
+    validation = half_way(pairs)
+    network = trained(pairs, E3, LONG, tmp_path, validation=validation)
+    errors = values(tmp_path, "validation error")
+    assert len(errors) == 60  # an epoch is a batch
+    best = errors.index(min(errors))
+    assert 0 < best < 55
+    assert summary(tmp_path)["best"] == {"step": best + 1, "error": pytest.approx(errors[best], abs=1e-6)}
+    found = task_of(pairs, E3, LONG).validate(network, validation)
+    assert found["error"].item() == pytest.approx(errors[best], abs=1e-5)
+    assert errors[-1] > 1.5 * errors[best]
+    assert found["loss"].item() == pytest.approx(values(tmp_path, "validation loss")[best], abs=1e-4)
+
+
+def test_training_ends_when_the_validation_error_no_longer_falls(pairs: Pairs, tmp_path: Path) -> None:
+    settings = replace(LONG, patience=4)
+    network = trained(pairs, E3, settings, tmp_path, validation=half_way(pairs))
+    errors = values(tmp_path, "validation error")
+    best = errors.index(min(errors))
+    assert len(errors) == best + 1 + 4
+    assert summary(tmp_path)["steps"] == best + 1 + 4 < 60
+    lines = records(tmp_path)
+    again = trained(pairs, E3, settings, tmp_path, validation=half_way(pairs))
+    assert_same_weights(network, again)
+    assert records(tmp_path) == lines  # nothing is learnt any more
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1.0, [2, 4, 6, 7]), (2.0, [5, 7]), (0.1, [1, 2, 3, 4, 5, 6, 7])])
+def test_validation_comes_at_intervals_and_at_the_end(
+    pairs: Pairs, tmp_path: Path, every: float, steps: list[int]
+) -> None:
+    """2.4 batches are an epoch."""
+    settings = replace(QUICK, validate_every=every, log_every=100)
+    train(pairs, CONFIG, settings, tmp_path, validation=pairs)
+    assert values(tmp_path, "step") == steps
+
+
+def test_the_size_of_its_batches_does_not_change_the_validation_error(pairs: Pairs, tmp_path: Path) -> None:
+    """Up to the paper's means over edges: the crystals here are equal in size."""
+    alike = pairs.take((pairs.counts == 2).nonzero().squeeze(1))
+    settings = replace(QUICK, learning_rate=0.0, weight_decay=0.0, max_steps=1)
+    for atoms in (4, 100):
+        train(alike, E3, replace(settings, atoms_per_batch=atoms), tmp_path / str(atoms), validation=alike)
+    few, many = (values(tmp_path / str(atoms), "validation error") for atoms in (4, 100))
+    assert few == pytest.approx(many, rel=1e-5)
+
+
+def test_the_plateau_schedule_lowers_the_rate(pairs: Pairs, tmp_path: Path) -> None:
+    settings = replace(LONG, max_steps=14, schedule="plateau", plateau_patience=2, plateau_factor=0.1, log_every=1)
+    train(pairs, CONFIG, settings, tmp_path, validation=arrived(pairs))
+    errors, rates = values(tmp_path, "validation error"), values(tmp_path, "learning_rate")
+    optimizer = SGD([torch.zeros(1)], lr=settings.learning_rate)
+    plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=2)
+    expected = []
+    for error in errors:
+        expected.append(optimizer.param_groups[0]["lr"])
+        plateau.step(error)
+    assert rates == pytest.approx(expected, rel=1e-9)
+    assert rates[0] == settings.learning_rate  # without a warm-up
+    assert rates[-1] < 0.5 * settings.learning_rate
+
+
+@pytest.mark.parametrize("changes", [{"patience": 3}, {"schedule": "plateau"}])
+def test_what_needs_validation_is_refused_without(pairs: Pairs, tmp_path: Path, changes: dict) -> None:
+    with pytest.raises(ValueError, match="need validation pairs: there are none"):
+        train(pairs, CONFIG, replace(QUICK, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_splits_are_refused(pairs: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No pairs to train on"):
+        train(pairs.in_split("test"), CONFIG, QUICK, tmp_path)
+    with pytest.raises(ValueError, match="No pairs to validate on"):
+        train(pairs, CONFIG, QUICK, tmp_path, validation=pairs.in_split("test"))
 
 
 # -- records
 
 
-def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> None:
-    train(pairs_of(12, dtype=torch.float32), CONFIG, QUICK, tmp_path)
+def test_log_and_settings_tell_the_run(pairs: Pairs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    observed: list[dict] = []
+    with caplog.at_level(logging.INFO, logger="deeprelax_ase.training"):
+        train(pairs, CONFIG, QUICK, tmp_path, observe=observed.append)
     lines = records(tmp_path)
+    assert observed == lines
+    assert [record.args for record in caplog.records if record.name.endswith("loop")] == lines
     assert [line["step"] for line in lines] == [2, 4, 6]
     for line in lines:
         assert set(line["gradient_norm"]) == {"total", *PARTS}
@@ -161,232 +358,52 @@ def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> Non
         total = line["distance"] + line["displacement"] + 10 * line["lattice"]
         assert line["loss"] == pytest.approx(total, abs=2e-3)
         assert line["crystals_per_second"] > 0
+    assert [line["progress"] for line in lines] == pytest.approx([1 / 7, 3 / 7, 5 / 7], abs=1e-4)
     assert [line["learning_rate"] for line in lines] == pytest.approx([QUICK.rate(step / 7) for step in (1, 3, 5)])
-    summary = json.loads((tmp_path / "settings.json").read_text())
-    assert summary["steps"] == 7
-    assert DeepRelaxConfig.from_dict(summary["config"]) == CONFIG
-    augmentation = AugmentationSettings(**summary["training"].pop("augmentation"))
-    assert TrainingSettings(**summary["training"], augmentation=augmentation) == QUICK
+    told = summary(tmp_path)
+    assert told["steps"] == 7
+    assert DeepRelaxConfig.from_dict(told["config"]) == CONFIG
+    augmentation = AugmentationSettings(**told["training"].pop("augmentation"))
+    assert TrainingSettings(**told["training"], augmentation=augmentation) == QUICK
+    assert told["training"] == {k: v for k, v in asdict(QUICK).items() if k != "augmentation"}
 
 
-# -- parts
+def test_figures_are_logged_as_columns(pairs: Pairs, tmp_path: Path) -> None:
+    options = {"validation": pairs, "loggers": ["csv"]}
+    for _ in range(3):  # each call has a file of its own
+        assert train(pairs, CONFIG, QUICK, tmp_path, **options, deadline=0) is None
+    trained(pairs, CONFIG, QUICK, tmp_path, **options)
+    rows: list[dict[str, str]] = []
+    for file in sorted(tmp_path.glob("csv/version_*/metrics.csv")):
+        with file.open() as stream:
+            rows += csv.DictReader(stream)
+    for name, column in (("loss", "train loss"), ("learning_rate",) * 2, ("validation error",) * 2):
+        found = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
+        told = [(record["step"], record[name]) for record in records(tmp_path) if name in record]
+        assert [step for step, _ in found] == [step for step, _ in told], name
+        assert [value for _, value in found] == pytest.approx([value for _, value in told], abs=1e-6), name
+        assert len(found) == (4 if name.startswith("validation") else 3)
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Callable[..., Path]:
-    """``weights(network)``: a file of its weights, in half precision as they are kept."""
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_figures_are_logged_for_tensorboard(pairs: Pairs, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def save(network: torch.nn.Module) -> Path:
-        save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, tmp_path / "weights.safetensors")
-        return tmp_path / "weights.safetensors"
-
-    return save
-
-
-E3 = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6)
+    train(pairs, CONFIG, QUICK, tmp_path, loggers=("tensorboard",))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = events.Scalars("train loss")
+    assert [event.step for event in found] == values(tmp_path, "step") == [2, 4, 6]
+    assert [event.value for event in found] == pytest.approx(values(tmp_path, "loss"), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("earlier", "later"),
-    [
-        (DeepRelax(CONFIG), DeepRelax(CONFIG)),
-        (DeepRelaxE3(E3), DeepRelaxE3(E3)),
-        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, reads_forces=True))),
-        (DeepRelaxE3(replace(E3, reads_forces=True)), DeepRelaxE3(replace(E3, reads_forces=True))),
-    ],
-    ids=["paper's", "end to end", "begins to read forces", "reads forces"],
-)
-def test_weights_of_an_earlier_run_are_taken_up(weights, earlier: torch.nn.Module, later: torch.nn.Module) -> None:
-    for network in (earlier, later):
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter)
-    expected = {**later.state_dict(), **{name: w.half().float() for name, w in earlier.state_dict().items()}}
-    expected = {name: weight.clone() for name, weight in expected.items()}
-    load_initial(later, weights(earlier))
-    for name, weight in later.state_dict().items():
-        assert torch.equal(weight, expected[name]), name
-        assert weight.dtype == torch.float32
+def test_an_unknown_logger_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Unknown logger 'mlflow', must be one of \('csv', 'tensorboard', 'wandb'\)"):
+        train(pairs, CONFIG, QUICK, tmp_path, loggers=["csv", "mlflow"])
 
 
-@pytest.mark.parametrize(
-    ("earlier", "later"),
-    [
-        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, channels=8))),
-        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, num_blocks=2))),
-        (DeepRelaxE3(replace(E3, num_blocks=2)), DeepRelaxE3(E3)),
-        (DeepRelaxE3(replace(E3, reads_forces=True)), DeepRelaxE3(E3)),
-        (DeepRelax(CONFIG), DeepRelaxE3(E3)),
-    ],
-    ids=["channels", "a block less", "a block more", "no reader of forces", "architecture"],
-)
-def test_weights_of_another_network_are_refused(weights, earlier: torch.nn.Module, later: torch.nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"weights\.safetensors holds the weights of another network: .*DeepRelaxE3"):
-        load_initial(later, weights(earlier))
-
-
-def test_rate_rises_and_falls_to_zero() -> None:
-    settings = TrainingSettings(seconds=100.0, warmup=0.1, learning_rate=2.0)
-    assert settings.rate(0.0) == 0
-    assert settings.rate(0.05) == pytest.approx(1.0)
-    assert settings.rate(0.1) == pytest.approx(2.0)
-    assert settings.rate(0.55) == pytest.approx(1.0)
-    assert settings.rate(1.0) == pytest.approx(0.0)
-
-
-def test_progress_follows_the_clock_or_the_steps() -> None:
-    by_clock, by_steps = TrainingSettings(seconds=200.0), TrainingSettings(seconds=200.0, max_steps=10)
-    assert by_clock.progress(50.0, 9999) == 0.25
-    assert by_clock.progress(500.0, 0) == 1
-    assert by_steps.progress(9999.0, 4) == 0.4
-    assert by_steps.progress(0.0, 11) == 1
-    assert TrainingSettings(seconds=0.0).progress(0.0, 0) == 1
-
-
-def test_batches_cover_every_crystal_once_an_epoch() -> None:
-    counts = torch.tensor([2, 4, 30, 1, 5, 3, 2, 8])
-    batches = _batches(counts, 10, seed=0)
-    epochs = []
-    for _ in range(3):
-        epoch: list[int] = []
-        while len(epoch) < len(counts):
-            chunk = next(batches).tolist()
-            assert chunk
-            epoch += chunk
-        assert sorted(epoch) == list(range(len(counts)))
-        epochs.append(epoch)
-    assert epochs[0] != epochs[1]
-    first = next(_batches(counts, 10, seed=0)).tolist()
-    assert first == epochs[0][: len(first)]
-
-
-def test_batches_have_about_the_atoms_asked_for() -> None:
-    counts = torch.randint(1, 25, (500,), generator=torch.Generator().manual_seed(0))
-    batches = _batches(counts, 200, seed=1)
-    atoms = [int(counts[next(batches)].sum()) for _ in range(int(counts.sum()) // 200)]
-    assert min(atoms) > 200 - 25
-    assert max(atoms) < 200 + 25
-
-
-def test_clipping_reports_norms_from_before(pairs_of: PairsOf) -> None:
-    torch.manual_seed(0)
-    network = DeepRelax(CONFIG).double()
-    for parameter in network.parameters():
-        parameter.grad = torch.full_like(parameter, 0.5)
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
-    norms = clip_gradients(network, 1.5)
-    for part in PARTS:
-        assert norms[part].item() == pytest.approx(0.5 * sizes[part] ** 0.5)
-    assert norms["total"].item() == pytest.approx(0.5 * sum(sizes.values()) ** 0.5)
-    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None))
-    assert clipped == pytest.approx(1.5, rel=1e-5)
-
-
-def test_small_gradients_are_not_clipped() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(2, 1))
-    for parameter in network.parameters():
-        parameter.grad = torch.full_like(parameter, 0.01)
-    clip_gradients(network, 1.0)
-    assert all(torch.equal(p.grad, torch.full_like(p, 0.01)) for p in network.parameters())
-
-
-def test_the_average_starts_short_and_ends_slow() -> None:
-    network, average = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
-    network.weight.data.fill_(1.0)
-    average.weight.data.fill_(0.0)
-    update_average(average, network, 0.9, 0)
-    assert average.weight.item() == 1  # the first update takes over
-    for step, kept in ((5, 6 / 15), (1000, 0.9)):
-        average.weight.data.fill_(0.0)
-        update_average(average, network, 0.9, step)
-        assert average.weight.item() == pytest.approx(1 - kept, abs=1e-6)
-
-
-def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
-    pairs = pairs_of(5)
-    graph = pair_graph(pairs, CONFIG.graph)
-    truth = pair_truth(pairs, graph, CONFIG)
-    assert torch.equal(graph.cell, pairs.cell_initial)
-    relaxed = torch.einsum("nk,nkx->nx", pairs.scaled_relaxed, pairs.cell_relaxed[pairs.batch])
-    lengths = edge_vectors(graph, relaxed, pairs.cell_relaxed).norm(dim=1)
-    torch.testing.assert_close(truth.distances, lengths, rtol=0, atol=1e-12)
-    # Anchors: the unrelaxed atoms in the relaxed cell, or where they were.
-    source, destination = graph.edge_index[:, graph.in_cell]
-    carried = torch.einsum("nk,nkx->nx", pairs.scaled_initial, pairs.cell_relaxed[pairs.batch])
-    expected = (relaxed[source] - carried[destination]).norm(dim=1)
-    torch.testing.assert_close(truth.displacements, expected, rtol=0, atol=1e-12)
-    printed = pair_truth(pairs, graph, ABLATIONS["DeepRelax"])
-    expected = (relaxed[source] - graph.positions[destination]).norm(dim=1)
-    torch.testing.assert_close(printed.displacements, expected, rtol=0, atol=1e-12)
-
-
-def test_untrained_network_is_right_about_relaxed_crystals(pairs_of: PairsOf) -> None:
-    pairs = pairs_of(5)
-    arrived = replace(pairs, cell_initial=pairs.cell_relaxed, scaled_initial=pairs.scaled_relaxed)
-    config = replace(CONFIG, local_uncertainty=False)
-    assert max(loss_of(DeepRelax(config).double(), arrived).values()) < 1e-12
-    assert min(loss_of(DeepRelax(config).double(), pairs).values()) > 1e-2
-
-
-# -- command line
-
-
-@pytest.fixture
-def data(pairs_of: PairsOf, tmp_path: Path) -> Path:
-    pairs = pairs_of(12, dtype=torch.float32)
-    offsets = np.concatenate([[0], pairs.counts.cumsum(0).numpy()])
-    file = tmp_path / "pairs.npz"
-    np.savez(
-        file,
-        numbers=pairs.numbers.numpy(),
-        offsets=offsets,
-        frac_initial=pairs.scaled_initial.numpy(),
-        frac_relaxed=pairs.scaled_relaxed.numpy(),
-        cell_initial=pairs.cell_initial.numpy(),
-        cell_relaxed=pairs.cell_relaxed.numpy(),
-        dft=pairs.dft.numpy(),
-        split=pairs.split.numpy(),
-    )
-    return file
-
-
-def test_help_can_be_asked_for() -> None:
-    command = [sys.executable, "-m", "deeprelax_ase.training", "--help"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert process.returncode == 0, process.stderr
-    for option in ("--out", "--members", "--max-steps", "--time-limit", "--variant"):
-        assert option in process.stdout
-
-
-def test_command_line_writes_weights(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    command = ["training", str(data), "--out", str(out), "--members", "2", "--max-steps", "2", "--channels", "16"]
-    command += ["--network", "paper", "--device", "cpu", "--seed", "5"]
-    monkeypatch.setattr(sys, "argv", [*command, "--time-limit", "0"])
-    main()
-    assert "time limit reached in member 0" in capsys.readouterr().out
-    assert not (out / "member0" / "weights.safetensors").exists()
-    monkeypatch.setattr(sys, "argv", command)
-    main()
-    for member, seed in (("member0", "5"), ("member1", "6")):
-        file = out / member / "weights.safetensors"
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata()
-        assert metadata["seed"] == seed
-        config = DeepRelaxConfig.from_dict(json.loads(metadata["config"]))
-        assert config == DeepRelaxConfig(channels=16)
-        DeepRelax(config).load_state_dict(load_file(file), strict=True)
-    capsys.readouterr()
-    main()  # all members are there
-    assert "finished" not in capsys.readouterr().out
-
-
-def test_command_line_trains_the_papers_variants(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "run"
-    command = ["training", str(data), "--out", str(out), "--members", "1", "--max-steps", "1", "--channels", "16"]
-    monkeypatch.setattr(sys, "argv", [*command, "--network", "paper", "--variant", "Vanilla", "--device", "cpu"])
-    main()
-    with safe_open(out / "member0" / "weights.safetensors", "pt") as opened:
-        config = DeepRelaxConfig.from_dict(json.loads(opened.metadata()["config"]))
-    assert config == replace(ABLATIONS["Vanilla"], channels=16)
+def test_nothing_global_is_left_changed(pairs: Pairs, tmp_path: Path) -> None:
+    talkative = logging.getLogger("lightning.pytorch")
+    before = talkative.level, torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()
+    train(pairs, CONFIG, QUICK, tmp_path)
+    assert (talkative.level, torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()) == before

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.training import TrainingSettings, graphs
+from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs, pair_graph
+
+PairsOf = Callable[..., Pairs]
+NARROW, WIDE = GraphSettings(cutoff=4.0, max_neighbors=8, max_in_cell=0), GraphSettings(cutoff=6.0, max_neighbors=20)
+STILL = AugmentationSettings(on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+CPU = torch.device("cpu")
+
+
+def assert_same(actual: CrystalGraph, expected: CrystalGraph) -> None:
+    for f in fields(CrystalGraph):
+        one, other = getattr(actual, f.name), getattr(expected, f.name)
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(one, other), f.name
+            assert one.dtype == other.dtype, f.name
+        else:
+            assert one == other, f.name
+
+
+def test_edges_join_atoms_within_the_cutoff_and_in_their_own_crystal(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(6)
+    graph = pair_graph(pairs, WIDE)
+    vectors = edge_vectors(graph, graph.positions, graph.cell)
+    assert vectors.norm(dim=1)[~graph.in_cell].max() <= WIDE.cutoff
+    source, destination = graph.edge_index
+    assert torch.equal(graph.batch[source], graph.batch[destination])
+    initial = torch.einsum("nk,nkx->nx", pairs.scaled_initial, pairs.cell_initial[pairs.batch])
+    torch.testing.assert_close(graph.positions, initial, rtol=0, atol=1e-12)
+
+
+@given(crystals=st.lists(st.integers(0, 9), min_size=1, max_size=12), wide=st.booleans())
+@settings(max_examples=25)
+def test_kept_graphs_are_those_that_would_be_built(pairs_of: PairsOf, crystals: list[int], wide: bool) -> None:
+    pairs, chosen, graph = pairs_of(10, seed=3), torch.tensor(crystals), WIDE if wide else NARROW
+    taken = pairs.take(chosen)
+    assert_same(KeptGraphs.of(pairs, graph).take(chosen, taken), pair_graph(taken, graph))
+
+
+def test_many_are_built_in_pieces(pairs_of: PairsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, built = pairs_of(9), []
+    build = graphs.pair_graph
+    monkeypatch.setattr(graphs, "_AT_ONCE", 7)
+    monkeypatch.setattr(graphs, "pair_graph", lambda some, graph: (built.append(len(some)), build(some, graph))[1])
+    kept = KeptGraphs.of(pairs, NARROW)
+    assert len(built) > 2
+    assert sum(built) == 9
+    assert_same(kept.whole, build(pairs, NARROW))
+    assert kept.edges.sum() == kept.whole.edge_index.shape[1]
+
+
+def test_graphs_are_kept_where_nothing_changes_them(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(4)
+    still = TrainingSettings(augmentation=STILL)
+    assert kept_graphs(pairs, NARROW, still, CPU) is not None
+    assert kept_graphs(pairs, NARROW, replace(still, keep_graphs=False), CPU) is None
+    assert kept_graphs(pairs, NARROW, replace(still, augmentation=replace(STILL, around=0.1)), CPU) is None
+    assert kept_graphs(pairs, NARROW, still, torch.device("meta")) is None  # the pairs lie elsewhere

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeprelax_ase.training import TrainingSettings
+
+
+def test_rate_rises_and_falls_to_zero() -> None:
+    settings = TrainingSettings(seconds=100.0, warmup=0.1, learning_rate=2.0)
+    assert settings.rate(0.0) == 0
+    assert settings.rate(0.05) == pytest.approx(1.0)
+    assert settings.rate(0.1) == pytest.approx(2.0)
+    assert settings.rate(0.55) == pytest.approx(1.0)
+    assert settings.rate(1.0) == pytest.approx(0.0)
+
+
+@given(st.floats(0, 0.9), st.floats(0, 1), st.floats(0, 1))
+def test_rate_rises_before_the_end_of_the_warm_up_and_falls_after_it(warmup: float, one: float, other: float) -> None:
+    settings = TrainingSettings(warmup=warmup, learning_rate=2.0)
+    early, late = sorted((one, other))
+    assert 0 <= settings.rate(early) <= 2.0
+    if late < warmup:
+        assert settings.rate(early) <= settings.rate(late)
+    elif early >= warmup:
+        assert settings.rate(early) >= settings.rate(late)
+
+
+def test_progress_follows_the_clock_or_the_steps() -> None:
+    by_clock, by_steps = TrainingSettings(seconds=200.0), TrainingSettings(seconds=200.0, max_steps=10)
+    assert by_clock.progress(50.0, 9999) == 0.25
+    assert by_clock.progress(500.0, 0) == 1
+    assert by_steps.progress(9999.0, 4) == 0.4
+    assert by_steps.progress(0.0, 11) == 1
+    assert TrainingSettings(seconds=0.0).progress(0.0, 0) == 1
+
+
+@pytest.mark.parametrize("name", ["schedule", "resident"])
+def test_unknown_choices_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"Unknown {name}='sometimes', must be one of \('"):
+        TrainingSettings(**{name: "sometimes"})
+
+
+@pytest.mark.parametrize("name", ["atoms_per_batch", "clip", "validate_every", "log_every"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_what_must_be_positive_is(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be positive, got {value}"):
+        TrainingSettings(**{name: value})
