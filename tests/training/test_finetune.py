@@ -59,15 +59,14 @@ def test_it_goes_on_from_the_model_as_it_is(tune, start: str) -> None:
 
 def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str) -> None:
     """The start has learnt nothing: it leaves every crystal as it is, and these shrink by 5 %."""
-    config = tune(max_steps=60, learning_rate=1e-2, seed=4, name="better")
+    config = tune(max_steps=40, learning_rate=1e-2, seed=4, name="better", members=1)
     card = run(config)
     assert card == config.out / "better.json"
     read = ModelCard.read(card)
-    (first, second) = (json.loads((config.out / f"member{m}" / "settings.json").read_text()) for m in range(2))
-    for m, summary in enumerate((first, second)):
-        lines = [json.loads(line) for line in (config.out / f"member{m}" / "log.jsonl").read_text().splitlines()]
-        errors = [line["validation error"] for line in lines if "validation error" in line]
-        assert summary["best"]["error"] < 0.5 * errors[0]
+    best = json.loads((config.out / "member0" / "settings.json").read_text())["best"]
+    lines = [json.loads(line) for line in (config.out / "member0" / "log.jsonl").read_text().splitlines()]
+    errors = [line["validation error"] for line in lines if "validation error" in line]
+    assert best["error"] < 0.5 * errors[0]
     assert read.metrics["test"]["lattice"] < 0.5 * read.metrics["test"]["unrelaxed lattice"]
     assert read.elements == [8, 17, 55]  # what it has learnt before is not forgotten
     assert read.training["initial"] == start
