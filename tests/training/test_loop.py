@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -205,6 +205,15 @@ def test_checkpoints_are_written_on_the_way(pairs: Pairs, tmp_path: Path, monkey
     assert checkpoint(tmp_path)["deeprelax"]["step"] == 7
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, whatever the shell that runs the tests ignores."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("checkpoint_every", [-1.0, 120.0], ids=["goes on", "begins again"])
 def test_ctrl_c_leaves_a_run_that_goes_on(pairs: Pairs, tmp_path: Path, checkpoint_every: float) -> None:
     settings = replace(QUICK, checkpoint_every=checkpoint_every)
