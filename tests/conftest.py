@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +46,14 @@ def needs_dgl() -> None:
 def shipped() -> Callable[[str], Model]:
     """``shipped("DeepRelax-PBE")``: a model, loaded once."""
     return cache(load_model)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, whatever the shell that runs the tests ignores."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="module", params=[END_TO_END, BY_DISTANCES])

@@ -94,6 +94,7 @@ def test_a_time_limit_ends_with_a_code_of_its_own_and_the_same_command_goes_on()
     assert deeprelax("train", "run.yaml").exit_code == 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from deeprelax_ase.cli import training_progress
 

@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -203,14 +203,6 @@ def test_checkpoints_are_written_on_the_way(pairs: Pairs, tmp_path: Path, monkey
     train(pairs, CONFIG, replace(QUICK, checkpoint_every=-1.0), tmp_path)
     assert saved == [1, 2, 3, 4, 5, 6, 7, 7]
     assert checkpoint(tmp_path)["deeprelax"]["step"] == 7
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises, whatever the shell that runs the tests ignores."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.usefixtures("interruptible")
