@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data.dataset import PairDataset, group_names
+from deeprelax_ase.data.fingerprints import Surroundings, fingerprints, surroundings
 from deeprelax_ase.data.groups import displacement_sizes
+from deeprelax_ase.data.matching import HOW
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, Pairs
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.graph.torch_neighbors import neighbor_graph
 
 #: Å, nearer than which atoms overlap, and further than which from any other one is alone.
 OVERLAP, ALONE = 0.7, 5.0
@@ -32,11 +32,8 @@ STILL = 1e-4
 #: Quantiles that distributions are told by.
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
 
-#: Å and relative volume to which fingerprints of crystals are rounded.
-_ROUNDED = 0.02
-
-#: Pairs whose graphs are built at once.
-_AT_ONCE = 2000
+#: Distances between atoms that are computed at once.
+_DISTANCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,14 +68,15 @@ class Report:
 def check(dataset: PairDataset) -> Report:
     """Look through a data set; a minute for 50,000 pairs."""
     pairs = dataset.pairs.double()
-    prints = [fingerprints(pairs, side) for side in ("initial", "relaxed")]
+    around = {side: surroundings(pairs, side) for side in ("initial", "relaxed")}
+    prints = [fingerprints(pairs, side, around[side]) for side in ("initial", "relaxed")]
     return Report(
         counts=_counts(dataset),
         elements=_elements(pairs),
         distributions=_distributions(pairs),
         duplicates=_duplicates(dataset.names, list(zip(*prints, strict=True))),
         leakage=_leakage(dataset, *prints),
-        suspicious=_suspicious(dataset, pairs),
+        suspicious=_suspicious(dataset, pairs, around),
         refused=_refused(dataset),
     )
 
@@ -124,49 +122,6 @@ def mean_displacements(pairs: Pairs) -> Tensor:
     return torch.zeros(len(pairs), dtype=moved.dtype).index_add(0, pairs.batch, moved.norm(dim=1)) / pairs.counts
 
 
-def fingerprints(pairs: Pairs, side: str) -> list[tuple]:
-    """What two crystals share that are the same: composition, volume per atom, and distances to near neighbours.
-
-    Distances are those to the twelve nearest neighbours of each element's atoms, in the mean, rounded: cheap, and blind
-    to the choice of cell, order and origin. Different crystals hardly ever share them.
-    """
-    cells, scaled = getattr(pairs, f"cell_{side}"), getattr(pairs, f"scaled_{side}")
-    positions = rows_times_matrices(scaled, cells[pairs.batch])
-    found: list[tuple] = []
-    for chunk in torch.arange(len(pairs)).split(_AT_ONCE):
-        part, atoms = pairs.take(chunk), pairs.atoms_of(chunk)
-        settings = GraphSettings(cutoff=6.0, max_neighbors=12, max_in_cell=0)
-        graph = neighbor_graph(part.numbers, positions[atoms], cells[chunk], part.batch, settings=settings)
-        found += _prints(part, cells[chunk], _mean_distances(graph))
-    return found
-
-
-def _mean_distances(graph: Any) -> Tensor:
-    """(N,) Å, mean distance of each atom to its neighbours; zero without any."""
-    from deeprelax_ase.graph.record import edge_vectors
-
-    lengths, to = edge_vectors(graph).norm(dim=1), graph.edge_index[1]
-    sums = torch.zeros(graph.num_atoms, dtype=lengths.dtype).index_add(0, to, lengths)
-    return sums / torch.bincount(to, minlength=graph.num_atoms).clamp_min(1)
-
-
-def _prints(pairs: Pairs, cells: Tensor, distances: Tensor) -> list[tuple]:
-    volumes = torch.linalg.det(cells).abs() / pairs.counts
-    rounded = (volumes.log() / (_ROUNDED / 2)).round().long().tolist()
-    result = []
-    parts = zip(
-        pairs.numbers.split(pairs.counts.tolist()), distances.split(pairs.counts.tolist()), rounded, strict=True
-    )
-    for numbers, lengths, volume in parts:
-        kinds, places = numbers.unique(return_inverse=True)
-        amounts = places.bincount()
-        divisor = int(np.gcd.reduce(amounts.numpy()))
-        means = torch.zeros(len(kinds), dtype=lengths.dtype).index_add(0, places, lengths) / amounts
-        spread = tuple((means / _ROUNDED).round().long().tolist())
-        result.append((tuple(kinds.tolist()), tuple((amounts // divisor).tolist()), volume, spread))
-    return result
-
-
 def _duplicates(names: tuple[str, ...], prints: list[tuple]) -> list[list[str]]:
     groups: dict[tuple, list[str]] = {}
     for name, mark in zip(names, prints, strict=True):
@@ -194,42 +149,47 @@ def _leakage(dataset: PairDataset, initial: list[tuple], relaxed: list[tuple]) -
     return result
 
 
-def _suspicious(dataset: PairDataset, pairs: Pairs) -> dict[str, list[str]]:
+def _suspicious(dataset: PairDataset, pairs: Pairs, around: dict[str, Surroundings]) -> dict[str, list[str]]:
     volume = (torch.linalg.det(pairs.cell_relaxed).abs() / torch.linalg.det(pairs.cell_initial).abs()).log()
     moved, largest = mean_displacements(pairs), displacement_sizes(pairs)
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log().abs().amax(dim=1)
     masks = {
         f"|ln V ratio| above {LARGE_VOLUME}": volume.abs() > LARGE_VOLUME,
         f"mean displacement above {LARGE_MOVE} Å": moved > LARGE_MOVE,
+        "two atoms swapped places": swapped(pairs),
         "nothing relaxed": (largest < STILL) & (stretch < STILL),
         "relaxed crystal was turned": torch.tensor(dataset.turned or [0.0] * len(pairs)) > TURNED,
-        **_distances(pairs),
+        "relaxed crystal is a mirror image": torch.tensor([how == HOW[3] for how in dataset.how]),
     }
+    for side, word in (("initial", "unrelaxed"), ("relaxed", "relaxed")):
+        nearest = around[side].nearest
+        masks[f"overlapping atoms, {word}"] = _any_atom(pairs, nearest < OVERLAP)
+        masks[f"an atom alone, {word}"] = _any_atom(pairs, nearest > ALONE)
     found = {name: [dataset.names[n] for n in mask.nonzero().squeeze(1).tolist()] for name, mask in masks.items()}
     return {name: names for name, names in found.items() if names}
 
 
-def _distances(pairs: Pairs) -> dict[str, Tensor]:
-    """Masks (G,) of crystals with atoms on top of each other, or far from all others."""
-    from deeprelax_ase.graph.record import edge_vectors
+def swapped(pairs: Pairs) -> Tensor:
+    """(G,) whether two atoms of a crystal are each nearest to where the other one was."""
+    found = torch.zeros(len(pairs), dtype=torch.bool)
+    for size in pairs.counts.unique().tolist():
+        members = (pairs.counts == size).nonzero().squeeze(1)
+        itself = torch.arange(size)
+        for chunk in members.split(max(1, _DISTANCES // size**2)):
+            part = pairs.take(chunk)
+            start, end = (x.view(len(chunk), size, 3) for x in (part.scaled_initial, part.scaled_relaxed))
+            difference = end[:, :, None] - start[:, None]
+            lengths = torch.einsum("gijk,gkx->gijx", difference - difference.round(), part.cell_relaxed).norm(dim=3)
+            nearest = lengths.argmin(dim=2)
+            found[chunk] = ((nearest.gather(1, nearest) == itself) & (nearest != itself)).any(dim=1)
+    return found
 
-    masks: dict[str, Tensor] = {}
-    for side in ("initial", "relaxed"):
-        cells, scaled = getattr(pairs, f"cell_{side}"), getattr(pairs, f"scaled_{side}")
-        positions = rows_times_matrices(scaled, cells[pairs.batch])
-        overlapping, alone = (torch.zeros(len(pairs), dtype=torch.bool) for _ in range(2))
-        for chunk in torch.arange(len(pairs)).split(_AT_ONCE):
-            part, atoms = pairs.take(chunk), pairs.atoms_of(chunk)
-            settings = GraphSettings(cutoff=ALONE, max_neighbors=1, max_in_cell=0)
-            graph = neighbor_graph(part.numbers, positions[atoms], cells[chunk], part.batch, settings=settings)
-            lengths, to = edge_vectors(graph).norm(dim=1), graph.edge_index[1]
-            nearest = torch.full((len(part.numbers),), torch.inf, dtype=lengths.dtype)
-            nearest = nearest.scatter_reduce(0, to, lengths, "amin")
-            for mask, bad in ((overlapping, nearest < OVERLAP), (alone, nearest.isinf())):
-                mask[chunk[part.batch[bad].unique()]] = True
-        word = "unrelaxed" if side == "initial" else "relaxed"
-        masks |= {f"overlapping atoms, {word}": overlapping, f"an atom alone, {word}": alone}
-    return masks
+
+def _any_atom(pairs: Pairs, chosen: Tensor) -> Tensor:
+    """(G,) whether a crystal has one of the ``chosen`` (N,) atoms."""
+    mask = torch.zeros(len(pairs), dtype=torch.bool)
+    mask[pairs.batch[chosen]] = True
+    return mask
 
 
 def _refused(dataset: PairDataset) -> dict[str, list[str]]:

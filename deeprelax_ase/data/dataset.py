@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +60,7 @@ class PairDataset:
         """Read pairs and match them atom by atom.
 
         Args:
-            sources: files or folders of one format.
+            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``.
             format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
             key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
@@ -74,7 +75,8 @@ class PairDataset:
         Raises:
             DataError: nothing can be read, or a setting is unknown; single pairs that cannot be used are refused.
         """
-        paths = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
+        given = [sources] if isinstance(sources, str | os.PathLike) else sources
+        paths = [path for source in given for path in _found(source)]
         known = ("auto", "npz", *FORMATS)
         for name, value, allowed in (
             ("format", format, known),
@@ -130,6 +132,14 @@ class PairDataset:
         )
 
 
+def _found(source: str | os.PathLike) -> list[Path]:
+    """The files that a name with wildcards stands for, or the one of that very name."""
+    name = os.fspath(source)
+    if Path(name).exists() or not glob.has_magic(name):
+        return [Path(name)]
+    return [Path(file) for file in sorted(glob.glob(name))] or [Path(name)]
+
+
 def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDataset:
     parts: list[Pairs] = []
     names: list[str] = []
@@ -157,7 +167,7 @@ def _collected(
             refused.append(item)
             continue
         try:
-            matched.append(match(item.initial, item.relaxed))
+            matched.append(match(item.initial, item.relaxed, in_order=item.in_order))
         except (MatchError, np.linalg.LinAlgError) as error:
             refused.append(Refused(item.name, str(error)))
             continue

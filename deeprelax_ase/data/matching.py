@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations, product
+from functools import cached_property
 
 import numpy as np
 
+from deeprelax_ase.data.assignment import Kinds, best_order, kinds_of
+from deeprelax_ase.data.cells import lattice_changes, nearest_differences, reduced
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.geometry.stretch import matrix_function
 from deeprelax_ase.structure import Crystal
 
 #: How a pair was matched.
-HOW = ("as given", "reordered", "other cell setting")
+HOW = ("as given", "reordered", "other cell setting", "mirror image")
 
 #: Displacements below this part of the distance between atoms, (V/N)^(1/3), leave no doubt about which atom is which.
 _CLEAR = 0.4
 
-#: Above this one no mapping is believed but the given order.
-_FAR = 0.8
+#: Logarithmic strain and radians below which the lattice vectors are the same ones.
+_SAME_STRAIN, _SAME_TURN = 0.35, 0.3
 
-#: Strains of the lattice vectors, as they are given, above which they are tried in another setting.
-_LARGE_STRAIN = 0.35
+#: Other lattice vectors are tried where they are less strained than this.
+_LARGE_STRAIN = 0.7
 
-#: Settings whose strains differ by less than this are told apart by how far the atoms move in them.
-_AS_STRAINED = 0.02
+#: The given order and vectors stay unless others have less than this share of their cost.
+_TRUST = 0.6
 
-#: So many of them at most.
-_MOST_SETTINGS = 24
+#: Cost beyond which the given order is not believed, and beyond which no other one is.
+_FAR, _FAR_OTHERWISE = 1.5, 0.9
+
+#: So many settings are tried at most, fewer where they take more distances between atoms than this.
+_MOST_SETTINGS, _MOST_DISTANCES = 48, 300_000_000
 
 #: Rotations (radians) below this are left: they may be what the relaxation did to the cell.
 _SMALL_TURN = 1e-3
@@ -46,7 +51,7 @@ class Matched:
         scaled_initial, scaled_relaxed: (N, 3) fractional coordinates, not wrapped, no mean drift between them.
         cell_initial, cell_relaxed: (3, 3) Å; the second is a pure stretch of the first if it was turned at all.
         how: see :data:`HOW`.
-        turned: radians by which the relaxed crystal was turned as a whole.
+        turned: radians by which the relaxed crystal was turned as a whole, besides mirroring.
     """
 
     numbers: np.ndarray
@@ -58,38 +63,42 @@ class Matched:
     turned: float
 
 
-def match(initial: Crystal, relaxed: Crystal) -> Matched:
+def match(initial: Crystal, relaxed: Crystal, *, in_order: bool = False) -> Matched:
     """Map ``relaxed`` onto ``initial``.
 
-    The given order is kept where no atom then moves further than 0.4 of the usual distance between atoms. Otherwise
-    atoms of an element are assigned so that they move least, in the given lattice vectors and, by pymatgen, in others.
-    A relaxed crystal that is turned as a whole is turned back.
+    The given order and lattice vectors are kept where the atoms then hardly move. Otherwise atoms of an element are
+    assigned so that they move least, in the given lattice vectors and in others that are strained little. What costs
+    least, in mean displacement over the distance between atoms plus strain, is taken. A relaxed crystal that is turned
+    as a whole is turned back; a mirror image is taken where nothing else fits.
+
+    Args:
+        initial: the unrelaxed crystal.
+        relaxed: the relaxed one.
+        in_order: they are frames of one relaxation, so that order and lattice vectors are right however far atoms go.
 
     Raises:
         MatchError: they differ in composition or in the size of the cell, or no mapping is near enough.
     """
     _check_composition(initial, relaxed)
+    scaled = relaxed.scaled_positions
     same_order = np.array_equal(initial.numbers, relaxed.numbers)
-    given = _Candidate.of(initial, relaxed.scaled_positions, relaxed.cell, HOW[0]) if same_order else None
-    if given is not None and given.strain < _LARGE_STRAIN and given.distance < _CLEAR:
+    given = _Candidate.of(initial, scaled, relaxed.cell, HOW[0]) if same_order else None
+    if given is not None and (in_order or given.clear):
         return _matched(initial, given)
-    reordered = _reordered(initial, relaxed, HOW[1]) if given is None or given.strain < _LARGE_STRAIN else None
-    near = [c for c in (given, reordered) if c is not None and c.strain < _LARGE_STRAIN and c.distance < _FAR]
-    if not near:
-        near = [c for c in (_resettled(initial, relaxed),) if c is not None and c.distance < _FAR]
-    if near:
-        best = min(near, key=lambda c: c.mean)
-        kept = (
-            given in near and given is not None and given.mean < 1.5 * best.mean
-        )  # as good: the order means something
-        return _matched(initial, given if kept and given is not None else best)
-    if given is not None and given.strain < _LARGE_STRAIN:
-        return _matched(initial, given)  # atoms that went far, in an order that fits
-    raise MatchError(
-        f"no mapping of the {len(initial)} atoms of the relaxed crystal onto the unrelaxed ones moves them by less "
-        "than the distance between atoms: these are two different crystals, or in cells that differ too much. Give "
-        "both in the same setting, or leave the pair out."
-    )
+    search = _Search.of(initial, relaxed)
+    best = search.candidate(np.eye(3, dtype=int), HOW[1])
+    if not best.clear:
+        limit = min(best.cost, _TRUST * given.cost) if given is not None else best.cost
+        best = min((best, *search.settings(limit)), key=lambda c: (c.mirrored, round(c.cost, 6)))
+    if given is not None and _TRUST * given.cost <= best.cost:
+        best = given
+    if best.cost > (_FAR if best is given else _FAR_OTHERWISE):
+        raise MatchError(
+            f"no mapping of the {len(initial)} atoms of the relaxed crystal onto the unrelaxed ones moves them by less "
+            "than the distance between atoms: these are two different crystals, or in cells that differ too much. Give "
+            "both in the same setting, or leave the pair out."
+        )
+    return _matched(initial, best)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,34 +106,62 @@ class _Candidate:
     """One mapping: fractional coordinates nearest to the unrelaxed ones, and how far that is.
 
     Attributes:
-        strain: largest logarithmic stretch of the lattice vectors.
-        distance, mean: largest and mean displacement over (V/N)^(1/3).
+        stretch, turn: (3, 3), the polar factors of the deformation: ``cell = initial_cell @ stretch @ turn``.
+        strain: largest logarithmic stretch.
+        largest, mean: displacements over (V/N)^(1/3).
     """
 
     scaled: np.ndarray
     cell: np.ndarray
     how: str
+    stretch: np.ndarray
+    turn: np.ndarray
     strain: float
-    distance: float
+    largest: float
     mean: float
 
     @classmethod
     def of(cls, initial: Crystal, scaled: np.ndarray, cell: np.ndarray, how: str) -> _Candidate:
-        difference = without_drift(scaled - initial.scaled_positions)
-        lengths = np.linalg.norm(difference @ cell, axis=1) / (abs(np.linalg.det(cell)) / len(scaled)) ** (1 / 3)
-        stretch = np.linalg.svd(np.linalg.solve(initial.cell, cell), compute_uv=False)
-        strain = float(np.abs(np.log(stretch)).max())
-        kept = initial.scaled_positions + difference
-        return cls(kept, cell, how, strain, float(lengths.max()), float(lengths.mean()))
+        difference = nearest_differences(scaled - initial.scaled_positions, cell)
+        moved = np.linalg.norm(difference @ cell, axis=1) / _spacing(cell, len(scaled))
+        left, stretches, right = np.linalg.svd(np.linalg.solve(initial.cell, cell))
+        turn = left @ right
+        return cls(
+            scaled=initial.scaled_positions + difference,
+            cell=cell,
+            how=how if np.linalg.det(turn) > 0 else HOW[3],
+            stretch=(left * stretches) @ left.T,
+            turn=turn,
+            strain=float(np.abs(np.log(stretches)).max()),
+            largest=float(moved.max()),
+            mean=float(moved.mean()),
+        )
+
+    @property
+    def cost(self) -> float:
+        """What mappings are compared by."""
+        return self.mean + self.strain
+
+    @property
+    def mirrored(self) -> bool:
+        return self.how == HOW[3]
+
+    @cached_property
+    def angle(self) -> float:
+        """Radians by which the relaxed crystal is turned, besides mirroring."""
+        proper = -self.turn if self.mirrored else self.turn
+        sine = np.linalg.norm(proper - proper.T) / np.sqrt(8)  # near 0 the cosine has no digits left
+        return float(np.arctan2(sine, (np.trace(proper) - 1) / 2))
+
+    @property
+    def clear(self) -> bool:
+        """Whether nobody would look for another mapping."""
+        return self.largest < _CLEAR and self.strain < _SAME_STRAIN and self.angle < _SAME_TURN and not self.mirrored
 
 
-def without_drift(difference: np.ndarray) -> np.ndarray:
-    """(N, 3) fractional differences to the nearest images, less their mean."""
-    angle = 2 * np.pi * difference
-    drift = np.arctan2(np.sin(angle).mean(axis=0), np.cos(angle).mean(axis=0)) / (2 * np.pi)
-    difference = difference - drift
-    difference = difference - np.round(difference)
-    return difference - difference.mean(axis=0)
+def _spacing(cell: np.ndarray, atoms: int) -> float:
+    """Å, the usual distance between atoms."""
+    return float((abs(np.linalg.det(cell)) / atoms) ** (1 / 3))
 
 
 def _check_composition(initial: Crystal, relaxed: Crystal) -> None:
@@ -142,88 +179,67 @@ def _check_composition(initial: Crystal, relaxed: Crystal) -> None:
     raise MatchError(f"the unrelaxed crystal holds {names[0]}, the relaxed one {names[1]}: not the same atoms")
 
 
-def _reordered(initial: Crystal, relaxed: Crystal, how: str) -> _Candidate | None:
-    """The assignment of atoms, in the lattice vectors as they are, that moves them least."""
-    start, numbers = initial.scaled_positions, initial.numbers
-    end = relaxed.scaled_positions
-    rarest = min(set(numbers.tolist()), key=lambda z: (np.sum(numbers == z), z))
-    anchor = start[np.flatnonzero(numbers == rarest)[0]]
-    best: _Candidate | None = None
-    for site in np.flatnonzero(relaxed.numbers == rarest):  # where the origins may lie on each other
-        order = _assign(numbers, start, relaxed.numbers, end - (end[site] - anchor), relaxed.cell)
-        found = _Candidate.of(initial, end[order], relaxed.cell, how)
-        # the first origin leans on one atom: the assignment once more from where the others put it
-        shift = np.mean(found.scaled - end[order] - np.round(found.scaled - end[order]), axis=0)
-        again = _assign(numbers, start, relaxed.numbers, end + shift, relaxed.cell)
-        for candidate in (found, _Candidate.of(initial, end[again], relaxed.cell, how)):
-            if best is None or candidate.mean < best.mean:
-                best = candidate
-    return best
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Orders of the atoms in one choice of lattice vectors after the other.
 
-
-def _assign(
-    numbers: np.ndarray, start: np.ndarray, other_numbers: np.ndarray, end: np.ndarray, cell: np.ndarray
-) -> np.ndarray:
-    """(N,) for each atom at ``start`` that at ``end`` which it becomes; squares of distances summed are least."""
-    from scipy.optimize import linear_sum_assignment
-
-    order = np.empty(len(numbers), dtype=int)
-    for z in set(numbers.tolist()):
-        here, there = np.flatnonzero(numbers == z), np.flatnonzero(other_numbers == z)
-        difference = end[None, there] - start[here, None]
-        distances = np.linalg.norm((difference - np.round(difference)) @ cell, axis=2)
-        rows, columns = linear_sum_assignment(distances**2)
-        order[here[rows]] = there[columns]
-    return order
-
-
-def _resettled(initial: Crystal, relaxed: Crystal) -> _Candidate | None:
-    """The relaxed crystal in other lattice vectors: of those strained least, the ones in which atoms move least.
-
-    Settings that need a reflection are tried where no other fits: crystals that are their own mirror images have them.
+    Attributes:
+        initial, relaxed: the two crystals.
+        vectors: (3, 3) Å, the reduced lattice vectors of the relaxed one, the same in every setting.
+        inverse: (3, 3), from coordinates in its given vectors to such in the reduced ones.
+        kinds: for each element the places of its atoms in the one and in the other.
     """
-    cells = [change @ relaxed.cell for change in _changes(initial, relaxed)]
-    deformations = [np.linalg.solve(initial.cell, cell) for cell in cells]
-    strains = np.array([np.abs(np.log(np.linalg.svd(d, compute_uv=False))).max() for d in deformations])
-    proper = np.array([np.linalg.det(d) > 0 for d in deformations])
-    for chosen in (proper, ~proper):
-        fitting = chosen & (strains < _LARGE_STRAIN)
-        if not fitting.any():
-            continue
-        nearest = np.flatnonzero(fitting & (strains < strains[fitting].min() + _AS_STRAINED))
-        found = [
-            _reordered(initial, Crystal(relaxed.numbers, relaxed.positions, cells[n]), HOW[2])
-            for n in nearest[np.argsort(strains[nearest])][:_MOST_SETTINGS]
-        ]
-        best = min((c for c in found if c is not None), key=lambda c: c.mean, default=None)
-        if best is not None and best.distance < _FAR:
-            return best
-    return None
 
+    initial: Crystal
+    relaxed: Crystal
+    vectors: np.ndarray
+    inverse: np.ndarray
+    kinds: Kinds
 
-def _changes(initial: Crystal, relaxed: Crystal) -> list[np.ndarray]:
-    """Integer matrices (3, 3) that take the lattice vectors of the relaxed crystal to such like the unrelaxed one's."""
-    from pymatgen.core import Lattice
+    @classmethod
+    def of(cls, initial: Crystal, relaxed: Crystal) -> _Search:
+        vectors, change = reduced(relaxed.cell)
+        kinds = kinds_of(initial.numbers, relaxed.numbers)
+        return cls(initial, relaxed, vectors, np.linalg.inv(change), kinds)
 
-    orders = [np.eye(3)[list(order)] for order in permutations(range(3))]
-    changes = [order * np.array(signs)[:, None] for order in orders for signs in product((1, -1), repeat=3)]
-    mappings = Lattice(relaxed.cell).find_all_mappings(
-        Lattice(initial.cell), ltol=_LARGE_STRAIN, atol=15.0, skip_rotation_matrix=True
-    )
-    found = {tuple(np.round(change).astype(int).flatten()) for _, _, change in mappings}
-    known = {tuple(change.astype(int).flatten()) for change in changes}
-    return changes + [np.array(change).reshape(3, 3) for change in sorted(found - known)]
+    def candidate(self, change: np.ndarray, how: str) -> _Candidate:
+        """The best order in the lattice vectors ``change @ relaxed.cell``."""
+        return self._candidate(change, self.best_order(change)[0], how)
+
+    def settings(self, limit: float) -> Iterator[_Candidate]:
+        """Ever better ones in other lattice vectors that cost less than ``limit``, those first that are strained least.
+
+        A mirror image is only looked for where no proper mapping is near.
+        """
+        changes, strains = lattice_changes(self.initial.cell, self.relaxed.cell, min(_LARGE_STRAIN, limit))
+        flips = np.linalg.det(changes) * np.linalg.det(self.relaxed.cell) * np.linalg.det(self.initial.cell) < 0
+        sites = min(len(here) for here, _ in self.kinds)
+        most = int(np.clip(_MOST_DISTANCES / (sites * len(self.initial) ** 2), 1, _MOST_SETTINGS))
+        for mirrored in (False, True):
+            if mirrored and limit < _FAR_OTHERWISE:
+                return
+            chosen = np.flatnonzero(flips == mirrored)[:most]
+            for change, strain in zip(changes[chosen], strains[chosen], strict=True):
+                if strain >= limit:  # not even if no atom moved
+                    break
+                order, mean = self.best_order(change)
+                if mean + strain < limit:
+                    limit = mean + strain
+                    yield self._candidate(change, order, HOW[2])
+
+    def best_order(self, change: np.ndarray) -> tuple[np.ndarray, float]:
+        """(N,) the order in these lattice vectors, and the mean displacement over the distance between atoms."""
+        start, end = self.initial.scaled_positions @ change @ self.inverse, self.relaxed.scaled_positions @ self.inverse
+        order, mean = best_order(start, end, self.kinds, self.vectors)
+        return order, mean / _spacing(self.vectors, len(end))
+
+    def _candidate(self, change: np.ndarray, order: np.ndarray, how: str) -> _Candidate:
+        scaled = self.relaxed.scaled_positions[order] @ np.linalg.inv(change)
+        return _Candidate.of(self.initial, scaled, change @ self.relaxed.cell, how)
 
 
 def _matched(initial: Crystal, found: _Candidate) -> Matched:
-    """With the relaxed crystal turned back, by the polar decomposition of the deformation."""
-    deformation = np.linalg.solve(initial.cell, found.cell)
-    stretch = matrix_function(np.sqrt, deformation @ deformation.T)
-    turn = np.linalg.solve(stretch, deformation)
-    proper = turn * np.sign(np.linalg.det(turn))
-    angle = float(np.arccos(np.clip((np.trace(proper) - 1) / 2, -1, 1)))
-    mirrored = np.linalg.det(turn) < 0
-    cell = initial.cell @ stretch if angle > _SMALL_TURN or mirrored else found.cell
-    return Matched(
-        initial.numbers, initial.scaled_positions, found.scaled, initial.cell, cell, found.how, angle if angle else 0.0
-    )
+    """With the relaxed crystal turned back."""
+    turned = found.angle > _SMALL_TURN or found.mirrored
+    cell = initial.cell @ found.stretch if turned else found.cell
+    return Matched(initial.numbers, initial.scaled_positions, found.scaled, initial.cell, cell, found.how, found.angle)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deeprelax_ase.data import PairDataset, concatenate
-from deeprelax_ase.data.check import check, fingerprints, mean_displacements
+from deeprelax_ase.data.check import check, mean_displacements, swapped
+from deeprelax_ase.data.fingerprints import fingerprints
 from deeprelax_ase.data.readers import Refused
 
 
@@ -77,6 +78,21 @@ def test_suspicious_pairs_are_named(dataset: PairDataset) -> None:
     assert report.suspicious["overlapping atoms, unrelaxed"] == ["c"]
     assert report.suspicious["relaxed crystal was turned"] == ["c"]
     assert not report.clean
+
+
+def test_swapped_atoms_are_named(dataset: PairDataset) -> None:
+    scaled = dataset.pairs.scaled_relaxed.clone()
+    scaled[[9, 11]] = scaled[[11, 9]]  # of one element: the files have them in different orders
+    scaled[[24, 25]] = scaled[[25, 24]]  # of two
+    pairs = replace(dataset.pairs, scaled_relaxed=scaled)
+    assert swapped(dataset.pairs).tolist() == [False] * 4
+    assert swapped(pairs).tolist() == [False, True, False, True]
+    assert check(replace(dataset, pairs=pairs)).suspicious["two atoms swapped places"] == ["b", "d"]
+
+
+def test_mirror_images_are_named(dataset: PairDataset) -> None:
+    report = check(replace(dataset, how=(*dataset.how[:3], "mirror image")))
+    assert report.suspicious == {"relaxed crystal is a mirror image": ["d"]}
 
 
 def test_lonely_atoms_are_named(dataset: PairDataset) -> None:

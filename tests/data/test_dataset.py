@@ -112,8 +112,7 @@ def test_mpf_pickles(tmp_path: Path, pairs, as_cif: bool) -> None:
     for n, block in enumerate(blocks):
         (tmp_path / f"block_{n}.p").write_bytes(pickle.dumps(block))
     dataset = PairDataset.read(tmp_path)
-    by_element = [0, 2, 4, 6, 1, 3, 5, 7] if as_cif else list(range(8))  # as pymatgen's CIFs have them
-    assert_right(dataset, {n: (first[by_element], last[by_element]) for n, (first, last) in pairs.items()}, atol=1e-5)
+    assert_right(dataset, pairs, atol=1e-5)
     assert [(r.name, "fewer than two snapshots" in r.reason) for r in dataset.refused] == [("short", True)]
 
 
@@ -197,6 +196,22 @@ def test_a_folder_of_trajectories(tmp_path: Path, pairs, ending: str) -> None:
     dataset = PairDataset.read(tmp_path)
     assert_right(dataset, {f"{name}.{ending}": pair for name, pair in pairs.items()}, [f"{n}.{ending}" for n in pairs])
     assert [(r.name, "one frame only" in r.reason) for r in dataset.refused] == [(f"e.{ending}", True)]
+
+
+def test_wildcards(tmp_path: Path, pairs) -> None:
+    for name in pairs:
+        write(tmp_path / f"{name}.traj", frames(pairs[name]))
+    assert PairDataset.read(str(tmp_path / "[ab].traj")).names == ("a.traj", "b.traj")
+    write(tmp_path / "c[1].traj", frames(pairs["c"]))  # a file of that very name
+    assert PairDataset.read(tmp_path / "c[1].traj").names == ("c[1].traj",)
+    with pytest.raises(DataError, match="no such file or folder"):
+        PairDataset.read(tmp_path / "*.extxyz")
+
+
+def test_sources_of_several_formats_are_told_apart(cifs: Path, tmp_path: Path, pairs) -> None:
+    write(tmp_path / "a.traj", frames(pairs["a"]))
+    with pytest.raises(DataError, match=r"several formats: cifs \(cif\), a\.traj \(trajectory\)\. Convert each"):
+        PairDataset.read([cifs, tmp_path / "a.traj"])
 
 
 @pytest.mark.parametrize("form", ["list", "lines", "gzip", "jobflow"])

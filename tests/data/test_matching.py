@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprelax_ase.data.matching import HOW, MatchError, match, without_drift
+from deeprelax_ase.data.matching import HOW, MatchError, match
 from deeprelax_ase.structure import Crystal
 
 NUMBERS = np.array([38, 22, 8, 8, 8])
@@ -69,7 +69,6 @@ def test_images_origin_order_and_orientation_do_not_matter(seed: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_another_choice_of_lattice_vectors_is_mapped_back(seed: int) -> None:
-    pytest.importorskip("pymatgen")
     rng = np.random.default_rng(seed)
     initial, relaxed = a_pair(seed)
     expected = match(initial, relaxed)
@@ -149,8 +148,65 @@ def test_nothing_of_the_crystals_is_changed() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@given(st.lists(st.floats(-3, 3), min_size=3, max_size=3))
-def test_drift_is_removed_across_images(shift: list[float]) -> None:
-    small = np.array([[0.01, 0, 0], [-0.01, 0.02, 0], [0, -0.02, 0]])
-    images = np.array([[1, 0, -2], [0, 3, 0], [0, 0, 1]])
-    np.testing.assert_allclose(without_drift(small + images + shift), small, rtol=0, atol=1e-9)
+# -- where the given order and vectors mean something, and where they do not
+
+
+def perovskite(seed: int, cell: np.ndarray, shake: float) -> Crystal:
+    scaled = np.array([[0.5, 0.5, 0.5], [0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
+    return crystal(NUMBERS, scaled + np.random.default_rng(seed).normal(scale=shake, size=(5, 3)), cell)
+
+
+@pytest.mark.parametrize("axes", [[1, 2, 0], [2, 0, 1]])
+def test_axes_of_a_nearly_cubic_cell_in_another_order(axes: list[int]) -> None:
+    initial = perovskite(1, np.diag([4.0, 4.05, 4.1]), 0.02)
+    relaxed = perovskite(2, np.diag([3.9, 4.0, 4.15]), 0.02)
+    expected = match(initial, relaxed)
+    swap = np.eye(3)[axes]
+    other = crystal(NUMBERS, relaxed.scaled_positions @ swap.T, swap @ relaxed.cell)
+    found = match(initial, other)
+    lengths = [np.linalg.norm(displacements(m), axis=1).mean() for m in (found, expected)]
+    assert lengths[0] < 1.7 * lengths[1]
+
+
+def test_frames_of_a_relaxation_keep_their_order_however_far_atoms_go() -> None:
+    initial, relaxed = a_pair(0)
+    scaled = relaxed.scaled_positions.copy()
+    scaled[[2, 3]] = scaled[[3, 2]] * 0.9 + scaled[[2, 3]] * 0.1  # two oxygens on their way past each other
+    cell = relaxed.cell @ np.diag([1.8, 0.75, 0.75])
+    found = match(initial, crystal(NUMBERS, scaled, cell), in_order=True)
+    assert found.how == HOW[0]
+    np.testing.assert_allclose(found.cell_relaxed, cell, rtol=0, atol=0.1)
+    moved = scaled - initial.scaled_positions
+    drift = (found.scaled_relaxed - found.scaled_initial) - moved
+    np.testing.assert_allclose(drift - drift[0] - np.round(drift - drift[0]), 0, rtol=0, atol=1e-9)
+    assert match(initial, crystal(NUMBERS, scaled, relaxed.cell)).how == HOW[1]
+
+
+def test_large_strain_in_an_order_that_fits_is_believed() -> None:
+    initial, relaxed = a_pair(4)
+    cell = relaxed.cell @ np.diag([1.5, 0.85, 0.9])
+    found = match(initial, crystal(NUMBERS, relaxed.scaled_positions, cell))
+    assert found.how == HOW[0]
+    np.testing.assert_allclose(np.linalg.det(found.cell_relaxed), np.linalg.det(cell), rtol=1e-9)
+
+
+def test_a_mirror_image_is_told() -> None:
+    initial, relaxed = a_pair(2)
+    flip = np.diag([1.0, 1.0, -1.0])
+    expected = match(initial, relaxed)
+    found = match(initial, Crystal(NUMBERS, relaxed.positions @ flip, relaxed.cell @ flip))
+    assert found.how == HOW[3]
+    assert np.linalg.det(found.cell_relaxed) > 0
+    lengths = [np.linalg.norm(displacements(m), axis=1) for m in (found, expected)]
+    np.testing.assert_allclose(lengths[0], lengths[1], rtol=0, atol=1e-9)
+
+
+def test_a_left_handed_cell_is_no_mirror_image() -> None:
+    initial, relaxed = a_pair(2)
+    flip = np.diag([1.0, 1.0, -1.0])
+    both = [crystal(NUMBERS, c.scaled_positions @ flip, flip @ c.cell) for c in (initial, relaxed)]
+    assert match(both[0], both[1]).how == HOW[0]
+    mixed = match(initial, both[1])
+    assert mixed.how == HOW[2]
+    lengths = [np.linalg.norm(displacements(m), axis=1) for m in (mixed, match(initial, relaxed))]
+    np.testing.assert_allclose(lengths[0], lengths[1], rtol=0, atol=1e-9)

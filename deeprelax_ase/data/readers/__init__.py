@@ -85,5 +85,9 @@ def format_of(paths: Sequence[Path]) -> Format:
     for row in FORMATS.values():
         if row.fits(paths):
             return row
+    kinds = {path.name: next((n for n, row in FORMATS.items() if row.fits([path])), "npz") for path in paths}
+    if len(set(kinds.values())) > 1 and all(kinds[p.name] != "npz" or p.suffix == ".npz" for p in paths):
+        told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(f"sources of several formats: {told}. Convert each with `deeprelax data convert`, give the npz")
     known = "; ".join(f"{name}: {row.looks}" for name, row in FORMATS.items())
     raise DataError(f"{[str(p) for p in paths]} look like nothing that holds relaxation pairs. Formats: npz; {known}")

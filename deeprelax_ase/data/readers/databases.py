@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ ENDINGS = (".db", ".aselmdb")
 
 #: Keys that name a material, where none is named.
 _USUAL_KEYS = ("uid", "material_id", "mp_id", "identifier", "name", "folder", "asr_id", "id")
+
+#: Files whose content C2DB's unrelaxed rows hold, and which the unrelaxed atoms are in.
+_C2DB_FILES = ("structure.json", "structure_large_vacuum.json", "unrelaxed.json")
 
 #: Keys of a single database that say on which side of a pair a row is.
 _SIDES = ("relaxed", "is_relaxed", "stage", "state")
@@ -65,7 +68,7 @@ def _sides_of_two(files: list[Path], key: str | None) -> _Sides:
     if sum(first) != 1:
         raise DataError(f"which of {[f.name for f in files]} is unrelaxed? One must have 'unrelaxed' in its name")
     unrelaxed, relaxed = (files[first.index(side)] for side in (True, False))
-    rows = [list(_rows(file)) for file in (unrelaxed, relaxed)]
+    rows = [list(_rows(unrelaxed, _initial_atoms)), list(_rows(relaxed))]
     name = key or _common_key(rows, files)
     twice: set[str] = set()
     return _by_name(rows[0], name, twice), _by_name(rows[1], name, twice), twice
@@ -90,22 +93,54 @@ def _is_relaxed(value: Any) -> bool:
     return bool(value)
 
 
-def _rows(file: Path) -> Iterator[tuple[dict[str, Any], Atoms]]:
+def _rows(
+    file: Path, atoms_of: Callable[[Any], Atoms] = lambda row: row.toatoms()
+) -> Iterator[tuple[dict[str, Any], Atoms]]:
     from ase.db import connect
 
     if not file.exists():
         raise DataError(f"{file}: no such file. Check the name and the folder.")
     with connect(file) as database:
         for row in database.select():
-            yield {**row.key_value_pairs, "id": row.id}, row.toatoms()
+            values = {**row.key_value_pairs, "id": row.id}
+            if "folder" in values:  # where it lay, of which the last part is the material's
+                values["folder"] = str(values["folder"]).rstrip("/").rpartition("/")[2]
+            yield values, atoms_of(row)
+
+
+def _initial_atoms(row: Any) -> Atoms:
+    """The atoms of an unrelaxed row: those in its data where C2DB keeps them, else its own.
+
+    The published code of DeepRelax (``convert_c2db.py``) looks for them under the same names.
+    """
+    from ase import Atoms
+    from ase.io.jsonio import object_hook
+
+    kept = next((row.data[name] for name in _C2DB_FILES if name in row.data), None)
+    if isinstance(kept, Atoms):
+        return kept
+    if not isinstance(kept, Mapping) or "1" not in kept:
+        return row.toatoms()
+    fields = {
+        name: object_hook(value) if isinstance(value, dict) else value
+        for name, value in kept["1"].items()
+        if name in ("numbers", "positions", "cell", "pbc")
+    }
+    return Atoms(**{"pbc": row.pbc, **fields})
 
 
 def _common_key(rows: list[list], files: list[Path]) -> str:
-    """The first usual key that every row has and that names no two rows of a side alike."""
+    """The first usual key that every row has, that names no two rows of a side alike, and at least half a side in both.
+
+    Raises:
+        DataError: there is none.
+    """
     for key in _USUAL_KEYS:
-        if all(side and all(key in values for values, _ in side) for side in rows) and all(
-            len({values[key] for values, _ in side}) == len(side) for side in rows
-        ):
+        if not all(side and all(key in values for values, _ in side) for side in rows):
+            continue
+        first, last = ({values[key] for values, _ in side} for side in rows)
+        unique = len(first) == len(rows[0]) and len(last) == len(rows[1])
+        if unique and len(first & last) >= min(len(first), len(last)) / 2:
             return key
     known = sorted({key for side in rows for values, _ in side for key in values})
     raise DataError(f"no key names the rows of {[f.name for f in files]}: choose one of {known} with --key")

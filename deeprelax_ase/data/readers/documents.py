@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,27 +26,32 @@ def is_documents(path: Path) -> bool:
 
 
 def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
-    """A pair of each document: a list of them, JSON lines, or a file for each.
-
-    Raises:
-        DataError: a file is not JSON.
-    """
+    """A pair of each document: a list of them, JSON lines, or a file for each."""
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         for number, document in enumerate(_load(file)):
-            yield _pair(document, f"{file.name}[{number}]", key)
+            name = f"{file.name}[{number}]"
+            yield Refused(file.name, str(document)) if isinstance(document, DataError) else _pair(document, name, key)
 
 
 def _load(file: Path) -> list[Any]:
+    """Documents, or the errors in place of those that cannot be read."""
     opener = gzip.open if file.name.endswith(".gz") else open
     try:
         with opener(file, "rt", encoding="utf-8") as stream:
             text = stream.read()
-        if ".jsonl" in file.name:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        content = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, EOFError) as error:
-        raise DataError(f"{file} is not JSON: {error}") from error
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        return [DataError(f"{file} cannot be read: {error}")]
+    if ".jsonl" in file.name:
+        return [_parsed(line, file) for line in text.splitlines() if line.strip()]
+    content = _parsed(text, file)
     return content if isinstance(content, list) else [content]
+
+
+def _parsed(text: str, file: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        return DataError(f"{file} is not JSON: {error}")
 
 
 def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
@@ -55,6 +61,8 @@ def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
     name = next((str(document[k]) for k in keys if document.get(k)), name)
     inner = document.get("output")
     task = inner if isinstance(inner, Mapping) and "output" in inner else document  # jobflow keeps the document inside
+    if unfinished := _unfinished(task):
+        return Refused(name, unfinished)
     first = _first(task)
     last = _last(task)
     if first is None or last is None:
@@ -66,25 +74,38 @@ def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
         structures = [s if isinstance(s, Structure) else Structure.from_dict(dict(s)) for s in (first, last)]
     except (KeyError, ValueError, TypeError) as error:
         return Refused(name, f"its structures cannot be read: {type(error).__name__}: {error}")
-    return raw_pair(name, *structures)
+    return raw_pair(name, *structures, in_order=True)
+
+
+def _unfinished(task: Mapping) -> str | None:
+    """Why a document is no relaxation that came to its end."""
+    kind = str(task.get("task_type") or "")
+    if kind and not any(word in kind.lower() for word in ("optimization", "relax")):
+        return f"it is no relaxation, its task_type is {kind!r}"
+    state = str(task.get("state") or "")
+    if state.lower() in ("failed", "error", "unsuccessful"):
+        return f"the relaxation did not come to its end, its state is {state!r}"
+    if task.get("is_force_converged") is False:
+        return "the relaxation did not converge, is_force_converged is false"
+    return None
 
 
 def _first(task: Mapping) -> Any:
-    """The structure that went in: of the first calculation's first ionic step where that is kept."""
-    calculations = task.get("calcs_reversed") or []
-    if calculations and isinstance(calculations[-1], Mapping):
-        steps = (calculations[-1].get("output") or {}).get("ionic_steps") or []
-        if steps and isinstance(steps[0], Mapping) and steps[0].get("structure"):
-            return steps[0]["structure"]
-    steps = (task.get("output") or {}).get("ionic_steps") or [] if isinstance(task.get("output"), Mapping) else []
-    if steps and isinstance(steps[0], Mapping) and steps[0].get("structure"):
-        return steps[0]["structure"]
-    given = task.get("input")
-    return given.get("structure") if isinstance(given, Mapping) else task.get("initial_structure")
+    """The structure that went in: of the first ionic step of the first calculation where that is kept."""
+    calculations = task.get("calcs_reversed")
+    earliest = calculations[-1] if isinstance(calculations, list) and calculations else {}
+    for holder in (earliest, task):  # VASP's documents have the steps in each calculation, those of ASE in the output
+        output = holder.get("output") if isinstance(holder, Mapping) else None
+        steps = output.get("ionic_steps") if isinstance(output, Mapping) else None
+        if steps and isinstance(steps, list) and (structure := _structure(steps[0])):
+            return structure
+    return _structure(task.get("input")) or task.get("initial_structure")
 
 
 def _last(task: Mapping) -> Any:
-    output = task.get("output")
-    if isinstance(output, Mapping) and output.get("structure"):
-        return output["structure"]
-    return task.get("structure") or task.get("final_structure")
+    return _structure(task.get("output")) or task.get("structure") or task.get("final_structure")
+
+
+def _structure(holder: Any) -> Any:
+    """What a step, an input or an output holds; the documents of atomate2's ASE jobs call it ``mol_or_struct``."""
+    return (holder.get("structure") or holder.get("mol_or_struct")) if isinstance(holder, Mapping) else None

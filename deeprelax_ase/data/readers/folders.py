@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
 from deeprelax_ase.io import read_frames
 
-#: Files of the splits in the layout of the published DeepRelax data; their column ``atoms_id`` names the pairs.
+#: Files of the splits in the layout of the published DeepRelax data, and their columns that name the pairs.
 _SPLIT_FILES = {"train.csv": "train", "val.csv": "validation", "test.csv": "test"}
+_COLUMNS = ("atoms_id", "mp_id")
+
+#: How the names of unrelaxed and relaxed files end: those of its X-Mn-O and C2DB parts, and of its MPF.2021.2.8 part.
+_SIDES = {"_unrelaxed": "_relaxed", "_U": "_R"}
 
 #: The same in that of Cryslator, whose rows are ``NAME_relaxed,energy`` and ``NAME_unrelaxed,energy``, with no header.
 _CRYSLATOR_FILES = {
@@ -23,7 +28,7 @@ _ENDINGS = (".cif", ".vasp", ".extxyz", ".xyz", ".json")
 
 
 def is_cif_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder with ``{id}_unrelaxed.cif`` and the like in it or in a folder of it."""
+    """Whether ``path`` is a folder with ``{id}_unrelaxed.cif``, ``{id}_U.cif`` and the like, or has one with them."""
     return path.is_dir() and next(_unrelaxed(path), None) is not None
 
 
@@ -34,35 +39,40 @@ def is_cryslator_folder(path: Path) -> bool:
 
 def read_cif_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
     """``{id}_unrelaxed.cif`` and ``{id}_relaxed.cif``, in the order of the tables, or of their names without any."""
-    files = {file.name.removesuffix(f"_unrelaxed{file.suffix}"): file for file in _unrelaxed(path)}
-    splits = _splits(path, key or "atoms_id")
+    files = _by_name(path)
+    splits = _splits(path, (key,) if key else _COLUMNS)
     for name in splits or files:
-        split = splits.get(name)
-        if splits and name not in files:
-            yield Refused(name, f"there is no {name}_unrelaxed.cif")
-            continue
-        yield _read(name, files[name], split)
+        yield _read(name, files, splits.get(name))
 
 
 def read_cryslator_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
     """The X-Mn-O layout: tables of names that end in ``_relaxed`` and ``_unrelaxed``, and a CIF for each."""
-    files = {file.stem.removesuffix("_unrelaxed"): file for file in _unrelaxed(path)}
+    files = _by_name(path)
     for table, split in _CRYSLATOR_FILES.items():
         if not (path / table).exists():
             continue
-        with (path / table).open(newline="", encoding="utf-8") as stream:
-            names = [row[0] for row in csv.reader(stream) if row]
+        with (path / table).open(newline="", encoding="utf-8-sig") as stream:
+            names = [row[0].strip() for row in csv.reader(stream) if row]
         for name in dict.fromkeys(n.removesuffix("_unrelaxed").removesuffix("_relaxed") for n in names):
-            yield _read(name, files[name], split) if name in files else Refused(name, f"no {name}_unrelaxed.cif")
+            yield _read(name, files, split)
 
 
-def _unrelaxed(path: Path) -> Iterator[Path]:
-    for ending in _ENDINGS:
-        yield from sorted(path.glob(f"*_unrelaxed{ending}"))
-        yield from sorted(path.glob(f"*/*_unrelaxed{ending}"))
+def _unrelaxed(path: Path) -> Iterator[tuple[str, Path]]:
+    """Names of pairs and files of their unrelaxed crystals."""
+    for ending, side in product(_ENDINGS, _SIDES):
+        for folder in ("", "*/"):
+            for file in sorted(path.glob(f"{folder}*{side}{ending}")):
+                yield file.name.removesuffix(f"{side}{ending}"), file
 
 
-def _splits(path: Path, column: str) -> dict[str, str]:
+def _by_name(path: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for name, file in _unrelaxed(path):
+        files.setdefault(name, file)
+    return files
+
+
+def _splits(path: Path, columns: Sequence[str]) -> dict[str, str]:
     """The part that each pair belongs to; none if there are no tables.
 
     Raises:
@@ -75,22 +85,29 @@ def _splits(path: Path, column: str) -> dict[str, str]:
             continue
         with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
-            if column not in (rows.fieldnames or ()):
-                raise DataError(f"{file} has no column {column!r}, only {rows.fieldnames}: name it with --key")
+            column = next((c for c in columns if c in (rows.fieldnames or ())), None)
+            if column is None:
+                wanted = " or ".join(map(repr, columns))
+                raise DataError(f"{file} has no column {wanted}, only {rows.fieldnames}: name it with --key")
             for row in rows:
-                name = row[column].strip()
+                name = (row[column] or "").strip()
                 if splits.get(name, split) != split:
                     raise DataError(f"{file}: {name} is in {splits[name]} too; a pair belongs to one part only")
                 splits[name] = split
     return splits
 
 
-def _read(name: str, unrelaxed: Path, split: str | None) -> RawPair | Refused:
-    relaxed = unrelaxed.with_name(f"{name}_relaxed{unrelaxed.suffix}")
-    first, last = (next(read_frames(str(file))) for file in (unrelaxed, relaxed))
-    for frame in (first, last):
-        if frame.atoms is None:
-            return Refused(name, str(frame.error))
-    assert first.atoms is not None
-    assert last.atoms is not None
-    return raw_pair(name, first.atoms, last.atoms, split)
+def _read(name: str, files: dict[str, Path], split: str | None) -> RawPair | Refused:
+    if name not in files:
+        return Refused(name, f"there is no {name}_unrelaxed.cif")
+    unrelaxed = files[name]
+    ending = unrelaxed.name.removeprefix(name)
+    side = ending.removesuffix(unrelaxed.suffix)
+    relaxed = unrelaxed.with_name(f"{name}{_SIDES[side]}{unrelaxed.suffix}")
+    atoms = []
+    for file in (unrelaxed, relaxed):
+        frame = next(read_frames(str(file)), None)
+        if frame is None or frame.atoms is None:
+            return Refused(name, str(frame.error) if frame else f"{file} holds no structure")
+        atoms.append(frame.atoms)
+    return raw_pair(name, atoms[0], atoms[1], split)

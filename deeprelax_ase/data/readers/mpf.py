@@ -1,7 +1,9 @@
 """MPF.2021.2.8, the relaxations that M3GNet learnt from: pickles of snapshots by material.
 
 ``block_0.p`` and ``block_1.p`` (figshare 19470599) hold a dictionary from each material to its snapshots: lists of
-structures, of CIFs in the files as they are today and of pymatgen Structures in older ones, energies, forces, stresses.
+pymatgen Structures, energies, forces, stresses. The Structures are those of a pymatgen of 2021, which later ones read
+without noticing what they lack (materialyzeai/m3gnet, issues 20 and 51). Here no class of pymatgen is asked for: what
+the pickles say of each object is kept in plain records, and numbers, coordinates and lattice vectors are taken from it.
 """
 
 from __future__ import annotations
@@ -11,30 +13,38 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
+from deeprelax_ase.errors import DeepRelaxError, DisorderedStructureError
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 ENDINGS = (".p", ".pkl", ".pickle")
 
-#: What such a pickle may be made of, by module and name: data, and nothing that could run.
+#: What such a pickle may be made of besides pymatgen's records, by module and name: data, and nothing that could run.
 ALLOWED = {
     ("builtins", "dict"),
     ("builtins", "list"),
     ("builtins", "tuple"),
     ("builtins", "set"),
     ("builtins", "bytearray"),
+    ("builtins", "object"),
     ("collections", "OrderedDict"),
     ("collections", "defaultdict"),
     ("copyreg", "_reconstructor"),
-    ("builtins", "object"),
     ("_codecs", "encode"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+#: Classes of pymatgen that are read as :class:`Record`.
+RECORDS = {
     ("pymatgen.core.structure", "Structure"),
     ("pymatgen.core.lattice", "Lattice"),
     ("pymatgen.core.sites", "PeriodicSite"),
@@ -45,15 +55,32 @@ ALLOWED = {
 }
 
 
+class Record:
+    """What a pickle says of an object of another library: what it is made from, and its attributes."""
+
+    made_from: tuple[object, ...] = ()
+
+    def __init__(self, *made_from: object) -> None:
+        self.made_from = made_from
+
+    def __getitem__(self, name: str) -> Any:
+        """An attribute, by the name that it has there."""
+        return self.__dict__[name]
+
+
 class _Unpickler(pickle.Unpickler):
     """Refuses everything but data."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in RECORDS:
+            return Record
         if (module, name) not in ALLOWED:
             raise DataError(
                 f"the pickle asks for {module}.{name}, which relaxation data have no need of: it is not read, since it "
                 "could run code. Convert it where you trust it, to extended XYZ for example."
             )
+        here = "numpy._core." if int(np.__version__.partition(".")[0]) >= 2 else "numpy.core."
+        module = module.replace("numpy._core.", here).replace("numpy.core.", here)
         return super().find_class(module, name)
 
 
@@ -63,19 +90,21 @@ def is_mpf(path: Path) -> bool:
 
 
 def read_mpf(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
-    """The first and the last snapshot of each material.
-
-    Raises:
-        DataError: the file is no such pickle.
-    """
+    """The first and the last snapshot of each material; a file that is no such pickle is refused as a whole."""
     for file in sorted(path.glob("block_*.p")) if path.is_dir() else [path]:
-        for name, snapshots in _load(file).items():
+        try:
+            materials = _load(file)
+        except DataError as error:
+            yield Refused(file.name, str(error))
+            continue
+        for name, snapshots in materials.items():
             yield _pair(str(name), snapshots)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path) -> dict[Any, Any]:
     try:
-        content = _Unpickler(io.BytesIO(file.read_bytes())).load()
+        with file.open("rb") as stream:
+            content = _Unpickler(stream).load()
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     except OSError as error:
@@ -90,18 +119,38 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _pair(name: str, snapshots: Any) -> RawPair | Refused:
     structures = snapshots.get("structure") if isinstance(snapshots, dict) else None
-    if not structures or len(structures) < 2:
+    if not isinstance(structures, list | tuple) or len(structures) < 2:
         return Refused(name, "there are fewer than two snapshots: the initial or the final structure is missing")
     try:
-        first, last = (_structure(structures[n]) for n in (0, -1))
-    except Exception as error:  # whatever pymatgen makes of a damaged CIF
-        return Refused(name, f"a snapshot cannot be read: {error}")
-    return raw_pair(name, first, last)
+        first, last = (_atoms(structures[n]) for n in (0, -1))
+    except DeepRelaxError as error:
+        return Refused(name, str(error))
+    except Exception as error:  # a record that lacks something, or whatever a reader makes of a damaged CIF
+        return Refused(name, f"a snapshot cannot be read: {type(error).__name__}: {error}")
+    return raw_pair(name, first, last, in_order=True)
 
 
-def _structure(snapshot: Any) -> Any:
-    if not isinstance(snapshot, str):
-        return snapshot
-    from pymatgen.core import Structure
+def _atoms(snapshot: Record | str) -> Atoms:
+    """The atoms of a Structure, or of a CIF, which some copies of the data hold instead."""
+    from ase import Atoms
+    from ase.io import read
 
-    return Structure.from_str(snapshot, fmt="cif")
+    if isinstance(snapshot, str):
+        cif = read(io.StringIO(snapshot), format="cif")
+        assert isinstance(cif, Atoms)
+        return cif
+    sites = snapshot["_sites"]
+    return Atoms(
+        symbols=[_symbol(site["_species"]["_data"]) for site in sites],
+        scaled_positions=[np.asarray(site["_frac_coords"], dtype=float) for site in sites],
+        cell=np.asarray(snapshot["_lattice"]["_matrix"], dtype=float).reshape(3, 3),
+        pbc=True,
+    )
+
+
+def _symbol(amounts: dict[Record, float]) -> str:
+    """The element of a site, whose species may have an oxidation state."""
+    if len(amounts) != 1 or abs(sum(amounts.values()) - 1) > 1e-6:
+        raise DisorderedStructureError("a site is shared or partly occupied; an ordered structure is needed")
+    (species,) = amounts
+    return str((species if species.made_from else species["_el"]).made_from[0])

@@ -38,22 +38,31 @@ def _files(folder: Path) -> Iterator[Path]:
 def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
     ends: dict[str, tuple[Atoms, Atoms]] = {}
     bad: dict[str, str] = {}
+    previous: str | None = None
+    broken = ""
     for frame in read_frames(str(file)):
         if frame.atoms is None:
-            bad[frame.label] = str(frame.error)
+            broken = str(frame.error)
             continue
         name = _name(frame.atoms, file, key)
         if name is None:
-            bad[frame.label] = f"atoms.info has no {key!r}, only {sorted(frame.atoms.info)}"
+            yield Refused(frame.label, f"atoms.info has no {key!r}, only {sorted(frame.atoms.info)}")
             continue
+        if broken and name != previous:  # the last frame of the one before, or the first of this one
+            bad |= {n: broken for n in (previous, name) if n is not None}
+        broken, previous = "", name
         ends[name] = (ends[name][0] if name in ends else frame.atoms, frame.atoms)
+    if broken:
+        bad[previous or file.name] = broken
     for name, reason in bad.items():
-        yield Refused(name, reason)
+        yield Refused(name, f"its first or its last frame cannot be read: {reason}")
     for name, (first, last) in ends.items():
+        if name in bad:
+            continue
         if first is last:
             yield Refused(name, "there is one frame only: a relaxation has at least two")
         else:
-            yield raw_pair(name, first, last)
+            yield raw_pair(name, first, last, in_order=True)
 
 
 def _name(atoms: Atoms, file: Path, key: str | None) -> str | None:
