@@ -24,7 +24,8 @@ from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import train
 from deeprelax_ase.training.evaluate import errors, relax_pairs
-from deeprelax_ase.training.presets import departing, setting, training_pairs
+from deeprelax_ase.training.presets import departing, training_pairs
+from deeprelax_ase.training.values import setting
 
 #: Where the variants depart from: what was usual when they were compared.
 BASE = {"tempering": 0.5, "weight_decay": 0.01, "borrowed": 0.0, "on_the_way": 0.2, "arrived": 0.05, "around": 0.15}

@@ -100,14 +100,14 @@ def relax_end_to_end(
         exact: the unrelaxed crystals in float64.
         dtype: in which the networks compute.
         timed: takes the time of the stages ``graph``, ``network`` and ``geometry``.
-        relax_cell: if not, the cell stays as it is. A vacuum that is wider than the network's cutoff stays either way.
+        relax_cell: if not, the cell stays as it is. The vacuum between layers stays either way.
         passes: how often the networks look; each time they start from the mean of what they predicted before.
         known: forces in the unrelaxed crystals, for networks that read them; the first pass alone sees them.
         sites: the symmetry of the unrelaxed crystals; None for none.
     """
     graph = exact
     with timed("geometry"):
-        planes = in_plane_projectors(scaled_positions(exact), exact.cell, exact.batch, model.config.cutoff)
+        planes = in_plane_projectors(scaled_positions(exact), exact.cell, exact.batch)
     for _ in range(passes - 1):
         with timed("network"):
             positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)), planes)

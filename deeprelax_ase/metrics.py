@@ -120,15 +120,6 @@ def structure_matches(
     return matches
 
 
-def match_rate(predicted: Sequence[Crystal], true: Sequence[Crystal]) -> float:
-    """Share of crystals that pymatgen's StructureMatcher, with its defaults, holds for the same as the true ones."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    matcher = StructureMatcher()
-    hits = [matcher.fit(p.to_structure(), t.to_structure()) for p, t in zip(predicted, true, strict=True)]
-    return sum(hits) / len(hits)
-
-
 def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     """Spearman's rank correlation of predicted uncertainties and true errors (n,) each, as in the paper's figure 5.
 

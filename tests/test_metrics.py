@@ -13,7 +13,6 @@ from deeprelax_ase.metrics import (
     coordinate_mae,
     crystal_mean,
     lattice_mae,
-    match_rate,
     rank_correlation,
     structure_match,
     structure_matches,
@@ -122,15 +121,15 @@ def test_types_are_kept(dtype: torch.dtype) -> None:
     assert volume_error(cast(CELL), cast(CELL)).dtype == dtype
 
 
-def test_match_rate_counts_equal_crystals() -> None:
+def test_same_crystals_match_whatever_their_order_and_origin() -> None:
     pytest.importorskip("pymatgen")
     rocksalt = Crystal([11, 17], [[0.0, 0, 0], [2.8, 2.8, 2.8]], (np.ones((3, 3)) - np.eye(3)) * 2.8)
     shifted = Crystal([17, 11], [[3.8, 3.8, 3.8], [1.0, 1.0, 1.0]], rocksalt.cell)
     chloride = Crystal([55, 17], [[0.0, 0, 0], [2.06, 2.06, 2.06]], np.eye(3) * 4.12)
-    assert match_rate([rocksalt], [shifted]) == 1.0
-    assert match_rate([rocksalt, chloride], [shifted, rocksalt]) == 0.5
-    with pytest.raises(ValueError, match="zip"):
-        match_rate([rocksalt], [rocksalt, chloride])
+    matches = structure_matches([rocksalt, chloride], [shifted, rocksalt])
+    assert [match.same for match in matches] == [True, False]
+    with pytest.raises(ValueError, match="1 predicted crystals, but 2 true ones"):
+        structure_matches([rocksalt], [rocksalt, chloride])
 
 
 # -- the lattice without rotation

@@ -14,10 +14,10 @@ from baselines.painn import PaiNN
 from deeprelax_ase.data import Pairs
 from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.batches import Batches
-from deeprelax_ase.training.graphs import kept_graphs, pair_graph
+from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.settings import TrainingSettings
+from deeprelax_ase.training.tasks import GraphTask
 
 NETWORKS = {"PaiNN": PaiNN, "EGNN": EGNN, "Cryslator": Cryslator}
 
@@ -59,7 +59,7 @@ class DirectConfig:
         return NETWORKS[self.kind](self.channels, self.num_layers, self.num_basis, self.cutoff, self.max_neighbors)
 
 
-class DirectTask:
+class DirectTask(GraphTask):
     """Absolute errors of Cartesian coordinates and of the lattice."""
 
     def __init__(
@@ -69,51 +69,22 @@ class DirectTask:
         settings: TrainingSettings,
         device: torch.device | str | None = None,
     ) -> None:
-        self.pairs, self.config, self.settings = pairs, config, settings
-        self.device = pairs.counts.device if device is None else torch.device(device)
-        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
-        self.network = config.make().to(self.device)
-        self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
+        super().__init__(config.make(), pairs, config, settings, device)
 
     def compile(self) -> None:
         """The whole network."""
         self.network.compile(dynamic=True)
 
-    def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
-        """Those of the losses of :meth:`validate`, with coordinates measured in the true cell: free of its error."""
-        batch = self.pairs.take(crystals).to(self.device)
-        if self.graphs is None:
-            batch = augment(batch, self.settings.augmentation, self.generator)
-        graph = pair_graph(batch, self.config.graph) if self.graphs is None else self.graphs.take(crystals, batch)
-        self.network.zero_grad(set_to_none=True)
-        losses = self._losses(self.network, batch, graph, batch.cell_relaxed)
-        losses["loss"].backward()
-        return losses
-
-    @torch.no_grad()
-    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
-        """Mean absolute errors of Cartesian coordinates and lattice, and their weighted sum."""
-        losses = self._losses(network, pairs, pair_graph(pairs, self.config.graph), None)
-        return {**losses, "error": losses["loss"]}
-
-    def _losses(
-        self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, true_cell: Tensor | None
-    ) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+        """Mean absolute errors and their weighted sum; learning, coordinates are measured in the true cell."""
         truth = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[graph.batch])
+        true_cell = pairs.cell_relaxed if learning else None
         with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
             displacements, cell = network(graph, true_cell)
             positions = displaced(graph, displacements, cell, true_cell, self.config)
         coordinates, lattice = (positions - truth).abs().mean(), (cell - pairs.cell_relaxed).abs().mean()
         loss = coordinates + self.settings.lattice_weight * lattice
-        return {"loss": loss, "coordinates": coordinates, "lattice": lattice}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the random numbers."""
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.generator.set_state(state["generator"].cpu())
+        return {"loss": loss, "coordinates": coordinates, "lattice": lattice, **({} if learning else {"error": loss})}
 
 
 def displaced(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDat
             part = load_pairs(path, labels=labels, dtype=dtype)
             with np.load(path, allow_pickle=False) as arrays:
                 given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadZipFile) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         parts.append(part)
         names += given or [f"{path.stem}[{n}]" for n in range(len(part))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -125,7 +126,8 @@ def load_pairs(
         paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'; an array
             ``level`` says whose minima the relaxed crystals are, otherwise DFT's are PBE's and the others OAM's.
         labels: ``relaxed``, the arrays frac_relaxed and cell_relaxed: DFT's minima, or the potential's where there are
-            none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks.
+            none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks, or the
+            relaxed ones where the level of all is M3GNet's.
         dtype: of the geometry.
 
     Raises:
@@ -138,13 +140,15 @@ def load_pairs(
 
 
 def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
-    needed = ["numbers", "offsets", "frac_initial", "cell_initial", "dft", "split", f"frac_{labels}", f"cell_{labels}"]
-    needed += ["m3gnet_ok"] if labels == "m3gnet" else []
-    with np.load(file, allow_pickle=False) as arrays:
+    with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
+        if labels == "m3gnet" and "frac_m3gnet" not in arrays and _all_m3gnet(stated):
+            labels = "relaxed"  # a file of one kind of labels, which are just these
+        needed = ["numbers", "offsets", "frac_initial", "cell_initial", "dft", "split"]
+        needed += [f"frac_{labels}", f"cell_{labels}", *(["m3gnet_ok"] if labels == "m3gnet" else [])]
         if missing := [name for name in needed if name not in arrays]:
             raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {needed}")
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
-        stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
     pairs = Pairs(
         numbers=raw["numbers"].long(),
@@ -161,3 +165,7 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
         informed=torch.zeros_like(raw["dft"]),
     )
     return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs
+
+
+def _all_m3gnet(level: Tensor | None) -> bool:
+    return level is not None and bool((level == LEVELS.index("M3GNet")).all())

@@ -1,12 +1,16 @@
-"""Layers between gaps that no neighbour list reaches across: how wide such a gap is, no network can tell."""
+"""Layers in a vacuum: how wide it is, no network can tell, nor does it matter."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+#: Å, from which on a gap between lattice planes is a vacuum that somebody put there. Neighbour lists end at 6 Å; gaps
+#: somewhat wider than that are found in open and layered crystals, which close them as they relax.
+VACUUM = 10.0
 
-def in_plane_projectors(scaled: Tensor, cell: Tensor, batch: Tensor, gap: float) -> Tensor:
+
+def in_plane_projectors(scaled: Tensor, cell: Tensor, batch: Tensor, gap: float = VACUUM) -> Tensor:
     """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -64,12 +64,8 @@ def relax_pairs(
     for network in networks:
         if level not in network.config.levels:
             raise ValueError(f"Unknown {level=}, must be one of {network.config.levels}")
-    if atoms_per_batch is None:
-        atoms_per_batch = 200 if pairs.counts.device.type == "cpu" else 20000
-    bins = torch.div(pairs.counts.cumsum(0), atoms_per_batch, rounding_mode="floor")
-    chunks = torch.arange(len(pairs), device=bins.device).split([n for n in torch.bincount(bins).tolist() if n])
     parts = []
-    for chunk in chunks:
+    for chunk in _batches(pairs, atoms_per_batch):
         batch = pairs.take(chunk)
         for _ in range(passes):
             part = _pass(networks, batch, level)
@@ -121,7 +117,6 @@ def predict_pairs(
     passes: int | None = None,
     solver: EDGSettings | None = None,
     atoms_per_batch: int | None = None,
-    advance: Callable[[int], None] = lambda done: None,
 ) -> BulkPrediction:
     """What :class:`~deeprelax_ase.predictor.Predictor` predicts, on the device of the pairs, without their symmetry.
 
@@ -131,13 +126,9 @@ def predict_pairs(
         passes: of an end-to-end network; the card's number by default.
         solver: settings of the geometry solver of the paper's network; the card's by default.
         atoms_per_batch: bounds the memory; by default 20,000, and 200 on a CPU.
-        advance: is told how many crystals each batch had.
     """
-    networks = model.networks.to(pairs.counts.device)
-    if atoms_per_batch is None:
-        atoms_per_batch = 200 if pairs.counts.device.type == "cpu" else 20000
-    parts = []
-    for chunk in Batches(pairs.counts, atoms_per_batch):
+    networks, parts = model.networks.to(pairs.counts.device), []
+    for chunk in _batches(pairs, atoms_per_batch):
         batch = pairs.take(chunk)
         exact = pair_graph(batch, model.config.graph).to(dtype=torch.float64)
         if isinstance(networks[0], DeepRelaxE3):
@@ -148,10 +139,15 @@ def predict_pairs(
             relaxed = relax_by_distances(model, exact, torch.float32, _untimed, relax_cell=True, solver=settings)
         scaled = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[exact.batch])
         parts.append(BulkPrediction(scaled, relaxed.cell, relaxed.uncertainty.crystals.total))
-        advance(len(chunk))
     return BulkPrediction(
         **{name: torch.cat([getattr(p, name) for p in parts]) for name in BulkPrediction.__dataclass_fields__}
     )
+
+
+def _batches(pairs: Pairs, atoms: int | None) -> Batches:
+    """The ``pairs`` in batches of so many atoms, by default of what the device that they lie on is fastest with."""
+    usual = 200 if pairs.counts.device.type == "cpu" else 20000
+    return Batches(pairs.counts, usual if atoms is None else atoms)
 
 
 def _untimed(stage: str) -> AbstractContextManager[None]:

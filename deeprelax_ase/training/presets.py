@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -61,19 +59,6 @@ def departing(changes: dict[str, Any]) -> tuple[DeepRelaxE3Config, TrainingSetti
     augmentation = replace(AUGMENTATION, **of(AUGMENTATION))
     settings = replace(SETTINGS, **of(SETTINGS), augmentation=augmentation)
     return replace(CONFIG, **of(CONFIG)), settings, replace(PAIRS, **of(PAIRS))
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as a pair, the value read as JSON: for :func:`departing`, off a command line."""
-    name, sign, value = text.partition("=")
-    if name in ("seconds", "max_steps", "compile", "seed"):
-        raise ArgumentTypeError(f"{name} has an option of its own, --{name.replace('_', '-')}")
-    try:
-        if not sign:
-            raise ValueError("there is no =")
-        return name, json.loads(value)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE with a value in JSON: {error}") from error
 
 
 def training_pairs(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deeprelax_ase import __version__
-from deeprelax_ase.data import LEVELS, Pairs, concatenate, load_pairs
+from deeprelax_ase.data import LEVELS, PairDataset, Pairs, concatenate
 from deeprelax_ase.data.informed import load_informed
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.models import Model, ModelCard, card_file_of, load_model, model_of, save_model
@@ -53,7 +53,7 @@ def run(
     import yaml
 
     parts = read_pairs(config.data)
-    pairs = training_pairs(config.data, parts)
+    pairs = epoch_pairs(config.data, parts)
     validation = concatenate([part.in_split("validation") for part in parts]) if config.data.validate else None
     if validation is not None and not len(validation):
         raise ValueError("there are no validation pairs: set data.validate to false, or give some")
@@ -95,23 +95,22 @@ def run(
 
 def read_pairs(data: DataSettings) -> list[Pairs]:
     """The pairs under each kind of labels, all splits, in single precision."""
-    if all(str(source).endswith(".npz") for source in data.sources):
-        return [load_pairs(data.sources, labels=labels, dtype=torch.float32) for labels in data.labels]
-    from deeprelax_ase.data.dataset import PairDataset
+    return [
+        PairDataset.read(
+            data.sources,
+            format=data.format,
+            key=data.key,
+            level=data.level,
+            labels=labels,
+            fractions=data.fractions,
+            seed=data.seed,
+            dtype=torch.float32,
+        ).pairs
+        for labels in data.labels
+    ]
 
-    dataset = PairDataset.read(
-        list(data.sources),
-        format=data.format,
-        key=data.key,
-        level=data.level,
-        fractions=data.fractions,
-        seed=data.seed,
-        dtype=torch.float32,
-    )
-    return [dataset.pairs]
 
-
-def training_pairs(data: DataSettings, parts: list[Pairs]) -> Pairs:
+def epoch_pairs(data: DataSettings, parts: list[Pairs]) -> Pairs:
     """What an epoch consists of."""
     known = zip(data.sources, data.forces, strict=bool(data.forces))
     informed = [load_informed(*files, dtype=torch.float32).in_split("train") for files in known]
@@ -148,9 +147,9 @@ def device_of(config: RunConfig) -> str:
 def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str) -> Path:
     """Gather the members, choose the passes, measure the test split, and write card and weights."""
     networks = [read_member(config.out / f"member{m}" / "weights.safetensors") for m in range(config.members)]
-    level = _level(config, parts[0])
-    model = model_of(networks, config.name, level=level)
     measured = parts[0]
+    level = _level(config, measured)
+    model = model_of(networks, config.name, level=level)
     passes = config.passes or best_passes(model, measured.in_split("validation"), device)
     summaries = [_summary(config.out / f"member{m}") for m in range(config.members)]
     save_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,58 +64,42 @@ def task_of(
     return DeepRelaxTask(pairs, config, settings, device)
 
 
-class DeepRelaxTask:
-    """The paper's network and loss."""
+class GraphTask:
+    """What tasks share that learn from the graphs of augmented batches; a subclass says what the losses are."""
 
     def __init__(
         self,
+        network: nn.Module,
         pairs: Pairs,
-        config: DeepRelaxConfig,
+        config: Any,
         settings: TrainingSettings,
-        device: torch.device | str | None = None,
+        device: torch.device | str | None,
     ) -> None:
         self.pairs, self.config, self.settings = pairs, config, settings
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
-        self.network = DeepRelax(config).to(self.device)
+        self.network = network.to(self.device)
         self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
 
-    def compile(self) -> None:
-        """Backbone and heads."""
-        network = self.network
-        for part in (network.backbone, network.distance_head, network.displacement_head, network.lattice_head):
-            part.compile(dynamic=True)
+    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+        """``loss`` and its parts of ``network`` for ``pairs``, and ``error`` if it is not ``learning``."""
+        raise NotImplementedError
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
-        """Those of eqs. (11)-(14)."""
+        """Those of the losses of an augmented batch."""
         batch = self.pairs.take(crystals).to(self.device)
         if self.graphs is None:
             batch = augment(batch, self.settings.augmentation, self.generator)
         graph = pair_graph(batch, self.config.graph) if self.graphs is None else self.graphs.take(crystals, batch)
         self.network.zero_grad(set_to_none=True)
-        losses = self._losses(self.network, batch, graph)
+        losses = self.losses(self.network, batch, graph, learning=True)
         losses["loss"].backward()
         return losses
 
     @torch.no_grad()
     def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
-        """The loss and its parts, and the mean absolute errors of distances, displacements and lattice together."""
-        graph = pair_graph(pairs, self.config.graph)
-        plain = self._losses(network, pairs, graph, uncertainty=False)
-        return {**self._losses(network, pairs, graph), "error": plain["loss"]}
-
-    def _losses(
-        self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, uncertainty: bool | None = None
-    ) -> dict[str, Tensor]:
-        truth = pair_truth(pairs, graph, self.config)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
-            quantities = network(graph, anchor_cell=truth.cell)
-        return deeprelax_loss(
-            quantities,
-            truth,
-            lattice_weight=self.settings.lattice_weight,
-            uncertainty=self.config.local_uncertainty if uncertainty is None else uncertainty,
-        )
+        """The losses of ``pairs`` as they are, and their absolute errors together."""
+        return self.losses(network, pairs, pair_graph(pairs, self.config.graph), learning=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random numbers."""
@@ -124,6 +108,36 @@ class DeepRelaxTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.generator.set_state(state["generator"].cpu())
+
+
+class DeepRelaxTask(GraphTask):
+    """The paper's network and loss, eqs. (11)-(14)."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        config: DeepRelaxConfig,
+        settings: TrainingSettings,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(DeepRelax(config), pairs, config, settings, device)
+
+    def compile(self) -> None:
+        """Backbone and heads."""
+        network = cast("DeepRelax", self.network)
+        for part in (network.backbone, network.distance_head, network.displacement_head, network.lattice_head):
+            part.compile(dynamic=True)
+
+    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+        """Eq. (14) and its parts; ``error`` is its sum with absolute errors in place of likelihoods."""
+        truth = pair_truth(pairs, graph, self.config)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
+            quantities = network(graph, anchor_cell=truth.cell)
+        weight, uncertainty = self.settings.lattice_weight, self.config.local_uncertainty
+        losses = deeprelax_loss(quantities, truth, lattice_weight=weight, uncertainty=uncertainty)
+        if learning:
+            return losses
+        return {**losses, "error": deeprelax_loss(quantities, truth, lattice_weight=weight, uncertainty=False)["loss"]}
 
 
 def pair_truth(pairs: Pairs, graph: CrystalGraph, config: DeepRelaxConfig) -> RelaxedGeometry:

@@ -271,6 +271,22 @@ def test_saved_and_read_again(cifs: Path, tmp_path: Path) -> None:
     assert load_pairs(tmp_path / "pairs.npz").level.tolist() == [LEVELS.index("M3GNet")] * 4
     both = PairDataset.read([tmp_path / "pairs.npz"] * 2)
     assert len(both) == 8
+    asked = load_pairs(tmp_path / "pairs.npz", labels="m3gnet")  # which the file has no other labels for
+    assert torch.equal(asked.cell_relaxed, dataset.pairs.cell_relaxed)
+
+
+def test_a_file_cut_short_is_refused(cifs: Path, tmp_path: Path) -> None:
+    PairDataset.read(cifs).save(tmp_path / "pairs.npz")
+    whole = (tmp_path / "pairs.npz").read_bytes()
+    (tmp_path / "pairs.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"pairs\.npz cannot be read"):
+        PairDataset.read(tmp_path / "pairs.npz")
+
+
+def test_other_labels_than_the_file_has_are_refused(cifs: Path, tmp_path: Path) -> None:
+    PairDataset.read(cifs, level="PBE").save(tmp_path / "pairs.npz")
+    with pytest.raises(DataError, match=r"lacks the arrays \['frac_m3gnet'"):
+        PairDataset.read(tmp_path / "pairs.npz", labels="m3gnet")
 
 
 # -- splits

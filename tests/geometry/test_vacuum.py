@@ -45,22 +45,26 @@ def test_gaps_know_neither_origin_nor_images(shift: float, images: list[int]) ->
 @pytest.mark.parametrize("turn", [0, 1, 2])
 def test_a_layer_keeps_what_is_across_it(turn: int) -> None:
     crystal = layer(15.0, turn)
-    projector = in_plane_projectors(*tensors(crystal), 6.0)[0]
+    projector = in_plane_projectors(*tensors(crystal))[0]
     np.testing.assert_allclose(projector, np.diag([1.0, 1.0, 0.0]), rtol=0, atol=1e-12)
 
 
 def test_crystals_are_no_layers() -> None:
     rock_salt = bulk("NaCl", "rocksalt", a=5.6)
-    thin = layer(5.0)  # neighbours reach across
-    projectors = in_plane_projectors(*tensors(Crystal.of(rock_salt), thin, layer(15.0)), 6.0)
+    thin = layer(8.0)  # a gap that closes, no vacuum
+    projectors = in_plane_projectors(*tensors(Crystal.of(rock_salt), thin, layer(15.0)))
     for projector in projectors[:2]:
         np.testing.assert_array_equal(projector, np.eye(3))
     assert projectors[2].trace().item() == pytest.approx(2)
 
 
+def test_the_width_of_a_vacuum_may_be_said() -> None:
+    assert in_plane_projectors(*tensors(layer(8.0)), 6.0)[0].trace().item() == pytest.approx(2)
+
+
 def test_wires_and_molecules_are_no_layers() -> None:
     wire = Crystal([6, 6], [[0, 0, 0], [0, 0, 1.3]], np.diag([12.0, 12.0, 2.6]))
-    np.testing.assert_array_equal(in_plane_projectors(*tensors(wire), 6.0)[0], np.eye(3))
+    np.testing.assert_array_equal(in_plane_projectors(*tensors(wire))[0], np.eye(3))
 
 
 def test_the_vacuum_is_kept_and_the_plane_relaxes(shipped) -> None:

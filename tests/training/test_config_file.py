@@ -247,7 +247,7 @@ def test_the_callers_values_stay_as_they_are() -> None:
     ("text", "expected"),
     [
         ("members=3", ("members", 3)),
-        ("training.learning_rate=1e-3", ("training.learning_rate", "1e-3")),
+        ("training.learning_rate=1e-3", ("training.learning_rate", 1e-3)),
         ("data.sources=[a.npz, b.npz]", ("data.sources", ["a.npz", "b.npz"])),
         ("data.key=", ("data.key", None)),
         ("description=a = b", ("description", "a = b")),

@@ -20,10 +20,9 @@ from deeprelax_ase.data import Pairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.graphs import pair_graph
-from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.module import RelaxationTraining
-from deeprelax_ase.training.tasks import pair_truth, task_of
+from deeprelax_ase.training.tasks import task_of
+from tests.training.losses import loss_of
 
 PairsOf = Callable[..., Pairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
@@ -50,14 +49,6 @@ def summary(folder: Path) -> dict:
 
 def checkpoint(folder: Path) -> dict:
     return torch.load(folder / "checkpoint.ckpt", weights_only=True)
-
-
-def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
-    graph = pair_graph(pairs, network.config.graph)
-    truth = pair_truth(pairs, graph, network.config)
-    with torch.no_grad():
-        losses = deeprelax_loss(network(graph), truth, uncertainty=network.config.local_uncertainty)
-    return {name: loss.item() for name, loss in losses.items()}
 
 
 def trained(*arguments, **options) -> torch.nn.Module:

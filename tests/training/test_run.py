@@ -23,7 +23,7 @@ from deeprelax_ase.training.config import DataSettings, RunConfig
 from deeprelax_ase.training.config_file import load_config, run_config
 from deeprelax_ase.training.evaluate import errors, predict_pairs
 from deeprelax_ase.training.presets import PairSettings
-from deeprelax_ase.training.run import best_passes, device_of, initial_weights, measure, read_pairs, run, training_pairs
+from deeprelax_ase.training.run import best_passes, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
 
 ValuesOf = Callable[..., dict[str, Any]]
 both = pytest.mark.parametrize("architecture", ["DeepRelaxE3", "DeepRelax"])
@@ -240,13 +240,13 @@ def test_an_epoch_is_of_the_pairs_that_are_asked_for(splits_file: Path, forces: 
     assert [len(part) for part in parts] == [16, 13]
     assert {part.scaled_initial.dtype for part in parts} == {torch.float32}
     # 12 + 9 labelled by M3GNet + 2 further copies of 6 by DFT + half of the potential's 6 as DFT's
-    pairs = training_pairs(data, parts)
+    pairs = epoch_pairs(data, parts)
     assert len(pairs) == 36
     assert not pairs.split.any()
-    informed = training_pairs(replace(data, forces=(str(forces),)), parts)
+    informed = epoch_pairs(replace(data, forces=(str(forces),)), parts)
     assert len(informed) == 39
     assert informed.informed.sum() == 3
-    plain = training_pairs(DataSettings((str(splits_file),)), parts[:1])
+    plain = epoch_pairs(DataSettings((str(splits_file),)), parts[:1])
     assert len(plain) == 12
     assert torch.bincount(plain.level, minlength=len(LEVELS)).tolist() == [6, 6, 0]
 

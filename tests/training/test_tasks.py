@@ -12,22 +12,14 @@ from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3C
 from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
 from deeprelax_ase.training.graphs import pair_graph
-from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.tasks import DeepRelaxTask, pair_truth, task_of
+from tests.training.losses import loss_of
 
 PairsOf = Callable[..., Pairs]
 CONFIG = DeepRelaxConfig(channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 E3 = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8)
 SETTINGS = TrainingSettings(volume_weight=2.0, shape_weight=5.0, lattice_weight=7.0)
 both = pytest.mark.parametrize("config", [CONFIG, E3], ids=["paper's", "end to end"])
-
-
-def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
-    graph = pair_graph(pairs, network.config.graph)
-    truth = pair_truth(pairs, graph, network.config)
-    with torch.no_grad():
-        losses = deeprelax_loss(network(graph), truth, uncertainty=network.config.local_uncertainty)
-    return {name: loss.item() for name, loss in losses.items()}
 
 
 def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:

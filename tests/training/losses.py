@@ -1,0 +1,19 @@
+"""What a network's loss is, for tests that compare two of them."""
+
+from __future__ import annotations
+
+import torch
+
+from deeprelax_ase.data import Pairs
+from deeprelax_ase.nn import DeepRelax
+from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.loss import deeprelax_loss
+from deeprelax_ase.training.tasks import pair_truth
+
+
+def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
+    graph = pair_graph(pairs, network.config.graph)
+    truth = pair_truth(pairs, graph, network.config)
+    with torch.no_grad():
+        losses = deeprelax_loss(network(graph), truth, uncertainty=network.config.local_uncertainty)
+    return {name: loss.item() for name, loss in losses.items()}
