@@ -56,7 +56,13 @@ def run(
     pairs = epoch_pairs(config.data, parts)
     validation = concatenate([part.in_split("validation") for part in parts]) if config.data.validate else None
     if validation is not None and not len(validation):
-        raise ValueError("there are no validation pairs: set data.validate to false, or give some")
+        raise ValueError("there are no validation pairs: give some, or set data.validate to false in the run's file")
+    heaviest = max(int(part.numbers.max()) for part in parts)
+    if heaviest > config.network.num_elements:
+        raise ValueError(
+            f"the pairs hold the element of atomic number {heaviest}, the network knows those up to "
+            f"{config.network.num_elements}: leave these pairs out, or train a network of more num_elements"
+        )
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
     device = device_of(config)

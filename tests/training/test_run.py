@@ -147,12 +147,19 @@ def test_without_validation_the_last_average_is_the_model(values_of: ValuesOf) -
         assert torch.equal(weight, state[f"average.{name}"].half().float()), name
 
 
+def test_elements_that_the_network_has_no_place_for_are_refused(values_of: ValuesOf) -> None:
+    config = run_config(values_of(**{"network.num_elements": 54}))
+    with pytest.raises(ValueError, match=r"atomic number 55, the network knows those up to 54: leave these pairs out"):
+        run(config)
+    assert not config.out.exists()
+
+
 def test_empty_splits_are_refused_before_anything_is_written(
     values_of: ValuesOf, pairs_file, pairs_of, tmp_path
 ) -> None:
     file = pairs_file(tmp_path / "all.npz", pairs_of(4), dft=np.ones(4, bool), split=np.zeros(4, np.uint8))
     config = run_config(values_of(**{"data.sources": str(file)}))
-    with pytest.raises(ValueError, match=r"no validation pairs: set data\.validate to false, or give some"):
+    with pytest.raises(ValueError, match=r"no validation pairs: give some"):
         run(config)
     assert not config.out.exists()
     card = model_from(replace(config, data=replace(config.data, validate=False)))
