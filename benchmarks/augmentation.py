@@ -21,6 +21,7 @@ from environment import environment
 from files import write_json
 from rich.console import Console
 from rich.table import Table
+from shared_work import taken
 
 from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.models import model_of
@@ -103,12 +104,10 @@ def main() -> None:
     for network, variants in ROWS.items():
         for name in variants:
             file = arguments.out / f"{network}-{name}.json".replace(" ", "_")
-            try:
-                file.with_suffix(".lock").touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            write_json(file, row(network, name, pairs, arguments))
-            print(network, name, "is done", flush=True)
+            with taken(file) as ours:
+                if ours:
+                    write_json(file, row(network, name, pairs, arguments))
+                    print(network, name, "is done", flush=True)
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(arguments.out.glob("*.json"))]
     show(found)
     if arguments.json:

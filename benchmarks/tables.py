@@ -4,14 +4,16 @@ python benchmarks/tables.py --predictions runs/tables --data DIR --json benchmar
 python benchmarks/tables.py --json benchmarks/results/tables.json --page benchmarks/tables.md
 
 DIR holds pairs_xmno.npz, pairs_universal.npz and monolayers.npz. The first call measures, and takes an hour of one core
-for the comparisons by pymatgen's StructureMatcher, which --match limits to some of the sets; the second one writes the
-page and its figures, without the predictions.
+for the comparisons by pymatgen's StructureMatcher, which --match limits to some of the sets; rows that the JSON file
+has of the same predictions are kept. The second call writes the page and its figures, without the predictions.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,15 @@ HISTOGRAMS = {"cartesian": 1.0, "lattice": 1.0, "volume": 60.0}
 BINS = 40
 
 
+def digest(file: Path) -> str:
+    """What tells predictions from others."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
 def measure(file: Path, pairs: Pairs, *, match: bool, jobs: int, progress: Progress) -> dict[str, Any]:
     """One row: means, improvements and distributions of the predictions in ``file``, and what is known of the run."""
     with np.load(file, allow_pickle=False) as arrays:
-        row = json.loads(str(arrays["about"]))
+        row = json.loads(str(arrays["about"])) | {"predictions": digest(file)}
         scaled, cell = (torch.from_numpy(arrays[name]) for name in ("scaled", "cell"))
         uncertainty = arrays.get("uncertainty")
     task = progress.add_task(file.stem, total=2 * len(pairs) if match else None)
@@ -89,25 +96,46 @@ def correlation(found: Assessment) -> dict[str, Any]:
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that the page is made of."""
+    """Everything that the page is made of; written row by row, so that an interrupted call goes on."""
     rows: list[dict[str, Any]] = []
-    counts: dict[str, Any] = {}
+    report: dict[str, Any] = {"environment": environment(), "pairs": {}, "budget": budget(), "bins": HISTOGRAMS}
+    before = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"] if arguments.json.exists() else []
+    known = {row["predictions"]: row for row in before if "predictions" in row}
     with Progress() as progress:
         for data, name in DATA.items():
             files = sorted(arguments.predictions.glob(f"{data}-*.npz"))
             if not files:
                 continue
             pairs = load_pairs(arguments.data / name)
-            counts[data] = {split: len(pairs.in_split(split)) for split in ("train", "validation", "test")}
-            test, match = pairs.in_split("test"), data in arguments.match
-            found = [measure(f, test, match=match, jobs=arguments.jobs, progress=progress) for f in files]
+            report["pairs"][data] = {split: len(pairs.in_split(split)) for split in ("train", "validation", "test")}
+            test = pairs.in_split("test")
+            found = []
+            for file in files:
+                match = data in arguments.match and file.stem.endswith("-0")
+                row = known.get(digest(file), {"metrics": {}})
+                if not row["metrics"] or (match and "match" not in row["metrics"]):
+                    row = measure(file, test, match=match, jobs=arguments.jobs, progress=progress)
+                found.append(row)
+                write_json(arguments.json, {**report, "rows": [*rows, *found, *_rest(before, [*rows, *found])]})
             rows += [dummy(data, test, found[0]), *found]
-    settings = {"steps": max(row.get("steps", 0) for row in rows), "members": MEMBERS}
+    report["budget"]["steps"] = max(row.get("steps", 0) for row in rows)
+    return {**report, "rows": rows}
+
+
+def _rest(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an earlier call that this one has not reached."""
+    reached = {row.get("predictions") for row in rows}
+    return [row for row in before if "predictions" in row and row["predictions"] not in reached]
+
+
+def budget() -> dict[str, Any]:
+    """What every row was trained by."""
+    settings: dict[str, Any] = {"members": MEMBERS}
     for name, training in (("paper's and direct networks", PLAIN), ("end-to-end network", OURS)):
         settings[name] = {
             key: getattr(training, key) for key in ("atoms_per_batch", "learning_rate", "weight_decay", "schedule")
         }
-    return {"environment": environment(), "pairs": counts, "budget": settings, "bins": HISTOGRAMS, "rows": rows}
+    return settings
 
 
 def main() -> None:

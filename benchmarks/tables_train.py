@@ -24,6 +24,7 @@ import torch
 from baselines import BASELINES
 from baselines.direct import relax_direct
 from safetensors.torch import load_file, save_file
+from shared_work import taken
 from torch import Tensor, nn
 
 from deeprelax_ase.data import Pairs, load_pairs
@@ -203,27 +204,15 @@ def _ready(row: Row, arguments: argparse.Namespace) -> bool:
     return not row.start or _file(arguments, begins, "predictions").exists()
 
 
-def _taken(file: Path) -> bool:
-    """Take a piece of work; false if another process has it."""
-    try:
-        file.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 def work(todo: Sequence[Row], arguments: argparse.Namespace, deadline: float | None) -> None:
     """Do what no other process has taken."""
     for row in todo:
-        lock = arguments.out / f"{row.name}.lock"
-        if _file(arguments, row, "predictions").exists() or not _ready(row, arguments) or not _taken(lock):
-            continue
-        try:
+        with taken(_file(arguments, row, "predictions")) as ours:
+            if not ours or not _ready(row, arguments):
+                continue
             print(row.name, "begins", flush=True)
             done = train_row(row, arguments, deadline)
             print(row.name, "is done" if done else "is not done in time", flush=True)
-        finally:
-            lock.unlink()
         if not done:
             return
 
@@ -239,11 +228,11 @@ def main() -> None:
     work(todo, arguments, deadline)
     for data in DATA:
         members = [Row(data, "DeepRelax", seed) for seed in range(MEMBERS)]
-        lock = arguments.out / f"{data}-ensemble.lock"
-        missing = [row for row in members if not _file(arguments, row, "weights").exists()]
-        if not missing and not (arguments.out / f"{data}-ensemble.npz").exists() and _taken(lock):
-            predict_ensemble(data, arguments)
-            lock.unlink()
+        if not all(_file(arguments, row, "weights").exists() for row in members):
+            continue
+        with taken(arguments.out / f"{data}-ensemble.npz") as ours:
+            if ours:
+                predict_ensemble(data, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

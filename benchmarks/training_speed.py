@@ -146,7 +146,7 @@ def ensemble_speed(pairs: Pairs, config: DeepRelaxConfig, device: str, *, member
             _wait(device)
             row[f"{name}_crystals_per_second"] = crystals / (time.perf_counter() - start)
         except RuntimeError as error:
-            row[f"{name}_error"] = str(error).splitlines()[0]
+            row[f"{name}_error"] = str(error).splitlines()[0].split(". ")[0]
     return row
 
 
@@ -177,12 +177,17 @@ def main() -> None:
         )
         report["runs"][name] = row
         print(name, json.dumps(row), flush=True)
+        _keep(report, arguments)
     for atoms in arguments.members:
         row = ensemble_speed(
             pairs.to(arguments.device), ABLATIONS["DeepRelax"], arguments.device, members=5, atoms=atoms, steps=10
         )
         report.setdefault("ensembles", []).append(row)
         print(json.dumps(row), flush=True)
+        _keep(report, arguments)
+
+
+def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_json(arguments.json, report)
 
