@@ -107,8 +107,7 @@ def test_a_settled_crystal_is_left_exactly_as_it_is():
 # Batches
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-10)])
-@pytest.mark.parametrize("atoms_per_batch", [None, 9])
+@pytest.mark.parametrize(("dtype", "atol", "atoms_per_batch"), [("float32", 1e-5, None), ("float64", 1e-10, 9)])
 def test_batch_is_as_single(make, dtype: str, atol: float, atoms_per_batch: int | None):
     predictor = make(dtype=dtype)
     together = list(predictor.predict_many(CRYSTALS.values(), atoms_per_batch=atoms_per_batch))

@@ -68,6 +68,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_both_processes_end_with_the_same_network(together: Path) -> None:
     first, second = (torch.load(together / f"{rank}.pt", weights_only=True)["whole"] for rank in range(2))
     assert first.keys() == second.keys()
@@ -75,12 +76,14 @@ def test_both_processes_end_with_the_same_network(together: Path) -> None:
         assert torch.equal(weight, second[key]), key
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(together: Path) -> None:
     saved = torch.load(together / "1.pt", weights_only=True)
     for key, weight in saved["whole"].items():
         assert torch.equal(weight, saved["pieces"][key]), key
 
 
+@pytest.mark.slow
 def test_one_of_them_writes_for_both(together: Path) -> None:
     whole, pieces = (
         [json.loads(line) for line in (together / name / "log.jsonl").read_text().splitlines()]
@@ -92,12 +95,14 @@ def test_one_of_them_writes_for_both(together: Path) -> None:
     assert json.loads((together / "whole" / "settings.json").read_text())["steps"] == 24
 
 
+@pytest.mark.slow
 def test_each_has_random_numbers_and_predictions_of_its_own(together: Path) -> None:
     one, other = torch.load(together / "whole" / "checkpoint.ckpt", weights_only=True)["deeprelax"]["tasks"]
     for name in ("generator", "cell"):
         assert not torch.equal(one[name], other[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_of_two_does_not_go_on_alone(together: Path, pairs_of) -> None:
     with pytest.raises(ValueError, match="begun on 2 devices and cannot go on on 1"):
         train(pairs_of(12, dtype=torch.float32), E3, QUICK, together / "pieces")
