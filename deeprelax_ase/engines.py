@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record", Relaxation, RelaxationQuantities)
 
+#: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.
+LARGEST_VOLUME_RATIO = 8.0
+
 #: ``timed("network")``: a context whose duration counts for that stage.
 Timed = Callable[[str], AbstractContextManager[None]]
 
@@ -44,6 +47,8 @@ class BatchRelaxation:
         signs: what to calibrate errors by; None where the architecture has none.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
+        physical: (G,) bool, whether there is a prediction at all, see :func:`keep_physical`; the crystal is unchanged
+            where there is none.
     """
 
     positions: Tensor
@@ -53,6 +58,7 @@ class BatchRelaxation:
     signs: ErrorSigns | None
     converged: Tensor
     steps: Tensor
+    physical: Tensor
 
 
 def relax_by_distances(
@@ -77,9 +83,8 @@ def relax_by_distances(
             quantities = replace(quantities, cell=exact.cell)
     with timed("geometry"):
         solution = solve_edg(exact, quantities, settings=solver)
-    return BatchRelaxation(
-        solution.positions, quantities.cell.double(), uncertainty, exact, None, solution.converged, solution.steps
-    )
+    positions, cell, physical = keep_physical(exact, solution.positions, quantities.cell.double())
+    return BatchRelaxation(positions, cell, uncertainty, exact, None, solution.converged, solution.steps, physical)
 
 
 def relax_end_to_end(
@@ -106,12 +111,14 @@ def relax_end_to_end(
         sites: the symmetry of the unrelaxed crystals; None for none.
     """
     graph = exact
+    physical = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
     with timed("geometry"):
         planes = in_plane_projectors(scaled_positions(exact), exact.cell, exact.batch)
     for _ in range(passes - 1):
         with timed("network"):
             positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)), planes)
-        known = None
+            positions, cell, sound = keep_physical(exact, positions, cell)
+        physical, known = physical & sound, None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
@@ -123,11 +130,33 @@ def relax_end_to_end(
             positions, cell = keep_orientation(exact.cell, positions, cell, exact.batch)
         else:
             cell = exact.cell
-    done = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
+        positions, cell, sound = keep_physical(exact, positions, cell)
+    done, physical = torch.ones_like(physical), physical & sound
     if sites is None:
         sites = SiteSymmetry(torch.ones_like(positions[:, 0]), torch.bincount(exact.batch))
     signs = error_signs(members, exact.batch, sites)
-    return BatchRelaxation(positions, cell, uncertainty, graph, signs, done, torch.zeros_like(done, dtype=torch.long))
+    steps = torch.zeros_like(done, dtype=torch.long)
+    return BatchRelaxation(positions, cell, uncertainty, graph, signs, done, steps, physical)
+
+
+def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The crystals where they are given, or where they were if that is nowhere, so that one spoils no other's batch.
+
+    Args:
+        start: the unrelaxed crystals.
+        positions: (N, 3) Å.
+        cell: (G, 3, 3) Å.
+
+    Returns:
+        Positions and cell, and (G,) bool: whether they are finite, and the volume is within
+        :data:`LARGEST_VOLUME_RATIO` of what it was.
+    """
+    ratio = torch.linalg.det(cell) / torch.linalg.det(start.cell)  # NaN where the cell holds any
+    lost = (~torch.isfinite(positions).all(dim=1)).to(cell.dtype)
+    sound = (ratio > 1 / LARGEST_VOLUME_RATIO) & (ratio < LARGEST_VOLUME_RATIO)
+    sound &= torch.zeros_like(ratio).index_add(0, start.batch, lost) == 0
+    kept = torch.where(sound[start.batch, None], positions, start.positions)
+    return kept, torch.where(sound[:, None, None], cell, start.cell), sound
 
 
 def error_signs(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorSigns:

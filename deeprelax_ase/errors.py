@@ -51,6 +51,14 @@ class DisorderedStructureError(StructureError):
     """A site is shared by several elements or partly empty."""
 
 
+class UnphysicalPredictionError(StructureError):
+    """What the model predicts for the structure is no crystal: NaN, or a cell that collapses or bursts."""
+
+
+class OversizeError(StructureError):
+    """The structure alone needs more memory than the device has."""
+
+
 class StructureFileError(StructureError):
     """A structure file cannot be read."""
 

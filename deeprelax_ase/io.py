@@ -143,7 +143,7 @@ def _read_xyz(source: _Source, index: slice) -> Iterator[Frame]:
     if min(index.start or 0, index.stop or 0) < 0:
         index = slice(*index.indices(_count_xyz(source.path)))
     with open_with_compression(source.path, "r") as lines:
-        blocks = islice(_xyz_blocks(lines), index.start, index.stop, index.step)
+        blocks = islice(xyz_blocks(lines), index.start, index.stop, index.step)
         yield from _frames(source, blocks, lambda block: next(read_xyz(StringIO(block), 0)))
 
 
@@ -195,14 +195,14 @@ def _count_xyz(path: str) -> int:
     total = 0
     try:
         with open_with_compression(path, "r") as lines:
-            for _ in _xyz_blocks(lines):
+            for _ in xyz_blocks(lines):
                 total += 1
     except Exception:  # what is damaged counts as one frame, with an error
         total += 1
     return total
 
 
-def _xyz_blocks(lines: IO[str]) -> Iterator[str]:
+def xyz_blocks(lines: IO[str]) -> Iterator[str]:
     """The text of each frame of an (extended) XYZ file.
 
     Raises:

@@ -14,9 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from deeprelax_ase.batching import attempt
 from deeprelax_ase.calibration import Calibration
-from deeprelax_ase.engines import BatchRelaxation, Timed, known_forces, relax_by_distances, relax_end_to_end
-from deeprelax_ase.errors import DeepRelaxError, DeviceError, ModelError, StructureError
+from deeprelax_ase.engines import (
+    LARGEST_VOLUME_RATIO,
+    BatchRelaxation,
+    Timed,
+    known_forces,
+    relax_by_distances,
+    relax_end_to_end,
+)
+from deeprelax_ase.errors import (
+    DeepRelaxError,
+    DeviceError,
+    ModelError,
+    UnphysicalPredictionError,
+)
 from deeprelax_ase.geometry import (
     EDGSettings,
     SymmetryOperations,
@@ -52,6 +65,9 @@ class Predictor:
             symmetry do not move and equal sites stay equal.
         leave_settled: leave a crystal as it is that the model would move by less than it expects to be off, where its
             errors are calibrated and its cell may move, see :func:`~deeprelax_ase.prediction.settled`.
+        find_symmetry: look for the space group of each crystal at all, which takes spglib 1 to 3 ms. Without it nothing
+            is projected, and errors are read as if every atom were free to move. An end-to-end network keeps the
+            symmetry by itself, but for rounding.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
         passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
             default. One is the fastest, further ones sharpen the result.
@@ -71,6 +87,7 @@ class Predictor:
         graph_backend: str = "auto",
         keep_symmetry: bool = True,
         leave_settled: bool = True,
+        find_symmetry: bool = True,
         solver: EDGSettings | None = None,
         passes: int | None = None,
         members: int | None = None,
@@ -84,7 +101,7 @@ class Predictor:
         self.device = _device(device)
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
-        self.keep_symmetry, self.leave_settled = keep_symmetry, leave_settled
+        self.keep_symmetry, self.leave_settled, self.find_symmetry = keep_symmetry, leave_settled, find_symmetry
         loaded = model if isinstance(model, Model) else load_model(model)
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
@@ -121,7 +138,7 @@ class Predictor:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
         """
         crystal = self._admit(structure)
-        return self._predict([crystal], relax_cell, self.graph_backend)[0]
+        return _or_raise(self._predict([crystal], relax_cell, self.graph_backend)[0])
 
     def correct(
         self,
@@ -151,7 +168,7 @@ class Predictor:
             raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
         crystal = self._admit(structure)
         known = known_forces(crystal, forces, stress, self.device)
-        return self._predict([crystal], relax_cell, self.graph_backend, known)[0]
+        return _or_raise(self._predict([crystal], relax_cell, self.graph_backend, known)[0])
 
     def predict_many(
         self,
@@ -196,24 +213,15 @@ class Predictor:
     def _predict_batch(
         self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool
     ) -> list[Prediction | DeepRelaxError]:
-        crystals = [c for c in batch if isinstance(c, Crystal)]
         backend = "torch" if self.graph_backend == "auto" else self.graph_backend
-        results: list[Prediction | DeepRelaxError] = []
-        try:
-            results += self._predict(crystals, relax_cell, backend) if crystals else []
-        except StructureError:  # one of them is to blame: find out which, and keep the others
-            for crystal in crystals:
-                try:
-                    results += self._predict([crystal], relax_cell, backend)
-                except StructureError as error:
-                    results.append(error)
-        queue = iter(results)
-        return [next(queue) if isinstance(c, Crystal) else c for c in batch]
+        crystals = [c for c in batch if isinstance(c, Crystal)]
+        results = iter(attempt(lambda part: self._predict(part, relax_cell, backend), crystals, self.device))
+        return [next(results) if isinstance(c, Crystal) else c for c in batch]
 
     @torch.inference_mode()
     def _predict(
         self, crystals: Sequence[Crystal], relax_cell: bool, backend: str, known: KnownForces | None = None
-    ) -> list[Prediction]:
+    ) -> list[Prediction | DeepRelaxError]:
         timings: dict[str, float] = {}
         timed = partial(_timed, timings, device=self.device)
         with timed("graph"):
@@ -236,7 +244,8 @@ class Predictor:
         calibration = self.calibration if known is None else None
         errors = calibration.read(relaxation.signs, oxides) if calibration and relaxation.signs else None
         leave = self.leave_settled and relax_cell  # errors are calibrated for cells that relax too
-        return predictions_of(crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave)
+        made = predictions_of(crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave)
+        return [p if sound else _unphysical(p) for p, sound in zip(made, relaxation.physical.tolist(), strict=True)]
 
     def _relax(
         self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, sites: SiteSymmetry
@@ -256,7 +265,22 @@ class Predictor:
 
     def _symmetry(self, crystal: Crystal) -> SymmetryOperations | None:
         """That of the unrelaxed crystal, where it is kept, or tells how far an atom may be off."""
-        return symmetry_operations(crystal) if self.keep_symmetry or self.calibration else None
+        wanted = self.find_symmetry and (self.keep_symmetry or self.calibration)
+        return symmetry_operations(crystal) if wanted else None
+
+
+def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
+    if isinstance(result, DeepRelaxError):
+        raise result
+    return result
+
+
+def _unphysical(prediction: Prediction) -> UnphysicalPredictionError:
+    return UnphysicalPredictionError(
+        f"{prediction.model} predicts no crystal here: coordinates that are not finite, or a volume beyond "
+        f"{LARGEST_VOLUME_RATIO:g} times what it was, or below a {LARGEST_VOLUME_RATIO:g}th. Bring the cell near to a "
+        "sensible volume first, or relax this crystal with a calculator."
+    )
 
 
 def _solver_of(card: ModelCard) -> EDGSettings:

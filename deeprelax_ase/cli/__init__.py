@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import data, evaluate, finetune, models, relax, train
+from deeprelax_ase.cli import data, evaluate, finetune, models, relax, screen, train
 
 _MAIN_EXAMPLES = """\
 Examples:
 
     deeprelax relax POSCAR -o CONTCAR
+    deeprelax screen candidates.extxyz --out screened
     deeprelax models
     deeprelax finetune DeepRelax-PBE --data my_pairs/ --out tuned
     deeprelax evaluate tuned/DeepRelax-PBE-tuned.json --data my_pairs/
@@ -56,6 +57,8 @@ def _options(
 
 
 app.command(epilog=relax.EXAMPLES)(relax.relax)
+app.command(epilog=screen.SCREEN_EXAMPLES)(screen.screen)
+app.command(epilog=screen.EXPORT_EXAMPLES)(screen.export)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)

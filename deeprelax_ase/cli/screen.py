@@ -1,0 +1,208 @@
+"""``deeprelax screen`` and ``deeprelax export``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, require, stop
+from deeprelax_ase.errors import DeepRelaxError
+
+if TYPE_CHECKING:
+    from deeprelax_ase.screening import run
+
+SCREEN_EXAMPLES = """\
+Examples:
+
+    deeprelax screen candidates.extxyz --out screened
+    deeprelax screen cifs/ wbm.json.gz more.parquet --out screened --max-error 0.05
+    deeprelax screen candidates.db --out screened --max-error 0.05 --finish m3gnet
+    srun deeprelax screen candidates.parquet --out screened --shard $((SLURM_ARRAY_TASK_ID + 1))/64
+    deeprelax export screened -o relaxed.extxyz
+
+The same command goes on with a run that was interrupted, whatever interrupted it.
+
+Exit code: 0 all crystals are relaxed; 1 some are uncertain or failed, or nothing more could be written; 2 nothing was
+done; 130 interrupted.
+"""
+
+EXPORT_EXAMPLES = """\
+Examples:
+
+    deeprelax export screened -o relaxed.extxyz
+    deeprelax export screened -o relaxed.db --status predicted --status uncertain
+    deeprelax export screened -o cifs/%06d.cif
+    deeprelax export screened -o geo-opt.jsonl.gz        # Matbench Discovery's geometries
+"""
+
+
+def screen(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Extended XYZ, folders and archives (zip, tar) of CIF or POSCAR files, ASE databases, pymatgen's JSON "
+            "(a list, a mapping, or lines), Parquet, and whatever else ASE reads.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the results.", show_default=False)
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", metavar="NAME", help="By name or path. By default the one for the finish."),
+    ] = None,
+    max_uncertainty: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Å; predictions of a larger deeprelax_uncertainty count as uncertain."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Å; so do those whose coordinates are expected to be further off, or that are unfamiliar."
+        ),
+    ] = None,
+    finish: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Calculator under which uncertain crystals are relaxed: m3gnet, chgnet, ..."),
+    ] = "none",
+    fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when that is finished, eV/Å.")] = 0.05,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of that.")] = 500,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="This process's share of the work, where several share a folder.")
+    ] = "1/1",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes. Default: one for each core, on GPUs up to eight for each.")
+    ] = None,
+    block_size: Annotated[int, typer.Option(min=1, help="Crystals of a file of results.")] = 1000,
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="How often the network looks. Default: the model's.")
+    ] = None,
+    members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble. Default: all.")] = None,
+    symmetry: Annotated[
+        bool, typer.Option(help="Find space groups: 1 to 3 ms for each crystal, and exact where symmetry fixes atoms.")
+    ] = True,
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms and keep the cells.")] = False,
+    id_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Info key, column or field that names a crystal.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
+) -> None:
+    """Relax very many crystals, on all cores or GPUs, and lose nothing.
+
+    The folder holds Parquet files with a row for each crystal: the relaxed geometry, its uncertainty, and a status:
+    "predicted", "uncertain" beyond the limits set, "converged" or "not converged" under the finish, "failed" with the
+    reason. A journal says what is done.
+    """
+    require("pyarrow", "screening")
+    from deeprelax_ase.screening.folder import Shard
+    from deeprelax_ase.screening.options import RelaxOptions
+    from deeprelax_ase.screening.run import screen as run_screen
+
+    start = time.perf_counter()
+    try:
+        options = RelaxOptions(
+            model=_model(model, finish, device),
+            device=device.value,
+            passes=passes,
+            members=members,
+            relax_cell=not fixed_cell,
+            find_symmetry=symmetry,
+            max_uncertainty=max_uncertainty,
+            max_error=max_error,
+            finish=finish,
+            fmax=fmax,
+            steps=steps,
+        )
+        with _bar(errors(), visible=errors().is_terminal and not quiet) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def observe(progress: run.Progress) -> None:
+                failed = progress.statuses["failed"]
+                text = f"relaxing, {failed:,} failed" if failed else "relaxing"
+                bar.update(task, description=text, total=progress.total, completed=progress.done)
+
+            progress = run_screen(
+                inputs,
+                out,
+                options,
+                shard=Shard.parse(shard),
+                workers=workers,
+                block_size=block_size,
+                id_key=id_key,
+                observe=observe,
+            )
+    except KeyboardInterrupt:
+        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{out} cannot be written: {error}. What was done is kept; the same command goes on.", SOME_FAILED)
+    if not quiet:
+        Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
+    sound = all(progress.statuses[status] == 0 for status in ("uncertain", "not converged", "failed"))
+    raise typer.Exit(OK if sound else SOME_FAILED)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a screening.", show_default=False)],
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", metavar="OUT", help="File, in the format of its ending.", show_default=False),
+    ],
+    status: Annotated[
+        list[str] | None, typer.Option(help="Of the crystals wanted; repeatable. Default: predicted, converged")
+    ] = None,
+) -> None:
+    """Write the crystals of a screening to a file that other programs read."""
+    require("pyarrow", "screening")
+    from deeprelax_ase.screening.export import TRUSTED, repeated_ids
+    from deeprelax_ase.screening.export import export as run_export
+
+    try:
+        with _bar(errors(), visible=errors().is_terminal) as bar:
+            task = bar.add_task("writing", total=None)
+            written = run_export(folder, output, statuses=status or TRUSTED, advance=lambda n: bar.advance(task, n))
+        repeated = repeated_ids(folder)
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{output} cannot be written: {error}", SOME_FAILED)
+    Console(highlight=False).print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
+    if repeated:
+        some = ", ".join(f"{name} ({count})" for name, count in list(repeated.items())[:3])
+        errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
+
+
+def _model(name: str | None, finish: str, device: Device) -> str:
+    """That of the user, or the one whose minima the calculator has that finishes."""
+    from deeprelax_ase.models import DEFAULT_MODEL
+
+    if name is not None or finish == "none":
+        return name or DEFAULT_MODEL
+    from deeprelax_ase.calculators import get_calculator
+    from deeprelax_ase.optimizers.target import model_for
+
+    return model_for(get_calculator(finish, device=device.value))
+
+
+def _bar(console: Console, *, visible: bool) -> Progress:
+    rate = TextColumn("{task.speed:,.0f}/s" if visible else "")
+    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not visible)
+
+
+def _summary(progress: run.Progress, out: Path, seconds: float) -> str:
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(progress.statuses.items())) or "nothing"
+    made = progress.done - progress.before
+    rate = f"{seconds:.1f} s, {made / max(seconds, 1e-9):,.3g} crystals/s"
+    return f"{counts} of {progress.total:,}; {made:,} of them now, in {rate}; in {escape(str(out))}"

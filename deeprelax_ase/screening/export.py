@@ -1,0 +1,103 @@
+"""The results of a screening in the files that other programs read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deeprelax_ase.errors import OutputError
+from deeprelax_ase.screening.columns import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
+from deeprelax_ase.screening.folder import Folder
+
+if TYPE_CHECKING:
+    import os
+
+#: What is exported unless something else is asked for: what can be trusted.
+TRUSTED = (PREDICTED, CONVERGED)
+
+_LINES = (".jsonl", ".jsonl.gz")
+
+
+def export(
+    folder: str | os.PathLike,
+    output: str,
+    *,
+    statuses: Collection[str] = TRUSTED,
+    advance: Callable[[int], None] | None = None,
+) -> int:
+    """Write the crystals of a screening, in the order of the inputs.
+
+    Args:
+        folder: of the screening.
+        output: file, in the format of its ending: any that ASE writes, ``name-%06d.cif`` for a file for each crystal,
+            or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by.
+        statuses: of the crystals that are wanted.
+        advance: is told after each block how many rows there were.
+
+    Returns:
+        how many crystals are written.
+
+    Raises:
+        OutputError: the folder holds no screening, a status is unknown, or the output cannot be written there.
+        OSError: no space, no permission.
+    """
+    if unknown := set(statuses) - set(STATUSES):
+        raise OutputError(f"unknown status {', '.join(sorted(unknown))}, must be among {', '.join(STATUSES)}")
+    results = Folder(Path(folder))
+    request = results.request()
+    wanted = _wanted(results, statuses, advance or (lambda rows: None))
+    if output.endswith(_LINES):
+        return _write_lines(wanted, Path(output))
+    from deeprelax_ase.writers import check_output, open_writer
+
+    file_format = check_output(output, inputs=[], several=request.structures > 1)
+    written = 0
+    with closing(open_writer(output, file_format)) as writer:
+        for table in wanted:
+            for atoms in atoms_of(table):
+                writer.write(atoms)
+                written += 1
+    return written
+
+
+def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int], None]) -> Iterator[pa.Table]:
+    for table in results.tables():
+        yield table.filter(pc.is_in(table.column("status"), pa.array(sorted(statuses))))
+        advance(len(table))
+
+
+def _write_lines(tables: Iterator[pa.Table], output: Path) -> int:
+    """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` where it is known."""
+    opener = gzip.open if output.name.endswith(".gz") else open
+    written = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with opener(output, "wt", encoding="utf-8") as stream:
+        for table in tables:
+            names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
+            for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
+                if crystal is None:
+                    continue
+                record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
+                if energy is not None and np.isfinite(energy):
+                    record[f"{model}_energy"] = energy
+                stream.write(json.dumps(record) + "\n")
+                written += 1
+    return written
+
+
+def repeated_ids(folder: str | os.PathLike) -> dict[str, int]:
+    """Ids that more than one row has, and how many; rows themselves are told apart by ``index``."""
+    tables = list(Folder(Path(folder)).tables(["id"]))
+    if not tables:
+        return {}
+    counts = pa.concat_tables(tables).group_by("id").aggregate([("id", "count")])
+    repeated = counts.filter(pc.greater(counts.column("id_count"), 1))
+    return dict(zip(repeated.column("id").to_pylist(), repeated.column("id_count").to_pylist(), strict=True))

@@ -1,0 +1,141 @@
+"""A table of crystals relaxed: what every engine of a screening calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from deeprelax_ase import __version__
+from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.io import Frame
+from deeprelax_ase.prediction import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
+from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening.columns import OUTPUT, UNCERTAIN, crystals_of
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.streaming import finish_frames
+from deeprelax_ase.structure import Crystal
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+
+class TableRelaxer:
+    """Relaxes tables; holds the model, and the calculator if one is to finish.
+
+    Args:
+        options: how.
+        predictor: made of the options by default.
+
+    Raises:
+        ModelError: errors are to be limited, and the model's are not calibrated; also as
+            :class:`~deeprelax_ase.predictor.Predictor`.
+        DeviceError: see there.
+    """
+
+    def __init__(self, options: RelaxOptions, predictor: Predictor | None = None) -> None:
+        self.options = options
+        self.predictor = predictor or Predictor(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            passes=options.passes,
+            members=options.members,
+            find_symmetry=options.find_symmetry,
+        )
+        if options.max_error is not None and self.predictor.calibration is None:
+            raise ModelError(
+                f"max_error needs calibrated errors, which {self.predictor.model_name} has not, or not with so many "
+                "passes and members. Set max_uncertainty instead."
+            )
+        self._calculator: Calculator | None = None
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A table of :data:`~deeprelax_ase.screening.columns.OUTPUT`: a row for each of ``table``, in order.
+
+        A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
+        """
+        given = crystals_of(table)
+        errors = table.column("error").to_pylist()
+        sound = [c for c, error in zip(given, errors, strict=True) if c is not None and not error]
+        results = self._predictions(sound)
+        rows: list[dict[str, Any]] = []
+        for crystal, error in zip(given, errors, strict=True):
+            if error or crystal is None:
+                rows.append({"status": FAILED, "reason": error or "the row holds no structure", **_geometry(crystal)})
+            else:
+                rows.append(self._row(*next(results)))
+        for name in ("index", "id", "source"):
+            for row, value in zip(rows, table.column(name).to_pylist(), strict=True):
+                row[name] = value
+        return pa.Table.from_pylist([{**row, "version": __version__} for row in rows], schema=OUTPUT)
+
+    def _predictions(self, crystals: list[Crystal]) -> Iterator[tuple[Crystal, Prediction | DeepRelaxError]]:
+        options = self.options
+        results = self.predictor.predict_many(
+            crystals, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch
+        )
+        return zip(crystals, results, strict=True)
+
+    def _row(self, crystal: Crystal, result: Prediction | DeepRelaxError) -> dict[str, Any]:
+        row: dict[str, Any] = {"model": self.predictor.model_name}
+        if isinstance(result, DeepRelaxError):
+            return {**row, "status": FAILED, "reason": " ".join(str(result).split()), **_geometry(crystal)}
+        row |= {
+            "uncertainty": result.uncertainty.total,
+            "settled": result.settled,
+            "volume_change": result.volume_change,
+            "seconds": sum(result.timings.values()),
+            **_geometry(result.relaxed),
+        }
+        if (error := result.error) is not None:
+            row |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "outside": error.outside}
+            row |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
+        reason = self._doubt(result)
+        row |= {"status": UNCERTAIN if reason else PREDICTED, "reason": reason or None}
+        return {**row, **self._finished(crystal)} if reason and self.options.finish != "none" else row
+
+    def _doubt(self, made: Prediction) -> str:
+        """Why a prediction is not to be trusted; empty where it is."""
+        most, error, uncertainty = self.options.max_error, made.error, made.uncertainty.total
+        if not made.solver_converged:
+            return "the geometry solver did not come to rest"
+        if self.options.max_uncertainty is not None and not uncertainty <= self.options.max_uncertainty:
+            return f"the uncertainty is {uncertainty:.3g} Å"
+        if most is None:
+            return ""
+        if error is None or error.outside:
+            return "it is unlike the crystals that the model knows"
+        return "" if error.coordinates <= most else f"coordinates are expected to be {error.coordinates:.3g} Å off"
+
+    def _finished(self, crystal: Crystal) -> dict[str, Any]:
+        """What the calculator makes of an uncertain crystal, jump and all."""
+        (outcome,) = finish_frames(
+            [Frame("", crystal.to_atoms())],
+            self.predictor,
+            self._make_calculator,
+            fmax=self.options.fmax,
+            steps=self.options.steps,
+            relax_cell=self.options.relax_cell,
+        )
+        if outcome.atoms is None or outcome.status not in (CONVERGED, NOT_CONVERGED):
+            self._calculator = None  # in whatever state it is
+            return {"reason": f"{self.options.finish} failed, so it stays as predicted: {outcome.reason}"}
+        relaxed = Crystal.of(outcome.atoms)
+        found: dict[str, Any] = {"status": outcome.status, "volume_change": relaxed.volume / crystal.volume - 1}
+        return {**found, **_geometry(relaxed), "energy": outcome.atoms.get_potential_energy(), "reason": outcome.reason}
+
+    def _make_calculator(self) -> Calculator:
+        from deeprelax_ase.calculators import get_calculator
+
+        if self._calculator is None:
+            self._calculator = get_calculator(self.options.finish, device=self.options.device)
+        return self._calculator
+
+
+def _geometry(crystal: Crystal | None) -> dict[str, np.ndarray]:
+    if crystal is None:
+        return {}
+    return {"numbers": crystal.numbers, "positions": crystal.positions.ravel(), "cell": crystal.cell.ravel()}

@@ -1,0 +1,256 @@
+"""Blocks relaxed by several processes, each with a model of its own; one that dies costs the crystal that killed it.
+
+On a CPU each process computes in one thread, which for small crystals makes more of the cores than threads do. On GPUs
+each looks after crystals on the host while others have the device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.inputs import Piece
+from deeprelax_ase.screening.options import RelaxOptions
+
+#: Blocks that are read before a process is free for them, for each process.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What processes need to know of a screening.
+
+    Attributes:
+        folder: where results go.
+        options: how to relax.
+        block_size: structures of a block, so that each knows its place among all.
+        id_key: key that names structures.
+    """
+
+    folder: Path
+    options: RelaxOptions
+    block_size: int
+    id_key: str | None
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What became of a block.
+
+    Attributes:
+        block: its number.
+        statuses: how many rows have each status.
+        bytes: size of its file.
+        seconds: spent on reading, relaxing and writing.
+    """
+
+    block: int
+    statuses: dict[str, int]
+    bytes: int
+    seconds: dict[str, float]
+
+    def line(self) -> dict[str, Any]:
+        """For the journal."""
+        seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
+        return {"block": self.block, "rows": sum(self.statuses.values()), **vars(self), "seconds": seconds}
+
+
+def relax_blocks(blocks: Iterator[tuple[int, list[Piece]]], work: Work, *, workers: int) -> Iterator[BlockReport]:
+    """Relax and write ``blocks``, as soon as there is a process for each.
+
+    Args:
+        blocks: numbered pieces; read as they are needed.
+        work: see :class:`Work`.
+        workers: processes; 0 to do everything in this one.
+
+    Yields:
+        a report of each block that is written, in the order in which they are done.
+
+    Raises:
+        OSError: nothing can be written.
+    """
+    if workers == 0:
+        relaxer = _relaxer(work.options)
+        for number, pieces in blocks:
+            yield relax_block(number, pieces, work, relaxer)
+        return
+    waiting: list[tuple[int, list[Piece]]] = []
+    while True:
+        suspects = yield from _until_one_dies(blocks, waiting, work, workers)
+        if suspects is None:
+            return
+        waiting = []
+        for number, pieces in suspects:  # each alone, to see which of them it is
+            yield from _carefully(number, pieces, work)
+
+
+def _until_one_dies(
+    blocks: Iterator[tuple[int, list[Piece]]], first: list[tuple[int, list[Piece]]], work: Work, workers: int
+) -> Any:
+    """Report blocks until all are done; the blocks that were being worked at when a process died."""
+    running: dict[Future[BlockReport], tuple[int, list[Piece]]] = {}
+    with _pool(work, workers) as pool:
+        try:
+            while True:
+                while len(running) < workers * _AHEAD and (block := next(blocks, None)) is not None:
+                    running[pool.submit(_relax_here, *block)] = block
+                if not running:
+                    return None
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    report = future.result()
+                    del running[future]
+                    yield report
+        except BrokenProcessPool:
+            lost = []
+            for future, block in running.items():
+                if future.done() and future.exception() is None:
+                    yield future.result()
+                else:
+                    lost.append(block)
+            return lost
+        except BaseException:
+            _end(pool)
+            raise
+
+
+def _carefully(number: int, pieces: list[Piece], work: Work) -> Iterator[BlockReport]:
+    """Relax a block in a process of its own; crystals that kill it are found by halving, and told of."""
+    with _pool(work, 1) as pool:
+        try:
+            yield pool.submit(_relax_here, number, pieces).result()
+            return
+        except BrokenProcessPool:
+            pass
+    if _dies([], work):
+        raise RuntimeError("the processes that relax crystals die before they see any: is there enough memory?")
+    guilty = _guilty(list(range(len(pieces))), pieces, work)
+    told = list(pieces)
+    for n in guilty:
+        error = StructureFileError("the process that relaxed this crystal was killed: too little memory, or a crash")
+        told[n] = replace(pieces[n], kind="frame", content=error)
+    with _pool(work, 1) as pool:
+        yield pool.submit(_relax_here, number, told).result()
+
+
+def _guilty(places: list[int], pieces: list[Piece], work: Work) -> list[int]:
+    """Those of ``places`` whose pieces kill a process."""
+    if not _dies([pieces[n] for n in places], work):
+        return []
+    if len(places) == 1:
+        return places
+    half = len(places) // 2
+    return [*_guilty(places[:half], pieces, work), *_guilty(places[half:], pieces, work)]
+
+
+def _dies(pieces: list[Piece], work: Work) -> bool:
+    """Whether a process dies of ``pieces``."""
+    with _pool(work, 1) as pool:
+        try:
+            pool.submit(_try_here, pieces).result()
+        except BrokenProcessPool:
+            return True
+    return False
+
+
+def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: Callable[[Any], Any]) -> BlockReport:
+    """Read, relax and write one block.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from deeprelax_ase.screening.reading import table_of
+
+    seconds = {}
+    start = time.perf_counter()
+    table = table_of(pieces, first_index=number * work.block_size, id_key=work.id_key)
+    seconds["read"] = time.perf_counter() - start
+    start = time.perf_counter()
+    relaxed = relaxer(table)
+    seconds["relax"] = time.perf_counter() - start
+    start = time.perf_counter()
+    size = Folder(work.folder).write(number, relaxed)
+    seconds["write"] = time.perf_counter() - start
+    return BlockReport(number, dict(Counter(relaxed.column("status").to_pylist())), size, seconds)
+
+
+# -- in the processes
+
+_HERE: dict[str, Any] = {}
+
+
+def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+    turn = context.Value("i", 0)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work, turn))
+
+
+def _begin(work: Work, turn: Any) -> None:
+    """Load the model, once for each process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    options = work.options
+    if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
+        with turn.get_lock():
+            options = replace(options, device=f"cuda:{turn.value % torch.cuda.device_count()}")
+            turn.value += 1
+    torch.set_num_threads(1)
+    try:
+        _HERE.update(work=work, relaxer=_relaxer(options))
+    except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
+        _HERE["error"] = error
+
+
+def _relaxer(options: RelaxOptions) -> Any:
+    from deeprelax_ase.screening.relaxing import TableRelaxer
+
+    return TableRelaxer(options)
+
+
+def _end_with_parent() -> None:
+    """A process whose first one was killed has nobody to work for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _relax_here(number: int, pieces: list[Piece]) -> BlockReport:
+    _check_model()
+    return relax_block(number, pieces, _HERE["work"], _HERE["relaxer"])
+
+
+def _check_model() -> None:
+    if "error" in _HERE:
+        raise _HERE["error"]
+
+
+def _try_here(pieces: list[Piece]) -> None:
+    """Relax, and write nothing."""
+    from deeprelax_ase.screening.reading import table_of
+
+    _check_model()
+    _HERE["relaxer"](table_of(pieces, first_index=0, id_key=_HERE["work"].id_key))
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End its processes at once: their blocks are not done."""
+    for process in list((pool._processes or {}).values()):
+        with suppress(OSError):
+            process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
