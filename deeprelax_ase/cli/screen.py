@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,6 @@ def screen(
     start = time.perf_counter()
     try:
         options = RelaxOptions(
-            model=_model(model, finish, device),
             device=device.value,
             passes=passes,
             members=members,
@@ -122,6 +122,7 @@ def screen(
             fmax=fmax,
             steps=steps,
         )
+        options = replace(options, model=_model(model, finish, device))
         with _bar(errors(), visible=errors().is_terminal and not quiet) as bar:
             task = bar.add_task("reading", total=None)
 

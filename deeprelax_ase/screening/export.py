@@ -75,7 +75,7 @@ def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int],
 
 
 def _write_lines(tables: Iterator[pa.Table], output: Path) -> int:
-    """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` where it is known."""
+    """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` if it is known."""
     opener = gzip.open if output.name.endswith(".gz") else open
     written = 0
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,91 @@
+"""``deeprelax screen`` and ``deeprelax export``."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ase.io import read, write
+from typer.testing import CliRunner
+
+from deeprelax_ase.cli import app
+from tests.screening.conftest import some_crystals
+
+pytest.importorskip("pyarrow")
+
+QUICK = ["--members", "1", "--passes", "1", "--device", "cpu", "--workers", "0"]
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def screened(tmp_path: Path) -> Path:
+    atoms = some_crystals(4)
+    atoms[2].symbols[0] = "Xe"
+    atoms[3].info["material_id"] = "crystal-0"
+    write(tmp_path / "set.extxyz", atoms)
+    done = run("screen", tmp_path / "set.extxyz", "-o", tmp_path / "out", "--block-size", 3, *QUICK)
+    assert done.exit_code == 1, done.output
+    assert "1 failed, 3 predicted of 4; 4 of them now" in done.output
+    return tmp_path / "out"
+
+
+def test_the_same_command_goes_on(screened: Path) -> None:
+    again = run("screen", screened.parent / "set.extxyz", "-o", screened, "--block-size", 3, *QUICK)
+    assert "0 of them now" in again.output
+
+
+def test_export(screened: Path, tmp_path: Path) -> None:
+    done = run("export", screened, "-o", tmp_path / "relaxed.extxyz")
+    assert done.exit_code == 0, done.output
+    assert "3 crystals written" in done.output
+    assert "1 ids belong to more than one crystal: crystal-0 (2)" in done.output
+    atoms = read(tmp_path / "relaxed.extxyz", ":")
+    assert [a.info["index"] for a in atoms] == [0, 1, 3]
+    assert all(a.info["deeprelax_status"] == "predicted" and a.info["deeprelax_uncertainty"] > 0 for a in atoms)
+    failed = run("export", screened, "-o", tmp_path / "failed.extxyz", "--status", "failed")
+    assert "1 crystals written" in failed.output
+    assert "Xe" in read(tmp_path / "failed.extxyz").info["reason"]
+
+
+@pytest.mark.parametrize("name", ["relaxed.db", "relaxed-%03d.cif", "relaxed.jsonl", "relaxed.jsonl.gz"])
+def test_export_formats(screened: Path, tmp_path: Path, name: str) -> None:
+    done = run("export", screened, "-o", tmp_path / name)
+    assert done.exit_code == 0, done.output
+    if ".jsonl" in name:
+        opener = gzip.open if name.endswith(".gz") else open
+        with opener(tmp_path / name, "rt") as stream:
+            records = [json.loads(line) for line in stream]
+        assert [set(r) for r in records] == [{"material_id", "DeepRelax-PBE_structure"}] * 3
+        from pymatgen.core import Structure
+
+        assert Structure.from_dict(records[0]["DeepRelax-PBE_structure"]).composition.reduced_formula == "NaCl"
+    elif "%" in name:
+        assert len(list(tmp_path.glob("relaxed-*.cif"))) == 3
+    else:
+        assert len(read(tmp_path / name, ":")) == 3
+
+
+def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
+    for arguments, told in (
+        (("screen", "nothing.extxyz", "-o", tmp_path / "new", *QUICK), "no such file"),
+        (("screen", tmp_path / "set.extxyz", "-o", screened, *QUICK), "another block size"),
+        (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--shard", "3/2", *QUICK), "shard 3/2"),
+        (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--finish", "m3gnet", *QUICK), "say what is"),
+        (("export", tmp_path, "-o", tmp_path / "a.extxyz"), "holds no screening"),
+        (("export", screened, "-o", tmp_path / "a.extxyz", "--status", "good"), "unknown status good"),
+        (("export", screened, "-o", tmp_path / "a.nothing"), "knows no format"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 2, done.output
+        assert told in " ".join(done.output.split()), done.output
+
+
+def test_help_shows_examples() -> None:
+    for command in ("screen", "export"):
+        assert "Examples" in run(command, "--help").output

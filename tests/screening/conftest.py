@@ -1,0 +1,50 @@
+"""Crystals to screen, and how to relax them quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+
+from deeprelax_ase.screening.options import RelaxOptions
+
+collect_ignore_glob = [] if find_spec("pyarrow") else ["test_*.py"]
+
+#: One pass of one network.
+QUICK = {"members": 1, "passes": 1, "device": "cpu"}
+
+
+def some_crystals(number: int) -> list[Atoms]:
+    """Rock salts, strained and rattled; each is another."""
+    pairs = [("Na", "Cl", 5.6), ("Mg", "O", 4.2), ("K", "Br", 6.6), ("Ca", "S", 5.7), ("Li", "F", 4.0)]
+    made = []
+    for n in range(number):
+        metal, other, a = pairs[n % len(pairs)]
+        atoms = bulk(f"{metal}{other}", "rocksalt", a=a * (1 + 0.002 * n))
+        atoms.positions[1] += 0.02 * np.sin([n, 2 * n, 3 * n])
+        atoms.info = {"material_id": f"crystal-{n}"}
+        made.append(atoms)
+    return made
+
+
+@pytest.fixture
+def quick() -> RelaxOptions:
+    return RelaxOptions(**QUICK)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def xyz(tmp_path: Path) -> Callable[[int], Path]:
+    """``xyz(7)``: an extended XYZ file of seven crystals."""
+
+    def make(number: int) -> Path:
+        file = tmp_path / "crystals.extxyz"
+        write(file, some_crystals(number))
+        return file
+
+    return make

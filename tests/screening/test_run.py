@@ -1,0 +1,216 @@
+"""A screening from end to end: every crystal exactly once, as it is alone, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ase.io import read, write
+
+from deeprelax_ase.errors import ModelError, OutputError
+from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening.columns import OUTPUT
+from deeprelax_ase.screening.folder import Folder, Shard
+from deeprelax_ase.screening.inputs import Piece, source_of
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.run import Progress, screen
+from deeprelax_ase.screening.workers import Work, relax_blocks
+from tests.screening.conftest import some_crystals
+
+COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--passes", "1", "--device", "cpu"]
+
+
+def results(out: Path) -> pa.Table:
+    return pa.concat_tables(Folder(out).tables())
+
+
+def assert_complete(out: Path, number: int) -> None:
+    """Every crystal once, in order, and where it is predicted to be when alone."""
+    table = results(out)
+    assert table.schema.equals(OUTPUT)
+    assert table.column("index").to_pylist() == list(range(number))
+    assert table.column("id").to_pylist() == [f"crystal-{n}" for n in range(number)]
+    predictor = Predictor(members=1, passes=1, device="cpu")
+    for row, atoms in zip(table.to_pylist()[::3], some_crystals(number)[::3], strict=True):
+        alone = predictor.predict(atoms)
+        assert row["status"] == "predicted"
+        np.testing.assert_allclose(row["positions"], alone.relaxed.positions.ravel(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(row["cell"], alone.relaxed.cell.ravel(), rtol=0, atol=1e-5)
+        assert row["uncertainty"] == pytest.approx(alone.uncertainty.total, abs=1e-5)
+        assert row["volume_change"] == pytest.approx(alone.volume_change, abs=1e-5)
+
+
+def test_here(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    seen: list[int] = []
+    progress = screen(
+        [xyz(11)], tmp_path / "out", quick, workers=0, block_size=4, observe=lambda p: seen.append(p.done)
+    )
+    assert progress == Progress(11, 0, progress.statuses)
+    assert progress.statuses == {"predicted": 11}
+    assert seen == [0, 4, 8, 11]
+    assert_complete(tmp_path / "out", 11)
+
+
+def test_again_there_is_nothing_to_do(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    file = xyz(3)
+    screen([file], tmp_path / "out", quick, workers=0)
+    before = Folder(tmp_path / "out").file(0).stat().st_mtime_ns
+    progress = screen([file], tmp_path / "out", quick, workers=0)
+    assert (progress.before, progress.done) == (3, 3)
+    assert Folder(tmp_path / "out").file(0).stat().st_mtime_ns == before
+
+
+def test_bad_crystals_are_rows(tmp_path: Path, quick: RelaxOptions) -> None:
+    atoms = some_crystals(6)
+    atoms[1].positions[0] = np.nan
+    atoms[3].positions[1] = atoms[3].positions[0] + 0.01
+    atoms[4].symbols[0] = "Xe"
+    write(tmp_path / "set.extxyz", atoms)
+    screen([tmp_path / "set.extxyz"], tmp_path / "out", quick, workers=0)
+    rows = results(tmp_path / "out").to_pylist()
+    assert [row["status"] for row in rows] == ["predicted", "failed", "predicted", "failed", "failed", "predicted"]
+    for n, told in ((1, "NaN"), (3, "on top of each other|closer|apart"), (4, "Xe")):
+        assert re.search(told, rows[n]["reason"]), rows[n]["reason"]
+        np.testing.assert_array_equal(rows[n]["cell"], atoms[n].cell.array.ravel())
+
+
+def test_shards_make_one_whole(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    file = xyz(10)
+    for number in (2, 1, 3):
+        part = screen([file], tmp_path / "out", quick, workers=0, block_size=2, shard=Shard(number, 3))
+        assert part.total == part.done == {1: 4, 2: 4, 3: 2}[number]
+    assert_complete(tmp_path / "out", 10)
+    with pytest.raises(OutputError, match="another shards"):
+        screen([file], tmp_path / "out", quick, workers=0, block_size=2, shard=Shard(1, 2))
+
+
+def test_a_changed_input_is_refused(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    file = xyz(4)
+    screen([file], tmp_path / "out", quick, workers=0, block_size=2)
+    text = file.read_text()
+    file.write_text(text.replace("crystal-3", "crystal-7"))
+    with pytest.raises(OutputError, match=r"crystals\.extxyz changed"):
+        screen([file], tmp_path / "out", quick, workers=0, block_size=2)
+    file.write_text(text)
+    assert screen([file], tmp_path / "out", quick, workers=0, block_size=2).done == 4
+
+
+def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="max_error needs calibrated errors"):
+        screen([xyz(2)], tmp_path / "out", RelaxOptions(members=1, passes=1, max_error=0.1, device="cpu"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="say what is"):
+        RelaxOptions(finish="m3gnet")
+
+
+def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    progress = screen([xyz(12)], tmp_path / "out", quick, workers=2, block_size=3)
+    assert progress.done == 12
+    assert_complete(tmp_path / "out", 12)
+
+
+class Killer:
+    """Content of a piece that kills the process it is sent to."""
+
+    def __reduce__(self) -> tuple:
+        return os.kill, (_Here(), signal.SIGKILL)
+
+
+class _Here(int):
+    def __reduce__(self) -> tuple:
+        return os.getpid, ()
+
+
+@pytest.mark.slow
+def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
+    pieces = list(source_of(str(xyz(6))).pieces())
+    pieces[3] = Piece("evil", "xyz", Killer(), "evil")
+    work = Work(tmp_path, quick, 3, None)
+    reports = list(relax_blocks(iter([(0, pieces[:3]), (1, pieces[3:])]), work, workers=2))
+    assert sorted(report.block for report in reports) == [0, 1]
+    rows = [row for n in (0, 1) for row in pq.read_table(Folder(tmp_path).file(n)).to_pylist()]
+    assert [row["index"] for row in rows] == list(range(6))
+    assert [row["status"] for row in rows] == ["predicted"] * 3 + ["failed"] + ["predicted"] * 2
+    assert "was killed" in rows[3]["reason"]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*COMMAND, str(xyz(60)), "--out", str(out), "--block-size", "4", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        _wait_for_lines(out / "journal.jsonl", 1, process)
+        workers = [pid for pid in _children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(workers[0], signal.SIGKILL)
+        told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert_complete(out, 60)
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(0, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_comes_to_the_same_end(
+    xyz: Callable[[int], Path], tmp_path: Path, workers: int, kills: int
+) -> None:
+    out = tmp_path / "out"
+    command = [*COMMAND, str(xyz(48)), "--out", str(out), "--block-size", "3", "--workers", str(workers)]
+    for kill in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            _wait_for_lines(out / "journal.jsonl", 2 * kill + 1, process)
+            process.kill()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_complete(out, 48)
+    blocks = [line for line in (out / "journal.jsonl").read_text().splitlines() if line]
+    assert len(blocks) == 16
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _wait_for_lines(journal: Path, number: int, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < number:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_uncertain_ones_are_told_and_finished(tmp_path: Path) -> None:
+    """Under a calculator of ASE's own, which the command line takes by module and name."""
+    write(tmp_path / "set.extxyz", some_crystals(2))
+    options = RelaxOptions(members=1, passes=1, device="cpu", max_uncertainty=1e-9)
+    screen([tmp_path / "set.extxyz"], tmp_path / "told", options, workers=0)
+    assert results(tmp_path / "told").column("status").to_pylist() == ["uncertain"] * 2
+    assert "uncertainty is" in results(tmp_path / "told").column("reason").to_pylist()[0]
+    finished = replace(options, finish="tests.screening.test_run:springs", steps=200)
+    screen([tmp_path / "set.extxyz"], tmp_path / "finished", finished, workers=0)
+    rows = results(tmp_path / "finished").to_pylist()
+    assert {row["status"] for row in rows} <= {"converged", "not converged"}
+    assert all(np.isfinite(row["energy"]) for row in rows)
+    assert all(row["uncertainty"] > 0 for row in rows)
+
+
+def springs():
+    from ase.calculators.lj import LennardJones
+
+    return LennardJones(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)
+
+
+def test_input_is_not_touched(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    file = xyz(2)
+    before = file.read_bytes()
+    screen([file], tmp_path / "out", quick, workers=0)
+    assert file.read_bytes() == before
+    assert len(read(file, ":")) == 2
