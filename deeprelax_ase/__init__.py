@@ -21,6 +21,7 @@ _PUBLIC = {
     "Uncertainty": "deeprelax_ase.prediction",
     "available_models": "deeprelax_ase.models",
     "load_model": "deeprelax_ase.models",
+    "relax_many": "deeprelax_ase.screening.many",
     "relaxation_path": "deeprelax_ase.paths",
 }
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from deeprelax_ase.paths import relaxation_path
     from deeprelax_ase.prediction import Prediction, Uncertainty
     from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.screening.many import relax_many
     from deeprelax_ase.structure import Crystal
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from deeprelax_ase.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,23 @@ class RelaxOptions:
             raise ValueError(
                 f"finish={self.finish!r} finishes what is uncertain: say what is, with max_uncertainty or max_error"
             )
+
+    def predictor(self) -> Predictor:
+        """What makes the predictions.
+
+        Raises:
+            ModelError, DeviceError: see :class:`~deeprelax_ase.predictor.Predictor`.
+        """
+        from deeprelax_ase.predictor import Predictor
+
+        return Predictor(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            passes=self.passes,
+            members=self.members,
+            find_symmetry=self.find_symmetry,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

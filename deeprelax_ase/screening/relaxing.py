@@ -12,7 +12,6 @@ from deeprelax_ase import __version__
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.io import Frame
 from deeprelax_ase.prediction import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
-from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.screening.columns import OUTPUT, UNCERTAIN, crystals_of
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.streaming import finish_frames
@@ -20,6 +19,8 @@ from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
+
+    from deeprelax_ase.predictor import Predictor
 
 
 class TableRelaxer:
@@ -29,6 +30,9 @@ class TableRelaxer:
         options: how.
         predictor: made of the options by default.
 
+    Attributes:
+        seconds: spent on the last table's predictions, by stage: graph, network, geometry.
+
     Raises:
         ModelError: errors are to be limited, and the model's are not calibrated; also as
             :class:`~deeprelax_ase.predictor.Predictor`.
@@ -37,19 +41,13 @@ class TableRelaxer:
 
     def __init__(self, options: RelaxOptions, predictor: Predictor | None = None) -> None:
         self.options = options
-        self.predictor = predictor or Predictor(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            passes=options.passes,
-            members=options.members,
-            find_symmetry=options.find_symmetry,
-        )
+        self.predictor = predictor or options.predictor()
         if options.max_error is not None and self.predictor.calibration is None:
             raise ModelError(
                 f"max_error needs calibrated errors, which {self.predictor.model_name} has not, or not with so many "
                 "passes and members. Set max_uncertainty instead."
             )
+        self.seconds: dict[str, float] = {}
         self._calculator: Calculator | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -57,6 +55,7 @@ class TableRelaxer:
 
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
+        self.seconds = {}
         given = crystals_of(table)
         errors = table.column("error").to_pylist()
         sound = [c for c, error in zip(given, errors, strict=True) if c is not None and not error]
@@ -83,6 +82,8 @@ class TableRelaxer:
         row: dict[str, Any] = {"model": self.predictor.model_name}
         if isinstance(result, DeepRelaxError):
             return {**row, "status": FAILED, "reason": " ".join(str(result).split()), **_geometry(crystal)}
+        for stage, seconds in result.timings.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         row |= {
             "uncertainty": result.uncertainty.total,
             "settled": result.settled,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from deeprelax_ase.screening.folder import Folder, Request, Shard
 from deeprelax_ase.screening.inputs import Source, blocks_of, pieces_of, source_of
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.processes import default_workers
 from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.workers import BlockReport, Work, relax_blocks
 
@@ -129,12 +130,3 @@ def _begun(request: Request, shard: Shard, journal: Journal) -> Progress:
         progress.statuses.update(line["statuses"])
     progress.before = progress.done
     return progress
-
-
-def default_workers(device: str) -> int:
-    """Processes that make good use of this machine."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return max(1, min(cores, 8 * torch.cuda.device_count()) if on_gpu else cores)

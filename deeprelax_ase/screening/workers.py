@@ -6,24 +6,24 @@ each looks after crystals on the host while others have the device.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.screening import processes
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.inputs import Piece
 from deeprelax_ase.screening.options import RelaxOptions
+
+if TYPE_CHECKING:
+    from deeprelax_ase.screening.relaxing import TableRelaxer
 
 #: Blocks that are read before a process is free for them, for each process.
 _AHEAD = 2
@@ -54,7 +54,7 @@ class BlockReport:
         block: its number.
         statuses: how many rows have each status.
         bytes: size of its file.
-        seconds: spent on reading, relaxing and writing.
+        seconds: spent on reading, relaxing and writing, and of relaxing on graph, network and geometry.
     """
 
     block: int
@@ -94,7 +94,7 @@ def relax_blocks(blocks: Iterator[tuple[int, list[Piece]]], work: Work, *, worke
             return
         waiting = []
         for number, pieces in suspects:  # each alone, to see which of them it is
-            yield from _carefully(number, pieces, work)
+            yield _carefully(number, pieces, work)
 
 
 def _until_one_dies(
@@ -123,50 +123,27 @@ def _until_one_dies(
                     lost.append(block)
             return lost
         except BaseException:
-            _end(pool)
+            processes.end(pool)
             raise
 
 
-def _carefully(number: int, pieces: list[Piece], work: Work) -> Iterator[BlockReport]:
-    """Relax a block in a process of its own; crystals that kill it are found by halving, and told of."""
+def _carefully(number: int, pieces: list[Piece], work: Work) -> BlockReport:
+    """Relax a block in a process of its own; a crystal that kills it is a row that says so."""
     with _pool(work, 1) as pool:
         try:
-            yield pool.submit(_relax_here, number, pieces).result()
-            return
+            return pool.submit(_relax_here, number, pieces).result()
         except BrokenProcessPool:
             pass
-    if _dies([], work):
-        raise RuntimeError("the processes that relax crystals die before they see any: is there enough memory?")
-    guilty = _guilty(list(range(len(pieces))), pieces, work)
-    told = list(pieces)
-    for n in guilty:
-        error = StructureFileError("the process that relaxed this crystal was killed: too little memory, or a crash")
-        told[n] = replace(pieces[n], kind="frame", content=error)
+    blamed = processes.carefully(pieces, lambda: _pool(work, 1), _try_here, _killed)
     with _pool(work, 1) as pool:
-        yield pool.submit(_relax_here, number, told).result()
+        return pool.submit(_relax_here, number, blamed).result()
 
 
-def _guilty(places: list[int], pieces: list[Piece], work: Work) -> list[int]:
-    """Those of ``places`` whose pieces kill a process."""
-    if not _dies([pieces[n] for n in places], work):
-        return []
-    if len(places) == 1:
-        return places
-    half = len(places) // 2
-    return [*_guilty(places[:half], pieces, work), *_guilty(places[half:], pieces, work)]
+def _killed(piece: Piece) -> Piece:
+    return replace(piece, kind="frame", content=StructureFileError(processes.KILLED))
 
 
-def _dies(pieces: list[Piece], work: Work) -> bool:
-    """Whether a process dies of ``pieces``."""
-    with _pool(work, 1) as pool:
-        try:
-            pool.submit(_try_here, pieces).result()
-        except BrokenProcessPool:
-            return True
-    return False
-
-
-def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: Callable[[Any], Any]) -> BlockReport:
+def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: TableRelaxer) -> BlockReport:
     """Read, relax and write one block.
 
     Raises:
@@ -174,16 +151,15 @@ def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: Callable[
     """
     from deeprelax_ase.screening.reading import table_of
 
-    seconds = {}
-    start = time.perf_counter()
+    clock = [time.perf_counter()]
     table = table_of(pieces, first_index=number * work.block_size, id_key=work.id_key)
-    seconds["read"] = time.perf_counter() - start
-    start = time.perf_counter()
+    clock.append(time.perf_counter())
     relaxed = relaxer(table)
-    seconds["relax"] = time.perf_counter() - start
-    start = time.perf_counter()
+    clock.append(time.perf_counter())
     size = Folder(work.folder).write(number, relaxed)
-    seconds["write"] = time.perf_counter() - start
+    clock.append(time.perf_counter())
+    read, relax, write = (after - before for before, after in pairwise(clock))
+    seconds = {"read": read, "relax": relax, **relaxer.seconds, "write": write}
     return BlockReport(number, dict(Counter(relaxed.column("status").to_pylist())), size, seconds)
 
 
@@ -193,41 +169,26 @@ _HERE: dict[str, Any] = {}
 
 
 def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
-    turn = context.Value("i", 0)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work, turn))
+    return processes.pool(workers, _begin, work)
 
 
 def _begin(work: Work, turn: Any) -> None:
     """Load the model, once for each process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    processes.belong_to_parent()
     import torch
 
-    options = work.options
-    if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
-        with turn.get_lock():
-            options = replace(options, device=f"cuda:{turn.value % torch.cuda.device_count()}")
-            turn.value += 1
     torch.set_num_threads(1)
     try:
-        _HERE.update(work=work, relaxer=_relaxer(options))
+        device = processes.device_of(work.options.device, turn)
+        _HERE.update(work=work, relaxer=_relaxer(replace(work.options, device=device)))
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
         _HERE["error"] = error
 
 
-def _relaxer(options: RelaxOptions) -> Any:
+def _relaxer(options: RelaxOptions) -> TableRelaxer:
     from deeprelax_ase.screening.relaxing import TableRelaxer
 
     return TableRelaxer(options)
-
-
-def _end_with_parent() -> None:
-    """A process whose first one was killed has nobody to work for."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _relax_here(number: int, pieces: list[Piece]) -> BlockReport:
@@ -240,17 +201,9 @@ def _check_model() -> None:
         raise _HERE["error"]
 
 
-def _try_here(pieces: list[Piece]) -> None:
+def _try_here(pieces: Sequence[Piece]) -> None:
     """Relax, and write nothing."""
     from deeprelax_ase.screening.reading import table_of
 
     _check_model()
     _HERE["relaxer"](table_of(pieces, first_index=0, id_key=_HERE["work"].id_key))
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    """End its processes at once: their blocks are not done."""
-    for process in list((pool._processes or {}).values()):
-        with suppress(OSError):
-            process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)

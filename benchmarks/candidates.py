@@ -1,0 +1,97 @@
+"""Hypothetical crystals in any number: similar elements put into known prototypes, as searches for materials do.
+
+python benchmarks/candidates.py prototypes.npz --number 1000000 --out candidates.parquet
+
+prototypes.npz holds ``numbers`` (N,), ``frac`` (N, 3), ``offsets`` (P + 1,) and ``cells`` (P, 3, 3) in Å. Each element
+of a prototype gives way to one of its group of the periodic table, or of its row of transition metals or lanthanides,
+and the lattice is scaled by the ratio of the sums of covalent radii. The same seed makes the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ase.data import covalent_radii
+from rich.progress import track
+
+from deeprelax_ase.screening.columns import INPUT
+
+#: Elements that stand in for each other.
+FAMILIES = (
+    (3, 11, 19, 37, 55),
+    (4, 12, 20, 38, 56),
+    (5, 13, 31, 49, 81),
+    (6, 14, 32, 50, 82),
+    (7, 15, 33, 51, 83),
+    (8, 16, 34, 52),
+    (9, 17, 35, 53),
+    (21, 22, 23, 24, 25, 26, 27, 28, 29, 30),
+    (39, 40, 41, 42, 44, 45, 46, 47, 48),
+    (72, 73, 74, 75, 76, 77, 78, 79, 80),
+    (57, 58, 59, 60, 62, 64, 65, 66, 67, 68, 69, 70, 71),
+)
+
+#: Rows written at once.
+_ROWS = 20_000
+
+
+def candidates(file: Path, number: int, *, seed: int, atoms: int | None = None) -> Iterator[dict]:
+    """Rows of :data:`~deeprelax_ase.screening.columns.INPUT`; ``atoms`` takes prototypes of that size alone."""
+    with np.load(file, allow_pickle=False) as arrays:
+        numbers, scaled, offsets, cells = (arrays[name] for name in ("numbers", "frac", "offsets", "cells"))
+    family = {z: group for group in FAMILIES for z in group}
+    whole = [p for p in range(len(cells)) if set(numbers[offsets[p] : offsets[p + 1]].tolist()) <= family.keys()]
+    usable = [p for p in whole if atoms is None or offsets[p + 1] - offsets[p] == atoms]
+    if not usable:
+        raise SystemExit(f"no prototype of {atoms} atoms in {file}")
+    generator = np.random.default_rng(seed)
+    for index in range(number):
+        prototype = usable[generator.integers(len(usable))]
+        here = slice(offsets[prototype], offsets[prototype + 1])
+        old = numbers[here]
+        exchange = {z: generator.choice(family[z]) for z in np.unique(old).tolist()}
+        new = np.array([exchange[z] for z in old.tolist()], dtype=np.uint8)
+        cell = cells[prototype] * covalent_radii[new].sum() / covalent_radii[old].sum()
+        yield {
+            "index": index,
+            "id": f"candidate-{index}",
+            "source": f"prototype {prototype}",
+            "numbers": new,
+            "positions": (scaled[here].astype(float) @ cell).ravel(),
+            "cell": cell.ravel(),
+        }
+
+
+def write(rows: Iterator[dict], file: Path, number: int) -> None:
+    """Write ``rows``, some thousands at a time."""
+    with pq.ParquetWriter(file, INPUT, compression="zstd") as writer:
+        batch = []
+        for row in track(rows, total=number, description="candidates"):
+            batch.append(row)
+            if len(batch) == _ROWS:
+                writer.write_table(pa.Table.from_pylist(batch, schema=INPUT))
+                batch = []
+        if batch:
+            writer.write_table(pa.Table.from_pylist(batch, schema=INPUT))
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prototypes", type=Path, help="npz file of prototypes")
+    parser.add_argument("--number", type=int, default=1_000_000, help="of crystals (default %(default)s)")
+    parser.add_argument("--atoms", type=int, help="of each; those of the prototypes by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("candidates.parquet"), help="default %(default)s")
+    arguments = parser.parse_args()
+    rows = candidates(arguments.prototypes, arguments.number, seed=arguments.seed, atoms=arguments.atoms)
+    write(rows, arguments.out, arguments.number)
+
+
+if __name__ == "__main__":
+    main()

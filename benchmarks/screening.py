@@ -1,0 +1,178 @@
+"""How many crystals a second, where the time goes, and how time and memory grow with the crystal.
+
+python benchmarks/screening.py prototypes.npz --json benchmarks/results/screening.json
+python benchmarks/screening.py --json benchmarks/results/screening.json --page benchmarks/throughput.md
+
+The first call measures on this machine and adds to the file; the second one writes the page. Crystals are those of
+benchmarks/candidates.py, of 5, 10 and 20 atoms; larger ones are supercells of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from candidates import candidates, write
+from environment import environment
+from files import write_json
+from rich.console import Console
+from screening_page import write_page
+
+from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.run import screen
+from deeprelax_ase.structure import Crystal
+
+#: Atoms of the crystals, and of the prototype that they repeat.
+SIZES = {5: 5, 10: 10, 20: 20, 50: 10, 200: 10}
+
+#: Atoms of the cells that the growth of time and memory is measured on.
+GROWTH = (10, 30, 100, 300, 1000, 3000, 10_000)
+
+
+def crystals(prototypes: Path, atoms: int, number: int) -> list[Crystal]:
+    """``number`` of them, of so many atoms."""
+    unit = SIZES.get(atoms, 10)
+    rows = candidates(prototypes, number, seed=0, atoms=unit)
+    return [
+        _repeated(Crystal(r["numbers"], r["positions"].reshape(-1, 3), r["cell"].reshape(3, 3)), atoms) for r in rows
+    ]
+
+
+def _repeated(crystal: Crystal, atoms: int) -> Crystal:
+    """A supercell, as near to a cube of cells as the number allows."""
+    copies = atoms // len(crystal)
+    repeat = [1, 1, 1]
+    for factor in _factors(copies):
+        repeat[int(np.argmin(repeat))] *= factor
+    return crystal if copies == 1 else Crystal.of(crystal.to_atoms().repeat(repeat))
+
+
+def _factors(number: int) -> Iterator[int]:
+    """Prime factors, the largest first."""
+    found, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    yield from reversed(found)
+
+
+def batches(predictor: Predictor, given: list[Crystal], sizes: list[int]) -> list[dict[str, Any]]:
+    """Crystals a second for batches of so many atoms, and the milliseconds of each stage for a crystal."""
+    list(predictor.predict_many(given[:2]))
+    rows = []
+    for size in sizes:
+        start = time.perf_counter()
+        made = list(predictor.predict_many(given, atoms_per_batch=size))
+        spent = time.perf_counter() - start
+        stages = {s: 1e3 * sum(p.timings[s] for p in made) / len(made) for s in made[0].timings}  # type: ignore[union-attr]
+        rows.append({"atoms_per_batch": size, "crystals_per_second": len(made) / spent, "milliseconds": stages})
+    return rows
+
+
+def growth(predictor: Predictor, prototypes: Path, most: int) -> dict[str, Any]:
+    """Seconds and bytes for one crystal of more and more atoms, and the exponents that fit them."""
+    rows = []
+    for atoms in (n for n in GROWTH if n <= most):
+        (given,) = crystals(prototypes, atoms, 1)
+        predictor.predict(given)
+        if predictor.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        predictor.predict(given)
+        spent = time.perf_counter() - start
+        rows.append({"atoms": atoms, "seconds": spent, "peak_memory_GB": _memory(predictor.device) / 1e9})
+    large = [row for row in rows if row["atoms"] >= 100]
+    logs = np.log([[row["atoms"], row["seconds"]] for row in large])
+    return {"rows": rows, "exponent_from_100_atoms": float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])}
+
+
+def _memory(device: torch.device) -> int:
+    """Most bytes so far: of the process on a CPU, of torch's tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def whole(prototypes: Path, options: RelaxOptions, number: int, workers: list[int], block_size: int) -> list[dict]:
+    """A screening of ten-atom crystals from Parquet to Parquet: crystals a second, and where the time goes."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "candidates.parquet"
+        write(candidates(prototypes, number, seed=1, atoms=10), file, number)
+        for count in workers:
+            out = Path(folder) / f"out-{count}"
+            start = time.perf_counter()
+            screen([file], out, options, workers=count, block_size=block_size)
+            spent = time.perf_counter() - start
+            lines = Folder(out).done().values()
+            stages = {s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]}
+            rows.append({"workers": count, "crystals_per_second": number / spent, "milliseconds": stages})
+    return rows
+
+
+def main() -> None:
+    """Measure, or write the page."""
+    arguments = _parser().parse_args()
+    report = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
+    if arguments.prototypes:
+        name = torch.cuda.get_device_name() if arguments.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        report[name] = {**report.get(name, {}), **_measured(arguments)}
+        write_json(arguments.json, report)
+    if arguments.page:
+        write_page(report, arguments.page)
+
+
+def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    console = Console()
+    found: dict[str, Any] = {"environment": environment(), "batches": {}}
+    options = {"device": arguments.device, "find_symmetry": arguments.symmetry}
+    for passes, members in ((1, 1), (None, None)):
+        predictor = Predictor(**options, passes=passes, members=members)
+        label = f"{predictor.passes} x {predictor.model.card.members}"
+        for atoms in SIZES:
+            number = max(2, arguments.atoms // atoms // (1 if passes else 4))
+            sizes = [n for n in arguments.batches if n >= atoms]
+            rows = batches(predictor, crystals(arguments.prototypes, atoms, number), sizes)
+            found["batches"].setdefault(label, {})[str(atoms)] = rows
+            console.print(label, atoms, rows)
+    found["growth"] = growth(Predictor(**options, passes=1, members=1), arguments.prototypes, arguments.largest)
+    console.print(found["growth"])
+    if arguments.number:
+        quick = RelaxOptions(**options, passes=1, members=1)
+        found["whole"] = whole(arguments.prototypes, quick, arguments.number, arguments.workers, arguments.block_size)
+        console.print(found["whole"])
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prototypes", type=Path, nargs="?", help="npz file of prototypes, to measure")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--atoms", type=int, default=800, help="atoms of the crystals in each row (default %(default)s)"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=[50, 200, 800], help="atoms of a batch")
+    parser.add_argument("--largest", type=int, default=10_000, help="most atoms of one crystal (default %(default)s)")
+    parser.add_argument("--number", type=int, default=600, help="crystals of a whole screening (default %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes of that")
+    parser.add_argument("--block-size", type=int, default=50, help="of that (default %(default)s)")
+    parser.add_argument("--no-symmetry", dest="symmetry", action="store_false", help="leave out spglib")
+    parser.add_argument("--json", type=Path, required=True, help="file of the figures")
+    parser.add_argument("--page", type=Path, help="page to write")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Processes that hold a model each: how they begin, how they end, and what is said of a crystal that ends one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import Any, TypeVar
+
+#: Reason in the row of a crystal that kills its process.
+KILLED = "the process that relaxed this crystal was killed: too little memory, or a crash"
+
+Item = TypeVar("Item")
+
+
+def pool(workers: int, begin: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
+    """Processes that call ``begin(*arguments, turn)`` first; ``turn`` counts them, see :func:`device_of`."""
+    context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+    return ProcessPoolExecutor(workers, context, initializer=begin, initargs=(*arguments, context.Value("i", 0)))
+
+
+def end(held: ProcessPoolExecutor) -> None:
+    """End the processes at once: what they work at is wanted no longer."""
+    for process in list((held._processes or {}).values()):
+        with suppress(OSError):
+            process.terminate()
+    held.shutdown(wait=True, cancel_futures=True)
+
+
+def carefully(
+    items: Sequence[Item],
+    make_pool: Callable[[], ProcessPoolExecutor],
+    probe: Callable[[Sequence[Item]], None],
+    blame: Callable[[Item], Item],
+) -> list[Item]:
+    """The ``items`` of which one killed a process, or another thing did: those that do so again are blamed.
+
+    Args:
+        items: what the process was at.
+        make_pool: makes one process.
+        probe: does there what kills, and nothing that lasts.
+        blame: what to put in the place of an item that kills.
+
+    Raises:
+        RuntimeError: processes die of nothing.
+    """
+
+    def dies(places: Sequence[int]) -> bool:
+        with make_pool() as alone:
+            try:
+                alone.submit(probe, [items[n] for n in places]).result()
+            except BrokenProcessPool:
+                return True
+        return False
+
+    def deadly(places: Sequence[int]) -> list[int]:
+        if not dies(places):
+            return []
+        if len(places) == 1:
+            return [*places]
+        half = len(places) // 2
+        return [*deadly(places[:half]), *deadly(places[half:])]
+
+    if dies([]):
+        raise RuntimeError("the processes that relax crystals die before they see any: is there enough memory?")
+    guilty = set(deadly(range(len(items))))
+    return [blame(item) if n in guilty else item for n, item in enumerate(items)]
+
+
+def belong_to_parent() -> None:
+    """Leave Ctrl-C to the first process, and end with it, however it ends: there is nobody to work for without it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def device_of(name: str, turn: Any) -> str:
+    """The device of this process: GPUs are given to processes in turn where ``name`` leaves open which."""
+    import torch
+
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    with turn.get_lock():
+        number = turn.value % torch.cuda.device_count()
+        turn.value += 1
+    return f"cuda:{number}"
+
+
+def default_workers(device: str) -> int:
+    """Processes that make good use of this machine."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return max(1, min(cores, 8 * torch.cuda.device_count()) if on_gpu else cores)

@@ -1,0 +1,84 @@
+"""Predictions by several processes are those of one, in order, whatever becomes of a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+import deeprelax_ase
+from deeprelax_ase.errors import MissingCellError, ModelError, StructureError
+from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening.many import relax_many
+from deeprelax_ase.screening.options import RelaxOptions
+from tests.screening.conftest import some_crystals
+
+
+def assert_as_alone(made: list, given: list) -> None:
+    predictor = Predictor(members=1, passes=1, device="cpu")
+    assert len(made) == len(given)
+    for prediction, atoms in zip(made, given, strict=True):
+        alone = predictor.predict(atoms)
+        np.testing.assert_allclose(prediction.relaxed.positions, alone.relaxed.positions, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(prediction.relaxed.cell, alone.relaxed.cell, rtol=0, atol=1e-5)
+        assert prediction.uncertainty.total == pytest.approx(alone.uncertainty.total, abs=1e-5)
+
+
+def test_it_is_public() -> None:
+    assert deeprelax_ase.relax_many is relax_many
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_order_and_bad_ones_yield_their_error(quick: RelaxOptions, workers: int) -> None:
+    given = some_crystals(7)
+    molecule = Atoms("H2", [[0, 0, 0], [0, 0, 1]])
+    made = list(relax_many([*given[:3], molecule, *given[3:]], quick, workers=workers, chunk=2))
+    assert isinstance(made.pop(3), MissingCellError)
+    assert_as_alone(made, given)
+
+
+def test_they_are_read_as_they_are_needed(quick: RelaxOptions) -> None:
+    read: list[int] = []
+
+    def structures() -> Iterator[Atoms]:
+        for n, atoms in enumerate(some_crystals(50)):
+            read.append(n)
+            yield atoms
+
+    stream = relax_many(structures(), quick, workers=1, chunk=2)
+    assert not read
+    next(stream)
+    assert len(read) <= 6
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_wrong_options_show_at_once() -> None:
+    with pytest.raises(ModelError):
+        relax_many([], RelaxOptions(model="nothing"))
+    assert list(relax_many([], RelaxOptions(members=1), workers=0)) == []
+
+
+class Deadly(Atoms):
+    """Atoms that kill the process they are sent to."""
+
+    def __reduce__(self) -> tuple:
+        return os.kill, (_Here(), signal.SIGKILL)
+
+
+class _Here(int):
+    def __reduce__(self) -> tuple:
+        return os.getpid, ()
+
+
+@pytest.mark.slow
+def test_a_crystal_that_kills_its_process_yields_an_error(quick: RelaxOptions) -> None:
+    given = some_crystals(9)
+    made = list(relax_many([*given[:5], Deadly("H"), *given[5:]], quick, workers=2, chunk=3))
+    error = made.pop(5)
+    assert isinstance(error, StructureError)
+    assert "was killed" in str(error)
+    assert_as_alone(made, given)
