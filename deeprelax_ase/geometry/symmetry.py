@@ -127,9 +127,12 @@ def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> Symmet
         return None
     basis = np.linalg.inv(dataset.transformation_matrix).T @ crystal.cell
     scaled = crystal.scaled_positions @ dataset.transformation_matrix.T + dataset.origin_shift
-    images = np.einsum("sab,nb->sna", rotations, scaled) + translations[:, None]
-    origins = _origins(crystal.numbers, scaled @ basis, images @ basis, np.asarray(dataset.primitive_lattice))
-    return None if origins is None else SymmetryOperations(basis, rotations, origins, copies)
+    # up to the primitive cell's translations copies lie at one place: one of each is enough, whatever the supercell
+    _, first, same = np.unique(copies, return_index=True, return_inverse=True)
+    places, kinds = scaled[first], crystal.numbers[first]
+    images = np.einsum("sab,nb->sna", rotations, places) + translations[:, None]
+    origins = _origins(kinds, places @ basis, images @ basis, np.asarray(dataset.primitive_lattice))
+    return None if origins is None else SymmetryOperations(basis, rotations, first[origins][:, same], copies)
 
 
 def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +83,19 @@ def structures_table(
         ids: of each; its index by default.
         sources: where each comes from; nothing by default.
         first_index: that of the first one.
+
+    Raises:
+        ValueError: there are more or fewer ids or sources than structures.
     """
-    rows = []
-    for n, structure in enumerate(structures):
-        number = first_index + n
-        name = {"id": str(number) if ids is None else ids[n], "source": "" if sources is None else sources[n]}
-        rows.append({"index": number, **name, **_row(structure)})
+    rows = [{"index": first_index + n, **_row(structure)} for n, structure in enumerate(structures)]
+    for name, values in (("id", ids), ("source", sources)):
+        if values is not None and len(values) != len(rows):
+            raise ValueError(f"{len(values)} {name}s, but {len(rows)} structures")
+        for row, value in zip(rows, values or itertools.repeat(""), strict=False):
+            row[name] = value
+    if ids is None:
+        for row in rows:
+            row["id"] = str(row["index"])
     return pa.Table.from_pylist(rows, schema=INPUT)
 
 

@@ -145,7 +145,7 @@ def _parquet(path: Path) -> Source:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):
                 for row in batch.to_pylist():
-                    yield Piece(f"{path}@{number}", "row", row)
+                    yield Piece(f"{path}@{number}", "row", row, str(row.get("id") or ""))
                     number += 1
 
     def count() -> int:

@@ -15,6 +15,12 @@ from typing import Any, TypeVar
 #: Reason in the row of a crystal that kills its process.
 KILLED = "the process that relaxed this crystal was killed: too little memory, or a crash"
 
+#: Why nothing can be done where processes die of nothing.
+DIE_AT_ONCE = "the processes that relax crystals die before they see any: is there enough memory?"
+
+#: How often an item may end a process that saw nothing else before it is blamed: others, too, kill processes.
+TRIES = 2
+
 Item = TypeVar("Item")
 
 
@@ -62,12 +68,12 @@ def carefully(
         if not dies(places):
             return []
         if len(places) == 1:
-            return [*places]
+            return [*places] if all(dies(places) for _ in range(TRIES - 1)) else []
         half = len(places) // 2
         return [*deadly(places[:half]), *deadly(places[half:])]
 
     if dies([]):
-        raise RuntimeError("the processes that relax crystals die before they see any: is there enough memory?")
+        raise RuntimeError(DIE_AT_ONCE)
     guilty = set(deadly(range(len(items))))
     return [blame(item) if n in guilty else item for n, item in enumerate(items)]
 

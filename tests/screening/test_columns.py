@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
@@ -63,3 +64,9 @@ def test_pymatgen_is_as_ase() -> None:
     two = structures_table(atoms)
     np.testing.assert_allclose(one.column("positions").to_pylist(), two.column("positions").to_pylist(), atol=1e-12)
     assert one.column("numbers").equals(two.column("numbers"))
+
+
+def test_names_are_as_many_as_structures() -> None:
+    with pytest.raises(ValueError, match="1 ids, but 2 structures"):
+        structures_table(some_crystals(2), ids=["a"])
+    assert structures_table(some_crystals(2), ids=["a", "a"]).column("id").to_pylist() == ["a", "a"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +14,7 @@ from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
 from tests.screening.conftest import some_crystals
+from tests.screening.killing import Killer
 
 
 def assert_as_alone(made: list, given: list) -> None:
@@ -62,22 +61,10 @@ def test_wrong_options_show_at_once() -> None:
     assert list(relax_many([], RelaxOptions(members=1), workers=0)) == []
 
 
-class Deadly(Atoms):
-    """Atoms that kill the process they are sent to."""
-
-    def __reduce__(self) -> tuple:
-        return os.kill, (_Here(), signal.SIGKILL)
-
-
-class _Here(int):
-    def __reduce__(self) -> tuple:
-        return os.getpid, ()
-
-
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_yields_an_error(quick: RelaxOptions) -> None:
     given = some_crystals(9)
-    made = list(relax_many([*given[:5], Deadly("H"), *given[5:]], quick, workers=2, chunk=3))
+    made = list(relax_many([*given[:5], Killer(), *given[5:]], quick, workers=2, chunk=3))
     error = made.pop(5)
     assert isinstance(error, StructureError)
     assert "was killed" in str(error)

@@ -27,6 +27,7 @@ from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import Progress, screen
 from deeprelax_ase.screening.workers import Work, relax_blocks
 from tests.screening.conftest import some_crystals
+from tests.screening.killing import Killer, descendants
 
 COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--passes", "1", "--device", "cpu"]
 
@@ -120,18 +121,6 @@ def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: Re
     assert_complete(tmp_path / "out", 12)
 
 
-class Killer:
-    """Content of a piece that kills the process it is sent to."""
-
-    def __reduce__(self) -> tuple:
-        return os.kill, (_Here(), signal.SIGKILL)
-
-
-class _Here(int):
-    def __reduce__(self) -> tuple:
-        return os.getpid, ()
-
-
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
     pieces = list(source_of(str(xyz(6))).pieces())
@@ -151,7 +140,7 @@ def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Pat
     command = [*COMMAND, str(xyz(60)), "--out", str(out), "--block-size", "4", "--workers", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         _wait_for_lines(out / "journal.jsonl", 1, process)
-        workers = [pid for pid in _children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = [pid for pid, command in descendants(str(out)).items() if "spawn_main" in command]
         os.kill(workers[0], signal.SIGKILL)
         told, _ = process.communicate(timeout=120)
     assert process.returncode == 0, told
@@ -173,10 +162,6 @@ def test_killed_again_and_again_it_comes_to_the_same_end(
     assert_complete(out, 48)
     blocks = [line for line in (out / "journal.jsonl").read_text().splitlines() if line]
     assert len(blocks) == 16
-
-
-def _children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _wait_for_lines(journal: Path, number: int, process: subprocess.Popen) -> None:
