@@ -57,7 +57,7 @@ def build_graph(
     graphs = [_convert(crystal, settings.cutoff + 2 * CUTOFF_MARGIN) for crystal in crystals]
     neighbors = _pairs(graphs, positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
     check_distances(neighbors, batch, cutoff=settings.cutoff)
-    edges = select_edges(neighbors, in_cell_pairs(positions, batch), settings=settings)
+    edges = select_edges(neighbors, _in_cell(positions, batch, settings), settings=settings)
     return CrystalGraph(numbers, positions, cell, batch, *edges).to(dtype=dtype)
 
 
@@ -90,8 +90,14 @@ def read_dgl_graph(
     neighbors = _pairs([dgl_graph], positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
     _check_complete(neighbors, neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff), settings.cutoff)
     check_distances(neighbors, batch, cutoff=settings.cutoff)
-    edges = select_edges(neighbors, in_cell_pairs(positions, batch), settings=settings)
+    edges = select_edges(neighbors, _in_cell(positions, batch, settings), settings=settings)
     return CrystalGraph(numbers, positions, cell, batch, *edges).to(dtype=dtype)
+
+
+def _in_cell(positions: Tensor, batch: Tensor, settings: GraphSettings) -> Pairs:
+    """All pairs of a cell, which are many in a large one: none where none are wanted."""
+    wanted = torch.arange(len(batch)) if settings.max_in_cell else torch.arange(0)
+    return in_cell_pairs(positions, batch, wanted)
 
 
 def _convert(crystal: Crystal, cutoff: float) -> DGLGraph:

@@ -1,7 +1,8 @@
 """The batched graph builder in plain torch: many crystals at once, on CPU or CUDA.
 
 Neighbours are enumerated lattice plane by lattice plane, lattice line by lattice line, point by point: only points
-inside the cutoff sphere are ever made, whatever the shape of the cell and wherever its atoms lie.
+inside the cutoff sphere are ever made, whatever the shape of the cell and wherever its atoms lie. That looks at every
+pair of atoms of a crystal; large ones have a cell list instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeprelax_ase.graph.cell_list import cell_list_pairs
 from deeprelax_ase.graph.checks import check_density, check_distances
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, Pairs, expand, in_cell_pairs, row_starts, select_edges
 from deeprelax_ase.graph.record import CrystalGraph
@@ -21,6 +23,12 @@ from deeprelax_ase.structure import Crystal
 #: Pairs and images enumerated at once (upper estimate); larger batches and cells are worked through in chunks of
 #: destinations. On a CPU small chunks stay in its caches; a GPU wants few large ones, at most about 3 GB.
 CHUNK_SIZES = {"cpu": 2**21, "cuda": 2**25}
+
+#: Atoms of a crystal from which on a cell list is faster than looking at every pair.
+LARGE = 400
+
+#: Pairs that a cell list looks at for an atom, about: 27 bins of 6 Å with 0.1 atoms / Å³.
+_LISTED = 600
 
 #: Å, added to the radius of the enumeration so that rounding loses no neighbour; the exact cutoff is applied after it.
 _ENUMERATION_MARGIN = 1e-2
@@ -88,8 +96,11 @@ def neighbor_graph(
     if chunk_size is None:
         chunk_size = CHUNK_SIZES.get(positions.device.type, CHUNK_SIZES["cpu"])
     parts = []
-    for destinations in _chunks(cell, batch, settings.cutoff, chunk_size):
-        neighbors = neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff, destinations=destinations)
+    for destinations, crystal in _chunks(cell, batch, settings.cutoff, chunk_size):
+        if crystal is None:
+            neighbors = neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff, destinations=destinations)
+        else:
+            neighbors = _pairs_of_one(positions, cell, batch, settings.cutoff, destinations, crystal)
         if check:
             check_distances(neighbors, batch, destinations, cutoff=settings.cutoff)
         inner = in_cell_pairs(positions, batch, destinations if settings.max_in_cell else destinations[:0])
@@ -159,18 +170,39 @@ def _upper_triangular(cell: Tensor) -> tuple[Tensor, Tensor]:
     return torch.triu((cell[:, :, None] * axes[:, None]).sum(dim=3)), axes
 
 
-def _chunks(cell: Tensor, batch: Tensor, cutoff: float, chunk_size: int) -> list[Tensor]:
-    """Consecutive destinations, split so that each part makes about ``chunk_size`` pairs and images at most."""
+def _pairs_of_one(
+    positions: Tensor, cell: Tensor, batch: Tensor, cutoff: float, destinations: Tensor, crystal: int
+) -> Pairs:
+    """:func:`neighbor_pairs` by a cell list, for ``destinations`` in one ``crystal``."""
+    here = torch.searchsorted(batch, torch.tensor([crystal, crystal + 1], device=batch.device))
+    first, end = here.tolist()
+    found = cell_list_pairs(positions[first:end], cell[crystal], cutoff=cutoff, destinations=destinations - first)
+    return found._replace(source=found.source + first, destination=found.destination + first)
+
+
+def _chunks(cell: Tensor, batch: Tensor, cutoff: float, chunk_size: int) -> list[tuple[Tensor, int | None]]:
+    """Consecutive destinations, split so that each part makes about ``chunk_size`` pairs and images at most.
+
+    Of large crystals a part holds one alone, whose number comes with it.
+    """
     atoms = torch.arange(len(batch), device=batch.device)
     spacings = _upper_triangular(cell)[0].diagonal(dim1=1, dim2=2)
     images = (2 * (cutoff + _ENUMERATION_MARGIN) / spacings + 1).double().prod(dim=1)
     starts = row_starts(batch, len(cell))
-    work = ((starts[1:] - starts[:-1]) * images)[batch].cumsum(0)
-    parts = int(torch.ceil(work[-1] / chunk_size))
-    if parts <= 1:
-        return [atoms]
-    _, sizes = torch.unique_consecutive(torch.floor(work / chunk_size), return_counts=True)
-    return list(atoms.split(sizes.tolist()))
+    sizes = starts[1:] - starts[:-1]
+    large = sizes > LARGE
+    work = torch.where(large, _LISTED, sizes * images)[batch].cumsum(0)
+    total, any_large = torch.stack([work[-1], large.any().to(work.dtype)]).tolist()
+    if total <= chunk_size and not any_large:
+        return [(atoms, None)]
+    part = torch.floor(work / chunk_size).long() * (len(cell) + 1)
+    part = part + torch.where(large, torch.arange(1, len(cell) + 1, device=cell.device), 0)[batch]
+    kinds, lengths = torch.unique_consecutive(part, return_counts=True)
+    alone = (kinds % (len(cell) + 1) - 1).tolist()
+    return [
+        (destinations, crystal if crystal >= 0 else None)
+        for destinations, crystal in zip(atoms.split(lengths.tolist()), alone, strict=True)
+    ]
 
 
 def _join(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
