@@ -70,7 +70,7 @@ def assert_stays(predictor: Predictor, pairs: Pairs, most: Bounds) -> None:
     assert np.mean([abs(p.volume_change) for p in made]) < 0.03
 
 
-# Measured: 0.113, 0.323, 0.0072 Å; 0.263, 0.620, 0.0004 Å.
+# Measured on each third crystal: 0.113, 0.323, 0.0072 Å; 0.263, 0.620, 0.0004 Å.
 @pytest.mark.parametrize(
     ("model", "most"),
     [
@@ -79,18 +79,15 @@ def assert_stays(predictor: Predictor, pairs: Pairs, most: Bounds) -> None:
     ],
 )
 def test_unseen_chemistry(predictors, test_pairs, model: str, most: Bounds):
-    pairs = test_pairs("universal", dft_only=True, every=3)
+    pairs = test_pairs("universal", dft_only=True, every=6)
     assert_holds(predictors(model), pairs, most)
     assert_stays(predictors(model), pairs.take(torch.arange(0, len(pairs), 3)), most)
 
 
 # Measured: 0.073, 0.266; 0.173, 0.516.
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "most"),
-    [
-        ("DeepRelax-PBE", Bounds(0.10, 0.33)),
-        pytest.param("DeepRelax-PBE-v0", Bounds(0.22, 0.60), marks=pytest.mark.slow),
-    ],
+    ("model", "most"), [("DeepRelax-PBE", Bounds(0.10, 0.33)), ("DeepRelax-PBE-v0", Bounds(0.22, 0.60))]
 )
 def test_seen_formulas(predictors, test_pairs, model: str, most: Bounds):
     assert_holds(predictors(model), test_pairs("xmno", dft_only=True, every=3), most)
@@ -98,7 +95,11 @@ def test_seen_formulas(predictors, test_pairs, model: str, most: Bounds):
 
 # Measured: 0.220, 0.770, 0.016 Å; 0.149, 0.631, 0.013 Å.
 @pytest.mark.parametrize(
-    ("name", "every", "most"), [("universal", 30, Bounds(0.27, 0.90, 0.02)), ("xmno", 25, Bounds(0.20, 0.75, 0.02))]
+    ("name", "every", "most"),
+    [
+        pytest.param("universal", 30, Bounds(0.27, 0.90, 0.02), marks=pytest.mark.slow),
+        ("xmno", 25, Bounds(0.20, 0.75, 0.02)),
+    ],
 )
 def test_minima_of_m3gnet(predictors, test_pairs, name: str, every: int, most: Bounds):
     pairs = test_pairs(name, labels="m3gnet", every=every)

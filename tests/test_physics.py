@@ -104,6 +104,7 @@ def test_choice_of_images_matters_little(exact: Predictor):
         assert jumped.volume_change == pytest.approx(still.volume_change, abs=volume), name
 
 
+@pytest.mark.slow
 def test_choice_of_images_in_single_precision(shipped):
     predictor = Predictor(shipped(END_TO_END), device="cpu", graph_backend="torch")
     for name, crystal in CRYSTALS.items():

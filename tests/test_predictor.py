@@ -122,8 +122,8 @@ def test_batch_is_as_single(make, dtype: str, atol: float, atoms_per_batch: int 
 
 def test_both_graph_backends_agree(make, needs_dgl):
     matgl, plain = make(dtype="float64", graph_backend="matgl"), make(dtype="float64")
-    for crystal in CRYSTALS.values():
-        assert_same(matgl.predict(crystal), plain.predict(crystal), atol=1e-10)
+    crystal = CRYSTALS["perovskite"]
+    assert_same(matgl.predict(crystal), plain.predict(crystal), atol=1e-10)
     for a, b in zip(matgl.predict_many(CRYSTALS.values()), plain.predict_many(CRYSTALS.values()), strict=True):
         assert_same(a, b, atol=1e-10)
 

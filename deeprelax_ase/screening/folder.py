@@ -70,6 +70,7 @@ class Request:
         block_size: structures of a block.
         shards: processes that share the blocks.
         id_key: key that names the structures.
+        weights: SHA-256 of the model's.
         version: of this package.
     """
 
@@ -78,6 +79,7 @@ class Request:
     block_size: int
     shards: int = 1
     id_key: str | None = None
+    weights: str = ""
     version: str = __version__
 
     @property
@@ -107,7 +109,7 @@ class Folder:
         if self._begin(request):
             return
         there = self.request()
-        for name in ("inputs", "options", "block_size", "shards", "id_key", "version"):
+        for name in ("inputs", "options", "block_size", "shards", "id_key", "weights", "version"):
             old, new = getattr(there, name), getattr(request, name)
             if name == "inputs":
                 self._compare_inputs(there, request)

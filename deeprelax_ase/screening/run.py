@@ -78,7 +78,7 @@ def screen(
         ModelError, DeviceError: the options cannot be met.
     """
     options, shard = options or RelaxOptions(), shard or Shard()
-    TableRelaxer(options)  # what is wrong with them shows here, and not in other processes
+    relaxer = TableRelaxer(options)  # what is wrong with the options shows here, and not in other processes
     sources = [source_of(os.fspath(name)) for name in inputs]
     folder = Folder(Path(out))
     request = Request(
@@ -87,6 +87,7 @@ def screen(
         block_size=block_size,
         shards=shard.of,
         id_key=id_key,
+        weights=relaxer.predictor.model.card.sha256,
     )
     folder.agree(request)
     with folder.journal(shard) as journal:

@@ -50,6 +50,7 @@ class TestRequest:
             ({"options": RelaxOptions(passes=7).to_dict()}, "another options"),
             ({"block_size": 3}, "another block size: 2, now 3"),
             ({"shards": 3}, "another shards"),
+            ({"weights": "ab"}, "another weights"),
             ({"version": "9.9"}, "another version"),
         ],
     )

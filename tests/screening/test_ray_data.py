@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deeprelax_ase.screening.columns import INPUT, OUTPUT, structures_table
-from deeprelax_ase.screening.isolated import KILLED
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.processes import KILLED
 from deeprelax_ase.structure import Crystal
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import assert_as_predicted, one_killed
