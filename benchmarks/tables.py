@@ -4,8 +4,9 @@ python benchmarks/tables.py --predictions runs/tables --data DIR --json benchmar
 python benchmarks/tables.py --json benchmarks/results/tables.json --page benchmarks/tables.md
 
 DIR holds pairs_xmno.npz, pairs_universal.npz and monolayers.npz. The first call measures, and takes an hour of one core
-for the comparisons by pymatgen's StructureMatcher, which --match limits to some of the sets; rows that the JSON file
-has of the same predictions are kept. The second call writes the page and its figures, without the predictions.
+for the comparisons by pymatgen's StructureMatcher, made for seed 0 of each network and limited to some of the sets by
+--match; rows that the JSON file has of the same predictions are kept. The second call writes the page and its figures,
+without the predictions.
 """
 
 from __future__ import annotations

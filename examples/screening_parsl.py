@@ -24,6 +24,7 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
+from deeprelax_ase.models import load_model
 from deeprelax_ase.screening.columns import OUTPUT, atoms_of
 from deeprelax_ase.screening.folder import Folder, Request, Shard
 from deeprelax_ase.screening.inputs import source_of
@@ -77,7 +78,7 @@ def screen(structures: Path, out: Path, *, size: int, options: RelaxOptions) -> 
     source, folder = source_of(str(structures.resolve())), Folder(out.resolve())
     count = source.count()
     described = {"name": str(source.path), "digest": source.digest(), "structures": count}
-    folder.agree(Request((described,), options.to_dict(), size))
+    folder.agree(Request((described,), options.to_dict(), size, weights=load_model(options.model).card.sha256))
     failures = {}
     with folder.journal(Shard()) as journal:
         done = {line["block"] for line in journal.lines}

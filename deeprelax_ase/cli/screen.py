@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, require, stop
 from deeprelax_ase.errors import DeepRelaxError
@@ -127,6 +137,8 @@ def screen(
             task = bar.add_task("reading", total=None)
 
             def observe(progress: run.Progress) -> None:
+                if progress.done == progress.before:  # so that the rate is this call's
+                    bar.reset(task, total=progress.total, completed=progress.done)
                 failed = progress.statuses["failed"]
                 text = f"relaxing, {failed:,} failed" if failed else "relaxing"
                 bar.update(task, description=text, total=progress.total, completed=progress.done)
@@ -196,9 +208,16 @@ def _model(name: str | None, finish: str, device: Device) -> str:
     return model_for(get_calculator(finish, device=device.value))
 
 
+class _Rate(ProgressColumn):
+    """Crystals a second, once some are done."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text("" if task.speed is None else f"{task.speed:,.3g}/s")
+
+
 def _bar(console: Console, *, visible: bool) -> Progress:
-    rate = TextColumn("{task.speed:,.0f}/s" if visible else "")
-    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not visible)
 
 

@@ -102,6 +102,18 @@ def pieces_of(sources: Iterable[Source]) -> Iterator[Piece]:
     return chain.from_iterable(source.pieces() for source in sources)
 
 
+def _counted(path: Path, count: Callable[[], int], pieces: Callable[[], Iterator[Piece]]) -> Callable[[], int]:
+    """The quick ``count`` of what is whole; what is damaged is counted piece by piece, its error included."""
+
+    def counted() -> int:
+        try:
+            return count()
+        except Exception:  # whatever the formats raise
+            return sum(1 for _ in _guarded(path, pieces()))
+
+    return counted
+
+
 def _is_structure(name: str) -> bool:
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(STRUCTURE_FILES) or base.startswith(("POSCAR", "CONTCAR"))
@@ -130,7 +142,7 @@ def _archive(path: Path) -> Source:
                 if member.isfile() and _is_structure(member.name) and (stream := archive.extractfile(member)):
                     yield _member(path, member.name, stream.read())
 
-    return Source(path, lambda: sum(1 for _ in pieces()), lambda: _guarded(path, pieces()))
+    return Source(path, lambda: sum(1 for _ in _guarded(path, pieces())), lambda: _guarded(path, pieces()))
 
 
 def _member(path: Path, name: str, content: bytes) -> Piece:
@@ -152,7 +164,7 @@ def _parquet(path: Path) -> Source:
         with pq.ParquetFile(path) as file:
             return file.metadata.num_rows
 
-    return Source(path, count, lambda: _guarded(path, pieces()))
+    return Source(path, _counted(path, count, pieces), lambda: _guarded(path, pieces()))
 
 
 def _database(path: Path) -> Source:
@@ -162,7 +174,7 @@ def _database(path: Path) -> Source:
         for row in connect(path).select(columns=["id"]):
             yield Piece(f"{path}@id={row.id}", "database", (str(path), row.id), f"{path.stem}-{row.id}")
 
-    return Source(path, lambda: connect(path).count(), lambda: _guarded(path, pieces()))
+    return Source(path, _counted(path, connect(path).count, pieces), lambda: _guarded(path, pieces()))
 
 
 def _xyz(path: Path) -> Source:

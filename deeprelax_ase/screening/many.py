@@ -84,22 +84,30 @@ def _in_processes(
         with make_pool() as alone:
             return alone.submit(_predict_here, blamed).result()
 
-    running: deque[tuple[list[Given], Future[list[Any]]]] = deque()
+    def submit(given: list[Given]) -> Future[list[Any]] | None:
+        try:
+            return held.submit(_predict_here, given)
+        except BrokenProcessPool:  # which shows when the chunk's turn comes
+            return None
+
+    running: deque[tuple[list[Given], Future[list[Any]] | None]] = deque()
     held = make_pool(workers)
     try:
         while True:
             while len(running) < workers * _AHEAD and (given := list(islice(rest, chunk))):
-                running.append((given, held.submit(_predict_here, given)))
+                running.append((given, submit(given)))
             if not running:
                 return
             given, future = running.popleft()
             try:
-                made = future.result()
+                made = None if future is None else future.result()
             except BrokenProcessPool:
+                made = None
+            if made is None:
                 processes.end(held)
                 made = carefully(given)
                 held = make_pool(workers)
-                running = deque((others, held.submit(_predict_here, others)) for others, _ in running)
+                running = deque((others, submit(others)) for others, _ in running)
             yield from made
     finally:
         processes.end(held)

@@ -37,6 +37,7 @@ class TableRelaxer:
         ModelError: errors are to be limited, and the model's are not calibrated; also as
             :class:`~deeprelax_ase.predictor.Predictor`.
         DeviceError: see there.
+        CalculatorError: the one that is to finish cannot be made.
     """
 
     def __init__(self, options: RelaxOptions, predictor: Predictor | None = None) -> None:
@@ -49,6 +50,8 @@ class TableRelaxer:
             )
         self.seconds: dict[str, float] = {}
         self._calculator: Calculator | None = None
+        if options.finish != "none":
+            self._make_calculator()  # a wrong name shows before the work
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.columns.OUTPUT`: a row for each of ``table``, in order.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -87,26 +87,23 @@ def relax_blocks(blocks: Iterator[tuple[int, list[Piece]]], work: Work, *, worke
         for number, pieces in blocks:
             yield relax_block(number, pieces, work, relaxer)
         return
-    waiting: list[tuple[int, list[Piece]]] = []
-    while True:
-        suspects = yield from _until_one_dies(blocks, waiting, work, workers)
-        if suspects is None:
-            return
-        waiting = []
+    while (suspects := (yield from _until_one_dies(blocks, work, workers))) is not None:
         for number, pieces in suspects:  # each alone, to see which of them it is
             yield _carefully(number, pieces, work)
 
 
 def _until_one_dies(
-    blocks: Iterator[tuple[int, list[Piece]]], first: list[tuple[int, list[Piece]]], work: Work, workers: int
-) -> Any:
-    """Report blocks until all are done; the blocks that were being worked at when a process died."""
+    blocks: Iterator[tuple[int, list[Piece]]], work: Work, workers: int
+) -> Generator[BlockReport, None, list[tuple[int, list[Piece]]] | None]:
+    """Report blocks until all are done; the blocks that were on their way when a process died, or None."""
     running: dict[Future[BlockReport], tuple[int, list[Piece]]] = {}
+    block: tuple[int, list[Piece]] | None = None  # read, and not yet with a process
     with _pool(work, workers) as pool:
         try:
             while True:
                 while len(running) < workers * _AHEAD and (block := next(blocks, None)) is not None:
                     running[pool.submit(_relax_here, *block)] = block
+                    block = None
                 if not running:
                     return None
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -115,12 +112,12 @@ def _until_one_dies(
                     del running[future]
                     yield report
         except BrokenProcessPool:
-            lost = []
-            for future, block in running.items():
+            lost = [] if block is None else [block]  # a pool that broke takes no more
+            for future, others in running.items():
                 if future.done() and future.exception() is None:
                     yield future.result()
                 else:
-                    lost.append(block)
+                    lost.append(others)
             return lost
         except BaseException:
             processes.end(pool)

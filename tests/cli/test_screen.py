@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ase.io import read, write
+from rich.console import Console
 from typer.testing import CliRunner
 
 from deeprelax_ase.cli import app
+from deeprelax_ase.cli import screen as command
 from tests.screening.conftest import some_crystals
 
 pytest.importorskip("pyarrow")
@@ -86,6 +90,31 @@ def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
         assert told in " ".join(done.output.split()), done.output
 
 
+def test_a_full_disk_ends_it_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deeprelax_ase.screening.folder import Folder
+
+    def full(self: Folder, block: int, table: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path / "set.extxyz", some_crystals(2))
+    monkeypatch.setattr(Folder, "write", full)
+    done = run("screen", tmp_path / "set.extxyz", "-o", tmp_path / "out", *QUICK)
+    assert done.exit_code == 1, done.output
+    assert "No space left on device" in done.output
+    assert "goes on" in done.output
+
+
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=120)
+    monkeypatch.setattr(command, "errors", lambda: terminal)
+    write(tmp_path / "set.extxyz", some_crystals(6))
+    done = run("screen", tmp_path / "set.extxyz", "-o", tmp_path / "out", "--block-size", 2, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "relaxing" in shown.getvalue()
+    assert "/s" in shown.getvalue()
+
+
 def test_help_shows_examples() -> None:
-    for command in ("screen", "export"):
-        assert "Examples" in run(command, "--help").output
+    for name in ("screen", "export"):
+        assert "Examples" in run(name, "--help").output

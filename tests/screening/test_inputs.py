@@ -144,8 +144,9 @@ def test_a_truncated_file_gives_what_is_whole_and_says_where_it_ends(tmp_path: P
 def test_a_broken_file_is_one_row_that_says_so(name: str, tmp_path: Path) -> None:
     path = FORMATS[name](tmp_path / name)
     path.write_bytes(path.read_bytes()[:50])
-    table = table_of(source_of(str(path)).pieces(), first_index=0)
-    assert len(table) == 1
+    source = source_of(str(path))
+    table = table_of(source.pieces(), first_index=0)
+    assert source.count() == len(table) == 1
     assert "cannot be read" in table.column("error").to_pylist()[0]
 
 

@@ -11,8 +11,10 @@ from ase import Atoms
 import deeprelax_ase
 from deeprelax_ase.errors import MissingCellError, ModelError, StructureError
 from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening import many
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
+from tests.screening.breaking import BreakingPool
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Killer
 
@@ -59,6 +61,16 @@ def test_wrong_options_show_at_once() -> None:
     with pytest.raises(ModelError):
         relax_many([], RelaxOptions(model="nothing"))
     assert list(relax_many([], RelaxOptions(members=1), workers=0)) == []
+
+
+@pytest.mark.parametrize("lasts", [0, 1, 2, 3])
+def test_a_chunk_that_a_broken_pool_does_not_take_is_not_lost(
+    quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch, lasts: int
+) -> None:
+    pools = iter([lasts] + [100] * 20)
+    monkeypatch.setattr(many.processes, "pool", lambda *arguments: BreakingPool(next(pools)))
+    monkeypatch.setattr(many, "_predict_here", lambda given: [-n for n in given])
+    assert list(relax_many(range(11), quick, workers=1, chunk=2)) == [-n for n in range(11)]  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

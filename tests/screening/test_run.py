@@ -20,12 +20,14 @@ from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
 from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening import workers
 from deeprelax_ase.screening.columns import OUTPUT
 from deeprelax_ase.screening.folder import Folder, Shard
 from deeprelax_ase.screening.inputs import Piece, source_of
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import Progress, screen
-from deeprelax_ase.screening.workers import Work, relax_blocks
+from deeprelax_ase.screening.workers import BlockReport, Work, relax_blocks
+from tests.screening.breaking import BreakingPool
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Killer, descendants
 
@@ -121,6 +123,18 @@ def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: Re
     assert_complete(tmp_path / "out", 12)
 
 
+@pytest.mark.parametrize("lasts", [0, 1, 2, 3])
+def test_a_block_that_a_broken_pool_does_not_take_is_not_lost(
+    tmp_path: Path, quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch, lasts: int
+) -> None:
+    pools = iter([lasts] + [100] * 20)
+    monkeypatch.setattr(workers, "_pool", lambda work, number: BreakingPool(next(pools)))
+    monkeypatch.setattr(workers, "_relax_here", lambda number, pieces: BlockReport(number, {}, 0, {}))
+    blocks = iter([(n, []) for n in range(7)])
+    reports = relax_blocks(blocks, Work(tmp_path, quick, 1, None), workers=1)
+    assert sorted(report.block for report in reports) == list(range(7))
+
+
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
     pieces = list(source_of(str(xyz(6))).pieces())
@@ -140,19 +154,19 @@ def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Pat
     command = [*COMMAND, str(xyz(60)), "--out", str(out), "--block-size", "4", "--workers", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         _wait_for_lines(out / "journal.jsonl", 1, process)
-        workers = [pid for pid, command in descendants(str(out)).items() if "spawn_main" in command]
-        os.kill(workers[0], signal.SIGKILL)
+        children = [pid for pid, command in descendants(str(out)).items() if "spawn_main" in command]
+        os.kill(children[0], signal.SIGKILL)
         told, _ = process.communicate(timeout=120)
     assert process.returncode == 0, told
     assert_complete(out, 60)
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("processes", "kills"), [(0, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_comes_to_the_same_end(
-    xyz: Callable[[int], Path], tmp_path: Path, workers: int, kills: int
+    xyz: Callable[[int], Path], tmp_path: Path, processes: int, kills: int
 ) -> None:
     out = tmp_path / "out"
-    command = [*COMMAND, str(xyz(48)), "--out", str(out), "--block-size", "3", "--workers", str(workers)]
+    command = [*COMMAND, str(xyz(48)), "--out", str(out), "--block-size", "3", "--workers", str(processes)]
     for kill in range(kills):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             _wait_for_lines(out / "journal.jsonl", 2 * kill + 1, process)
