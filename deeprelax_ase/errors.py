@@ -87,5 +87,9 @@ class OutputError(DeepRelaxError, ValueError):
     """The results cannot be written there, or not in that format."""
 
 
+class WorkerError(DeepRelaxError, RuntimeError):
+    """Processes that are to share the work die before they see any."""
+
+
 class DeviceError(DeepRelaxError, ValueError):
     """A device was asked for that this machine, or this build of torch, does not have."""

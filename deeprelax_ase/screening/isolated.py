@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from deeprelax_ase.errors import WorkerError
 from deeprelax_ase.screening import processes
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
@@ -73,7 +74,7 @@ class IsolatedRelaxer:
 
         Raises:
             ModelError, DeviceError: as in this process.
-            RuntimeError: processes die before they see a crystal.
+            WorkerError: processes die before they see a crystal.
         """
         parts = self._parts(table)
         made: list[pa.Table | None] = [None] * len(parts)
@@ -116,7 +117,7 @@ class IsolatedRelaxer:
         if tries > 1:
             return self._carefully(table, tries - 1)
         if table.num_rows == 0 or self._together([table.slice(0, 0)]) == [None]:
-            raise RuntimeError(processes.DIE_AT_ONCE)
+            raise WorkerError(processes.DIE_AT_ONCE)
         return self._carefully(_blamed(table), 1)
 
     def _pool(self) -> ProcessPoolExecutor:

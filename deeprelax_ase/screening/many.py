@@ -42,7 +42,8 @@ def relax_many(
 
     As :meth:`~deeprelax_ase.predictor.Predictor.predict_many`, by several processes that have a model each: on a CPU
     one for each core, on GPUs up to eight for each, so that some look after crystals on the host while others have the
-    device. A process that dies costs nothing; a crystal that kills its process yields an error.
+    device. A process that dies costs nothing; a crystal that kills its process yields an error. In a script, call it
+    under ``if __name__ == "__main__":``, because the processes import the script.
 
     Args:
         structures: read as they are needed, some ahead.
@@ -55,6 +56,7 @@ def relax_many(
 
     Raises:
         ModelError, DeviceError: the options cannot be met.
+        WorkerError: processes die before they see a structure.
     """
     options = options or RelaxOptions()
     predictor = options.predictor()

@@ -12,11 +12,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from deeprelax_ase.errors import WorkerError
+
 #: Reason in the row of a crystal that kills its process.
 KILLED = "the process that relaxed this crystal was killed: too little memory, or a crash"
 
 #: Why nothing can be done where processes die of nothing.
-DIE_AT_ONCE = "the processes that relax crystals die before they see any: is there enough memory?"
+DIE_AT_ONCE = (
+    "the processes that relax crystals die before they see any. In a script, call this under `if __name__ == "
+    "'__main__':`, because they import it; otherwise, is there enough memory?"
+)
 
 #: How often an item may end a process that saw nothing else before it is blamed: others, too, kill processes.
 TRIES = 2
@@ -53,7 +58,7 @@ def carefully(
         blame: what to put in the place of an item that kills.
 
     Raises:
-        RuntimeError: processes die of nothing.
+        WorkerError: processes die of nothing.
     """
 
     def dies(places: Sequence[int]) -> bool:
@@ -73,7 +78,7 @@ def carefully(
         return [*deadly(places[:half]), *deadly(places[half:])]
 
     if dies([]):
-        raise RuntimeError(DIE_AT_ONCE)
+        raise WorkerError(DIE_AT_ONCE)
     guilty = set(deadly(range(len(items))))
     return [blame(item) if n in guilty else item for n, item in enumerate(items)]
 

@@ -63,7 +63,8 @@ def screen(
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default.
         shard: which part of the work is this call's; all by default.
         workers: processes. By default, on a CPU as many as there are cores, and on GPUs up to eight for each; 0 works
-            in this process.
+            in this process. They import the script that calls this, which must do so under
+            ``if __name__ == "__main__":``.
         block_size: structures of a block.
         id_key: key that names structures, see :func:`~deeprelax_ase.screening.reading.table_of`.
         observe: is told after each block.
@@ -75,7 +76,8 @@ def screen(
         StructureFileError: an input does not exist.
         OutputError: the folder holds results of another request, or another process writes to it.
         OSError: nothing can be written; what was done is kept.
-        ModelError, DeviceError: the options cannot be met.
+        ModelError, DeviceError, CalculatorError: the options cannot be met.
+        WorkerError: processes die before they see a structure.
     """
     options, shard = options or RelaxOptions(), shard or Shard()
     relaxer = TableRelaxer(options)  # what is wrong with the options shows here, and not in other processes

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 
 import deeprelax_ase
-from deeprelax_ase.errors import MissingCellError, ModelError, StructureError
+from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, WorkerError
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.screening import many
 from deeprelax_ase.screening.many import relax_many
@@ -71,6 +71,15 @@ def test_a_chunk_that_a_broken_pool_does_not_take_is_not_lost(
     monkeypatch.setattr(many.processes, "pool", lambda *arguments: BreakingPool(next(pools)))
     monkeypatch.setattr(many, "_predict_here", lambda given: [-n for n in given])
     assert list(relax_many(range(11), quick, workers=1, chunk=2)) == [-n for n in range(11)]  # type: ignore[arg-type]
+
+
+def test_processes_that_die_of_nothing_are_told_from_deadly_crystals(
+    quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a script do that calls this where it is imported."""
+    monkeypatch.setattr(many.processes, "pool", lambda *arguments: BreakingPool(0))
+    with pytest.raises(WorkerError, match="__main__"):
+        list(relax_many(range(3), quick, workers=1))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
