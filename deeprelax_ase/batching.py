@@ -12,6 +12,9 @@ from deeprelax_ase.structure import Crystal
 
 Made = TypeVar("Made")
 
+#: What errors say for want of memory that are not torch's own: of the host, and of CUDA's libraries for linear algebra.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "cusolverDnCreate", "cublasCreate")
+
 
 def attempt(
     make: Callable[[Sequence[Crystal]], list[Made]], crystals: Sequence[Crystal], device: torch.device
@@ -48,4 +51,4 @@ def attempt(
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch raised ``error`` for want of memory, on a GPU or in the host."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from pymatgen.core import Structure
 
+    from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
+
+#: Bytes that an end-to-end network takes on a GPU for an atom of an inorganic crystal, with its 50 edges or so.
+_BYTES_PER_ATOM = 250_000
+
+#: Atoms of a batch on a GPU, beyond which no more crystals are made in a second.
+_MOST_ATOMS = 20_000
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -72,6 +80,8 @@ class Predictor:
         passes: how often an end-to-end network looks, each time from what it predicted before; the card's number by
             default. One is the fastest, further ones sharpen the result.
         members: how many of the ensemble's networks are asked, the first ones; all by default. Fewer are faster.
+        compile: fuse the networks' kernels with ``torch.compile``: a minute at the start, which pays on a GPU from some
+            hundred thousand crystals on.
 
     Raises:
         ModelError: the model is unknown or damaged.
@@ -91,6 +101,7 @@ class Predictor:
         solver: EDGSettings | None = None,
         passes: int | None = None,
         members: int | None = None,
+        compile: bool = False,
     ) -> None:
         if passes is not None and passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
@@ -108,6 +119,9 @@ class Predictor:
         # a copy: another predictor may hold the same model on another device or in another type
         networks = deepcopy(loaded.networks[:members]).to(self.device, self.dtype)
         self.model = Model(replace(loaded.card, members=len(networks)), networks)
+        if compile:
+            for network in networks:
+                cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
         self.graph_settings = self.model.config.graph
         self.solver = _solver_of(self.model.card) if solver is None else solver
         self.passes = self.model.card.passes if passes is None else passes
@@ -176,6 +190,7 @@ class Predictor:
         *,
         relax_cell: bool = True,
         atoms_per_batch: int | None = None,
+        bonds: bool = True,
     ) -> Iterator[Prediction | DeepRelaxError]:
         """Predictions of many structures, lazily and in order; a bad structure yields its error instead.
 
@@ -183,13 +198,15 @@ class Predictor:
             structures: read as they are needed.
             relax_cell: see :meth:`predict`.
             atoms_per_batch: structures are batched up to so many atoms; bounds the memory, not the result. By default
-                200 on a CPU, where batches that outgrow its caches take twice the time, and 8000 on a GPU.
+                200 on a CPU, where batches that outgrow its caches take twice the time, and on a GPU 20,000,
+                or what fills half of the memory that the process may use.
+            bonds: whether each prediction tells the uncertainty of its bonds, which are most of what there is to move.
 
         Yields:
             a :class:`Prediction`, or the :class:`DeepRelaxError` that :meth:`predict` would raise.
         """
         if atoms_per_batch is None:
-            atoms_per_batch = 200 if self.device.type == "cpu" else 8000
+            atoms_per_batch = _atoms_per_batch(self.device)
         batch: list[Crystal | DeepRelaxError] = []
         atoms = 0
         for structure in structures:
@@ -199,11 +216,11 @@ class Predictor:
                 crystal = error
             size = len(crystal) if isinstance(crystal, Crystal) else 0
             if batch and atoms + size > atoms_per_batch:
-                yield from self._predict_batch(batch, relax_cell)
+                yield from self._predict_batch(batch, relax_cell, bonds)
                 batch, atoms = [], 0
             batch.append(crystal)
             atoms += size
-        yield from self._predict_batch(batch, relax_cell)
+        yield from self._predict_batch(batch, relax_cell, bonds)
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
         crystal = Crystal.of(structure)
@@ -211,16 +228,24 @@ class Predictor:
         return crystal
 
     def _predict_batch(
-        self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool
+        self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool, bonds: bool
     ) -> list[Prediction | DeepRelaxError]:
         backend = "torch" if self.graph_backend == "auto" else self.graph_backend
         crystals = [c for c in batch if isinstance(c, Crystal)]
-        results = iter(attempt(lambda part: self._predict(part, relax_cell, backend), crystals, self.device))
+        results = iter(
+            attempt(lambda part: self._predict(part, relax_cell, backend, bonds=bonds), crystals, self.device)
+        )
         return [next(results) if isinstance(c, Crystal) else c for c in batch]
 
     @torch.inference_mode()
     def _predict(
-        self, crystals: Sequence[Crystal], relax_cell: bool, backend: str, known: KnownForces | None = None
+        self,
+        crystals: Sequence[Crystal],
+        relax_cell: bool,
+        backend: str,
+        known: KnownForces | None = None,
+        *,
+        bonds: bool = True,
     ) -> list[Prediction | DeepRelaxError]:
         timings: dict[str, float] = {}
         timed = partial(_timed, timings, device=self.device)
@@ -244,7 +269,9 @@ class Predictor:
         calibration = self.calibration if known is None else None
         errors = calibration.read(relaxation.signs, oxides) if calibration and relaxation.signs else None
         leave = self.leave_settled and relax_cell  # errors are calibrated for cells that relax too
-        made = predictions_of(crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave)
+        made = predictions_of(
+            crystals, geometries, relaxation, errors, self.model_name, share, leave_settled=leave, bonds=bonds
+        )
         return [p if sound else _unphysical(p) for p, sound in zip(made, relaxation.physical.tolist(), strict=True)]
 
     def _relax(
@@ -311,6 +338,15 @@ def _device(name: str | torch.device) -> torch.device:
             "with CUDA on a machine that has it."
         ) from error
     return device
+
+
+def _atoms_per_batch(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 200
+    memory = torch.cuda.get_device_properties(device).total_memory
+    with suppress(AttributeError):  # before torch 2.6 it does not tell
+        memory = int(memory * torch.cuda.get_per_process_memory_fraction(device))
+    return min(max(memory // _BYTES_PER_ATOM // 2, 1), _MOST_ATOMS)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Structures are converted and validated once, here at the door; inside, only the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ class Crystal:
             "numbers": np.array(numbers, dtype=np.int64).reshape(-1),
             "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
             "cell": np.array(cell, dtype=np.float64).reshape(3, 3),
-            "pbc": np.array(np.broadcast_to(pbc, (3,)), dtype=bool),
+            "pbc": np.array(pbc if np.ndim(pbc) else [pbc] * 3, dtype=bool).reshape(3),
         }
         if len(fields["numbers"]) != len(fields["positions"]):
             raise ValueError(f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions")
@@ -69,7 +70,7 @@ class Crystal:
     @property
     def volume(self) -> float:
         """Cell volume in Å³."""
-        return float(abs(np.linalg.det(self.cell)))
+        return abs(_determinant(self.cell))
 
     @classmethod
     def from_atoms(cls, atoms: Atoms) -> Crystal:
@@ -140,6 +141,12 @@ class Crystal:
         return Crystal(self.numbers, positions, cell, self.pbc)
 
 
+def _determinant(cell: np.ndarray) -> float:
+    """That of a (3, 3) matrix: a tenth of the time that numpy takes to begin with it."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
+    return ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+
+
 def validate(crystal: Crystal) -> None:
     """Check that ``crystal`` is something that can be relaxed at all, whatever the model.
 
@@ -155,8 +162,8 @@ def validate(crystal: Crystal) -> None:
         bad = np.flatnonzero(~np.isfinite(crystal.positions).all(axis=1))
         where = f"positions of atoms {bad[:5].tolist()}" if len(bad) else "the cell"
         raise NonFiniteError(f"{where} hold NaN or infinity; the step that made the structure failed: make it again")
-    lengths = np.linalg.norm(crystal.cell, axis=1)
-    if not crystal.pbc.any() or not lengths.any():
+    lengths = [math.hypot(*vector) for vector in crystal.cell.tolist()]
+    if not crystal.pbc.any() or not any(lengths):
         raise MissingCellError(
             "the structure has no periodic cell. deeprelax_ase relaxes crystals: for a crystal set atoms.cell and "
             "atoms.pbc = True; relax a molecule with a calculator and an ASE optimizer instead."
@@ -167,7 +174,7 @@ def validate(crystal: Crystal) -> None:
             "DeepRelaxOptimizer also takes slabs, which repeat in two; elsewhere give a slab a cell with vacuum, set "
             "atoms.pbc = True and keep the cell with relax_cell=False."
         )
-    if abs(np.linalg.det(crystal.cell)) <= SINGULAR_CELL_RATIO * np.prod(lengths):
+    if crystal.volume <= SINGULAR_CELL_RATIO * math.prod(lengths):
         raise SingularCellError(
             f"the lattice vectors are (nearly) linearly dependent, lengths {np.round(lengths, 3).tolist()} Å, volume "
             f"{crystal.volume:.3g} Å³. Give three independent lattice vectors; atoms.cell.complete() adds missing ones."

@@ -13,6 +13,9 @@ from deeprelax_ase.prediction import Prediction, Uncertainty, settled
 from deeprelax_ase.structure import Crystal
 from deeprelax_ase.uncertainty import UncertaintyParts
 
+#: In place of the bonds, where nobody asks for them.
+_NO_BOND, _NO_EDGE = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
+
 
 def predictions_of(
     crystals: Sequence[Crystal],
@@ -23,22 +26,24 @@ def predictions_of(
     timings: dict[str, float],
     *,
     leave_settled: bool,
+    bonds: bool = True,
 ) -> list[Prediction]:
-    """The batch taken apart into one record per crystal."""
+    """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any."""
     relaxed = [c.with_geometry(*geometry) for c, geometry in zip(crystals, geometries, strict=True)]
     left = [
         errors is not None and leave_settled and settled(c, r, errors[g])
         for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
     ]
-    graph, uncertainty = relaxation.graph, relaxation.uncertainty
+    uncertainty = relaxation.uncertainty
     total, aleatoric, epistemic = _roots(uncertainty.crystals)
     per_atom = split_atoms(_roots(uncertainty.atoms)[0], crystals)
-    edges = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
-    cuts = np.cumsum(edges)[:-1]
-    per_bond = np.split(_roots(uncertainty.distances)[0], cuts)
-    source, destination = graph.edge_index.cpu().numpy()
-    bonds = np.split(np.column_stack([destination, source, graph.cell_offsets.cpu().numpy()]), cuts)
-    firsts = np.cumsum([0] + [len(c) for c in crystals])
+    if bonds:
+        per_bond, edges = _bonds_of(relaxation, crystals)
+    else:
+        per_bond, edges = [_NO_BOND] * len(crystals), [_NO_EDGE] * len(crystals)
+    signs: Sequence[ErrorSigns | None] = [None] * len(crystals)
+    if relaxation.signs is not None:
+        signs = _signs_of(relaxation.signs)
     converged, steps = relaxation.converged.tolist(), relaxation.steps.tolist()
     return [
         Prediction(
@@ -50,13 +55,13 @@ def predictions_of(
                 epistemic=float(epistemic[g]),
                 per_atom=per_atom[g],
                 per_bond=per_bond[g],
-                bonds=bonds[g] - np.array([firsts[g], firsts[g], 0, 0, 0]),
+                bonds=edges[g],
             ),
             model=model,
             solver_converged=converged[g],
             solver_steps=steps[g],
             timings=dict(timings),
-            signs=None if relaxation.signs is None else _signs_of(relaxation.signs, g),
+            signs=signs[g],
             error=None if errors is None else errors[g],
             settled=left[g],
         )
@@ -64,8 +69,22 @@ def predictions_of(
     ]
 
 
-def _signs_of(signs: ErrorSigns, crystal: int) -> ErrorSigns:
-    return ErrorSigns(**{f.name: float(getattr(signs, f.name)[crystal]) for f in fields(signs)})
+def _bonds_of(relaxation: BatchRelaxation, crystals: Sequence[Crystal]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each crystal the uncertainty of its edges (E,) in Å, and they themselves (E, 5)."""
+    graph = relaxation.graph
+    counts = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
+    cuts = np.cumsum(counts)[:-1]
+    source, destination = graph.edge_index.cpu().numpy()
+    firsts = np.cumsum([0] + [len(c) for c in crystals])[:-1]
+    here = np.repeat(firsts, counts)
+    edges = np.column_stack([destination - here, source - here, graph.cell_offsets.cpu().numpy()])
+    return np.split(_roots(relaxation.uncertainty.distances)[0], cuts), np.split(edges, cuts)
+
+
+def _signs_of(signs: ErrorSigns) -> list[ErrorSigns]:
+    """Of each crystal; a column at a time, because each number fetched from a GPU makes it wait."""
+    columns = [np.asarray(getattr(signs, f.name).tolist(), dtype=float).tolist() for f in fields(signs)]
+    return [ErrorSigns(*values) for values in zip(*columns, strict=True)]
 
 
 def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -45,6 +45,11 @@ class DeepRelax(nn.Module):
             else LatticeHead(config.channels, residual=config.lattice_head == "residual")
         )
 
+    def compile_parts(self, *, dynamic: bool) -> None:
+        """Have backbone and heads compiled; ``dynamic`` for batches of any size, otherwise anew for each."""
+        for part in (self.backbone, self.distance_head, self.displacement_head, self.lattice_head):
+            part.compile(dynamic=dynamic)
+
     def forward(
         self, graph: CrystalGraph, *, cell: Tensor | None = None, anchor_cell: Tensor | None = None
     ) -> RelaxationQuantities:

@@ -93,6 +93,17 @@ class DeepRelaxE3(nn.Module):
         """
         return self.refine(network_input(graph, level), keep_cell=keep_cell)
 
+    def compile_parts(self, *, dynamic: bool) -> None:
+        """Have everything compiled but the sum over neighbours, which is a kernel of its own on CUDA.
+
+        Args:
+            dynamic: for batches of any size; otherwise anew for each size.
+        """
+        self._edge_features = torch.compile(self._edge_features, dynamic=dynamic)  # type: ignore[method-assign]
+        for part in self.modules():
+            if isinstance(part, Sources | Update | Refinement | ForceReader):
+                part.compile(dynamic=dynamic)
+
     def refine(self, given: NetworkInput, *, keep_cell: bool = False) -> list[Relaxation]:
         """:meth:`forward` on plain tensors."""
         x = self.elements(given.numbers) + self.levels(given.level)[given.batch]

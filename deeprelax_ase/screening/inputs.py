@@ -150,21 +150,13 @@ def _member(path: Path, name: str, content: bytes) -> Piece:
 
 
 def _parquet(path: Path) -> Source:
-    import pyarrow.parquet as pq
+    from deeprelax_ase.screening import parquet
 
     def pieces() -> Iterator[Piece]:
-        number = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
-                for row in batch.to_pylist():
-                    yield Piece(f"{path}@{number}", "row", row, str(row.get("id") or ""))
-                    number += 1
+        for number, row in enumerate(parquet.rows_of(path)):
+            yield Piece(f"{path}@{number}", "row" if isinstance(row, dict) else "place", row)
 
-    def count() -> int:
-        with pq.ParquetFile(path) as file:
-            return file.metadata.num_rows
-
-    return Source(path, _counted(path, count, pieces), lambda: _guarded(path, pieces()))
+    return Source(path, _counted(path, lambda: parquet.count_rows(path), pieces), lambda: _guarded(path, pieces()))
 
 
 def _database(path: Path) -> Source:

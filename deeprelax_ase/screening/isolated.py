@@ -167,7 +167,7 @@ def _unpacked(data: bytes) -> pa.Table:
 _HERE: dict[str, Any] = {}
 
 
-def _begin(options: RelaxOptions, workers: int, make: Callable[[RelaxOptions], Any], turn: Any) -> None:
+def _begin(options: RelaxOptions, workers: int, make: Callable[[RelaxOptions], Any], turn: processes.Turn) -> None:
     processes.belong_to_parent()
     import torch
 

@@ -120,7 +120,7 @@ def _in_processes(
 _HERE: dict[str, Any] = {}
 
 
-def _begin(options: RelaxOptions, turn: Any) -> None:
+def _begin(options: RelaxOptions, turn: processes.Turn) -> None:
     processes.belong_to_parent()
     import torch
 

@@ -24,6 +24,7 @@ class RelaxOptions:
         relax_cell: if not, each cell is kept.
         find_symmetry: see :class:`~deeprelax_ase.predictor.Predictor`; without it a crystal takes 1 to 3 ms less.
         atoms_per_batch: see :meth:`~deeprelax_ase.predictor.Predictor.predict_many`.
+        compile: see :class:`~deeprelax_ase.predictor.Predictor`.
         max_uncertainty: Å, predictions whose ``deeprelax_uncertainty`` is larger count as uncertain.
         max_error: Å, those count so too whose expected error of the coordinates is larger, or outside of what the model
             knows; for models whose errors are calibrated.
@@ -43,6 +44,7 @@ class RelaxOptions:
     relax_cell: bool = True
     find_symmetry: bool = True
     atoms_per_batch: int | None = None
+    compile: bool = False
     max_uncertainty: float | None = None
     max_error: float | None = None
     finish: str = "none"
@@ -70,6 +72,7 @@ class RelaxOptions:
             passes=self.passes,
             members=self.members,
             find_symmetry=self.find_symmetry,
+            compile=self.compile,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deeprelax_ase.errors import WorkerError
@@ -29,10 +30,28 @@ TRIES = 2
 Item = TypeVar("Item")
 
 
+#: Bytes of a GPU that a process takes beside its tensors: CUDA's context, kernels, and libraries.
+_OVERHEAD = 10**9
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is among the processes of a pool.
+
+    Attributes:
+        counter: how many have had theirs, shared by all.
+        workers: how many there are.
+    """
+
+    counter: Any
+    workers: int
+
+
 def pool(workers: int, begin: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
-    """Processes that call ``begin(*arguments, turn)`` first; ``turn`` counts them, see :func:`device_of`."""
+    """Processes that call ``begin(*arguments, turn)`` first, see :func:`device_of`."""
     context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
-    return ProcessPoolExecutor(workers, context, initializer=begin, initargs=(*arguments, context.Value("i", 0)))
+    turn = Turn(context.Value("i", 0), workers)
+    return ProcessPoolExecutor(workers, context, initializer=begin, initargs=(*arguments, turn))
 
 
 def end(held: ProcessPoolExecutor) -> None:
@@ -96,16 +115,27 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def device_of(name: str, turn: Any) -> str:
-    """The device of this process: GPUs are given to processes in turn where ``name`` leaves open which."""
+def device_of(name: str, turn: Turn) -> str:
+    """The device of this process: GPUs are given to processes in turn where ``name`` leaves open which.
+
+    Processes that share a GPU may use equal parts of its memory: one that asks for more is told so by torch, and tries
+    smaller batches, where otherwise the libraries of all would fail.
+    """
     import torch
 
-    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+    if not name.startswith(("auto", "cuda")) or not torch.cuda.is_available():
         return name
-    with turn.get_lock():
-        number = turn.value % torch.cuda.device_count()
-        turn.value += 1
-    return f"cuda:{number}"
+    sharing = turn.workers
+    if name in ("auto", "cuda"):
+        gpus = torch.cuda.device_count()
+        sharing = -(-turn.workers // gpus)
+        with turn.counter.get_lock():
+            name = f"cuda:{turn.counter.value % gpus}"
+            turn.counter.value += 1
+    if sharing > 1:
+        total = torch.cuda.get_device_properties(name).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.01, 1 / sharing - _OVERHEAD / total), name)
+    return name
 
 
 def default_workers(device: str) -> int:

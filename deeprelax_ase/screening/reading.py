@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase.errors import DeepRelaxError, StructureFileError
+from deeprelax_ase.screening import parquet
 from deeprelax_ase.screening.columns import structures_table
 from deeprelax_ase.screening.inputs import Piece
 from deeprelax_ase.structure import Crystal
@@ -114,6 +115,10 @@ def _from_row(row: dict[str, Any]) -> tuple[Any, dict]:
     return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3)), row
 
 
+def _from_place(place: parquet.Place) -> tuple[Any, dict]:
+    return _from_row(parquet.row_at(place))
+
+
 def _from_frame(content: Atoms | StructureFileError) -> tuple[Any, dict]:
     if isinstance(content, StructureFileError):
         raise content
@@ -128,5 +133,6 @@ _READERS: dict[str, Callable[[Any], tuple[Any, Mapping[str, Any]]]] = {
     "line": _from_line,
     "document": _from_document,
     "row": _from_row,
+    "place": _from_place,
     "frame": _from_frame,
 }

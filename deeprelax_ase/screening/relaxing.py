@@ -77,7 +77,7 @@ class TableRelaxer:
     def _predictions(self, crystals: list[Crystal]) -> Iterator[tuple[Crystal, Prediction | DeepRelaxError]]:
         options = self.options
         results = self.predictor.predict_many(
-            crystals, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch
+            crystals, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch, bonds=False
         )
         return zip(crystals, results, strict=True)
 

@@ -169,7 +169,7 @@ def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
     return processes.pool(workers, _begin, work)
 
 
-def _begin(work: Work, turn: Any) -> None:
+def _begin(work: Work, turn: processes.Turn) -> None:
     """Load the model, once for each process."""
     processes.belong_to_parent()
     import torch

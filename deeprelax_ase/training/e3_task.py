@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from deeprelax_ase.data import LEVELS, Pairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.nn.e3_forces import ForceReader
-from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.augment import augment
@@ -70,12 +68,8 @@ class DeepRelaxE3Task:
         self._graphed: GraphedStep | None = None
 
     def compile(self) -> None:
-        """Everything but the sum over neighbours, which is a kernel of its own on CUDA."""
-        network = self.network
-        network._edge_features = torch.compile(network._edge_features, dynamic=False)  # type: ignore[method-assign]
-        for part in network.modules():
-            if isinstance(part, Sources | Update | Refinement | ForceReader):
-                part.compile(dynamic=False)
+        """Have the network compiled, for the one size of its batches."""
+        self.network.compile_parts(dynamic=False)
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Those of the Laplace loss of all blocks."""

@@ -123,10 +123,8 @@ class DeepRelaxTask(GraphTask):
         super().__init__(DeepRelax(config), pairs, config, settings, device)
 
     def compile(self) -> None:
-        """Backbone and heads."""
-        network = cast("DeepRelax", self.network)
-        for part in (network.backbone, network.distance_head, network.displacement_head, network.lattice_head):
-            part.compile(dynamic=True)
+        """Have backbone and heads compiled."""
+        cast("DeepRelax", self.network).compile_parts(dynamic=True)
 
     def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
         """Eq. (14) and its parts; ``error`` is its sum with absolute errors in place of likelihoods."""
