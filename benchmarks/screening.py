@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ase.io
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from candidates import candidates, write
 from environment import environment
@@ -27,6 +33,7 @@ from rich.console import Console
 from screening_page import write_page
 
 from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.screening.columns import atoms_of
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import screen
@@ -37,6 +44,12 @@ SIZES = {5: 5, 10: 10, 20: 20, 50: 10, 200: 10}
 
 #: Atoms of the cells that the growth of time and memory is measured on.
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10_000)
+
+#: What can be measured alone.
+PARTS = ("batches", "growth", "whole")
+
+#: Files that the crystals of a whole screening are in.
+_FILES = 8
 
 
 def crystals(prototypes: Path, atoms: int, number: int) -> list[Crystal]:
@@ -105,21 +118,57 @@ def _memory(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def whole(prototypes: Path, options: RelaxOptions, number: int, workers: list[int], block_size: int) -> list[dict]:
-    """A screening of ten-atom crystals from Parquet to Parquet: crystals a second, and where the time goes."""
+def whole(
+    prototypes: Path, options: RelaxOptions, number: int, workers: list[int], block_size: int, formats: list[str]
+) -> list[dict[str, Any]]:
+    """Screenings of ten-atom crystals from files to Parquet: crystals a second, and where the time goes."""
     rows = []
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "candidates.parquet"
-        write(candidates(prototypes, number, seed=1, atoms=10), file, number)
-        for count in workers:
-            out = Path(folder) / f"out-{count}"
-            start = time.perf_counter()
-            screen([file], out, options, workers=count, block_size=block_size)
-            spent = time.perf_counter() - start
-            lines = Folder(out).done().values()
-            stages = {s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]}
-            rows.append({"workers": count, "crystals_per_second": number / spent, "milliseconds": stages})
+        files = _files(Path(folder), prototypes, number)
+        for kind in formats:
+            given = files if kind == "parquet" else _as_extxyz(files)
+            for count in workers:
+                out = Path(folder) / f"out-{kind}-{count}"
+                start = time.perf_counter()
+                screen(given, out, options, workers=count, block_size=block_size)
+                spent = time.perf_counter() - start
+                lines = Folder(out).done().values()
+                stages = {
+                    s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]
+                }
+                row = {"format": kind, "workers": count, "crystals": number, "seconds": spent}
+                rows.append({**row, "crystals_per_second": number / spent, "milliseconds": stages})
     return rows
+
+
+def _files(folder: Path, prototypes: Path, number: int) -> list[Path]:
+    """``number`` candidates in Parquet files, made by several processes."""
+    cuts = [number * n // _FILES for n in range(_FILES + 1)]
+    parts = [
+        (prototypes, last - first, seed, folder / f"{seed}.parquet")
+        for seed, (first, last) in enumerate(pairwise(cuts))
+    ]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_file, parts))
+
+
+def _file(part: tuple[Path, int, int, Path]) -> Path:
+    prototypes, number, seed, file = part
+    write(candidates(prototypes, number, seed=seed, atoms=10), file, number)
+    return file
+
+
+def _as_extxyz(files: list[Path]) -> list[Path]:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_extxyz, files))
+
+
+def _extxyz(file: Path) -> Path:
+    made = file.with_suffix(".extxyz")
+    with made.open("w", encoding="utf-8") as stream:
+        for atoms in atoms_of(pq.ParquetFile(file).read()):
+            ase.io.write(stream, atoms, format="extxyz")
+    return made
 
 
 def main() -> None:
@@ -127,17 +176,45 @@ def main() -> None:
     arguments = _parser().parse_args()
     report = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
     if arguments.prototypes:
-        name = torch.cuda.get_device_name() if arguments.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        name = _machine(arguments.device)
         report[name] = {**report.get(name, {}), **_measured(arguments)}
         write_json(arguments.json, report)
     if arguments.page:
         write_page(report, arguments.page)
 
 
+def _machine(device: str) -> str:
+    if device == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}, {len(os.sched_getaffinity(0))} cores"
+
+
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     console = Console()
-    found: dict[str, Any] = {"environment": environment(), "batches": {}}
+    found: dict[str, Any] = {"environment": environment(), "symmetry": arguments.symmetry}
     options = {"device": arguments.device, "find_symmetry": arguments.symmetry}
+    if "batches" in arguments.parts:
+        found["batches"] = _batches(arguments, options, console)
+    if "growth" in arguments.parts:
+        found["growth"] = growth(Predictor(**options, passes=1, members=1), arguments.prototypes, arguments.largest)
+        console.print(found["growth"])
+    if "whole" in arguments.parts:
+        shape = {"passes": 1, "members": 1} if arguments.quick else {}
+        chosen = RelaxOptions(**options, **shape, compile=arguments.compile)
+        found["whole"] = whole(
+            arguments.prototypes,
+            chosen,
+            arguments.number,
+            arguments.workers,
+            arguments.block_size,
+            arguments.formats,
+        )
+        console.print(found["whole"])
+    return found
+
+
+def _batches(arguments: argparse.Namespace, options: dict[str, Any], console: Console) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {}
     for passes, members in ((1, 1), (None, None)):
         predictor = Predictor(**options, passes=passes, members=members)
         label = f"{predictor.passes} x {predictor.model.card.members}"
@@ -145,14 +222,8 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
             number = max(2, arguments.atoms // atoms // (1 if passes else 4))
             sizes = [n for n in arguments.batches if n >= atoms]
             rows = batches(predictor, crystals(arguments.prototypes, atoms, number), sizes)
-            found["batches"].setdefault(label, {})[str(atoms)] = rows
+            found.setdefault(label, {})[str(atoms)] = rows
             console.print(label, atoms, rows)
-    found["growth"] = growth(Predictor(**options, passes=1, members=1), arguments.prototypes, arguments.largest)
-    console.print(found["growth"])
-    if arguments.number:
-        quick = RelaxOptions(**options, passes=1, members=1)
-        found["whole"] = whole(arguments.prototypes, quick, arguments.number, arguments.workers, arguments.block_size)
-        console.print(found["whole"])
     return found
 
 
@@ -168,6 +239,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--number", type=int, default=600, help="crystals of a whole screening (default %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes of that")
     parser.add_argument("--block-size", type=int, default=50, help="of that (default %(default)s)")
+    parser.add_argument(
+        "--formats", nargs="+", choices=("parquet", "extxyz"), default=["parquet"], help="of its inputs"
+    )
+    parser.add_argument("--quick", action="store_true", help="whole screenings in one pass of one network")
+    parser.add_argument("--compile", action="store_true", help="their networks compiled")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default all)")
     parser.add_argument("--no-symmetry", dest="symmetry", action="store_false", help="leave out spglib")
     parser.add_argument("--json", type=Path, required=True, help="file of the figures")
     parser.add_argument("--page", type=Path, help="page to write")

@@ -328,10 +328,9 @@ def _calibration_of(card: ModelCard, passes: int) -> Calibration | None:
 
 def _device(name: str | torch.device) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its index
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(
             f"device {str(name)!r} is not available: {str(error).splitlines()[0]}. Use 'auto', 'cpu', or a torch build "

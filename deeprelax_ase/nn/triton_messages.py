@@ -153,9 +153,11 @@ class _Aggregate(torch.autograd.Function):
         num_atoms, channels = scalars.shape[0], scalars.shape[-1]
         out = weights.new_empty(num_atoms, 1 + stacks.shape[1], channels)
         grid = (num_atoms, triton.cdiv(channels, _BLOCK))
-        _forward[grid](
-            scalars, stacks, weights, harmonics, edges.source, edges.destination_starts, out, F=channels, BLOCK=_BLOCK
-        )
+        with torch.cuda.device_of(scalars):  # Triton starts kernels on the current device, wherever the tensors are
+            _forward[grid](
+                scalars, stacks, weights, harmonics, edges.source, edges.destination_starts, out,
+                F=channels, BLOCK=_BLOCK,
+            )  # fmt: skip
         ctx.save_for_backward(scalars, stacks, weights, harmonics)
         ctx.edges = edges
         return out
@@ -166,10 +168,11 @@ class _Aggregate(torch.autograd.Function):
         edges, channels = ctx.edges, scalars.shape[-1]
         gradients = torch.empty_like(scalars), torch.empty_like(stacks), torch.empty_like(weights)
         grid = (scalars.shape[0], triton.cdiv(channels, _BLOCK))
-        _backward[grid](
-            grad.contiguous(), scalars, stacks, weights, harmonics, edges.destination, edges.by_source,
-            edges.source_starts, *gradients, F=channels, BLOCK=_BLOCK,
-        )  # fmt: skip
+        with torch.cuda.device_of(scalars):
+            _backward[grid](
+                grad.contiguous(), scalars, stacks, weights, harmonics, edges.destination, edges.by_source,
+                edges.source_starts, *gradients, F=channels, BLOCK=_BLOCK,
+            )  # fmt: skip
         return *gradients, None, None
 
 

@@ -122,7 +122,7 @@ class IsolatedRelaxer:
 
     def _pool(self) -> ProcessPoolExecutor:
         if self._held is None:
-            self._held = processes.pool(self.workers, _begin, self.options, self.workers, self._make)
+            self._held = processes.pool(self.workers, _begin, self.options, self._make)
         return self._held
 
 
@@ -167,15 +167,9 @@ def _unpacked(data: bytes) -> pa.Table:
 _HERE: dict[str, Any] = {}
 
 
-def _begin(options: RelaxOptions, workers: int, make: Callable[[RelaxOptions], Any], turn: processes.Turn) -> None:
-    processes.belong_to_parent()
-    import torch
-
-    if workers > 1:
-        torch.set_num_threads(1)
-        options = replace(options, device=processes.device_of(options.device, turn))
+def _begin(options: RelaxOptions, make: Callable[[RelaxOptions], Any], turn: processes.Turn) -> None:
     try:
-        _HERE["relaxer"] = make(options)
+        _HERE["relaxer"] = make(replace(options, device=processes.settle(options.device, turn)))
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
         _HERE["error"] = error
 

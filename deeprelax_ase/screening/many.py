@@ -121,12 +121,8 @@ _HERE: dict[str, Any] = {}
 
 
 def _begin(options: RelaxOptions, turn: processes.Turn) -> None:
-    processes.belong_to_parent()
-    import torch
-
-    torch.set_num_threads(1)
     try:
-        options = replace(options, device=processes.device_of(options.device, turn))
+        options = replace(options, device=processes.settle(options.device, turn))
         _HERE.update(options=options, predictor=options.predictor())
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
         _HERE["error"] = error

@@ -102,6 +102,21 @@ def carefully(
     return [blame(item) if n in guilty else item for n, item in enumerate(items)]
 
 
+def settle(device: str, turn: Turn) -> str:
+    """What a process does first, and the device that it is to use, see :func:`device_of`.
+
+    Each of several processes computes in one thread, and compiles in one, which for small crystals makes more of the
+    cores than threads do.
+    """
+    belong_to_parent()
+    if turn.workers > 1:
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        import torch
+
+        torch.set_num_threads(1)
+    return device_of(device, turn)
+
+
 def belong_to_parent() -> None:
     """Leave Ctrl-C to the first process, and end with it, however it ends: there is nobody to work for without it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -132,6 +147,7 @@ def device_of(name: str, turn: Turn) -> str:
         with turn.counter.get_lock():
             name = f"cuda:{turn.counter.value % gpus}"
             turn.counter.value += 1
+    torch.cuda.set_device(name)  # where compiled kernels start
     if sharing > 1:
         total = torch.cuda.get_device_properties(name).total_memory
         torch.cuda.set_per_process_memory_fraction(max(0.01, 1 / sharing - _OVERHEAD / total), name)

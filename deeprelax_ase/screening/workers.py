@@ -171,12 +171,8 @@ def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
 
 def _begin(work: Work, turn: processes.Turn) -> None:
     """Load the model, once for each process."""
-    processes.belong_to_parent()
-    import torch
-
-    torch.set_num_threads(1)
     try:
-        device = processes.device_of(work.options.device, turn)
+        device = processes.settle(work.options.device, turn)
         _HERE.update(work=work, relaxer=_relaxer(replace(work.options, device=device)))
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
         _HERE["error"] = error

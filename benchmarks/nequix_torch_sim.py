@@ -1,0 +1,75 @@
+"""Nequix as a model of TorchSim, on the neighbour search of this package: in batches and on the device throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from nequix.torch_impl.model import load_model, scatter
+from torch import Tensor
+from torch_sim import SimState
+from torch_sim.models.interface import ModelInterface
+
+from deeprelax_ase import Crystal
+from deeprelax_ase.graph import GraphSettings, neighbor_graph
+
+
+class Nequix(ModelInterface):
+    """Energies, forces and stresses in float32.
+
+    Args:
+        file: ``nequix-oam-1.pt``.
+        device: where.
+
+    Attributes:
+        atom_steps: atoms of all calls so far.
+    """
+
+    def __init__(self, file: Path, device: str) -> None:
+        super().__init__()
+        self._device, self._dtype = torch.device(device), torch.float32
+        self._compute_forces = self._compute_stress = True
+        self._memory_scales_with = "n_atoms"
+        network, config = load_model(str(file))
+        self.network = network.to(self._device, self._dtype).eval()
+        self.settings = GraphSettings(cutoff=config["cutoff"], max_neighbors=10**6, max_in_cell=0)
+        self.species = torch.full((max(config["atomic_numbers"]) + 1,), -1, device=self._device)
+        for index, number in enumerate(sorted(config["atomic_numbers"])):
+            self.species[number] = index
+        self.atom_steps = 0
+
+    def state(self, crystals: list[Crystal]) -> SimState:
+        """TorchSim's record of them."""
+        numbers = torch.from_numpy(np.concatenate([c.numbers for c in crystals]))
+        positions = torch.from_numpy(np.concatenate([c.positions for c in crystals]))
+        cells = torch.from_numpy(np.stack([c.cell for c in crystals]))
+        counts = torch.tensor([len(c) for c in crystals])
+        return SimState(
+            positions=positions.to(self._device, self._dtype),
+            masses=torch.ones(len(numbers), device=self._device, dtype=self._dtype),
+            cell=cells.mT.contiguous().to(self._device, self._dtype),
+            pbc=True,
+            atomic_numbers=numbers.to(self._device),
+            system_idx=torch.repeat_interleave(counts).to(self._device),
+        )
+
+    def forward(self, state: SimState) -> dict[str, Tensor]:
+        """Energy (G,) eV, forces (N, 3) eV/Å and stress (G, 3, 3) eV/Å^3."""
+        cell, batch = state.row_vector_cell, state.system_idx
+        positions = state.positions.detach()
+        graph = neighbor_graph(state.atomic_numbers, positions, cell, batch, settings=self.settings)
+        with torch.enable_grad():
+            energies, forces, stress = self.network(
+                self.species[state.atomic_numbers],
+                positions.clone(),
+                graph.cell_offsets.to(self._dtype),
+                graph.edge_index,
+                cell,
+                None,
+                None,
+                batch,
+            )
+        self.atom_steps += len(positions)
+        energy = scatter(energies, batch, dim=0, dim_size=len(cell)).detach().reshape(-1)
+        return {"energy": energy, "forces": forces.detach(), "stress": stress.detach()}
