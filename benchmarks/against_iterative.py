@@ -153,7 +153,7 @@ def main() -> None:
     rows[name] = row(pairs, crystals, iterative, min(4, len(crystals)))
     found = {**settings, "crystals": len(crystals), "atoms": int(pairs.counts.sum()), "rows": rows}
     Console().print(found)
-    cpu = f"CPU, {torch.get_num_threads()} threads"
+    cpu = f"CPU, {torch.get_num_threads()} thread(s)"
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu
     report = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
     report[f"{arguments.under}, {device}"] = {"environment": environment(), **found}

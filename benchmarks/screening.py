@@ -180,12 +180,12 @@ def main() -> None:
         report[name] = {**report.get(name, {}), **_measured(arguments)}
         write_json(arguments.json, report)
     if arguments.page:
-        write_page(report, arguments.page)
+        write_page(arguments.json.parent, arguments.page)
 
 
 def _machine(device: str) -> str:
     if device == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        return f"CPU, {torch.get_num_threads()} thread(s)"
     return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}, {len(os.sched_getaffinity(0))} cores"
 
 

@@ -206,7 +206,7 @@ class Predictor:
             a :class:`Prediction`, or the :class:`DeepRelaxError` that :meth:`predict` would raise.
         """
         if atoms_per_batch is None:
-            atoms_per_batch = _atoms_per_batch(self.device)
+            atoms_per_batch = default_atoms_per_batch(self.device)
         batch: list[Crystal | DeepRelaxError] = []
         atoms = 0
         for structure in structures:
@@ -339,7 +339,8 @@ def _device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _atoms_per_batch(device: torch.device) -> int:
+def default_atoms_per_batch(device: torch.device) -> int:
+    """Atoms of a batch that suit ``device``, see :meth:`Predictor.predict_many`."""
     if device.type == "cpu":
         return 200
     memory = torch.cuda.get_device_properties(device).total_memory

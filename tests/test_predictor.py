@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from deeprelax_ase.errors import (
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models import DEFAULT_MODEL, Model
 from deeprelax_ase.prediction import Prediction, settled
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.predictor import Predictor, default_atoms_per_batch
 from deeprelax_ase.structure import Crystal
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
 
@@ -118,6 +119,36 @@ def test_batch_is_as_single(make, dtype: str, atol: float, atoms_per_batch: int 
         assert_same(alone, prediction, atol=atol)
         np.testing.assert_array_equal(prediction.uncertainty.bonds, alone.uncertainty.bonds)
         np.testing.assert_allclose(prediction.uncertainty.per_bond, alone.uncertainty.per_bond, rtol=0, atol=atol)
+
+
+def test_bonds_are_left_out_on_request(make):
+    predictor = make()
+    for whole, slim in zip(
+        predictor.predict_many(CRYSTALS.values()), predictor.predict_many(CRYSTALS.values(), bonds=False), strict=True
+    ):
+        assert_same(whole, slim, atol=0)
+        assert slim.uncertainty.bonds.shape == (0, 5)
+        assert slim.uncertainty.per_bond.shape == (0,)
+        np.testing.assert_array_equal(whole.uncertainty.per_atom, slim.uncertainty.per_atom)
+
+
+def test_batches_on_a_gpu_follow_what_a_process_may_use_of_its_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
+    whole = default_atoms_per_batch(torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.1, raising=False)
+    assert whole == 20_000
+    assert default_atoms_per_batch(torch.device("cuda:0")) == 4_800
+    assert default_atoms_per_batch(torch.device("cpu")) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+@pytest.mark.parametrize("name", [END_TO_END, "DeepRelax-PBE-v0"])
+def test_compiled_networks_predict_the_same(name: str):
+    plain, compiled = (Predictor(name, device="cpu", dtype="float64", compile=c) for c in (False, True))
+    for a, b in zip(plain.predict_many(CRYSTALS.values()), compiled.predict_many(CRYSTALS.values()), strict=True):
+        assert_same(a, b, atol=1e-9)
 
 
 def test_both_graph_backends_agree(make, needs_dgl):

@@ -1,0 +1,48 @@
+"""How the processes of a screening divide a machine."""
+
+from __future__ import annotations
+
+from multiprocessing import Value
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from deeprelax_ase.screening.processes import Turn, device_of
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What each GPU's processes may use of its memory."""
+    shares: dict[str, float] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: SimpleNamespace(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, name: shares.update({name: part}))
+    return shares
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_gpus_are_given_out_in_turn_and_shared_equally(name: str, two_gpus: dict[str, float]) -> None:
+    turn = Turn(Value("i", 0), workers=7)
+    assert [device_of(name, turn) for _ in range(7)] == [f"cuda:{n % 2}" for n in range(7)]
+    assert set(two_gpus) == {"cuda:0", "cuda:1"}
+    for share in two_gpus.values():
+        assert 4 * (share * 80e9 + 1e9) == pytest.approx(80e9)  # four processes at most, each with CUDA's own needs
+
+
+def test_a_gpu_that_is_named_is_everyones(two_gpus: dict[str, float]) -> None:
+    turn = Turn(Value("i", 0), workers=2)
+    assert [device_of("cuda:1", turn) for _ in range(2)] == ["cuda:1"] * 2
+    assert two_gpus == {"cuda:1": pytest.approx(0.5 - 1 / 80)}
+
+
+def test_a_process_alone_has_all_of_it(two_gpus: dict[str, float]) -> None:
+    assert device_of("auto", Turn(Value("i", 0), workers=1)) == "cuda:0"
+    assert not two_gpus
+
+
+def test_without_gpus_the_name_stays() -> None:
+    assert device_of("auto", Turn(Value("i", 0), workers=4)) == "auto"
+    assert device_of("cpu", Turn(Value("i", 0), workers=4)) == "cpu"
