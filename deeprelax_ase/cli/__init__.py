@@ -5,6 +5,7 @@ Only what is needed to understand the command line is imported here; torch and A
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -38,6 +39,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the ``deeprelax`` command."""
+    # Threads that spin while they wait for each other take five times as long where another program has a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

@@ -384,6 +384,17 @@ class TestProcess:
         assert result.stdout == f"deeprelax {__version__}\n"
         assert result.returncode == 0
 
+    @pytest.mark.parametrize(("chosen", "policy"), [(None, "passive"), ("active", "active")])
+    def test_threads_do_not_spin_unless_the_user_wants_them_to(self, chosen, policy, monkeypatch):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if chosen:
+            monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        result = self.run(
+            "import os\nsys.argv = ['deeprelax', '--version']\nfrom deeprelax_ase.cli import main\n"
+            "try:\n    main()\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'])"
+        )
+        assert result.stdout.splitlines()[-1] == policy
+
     def test_a_reader_that_goes_away_is_no_error_message(self):
         result = self.run(
             "import os\n"
