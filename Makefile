@@ -8,17 +8,18 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 PYTEST_ARGS ?= -n auto --maxprocesses=4 --dist=loadfile
 DEMO := demo
+PAGES := test
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Without DGL (see pyproject.toml) MatGL is of no use here.
 EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 	dgl = sys.platform == "linux" and sys.version_info < (3, 12); \
-	print(("matgl," if dgl else "") + "chgnet,analysis,training,screening,engines,dev")')
+	print(("matgl," if dgl else "") + "chgnet,analysis,training,screening,engines,docs,dev")')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions demo test lint format clean distclean
+.PHONY: help install gpaw ase-versions demo docs test-docs test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +50,13 @@ demo: $(STAMP) ## relax real crystals, in ASE and on the command line
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-m slow" for the slow ones)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+docs: $(STAMP) ## build the documentation, docs/_build/index.html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build
+
+test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" for some pages)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=load tests/docs \
+		-m "slow or not slow" -k "$(PAGES)"
+
 ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.23 (minutes for each)
 	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py
 
@@ -62,8 +70,8 @@ format: $(STAMP) ## mend the style where a tool can
 	$(BIN)/ruff format
 
 clean: ## remove what the tools and the demo left behind
-	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find deeprelax_ase tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(DEMO) docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find deeprelax_ase tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove the virtual environment
 	rm -rf $(VENV)

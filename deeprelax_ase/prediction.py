@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.calibration import CalibratedError, ErrorSigns
+from deeprelax_ase.notebook import html_table, prediction_facts, prediction_line
 from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class Prediction:
     signs: ErrorSigns | None = None
     error: CalibratedError | None = None
     settled: bool = False
+
+    def __repr__(self) -> str:
+        return prediction_line(self)
+
+    def _repr_html_(self) -> str:
+        return html_table("Prediction", prediction_facts(self))
 
     @property
     def volume_change(self) -> float:

@@ -47,12 +47,12 @@ def unrelaxed() -> Atoms:
 
 def main() -> None:
     plain, jumped = unrelaxed(), unrelaxed()
-    table = Table("GaP under PBE", "steps", "volume (Å³)", "energy (eV/atom)", "time (s)", box=None)
+    table = Table("GaP under PBE", "steps", "volume (Å³)", "energy (eV/atom)", "time", box=None)
 
     def add(name: str, steps: int, atoms: Atoms, start: float) -> None:
         energy = atoms.get_potential_energy() / len(atoms)
         table.add_row(
-            name, str(steps), f"{atoms.get_volume():.2f}", f"{energy:.4f}", f"{time.perf_counter() - start:.0f}"
+            name, str(steps), f"{atoms.get_volume():.2f}", f"{energy:.4f}", f"{time.perf_counter() - start:.0f} s"
         )
 
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the command line shows: a bar while it works, a table and a summary afterwards, model cards."""
+"""What the command line shows when it is done: a table and a summary; model cards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -66,12 +65,6 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     uncertainty = "" if outcome.uncertainty is None else f"{outcome.uncertainty:.3f}"
     remark = f" ({outcome.reason})" if outcome.ok and outcome.reason else ""
     return label, formula, volume, uncertainty, outcome.status + remark
-
-
-def progress(console: Console, *, visible: bool) -> Progress:
-    """A bar on ``console``, gone when the work is done; a silent one where it is not ``visible``."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not visible)
 
 
 def failure(outcome: Outcome) -> str:

@@ -130,11 +130,11 @@ def _read(
     seed: int,
     quiet: bool,
 ) -> PairDataset:
-    from deeprelax_ase.cli.console import progress
     from deeprelax_ase.data import PairDataset
+    from deeprelax_ase.progress import progress
 
     shown = errors()
-    with progress(shown, visible=shown.is_terminal and not quiet) as bar:
+    with progress(shown, visible=not quiet) as bar:
         task = bar.add_task("reading pairs", total=None)
         try:
             return PairDataset.read(

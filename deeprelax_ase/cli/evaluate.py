@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase.cli.common import SOME_FAILED, Device, errors, require, stop
-from deeprelax_ase.cli.console import progress
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ def evaluate(
     from deeprelax_ase.predictor import Predictor
 
     shown = errors()
-    with progress(shown, visible=shown.is_terminal and not quiet) as bar:
+    with progress(shown, visible=not quiet) as bar:
         try:
             task = bar.add_task("reading pairs", total=None)
             dataset = PairDataset.read(

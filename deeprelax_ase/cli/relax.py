@@ -180,15 +180,15 @@ def _run(
     outcomes: Iterator[Outcome], inputs: list[str], output: str, file_format: str, *, quiet: bool
 ) -> console.Tally:
     from deeprelax_ase.io import count_frames
+    from deeprelax_ase.progress import is_live, progress
     from deeprelax_ase.streaming import write_outcome
     from deeprelax_ase.writers import open_writer
 
     shown, tally = errors(), console.Tally()
-    visible = shown.is_terminal and not quiet
-    total = count_frames(inputs) if visible else None
+    total = count_frames(inputs) if is_live(shown) and not quiet else None
     start = time.perf_counter()
     try:
-        with closing(open_writer(output, file_format)) as writer, console.progress(shown, visible=visible) as bar:
+        with closing(open_writer(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
             task = bar.add_task("relaxing", total=total)
             for outcome in outcomes:
                 written = write_outcome(writer, outcome)

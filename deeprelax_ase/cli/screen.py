@@ -5,25 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, require, stop
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
     from deeprelax_ase.screening import run
@@ -141,7 +131,7 @@ def screen(
             steps=steps,
         )
         options = replace(options, model=_model(model, finish, device))
-        with _bar(errors(), visible=errors().is_terminal and not quiet) as bar:
+        with bar_on(errors(), visible=not quiet, rate=True) as bar:
             task = bar.add_task("reading", total=None)
 
             def observe(progress: run.Progress) -> None:
@@ -190,7 +180,7 @@ def export(
     from deeprelax_ase.screening.export import export as run_export
 
     try:
-        with _bar(errors(), visible=errors().is_terminal) as bar:
+        with bar_on(errors(), rate=True) as bar:
             task = bar.add_task("writing", total=None)
             written = run_export(folder, output, statuses=status or TRUSTED, advance=lambda n: bar.advance(task, n))
         repeated = repeated_ids(folder)
@@ -214,19 +204,6 @@ def _model(name: str | None, finish: str, device: Device) -> str:
     from deeprelax_ase.optimizers.target import model_for
 
     return model_for(get_calculator(finish, device=device.value))
-
-
-class _Rate(ProgressColumn):
-    """Crystals a second, once some are done."""
-
-    def render(self, task: Task) -> Text:
-        """The column's text."""
-        return Text("" if task.speed is None else f"{task.speed:,.3g}/s")
-
-
-def _bar(console: Console, *, visible: bool) -> Progress:
-    columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not visible)
 
 
 def _summary(progress: run.Progress, out: Path, seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from deeprelax_ase.progress import is_live
 from deeprelax_ase.training.run import Observer
 
 
@@ -17,7 +18,7 @@ def progress(console: Console, members: int, *, quiet: bool) -> Iterator[Observe
     """A bar for each member on a terminal, a line for each validation elsewhere, nothing if ``quiet``."""
     if quiet:
         yield lambda member, record: None
-    elif console.is_terminal:
+    elif is_live(console):
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bar:
             yield _Bars(bar, members)

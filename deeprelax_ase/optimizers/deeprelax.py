@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
+from deeprelax_ase.notebook import html_table, optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers import report
 from deeprelax_ase.optimizers._ase import close_along, plain_path, satisfies, write_log
 from deeprelax_ase.optimizers.comparison import Comparison
@@ -175,6 +176,12 @@ class DeepRelaxOptimizer(Optimizer):
     def prediction(self) -> Prediction | None:
         """As the model made it, before constraints; None before the jump and after a restart."""
         return self._leap.prediction
+
+    def __repr__(self) -> str:
+        return optimizer_line(self, self._freedom)
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, optimizer_facts(self, self._freedom))
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""

@@ -243,7 +243,7 @@ class Folder:
 
 
 #: Options that do not change the results.
-_ANYWHERE = ("device", "atoms_per_batch")
+_ANYWHERE = ("device", "atoms_per_batch", "compile")
 
 
 class Journal:

@@ -110,6 +110,11 @@ def main() -> None:
         return _join(predicted), pairs, groups
 
     predicted, pairs, groups = predictions("validation")
+    if len(pairs) < _FEWEST:
+        parser.error(
+            f"{len(pairs)} pairs for validation are too few for bounds that hold nine times in ten; {_FEWEST} are the "
+            "least, some hundred are better. `deeprelax data convert --fractions` splits otherwise"
+        )
     true = true_errors(predicted, pairs)
     calibration = fit_calibration(
         predicted.error_signs(),
@@ -121,7 +126,8 @@ def main() -> None:
     report = {"validation": coverage(calibration, predicted, pairs, groups)}
     report["test"] = coverage(calibration, *predictions("test"))
     for split, rows in report.items():
-        _show(split, rows)
+        if rows:  # there are none of fewer crystals than can be told about
+            _show(split, rows)
     if arguments.write:
         replace(predictor.model.card, calibration=calibration.to_dict()).write(card_file_of(arguments.model))
     if arguments.json:

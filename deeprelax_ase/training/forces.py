@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from deeprelax_ase.calculators import get_calculator
@@ -26,6 +25,7 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models import load_model
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.progress import track
 from deeprelax_ase.structure import Crystal
 from deeprelax_ase.training.e3_loss import symmetric_logarithm
 from deeprelax_ase.training.evaluate import relax_pairs
@@ -147,7 +147,7 @@ def main() -> None:
     crystals = crystals_of(start, "initial")
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         runs = pool.map(known_forces, _chunks(crystals))
-        found = [one for chunk in track(runs, "M3GNet", -(-len(crystals) // _TOGETHER)) for one in chunk]
+        found = [one for chunk in track(runs, "M3GNet", total=-(-len(crystals) // _TOGETHER)) for one in chunk]
     kept = [k for k, one in enumerate(found) if one is not None and abs(one[0]).max() <= settings.largest_force]
     if not kept:
         raise SystemExit(f"M3GNet gave forces for none of {len(crystals)} points")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from deeprelax_ase import Crystal, Prediction, Predictor
 from deeprelax_ase.calibration import ErrorSigns
+from deeprelax_ase.progress import track
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def predict(
                 return _predicted(crystals, kept["positions"], kept["cells"], kept["uncertainty"], kept["signs"])
     results: list[Prediction] = []
     stream = predictor.predict_many(crystals, atoms_per_batch=atoms_per_batch)
-    for number, result in enumerate(track(stream, total=len(crystals), description="predicting", transient=True)):
+    for number, result in enumerate(track(stream, "predicting", total=len(crystals))):
         if not isinstance(result, Prediction):
             raise RuntimeError(f"crystal {number} failed: {result}")
         results.append(result)

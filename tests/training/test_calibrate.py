@@ -182,3 +182,20 @@ def test_predictions_are_kept(command, card: Path, file: Path, tmp_path: Path, m
     monkeypatch.setattr(Predictor, "predict_many", lambda *_, **__: pytest.fail("predicted again"))
     command(file, "--model", card, "--cache", tmp_path / "cache", "--json", tmp_path / "second.json")
     assert (tmp_path / "first.json").read_text() == (tmp_path / "second.json").read_text()
+
+
+def test_too_few_pairs_are_refused(command, card: Path, pairs_of, tmp_path: Path, capsys):
+    few = write_pairs(replace(pairs_of(12), split=torch.arange(12) % 3), tmp_path / "few.npz")
+    with pytest.raises(SystemExit):
+        command(few, "--model", card, "--write")
+    assert "4 pairs for validation are too few" in capsys.readouterr().err
+    assert ModelCard.read(card).calibration == {}
+
+
+def test_too_few_to_test_on_are_left_out(command, card: Path, pairs_of, tmp_path: Path, capsys):
+    few = write_pairs(replace(pairs_of(40), split=torch.tensor([1] * 34 + [2] * 6)), tmp_path / "few.npz")
+    command(few, "--model", card, "--write")
+    shown = capsys.readouterr().out
+    assert "validation: errors below" in shown
+    assert "test: errors below" not in shown
+    assert ModelCard.read(card).calibration

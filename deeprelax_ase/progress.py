@@ -1,0 +1,158 @@
+"""Progress of long work: a bar on a terminal, one output in a notebook, a plain line now and then elsewhere.
+
+Logs and pipes get no control characters, and nothing at all of work that is done within :data:`INTERVAL`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+#: Seconds between two lines in a log.
+INTERVAL = 30.0
+
+#: Seconds between two changes of a notebook's output.
+_NOTEBOOK_INTERVAL = 0.25
+
+#: Set in the processes that a notebook starts, ``!deeprelax`` among them: their terminal is none.
+_OF_A_KERNEL = "JPY_PARENT_PID"
+
+
+def track(
+    items: Iterable[Item], description: str = "relaxing", *, total: int | None = None, console: Console | None = None
+) -> Iterator[Item]:
+    """The ``items``, with their progress shown.
+
+    >>> for prediction in track(predictor.predict_many(crystals), total=len(crystals)):
+    ...     ...
+
+    Args:
+        items: read as they are needed.
+        description: what is done to them.
+        total: how many there are, where ``items`` does not know its length.
+        console: where to show it; standard error by default.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with progress(console) as bar:
+        task = bar.add_task(description, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def progress(console: Console | None = None, *, visible: bool = True, rate: bool = False) -> Progress:
+    """A :class:`rich.progress.Progress` that behaves wherever it is shown.
+
+    Args:
+        console: where; standard error by default.
+        visible: if not, it is silent.
+        rate: tell items a second.
+    """
+    console = Console(stderr=True, highlight=False) if console is None else console
+    done = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns: list[ProgressColumn] = [*done, *([_Rate()] if rate else []), TimeRemainingColumn()]
+    if visible and console.is_jupyter:
+        return _InNotebook(*columns[1:], console=console, disable=True)
+    if visible and not is_live(console):
+        return _Lines(*columns, console=console, disable=True)
+    return Progress(*columns, console=console, transient=True, disable=not visible)
+
+
+def is_live(console: Console) -> bool:
+    """Whether a bar can be redrawn on ``console``: on terminals that someone looks at.
+
+    ``FORCE_COLOR``, as set in many CI systems, makes rich take a log for a terminal; colours are all that it asks for.
+    """
+    forced = "FORCE_COLOR" in os.environ and not console.file.isatty()
+    return console.is_terminal and not console.is_dumb_terminal and not forced and _OF_A_KERNEL not in os.environ
+
+
+class _Rate(ProgressColumn):
+    """Items a second, once some are done."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text("" if task.speed is None else f"{task.speed:,.3g}/s")
+
+
+class _Shown(Progress):
+    """Shows a task whenever it changes, at most once in ``interval`` seconds; rich's own display stays off."""
+
+    interval = INTERVAL
+
+    def __init__(self, *columns: Any, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._shown = time.monotonic()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count ``advance`` items more."""
+        super().advance(task_id, advance)
+        self._show_in_time(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change what is known of a task, see rich."""
+        super().update(task_id, **changes)
+        self._show_in_time(task_id)
+
+    def _show_in_time(self, task_id: TaskID) -> None:
+        if time.monotonic() - self._shown >= self.interval:
+            self._show(self._tasks[task_id])
+            self._shown = time.monotonic()
+
+    def _show(self, task: Task) -> None:
+        raise NotImplementedError
+
+
+class _Lines(_Shown):
+    """For logs and pipes."""
+
+    def _show(self, task: Task) -> None:
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        rate = "" if task.speed is None else f", {task.speed:,.3g}/s"
+        self.console.print(f"{task.description}: {task.completed:,.0f}{of}{rate}", markup=False, soft_wrap=True)
+
+
+class _InNotebook(_Shown):
+    """One output of a cell, changed in place: rich's own needs ipywidgets, and is lost when the notebook is saved."""
+
+    interval = _NOTEBOOK_INTERVAL
+    _output: Any = None
+
+    def start(self) -> None:
+        """Make the output, once there is a task."""
+        self._shown = 0.0
+
+    def stop(self) -> None:
+        """Show how it ended."""
+        if self.tasks:
+            self._display()
+
+    def _show(self, task: Task) -> None:
+        self._display()
+
+    def _display(self) -> None:
+        from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
+
+        if self._output is None:
+            self._output = display(self, display_id=True)
+        else:
+            self._output.update(self)

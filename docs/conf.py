@@ -1,0 +1,48 @@
+"""Settings of the documentation: ``make docs`` builds it, offline, and takes every warning for an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import deeprelax_ase
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "deeprelax_ase"
+author = "deeprelax_ase contributors"
+copyright = author
+version = release = deeprelax_ase.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "mathml",
+    "model_cards",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"deeprelax_ase {version}"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]
+html_copy_source = False
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Google's style; attributes are described in the docstring of their class.
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+add_module_names = False
+
+# `$` and `>>>` are no part of what is copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True

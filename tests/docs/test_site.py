@@ -1,0 +1,83 @@
+"""The site: it is built offline and without a warning, and its pages hold what they should."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html import unescape
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import deeprelax_ase
+from deeprelax_ase.models import available_models
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("sphinx") is None or find_spec("furo") is None, reason="needs the extra docs"),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the command of the Makefile."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--fail-on-warning", "--keep-going", "--builder", "html"]
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def article(site: Path, page: str) -> str:
+    return (site / f"{page}.html").read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+
+
+def words(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+def test_the_makefile_builds_it_so():
+    assert "sphinx-build --quiet --fail-on-warning --keep-going --builder html docs" in (ROOT / "Makefile").read_text()
+
+
+def test_nothing_comes_from_the_network(site: Path):
+    for page in site.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", text), page.name
+
+
+def test_models_are_those_of_the_cards(site: Path):
+    text = words(article(site, "models"))
+    for card in available_models():
+        for told in (card.name, card.description, card.training_data, card.sha256, *card.limits):
+            assert " ".join(told.split()) in text
+        for measured in card.metrics.values():
+            assert all(f"{value:g}" in text for value in measured.values())
+    assert "model cards" not in text  # the place that they take
+
+
+def test_public_names_are_described(site: Path):
+    text = article(site, "api")
+    for name in set(deeprelax_ase.__all__) - {"__version__"}:
+        assert re.search(rf'id="deeprelax_ase\.(\w+\.)*{name}"', text), name
+    assert "Errors" in words(text)
+    assert "UnsupportedElementError" in text
+
+
+def test_equations_are_mathml(site: Path):
+    text = article(site, "how-it-works")
+    assert text.count("<math") > 20
+    assert 'display="block"' in text
+    assert "$" not in words(text)
+
+
+def test_code_and_its_outputs_are_there_and_comments_are_not(site: Path):
+    text = article(site, "own-data")
+    assert "highlight-sh" in text
+    assert "highlight-text" in text
+    assert "tolerance" not in words(text)
