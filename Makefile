@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 # Without DGL (see pyproject.toml) MatGL is of no use here.
 EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 	dgl = sys.platform == "linux" and sys.version_info < (3, 12); \
-	print(("matgl," if dgl else "") + "chgnet,analysis,training,screening,engines,docs,dev")')
+	print(("matgl," if dgl else "") + "chgnet,analysis,training,screening,engines,report,docs,dev")')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import data, evaluate, finetune, models, relax, screen, train
+from deeprelax_ase.cli import data, evaluate, finetune, models, relax, report, screen, train
 
 _MAIN_EXAMPLES = """\
 Examples:
@@ -62,6 +62,7 @@ def _options(
 app.command(epilog=relax.EXAMPLES)(relax.relax)
 app.command(epilog=screen.SCREEN_EXAMPLES)(screen.screen)
 app.command(epilog=screen.EXPORT_EXAMPLES)(screen.export)
+app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)

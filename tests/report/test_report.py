@@ -1,0 +1,201 @@
+"""The page and the figures of what became of many crystals."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("plotly")
+pytest.importorskip("pyarrow")
+
+from ase.build import bulk
+from ase.io import read, write
+
+from deeprelax_ase import Predictor
+from deeprelax_ase.errors import OutputError, StructureFileError
+from deeprelax_ase.report import outcome_of, write_report
+from deeprelax_ase.report.charts import coverage, curve
+from deeprelax_ase.report.views import before_and_after
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.run import screen
+
+#: A name that a page must not take for markup.
+EVIL = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four crystals, of which one cannot be relaxed, and what their relaxed forms shall be."""
+    folder = tmp_path_factory.mktemp("report")
+    given = [bulk("MgO", "rocksalt", a=4.5), bulk("NaCl", "rocksalt", a=5.2), bulk("ZnS", "wurtzite", a=4.0, c=6.6)]
+    given[2].rattle(0.05, seed=0)
+    broken = bulk("GaAs", "zincblende", a=5.6)
+    broken.positions[1] = broken.positions[0]
+    given.append(broken)
+    for n, atoms in enumerate(given):
+        atoms.info["id"] = f"{EVIL}-{n}"
+    write(folder / "given.extxyz", given)
+    screen([folder / "given.extxyz"], folder / "out", RelaxOptions(device="cpu", passes=1, members=1), workers=0)
+    relaxed = [atoms.copy() for atoms in given]
+    relaxed[2].positions += np.random.default_rng(0).normal(0, 0.02, relaxed[2].positions.shape)
+    write(folder / "true.extxyz", relaxed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(screened: Path) -> Path:
+    file = screened / "page.html"
+    write_report(
+        screened / "out", file, reference=screened / "true.extxyz", show=6, device="cpu", figures=screened / "f"
+    )
+    return file
+
+
+class Tags(HTMLParser):
+    """What a page loads, and the text outside of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.text, self.scripts, self._inside = "", 0, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self._inside = tag
+        self.scripts += tag == "script"
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def test_what_is_told(screened: Path) -> None:
+    outcome = outcome_of(screened / "out", reference=screened / "true.extxyz")
+    assert len(outcome) == 4
+    assert outcome.statuses == {"predicted": 3, "failed": 1}
+    (reason,) = outcome.reasons
+    assert "apart" in reason
+    assert outcome.failures[0][:2] == (3, f"{EVIL}-3")
+    assert outcome.models == {"DeepRelax-PBE": 3}
+    assert np.isnan(outcome.true_errors).tolist() == [False, False, False, True]
+    assert outcome.true_errors[:2] == pytest.approx(0, abs=1e-6)  # symmetry holds these atoms
+    assert outcome.true_errors[2] > 0.01
+    places = [place for place, _ in outcome.to_show(4)]
+    assert places[0] == 3
+    assert sorted(places) == [0, 1, 2, 3]
+
+
+def test_the_page_holds_all_and_loads_nothing(page: Path) -> None:
+    tags = Tags(page.read_text(encoding="utf-8"))
+    assert not tags.loads
+    assert page.stat().st_size < 15e6
+    for told in ("4crystals", "1failed", "are … Å apart", "MgO", "true error"):
+        assert told in tags.text.replace("\n", "")
+
+
+def test_names_are_text(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    assert EVIL not in content
+    assert EVIL in Tags(content).text
+    figures = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', content, re.DOTALL)
+    assert figures
+    assert not any("<" in figure for figure in figures)
+
+
+def test_figures_for_papers(page: Path) -> None:
+    names = {file.name for file in (page.parent / "f").iterdir()}
+    assert {"error-against-expected.png", "error-against-expected.svg", "volume-change.svg", "crystal-2.png"} <= names
+    assert all(file.stat().st_size > 1000 for file in (page.parent / "f").iterdir())
+
+
+def test_a_file_and_where_it_began(screened: Path, tmp_path: Path) -> None:
+    given = read(screened / "given.extxyz", index=":3")
+    predictor = Predictor(device="cpu", passes=1, members=1)
+    relaxed = [predictor.predict(atoms).to_atoms(atoms) for atoms in given]
+    write(tmp_path / "relaxed.extxyz", relaxed)
+    outcome = write_report(
+        tmp_path / "relaxed.extxyz", tmp_path / "p.html", initial=screened / "given.extxyz", show=1, device="cpu"
+    )
+    assert outcome.statuses == {"predicted": 3}
+    changes = [b.get_volume() / a.get_volume() - 1 for a, b in zip(given, relaxed, strict=True)]
+    np.testing.assert_allclose(outcome.numbers["volume_change"], changes, atol=1e-6)
+    assert "Both views turn together" in Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
+
+
+def test_without_the_unrelaxed_crystals_nothing_is_drawn(screened: Path, tmp_path: Path) -> None:
+    write(tmp_path / "relaxed.extxyz", read(screened / "given.extxyz", index=":2"))
+    write_report(tmp_path / "relaxed.extxyz", tmp_path / "p.html", device="cpu")
+    assert "--initial" in Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
+
+
+def test_wrong_input(screened: Path, tmp_path: Path) -> None:
+    with pytest.raises(StructureFileError, match="no such file"):
+        outcome_of(tmp_path / "nothing")
+    with pytest.raises(OutputError, match="no screening"):
+        outcome_of(tmp_path)
+    with pytest.raises(StructureFileError, match="another number"):
+        outcome_of(screened / "out", reference=_first(screened, 2, tmp_path))
+    write(tmp_path / "others.extxyz", [bulk("CaO", "rocksalt", a=4.8)] * 4)
+    with pytest.raises(StructureFileError, match="other atoms"):
+        outcome_of(screened / "out", reference=tmp_path / "others.extxyz")
+    assert not list(tmp_path.glob("*.html*"))
+
+
+def _first(screened: Path, number: int, folder: Path) -> Path:
+    write(folder / "some.extxyz", read(screened / "true.extxyz", index=f":{number}"))
+    return folder / "some.extxyz"
+
+
+def test_bonds_and_arrows_are_where_the_atoms_are() -> None:
+    atoms = bulk("ZnS", "wurtzite", a=4.0, c=6.6)
+    atoms.rattle(0.1, seed=1)
+    prediction = Predictor(device="cpu", passes=1, members=1).predict(atoms)
+    figure, longer = before_and_after(prediction)
+    traces = {(trace.scene, trace.name): trace for trace in figure.data}
+    moves = traces["scene", "moves"]
+    ends = np.array([moves.x[1::3], moves.y[1::3], moves.z[1::3]]).T
+    starts = np.array([moves.x[::3], moves.y[::3], moves.z[::3]]).T
+    np.testing.assert_allclose(ends - starts, prediction.displacements * longer, atol=1e-9)
+    bonds = traces["scene2", "bonds"]
+    lengths = np.linalg.norm(
+        np.array([bonds.x[1::3], bonds.y[1::3], bonds.z[1::3]]) - np.array([bonds.x[::3], bonds.y[::3], bonds.z[::3]]),
+        axis=0,
+    )
+    assert 2.0 < lengths.min() < 2.6  # Zn-S
+    assert len(bonds.line.color) == 3 * len(lengths)
+
+
+def test_curve_and_coverage(screened: Path) -> None:
+    generator = np.random.default_rng(0)
+    expected = generator.uniform(0.01, 0.5, 3000)
+    points = curve(expected, expected * generator.exponential(1.0, 3000))
+    np.testing.assert_allclose(points[:, 1], points[:, 0], rtol=0.3)
+    assert (np.diff(points[:, 0]) > 0).all()
+    outcome = outcome_of(screened / "out", reference=screened / "true.extxyz")
+    outcome.numbers["error_bound"] = outcome.true_errors + np.array([0.1, 0.1, -0.001, 0.1])
+    assert coverage(outcome) == pytest.approx(2 / 3)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed")
+def test_a_browser_draws_it_without_a_network(page: Path, tmp_path: Path) -> None:
+    options = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=15000", "--enable-logging=stderr"]
+    options += [f"--user-data-dir={tmp_path}", "--dump-dom"]
+    shown = subprocess.run(
+        ["chromium", *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    charts, views = (len(re.findall(f'class="{kind} js-plotly-plot', shown.stdout)) for kind in ("plot", "view"))
+    assert charts == 4
+    assert views == 1  # the others are drawn when they are opened
+    assert "<canvas" in shown.stdout
+    assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line and "rror" in line]
