@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from environment import environment
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from deeprelax_ase import Predictor
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS

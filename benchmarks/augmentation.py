@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment
 from files import write_json
 from rich.console import Console
 from rich.table import Table
 from shared_work import taken
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.models import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxE3Config

@@ -30,12 +30,12 @@ from ase.optimize import BFGS
 from ase.spacegroup.symmetrize import refine_symmetry
 from ase.symbols import symbols2numbers
 from dft_runs import JUMP, JUMP_FAST, PREDICTED, UNRELAXED, UNRELAXED_FAST, Cache, Run, measure
-from environment import environment
 from files import write_json
 from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import DeepRelaxOptimizer, Predictor
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.models import DEFAULT_MODEL, load_model

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import environment
 from files import write_json
 from force_calls_report import report
 from relaxing import Run, Task, choose, relax_all
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE
 from deeprelax_ase.models import M3GNET_MODEL as MODEL
 from deeprelax_ase.models import load_model

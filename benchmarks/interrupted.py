@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from environment import environment
 from files import write_json
 from rich.console import Console
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.screening.folder import Folder
 
 #: Seconds between two looks at a run.

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.spacegroup import crystal
-from environment import environment
 from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Predictor
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.calculators import get_calculator
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from nequix.torch_impl.model import load_model, scatter
 from torch import Tensor
 from torch_sim import SimState
 from torch_sim.models.interface import ModelInterface
 
-from deeprelax_ase import Crystal
 from deeprelax_ase.graph import GraphSettings, neighbor_graph
 
 
@@ -21,9 +19,6 @@ class Nequix(ModelInterface):
     Args:
         file: ``nequix-oam-1.pt``.
         device: where.
-
-    Attributes:
-        atom_steps: atoms of all calls so far.
     """
 
     def __init__(self, file: Path, device: str) -> None:
@@ -37,22 +32,6 @@ class Nequix(ModelInterface):
         self.species = torch.full((max(config["atomic_numbers"]) + 1,), -1, device=self._device)
         for index, number in enumerate(sorted(config["atomic_numbers"])):
             self.species[number] = index
-        self.atom_steps = 0
-
-    def state(self, crystals: list[Crystal]) -> SimState:
-        """TorchSim's record of them."""
-        numbers = torch.from_numpy(np.concatenate([c.numbers for c in crystals]))
-        positions = torch.from_numpy(np.concatenate([c.positions for c in crystals]))
-        cells = torch.from_numpy(np.stack([c.cell for c in crystals]))
-        counts = torch.tensor([len(c) for c in crystals])
-        return SimState(
-            positions=positions.to(self._device, self._dtype),
-            masses=torch.ones(len(numbers), device=self._device, dtype=self._dtype),
-            cell=cells.mT.contiguous().to(self._device, self._dtype),
-            pbc=True,
-            atomic_numbers=numbers.to(self._device),
-            system_idx=torch.repeat_interleave(counts).to(self._device),
-        )
 
     def forward(self, state: SimState) -> dict[str, Tensor]:
         """Energy (G,) eV, forces (N, 3) eV/Å and stress (G, 3, 3) eV/Å^3."""
@@ -70,6 +49,5 @@ class Nequix(ModelInterface):
                 None,
                 batch,
             )
-        self.atom_steps += len(positions)
         energy = scatter(energies, batch, dim=0, dim_size=len(cell)).detach().reshape(-1)
         return {"energy": energy, "forces": forces.detach(), "stress": stress.detach()}

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import environment
 from files import write_json
 from relaxing import Run, Task, choose, relax_all
 from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Crystal
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.models import M3GNET_MODEL as MODEL
 
 #: eV/atom, by which an energy must be above another to count as higher.

@@ -27,11 +27,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from candidates import candidates, write
-from environment import environment
 from files import write_json
 from rich.console import Console
 from screening_page import write_page
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.screening.columns import atoms_of
 from deeprelax_ase.screening.folder import Folder

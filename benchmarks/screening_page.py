@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deeprelax_ase.bench.page import table
+
 _HEAD = """# Throughput
 
 ```sh
@@ -132,16 +134,8 @@ def _interrupted(found: dict[str, Any]) -> str:
 
 
 def _iterative(device: str, found: dict[str, Any]) -> str:
-    lines = [
-        f"{found['crystals']:,} crystals of {found['atoms'] / found['crystals']:.1f} atoms, fmax {found['fmax']} eV/Å "
-        f"({device.split(', ', 1)[1]}):",
-        "",
-        "| | crystals/s | force calls | converged | coordinates (Å) | median (Å) | volume |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in found["rows"].items():
-        rate = _rate(row) if "crystals_per_second" in row else ""
-        calls = f"{row['steps']:.0f} | {row['converged']:.0%}" if "steps" in row else " | "
-        errors = f"{row['coordinates']:.3f} | {row['coordinates_median']:.4f} | {row['relative_volume']:.1%}"
-        lines.append(f"| {name} | {rate} | {calls} | {errors} |")
-    return "\n".join(lines)
+    size = found["atoms"] / found["crystals"]
+    title = (
+        f"{found['crystals']:,} crystals of {size:.1f} atoms, fmax {found['fmax']} eV/Å ({device.split(', ', 1)[1]}):"
+    )
+    return f"{title}\n\n{table(found)}"

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from environment import environment
 from files import write_json
 from rich.progress import Progress
 from tables_page import write_page
 from tables_train import DATA, MEMBERS, OURS, PLAIN
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.evaluation import Assessment, assess
 from deeprelax_ase.metrics import rank_correlation

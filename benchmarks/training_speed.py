@@ -19,12 +19,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from environment import environment
 from files import write_json
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 from torch.profiler import ProfilerActivity, profile
 
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.data import Pairs, load_pairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train

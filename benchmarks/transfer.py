@@ -21,11 +21,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from environment import environment
 from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Predictor
+from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.calibration import Calibration, fit_calibration
 from deeprelax_ase.data import Pairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares

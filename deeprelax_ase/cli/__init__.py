@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import data, evaluate, finetune, models, relax, report, screen, train
+from deeprelax_ase.cli import bench, data, evaluate, finetune, models, relax, report, screen, train
 
 _MAIN_EXAMPLES = """\
 Examples:
@@ -67,4 +67,5 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, for its JSON."""
+"""What a benchmark ran on, without anything that names the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import deeprelax_ase
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware, without anything that names the machine."""
+    """Versions and hardware, as JSON can hold them."""
     packages = {}
     for name in ("ase", "matgl", "dgl", "gpaw", "numpy", "spglib"):
         try:

@@ -1,0 +1,91 @@
+"""``deeprelax bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from deeprelax_ase.cli.common import SOME_FAILED, Device, errors, stop
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress
+
+#: Pairs of a quick measurement.
+QUICK = 30
+
+EXAMPLES = """\
+Examples:
+
+    deeprelax bench --data pairs.npz --quick
+    deeprelax bench DeepRelax-M3GNet --data pairs.npz --labels m3gnet --number 200 --out bench
+    deeprelax bench --data my_pairs/ --baseline nothing --baseline fire --baseline lbfgs --baseline relaxer
+
+Speed stands beside the accuracy at that speed. Baselines: nothing, volume (pymatgen's DLSVolumePredictor), fire and
+lbfgs (ASE under M3GNet), relaxer (MatGL's own).
+"""
+
+
+def bench(
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="SOURCE", help="Relaxation pairs; repeatable.", show_default=False)
+    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.")] = "DeepRelax-PBE",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder for bench.json and bench.md.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Part of the pairs: train, validation, test or all.")] = "test",
+    labels: Annotated[str, typer.Option(help="Of npz files: relaxed or m3gnet.")] = "relaxed",
+    number: Annotated[int, typer.Option(min=1, help="Most pairs, evenly taken.")] = 300,
+    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pairs: minutes on a laptop.")] = False,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="What to compare with; repeatable. Default: nothing, volume, fire")
+    ] = None,
+    fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when a relaxation ends, eV/Å.")] = 0.05,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of one.")] = 500,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved."""
+    import torch
+
+    from deeprelax_ase.bench import bench as measure
+    from deeprelax_ase.bench.baselines import Limits
+    from deeprelax_ase.bench.page import markdown
+    from deeprelax_ase.cli.evaluate import part
+    from deeprelax_ase.data import PairDataset
+
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        with progress(errors(), visible=not quiet) as bar:
+            dataset = part(PairDataset.read(data, labels=labels), split, 1)
+            wanted = min(QUICK if quick else number, len(dataset))
+            pairs = dataset.pairs.take(torch.linspace(0, len(dataset) - 1, wanted).long())
+
+            def observe(name: str, crystals: int) -> Any:
+                task = bar.add_task(name, total=crystals)
+                return lambda: bar.advance(task)
+
+            found = measure(
+                pairs,
+                model,
+                baselines=baseline or ("nothing", "volume", "fire"),
+                limits=Limits(fmax, steps),
+                device=device.value,
+                observe=observe,
+            )
+        found |= {"data": [Path(source).name for source in data], "split": split, "labels": labels}
+        text = markdown(found, f"{model} on {', '.join(found['data'])}, {split}")
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+        if out is not None:
+            written = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+            (out / "bench.json").write_text(written, encoding="utf-8")
+            (out / "bench.md").write_text(text, encoding="utf-8")
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)

@@ -1,0 +1,117 @@
+"""What a model and its baselines are measured by."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+
+from deeprelax_ase.bench import BASELINES, baselines, bench
+from deeprelax_ase.bench.baselines import Limits, ase_optimizer
+from deeprelax_ase.bench.page import markdown
+from deeprelax_ase.data import Pairs, crystals_of
+from deeprelax_ase.structure import Crystal
+from tests.training.conftest import make_pairs
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    made = make_pairs(6)
+    return made.double()
+
+
+@pytest.fixture(scope="module")
+def found(pairs: Pairs) -> dict:
+    return bench(pairs, "DeepRelax-PBE", baselines=["nothing"], device="cpu", others={"the answer": _answer(pairs)})
+
+
+def _answer(pairs: Pairs):
+    """A baseline that knows it all, at three calls for each crystal."""
+    end = crystals_of(pairs, "relaxed")
+    return lambda crystals, advance: baselines.Relaxed(end[: len(crystals)], calls=3.0, converged=1.0)
+
+
+def test_errors_are_those_of_what_was_made(found: dict, pairs: Pairs) -> None:
+    assert found["crystals"] == 6
+    rows = found["rows"]
+    assert rows["the answer"]["coordinates"] == pytest.approx(0, abs=1e-9)
+    assert rows["the answer"]["relative_volume"] == pytest.approx(0, abs=1e-9)
+    volumes = [torch.linalg.det(cell).abs() for cell in (pairs.cell_initial, pairs.cell_relaxed)]
+    expected = float((volumes[0] / volumes[1] - 1).abs().mean())
+    assert rows["nothing done"]["relative_volume"] == pytest.approx(expected)
+    assert rows["DeepRelax-PBE, 3 x 4"]["crystals_per_second"] > 0
+
+
+def test_uncertainty_is_told(found: dict) -> None:
+    told = found["uncertainty"]
+    for quantity in ("coordinates", "relative_volume"):
+        assert 0 <= told[quantity]["coverage"] <= 1
+        assert told[quantity]["mean expected"] > 0
+
+
+def test_a_page_and_json(found: dict) -> None:
+    json.dumps(found, allow_nan=True)
+    text = markdown(found, "a title")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names.index("the answer") < names.index("DeepRelax-PBE, 3 x 4")  # the faster first
+    assert "| the answer |" in text
+    assert "3.0 | 100% | 0.000" in text
+
+
+def test_what_is_not_installed_costs_its_row(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(limits: Limits):
+        raise ImportError("no such | library")
+
+    monkeypatch.setitem(BASELINES, "fire", absent)
+    found = bench(pairs, "DeepRelax-PBE", baselines=["fire", "nothing"], device="cpu")
+    title = baselines.TITLES["fire"]
+    assert found["rows"][title] == {"failed": "ImportError: no such | library"}
+    assert "not measured: ImportError: no such / library" in markdown(found, "x")
+
+
+def test_unknown_baselines_are_refused(pairs: Pairs) -> None:
+    with pytest.raises(ValueError, match="Unknown baselines"):
+        bench(pairs, "DeepRelax-PBE", baselines=["magic"], device="cpu")
+
+
+def test_force_calls_with_and_without_the_jump(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = crystals_of(pairs, "relaxed")
+
+    def made(limits: Limits):
+        def relax(crystals, advance):
+            near = np.mean([abs(c.volume / e.volume - 1) for c, e in zip(crystals, end, strict=False)])
+            return baselines.Relaxed(end[: len(crystals)], calls=1 + 100 * near, converged=1.0)
+
+        return relax
+
+    monkeypatch.setitem(BASELINES, "lbfgs", made)
+    calls = bench(pairs, "DeepRelax-PBE", baselines=["lbfgs"], device="cpu")["force_calls"]
+    assert calls["from"] == baselines.TITLES["lbfgs"]
+    assert calls["unrelaxed"] > 1
+    assert calls["jumped"] != calls["unrelaxed"]
+
+
+def test_ase_relaxes_one_by_one_and_failures_cost_themselves() -> None:
+    good, bad = Crystal.of(bulk("Cu", a=3.8)), Crystal.of(bulk("MgO", "rocksalt", a=4.2))  # EMT knows no Mg
+    told = []
+    made = ase_optimizer("LBFGS", EMT, Limits(fmax=0.01))([good, bad], lambda: told.append(1))
+    assert made.failed == 1
+    assert made.converged == 0.5
+    assert made.crystals[0].volume == pytest.approx(bulk("Cu", a=3.59).get_volume(), rel=0.01)
+    assert made.crystals[1] is bad
+    assert len(told) == 2
+
+
+def test_volumes_by_bond_lengths() -> None:
+    predictors = pytest.importorskip("pymatgen.analysis.structure_prediction.volume_predictor")
+    squeezed = Crystal.of(bulk("MgO", "rocksalt", a=3.9))
+    made = baselines.volumes(Limits())([squeezed], lambda: None)
+    np.testing.assert_allclose(made.crystals[0].scaled_positions, squeezed.scaled_positions, atol=1e-9)
+    own = predictors.DLSVolumePredictor().get_predicted_structure(squeezed.to_structure())
+    assert made.crystals[0].volume == pytest.approx(own.volume)
+    assert made.crystals[0].volume > 1.02 * squeezed.volume

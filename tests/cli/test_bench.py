@@ -1,0 +1,45 @@
+"""``deeprelax bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from deeprelax_ase.cli import app
+from tests.training.conftest import make_pairs, write_pairs
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    kept = {"dft": np.zeros(5, dtype=bool), "split": np.zeros(5, dtype=np.uint8)}
+    return write_pairs(tmp_path / "pairs.npz", make_pairs(5), **kept)
+
+
+def test_it_measures_prints_and_writes(data: Path, tmp_path: Path) -> None:
+    arguments = ["bench", "--data", str(data), "--split", "all", "--number", "3", "--baseline", "nothing"]
+    result = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "| nothing done |" in result.stdout
+    found = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
+    assert found["crystals"] == 3
+    assert found["data"] == ["pairs.npz"]
+    assert (tmp_path / "out" / "bench.md").read_text(encoding="utf-8").strip() == result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "nothing.npz"], "nothing.npz"),
+        (["--baseline", "magic"], "Unknown baselines"),
+        (["--split", "tomorrow"], "tomorrow"),
+    ],
+)
+def test_what_is_wrong_is_told(data: Path, arguments: list[str], told: str) -> None:
+    given = ["bench", "--split", "all", "--device", "cpu", *arguments]
+    result = CliRunner().invoke(app, given if "--data" in given else [*given, "--data", str(data)])
+    assert result.exit_code in (1, 2)
+    assert told in result.stderr
