@@ -19,7 +19,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions demo docs test-docs test lint format clean distclean
+.PHONY: help install gpaw ase-versions demo docs test-docs pages test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html
 test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" for some pages)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=load tests/docs \
 		-m "slow or not slow" -k "$(PAGES)"
+
+pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured
+	$(BIN)/python benchmarks/pages.py
 
 ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.23 (minutes for each)
 	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py

@@ -15,6 +15,16 @@ NON_METALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 5
 RARE = 0.01
 
 
+#: Atomic numbers that make a crystal one of a kind, the first kind that fits.
+CHEMISTRIES = {
+    "oxides": (8,),
+    "halides": (9, 17, 35, 53),
+    "sulphides, selenides, tellurides": (16, 34, 52),
+    "nitrides, phosphides, arsenides": (7, 15, 33),
+    "hydrides, borides, carbides, silicides": (1, 5, 6, 14),
+}
+
+
 def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:
     """Masks (G,) of the crystals of each group; they overlap.
 
@@ -34,6 +44,18 @@ def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:
         "rare elements": any_atom(element_shares[pairs.numbers] < RARE),
         f"over {LARGE} atoms": pairs.counts > LARGE,
     }
+
+
+def chemistry(pairs: Pairs) -> dict[str, Tensor]:
+    """Masks (G,) of the crystals of each chemistry: the first of :data:`CHEMISTRIES` whose elements they hold."""
+    batch, size = pairs.batch, len(pairs)
+    left = torch.ones(size, dtype=torch.bool)
+    masks = {}
+    for name, numbers in CHEMISTRIES.items():
+        inside = torch.isin(pairs.numbers, torch.tensor(numbers)).long()
+        masks[name] = left & (torch.zeros(size, dtype=torch.long).index_add(0, batch, inside) > 0)
+        left = left & ~masks[name]
+    return {**masks, "metals alone": left}
 
 
 def element_shares(pairs: Pairs) -> Tensor:

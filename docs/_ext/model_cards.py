@@ -57,7 +57,17 @@ def section(card: ModelCard) -> str:
         "SHA-256 of the weights": f"`{card.sha256}`",
     }
     parts = [f"## {card.name}", card.description, metrics(card.metrics)]
+    training = card.training
+    for name, key in (
+        ("Licences of the data", "data_licences"),
+        ("Rarest elements in training", "rarest_elements"),
+        ("Time and carbon", "cost"),
+    ):
+        if key in training:
+            facts[name] = training[key]
     parts.append("\n".join(f"- **{name}.** {text}" for name, text in facts.items()))
+    if commands := training.get("commands") or [c for c in [training.get("command")] if c]:
+        parts.append("To reproduce it, at that commit:\n\n```text\n" + "\n".join(commands) + "\n```")
     if card.limits:
         parts.append("Known limits:\n\n" + "\n".join(f"- {limit}" for limit in card.limits))
     return "\n\n".join(parts)

@@ -5,7 +5,15 @@ import torch
 from ase.data import chemical_symbols
 
 from deeprelax_ase.data import Pairs
-from deeprelax_ase.data.groups import LARGE, NON_METALS, RARE, crystal_groups, displacement_sizes, element_shares
+from deeprelax_ase.data.groups import (
+    LARGE,
+    NON_METALS,
+    RARE,
+    chemistry,
+    crystal_groups,
+    displacement_sizes,
+    element_shares,
+)
 
 
 def make_pairs(*crystals: list[str]) -> Pairs:
@@ -77,3 +85,17 @@ def test_displacements_beyond_what_the_cell_carries():
     pairs.scaled_relaxed[3] += torch.tensor([0.0, 0.03, -0.04])
     pairs.scaled_relaxed[5, 2] += 0.01  # the largest of a crystal counts
     assert displacement_sizes(pairs).tolist() == pytest.approx([0.6, 0, 0.3])
+
+
+def test_each_crystal_has_one_chemistry():
+    pairs = make_pairs(["Na", "Cl"], ["Ca", "O", "F"], ["Zn", "S"], ["Ga", "As"], ["Ti", "C"], ["Cu", "Au"])
+    found = chemistry(pairs)
+    assert torch.stack(list(found.values())).sum(dim=0).tolist() == [1] * 6
+    assert {name: mask.nonzero().flatten().tolist() for name, mask in found.items()} == {
+        "oxides": [1],
+        "halides": [0],
+        "sulphides, selenides, tellurides": [2],
+        "nitrides, phosphides, arsenides": [3],
+        "hydrides, borides, carbides, silicides": [4],
+        "metals alone": [5],
+    }

@@ -1,0 +1,45 @@
+"""The pages and pictures of the benchmarks, made anew of what was measured: ``make pages``.
+
+python benchmarks/pages.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import energies
+import screening_page
+import tables_page
+
+from deeprelax_ase.bench.page import markdown
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+#: What ``deeprelax bench`` measured, by title.
+BENCHES = {"bench-M3GNet.json": "DeepRelax-M3GNet beside what else relaxes to M3GNet's minima"}
+
+
+def write(folder: Path) -> None:
+    """Write all pages into ``folder``."""
+    screening_page.write_page(RESULTS, folder / "throughput.md")
+    tables_page.write_page(_read("tables.json"), folder / "tables.md")
+    energies.draw(_read("energies.json"), folder / "energies.svg")
+    parts = [markdown(_read(name), title) for name, title in BENCHES.items()]
+    (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _read(name: str) -> dict:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Write them where they belong."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    write(HERE)
+
+
+if __name__ == "__main__":
+    main()
