@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from files import write_json
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -66,7 +67,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
     above = [np.maximum(found[name] - found["relaxed"], 1e-5) for name in ("unrelaxed", "predicted")]
     right.boxplot(above, tick_labels=["unrelaxed", "predicted"])
     right.set(ylabel="above the relaxed crystal (eV/atom)", yscale="log")
-    figure.savefig(file, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "energies"}):  # so that the same energies make the same file
+        figure.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:
