@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from ase.geometry import cell_to_cellpar
 from ase.visualize.plot import plot_atoms
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from deeprelax_ase.metrics import rank_correlation
 from deeprelax_ase.prediction import Prediction
 from deeprelax_ase.report.charts import TITLES, curve, logarithms
 from deeprelax_ase.report.outcome import Outcome
+from deeprelax_ase.structure import Crystal
 
 _FORMATS = ("png", "svg")
 
@@ -39,18 +41,19 @@ def write_figures(outcome: Outcome, predictions: Mapping[int, Prediction], folde
     return files
 
 
-def write_structures(prediction: Prediction, file: Path) -> list[Path]:
+def write_structures(prediction: Prediction, file: Path, *, reference: Crystal | None = None) -> list[Path]:
     """Write a crystal before and after with its lattice constants, as figure 3 of the paper does.
 
     Args:
         prediction: of it.
         file: name without an ending.
+        reference: the truly relaxed crystal, to stand beside them.
     """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    for axes, name, crystal in zip(
-        figure.subplots(1, 2), ("unrelaxed", "relaxed"), (prediction.initial, prediction.relaxed), strict=True
-    ):
-        plot_atoms(crystal.to_atoms(), axes, rotation="10x,-20y,0z")
+    panels = {"unrelaxed": prediction.initial, "predicted": prediction.relaxed}
+    panels |= {} if reference is None else {"relaxed": reference}
+    figure = Figure(figsize=(3.5 * len(panels), 3.6), layout="constrained")
+    for axes, (name, crystal) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        plot_atoms(crystal.to_atoms(), axes, rotation="10x,-20y,0z", radii=0.4)
         a, b, c, alpha, beta, gamma = cell_to_cellpar(crystal.cell)
         lengths, angles = f"a, b, c = {a:.2f}, {b:.2f}, {c:.2f} Å", f"α, β, γ = {alpha:.1f}, {beta:.1f}, {gamma:.1f}°"
         axes.set_title(f"{name}\n{lengths}\n{angles}", fontsize=9)
@@ -99,6 +102,7 @@ def _histogram(values: np.ndarray, title: str) -> Figure:
 
 def _saved(figure: Figure, file: Path) -> Iterator[Path]:
     for ending in _FORMATS:
-        target = file.with_suffix(f".{ending}")
-        figure.savefig(target, dpi=300, metadata={"Date": None} if ending == "svg" else {})
+        target = file.with_name(f"{file.name}.{ending}")
+        with rc_context({"svg.hashsalt": file.name}):  # the same numbers make the same file
+            figure.savefig(target, dpi=300, metadata={"Date": None} if ending == "svg" else {})
         yield target
