@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
@@ -113,6 +115,26 @@ def matgl_relaxer(limits: Limits) -> Relax:
         return Crystal.from_structure(found["final_structure"]), calls, calls <= limits.steps
 
     return lambda crystals, advance: _one_by_one(one, crystals, advance)
+
+
+def torch_sim_model(name: str) -> Any:
+    """The TorchSim model that a function makes, by the name ``module:function``.
+
+    Raises:
+        CalculatorError: there is no such function, or torch-sim-atomistic is not installed.
+    """
+    module, _, function = name.partition(":")
+    try:
+        import_module("torch_sim")
+        make = getattr(import_module(module), function)
+    except ImportError as error:
+        raise CalculatorError(
+            f"Cannot import what {name!r} needs ({error}). TorchSim is the package torch-sim-atomistic, for Python "
+            "3.12 or later; the module must be installed, or its folder on PYTHONPATH."
+        ) from error
+    except (AttributeError, ValueError) as error:
+        raise CalculatorError(f"There is no {name!r}; give 'module:function'") from error
+    return make()
 
 
 def torch_sim_fire(model: Any, limits: Limits, *, atoms_per_batch: int = 8000) -> Relax:

@@ -21,6 +21,7 @@ Examples:
 
     deeprelax bench --data pairs.npz --quick
     deeprelax bench DeepRelax-M3GNet --data pairs.npz --labels m3gnet --number 200 --out bench
+    deeprelax bench --data pairs.npz --device cuda --number 1000 --torch-sim my_models:make
     deeprelax bench --data my_pairs/ --baseline nothing --baseline fire --baseline lbfgs --baseline relaxer
 
 Speed stands beside the accuracy at that speed. Baselines: nothing, volume (pymatgen's DLSVolumePredictor), fire and
@@ -44,6 +45,12 @@ def bench(
     baseline: Annotated[
         list[str] | None, typer.Option(help="What to compare with; repeatable. Default: nothing, volume, fire")
     ] = None,
+    torch_sim: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="What makes a model of TorchSim's, to relax in batches.", show_default=False
+        ),
+    ] = None,
     fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when a relaxation ends, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of one.")] = 500,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
@@ -53,7 +60,7 @@ def bench(
     import torch
 
     from deeprelax_ase.bench import bench as measure
-    from deeprelax_ase.bench.baselines import Limits
+    from deeprelax_ase.bench.baselines import Limits, torch_sim_fire, torch_sim_model
     from deeprelax_ase.bench.page import markdown
     from deeprelax_ase.cli.evaluate import part
     from deeprelax_ase.data import PairDataset
@@ -70,11 +77,16 @@ def bench(
                 task = bar.add_task(name, total=crystals)
                 return lambda: bar.advance(task)
 
+            limits = Limits(fmax, steps)
+            others = {}
+            if torch_sim is not None:
+                others[f"TorchSim's FIRE in batches, {torch_sim}"] = torch_sim_fire(torch_sim_model(torch_sim), limits)
             found = measure(
                 pairs,
                 model,
                 baselines=baseline or ("nothing", "volume", "fire"),
-                limits=Limits(fmax, steps),
+                others=others,
+                limits=limits,
                 device=device.value,
                 observe=observe,
             )
