@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,19 @@ class Outcome:
 
     Attributes:
         name: where they are.
+        index: (G,) int64, their places among the inputs, counted from 0; a screening that is not done has gaps.
         numbers: of each of :data:`NUMBERS`, (G,) float64, NaN where it is not known.
         true_errors: (G,) Å, mean absolute Cartesian component from the reference, NaN without one.
         outside: (G,) bool, unlike what the model knows.
         statuses: how many have each status.
         reasons: how many failed for each reason, numbers in it left out.
-        failures: position, id and reason of the first ones that failed.
+        failures: place, id and reason of the first ones that failed.
         models: names of the models, and how many crystals each predicted.
         inputs: files that the unrelaxed crystals are in; empty where they are not known.
     """
 
     name: str
+    index: np.ndarray
     numbers: dict[str, np.ndarray]
     true_errors: np.ndarray
     outside: np.ndarray
@@ -64,17 +66,17 @@ class Outcome:
         return bool(np.isfinite(self.true_errors).any())
 
     def to_show(self, number: int) -> list[tuple[int, str]]:
-        """Positions of the ``number`` crystals to look at, and why: failures, the most uncertain, the most changed."""
+        """Places of the ``number`` crystals to look at, and why: failures, the most uncertain, the most changed."""
         chosen = {place: reason for place, _, reason in self.failures[: (number + 2) // 3]}
         doubt = self.numbers["error"] if np.isfinite(self.numbers["error"]).any() else self.numbers["uncertainty"]
         named = ((doubt, "most uncertain"), (np.abs(self.numbers["volume_change"]), "largest change of volume"))
         for turn, (values, why) in enumerate(named, start=1):
             order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")
             goal = number if turn == len(named) else len(chosen) + (number - len(chosen) + 1) // 2
-            for place in order.tolist():
-                if len(chosen) >= goal or not np.isfinite(values[place]):
+            for row in order.tolist():
+                if len(chosen) >= goal or not np.isfinite(values[row]):
                     break
-                chosen.setdefault(place, why)
+                chosen.setdefault(int(self.index[row]), why)
         return list(chosen.items())
 
 
@@ -86,7 +88,8 @@ def outcome_of(
     Args:
         path: folder of a screening, or file that ``deeprelax relax`` wrote.
         initial: file of the unrelaxed crystals, in the same order; a screening knows its own.
-        reference: file of the truly relaxed crystals, in the same order and with their atoms in the same order.
+        reference: file of the truly relaxed crystals, one for each unrelaxed one, in the same order and with their
+            atoms in the same order.
 
     Raises:
         StructureFileError: there is nothing, or a file holds other crystals.
@@ -99,32 +102,57 @@ def outcome_of(
         from deeprelax_ase.screening.folder import Folder
 
         rows: Iterable[Mapping[str, Any]] = _rows_of_folder(Folder(place), geometry=reference is not None)
-        inputs = tuple(item["name"] for item in Folder(place).request().inputs)
+        request = Folder(place).request()
+        inputs, total = tuple(item["name"] for item in request.inputs), request.structures
     else:
-        rows, inputs = _rows_of_file(str(place), initial), ()
+        rows, inputs, total = _rows_of_file(str(place), initial), (), None
     given = (os.fspath(initial),) if initial is not None else inputs
-    found = _collected(str(place), rows, None if reference is None else read_frames(os.fspath(reference)), given)
+    true = None if reference is None else _Reference(read_frames(os.fspath(reference)))
+    found = _collected(str(place), rows, true, given)
     if not len(found):
         raise StructureFileError(f"{place} holds no crystals")
+    if true is not None:
+        true.check(len(found) if total is None else total)
     return found
 
 
+class _Reference:
+    """Truly relaxed crystals, read once from the first to the last."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames, self._read = frames, 0
+
+    def at(self, place: int) -> Frame:
+        """The one at ``place``; places rise from call to call."""
+        for frame in self._frames:
+            self._read += 1
+            if self._read > place:
+                return frame
+        raise StructureFileError(f"the reference holds {self._read} crystals: it must hold one for each unrelaxed one")
+
+    def check(self, total: int) -> None:
+        """Refuse another number than ``total``."""
+        self._read += sum(1 for _ in self._frames)
+        if self._read != total:
+            raise StructureFileError(f"the reference holds {self._read} crystals instead of {total}, one for each")
+
+
 def _collected(
-    name: str, rows: Iterable[Mapping[str, Any]], reference: Iterator[Frame] | None, inputs: tuple[str, ...]
+    name: str, rows: Iterable[Mapping[str, Any]], reference: _Reference | None, inputs: tuple[str, ...]
 ) -> Outcome:
     columns: dict[str, list[float]] = {key: [] for key in NUMBERS}
     errors: list[float] = []
     outside: list[bool] = []
-    found = Outcome(name, {}, np.zeros(0), np.zeros(0, dtype=bool), inputs=inputs)
-    pairs = ((row, None) for row in rows) if reference is None else zip_longest(rows, reference)
-    for place, (row, frame) in enumerate(pairs):
-        if row is None or (reference is not None and frame is None):
-            raise StructureFileError("the reference holds another number of crystals: it must hold one for each")
+    index: list[int] = []
+    found = Outcome(name, np.zeros(0), {}, np.zeros(0), np.zeros(0, dtype=bool), inputs=inputs)
+    for number, row in enumerate(rows):
+        place = row.get("index", number)
+        index.append(place)
         for key, values in columns.items():
             value = row.get(key)
             values.append(np.nan if value is None else float(value))
         outside.append(bool(row.get("outside")))
-        errors.append(np.nan if frame is None else _true_error(row, frame))
+        errors.append(np.nan if reference is None else _true_error(row, reference.at(place)))
         found.statuses[row["status"]] += 1
         if row["status"] != FAILED:
             found.models.update([row["model"]] if row.get("model") else [])
@@ -133,6 +161,7 @@ def _collected(
             found.reasons[_general(reason)] += 1
             if len(found.failures) < _KEPT:
                 found.failures.append((place, str(row.get("id") or place), reason))
+    found.index = np.array(index, dtype=np.int64)
     found.numbers = {key: np.array(values) for key, values in columns.items()}
     found.true_errors, found.outside = np.array(errors), np.array(outside, dtype=bool)
     return found
@@ -165,7 +194,7 @@ def _true_error(row: Mapping[str, Any], frame: Frame) -> float:
 
 
 def _rows_of_folder(folder: Any, *, geometry: bool) -> Iterator[Mapping[str, Any]]:
-    columns = ["id", "status", "reason", "model", "outside", *NUMBERS]
+    columns = ["index", "id", "status", "reason", "model", "outside", *NUMBERS]
     columns += ["numbers", "positions", "cell"] if geometry else []
     for table in folder.tables(columns):
         yield from table.to_pylist()

@@ -22,6 +22,7 @@ from deeprelax_ase.errors import OutputError, StructureFileError
 from deeprelax_ase.report import outcome_of, write_report
 from deeprelax_ase.report.charts import coverage, curve
 from deeprelax_ase.report.views import before_and_after
+from deeprelax_ase.screening.folder import Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import screen
 
@@ -112,6 +113,18 @@ def test_names_are_text(page: Path) -> None:
     assert not any("<" in figure for figure in figures)
 
 
+def test_a_screening_that_is_not_done_has_gaps(screened: Path, tmp_path: Path) -> None:
+    options = RelaxOptions(device="cpu", passes=1, members=1)
+    screen([screened / "given.extxyz"], tmp_path / "o", options, shard=Shard(2, 2), workers=0, block_size=1)
+    outcome = write_report(tmp_path / "o", tmp_path / "p.html", reference=screened / "true.extxyz", device="cpu")
+    assert outcome.index.tolist() == [1, 3]
+    assert outcome.failures[0][0] == 3
+    assert outcome.true_errors[0] == pytest.approx(0, abs=1e-6)
+    text = Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
+    assert "NaCl" in text
+    assert "MgO" not in text
+
+
 def test_figures_for_papers(page: Path) -> None:
     names = {file.name for file in (page.parent / "f").iterdir()}
     assert {"error-against-expected.png", "error-against-expected.svg", "volume-change.svg", "crystal-2.png"} <= names
@@ -143,8 +156,11 @@ def test_wrong_input(screened: Path, tmp_path: Path) -> None:
         outcome_of(tmp_path / "nothing")
     with pytest.raises(OutputError, match="no screening"):
         outcome_of(tmp_path)
-    with pytest.raises(StructureFileError, match="another number"):
+    with pytest.raises(StructureFileError, match="holds 2 crystals"):
         outcome_of(screened / "out", reference=_first(screened, 2, tmp_path))
+    write(tmp_path / "more.extxyz", [*read(screened / "true.extxyz", index=":"), bulk("Cu")])
+    with pytest.raises(StructureFileError, match="5 crystals instead of 4"):
+        outcome_of(screened / "out", reference=tmp_path / "more.extxyz")
     write(tmp_path / "others.extxyz", [bulk("CaO", "rocksalt", a=4.8)] * 4)
     with pytest.raises(StructureFileError, match="other atoms"):
         outcome_of(screened / "out", reference=tmp_path / "others.extxyz")
