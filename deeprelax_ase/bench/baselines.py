@@ -111,8 +111,8 @@ def matgl_relaxer(limits: Limits) -> Relax:
 
     def one(crystal: Crystal) -> tuple[Crystal, int, bool]:
         found = relaxer.relax(crystal.to_atoms(), fmax=limits.fmax, steps=limits.steps)
-        calls = len(found["trajectory"])
-        return Crystal.from_structure(found["final_structure"]), calls, calls <= limits.steps
+        frames = len(found["trajectory"])  # the last one is there twice
+        return Crystal.from_structure(found["final_structure"]), frames - 1, frames - 2 < limits.steps
 
     return lambda crystals, advance: _one_by_one(one, crystals, advance)
 

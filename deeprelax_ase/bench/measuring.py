@@ -77,11 +77,15 @@ def bench(
         made: list[Prediction | None] = []
         found["rows"][name] = measured(pairs, crystals, _predicts(predictor, made), observe(name, len(crystals)))
         if not jumps:
+            jump_rate = found["rows"][name]["crystals_per_second"]
             jumps = made[-len(crystals) :]
             found["device"] = str(predictor.device)
             found["uncertainty"] = _uncertainty(pairs, jumps)
     for name, relax in (others or {}).items():
-        found["rows"][name] = measured(pairs, crystals, relax, observe(name, len(crystals)))
+        try:
+            found["rows"][name] = measured(pairs, crystals, relax, observe(name, len(crystals)))
+        except Exception as error:  # whatever it raises costs its row
+            found["rows"][name] = {"failed": f"{type(error).__name__}: {error}"}
     for name in chosen:
         try:
             relax = BASELINES[name](limits)
@@ -94,6 +98,7 @@ def bench(
             starts = [c if p is None else p.relaxed for c, p in zip(crystals, jumps, strict=True)]
             after = f"jump, then {TITLES[name]}"
             again = found["rows"][after] = measured(pairs, starts, relax, observe(after, len(starts)))
+            again["crystals_per_second"] = 1 / (1 / again["crystals_per_second"] + 1 / jump_rate)
             found["force_calls"] = {"from": TITLES[name], "unrelaxed": row["calls"], "jumped": again["calls"]}
     return found
 
