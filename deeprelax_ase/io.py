@@ -18,6 +18,9 @@ from deeprelax_ase.errors import StructureFileError
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: Names of structures, where nothing else is asked for: the first of these keys of the info, or column, that there is.
+ID_KEYS = ("material_id", "id", "name", "structure_id")
+
 _XYZ = "extxyz"
 _ALL = slice(None)
 

@@ -44,7 +44,7 @@ def report(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The truly relaxed crystals, in the same order, to tell the errors."),
+        typer.Option(metavar="FILE", help="Truly relaxed crystals, by id or in the same order, to tell the errors."),
     ] = None,
     show: Annotated[
         int, typer.Option(min=0, help="Crystals to draw: failures, the most uncertain, the most moved.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from deeprelax_ase.calibration import COVERAGE
 from deeprelax_ase.report.outcome import Outcome
 
 #: Titles of the numbers of each crystal.
@@ -16,29 +17,41 @@ TITLES = {
     "volume_change": "relative change of the volume",
 }
 
+#: That of the displacements.
+MOVES = "root mean square displacement of the atoms (Å)"
+
 #: Columns of a histogram, and of a two-dimensional one.
 _BINS, _CELLS = 60, 50
 
 #: Crystals of a point of the calibration curve, at the least, and points at the most.
 _LEAST, _POINTS = 5, 12
 
-#: Share of the true errors that ``error_bound`` promises to cover.
-_PROMISED = 0.9
+#: Å. Smaller errors, as symmetry makes them, count as this where axes are logarithmic.
+FLOOR = 1e-4
 
-_BLUE, _RED = "#2f6db5", "#c0392b"
+#: Shares of errors that a bound is to cover.
+SHARES = np.linspace(0.05, 0.95, 19)
+
+_BLUE, _RED = "#3b7fc4", "#d1493a"
+_GRID = "rgba(128,128,128,0.25)"
 
 
 def charts(outcome: Outcome) -> dict[str, go.Figure]:
     """Figures by caption; those that there are no numbers for are left out."""
     made: dict[str, go.Figure] = {}
     if outcome.has_reference:
-        doubt = "error" if np.isfinite(outcome.numbers["error"]).any() else "uncertainty"
-        made["True error against what was expected"] = error_map(outcome.numbers[doubt], outcome.true_errors, doubt)
-        made["Calibration"] = calibration(outcome.numbers[doubt], outcome.true_errors, doubt)
+        expected, true = outcome.numbers[outcome.doubt], outcome.true_errors
+        made["True error against what was expected"] = error_map(expected, true, outcome.doubt)
+        made["Calibration: mean errors"] = calibration(expected, true, outcome.doubt)
+        if outcome.doubt == "error":
+            made["Calibration: how many errors lie within their bounds"] = coverage_chart(outcome)
     for name, title in TITLES.items():
         values = outcome.numbers[name][np.isfinite(outcome.numbers[name])]
         if len(values):
             made[f"Distribution: {title}"] = histogram(values, title)
+    if len(outcome.displacements):
+        of = "" if len(outcome.displacements) == len(outcome) else f", of a sample of {len(outcome.displacements):,}"
+        made[f"Distribution: {MOVES}{of}"] = histogram(outcome.displacements, MOVES)
     return made
 
 
@@ -48,35 +61,63 @@ def histogram(values: np.ndarray, title: str) -> go.Figure:
     counts, edges = np.histogram(
         np.clip(values, low, high), bins=_BINS, range=(low, high if high > low else low + 1e-6)
     )
-    bars = go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=counts, width=np.diff(edges), marker_color=_BLUE)
+    bars = go.Bar(
+        x=(edges[:-1] + edges[1:]) / 2, y=counts, width=np.diff(edges), marker={"color": _BLUE, "line": {"width": 0}}
+    )
     figure = go.Figure(bars)
-    figure.add_vline(x=float(np.median(values)), line_dash="dash", annotation_text=f"median {np.median(values):.3g}")
+    figure.add_vline(
+        x=float(np.median(values)),
+        line_dash="dash",
+        line_color="#888",
+        annotation_text=f"median {np.median(values):.3g}",
+    )
     return _styled(figure, title, "crystals")
 
 
 def error_map(expected: np.ndarray, true: np.ndarray, name: str) -> go.Figure:
-    """How many crystals have which expected and which true error, on logarithmic axes."""
+    """How many crystals have which expected and which true error, on logarithmic axes, and the means."""
     x, y = logarithms(expected, true)
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=_CELLS)
     shown: Any = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).T
+    bar = {"title": "crystals", **_decades(0.0, float(np.nanmax(shown)), fine=True), "thickness": 14}
     heat = go.Heatmap(
-        x=_middles(x_edges), y=_middles(y_edges), z=shown, colorscale="Viridis", colorbar_title="crystals, log₁₀"
-    )
+        x=_middles(x_edges), y=_middles(y_edges), z=shown, customdata=counts.T, colorscale="Viridis", colorbar=bar,
+        hovertemplate="%{customdata} crystals<extra></extra>",
+    )  # fmt: skip
     figure = go.Figure(heat)
     ends = [float(min(x_edges[0], y_edges[0])), float(max(x_edges[-1], y_edges[-1]))]
-    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": _RED, "dash": "dash"}, name="equal")
-    return _styled(figure, f"log₁₀ of the {TITLES[name]}", "log₁₀ of the true error (Å)")
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#888", "dash": "dash"}, hoverinfo="skip")
+    means = np.log10(np.maximum(curve(expected, true), FLOOR))
+    figure.add_scatter(x=means[:, 0], y=means[:, 1], mode="lines+markers", line_color=_RED, name="means")
+    _styled(figure, TITLES[name], "true error (Å)")
+    figure.update_xaxes(**_decades(float(x_edges[0]), float(x_edges[-1])))
+    figure.update_yaxes(**_decades(float(y_edges[0]), float(y_edges[-1])))
+    return figure
 
 
 def calibration(expected: np.ndarray, true: np.ndarray, name: str) -> go.Figure:
     """Mean true error of crystals that expect about the same."""
     points = curve(expected, true)
-    figure = go.Figure(
-        go.Scatter(x=points[:, 0], y=points[:, 1], mode="lines+markers", line_color=_BLUE, name="crystals")
-    )
+    figure = go.Figure(go.Scatter(x=points[:, 0], y=points[:, 1], mode="lines+markers", line_color=_RED, name="means"))
     most = float(points.max()) if points.size else 1.0
-    figure.add_scatter(x=[0, most], y=[0, most], mode="lines", line={"color": _RED, "dash": "dash"}, name="equal")
+    figure.add_scatter(x=[0, most], y=[0, most], mode="lines", line={"color": "#888", "dash": "dash"}, hoverinfo="skip")
     return _styled(figure, f"mean {TITLES[name]}", "mean true error (Å)")
+
+
+def coverage_chart(outcome: Outcome) -> go.Figure:
+    """Share of the true errors below a bound against the share that it is to cover."""
+    shares = 100 * coverages(outcome.numbers["error"], outcome.true_errors)
+    figure = go.Figure(go.Scatter(x=100 * SHARES, y=shares, mode="lines+markers", line_color=_RED, name="exponential"))
+    if (share := coverage(outcome)) is not None:
+        figure.add_scatter(
+            x=[100 * COVERAGE],
+            y=[100 * share],
+            mode="markers",
+            marker={"size": 13, "color": _BLUE, "symbol": "diamond"},
+            name="stored bounds",
+        )
+    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line={"color": "#888", "dash": "dash"}, hoverinfo="skip")
+    return _styled(figure, "errors that are to lie below (%)", "errors that do (%)")
 
 
 def curve(expected: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -87,17 +128,35 @@ def curve(expected: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.array([[expected[known][g].mean(), true[known][g].mean()] for g in groups if len(g)]).reshape(-1, 2)
 
 
+def coverages(expected: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(19,) shares of the true errors that lie below bounds for 5, 10, ... 95 % of them.
+
+    The bounds are those of exponentially distributed errors, as which the expected ones are fitted.
+    """
+    known = np.isfinite(expected) & np.isfinite(true)
+    bounds = -np.log1p(-SHARES) * expected[known][:, None]
+    return (true[known][:, None] <= bounds).mean(axis=0)
+
+
 def coverage(outcome: Outcome) -> float | None:
-    """Share of the true errors below their bounds, which promise :data:`_PROMISED`; None if none is known."""
+    """Share of the true errors below their bounds, which promise nine in ten; None if none is known."""
     bounds, true = outcome.numbers["error_bound"], outcome.true_errors
     known = np.isfinite(bounds) & np.isfinite(true)
     return float((true <= bounds)[known].mean()) if known.any() else None
 
 
 def logarithms(expected: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Decadic logarithms of both where both are known; errors below 1e-4 Å, as symmetry makes them, count as that."""
+    """Decadic logarithms of both where both are known; errors below :data:`FLOOR` count as that."""
     known = np.isfinite(expected) & np.isfinite(true)
-    return np.log10(np.maximum(expected[known], 1e-4)), np.log10(np.maximum(true[known], 1e-4))
+    return np.log10(np.maximum(expected[known], FLOOR)), np.log10(np.maximum(true[known], FLOOR))
+
+
+def _decades(low: float, high: float, *, fine: bool = False) -> dict[str, list]:
+    """Ticks at powers of ten, or with ``fine`` at 1, 2 and 5 times these, of an axis of decadic logarithms."""
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    values = [step * 10.0**power for power in powers for step in ((1, 2, 5) if fine else (1,))]
+    values = [value for value in values if 10**low * 0.999 <= value <= 10**high * 1.001]
+    return {"tickvals": np.log10(values).tolist(), "ticktext": [f"{value:g}" for value in values]}
 
 
 def _middles(edges: np.ndarray) -> np.ndarray:
@@ -108,9 +167,15 @@ def _styled(figure: go.Figure, x: str, y: str) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=380,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        margin={"l": 60, "r": 20, "t": 24, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         xaxis_title=x,
         yaxis_title=y,
         showlegend=False,
+        modebar_bgcolor="rgba(0,0,0,0)",
+        bargap=0,
     )
+    figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID)
+    figure.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID)
     return figure

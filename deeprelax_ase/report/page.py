@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from deeprelax_ase import __version__
-from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction import FAILED, Prediction
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.report import views
+from deeprelax_ase.metrics import rank_correlation
+from deeprelax_ase.prediction import FAILED
 from deeprelax_ase.report.charts import charts, coverage
-from deeprelax_ase.report.outcome import Outcome, outcome_of, unrelaxed
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.report.outcome import Outcome, outcome_of
+from deeprelax_ase.report.pairs import Pair, pairs_of
+from deeprelax_ase.report.shown import CELL, Shown, json_of, shown_crystals
 
 #: Lines of the table of reasons, and of the failures one by one.
 _REASONS, _FAILURES = 20, 100
 
-_CELL = ("a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)", "V (Å³)")
-
-
-@dataclass
-class _Shown:
-    """A crystal on the page: its title, words beside it, rows of numbers on its cell, a remark, and its drawing."""
-
-    place: int
-    title: str
-    tags: list[str]
-    cell: list[dict[str, Any]] = field(default_factory=list)
-    note: str = ""
-    figure: Markup | None = None
-    prediction: Prediction | None = None
+#: Crystals whose displacements are looked at.
+_SAMPLE = 500
 
 
 def write_report(
@@ -56,13 +42,13 @@ def write_report(
     """Write a page on what became of the crystals in ``path``.
 
     The crystals to look at, the failures first, then the most uncertain ones and those of which the volume changes
-    most, are predicted again: a screening keeps no uncertainties of bonds.
+    most, are drawn as they were stored, and predicted again to tell the uncertainties of their bonds.
 
     Args:
         path, initial, reference: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
         page: HTML file to write; whole or not at all.
         show: how many crystals to draw.
-        model: that predicts them; by default the one that predicted most of the others.
+        model: that predicts them; by default the one that did.
         figures: folder for figures for papers, as PNG and SVG, see :mod:`deeprelax_ase.report.static`.
         device: where.
         advance: is told what is being done.
@@ -72,34 +58,19 @@ def write_report(
 
     Raises:
         StructureFileError, OutputError: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
-        ModelError, DeviceError: see :class:`~deeprelax_ase.predictor.Predictor`.
+        ModelError, DeviceError: see :class:`~deeprelax_ase.predictor.Predictor`; of a ``model`` that is given.
         OSError: the page cannot be written.
     """
     advance("reading")
     outcome = outcome_of(path, initial=initial, reference=reference)
+    chosen = dict(outcome.to_show(show))
+    sample = outcome.sample(_SAMPLE)
+    pairs, missing = pairs_of(outcome.results, {*chosen, *sample})
+    outcome.displacements = _displacements(pairs, sample)
     advance("predicting")
-    crystals = _crystals(outcome, show, model, device)
+    crystals = shown_crystals(outcome.results, pairs, chosen, model=model, device=device)
     advance("drawing")
-    environment = Environment(loader=PackageLoader("deeprelax_ase.report", ""), autoescape=True)
-    text = environment.get_template("page.html.jinja").render(
-        title=f"Relaxed crystals: {Path(outcome.name).name}",
-        subtitle=_subtitle(outcome),
-        facts=_facts(outcome),
-        reasons=outcome.reasons.most_common(_REASONS),
-        failures=outcome.failures[:_FAILURES],
-        crystals=crystals,
-        crystals_note=_crystals_note(outcome, crystals),
-        cell_names=_CELL,
-        charts=[{"caption": name, "figure": _json(figure)} for name, figure in charts(outcome).items()],
-        plotly=Markup(get_plotlyjs()),
-    )
-    target = Path(page)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    _write(_page(outcome, crystals, missing), Path(page))
     if figures is not None:
         from deeprelax_ase.report.static import write_figures
 
@@ -108,108 +79,86 @@ def write_report(
     return outcome
 
 
+def _page(outcome: Outcome, crystals: list[Shown], missing: str) -> str:
+    environment = Environment(loader=PackageLoader("deeprelax_ase.report", ""), autoescape=True)
+    return environment.get_template("page.html.jinja").render(
+        title=f"Relaxed crystals: {Path(outcome.name).resolve().name}",
+        subtitle=_subtitle(outcome),
+        facts=_facts(outcome),
+        reasons=outcome.reasons.most_common(_REASONS),
+        failures=outcome.failures[:_FAILURES],
+        crystals=crystals,
+        crystals_note=_crystals_note(crystals, missing),
+        cell_names=CELL,
+        charts=[{"caption": name, "figure": json_of(figure)} for name, figure in charts(outcome).items()],
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _write(text: str, page: Path) -> None:
+    """Whole, or not at all."""
+    part = page.with_name(f"{page.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(page)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _displacements(pairs: Mapping[int, Pair], sample: Collection[int]) -> np.ndarray:
+    """(S,) Å, root mean square displacements of those in the ``sample`` that are known before and after."""
+    moves = [pairs[place].displacements for place in sample]
+    return np.array([np.sqrt((move**2).sum(axis=1).mean()) for move in moves if len(move)])
+
+
 def _subtitle(outcome: Outcome) -> str:
-    models = ", ".join(f"{name} ({count:,})" for name, count in outcome.models.most_common()) or "no model"
-    return f"predicted by {models}; deeprelax_ase {__version__}"
+    models = ", ".join(f"{name} ({count:,})" for name, count in outcome.models.most_common()) or "a model not told of"
+    versions = ", ".join(sorted(outcome.versions))
+    made = f" of deeprelax_ase {versions}" if versions else ""
+    done = ""
+    if outcome.results.number is not None and outcome.results.number > len(outcome):
+        done = f" Not done yet: {len(outcome):,} of {outcome.results.number:,} crystals."
+    return f"Predicted by {models}{made}; page by deeprelax_ase {__version__}.{done}"
 
 
 def _facts(outcome: Outcome) -> list[dict[str, Any]]:
-    import numpy as np
-
-    def median(name: str) -> str:
-        values = outcome.numbers[name]
-        known = values[np.isfinite(values)]
-        return f"{np.median(known):.3f} Å" if len(known) else ""
-
     facts: list[dict[str, Any]] = [{"name": "crystals", "value": f"{len(outcome):,}"}]
     for status, count in outcome.statuses.most_common():
         facts.append({"name": status, "value": f"{count:,}", "bad": status == FAILED})
     facts.append({"name": "unlike what the model knows", "value": f"{int(outcome.outside.sum()):,}"})
-    facts.append({"name": "median expected error", "value": median("error")})
-    facts.append({"name": "median uncertainty", "value": median("uncertainty")})
+    facts.append({"name": "median expected error", "value": _median(outcome.numbers["error"])})
+    facts.append({"name": "median uncertainty", "value": _median(outcome.numbers["uncertainty"])})
     if outcome.has_reference:
-        facts.append({"name": "mean true error", "value": f"{np.nanmean(outcome.true_errors):.3f} Å"})
-    if (share := coverage(outcome)) is not None:
-        facts.append({"name": "of true errors below their 90 % bound", "value": f"{share:.0%}"})
+        facts += _facts_of_errors(outcome)
     return [fact for fact in facts if fact["value"]]
 
 
-def _crystals(outcome: Outcome, show: int, model: str | None, device: str) -> list[_Shown]:
-    chosen = outcome.to_show(show)
-    given = unrelaxed(outcome, [place for place, _ in chosen])
-    names = {place: name for place, name, _ in outcome.failures}
-    name = model or next((found for found, _ in outcome.models.most_common(1)), None)
-    predictor = None
-    if name is not None and any(place in given and place not in names for place, _ in chosen):
-        predictor = Predictor(name, device=device)
-    return [_shown(place, why, given.get(place), names.get(place), predictor) for place, why in chosen]
+def _facts_of_errors(outcome: Outcome) -> list[dict[str, Any]]:
+    true, expected = outcome.true_errors, outcome.numbers[outcome.doubt]
+    known = np.isfinite(true)
+    facts = [{"name": "mean true error", "value": f"{true[known].mean():.3f} Å"}]
+    if known.sum() < len(outcome) - outcome.statuses[FAILED]:
+        facts.insert(0, {"name": "with a reference", "value": f"{known.sum():,}"})
+    if (share := coverage(outcome)) is not None:
+        facts.append({"name": "of true errors below their 90 % bound", "value": f"{100 * share:.0f} %"})
+    known &= np.isfinite(expected)
+    if np.isfinite(rank := rank_correlation(expected[known], true[known])):
+        facts.append({"name": "rank correlation of true and expected", "value": f"{rank:.2f}"})
+    return facts
 
 
-def _shown(
-    place: int, why: str, given: tuple[str, Crystal] | None, failed: str | None, predictor: Predictor | None
-) -> _Shown:
-    if given is None:
-        told = why if failed else "The unrelaxed crystal is not known."
-        return _Shown(place, failed or f"crystal {place}", ["failed" if failed else why], note=told)
-    name, crystal = given
-    title = f"{name}: {crystal.to_atoms().get_chemical_formula('metal')}"
-    if len(crystal) > views.LARGEST:
-        return _Shown(place, title, [why], note=f"Not drawn: {len(crystal):,} atoms.")
-    try:
-        prediction = None if predictor is None or failed else predictor.predict(crystal)
-    except DeepRelaxError as error:
-        return _Shown(place, title, [why], note=str(error))
-    if prediction is None:
-        return _Shown(place, title, ["failed"], [_cell_row("unrelaxed", crystal)], why, _drawing(crystal))
-    figure, longer = views.before_and_after(prediction)
-    note = f"Arrows are {longer:.3g} times as long as the moves. " if longer > 1 else ""
-    return _Shown(place, title, [why, *_tags(prediction)], _cell_rows(prediction), note, _json(figure), prediction)
+def _median(values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    return f"{np.median(known):.3f} Å" if len(known) else ""
 
 
-def _drawing(crystal: Crystal) -> Markup | None:
-    """None for crystals that are too strange to be drawn."""
-    import numpy as np
-
-    sound = np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()
-    return _json(views.alone(crystal)) if sound else None
-
-
-def _tags(prediction: Prediction) -> list[str]:
-    tags = [f"uncertainty {prediction.uncertainty.total:.3f} Å"]
-    if prediction.error is not None:
-        tags.append(f"expected error {prediction.error.coordinates:.3f} Å")
-        tags += ["unlike what the model knows"] if prediction.error.outside else []
-    return [*tags, *(["settled"] if prediction.settled else [])]
-
-
-def _cell_rows(prediction: Prediction) -> list[dict[str, Any]]:
-    before, after = _parameters(prediction.initial), _parameters(prediction.relaxed)
-    change = [f"{100 * (b / a - 1):+.1f} %" for a, b in zip(before, after, strict=True)]
-    rows = [_cell_row("unrelaxed", prediction.initial), _cell_row("relaxed", prediction.relaxed)]
-    return [*rows, {"name": "change", "numbers": change}]
-
-
-def _cell_row(name: str, crystal: Crystal) -> dict[str, Any]:
-    return {"name": name, "numbers": [f"{value:.2f}" for value in _parameters(crystal)]}
-
-
-def _parameters(crystal: Crystal) -> list[float]:
-    from ase.geometry import cell_to_cellpar
-
-    return [*cell_to_cellpar(crystal.cell).tolist(), crystal.volume]
-
-
-def _crystals_note(outcome: Outcome, crystals: Iterable[_Shown]) -> str:
-    if not outcome.inputs:
-        return "They cannot be drawn, because the unrelaxed crystals are not known: give them with --initial."
-    if not list(crystals):
+def _crystals_note(crystals: list[Shown], missing: str) -> str:
+    if missing:
+        return f"Crystals before and after cannot be drawn. {missing}"
+    if not crystals:
         return "None is asked for."
     return (
         "Failures first, then the most uncertain and the most changed. Arrows show how atoms move beyond being carried "
-        "along by the cell; bonds are coloured by the uncertainty of their lengths. Both views turn together."
+        "along by the cell; bonds are coloured by the uncertainty of their lengths. Pale atoms are copies in the cells "
+        "around. Both views have one scale and turn together."
     )
-
-
-def _json(figure: go.Figure) -> Markup:
-    """For a script element, which no text in it can end."""
-    return Markup(figure.to_json().replace("<", "\\u003c"))

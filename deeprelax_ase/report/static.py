@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from deeprelax_ase.metrics import rank_correlation
 from deeprelax_ase.prediction import Prediction
-from deeprelax_ase.report.charts import TITLES, curve, logarithms
+from deeprelax_ase.report.charts import MOVES, SHARES, TITLES, coverages, curve, logarithms
 from deeprelax_ase.report.outcome import Outcome
 from deeprelax_ase.structure import Crystal
 
@@ -63,12 +63,16 @@ def write_structures(prediction: Prediction, file: Path, *, reference: Crystal |
 
 def _figures(outcome: Outcome) -> Iterator[tuple[str, Figure]]:
     if outcome.has_reference:
-        name = "error" if np.isfinite(outcome.numbers["error"]).any() else "uncertainty"
-        yield "error-against-expected", _hexagons(outcome.numbers[name], outcome.true_errors, TITLES[name])
+        expected, title = outcome.numbers[outcome.doubt], TITLES[outcome.doubt]
+        yield "error-against-expected", _hexagons(expected, outcome.true_errors, title)
+        if outcome.doubt == "error":
+            yield "coverage", _coverage(expected, outcome.true_errors)
         yield "true-errors", _histogram(outcome.true_errors, "true error of the coordinates (Å)")
     for name, title in TITLES.items():
         if np.isfinite(outcome.numbers[name]).any():
             yield name.replace("_", "-"), _histogram(outcome.numbers[name], title)
+    if len(outcome.displacements):
+        yield "displacement", _histogram(outcome.displacements, MOVES)
 
 
 def _hexagons(expected: np.ndarray, true: np.ndarray, title: str) -> Figure:
@@ -77,7 +81,9 @@ def _hexagons(expected: np.ndarray, true: np.ndarray, title: str) -> Figure:
     axes = figure.subplots()
     x, y = (10**values for values in logarithms(expected, true))
     drawn = axes.hexbin(x, y, gridsize=32, xscale="log", yscale="log", bins="log", mincnt=1, cmap="viridis")
-    figure.colorbar(drawn, label="crystals")
+    bar = figure.colorbar(drawn, label="crystals")
+    for axis in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+        axis("{x:g}")
     ends = [min(x.min(), y.min()), max(x.max(), y.max())]
     axes.plot(ends, ends, "--", color="0.4", linewidth=1)
     means = curve(expected, true)
@@ -87,6 +93,16 @@ def _hexagons(expected: np.ndarray, true: np.ndarray, title: str) -> Figure:
     axes.set(xlabel=title, ylabel="true error (Å)")
     axes.set_title(f"rank correlation {rank_correlation(x, y):.2f}", fontsize=9)
     axes.legend(fontsize=8)
+    return figure
+
+
+def _coverage(expected: np.ndarray, true: np.ndarray) -> Figure:
+    """Shares of errors below bounds that promise so many."""
+    figure = Figure(figsize=(3.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], "--", color="0.4", linewidth=1)
+    axes.plot(100 * SHARES, 100 * coverages(expected, true), "o-", color="#c0392b", markersize=3, linewidth=1)
+    axes.set(xlabel="errors that are to lie below (%)", ylabel="errors that do (%)", aspect="equal")
     return figure
 
 

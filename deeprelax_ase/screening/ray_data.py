@@ -16,11 +16,12 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
+from deeprelax_ase.io import ID_KEYS
 from deeprelax_ase.screening.columns import INPUT, structures_table
 from deeprelax_ase.screening.inputs import Piece
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.reading import ID_KEYS, table_of
+from deeprelax_ase.screening.reading import table_of
 from deeprelax_ase.screening.relaxing import TableRelaxer
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase.errors import DeepRelaxError, StructureFileError
+from deeprelax_ase.io import ID_KEYS
 from deeprelax_ase.screening import parquet
 from deeprelax_ase.screening.columns import structures_table
 from deeprelax_ase.screening.inputs import Piece
@@ -18,9 +19,6 @@ from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-#: Names of structures, where nothing else is asked for: the first of these keys that there is.
-ID_KEYS = ("material_id", "id", "name", "structure_id")
 
 #: Keys of documents and columns that hold a structure in pymatgen's form.
 _STRUCTURE_KEYS = ("structure", "initial_structure")
@@ -32,7 +30,7 @@ def table_of(pieces: Iterable[Piece], *, first_index: int, id_key: str | None = 
     Args:
         pieces: any number.
         first_index: that of the first one.
-        id_key: key that names each structure; the first of :data:`ID_KEYS` by default, or where there is none of them
+        id_key: key that names each structure; the first of :data:`~deeprelax_ase.io.ID_KEYS` by default, or where there is none of them
             the name of the file, or the source.
     """
     read = [(piece, *_read(piece, (id_key,) if id_key else ID_KEYS)) for piece in pieces]

@@ -1,0 +1,83 @@
+"""Truly relaxed crystals, and how far from them the results are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.io import ID_KEYS, Frame, read_frames
+from deeprelax_ase.metrics import coordinate_mae
+from deeprelax_ase.prediction import FAILED
+from deeprelax_ase.report.results import Results, Rows
+from deeprelax_ase.structure import Crystal
+
+
+class Reference:
+    """Truly relaxed crystals, found by the ids of the results or, if they carry none, by their places.
+
+    Args:
+        frames: by id, or by place; held in memory.
+    """
+
+    def __init__(self, frames: Mapping[Any, tuple[str, Crystal]]) -> None:
+        self._frames = frames
+        self._by_place = 0 in frames
+
+    @classmethod
+    def of(cls, name: str, results: Results, *, number: int) -> Reference:
+        """The crystals in the file ``name``.
+
+        Args:
+            name: of the file.
+            results: that are to be compared with them.
+            number: how many there must be if they are found by their places.
+
+        Raises:
+            StructureFileError: the file cannot be read, or it is not clear which crystal belongs to which result.
+        """
+        named = [_named(frame) for frame in read_frames(name)]
+        names = {key for key, _, _ in named if key is not None}
+        by_name = len(names) == len(named) and any(not names.isdisjoint(rows.ids) for rows in results.rows())
+        if not by_name and len(named) != number:
+            raise StructureFileError(
+                f"{name} holds {len(named):,} crystals instead of {number:,}, one for each that was to be relaxed. To "
+                f"give some only, name them by the ids of the results ({' or '.join(ID_KEYS[:2])} in their info)."
+            )
+        return cls({key if by_name else n: (label, true) for n, (key, label, true) in enumerate(named)})
+
+    def errors(self, rows: Rows) -> np.ndarray:
+        """(n,) Å, mean absolute Cartesian component of each; NaN for one that failed, or has no reference.
+
+        Raises:
+            StructureFileError: the reference holds other atoms, or in another order.
+        """
+        errors = np.full(len(rows.index), np.nan)
+        for n, (crystal, status) in enumerate(zip(rows.crystals, rows.statuses, strict=True)):
+            found = self._frames.get(int(rows.index[n]) if self._by_place else rows.ids[n])
+            if crystal is None or found is None or status == FAILED:
+                continue
+            label, true = found
+            if not np.array_equal(true.numbers, crystal.numbers):
+                raise StructureFileError(
+                    f"{label} is not the reference of {rows.ids[n]}: it holds other atoms, or in another order"
+                )
+            errors[n] = _error(crystal, true)
+        return errors
+
+
+def _named(frame: Frame) -> tuple[str | None, str, Crystal]:
+    if frame.atoms is None:
+        raise frame.error or StructureFileError(f"{frame.label} cannot be read")
+    info = frame.atoms.info
+    name = next((str(info[key]) for key in ID_KEYS if info.get(key) is not None), None)
+    return name, frame.label, Crystal(frame.atoms.numbers, frame.atoms.positions, frame.atoms.cell.array)
+
+
+def _error(crystal: Crystal, true: Crystal) -> float:
+    scaled, scaled_true = (torch.from_numpy(c.scaled_positions) for c in (crystal, true))
+    cell = torch.from_numpy(true.cell.copy())[None]
+    return float(coordinate_mae(scaled, scaled_true, cell, torch.zeros(len(true), dtype=torch.long))[0])

@@ -1,0 +1,104 @@
+"""The results of a screening, and what it was made from, as a report reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deeprelax_ase.errors import OutputError, StructureFileError
+from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.report.results import NUMBERS, Rows
+from deeprelax_ase.screening.columns import crystals_of
+from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.inputs import Source, pieces_of, source_of
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.reading import table_of
+from deeprelax_ase.structure import Crystal
+
+_TEXTS = ("id", "status", "reason", "model", "version")
+_GEOMETRY = ("numbers", "positions", "cell")
+
+
+class ScreenedFolder:
+    """Results of ``deeprelax screen``, done or not.
+
+    Args:
+        path: of the folder.
+        initial: its input, if it is not where it was.
+
+    Raises:
+        OutputError: the folder is no screening, or is damaged.
+    """
+
+    def __init__(self, path: Path, initial: str | None) -> None:
+        self.name, self._initial = str(path), initial
+        self._folder = Folder(path)
+        self._request = self._folder.request()
+        self._options = RelaxOptions.from_dict(self._request.options)
+        self.number: int | None = self._request.structures
+        self.relax_cell = self._options.relax_cell
+
+    def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
+        """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""
+        columns = ["index", "outside", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
+        wanted = None if only is None else pa.array(sorted(only), pa.int64())
+        for table in self._tables(columns):
+            chosen = table if wanted is None else table.filter(pc.is_in(table.column("index"), wanted))
+            if len(chosen):
+                yield _rows(chosen, geometry)
+
+    def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
+        """See :class:`~deeprelax_ase.report.results.Results`."""
+        pieces = pieces_of(self._sources())
+        for place, piece in enumerate(islice(pieces, max(wanted, default=-1) + 1)):
+            if place in wanted:
+                yield place, crystals_of(table_of([piece], first_index=place))[0]
+
+    def predictor(self, model: str, device: str) -> Predictor:
+        """See :class:`~deeprelax_ase.report.results.Results`."""
+        return replace(self._options, model=model or self._options.model, device=device, compile=False).predictor()
+
+    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        try:
+            yield from self._folder.tables(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(
+                f"a file of {self.name} is damaged: {error}. Delete it and its block's line in the journal, and run "
+                "the screening again: it makes that block anew."
+            ) from error
+
+    def _sources(self) -> list[Source]:
+        """The inputs, if they are what they were."""
+        if self._initial is None:
+            return [self._source(item["name"], item["digest"]) for item in self._request.inputs]
+        source = source_of(self._initial)
+        if (count := source.count()) != self._request.structures:
+            raise StructureFileError(
+                f"{self._initial} holds {count:,} structures, and {self.name} was made from "
+                f"{self._request.structures:,}. Give what was screened."
+            )
+        return [source]
+
+    def _source(self, name: str, digest: str) -> Source:
+        """Names of inputs are relative to where the screening ran, often the folder that its own is in."""
+        places = [place for place in (Path(name), Path(self.name).resolve().parent / name) if place.exists()]
+        if not places:
+            raise StructureFileError(f"{name}, which was screened, is not there any more. Say where with --initial.")
+        for place in places:
+            if (source := source_of(str(place))).digest() == digest:
+                return source
+        raise StructureFileError(f"{name} has changed since it was screened.")
+
+
+def _rows(table: pa.Table, geometry: bool) -> Rows:
+    ids, statuses, reasons, models, versions = (table.column(name).to_pylist() for name in _TEXTS)
+    numbers = {name: table.column(name).to_numpy().astype(float) for name in NUMBERS}
+    outside = pc.fill_null(table.column("outside"), False).to_numpy()
+    crystals = crystals_of(table) if geometry else []
+    index = table.column("index").to_numpy()
+    return Rows(index, numbers, outside, ids, statuses, reasons, models, versions, crystals)
