@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 
 import energies
+import force_calls_report
+import matplotlib
 import screening_page
 import tables_page
 
@@ -26,6 +28,10 @@ def write(folder: Path) -> None:
     """Write all pages into ``folder``."""
     screening_page.write_page(RESULTS, folder / "throughput.md")
     tables_page.write_page(_read("tables.json"), folder / "tables.md")
+    with matplotlib.rc_context():  # the other pictures' settings are not this one's
+        matplotlib.rcdefaults()
+        report = force_calls_report.report(_read("force_calls.json"), folder / "force_calls.svg")
+    (folder / "force_calls.md").write_text(report, encoding="utf-8")
     energies.draw(_read("energies.json"), folder / "energies.svg")
     parts = [markdown(_read(name), title) for name, title in BENCHES.items()]
     (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -14,7 +16,7 @@ import deeprelax_ase
 def environment() -> dict[str, str]:
     """Versions and hardware, as JSON can hold them."""
     packages = {}
-    for name in ("ase", "matgl", "dgl", "gpaw", "numpy", "spglib"):
+    for name in ("ase", "matgl", "dgl", "gpaw", "numpy", "pymatgen", "scipy", "spglib", "torch-sim-atomistic"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -24,8 +26,18 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         **packages,
-        "processor": platform.machine(),
+        "processor": _processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def _processor() -> str:
+    """Its model where Linux says so, or its kind."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.machine()

@@ -6,18 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-
 from deeprelax_ase.bench.baselines import BASELINES, TITLES, Limits, Relax, Relaxed
 from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.calibration import COVERAGE
-from deeprelax_ase.data import Pairs, crystals_of
-from deeprelax_ase.metrics import rank_correlation
+from deeprelax_ase.bench.judging import Judge
+from deeprelax_ase.data import LEVELS, Pairs, crystals_of
 from deeprelax_ase.prediction import Prediction
 from deeprelax_ase.predictor import Predictor
 from deeprelax_ase.structure import Crystal
-from deeprelax_ase.training.evaluate import errors
 
 #: Crystals that are relaxed beforehand, untimed.
 _WARM_UP = 2
@@ -51,8 +46,9 @@ def bench(
 
     Returns:
         As JSON can hold it: ``environment``, ``crystals``, ``atoms``, ``rows`` by name with ``crystals_per_second`` and
-        errors (Å, relative), ``uncertainty`` of the model, and ``force_calls`` with and without the jump. A baseline
-        that cannot be made has a row with ``failed`` alone.
+        errors (Å, relative), ``uncertainty`` of the model, ``force_calls`` with and without the jump, those that
+        :class:`~deeprelax_ase.DeepRelaxOptimizer` takes to judge a jump not counted, and ``notes`` on the errors. A
+        baseline that cannot be made, or raises, has a row with ``failed`` alone.
 
     Raises:
         ValueError: there is no such baseline.
@@ -61,83 +57,93 @@ def bench(
     limits, chosen = limits or Limits(), list(baselines)
     if unknown := [name for name in chosen if name not in BASELINES]:
         raise ValueError(f"Unknown baselines {unknown}, must be of {tuple(BASELINES)}")
-    crystals = crystals_of(pairs, "initial")
+    crystals, judge = crystals_of(pairs, "initial"), Judge(pairs)
+    rows: dict[str, Any] = {}
     found: dict[str, Any] = {
         "environment": environment(),
         "crystals": len(crystals),
         "atoms": sum(len(c) for c in crystals),
         "fmax": limits.fmax,
         "steps": limits.steps,
-        "rows": {},
+        "rows": rows,
     }
     jumps: list[Prediction | None] = []
     for passes, members in ((None, None), (1, 1)):
         predictor = Predictor(model, device=device, passes=passes, members=members, graph_backend="torch")
         name = f"{predictor.model_name}, {predictor.passes} x {len(predictor.model.networks)}"
         made: list[Prediction | None] = []
-        found["rows"][name] = measured(pairs, crystals, _predicts(predictor, made), observe(name, len(crystals)))
+        rows[name] = measured(judge, crystals, _predicts(predictor, made), observe(name, len(crystals)))
         if not jumps:
-            jump_rate = found["rows"][name]["crystals_per_second"]
-            jumps = made[-len(crystals) :]
+            jumps, jump = made[-len(crystals) :], name
             found["device"] = str(predictor.device)
-            found["uncertainty"] = _uncertainty(pairs, jumps)
+            found["uncertainty"] = judge.uncertainty(jumps)
+            alone = f"{name}, one by one"
+            rows[alone] = measured(judge, crystals, _predicts(predictor, [], 1), observe(alone, len(crystals)))
     for name, relax in (others or {}).items():
-        try:
-            found["rows"][name] = measured(pairs, crystals, relax, observe(name, len(crystals)))
-        except Exception as error:  # whatever it raises costs its row
-            found["rows"][name] = {"failed": f"{type(error).__name__}: {error}"}
+        rows[name] = _attempt(judge, crystals, relax, observe(name, len(crystals)))
     for name in chosen:
+        title = TITLES[name]
         try:
             relax = BASELINES[name](limits)
         except Exception as error:  # whatever is not installed
-            found["rows"][TITLES[name]] = {"failed": f"{type(error).__name__}: {error}"}
+            rows[title] = _lost(error)
             continue
-        row = measured(pairs, crystals, relax, observe(TITLES[name], len(crystals)))
-        found["rows"][TITLES[name]] = row
+        row = rows[title] = _attempt(judge, crystals, relax, observe(title, len(crystals)))
         if finish and row.get("calls") and "force_calls" not in found:
             starts = [c if p is None else p.relaxed for c, p in zip(crystals, jumps, strict=True)]
-            after = f"jump, then {TITLES[name]}"
-            again = found["rows"][after] = measured(pairs, starts, relax, observe(after, len(starts)))
-            again["crystals_per_second"] = 1 / (1 / again["crystals_per_second"] + 1 / jump_rate)
-            found["force_calls"] = {"from": TITLES[name], "unrelaxed": row["calls"], "jumped": again["calls"]}
+            after = f"jump, then {title}"
+            again = rows[after] = _attempt(judge, starts, relax, observe(after, len(starts)))
+            if "calls" in again:
+                both = 1 / rows[jump]["crystals_per_second"] + 1 / again["crystals_per_second"]
+                again["crystals_per_second"] = 1 / both
+                found["force_calls"] = {"from": title, "unrelaxed": row["calls"], "jumped": again["calls"]}
+    found["notes"] = _notes(pairs, [name for name in chosen if rows[TITLES[name]].get("calls")])
     return found
 
 
-def measured(pairs: Pairs, crystals: list[Crystal], relax: Relax, advance: Callable[[], object]) -> dict[str, Any]:
+def measured(judge: Judge, crystals: list[Crystal], relax: Relax, advance: Callable[[], object]) -> dict[str, Any]:
     """Crystals a second and errors of ``relax``; the first crystals are relaxed beforehand, untimed."""
     relax(crystals[:_WARM_UP], lambda: None)
     start = time.perf_counter()
     made: Relaxed = relax(crystals, advance)
     spent = time.perf_counter() - start
-    row: dict[str, Any] = {"crystals_per_second": len(crystals) / spent, **errors_of(pairs, made.crystals)}
+    row: dict[str, Any] = {"crystals_per_second": len(crystals) / spent, **judge.row(made.crystals)}
     if made.calls is not None:
         row |= {"calls": made.calls, "converged": made.converged}
     return row | ({"crystals_failed": made.failed} if made.failed else {})
 
 
-def errors_of(pairs: Pairs, crystals: list[Crystal]) -> dict[str, float]:
-    """Mean and median error of the coordinates (Å), and the mean relative error of the volume."""
-    found = _errors(pairs, crystals)
-    return {
-        "coordinates": float(found["coordinates"].mean()),
-        "coordinates_median": float(np.median(found["coordinates"])),
-        "relative_volume": float(found["relative_volume"].mean()),
-    }
+def _attempt(judge: Judge, crystals: list[Crystal], relax: Relax, advance: Callable[[], object]) -> dict[str, Any]:
+    """The same, of code of others': what it raises costs its row and no other."""
+    try:
+        return measured(judge, crystals, relax, advance)
+    except Exception as error:  # whatever libraries raise
+        return _lost(error)
 
 
-def _errors(pairs: Pairs, crystals: list[Crystal]) -> dict[str, np.ndarray]:
-    scaled = torch.from_numpy(np.concatenate([c.scaled_positions for c in crystals]))
-    cells = torch.from_numpy(np.stack([c.cell for c in crystals]))
-    return {name: values.numpy() for name, values in errors(pairs, scaled, cells).items()}
+def _lost(error: Exception) -> dict[str, str]:
+    return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def _predicts(predictor: Predictor, kept: list[Prediction | None]) -> Relax:
-    """Predicts in batches; ``kept`` is given the predictions, or None where there is none."""
+def _notes(pairs: Pairs, potentials: list[str]) -> list[str]:
+    """What is to be known of the errors: minima of one level of theory are not those of another."""
+    foreign = int((pairs.level != LEVELS.index("M3GNet")).sum())
+    if not foreign or not potentials:
+        return []
+    return [
+        f"{foreign} of {len(pairs)} relaxed crystals are not M3GNet's minima, where {', '.join(potentials)} end: their "
+        "errors hold the difference between the two."
+    ]
+
+
+def _predicts(predictor: Predictor, kept: list[Prediction | None], atoms_per_batch: int | None = None) -> Relax:
+    """Predicts, in batches unless told otherwise; ``kept`` is given the predictions, or None where there is none."""
 
     def relax(crystals: list[Crystal], advance: Callable[[], object]) -> Relaxed:
         made: list[Crystal] = []
         failed = 0
-        for crystal, result in zip(crystals, predictor.predict_many(crystals, bonds=False), strict=True):
+        results = predictor.predict_many(crystals, atoms_per_batch=atoms_per_batch, bonds=False)
+        for crystal, result in zip(crystals, results, strict=True):
             sound = isinstance(result, Prediction)
             kept.append(result if isinstance(result, Prediction) else None)
             made.append(result.relaxed if isinstance(result, Prediction) else crystal)
@@ -146,26 +152,3 @@ def _predicts(predictor: Predictor, kept: list[Prediction | None]) -> Relax:
         return Relaxed(made, failed=failed)
 
     return relax
-
-
-def _uncertainty(pairs: Pairs, jumps: list[Prediction | None]) -> dict[str, Any]:
-    """Whether expected errors rank crystals as the true ones do, and whether the bounds hold."""
-    starts = crystals_of(pairs, "initial")
-    true = _errors(pairs, [c if p is None else p.relaxed for c, p in zip(starts, jumps, strict=True)])
-    read = [(n, p.error) for n, p in enumerate(jumps) if p is not None and p.error is not None]
-    if not read:
-        return {}
-    chosen = np.array([n for n, _ in read])
-    found: dict[str, Any] = {"aimed coverage": COVERAGE, "outside": float(np.mean([e.outside for _, e in read]))}
-    for quantity, expected, bound in (
-        ("coordinates", [e.coordinates for _, e in read], [e.coordinates_bound for _, e in read]),
-        ("relative_volume", [e.volume for _, e in read], [e.volume_bound for _, e in read]),
-    ):
-        error = true[quantity][chosen]
-        found[quantity] = {
-            "mean error": float(error.mean()),
-            "mean expected": float(np.mean(expected)),
-            "coverage": float((error <= np.array(bound)).mean()),
-            "rank correlation": rank_correlation(np.array(expected), error),
-        }
-    return found

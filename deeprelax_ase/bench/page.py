@@ -7,14 +7,15 @@ from typing import Any
 
 def markdown(found: dict[str, Any], title: str) -> str:
     """One table with speed and accuracy side by side, the fastest first; then uncertainty, force calls, environment."""
-    parts = [f"# {title}", _head(found), table(found)]
+    parts = [f"# {title}", _head(found), *found.get("notes", []), table(found)]
     if uncertainty := found.get("uncertainty"):
         parts.append(_uncertainty(uncertainty))
     if calls := found.get("force_calls"):
         saved = 1 - calls["jumped"] / calls["unrelaxed"]
         parts.append(
             f"Force calls of {calls['from']}: {calls['unrelaxed']:.1f} from the unrelaxed crystal, "
-            f"{calls['jumped']:.1f} after the jump, {saved:.0%} fewer."
+            f"{calls['jumped']:.1f} after the jump, {saved:.0%} fewer. Calls that judge a jump "
+            "are not counted."
         )
     machine = ", ".join(f"{name} {value}" for name, value in found["environment"].items())
     return "\n\n".join([*parts, f"Measured with {machine}."]) + "\n"
@@ -29,23 +30,38 @@ def _head(found: dict[str, Any]) -> str:
     )
 
 
+#: Columns of errors: title, key and how it is written; those that no row has are left out.
+_ERRORS = (
+    ("coordinates (Å)", "coordinates", ".3f"),
+    ("median (Å)", "coordinates_median", ".4f"),
+    ("bonds (Å)", "bond_length", ".3f"),
+    ("lattice (Å)", "lattice", ".3f"),
+    ("volume", "relative_volume", ".1%"),
+)
+
+
 def table(found: dict[str, Any]) -> str:
     """Speed and accuracy of each row, the fastest first."""
-    lines = [
-        "| | crystals/s | force calls | converged | coordinates (Å) | median (Å) | volume |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    rows = found["rows"].items()
-    for name, row in sorted(rows, key=lambda item: -item[1].get("crystals_per_second", 0.0)):
+    rows = sorted(found["rows"].items(), key=lambda item: -item[1].get("crystals_per_second", 0.0))
+    errors = [column for column in _ERRORS if any(column[1] in row for _, row in rows)]
+    titles = ["", "crystals/s", "force calls", "converged", *(title for title, _, _ in errors)]
+    lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
+    for name, row in rows:
         if "failed" in row:
-            lines.append(f"| {name} | not measured: {_cell(row['failed'])} | | | | | |")
+            lines.append(_line([name, f"not measured: {_cell(row['failed'])}", *[""] * (len(titles) - 2)]))
             continue
         rate = "" if name == "nothing done" else f"{row['crystals_per_second']:.3g}"
-        calls = f"{row['calls']:.1f} | {row['converged']:.0%}" if row.get("converged") is not None else " | "
-        errors = f"{row['coordinates']:.3f} | {row['coordinates_median']:.4f} | {row['relative_volume']:.1%}"
+        known = row.get("converged") is not None
+        calls = [f"{row['calls']:.1f}", f"{row['converged']:.0%}"] if known else ["", ""]
         failed = f" ({row['crystals_failed']} failed)" if row.get("crystals_failed") else ""
-        lines.append(f"| {name}{failed} | {rate} | {calls} | {errors} |")
+        values = [format(row[key], spec) if key in row else "" for _, key, spec in errors]
+        lines.append(_line([f"{name}{failed}", rate, *calls, *values]))
     return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    """A row of a table; empty cells as the pages have them."""
+    return "|" + "|".join(f" {cell} " for cell in cells) + "|"
 
 
 def _cell(text: str) -> str:
@@ -64,5 +80,10 @@ def _uncertainty(found: dict[str, Any]) -> str:
     for name, title in (("coordinates", "coordinates (Å)"), ("relative_volume", "volume")):
         row = found[name]
         numbers = f"{row['mean error']:.3f} | {row['mean expected']:.3f} | {row['coverage']:.0%}"
-        lines.append(f"| {title} | {numbers} | {row['rank correlation']:.2f} |")
+        rank = "" if row["rank correlation"] is None else f"{row['rank correlation']:.2f}"
+        lines.append(f"| {title} | {numbers} | {rank} |")
+    for name, title in (("coordinates", "coordinates (Å)"), ("relative_volume", "volume")):
+        if bins := found[name].get("bins"):
+            pairs = ", ".join(f"{part['expected']:.3f} / {part['error']:.3f}" for part in bins)
+            lines += ["", f"Expected / true error of the {title}, bins of equally many crystals: {pairs}."]
     return "\n".join(lines)

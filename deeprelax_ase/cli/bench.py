@@ -25,7 +25,7 @@ Examples:
     deeprelax bench --data my_pairs/ --baseline nothing --baseline fire --baseline lbfgs --baseline relaxer
 
 Speed stands beside the accuracy at that speed. Baselines: nothing, volume (pymatgen's DLSVolumePredictor), fire and
-lbfgs (ASE under M3GNet), relaxer (MatGL's own).
+lbfgs (ASE under M3GNet), batched (the same FIRE, forces of many crystals at once), relaxer (MatGL's own).
 """
 
 
@@ -43,7 +43,7 @@ def bench(
     number: Annotated[int, typer.Option(min=1, help="Most pairs, evenly taken.")] = 300,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pairs: minutes on a laptop.")] = False,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="What to compare with; repeatable. Default: nothing, volume, fire")
+        list[str] | None, typer.Option(help="What to compare with; repeatable. Default: nothing, volume, fire, batched")
     ] = None,
     torch_sim: Annotated[
         str | None,
@@ -84,7 +84,7 @@ def bench(
             found = measure(
                 pairs,
                 model,
-                baselines=baseline or ("nothing", "volume", "fire"),
+                baselines=baseline or ("nothing", "volume", "fire", "batched"),
                 others=others,
                 limits=limits,
                 device=device.value,

@@ -30,8 +30,8 @@ def table_of(pieces: Iterable[Piece], *, first_index: int, id_key: str | None = 
     Args:
         pieces: any number.
         first_index: that of the first one.
-        id_key: key that names each structure; the first of :data:`~deeprelax_ase.io.ID_KEYS` by default, or where there is none of them
-            the name of the file, or the source.
+        id_key: key that names each structure; the first of :data:`~deeprelax_ase.io.ID_KEYS` by default, or where there
+            is none of them the name of the file, or the source.
     """
     read = [(piece, *_read(piece, (id_key,) if id_key else ID_KEYS)) for piece in pieces]
     return structures_table(

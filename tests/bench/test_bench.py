@@ -12,6 +12,7 @@ from ase.calculators.emt import EMT
 
 from deeprelax_ase.bench import BASELINES, baselines, bench
 from deeprelax_ase.bench.baselines import Limits, ase_optimizer
+from deeprelax_ase.bench.judging import METRICS, _agreement
 from deeprelax_ase.bench.page import markdown
 from deeprelax_ase.data import Pairs, crystals_of
 from deeprelax_ase.structure import Crystal
@@ -53,8 +54,24 @@ def test_uncertainty_is_told(found: dict) -> None:
         assert told[quantity]["mean expected"] > 0
 
 
+def test_uncertainty_by_bins() -> None:
+    expected = np.linspace(0.1, 1.0, 40)
+    found = _agreement(expected[::-1], 2 * expected[::-1], np.full(40, 1.0))
+    assert found["coverage"] == pytest.approx(0.425, abs=0.03)
+    assert [part["crystals"] for part in found["bins"]] == [10, 10, 10, 10]
+    assert found["bins"][0]["expected"] < found["bins"][-1]["expected"]
+    for part in found["bins"]:
+        assert part["error"] == pytest.approx(2 * part["expected"])
+
+
+def test_one_by_one_is_a_row_of_its_own(found: dict) -> None:
+    batched, alone = (found["rows"][f"DeepRelax-PBE, 3 x 4{how}"] for how in ("", ", one by one"))
+    for metric in METRICS:
+        assert alone[metric] == pytest.approx(batched[metric], abs=1e-4)
+
+
 def test_a_page_and_json(found: dict) -> None:
-    json.dumps(found, allow_nan=True)
+    json.dumps(found, allow_nan=False)
     text = markdown(found, "a title")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     names = [line.split("|")[1].strip() for line in lines]
@@ -63,14 +80,21 @@ def test_a_page_and_json(found: dict) -> None:
     assert "3.0 | 100% | 0.000" in text
 
 
-def test_what_is_not_installed_costs_its_row(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_or_breaks_costs_its_row(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(limits: Limits):
         raise ImportError("no such | library")
 
+    def broken(crystals, advance):
+        raise RuntimeError("out of memory")
+
     monkeypatch.setitem(BASELINES, "fire", absent)
-    found = bench(pairs, "DeepRelax-PBE", baselines=["fire", "nothing"], device="cpu")
-    title = baselines.TITLES["fire"]
-    assert found["rows"][title] == {"failed": "ImportError: no such | library"}
+    monkeypatch.setitem(BASELINES, "lbfgs", lambda limits: broken)
+    few, names = pairs.take(torch.arange(2)), ["fire", "lbfgs", "nothing"]
+    found = bench(few, "DeepRelax-M3GNet", baselines=names, others={"mine": broken}, device="cpu")
+    titles, rows = baselines.TITLES, found["rows"]
+    assert rows[titles["fire"]] == {"failed": "ImportError: no such | library"}
+    assert rows[titles["lbfgs"]] == rows["mine"] == {"failed": "RuntimeError: out of memory"}
+    assert rows["nothing done"]["coordinates"] > 0
     assert "not measured: ImportError: no such / library" in markdown(found, "x")
 
 
@@ -90,10 +114,14 @@ def test_force_calls_with_and_without_the_jump(pairs: Pairs, monkeypatch: pytest
         return relax
 
     monkeypatch.setitem(BASELINES, "lbfgs", made)
-    calls = bench(pairs, "DeepRelax-PBE", baselines=["lbfgs"], device="cpu")["force_calls"]
+    found = bench(pairs, "DeepRelax-M3GNet", baselines=["lbfgs"], device="cpu")
+    calls, rows = found["force_calls"], found["rows"]
     assert calls["from"] == baselines.TITLES["lbfgs"]
     assert calls["unrelaxed"] > 1
     assert calls["jumped"] != calls["unrelaxed"]
+    after = rows[f"jump, then {baselines.TITLES['lbfgs']}"]
+    assert after["crystals_per_second"] < rows["DeepRelax-M3GNet, 3 x 2"]["crystals_per_second"]  # the jump counts
+    assert "6 of 6 relaxed crystals are not M3GNet's minima" in markdown(found, "x")
 
 
 def test_ase_relaxes_one_by_one_and_failures_cost_themselves() -> None:
