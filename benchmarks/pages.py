@@ -12,6 +12,7 @@ from pathlib import Path
 import energies
 import force_calls_report
 import matplotlib
+import model_card_page
 import screening_page
 import tables_page
 
@@ -45,6 +46,7 @@ def main() -> None:
     """Write them where they belong."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write(HERE)
+    model_card_page.write_cards()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Model cards and weights: a JSON card beside a safetensors file, those that ship with the package and others.
 
+Shipped models also have a page of Markdown for people to read, made of the JSON card and of what was measured.
+
 A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
 first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
 Nothing is ever unpickled.
@@ -129,6 +131,12 @@ class Model:
 def available_models() -> list[ModelCard]:
     """Cards of the models that ship with the package, by name."""
     return [ModelCard.read(file) for file in sorted(WEIGHTS.glob("*.json"))]
+
+
+def card_page(name: str) -> str | None:
+    """The card of the shipped model ``name`` as a page of Markdown, with what was measured; None where it has none."""
+    file = WEIGHTS / f"{name}.md"
+    return file.read_text(encoding="utf-8") if file.exists() else None
 
 
 def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:

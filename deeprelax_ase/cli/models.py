@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import stop
@@ -18,6 +19,7 @@ Examples:
 
     deeprelax models
     deeprelax models DeepRelax-PBE
+    deeprelax models DeepRelax-PBE > card.md     # as Markdown, where the output is no terminal
     deeprelax models --json
 
 Every model relaxes to the minima of one level of theory, and says so.
@@ -29,7 +31,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """List the models that come with the package: what they relax to, for which elements, how well."""
-    from deeprelax_ase.models import available_models
+    from deeprelax_ase.models import available_models, card_page
 
     cards = available_models()
     if name is not None:
@@ -41,5 +43,9 @@ def models(
         typer.echo(json.dumps([asdict(card) for card in cards] if name is None else asdict(cards[0]), indent=2))
     elif name is None:
         Console().print(console.model_table(cards))
-    else:
+    elif (page := card_page(cards[0].name)) is None:
         Console().print(console.model_card(cards[0]))
+    elif (terminal := Console()).is_terminal:
+        terminal.print(Markdown(page))
+    else:
+        typer.echo(page, nl=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
-from deeprelax_ase.models import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models
+from deeprelax_ase.models import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models, card_page
 
 #: The line that the cards take the place of.
 HERE = "<!-- model cards -->"
@@ -44,49 +45,11 @@ def overview(cards: list[ModelCard]) -> str:
 
 
 def section(card: ModelCard) -> str:
-    """One card: what a user must know before trusting it."""
-    from ase.data import chemical_symbols
-
-    elements = " ".join(chemical_symbols[z] for z in card.elements)
-    facts = {
-        "Trained on": card.training_data,
-        "Split": card.split,
-        f"{len(card.elements)} elements": elements,
-        "Licence of the weights": card.licence,
-        "Commit that trained it": f"`{card.commit}`",
-        "SHA-256 of the weights": f"`{card.sha256}`",
-    }
-    parts = [f"## {card.name}", card.description, metrics(card.metrics)]
-    training = card.training
-    for name, key in (
-        ("Licences of the data", "data_licences"),
-        ("Rarest elements in training", "rarest_elements"),
-        ("Time and carbon", "cost"),
-    ):
-        if key in training:
-            facts[name] = training[key]
-    parts.append("\n".join(f"- **{name}.** {text}" for name, text in facts.items()))
-    if commands := training.get("commands") or [c for c in [training.get("command")] if c]:
-        parts.append("To reproduce it, at that commit:\n\n```text\n" + "\n".join(commands) + "\n```")
-    if card.limits:
-        parts.append("Known limits:\n\n" + "\n".join(f"- {limit}" for limit in card.limits))
-    return "\n\n".join(parts)
-
-
-def metrics(values: Mapping[str, Any]) -> str:
-    """A table for the test sets that share their figures, and a list of what else was measured."""
-    sets = {name.rstrip(":"): row for name, row in values.items() if isinstance(row, Mapping)}
-    tested = {name: row for name, row in sets.items() if "crystals" in row}
-    names = list(dict.fromkeys(key for row in tested.values() for key in row))
-    rows = [[key, *(number(row.get(key)) for row in tested.values())] for key in names]
-    others = {name: row for name, row in sets.items() if name not in tested}
-    other = [f"- {name}: {key} {number(value)}" for name, row in others.items() for key, value in row.items()]
-    return "\n\n".join([table(["", *tested], rows), "\n".join(other)]).strip()
-
-
-def number(value: Any) -> str:
-    """As the card has it."""
-    return "" if value is None else f"{value:g}"
+    """The page of one model, its headings one level deeper."""
+    page = card_page(card.name)
+    if page is None:
+        raise ExtensionError(f"{card.name} has no page beside its card: run `make pages`")
+    return re.sub(r"^#", "##", page, flags=re.MULTILINE).strip()
 
 
 def table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -330,7 +330,8 @@ class Card:
 class TestModels:
     @pytest.fixture(autouse=True)
     def cards(self, monkeypatch):
-        cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")])
+        pages = {"Other": "# Other\n\n## Known failures\n\n- falls *over*\n"}
+        cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get)
         monkeypatch.setitem(sys.modules, "deeprelax_ase.models", cards)
 
     def test_table(self, deeprelax, monkeypatch):
@@ -345,6 +346,13 @@ class TestModels:
         for text in ("for tests [only]", "3: H O Fe", "test coordinates (Å) 0.01235", "level of theory"):
             assert text in result.stdout
         assert "Other" not in result.stdout
+
+    def test_one_card_that_has_a_page(self, deeprelax, monkeypatch):
+        assert deeprelax("models", "other").stdout == "# Other\n\n## Known failures\n\n- falls *over*\n"
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+        rendered = deeprelax("models", "other").stdout
+        assert "Known failures" in rendered
+        assert not {"#", "*"} & set(rendered)
 
     def test_json(self, deeprelax):
         assert [card["name"] for card in json.loads(deeprelax("models", "--json").stdout)] == [

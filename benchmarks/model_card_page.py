@@ -1,0 +1,256 @@
+"""The card of a model as a page of Markdown: of its JSON card and of what was measured with its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model_card_failures import FILES, failures, kind_name, percent
+
+from deeprelax_ase.calibration import COVERAGE
+from deeprelax_ase.models import WEIGHTS, ModelCard, available_models
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+#: Elements in fewer training crystals are named.
+FEW_CRYSTALS = 50
+#: Metrics of the JSON card's test sets and of their unrelaxed crystals, with their titles.
+METRICS = {
+    "coordinates (Å)": ("coordinates MAE (Å)", "coordinates MAE unrelaxed (Å)"),
+    "lattice (Å)": ("lattice MAE (Å)", "lattice MAE unrelaxed (Å)"),
+    "volume (Å³)": ("volume MAE (Å³)", "volume MAE unrelaxed (Å³)"),
+    "match rate": ("match rate", "match rate unrelaxed"),
+}
+
+NUMBERS = ("no", "one", "two", "three", "four", "five")
+
+
+def write_cards(folder: Path = WEIGHTS) -> None:
+    """Write the card of each shipped model into ``folder``."""
+    for card in available_models():
+        write_card(card.name, folder)
+
+
+def write_card(name: str, folder: Path) -> None:
+    """Write the card of the model ``name`` into ``folder``."""
+    short = name.removeprefix("DeepRelax-")
+    measured, accuracy, latency = (
+        json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        for file in (f"card-{short}.json", f"accuracy-{short}.json", "latency.json")
+    )
+    card = ModelCard.read(WEIGHTS / f"{name}.json")
+    (folder / f"{name}.md").write_text(markdown(card, measured, accuracy, latency), encoding="utf-8")
+
+
+def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any], latency: dict[str, Any]) -> str:
+    """The whole card.
+
+    Args:
+        card: the model's JSON card.
+        measured: what ``model_cards.py`` found with it.
+        accuracy: what ``accuracy.py`` found with it.
+        latency: what ``latency.py`` found.
+
+    Raises:
+        ValueError: the figures were measured with other weights.
+    """
+    if measured["sha256"] != card.sha256 or measured["passes"] != card.passes:
+        raise ValueError(
+            f"{card.name}: the figures were measured with other weights or passes; run benchmarks/model_cards.py again"
+        )
+    parts = [
+        f"# {card.name}",
+        card.description,
+        _purpose(card),
+        "## Data",
+        _data(card, measured),
+        "## Elements",
+        _elements(measured),
+        "## Errors and coverage",
+        _overall(card),
+        _groups(card, measured),
+        "## Known failures",
+        failures(card, measured, accuracy),
+        "## Licence",
+        _licence(card),
+        "## How to reproduce it",
+        _reproduce(card, measured),
+        "## Time and carbon",
+        _cost(card, latency),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heading: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _purpose(card: ModelCard) -> str:
+    theory = card.level_of_theory
+    use = (
+        f"**For** inorganic crystals that fill space, of the elements below, that start as a guess, such as a "
+        f"prototype with other elements in it: to jump to near their minimum under {theory} and let a calculator "
+        "finish, or to sort many candidates."
+    )
+    without = (
+        f"**Not for** what must be converged, or for energies: finish with the calculator that you trust. Not for "
+        f"slabs, layers, molecules, charged cells or given magnetic order, nor for minima of another theory than "
+        f"{theory}."
+    )
+    if card.corrects:
+        without += " It knows M3GNet's minima, not DFT's. It jumps again once it is told of M3GNet's forces."
+    if card.architecture == "DeepRelax":
+        without += " `DeepRelax-PBE` errs less; this one is the paper's network, kept to compare with."
+    network = (
+        f"`{card.architecture}`, {NUMBERS[card.members]} members of {card.parameters / 1e6:.1f} million parameters, "
+        f"{NUMBERS[card.passes]} {'passes' if card.passes > 1 else 'pass'}."
+    )
+    return "\n\n".join([use, without, f"**Level of theory** that it relaxes to: {theory}.", f"**Network**: {network}"])
+
+
+def _data(card: ModelCard, measured: dict[str, Any]) -> str:
+    rows = [
+        [FILES.get(name, name), *(f"{part['pairs']:,} ({part['dft']:,})" for part in splits.values())]
+        for name, splits in measured["data"].items()
+    ]
+    labels = " whose minimum under M3GNet is known" if measured["labels"] == "m3gnet" else ""
+    return "\n\n".join(
+        [
+            f"{card.training_data}.",
+            f"Split, {card.split}.",
+            f"Pairs{labels}, in brackets those that DFT relaxed:",
+            table(["pairs", "training", "validation", "test"], rows),
+        ]
+    )
+
+
+def _elements(measured: dict[str, Any]) -> str:
+    seen = measured["elements"]
+    listed = ", ".join(f"{name} {e['trained']:,} ({e['trained_dft']:,})" for name, e in seen.items())
+    few = [f"{name} {e['trained']}" for name, e in seen.items() if e["trained"] < FEW_CRYSTALS]
+    few_dft = [f"{name} {e['trained_dft']}" for name, e in seen.items() if e["trained_dft"] < FEW_CRYSTALS]
+    fewest = sorted(seen, key=lambda name: seen[name]["trained"])[:5]
+    rarest = ", ".join(f"{name} {seen[name]['trained']:,}" for name in fewest)
+    return "\n\n".join(
+        [
+            f"{len(seen)} elements, with the training crystals that hold each, in brackets those that DFT relaxed: "
+            f"{listed}.",
+            f"In fewer than {FEW_CRYSTALS} training crystals: {', '.join(few) or 'none'}; the rarest are {rarest}. In "
+            f"fewer than {FEW_CRYSTALS} that DFT relaxed: {', '.join(few_dft) or 'none'}. Crystals with other elements "
+            "are refused.",
+        ]
+    )
+
+
+def _overall(card: ModelCard) -> str:
+    sets = {name.rstrip(":"): row for name, row in card.metrics.items() if "lattice MAE (Å)" in row}
+    rows = [["crystals", *(f"{row['crystals']:,}" for row in sets.values())]]
+    for title, (predicted, unrelaxed) in METRICS.items():
+        rows.append([title, *(f"{row[predicted]:g} / {row[unrelaxed]:g}" for row in sets.values())])
+    names = [name.replace(" test", "") for name in sets]
+    return "Means over the test crystals, predicted / unrelaxed:\n\n" + table(["", *names], rows)
+
+
+def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
+    calibrated = bool(card.calibration)
+    told = "All test crystals were predicted."
+    if measured["every"] > 1:
+        everything = measured["groups"]["all"]["all"]
+        told = (
+            f"{everything['predicted']:,} of the {everything['crystals']:,} test crystals were predicted: those with "
+            f"DFT labels, those of rare chemistries, and one in {NUMBERS[measured['every']]} of the others, which "
+            "stands for the rest of them, so that numbers are estimates. Standard errors of predicted coordinates: "
+            f"{everything['coordinates']['standard_error']:.3f} Å of all, {_standard_errors(measured)} of the kinds."
+        )
+    bounds = " This model's errors are not calibrated, so it has no bounds."
+    if calibrated:
+        bounds = (
+            f" Bounds, of the coordinates / of the volume, are meant to hold for {percent(COVERAGE, 0)}; `outside` are "
+            "those that the model says not to trust."
+        )
+    parts = [
+        "Means by kind of crystal, predicted / unrelaxed, of the coordinates' error (Å) and of the volume's. "
+        f"`worse` are the crystals whose coordinates err by {measured['margin']:g} Å more than those of the "
+        "unrelaxed crystal. " + told + bounds
+    ]
+    heading = ["crystals", "coordinates", "volume", "worse"]
+    heading += ["within bounds", "outside"] if calibrated else []
+    for kind, rows in measured["groups"].items():
+        if kind == "familiarity":
+            continue
+        title = "" if kind == "all" else kind
+        parts.append(
+            table([title, *heading], [[kind_name(name), *_cells(row, len(heading))] for name, row in rows.items()])
+        )
+    return "\n\n".join(parts)
+
+
+def _standard_errors(measured: dict[str, Any]) -> str:
+    """The smallest and the largest of the kinds."""
+    rows = [
+        row for kind, rows in measured["groups"].items() if kind not in ("all", "familiarity") for row in rows.values()
+    ]
+    found = [row["coordinates"]["standard_error"] for row in rows if "coordinates" in row]
+    return f"{min(found):.3f} to {max(found):.3f} Å"
+
+
+def _cells(row: dict[str, Any], size: int) -> list[str]:
+    cells = [f"{row['crystals']:,}"]
+    if "coordinates" not in row:
+        return cells + ["too few"] * (size - 1)
+    coordinates, volume = row["coordinates"], row["relative_volume"]
+    cells.append(f"{coordinates['predicted']:.3f} / {coordinates['unrelaxed']:.3f}")
+    cells.append(f"{100 * volume['predicted']:.1f} / {percent(volume['unrelaxed'])}")
+    cells.append(percent(coordinates["further_off"]))
+    if "outside" in row:
+        within = f"{100 * coordinates['within_bound']:.0f} / {percent(volume['within_bound'], 0)}"
+        cells += [within, percent(row["outside"])]
+    return cells
+
+
+def _licence(card: ModelCard) -> str:
+    return (
+        f"Weights: {card.licence}, as the package. Data: {card.training['data_licences']}. The Materials Project's and "
+        "Alexandria's own data are under CC BY 4.0, which asks for credit; the licence of the Mg-Mn-O oxides is not "
+        "known to us. The pairs are not part of the package."
+    )
+
+
+def _reproduce(card: ModelCard, measured: dict[str, Any]) -> str:
+    training = card.training
+    commands = training.get("commands") or [training["command"]]
+    parts = [
+        f"Commit `{card.commit}`; the weights `{card.weights or card.name + '.safetensors'}` have the SHA-256 "
+        f"`{card.sha256}`.",
+        "```text\n" + "\n".join(commands) + "\n```",
+    ]
+    if members := training.get("members"):
+        lines = [f"- network {n}: seed {m['seed']}; " + "; ".join(m["stages"]) for n, m in enumerate(members, 1)]
+        used = f"The first {card.members} of them are this model's.\n\n" if card.members < len(members) else ""
+        parts.append(used + "\n".join(lines))
+    elif steps := training.get("steps"):
+        parts.append("Steps: " + "; ".join(f"{name} {value}" for name, value in steps.items()) + ".")
+    short = card.name.removeprefix("DeepRelax-")
+    parts += [
+        training["note"],
+        "The tables by kind:",
+        "```text\npython benchmarks/model_cards.py pairs_universal.npz pairs_xmno.npz --model "
+        f"{card.name} --every {measured['every']} --layers examples/monolayers.npz --write\n```",
+        f"They are in `benchmarks/results/card-{short}.json`, the others in `accuracy-{short}.json`; those on "
+        f"torch {measured['environment']['torch']}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _cost(card: ModelCard, latency: dict[str, Any]) -> str:
+    rows = latency["results"]
+    size = f"{NUMBERS[card.passes]} passes of {NUMBERS[card.members]} members"
+    milliseconds = next(r["median_ms"] for name, r in rows.items() if name == card.name or name.endswith(size))
+    return (
+        f"Training, on {card.training['hardware']}: {card.training['cost']}.\n\n"
+        f"A prediction of a ten-atom crystal takes {milliseconds:.0f} ms of one CPU thread, where M3GNet's energy, "
+        f"forces and stress take {rows['m3gnet energy+forces+stress']['median_ms']:.0f} ms."
+    )
