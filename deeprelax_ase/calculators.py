@@ -197,16 +197,23 @@ def _chgnet(device: str, kwargs: dict[str, Any]) -> Any:
         return ThreadedCHGNetCalculator(use_device=None if device == "auto" else device, **kwargs)
 
 
-def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
+def imported(module: str, name: str, mend: str) -> Any:
+    """What ``module`` calls ``name``.
+
+    Raises:
+        CalculatorError: there is no such module, which ``mend`` helps with, or it has no such name.
+    """
     try:
-        make = getattr(import_module(module), factory)
+        return getattr(import_module(module), name)
     except ImportError as error:
-        raise CalculatorError(
-            f"Cannot import {module!r} ({error}). Calculators are {_KNOWN}, where the module is installed or its "
-            "folder is on PYTHONPATH."
-        ) from error
+        raise CalculatorError(f"Cannot import {module!r} ({error}). {mend}") from error
     except AttributeError as error:
-        raise CalculatorError(f"Module {module!r} has no {factory!r}; give 'module:factory'") from error
+        raise CalculatorError(f"Module {module!r} has no {name!r}; give 'module:factory'") from error
+
+
+def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
+    mend = f"Calculators are {_KNOWN}, where the module is installed or its folder is on PYTHONPATH."
+    make = imported(module, factory, mend)
     calculator = make(**kwargs) if callable(make) else make
     if isinstance(calculator, type) or not hasattr(calculator, "get_potential_energy"):
         raise CalculatorError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,17 +126,13 @@ def torch_sim_model(name: str) -> Any:
     Raises:
         CalculatorError: there is no such function, or torch-sim-atomistic is not installed.
     """
-    module, _, function = name.partition(":")
-    try:
-        import_module("torch_sim")
-        make = getattr(import_module(module), function)
-    except ImportError as error:
-        raise CalculatorError(
-            f"Cannot import what {name!r} needs ({error}). TorchSim is the package torch-sim-atomistic, for Python "
-            "3.12 or later; the module must be installed, or its folder on PYTHONPATH."
-        ) from error
-    except (AttributeError, ValueError) as error:
-        raise CalculatorError(f"There is no {name!r}; give 'module:function'") from error
+    from deeprelax_ase.calculators import imported
+
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise CalculatorError(f"There is no {name!r}; give 'module:function'")
+    imported("torch_sim", "SimState", "Install torch-sim-atomistic, which needs Python 3.12 or later.")
+    make = imported(module, function, "The module must be installed, or its folder on PYTHONPATH.")
     return make()
 
 
@@ -232,6 +227,9 @@ BASELINES: dict[str, Callable[[Limits], Relax]] = {
     "batched": lambda limits: ase_optimizer_in_batches("FIRE", m3gnet_compute(), limits),
     "relaxer": matgl_relaxer,
 }
+
+#: Those that are measured unless others are asked for.
+DEFAULT_BASELINES = ("nothing", "volume", "fire", "batched")
 
 #: What they are called in tables.
 TITLES = {

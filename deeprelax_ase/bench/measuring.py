@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from deeprelax_ase.bench.baselines import BASELINES, TITLES, Limits, Relax, Relaxed
+from deeprelax_ase.bench.baselines import BASELINES, DEFAULT_BASELINES, TITLES, Limits, Relax, Relaxed
 from deeprelax_ase.bench.environment import environment
 from deeprelax_ase.bench.judging import Judge
 from deeprelax_ase.data import LEVELS, Pairs, crystals_of
@@ -25,7 +25,7 @@ def bench(
     pairs: Pairs,
     model: str,
     *,
-    baselines: Iterable[str] = ("nothing", "volume", "fire"),
+    baselines: Iterable[str] = DEFAULT_BASELINES,
     others: Mapping[str, Relax] | None = None,
     limits: Limits | None = None,
     finish: bool = True,

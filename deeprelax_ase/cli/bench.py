@@ -60,7 +60,7 @@ def bench(
     import torch
 
     from deeprelax_ase.bench import bench as measure
-    from deeprelax_ase.bench.baselines import Limits, torch_sim_fire, torch_sim_model
+    from deeprelax_ase.bench.baselines import DEFAULT_BASELINES, Limits, torch_sim_fire, torch_sim_model
     from deeprelax_ase.bench.page import markdown
     from deeprelax_ase.cli.evaluate import part
     from deeprelax_ase.data import PairDataset
@@ -84,7 +84,7 @@ def bench(
             found = measure(
                 pairs,
                 model,
-                baselines=baseline or ("nothing", "volume", "fire", "batched"),
+                baselines=baseline or DEFAULT_BASELINES,
                 others=others,
                 limits=limits,
                 device=device.value,

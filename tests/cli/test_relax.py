@@ -1,14 +1,9 @@
-"""The command line's own logic, against a stand-in predictor: options, files, messages, exit codes."""
+"""``deeprelax relax`` against a stand-in predictor: options, files, messages, exit codes."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +13,7 @@ from ase.calculators.emt import EMT
 from ase.io import read, write
 from typer.testing import CliRunner, Result
 
-from deeprelax_ase import __version__, cli
+from deeprelax_ase import cli
 from deeprelax_ase.errors import CalculatorError, ModelError
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
@@ -315,100 +310,3 @@ def test_full_disk(deeprelax, monkeypatch, crystals):
     result = deeprelax("relax", "set.extxyz")
     assert result.exit_code == 1
     assert "relaxed.extxyz cannot be written: [Errno 28] No space left on device" in result.stderr
-
-
-@dataclass
-class Card:
-    name: str = "DeepRelax-Test"
-    description: str = "for tests [only]"
-    elements: list[int] = field(default_factory=lambda: [1, 8, 26])
-    level_of_theory: str = "PBE"
-    metrics: dict = field(default_factory=lambda: {"test": {"coordinates (Å)": 0.0123456}, "seconds": 3})
-    parameters: int = 1234567
-
-
-class TestModels:
-    @pytest.fixture(autouse=True)
-    def cards(self, monkeypatch):
-        pages = {"Other": "# Other\n\n## Known failures\n\n- falls *over*\n"}
-        cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get)
-        monkeypatch.setitem(sys.modules, "deeprelax_ase.models", cards)
-
-    def test_table(self, deeprelax, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "120")
-        result = deeprelax("models")
-        assert result.exit_code == 0
-        for text in ("DeepRelax-Test", "Other", "PBE", "1,234,567", "coordinates (Å) 0.01235"):
-            assert text in result.stdout
-
-    def test_one_card(self, deeprelax):
-        result = deeprelax("models", "deeprelax-test")
-        for text in ("for tests [only]", "3: H O Fe", "test coordinates (Å) 0.01235", "level of theory"):
-            assert text in result.stdout
-        assert "Other" not in result.stdout
-
-    def test_one_card_that_has_a_page(self, deeprelax, monkeypatch):
-        assert deeprelax("models", "other").stdout == "# Other\n\n## Known failures\n\n- falls *over*\n"
-        monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
-        rendered = deeprelax("models", "other").stdout
-        assert "Known failures" in rendered
-        assert not {"#", "*"} & set(rendered)
-
-    def test_json(self, deeprelax):
-        assert [card["name"] for card in json.loads(deeprelax("models", "--json").stdout)] == [
-            "DeepRelax-Test",
-            "Other",
-        ]
-        assert json.loads(deeprelax("models", "Other", "--json").stdout)["elements"] == [1, 8, 26]
-
-    def test_unknown(self, deeprelax):
-        result = deeprelax("models", "nothing")
-        assert result.exit_code == 2
-        assert result.stderr == "Error: Unknown model 'nothing', must be one of ['DeepRelax-Test', 'Other']\n"
-
-
-class TestProcess:
-    """What only a process of its own shows."""
-
-    @staticmethod
-    def run(code: str, **options) -> subprocess.CompletedProcess[str]:
-        root = Path(__file__).resolve().parents[2]
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"]
-        return subprocess.run(command, text=True, capture_output=True, check=False, timeout=120, **options)
-
-    @pytest.mark.parametrize("arguments", [["--help"], ["relax", "--help"], ["--version"], ["relax"]])
-    def test_help_starts_without_the_heavy_libraries(self, arguments):
-        result = self.run(
-            f"sys.argv = ['deeprelax', *{arguments}]\n"
-            "from deeprelax_ase.cli import main\n"
-            "try:\n    main()\n"
-            "finally:\n    print('heavy:', *{'torch', 'dgl', 'matgl', 'ase', 'pymatgen', 'scipy'} & set(sys.modules))"
-        )
-        assert result.stdout.splitlines()[-1] == "heavy:"
-        assert "Traceback" not in result.stderr
-
-    def test_version(self):
-        result = self.run("sys.argv = ['deeprelax', '--version']\nfrom deeprelax_ase.cli import main\nmain()")
-        assert result.stdout == f"deeprelax {__version__}\n"
-        assert result.returncode == 0
-
-    @pytest.mark.parametrize(("chosen", "policy"), [(None, "passive"), ("active", "active")])
-    def test_threads_do_not_spin_unless_the_user_wants_them_to(self, chosen, policy, monkeypatch):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if chosen:
-            monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-        result = self.run(
-            "import os\nsys.argv = ['deeprelax', '--version']\nfrom deeprelax_ase.cli import main\n"
-            "try:\n    main()\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'])"
-        )
-        assert result.stdout.splitlines()[-1] == policy
-
-    def test_a_reader_that_goes_away_is_no_error_message(self):
-        result = self.run(
-            "import os\n"
-            "sys.argv = ['deeprelax', '--help']\n"
-            "reader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 1)\n"
-            "from deeprelax_ase.cli import main\nmain()"
-        )
-        assert "Traceback" not in result.stderr
-        assert "BrokenPipe" not in result.stderr
