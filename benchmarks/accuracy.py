@@ -19,14 +19,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.data import Pairs, crystals_of, load_pairs
+from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation import Assessment, assess
+from deeprelax_ase.evaluation.assessment import Assessment, assess
+from deeprelax_ase.evaluation.calibrate import labels_for, thinned
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.training.calibrate import labels_for, thinned
-from deeprelax_ase.training.predicting import Predicted, predict
 
 #: Å, bounds of the bins of the largest displacement of an atom.
 BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
@@ -35,14 +35,14 @@ BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
 METRICS = ("coordinates", "cartesian", "bond_length", "lattice", "volume", "relative_volume")
 
 
-def compared(pairs: Pairs, result: Predicted, *, match: bool, jobs: int) -> Assessment:
+def compared(pairs: RelaxationPairs, result: Predicted, *, match: bool, jobs: int) -> Assessment:
     """The predictions against the relaxed crystals of ``pairs``, with a progress bar for pymatgen's comparisons."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (match and console.is_terminal)) as bar:
         task = bar.add_task("matching", total=2 * len(pairs))
         return assess(
             pairs,
-            torch.from_numpy(np.concatenate([c.scaled_positions for c in result.crystals])),
+            torch.from_numpy(np.concatenate([c.fractional_positions for c in result.crystals])),
             torch.from_numpy(np.stack([c.cell for c in result.crystals])),
             uncertainty=result.uncertainty,
             match=match,
@@ -97,14 +97,14 @@ def main() -> None:
         arguments.model,
         solver=solver,
         keep_symmetry=not arguments.no_symmetry,
-        passes=arguments.passes,
+        recycles=arguments.recycles,
         graph_backend="torch",
     )
     labels = labels_for(predictor.model.card.level)
     report: dict = {
         "environment": environment(),
         "model": predictor.model_name,
-        "passes": predictor.passes,
+        "recycles": predictor.recycles,
         "split": arguments.split,
         "results": {},
     }
@@ -117,7 +117,7 @@ def main() -> None:
         largest = displacement_sizes(pairs).numpy()
         again = predict(predictor, relaxed[:: arguments.again])
         stayed = list(zip(relaxed[:: arguments.again], again.crystals, strict=True))
-        moved = np.array([np.abs(r.positions - c.scaled_positions @ r.cell).mean() for c, r in stayed])
+        moved = np.array([np.abs(r.positions - c.fractional_positions @ r.cell).mean() for c, r in stayed])
         swelled = np.array([abs(r.volume / c.volume - 1) for c, r in stayed])
         dft = pairs.dft.numpy()
         for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=sorted(SPLITS), default="test")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--again", type=int, default=1, help="relax every N-th relaxed crystal again (default all)")
-    parser.add_argument("--passes", type=int, help="of an end-to-end network; the model card's by default")
+    parser.add_argument("--recycles", type=int, help="of an end-to-end network; the model card's by default")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--bound-scale", type=float, help="width of the solver's bounds; the model card's by default")
     parser.add_argument("--no-symmetry", action="store_true", help="do not project onto the space group")

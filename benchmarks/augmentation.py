@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from shared_work import taken
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.data import Pairs, load_pairs
-from deeprelax_ase.models import model_of
+from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.models.registry import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
@@ -32,21 +32,23 @@ from deeprelax_ase.training.presets import SETTINGS
 from deeprelax_ase.training.run import measure
 
 #: Nothing is changed.
-STILL = AugmentationSettings(on_the_way=0.0, arrived=0.0, around=0.0, strained=0.0, rattled=0.0, rewrapped=0.0)
+STILL = AugmentationSettings(
+    interpolated=0.0, relaxed_start=0.0, perturbed=0.0, strained=0.0, rattled=0.0, rewrapped=0.0
+)
 
 #: What both networks are tried with: fields of the augmentation, and replay, the feeding back of predictions.
 GEOMETRY: dict[str, dict[str, float]] = {
     "none": {},
     "strained": {"strained": 0.3},
     "rattled": {"rattled": 0.3},
-    "on the way": {"on_the_way": 0.3},
-    "around": {"around": 0.3},
-    "arrived": {"arrived": 0.1},
-    "all of these": {"strained": 0.2, "rattled": 0.2, "on_the_way": 0.25, "around": 0.2, "arrived": 0.1},
+    "on the way": {"interpolated": 0.3},
+    "perturbed": {"perturbed": 0.3},
+    "relaxed": {"relaxed": 0.1},
+    "all of these": {"strained": 0.2, "rattled": 0.2, "interpolated": 0.25, "perturbed": 0.2, "relaxed": 0.1},
 }
 
 #: For the end-to-end network, which learns from what it predicted.
-FEEDBACK = {"replayed": {"replayed": 0.3}, "all, and replayed": {**GEOMETRY["all of these"], "replayed": 0.3}}
+FEEDBACK = {"recycled": {"recycled": 0.3}, "all, and replayed": {**GEOMETRY["all of these"], "recycled": 0.3}}
 
 #: For the paper's: the same crystal in other words.
 RECHOICE: dict[str, dict[str, float]] = {
@@ -65,11 +67,11 @@ ROWS = {
 
 def settings_of(network: str, changes: dict[str, float], arguments: argparse.Namespace) -> tuple[Any, TrainingSettings]:
     """Configuration and settings of one row."""
-    shares = {name: value for name, value in changes.items() if name != "replayed"}
+    shares = {name: value for name, value in changes.items() if name != "recycled"}
     common: dict[str, Any] = {
         "max_steps": arguments.steps,
         "atoms_per_batch": arguments.atoms_per_batch,
-        "replayed": changes.get("replayed", 0.0),
+        "recycled": changes.get("recycled", 0.0),
         "augmentation": replace(STILL, **shares),
         "seed": arguments.seed,
     }
@@ -78,19 +80,19 @@ def settings_of(network: str, changes: dict[str, float], arguments: argparse.Nam
     return ABLATIONS["DeepRelax"], TrainingSettings(learning_rate=1e-3, lattice_weight=1.0, **common)
 
 
-def row(network: str, name: str, pairs: Pairs, arguments: argparse.Namespace) -> dict[str, Any]:
+def row(network: str, name: str, pairs: RelaxationPairs, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one row, and how far its predictions are from the validation crystals after one pass and after two."""
     config, settings = settings_of(network, ROWS[network][name], arguments)
     folder = arguments.out / f"{network}-{name}".replace(" ", "_")
     trained = train(pairs.in_split("train"), config, settings, folder)
     model = model_of([trained], name, level="PBE" if network == "end-to-end" else "")
     held = pairs.in_split("validation")
-    passes = (1, 2) if network == "end-to-end" else (1,)
+    recycles = (1, 2) if network == "end-to-end" else (1,)
     return {
         "network": network,
         "augmentation": name,
         "shares": ROWS[network][name],
-        **{f"pass {n}": measure(model, held, arguments.device, passes=n) for n in passes},
+        **{f"pass {n}": measure(model, held, arguments.device, recycles=n) for n in recycles},
     }
 
 

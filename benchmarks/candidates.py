@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ase.data import covalent_radii
 from rich.progress import track
 
-from deeprelax_ase.screening.columns import INPUT
+from deeprelax_ase.screening.rows import INPUT
 
 #: Elements that stand in for each other.
 FAMILIES = (
@@ -41,9 +41,9 @@ _ROWS = 20_000
 
 
 def candidates(file: Path, number: int, *, seed: int, atoms: int | None = None) -> Iterator[dict]:
-    """Rows of :data:`~deeprelax_ase.screening.columns.INPUT`; ``atoms`` takes prototypes of that size alone."""
+    """Rows of :data:`~deeprelax_ase.screening.rows.INPUT`; ``atoms`` takes prototypes of that size alone."""
     with np.load(file, allow_pickle=False) as arrays:
-        numbers, scaled, offsets, cells = (arrays[name] for name in ("numbers", "frac", "offsets", "cells"))
+        numbers, fractional, offsets, cells = (arrays[name] for name in ("numbers", "frac", "offsets", "cells"))
     family = {z: group for group in FAMILIES for z in group}
     whole = [p for p in range(len(cells)) if set(numbers[offsets[p] : offsets[p + 1]].tolist()) <= family.keys()]
     usable = [p for p in whole if atoms is None or offsets[p + 1] - offsets[p] == atoms]
@@ -62,7 +62,7 @@ def candidates(file: Path, number: int, *, seed: int, atoms: int | None = None) 
             "id": f"candidate-{index}",
             "source": f"prototype {prototype}",
             "numbers": new,
-            "positions": (scaled[here].astype(float) @ cell).ravel(),
+            "positions": (fractional[here].astype(float) @ cell).ravel(),
             "cell": cell.ravel(),
         }
 

@@ -23,10 +23,10 @@ from files import write_json
 from force_calls_report import report
 from relaxing import Run, Task, choose, relax_all
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE
-from deeprelax_ase.models import M3GNET_MODEL as MODEL
-from deeprelax_ase.models import load_model
+from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
+from deeprelax_ase.models.registry import load_model
 
 FINISHES = ("fire", "bfgs", "lbfgs", "fast")
 FMAXES = (0.05, 0.01)
@@ -50,7 +50,7 @@ def compare(runs: Sequence[tuple[Run, Run]], fmax: float) -> dict[str, Any]:
         "seconds": {"without": _spread(seconds[:, 0]), "with": _spread(seconds[:, 1])},
         "ratio_of_means": {"calls": _ratio(calls), "seconds": _ratio(seconds)},
         "fewer_calls": float((calls[:, 1] < calls[:, 0]).mean()),
-        "taken_back": float(np.mean([new.jump == "taken back" for _, new in runs])),
+        "taken_back": float(np.mean([new.jump == "rejected" for _, new in runs])),
         "energy": {
             "mean": float(change.mean()),
             "same": float((abs(change) <= SAME).mean()),
@@ -90,7 +90,7 @@ def main() -> None:
     # with and without the jump one after the other, so that the times compare when the machine's speed drifts
     tasks = {Task(i, f, m): crystal for i, crystal in crystals.items() for f in args.finish for m in ("", args.model)}
     fmaxes = sorted(args.fmax, reverse=True)
-    settings = {} if args.corrections is None else {"corrections": args.corrections}
+    settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
     runs = relax_all(tasks, workers=args.workers, fmaxes=fmaxes, settings=settings, cache_file=args.cache)
     figures = {
         f"{fmax:g}": {
@@ -103,7 +103,7 @@ def main() -> None:
         "environment": environment() | {"workers": str(args.workers)},
         "data": [file.name for file in args.data],
         "split": args.split,
-        "potential": Path(os.environ.get(M3GNET_VARIABLE, M3GNET_MODEL)).name,
+        "potential": Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
         "model": model,
         "settings": settings,
         "figures": figures,

@@ -1,7 +1,7 @@
 """A long screening that is killed again and again, and goes on each time: nothing lost, nothing twice, memory flat.
 
 python benchmarks/interrupted.py candidates.parquet --out screened --kills 3 --json benchmarks/results/interrupted.json
-python benchmarks/interrupted.py candidates.parquet --out screened --json FILE -- --passes 1 --members 1 --no-symmetry
+python benchmarks/interrupted.py candidates.parquet --out screened --json FILE -- --recycles 1 --members 1 --no-symmetry
 
 Options after ``--`` are those of ``deeprelax screen``. Its first process is killed with SIGKILL each time that an equal
 share of the crystals is done; then the same command starts again. In the end every index must be there exactly once.
@@ -26,8 +26,8 @@ import torch
 from files import write_json
 from rich.console import Console
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.screening.manifest import Folder
 
 #: Seconds between two looks at a run.
 _LOOK = 0.5

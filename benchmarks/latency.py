@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.calculators import get_calculator
+from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.evaluation.environment import environment
 
 
 def ten_atoms(seed: int) -> Atoms:
@@ -49,8 +49,8 @@ ONE_SHOTS: dict[str, tuple[str, int | None, int | None]] = {
 
 def one_shot(name: str) -> Callable[[Atoms], object]:
     """A relaxation without a calculator; ``name`` is a key of :data:`ONE_SHOTS`."""
-    model, passes, members = ONE_SHOTS[name]
-    return Predictor(model, passes=passes, members=members, device="cpu", graph_backend="torch").predict
+    model, recycles, members = ONE_SHOTS[name]
+    return Predictor(model, recycles=recycles, members=members, device="cpu", graph_backend="torch").predict
 
 
 def single_point(name: str) -> Callable[[Atoms], object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprelax_ase.models import ModelCard
+from deeprelax_ase.models.registry import ModelCard
 
 #: Sources of the pairs, as the tables call them.
 FILES = {"pairs_universal": "universal", "pairs_xmno": "X-Mn-O"}
@@ -76,14 +76,14 @@ def _worse_than_nothing(found: dict[str, Any]) -> str:
 
 
 def _familiarity(found: dict[str, Any]) -> str:
-    if "familiarity" not in found or "coordinates" not in (outside := found["familiarity"]["outside"]):
+    if "familiarity" not in found or "coordinates" not in (ood := found["familiarity"]["ood"]):
         return ""
     inside = found["familiarity"]["inside"]
     (off, mean), (off_inside, mean_inside) = (
-        (percent(row["coordinates"]["further_off"]), row["coordinates"]["predicted"]) for row in (outside, inside)
+        (percent(row["coordinates"]["further_off"]), row["coordinates"]["predicted"]) for row in (ood, inside)
     )
     return (
-        f"{percent(found['all']['all']['outside'])} of the test crystals are called outside: {off} of them are further "
+        f"{percent(found['all']['all']['ood'])} of the test crystals are called outside: {off} of them are further "
         f"off than they started, and err by {mean:.3f} Å; of the others {off_inside}, and by {mean_inside:.3f} Å"
     )
 
@@ -112,7 +112,7 @@ def _layers(measured: dict[str, Any]) -> str:
         return ""
     coordinates, volume = row["coordinates"], row["relative_volume"]
     other = "" if measured["labels"] == "m3gnet" else ", whose labels are M3GNet's minima, not this model's,"
-    told = f"; {percent(row['outside'])} are called outside" if "outside" in row else ""
+    told = f"; {percent(row['ood'])} are called outside" if "ood" in row else ""
     return (
         f"layers: {row['crystals']} monolayers (`examples/monolayers.npz`){other} are {coordinates['predicted']:.3f} Å "
         f"off and {percent(volume['predicted'])} in volume, unrelaxed {coordinates['unrelaxed']:.3f} Å and "

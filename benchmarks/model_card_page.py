@@ -8,8 +8,8 @@ from typing import Any
 
 from model_card_failures import FILES, failures, kind_name, percent
 
-from deeprelax_ase.calibration import COVERAGE
-from deeprelax_ase.models import WEIGHTS, ModelCard, available_models
+from deeprelax_ase.models.registry import WEIGHTS, ModelCard, available_models
+from deeprelax_ase.uncertainty.calibration import COVERAGE
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -55,7 +55,7 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
     Raises:
         ValueError: the figures were measured with other weights.
     """
-    if measured["sha256"] != card.sha256 or measured["passes"] != card.passes:
+    if measured["sha256"] != card.sha256 or measured["recycles"] != card.recycles:
         raise ValueError(
             f"{card.name}: the figures were measured with other weights or passes; run benchmarks/model_cards.py again"
         )
@@ -100,13 +100,13 @@ def _purpose(card: ModelCard) -> str:
         f"slabs, layers, molecules, charged cells or given magnetic order, nor for minima of another theory than "
         f"{theory}."
     )
-    if card.corrects:
+    if card.reads_forces:
         without += " It knows M3GNet's minima, not DFT's. It jumps again once it is told of M3GNet's forces."
     if card.architecture == "DeepRelax":
         without += " `DeepRelax-PBE` errs less; this one is the paper's network, kept to compare with."
     network = (
         f"`{card.architecture}`, {NUMBERS[card.members]} members of {card.parameters / 1e6:.1f} million parameters, "
-        f"{NUMBERS[card.passes]} {'passes' if card.passes > 1 else 'pass'}."
+        f"{NUMBERS[card.recycles]} {'recycles' if card.recycles > 1 else 'pass'}."
     )
     return "\n\n".join([use, without, f"**Level of theory** that it relaxes to: {theory}.", f"**Network**: {network}"])
 
@@ -177,7 +177,7 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
         "unrelaxed crystal. " + told + bounds
     ]
     heading = ["crystals", "coordinates", "volume", "worse"]
-    heading += ["within bounds", "outside"] if calibrated else []
+    heading += ["within bounds", "ood"] if calibrated else []
     for kind, rows in measured["groups"].items():
         if kind == "familiarity":
             continue
@@ -205,9 +205,9 @@ def _cells(row: dict[str, Any], size: int) -> list[str]:
     cells.append(f"{coordinates['predicted']:.3f} / {coordinates['unrelaxed']:.3f}")
     cells.append(f"{100 * volume['predicted']:.1f} / {percent(volume['unrelaxed'])}")
     cells.append(percent(coordinates["further_off"]))
-    if "outside" in row:
+    if "ood" in row:
         within = f"{100 * coordinates['within_bound']:.0f} / {percent(volume['within_bound'], 0)}"
-        cells += [within, percent(row["outside"])]
+        cells += [within, percent(row["ood"])]
     return cells
 
 
@@ -247,7 +247,7 @@ def _reproduce(card: ModelCard, measured: dict[str, Any]) -> str:
 
 def _cost(card: ModelCard, latency: dict[str, Any]) -> str:
     rows = latency["results"]
-    size = f"{NUMBERS[card.passes]} passes of {NUMBERS[card.members]} members"
+    size = f"{NUMBERS[card.recycles]} passes of {NUMBERS[card.members]} members"
     milliseconds = next(r["median_ms"] for name, r in rows.items() if name == card.name or name.endswith(size))
     return (
         f"Training, on {card.training['hardware']}: {card.training['cost']}.\n\n"

@@ -24,14 +24,14 @@ from model_card_page import RESULTS, write_card
 from rich.console import Console
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.data import Pairs, concatenate, crystals_of, load_pairs
+from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import RARE, chemistry, displacement_sizes, element_shares
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.models import WEIGHTS
-from deeprelax_ase.training.calibrate import labels_for, true_errors
+from deeprelax_ase.evaluation.calibrate import labels_for, true_errors
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.predicting import predict
+from deeprelax_ase.models.registry import WEIGHTS
 from deeprelax_ase.training.evaluate import errors
-from deeprelax_ase.training.predicting import predict
 
 #: Chemistries of fewer crystals in a file's test split are all predicted.
 RARE_CHEMISTRY = 100
@@ -60,20 +60,20 @@ class Found:
         weights: (n,) how many crystals of the test split each stands for.
         before, after: errors (n,) of the unrelaxed and the predicted crystals, by name.
         within: (n,) bool by name, whether the errors are below their bounds; empty for a model without calibration.
-        outside: (n,) bool, crystals unlike those that the calibration knows; all False likewise.
+        ood: (n,) bool, crystals unlike those that the calibration knows; all False likewise.
         universal: (n,) bool, crystals of the first file.
     """
 
-    pairs: Pairs
+    pairs: RelaxationPairs
     weights: np.ndarray
     before: dict[str, np.ndarray]
     after: dict[str, np.ndarray]
     within: dict[str, np.ndarray]
-    outside: np.ndarray
+    ood: np.ndarray
     universal: np.ndarray
 
 
-def sample(pairs: Pairs, every: int) -> tuple[Pairs, np.ndarray]:
+def sample(pairs: RelaxationPairs, every: int) -> tuple[RelaxationPairs, np.ndarray]:
     """Every so many of the ``pairs`` without DFT label, all others, and how many each stands for."""
     whole = pairs.dft.clone()
     for mask in chemistry(pairs).values():
@@ -99,17 +99,17 @@ def find(predictor: Predictor, files: list[Path], labels: str, every: int, cache
     pairs = concatenate(parts)
     made = [true_errors(result, part) for result, part in zip(results, parts, strict=True)]
     after = {name: np.concatenate([part[name] for part in made]) for name in made[0]}
-    start = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+    start = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     before = {name: values.numpy() for name, values in start.items()}
-    within, outside = {}, np.zeros(len(pairs), dtype=bool)
+    within, ood = {}, np.zeros(len(pairs), dtype=bool)
     if (calibration := predictor.calibration) is not None:
-        read = [e for result in results for e in calibration.read(result.error_signs(), result.oxides())]
+        read = [e for result in results for e in calibration.read(result.error_features(), result.oxides())]
         within = {
             "coordinates": after["coordinates"] <= [e.coordinates_bound for e in read],
             "relative_volume": after["relative_volume"] <= [e.volume_bound for e in read],
         }
-        outside = np.array([e.outside for e in read])
-    return Found(pairs, np.concatenate(weights), before, after, within, outside, np.array(universal))
+        ood = np.array([e.ood for e in read])
+    return Found(pairs, np.concatenate(weights), before, after, within, ood, np.array(universal))
 
 
 def row(found: Found, chosen: np.ndarray) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def row(found: Found, chosen: np.ndarray) -> dict[str, Any]:
         if name in found.within:
             result[name]["within_bound"] = mean(found.within[name])
     if found.within:
-        result["outside"] = mean(found.outside)
+        result["ood"] = mean(found.ood)
     return result
 
 
@@ -155,7 +155,7 @@ def groups(found: Found, shares: torch.Tensor) -> dict[str, dict[str, np.ndarray
         "atoms in the cell": binned(pairs.counts.numpy(), ATOMS, "{:g}"),
         "largest displacement (Å)": binned(displacement_sizes(pairs).numpy(), DISPLACEMENTS, "{:g}"),
         "change of the volume": binned(change, VOLUMES, "{:.0%}"),
-        **({"familiarity": {"outside": found.outside, "inside": ~found.outside}} if found.within else {}),
+        **({"familiarity": {"ood": found.ood, "inside": ~found.ood}} if found.within else {}),
     }
 
 
@@ -168,7 +168,7 @@ def binned(values: np.ndarray, bounds: tuple[float, ...], form: str) -> dict[str
     return masks
 
 
-def elements(found: Found, trained: Pairs) -> dict[str, dict[str, Any]]:
+def elements(found: Found, trained: RelaxationPairs) -> dict[str, dict[str, Any]]:
     """For each element of the ``trained`` crystals: how many hold it, how many of them DFT relaxed, and its errors."""
     every, labelled = (counted(p) for p in (trained, trained.take(trained.dft.nonzero().squeeze(1))))
     result = {}
@@ -183,7 +183,7 @@ def elements(found: Found, trained: Pairs) -> dict[str, dict[str, Any]]:
     return result
 
 
-def counted(pairs: Pairs) -> torch.Tensor:
+def counted(pairs: RelaxationPairs) -> torch.Tensor:
     """(120,) number of the crystals of ``pairs`` that hold each element, by atomic number."""
     return (element_shares(pairs) * len(pairs)).round().long()
 
@@ -209,7 +209,7 @@ def measure(model: str, files: list[Path], layers: Path | None, every: int, cach
         "environment": environment(),
         "model": predictor.model_name,
         "sha256": predictor.model.card.sha256,
-        "passes": predictor.passes,
+        "recycles": predictor.recycles,
         "labels": labels,
         "every": every,
         "margin": MARGIN,

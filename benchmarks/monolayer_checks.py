@@ -51,7 +51,7 @@ def displacements(before: Atoms, after: Atoms) -> np.ndarray:
     return change - change.mean(axis=0)
 
 
-def verdict(before: Atoms, run: Relaxed) -> str:
+def decision(before: Atoms, run: Relaxed) -> str:
     """Why the pair is left out; empty if it is kept."""
     if reason := is_too_far(before, run.atoms):
         return reason

@@ -34,7 +34,7 @@ class Prototype:
         family: prototypes of one family share no formula: they are the same crystal in another cell.
         roles: role of each site, an index into the compound's elements.
         elements: of the real compound, one for each role.
-        scaled: (N, 2) fractional coordinates in the plane.
+        fractional: (N, 2) fractional coordinates in the plane.
         heights: (N,) Å.
         vectors: (2, 2) Å, lattice vectors in rows.
         repeat: cells along both; where they are not one, atoms are always shaken.
@@ -46,7 +46,7 @@ class Prototype:
     family: str
     roles: tuple[int, ...]
     elements: tuple[str, ...]
-    scaled: np.ndarray
+    fractional: np.ndarray
     heights: np.ndarray
     vectors: np.ndarray
     repeat: tuple[int, int]
@@ -90,7 +90,7 @@ def _prototype(name: str, entry: dict, classes: dict[str, tuple[str, ...]]) -> P
         family=entry.get("family", name),
         roles=tuple(roles.index(role) for role, *_ in sites),
         elements=tuple(entry["compound"].values()),
-        scaled=np.array([[float(Fraction(x)), float(Fraction(y))] for _, x, y, _ in sites]),
+        fractional=np.array([[float(Fraction(x)), float(Fraction(y))] for _, x, y, _ in sites]),
         heights=np.array([float(height) for *_, height in sites]),
         vectors=np.array([[a, 0.0], second]),
         repeat=tuple(entry.get("repeat", (1, 1))),
@@ -146,7 +146,7 @@ def built(prototype: Prototype, elements: tuple[str, ...], scale: float = 1.0) -
     cell = np.zeros((3, 3))
     cell[:2, :2] = scale * prototype.vectors
     cell[2, 2] = np.ptp(heights) + VACUUM
-    positions = prototype.scaled @ cell[:2]
+    positions = prototype.fractional @ cell[:2]
     positions[:, 2] = heights - (heights.max() + heights.min()) / 2 + cell[2, 2] / 2
     atoms = Atoms([elements[role] for role in prototype.roles], positions, cell=cell, pbc=True)
     return atoms.repeat((*prototype.repeat, 1))

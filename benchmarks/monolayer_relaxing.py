@@ -46,10 +46,10 @@ class BatchedM3GNet:
             graphs.append(graph)
             lattices.append(lattice)
         cells, joined = torch.cat(lattices).requires_grad_(), dgl.batch(graphs)
-        scaled = joined.ndata["frac_coords"].requires_grad_()
-        joined.ndata["frac_coords"] = scaled
+        fractional = joined.ndata["frac_coords"].requires_grad_()
+        joined.ndata["frac_coords"] = fractional
         energies = self.potential(joined, cells, None)[0].reshape(-1)
-        by_scaled, by_cell = torch.autograd.grad(energies.sum(), [scaled, cells])
+        by_scaled, by_cell = torch.autograd.grad(energies.sum(), [fractional, cells])
         forces = by_scaled.double().split([len(atoms) for atoms in batch])
         found = zip(batch, energies.tolist(), forces, cells.detach().double(), by_cell.double(), strict=True)
         return [_in_ase_units(atoms, *one) for atoms, *one in found]

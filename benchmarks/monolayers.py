@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from monolayer_checks import displacements, is_too_far, overlaps, verdict
+from monolayer_checks import decision, displacements, is_too_far, overlaps
 from monolayer_prototypes import choices, read_prototypes, unrelaxed
 from monolayer_relaxing import BatchedM3GNet, Relaxed, relax_in_plane
 from rich.progress import Progress
 from scipy.linalg import polar
 
-from deeprelax_ase.calculators import get_calculator
+from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.data import LEVELS
 
 #: Candidates that are relaxed, and stored in the cache, one after the other.
@@ -53,20 +53,20 @@ def chunk_of_pairs(
     for index, run in progress.track(ends, total=len(monolayers), description="relaxing"):
         runs[index] = run
     done = [run for run in runs if run is not None]
-    reasons = [verdict(before, run) for before, run in zip(monolayers, done, strict=True)]
+    reasons = [decision(before, run) for before, run in zip(monolayers, done, strict=True)]
     kept = [one for one, reason in zip(zip(candidates, done, strict=True), reasons, strict=True) if not reason]
     return {**_flat([(k, before, run) for (k, before), run in kept]), "reasons": np.array(reasons, dtype="U16")}
 
 
 def _flat(pairs: Sequence[tuple[int, Atoms, Relaxed]]) -> dict[str, np.ndarray]:
     befores, runs = [before for _, before, _ in pairs], [run for *_, run in pairs]
-    scaled = [before.get_scaled_positions(wrap=False) for before in befores]
-    changed = [change + displacements(*ends) for change, ends in zip(scaled, _ends(befores, runs), strict=True)]
+    fractional = [before.get_scaled_positions(wrap=False) for before in befores]
+    changed = [change + displacements(*ends) for change, ends in zip(fractional, _ends(befores, runs), strict=True)]
     energies = np.array([run.energies for run in runs]).reshape(-1, 2) / _counts(befores)[:, None]
     return {
         "numbers": np.concatenate([[], *(before.numbers for before in befores)]).astype(np.uint8),
         "counts": _counts(befores),
-        "frac_initial": np.concatenate([np.empty((0, 3)), *scaled]),
+        "frac_initial": np.concatenate([np.empty((0, 3)), *fractional]),
         "cell_initial": np.array([before.cell.array for before in befores]).reshape(-1, 3, 3),
         "frac_relaxed": np.concatenate([np.empty((0, 3)), *changed]),
         "cell_relaxed": np.array([run.atoms.cell.array for run in runs]).reshape(-1, 3, 3),

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Crystal
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.models import M3GNET_MODEL as MODEL
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
 
 #: eV/atom, by which an energy must be above another to count as higher.
 SAME = 1e-3
@@ -78,7 +78,7 @@ def figures(runs: Sequence[tuple[Run, Run]], key: str) -> dict[str, Any]:
         "crystals": len(runs),
         "fire_relaxed": sum(key in old.reached for old, _ in runs),
         "jump_relaxed": sum(key in new.reached for _, new in runs),
-        "taken_back": sum(new.jump == "taken back" for _, new in runs),
+        "taken_back": sum(new.jump == "rejected" for _, new in runs),
         "same": int((abs(change) <= SAME).sum()),
         "lower": int((change < -SAME).sum()),
         "higher": len(worse),

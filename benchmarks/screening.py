@@ -31,13 +31,13 @@ from files import write_json
 from rich.console import Console
 from screening_page import write_page
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.screening.columns import atoms_of
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.rows import atoms_of
 from deeprelax_ase.screening.run import screen
-from deeprelax_ase.structure import Crystal
 
 #: Atoms of the crystals, and of the prototype that they repeat.
 SIZES = {5: 5, 10: 10, 20: 20, 50: 10, 200: 10}
@@ -196,10 +196,10 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     if "batches" in arguments.parts:
         found["batches"] = _batches(arguments, options, console)
     if "growth" in arguments.parts:
-        found["growth"] = growth(Predictor(**options, passes=1, members=1), arguments.prototypes, arguments.largest)
+        found["growth"] = growth(Predictor(**options, recycles=1, members=1), arguments.prototypes, arguments.largest)
         console.print(found["growth"])
     if "whole" in arguments.parts:
-        shape = {"passes": 1, "members": 1} if arguments.quick else {}
+        shape = {"recycles": 1, "members": 1} if arguments.quick else {}
         chosen = RelaxOptions(**options, **shape, compile=arguments.compile)
         found["whole"] = whole(
             arguments.prototypes,
@@ -215,11 +215,11 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _batches(arguments: argparse.Namespace, options: dict[str, Any], console: Console) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
-    for passes, members in ((1, 1), (None, None)):
-        predictor = Predictor(**options, passes=passes, members=members)
-        label = f"{predictor.passes} x {predictor.model.card.members}"
+    for recycles, members in ((1, 1), (None, None)):
+        predictor = Predictor(**options, recycles=recycles, members=members)
+        label = f"{predictor.recycles} x {predictor.model.card.members}"
         for atoms in SIZES:
-            number = max(2, arguments.atoms // atoms // (1 if passes else 4))
+            number = max(2, arguments.atoms // atoms // (1 if recycles else 4))
             sizes = [n for n in arguments.batches if n >= atoms]
             rows = batches(predictor, crystals(arguments.prototypes, atoms, number), sizes)
             found.setdefault(label, {})[str(atoms)] = rows

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs, load_pairs
+from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import train
 from deeprelax_ase.training.evaluate import errors, relax_pairs
@@ -28,7 +28,14 @@ from deeprelax_ase.training.presets import departing, training_pairs
 from deeprelax_ase.training.values import setting
 
 #: Where the variants depart from: what was usual when they were compared.
-BASE = {"tempering": 0.5, "weight_decay": 0.01, "borrowed": 0.0, "on_the_way": 0.2, "arrived": 0.05, "around": 0.15}
+BASE = {
+    "tempering": 0.5,
+    "weight_decay": 0.01,
+    "borrowed": 0.0,
+    "interpolated": 0.2,
+    "relaxed": 0.05,
+    "perturbed": 0.15,
+}
 
 #: What each variant changes: fields of the network, of the training and of the augmentation.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -47,15 +54,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "absolute errors": {"tempering": 1.0},
     "rate 1e-3": {"learning_rate": 1e-3},
     "rate 4e-3": {"learning_rate": 4e-3},
-    "no augmentation": dict.fromkeys(("on_the_way", "arrived", "around", "strained", "rattled", "replayed"), 0.0),
-    "more augmentation": {"around": 0.3, "on_the_way": 0.35, "replayed": 0.4},
-    "no replay": {"replayed": 0.0},
+    "no augmentation": dict.fromkeys(("interpolated", "relaxed", "perturbed", "strained", "rattled", "recycled"), 0.0),
+    "more augmentation": {"perturbed": 0.3, "interpolated": 0.35, "recycled": 0.4},
+    "no replay": {"recycled": 0.0},
     "weight decay 0.1": {"weight_decay": 0.1},
     "last block supervised": {"all_blocks": False},
     "half the data": {"share": 0.5},
     "quarter of the data": {"share": 0.25},
     "borrowed": {"borrowed": 0.5},
-    "more arrived": {"arrived": 0.15},
+    "more arrived": {"relaxed": 0.15},
 }
 
 
@@ -65,21 +72,23 @@ def assess(network: DeepRelaxE3, files: list[Path], device: str) -> dict[str, di
     for file in files:
         for labels, level in (("relaxed", "PBE"), ("m3gnet", "M3GNet")):
             pairs = load_pairs(file, labels=labels, dtype=torch.float32).in_split("validation").to(device)
-            for passes in (0, 1, 2, 3):
-                found = errors(pairs, *relaxed_after([network], pairs, level, passes))
+            for recycles in (0, 1, 2, 3):
+                found = errors(pairs, *relaxed_after([network], pairs, level, recycles))
                 for part, chosen in (("DFT", pairs.dft), ("all", torch.ones_like(pairs.dft))):
-                    key = f"{file.stem} {level} {part} pass {passes}"
+                    key = f"{file.stem} {level} {part} pass {recycles}"
                     result[key] = {name: value[chosen].mean().item() for name, value in found.items()}
                     result[key]["median_relative_volume"] = found["relative_volume"][chosen].median().item()
     return result
 
 
-def relaxed_after(networks: list[DeepRelaxE3], pairs: Pairs, level: str, passes: int) -> tuple[Tensor, Tensor]:
+def relaxed_after(
+    networks: list[DeepRelaxE3], pairs: RelaxationPairs, level: str, recycles: int
+) -> tuple[Tensor, Tensor]:
     """Fractional coordinates and cells after so many passes."""
-    if not passes:
-        return pairs.scaled_initial, pairs.cell_initial
-    relaxed = relax_pairs(networks, pairs, level, passes=passes)
-    return relaxed.scaled, relaxed.cell
+    if not recycles:
+        return pairs.fractional_initial, pairs.cell_initial
+    relaxed = relax_pairs(networks, pairs, level, recycles=recycles)
+    return relaxed.fractional, relaxed.cell
 
 
 def main() -> None:

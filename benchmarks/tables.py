@@ -25,10 +25,10 @@ from rich.progress import Progress
 from tables_page import write_page
 from tables_train import DATA, MEMBERS, OURS, PLAIN
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.data import Pairs, load_pairs
-from deeprelax_ase.evaluation import Assessment, assess
-from deeprelax_ase.metrics import rank_correlation
+from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.evaluation.assessment import Assessment, assess
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.metrics import rank_correlation
 
 #: Metrics whose distributions are kept, for figure 2, and the ends of their histograms (Å, Å, Å³).
 HISTOGRAMS = {"cartesian": 1.0, "lattice": 1.0, "volume": 60.0}
@@ -42,16 +42,16 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def measure(file: Path, pairs: Pairs, *, match: bool, jobs: int, progress: Progress) -> dict[str, Any]:
+def measure(file: Path, pairs: RelaxationPairs, *, match: bool, jobs: int, progress: Progress) -> dict[str, Any]:
     """One row: means, improvements and distributions of the predictions in ``file``, and what is known of the run."""
     with np.load(file, allow_pickle=False) as arrays:
         row = json.loads(str(arrays["about"])) | {"predictions": digest(file)}
-        scaled, cell = (torch.from_numpy(arrays[name]) for name in ("scaled", "cell"))
+        fractional, cell = (torch.from_numpy(arrays[name]) for name in ("scaled", "cell"))
         uncertainty = arrays.get("uncertainty")
     task = progress.add_task(file.stem, total=2 * len(pairs) if match else None)
     found = assess(
         pairs,
-        scaled,
+        fractional,
         cell,
         uncertainty=uncertainty,
         match=match,
@@ -66,14 +66,14 @@ def measure(file: Path, pairs: Pairs, *, match: bool, jobs: int, progress: Progr
     return row
 
 
-def dummy(data: str, pairs: Pairs, like: dict[str, Any]) -> dict[str, Any]:
+def dummy(data: str, pairs: RelaxationPairs, like: dict[str, Any]) -> dict[str, Any]:
     """The row of the unrelaxed crystals, whose errors stand in that of any other."""
     metrics = {
         name: {"predicted": row["unrelaxed"], "predicted_median": row["unrelaxed_median"], "unit": row["unit"]}
         for name, row in like["metrics"].items()
         if "unrelaxed" in row
     }
-    start = assess(pairs, pairs.scaled_initial, pairs.cell_initial, match=False)
+    start = assess(pairs, pairs.fractional_initial, pairs.cell_initial, match=False)
     return {"data": data, "model": "Dummy", "seed": 0, "metrics": metrics, "histograms": histograms(start.predicted)}
 
 

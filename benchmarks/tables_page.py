@@ -33,12 +33,12 @@ _HEADS = {
     "volume": ("volume (Å³)", 2),
     "match": ("match rate (%)", 1),
     "coordinates": ("coordinates, cell and images apart (Å)", 3),
-    "turned_lattice": ("lattice, without rotation (Å)", 3),
+    "rotation_free_lattice": ("lattice, without rotation (Å)", 3),
     "rmsd": ("RMSD", 3),
 }
 
 #: Columns of the second table of each set, most of which the paper does not have.
-_MORE = ("coordinates", "turned_lattice", "match", "rmsd")
+_MORE = ("coordinates", "rotation_free_lattice", "match", "rmsd")
 
 #: What we read off the tables is written by hand, in a file of its own.
 READING = "tables_reading.md"
@@ -134,7 +134,7 @@ def gain(start: float, value: float, column: str) -> float:
 
 def _more(data: str, rows: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     """What the paper does not report."""
-    heads = [_HEADS[c][0] for c in _MORE] + ["rank correlation of uncertainty", "parameters", "passes"]
+    heads = [_HEADS[c][0] for c in _MORE] + ["rank correlation of uncertainty", "parameters", "recycles"]
     lines = [f"### More on {SETS[data]}", "", "| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
     for (where, model, seed), row in rows.items():
         if where != data:
@@ -144,7 +144,7 @@ def _more(data: str, rows: dict[tuple[str, str, int], dict[str, Any]]) -> str:
         rank = row["metrics"].get("uncertainty_rank_correlation", {}).get("predicted")
         cells.append("" if rank is None or np.isnan(rank) else f"{rank:.2f}")
         cells.append(f"{row['parameters']:,}" if "parameters" in row else "")
-        cells.append(str(row["passes"]) if "passes" in row else "")
+        cells.append(str(row["recycles"]) if "recycles" in row else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 from shared_work import taken
 from torch import Tensor, nn
 
-from deeprelax_ase.data import Pairs, load_pairs
-from deeprelax_ase.models import model_of
+from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.models.registry import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.presets import AUGMENTATION, SETTINGS
-from deeprelax_ase.training.run import best_passes
+from deeprelax_ase.training.run import best_recycles
 
 #: File of each set of pairs.
 DATA = {"xmno": "pairs_xmno.npz", "universal": "pairs_universal.npz", "monolayers": "monolayers.npz"}
@@ -44,9 +44,9 @@ PLAIN = TrainingSettings(
     atoms_per_batch=2000,
     learning_rate=1e-3,
     lattice_weight=1.0,
-    augmentation=replace(AUGMENTATION, on_the_way=0.0, arrived=0.0, around=0.0, strained=0.0, rattled=0.0),
+    augmentation=replace(AUGMENTATION, interpolated=0.0, arrived=0.0, around=0.0, strained=0.0, rattled=0.0),
     log_every=100,
-    replayed=0.0,
+    recycled=0.0,
 )
 
 #: The end-to-end network is trained as it always is, on as many steps and atoms.
@@ -109,7 +109,7 @@ def network_of(row: Row) -> tuple[Any, TrainingSettings, dict[str, Any]]:
     return DeepRelaxConfig() if row.kind == MENDED else ABLATIONS[row.kind], PLAIN, {}
 
 
-def pairs_of(folder: Path, data: str) -> Pairs:
+def pairs_of(folder: Path, data: str) -> RelaxationPairs:
     """The pairs under one level: which potential a label comes from is no matter of the tables."""
     pairs = load_pairs(folder / DATA[data], dtype=torch.float32)
     return replace(pairs, level=torch.zeros_like(pairs.level))
@@ -138,7 +138,7 @@ def train_row(row: Row, arguments: argparse.Namespace, deadline: float | None) -
         return False
     summary = json.loads((arguments.out / row.name / "settings.json").read_text())
     test = pairs.in_split("test")
-    scaled, cell, uncertainty, passes = predict(network, config, test, pairs.in_split("validation"))
+    fractional, cell, uncertainty, recycles = predict(network, config, test, pairs.in_split("validation"))
     save_file(
         {name: t.half().contiguous() for name, t in network.state_dict().items()}, _file(arguments, row, "weights")
     )
@@ -150,23 +150,23 @@ def train_row(row: Row, arguments: argparse.Namespace, deadline: float | None) -
         "steps": summary["steps"],
         "seconds": round(time.monotonic() - began, 1),
         "best": summary["best"],
-        "passes": passes,
+        "recycles": recycles,
         "curve": _curve(arguments.out / row.name / "log.jsonl"),
     }
-    write(_file(arguments, row, "predictions"), scaled, cell, uncertainty, kept)
+    write(_file(arguments, row, "predictions"), fractional, cell, uncertainty, kept)
     return True
 
 
 def predict(
-    network: nn.Module, config: Any, test: Pairs, validation: Pairs
+    network: nn.Module, config: Any, test: RelaxationPairs, validation: RelaxationPairs
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
     """Fractional coordinates, cells and, where there is one, the uncertainty; and the passes that were best before."""
     if not isinstance(network, DeepRelax | DeepRelaxE3):
         return *relax_direct(network, config, test), None, 1
     model = model_of([network], "row", level="PBE" if isinstance(network, DeepRelaxE3) else "")
-    passes = best_passes(model, validation, str(test.counts.device))
-    found = predict_pairs(model, test, passes=passes)
-    return found.scaled, found.cell, found.uncertainty, passes
+    recycles = best_recycles(model, validation, str(test.counts.device))
+    found = predict_pairs(model, test, recycles=recycles)
+    return found.fractional, found.cell, found.uncertainty, recycles
 
 
 def predict_ensemble(data: str, arguments: argparse.Namespace) -> None:
@@ -178,13 +178,13 @@ def predict_ensemble(data: str, arguments: argparse.Namespace) -> None:
         networks.append(network)
     test = pairs_of(arguments.data, data).in_split("test").to(arguments.device)
     found = predict_pairs(model_of(networks, "ensemble"), test)
-    kept = {"data": data, "model": f"DeepRelax x {MEMBERS}", "seed": 0, "passes": 1}
-    write(arguments.out / f"{data}-ensemble.npz", found.scaled, found.cell, found.uncertainty, kept)
+    kept = {"data": data, "model": f"DeepRelax x {MEMBERS}", "seed": 0, "recycles": 1}
+    write(arguments.out / f"{data}-ensemble.npz", found.fractional, found.cell, found.uncertainty, kept)
 
 
-def write(file: Path, scaled: Tensor, cell: Tensor, uncertainty: Tensor | None, kept: dict[str, Any]) -> None:
+def write(file: Path, fractional: Tensor, cell: Tensor, uncertainty: Tensor | None, kept: dict[str, Any]) -> None:
     """Predictions in single precision, and what is known of the run."""
-    arrays = {"scaled": scaled, "cell": cell} | ({} if uncertainty is None else {"uncertainty": uncertainty})
+    arrays = {"scaled": fractional, "cell": cell} | ({} if uncertainty is None else {"uncertainty": uncertainty})
     np.savez(file, about=json.dumps(kept), **{name: t.float().cpu().numpy() for name, t in arrays.items()})
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from deeprelax_ase.data import load_pairs
-from deeprelax_ase.models import load_model
+from deeprelax_ase.models.registry import load_model
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.training.graphs import pair_graph
 
@@ -61,7 +61,7 @@ def rates(model: str, data: Path, atoms: int, batch: int) -> dict[str, float]:
         recorded = torch.cuda.CUDAGraph()
         with torch.cuda.graph(recorded):
             network.refine(given)
-        found["network, bfloat16, CUDA graph"] = batch / seconds(recorded.replay)
+        found["network, bfloat16, CUDA graph"] = batch / seconds(recorded.recycle_buffer)
     return found
 
 

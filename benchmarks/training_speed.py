@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 from torch.profiler import ProfilerActivity, profile
 
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.data import Pairs, load_pairs
+from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.evaluation.environment import environment
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.batches import BatchStream
@@ -43,7 +43,7 @@ def runs(compiled: bool) -> dict[str, tuple[Any, TrainingSettings]]:
     wide = replace(CONFIG, channels=WIDE)
     settings = replace(SETTINGS, compile=compiled, log_every=10)
     plain = TrainingSettings(atoms_per_batch=8000, log_every=10, compile=compiled)
-    still = replace(plain.augmentation, on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+    still = replace(plain.augmentation, interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
     return {
         "end-to-end, 256 channels": (wide, settings),
         "end-to-end, 256 channels, pairs moved batch by batch": (wide, replace(settings, resident="never")),
@@ -57,7 +57,9 @@ def runs(compiled: bool) -> dict[str, tuple[Any, TrainingSettings]]:
     }
 
 
-def speed(pairs: Pairs, config: Any, settings: TrainingSettings, device: str, *, steps: int, warm: int) -> dict:
+def speed(
+    pairs: RelaxationPairs, config: Any, settings: TrainingSettings, device: str, *, steps: int, warm: int
+) -> dict:
     """Crystals per second over ``steps`` steps after ``warm`` ones, and the share of the time that the GPU is idle."""
     records: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
@@ -75,7 +77,9 @@ def speed(pairs: Pairs, config: Any, settings: TrainingSettings, device: str, *,
     return row
 
 
-def idle_share(pairs: Pairs, config: Any, settings: TrainingSettings, device: str, *, steps: int = 40) -> float:
+def idle_share(
+    pairs: RelaxationPairs, config: Any, settings: TrainingSettings, device: str, *, steps: int = 40
+) -> float:
     """Share of the time of ``steps`` steps, once everything is compiled, during which no kernel ran.
 
     The profiler slows the host down, so that a GPU that waits for it waits longer than it otherwise would.
@@ -110,7 +114,9 @@ def idle(spans: Sequence[tuple[float, float]], begin: float, end: float) -> floa
     return 1 - covered / (end - begin)
 
 
-def ensemble_speed(pairs: Pairs, config: DeepRelaxConfig, device: str, *, members: int, atoms: int, steps: int) -> dict:
+def ensemble_speed(
+    pairs: RelaxationPairs, config: DeepRelaxConfig, device: str, *, members: int, atoms: int, steps: int
+) -> dict:
     """Crystals times members per second: gradients of an ensemble in turn, and batched by ``torch.func``."""
     networks = [DeepRelax(config).to(device) for _ in range(members)]
     stream = iter(BatchStream(pairs.counts, atoms, seed=0))

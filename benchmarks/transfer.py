@@ -25,17 +25,17 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.bench.environment import environment
-from deeprelax_ase.calibration import Calibration, fit_calibration
-from deeprelax_ase.data import Pairs, crystals_of, load_pairs
+from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
-from deeprelax_ase.models import load_model, save_model
+from deeprelax_ase.evaluation.calibrate import coverage, thinned, true_errors
+from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.predicting import Predicted, predict
+from deeprelax_ase.models.registry import load_model, save_model
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import train
-from deeprelax_ase.training.calibrate import coverage, thinned, true_errors
 from deeprelax_ase.training.export import read_member
-from deeprelax_ase.training.predicting import Predicted, predict
 from deeprelax_ase.training.presets import PairSettings, departing, training_pairs
+from deeprelax_ase.uncertainty.calibration import Calibration, fit_calibration
 
 #: How fine-tuning departs from how the shipped models are trained.
 CHANGES = {
@@ -43,7 +43,7 @@ CHANGES = {
     "atoms_per_batch": 400,
     "average_decay": 0.98,
     "around": 0.15,
-    "on_the_way": 0.2,
+    "interpolated": 0.2,
     "arrived": 0.05,
 }
 
@@ -59,20 +59,22 @@ def fine_tuned(base: Path, file: Path, pairs: int, steps: int, seed: int, out: P
     return network
 
 
-def predictions(network: DeepRelaxE3, pairs: Pairs, passes: int, folder: Path) -> Predicted:
+def predictions(network: DeepRelaxE3, pairs: RelaxationPairs, recycles: int, folder: Path) -> Predicted:
     """What ``network`` alone predicts."""
     card = load_model().card
     about = {name: getattr(card, name) for name in ("level_of_theory", "training_data", "split", "elements")}
     save_model([network], folder, "network", description="", level="PBE", **about)
-    predictor = Predictor(folder / "network.json", passes=passes, device="cpu")
+    predictor = Predictor(folder / "network.json", recycles=recycles, device="cpu")
     return predict(predictor, crystals_of(pairs, "initial"), atoms_per_batch=60)
 
 
-def calibrated(predicted: Predicted, pairs: Pairs, passes: int) -> Calibration:
+def calibrated(predicted: Predicted, pairs: RelaxationPairs, recycles: int) -> Calibration:
     """Bounds that hold for these predictions."""
     true = true_errors(predicted, pairs)
     volumes = true["relative_volume"]
-    return fit_calibration(predicted.error_signs(), true["coordinates"], volumes, predicted.oxides(), passes=passes)
+    return fit_calibration(
+        predicted.error_features(), true["coordinates"], volumes, predicted.oxides(), recycles=recycles
+    )
 
 
 def main() -> None:
@@ -86,21 +88,21 @@ def main() -> None:
     validation, test = (load_pairs(new).in_split(split) for split in ("validation", "test"))
     groups = {name: mask.numpy() for name, mask in crystal_groups(test, shares).items()}
     groups["DFT-labelled"] = test.dft.numpy()
-    passes, rows, errors = arguments.passes, {}, {}
+    recycles, rows, errors = arguments.recycles, {}, {}
     with TemporaryDirectory() as folder:
         out = Path(folder)
         networks = {"before": read_member(arguments.base)}
         networks["after"] = fine_tuned(
             arguments.base, new, arguments.pairs, arguments.steps, arguments.seed, out / "tuned"
         )
-        home = calibrated(predictions(networks["before"], at_home, passes, out), at_home, passes)
+        home = calibrated(predictions(networks["before"], at_home, recycles, out), at_home, recycles)
         for when, network in networks.items():
-            tested = predictions(network, test, passes, out)
+            tested = predictions(network, test, recycles, out)
             true = true_errors(tested, test)
             chosen = {"DFT-labelled": test.dft.numpy(), "all": np.ones(len(test), dtype=bool)}
             for part, mask in chosen.items():
                 errors[f"{when}, {part}"] = {name: float(values[mask].mean()) for name, values in true.items()}
-            anew = calibrated(predictions(network, validation, passes, out), validation, passes)
+            anew = calibrated(predictions(network, validation, recycles, out), validation, recycles)
             for where, calibration in (("calibrated at home", home), ("calibrated anew", anew)):
                 rows[f"{when}, {where}"] = coverage(calibration, tested, test, groups)
     _show(errors, rows)
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", type=Path, required=True, help="weights.safetensors of the base network")
     parser.add_argument("--pairs", type=int, default=500, help="of the new family (default %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning (default %(default)s)")
-    parser.add_argument("--passes", type=int, default=3, help="of the network (default %(default)s)")
+    parser.add_argument("--recycles", type=int, default=3, help="of the network (default %(default)s)")
     parser.add_argument("--thin", type=int, default=4, help="of the base's validation crystals take every N-th")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of pairs and the training")

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Crystal": "deeprelax_ase.structure",
+    "Crystal": "deeprelax_ase.crystal",
     "CrystalGraph": "deeprelax_ase.graph",
     "DeepRelaxOptimizer": "deeprelax_ase.optimizers",
     "DeepRelaxPositions": "deeprelax_ase.optimizers",
     "JumpCriteria": "deeprelax_ase.optimizers",
-    "Prediction": "deeprelax_ase.prediction",
-    "Predictor": "deeprelax_ase.predictor",
-    "Uncertainty": "deeprelax_ase.prediction",
-    "available_models": "deeprelax_ase.models",
-    "load_model": "deeprelax_ase.models",
+    "Prediction": "deeprelax_ase.prediction.record",
+    "Predictor": "deeprelax_ase.prediction.predictor",
+    "Uncertainty": "deeprelax_ase.prediction.record",
+    "available_models": "deeprelax_ase.models.registry",
+    "load_model": "deeprelax_ase.models.registry",
     "relax_many": "deeprelax_ase.screening.many",
-    "relaxation_path": "deeprelax_ase.paths",
+    "relaxation_path": "deeprelax_ase.prediction.paths",
 }
 
 if TYPE_CHECKING:
+    from deeprelax_ase.crystal import Crystal
     from deeprelax_ase.graph import CrystalGraph
-    from deeprelax_ase.models import available_models, load_model
+    from deeprelax_ase.models.registry import available_models, load_model
     from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions, JumpCriteria
-    from deeprelax_ase.paths import relaxation_path
-    from deeprelax_ase.prediction import Prediction, Uncertainty
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.paths import relaxation_path
+    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction, Uncertainty
     from deeprelax_ase.screening.many import relax_many
-    from deeprelax_ase.structure import Crystal
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
 

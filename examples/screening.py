@@ -17,9 +17,9 @@ from ase.io import write
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.screening.columns import atoms_of
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.rows import atoms_of
 from deeprelax_ase.screening.run import screen
 
 #: Å, of MgO and ZnS as measured: every candidate starts in their cells.

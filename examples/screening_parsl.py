@@ -24,11 +24,11 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-from deeprelax_ase.models import load_model
-from deeprelax_ase.screening.columns import OUTPUT, atoms_of
-from deeprelax_ase.screening.folder import Folder, Request, Shard
-from deeprelax_ase.screening.inputs import source_of
+from deeprelax_ase.io.sources import source_of
+from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.rows import OUTPUT, atoms_of
 
 
 @python_app
@@ -39,15 +39,15 @@ def relax(structures: str, number: int, size: int, options: dict[str, Any], fold
     """
     from pathlib import Path
 
-    from deeprelax_ase.screening.inputs import blocks_of, pieces_of, source_of
+    from deeprelax_ase.io.sources import blocks_of, refs_of, source_of
     from deeprelax_ase.screening.isolated import shared_relaxer
     from deeprelax_ase.screening.options import RelaxOptions
-    from deeprelax_ase.screening.workers import Work, relax_block
+    from deeprelax_ase.screening.workers import Job, relax_block
 
     how = RelaxOptions.from_dict(options)
-    blocks = blocks_of(pieces_of([source_of(structures)]), size, lambda n: n == number)
-    pieces = next(blocks)[1]
-    return relax_block(number, pieces, Work(Path(folder), how, size, None), shared_relaxer(how)).line()
+    blocks = blocks_of(refs_of([source_of(structures)]), size, lambda n: n == number)
+    refs = next(blocks)[1]
+    return relax_block(number, refs, Job(Path(folder), how, size, None), shared_relaxer(how)).line()
 
 
 def configuration(run_dir: str | os.PathLike, *, workers: int = 2, retries: int = 3) -> Config:
@@ -78,7 +78,7 @@ def screen(structures: Path, out: Path, *, size: int, options: RelaxOptions) -> 
     source, folder = source_of(str(structures.resolve())), Folder(out.resolve())
     count = source.count()
     described = {"name": str(source.path), "digest": source.digest(), "structures": count}
-    folder.agree(Request((described,), options.to_dict(), size, weights=load_model(options.model).card.sha256))
+    folder.agree(Manifest((described,), options.to_dict(), size, weights=load_model(options.model).card.sha256))
     failures = {}
     with folder.journal(Shard()) as journal:
         done = {line["block"] for line in journal.lines}
@@ -102,9 +102,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=2, help="structures of a block; thousands in earnest")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--members", type=int, help="networks of the ensemble that are asked")
-    parser.add_argument("--passes", type=int, help="how often they look")
+    parser.add_argument("--recycles", type=int, help="how often they look")
     given = parser.parse_args()
-    options = RelaxOptions(members=given.members, passes=given.passes)
+    options = RelaxOptions(members=given.members, recycles=given.recycles)
     with parsl.load(configuration(given.out / "parsl", workers=given.workers)):
         table, failures = screen(given.structures, given.out, size=given.size, options=options)
     for atoms in atoms_of(table):

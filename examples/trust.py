@@ -44,7 +44,7 @@ def main() -> None:
         optimizer = DeepRelaxOptimizer(atoms, predictor=predictor, on_uncertain="keep", logfile=None)
         optimizer.run()
         assert optimizer.prediction is not None
-        assert optimizer.verdict is not None
+        assert optimizer.decision is not None
         error = optimizer.prediction.error
         assert error is not None  # the default model is calibrated
         table.add_row(
@@ -53,7 +53,7 @@ def main() -> None:
             f"{error.coordinates_bound:.3f}",
             f"{error.volume:.1%}",
             f"{error.volume_bound:.1%}",
-            optimizer.verdict.outcome,
+            optimizer.decision.outcome,
         )
     console.print(table)
     console.print()

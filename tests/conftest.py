@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from deeprelax_ase.models import Model, load_model
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.models.registry import Model, load_model
+from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import BY_DISTANCES, END_TO_END
 
 # Seeded and without files of its own; no deadline, because the machine may be busy.
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("deeprelax")
 
-Pairs = dict[str, np.ndarray]
+RelaxationPairs = dict[str, np.ndarray]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,11 +86,11 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_pairs(shared: Path) -> Callable[[str], Pairs]:
+def data_pairs(shared: Path) -> Callable[[str], RelaxationPairs]:
     """``data_pairs("universal")``: the arrays of ``data/pairs_universal.npz``; skips the test where it is absent."""
 
     @cache
-    def load(name: str) -> Pairs:
+    def load(name: str) -> RelaxationPairs:
         path = shared / "data" / f"pairs_{name}.npz"
         if not path.is_file():
             pytest.skip(f"{path} is absent")
@@ -101,7 +101,7 @@ def data_pairs(shared: Path) -> Callable[[str], Pairs]:
 
 
 @pytest.fixture(scope="session")
-def data_crystals(data_pairs: Callable[[str], Pairs]) -> Callable[..., list[Crystal]]:
+def data_crystals(data_pairs: Callable[[str], RelaxationPairs]) -> Callable[..., list[Crystal]]:
     """``data_crystals("xmno", [0, 5], which="initial")``: crystals of a file of pairs."""
 
     def crystals(name: str, indices: Iterable[int], *, which: str = "initial") -> list[Crystal]:

@@ -7,8 +7,8 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from deeprelax_ase.prediction import Prediction
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.record import Prediction
 
 #: A model of each architecture.
 END_TO_END, BY_DISTANCES = "DeepRelax-PBE", "DeepRelax-PBE-v0"
@@ -58,6 +58,6 @@ def assert_same(a: Prediction, b: Prediction, *, atol: float, order: np.ndarray 
     np.testing.assert_allclose(b.uncertainty.per_atom, a.uncertainty.per_atom[order], rtol=0, atol=atol)
     for name in ("total", "aleatoric", "epistemic"):
         assert getattr(b.uncertainty, name) == pytest.approx(getattr(a.uncertainty, name), rel=0, abs=atol)
-    assert (a.signs is None) == (b.signs is None)
-    if a.signs is not None:
-        assert vars(b.signs) == pytest.approx(vars(a.signs), rel=0, abs=atol)
+    assert (a.features is None) == (b.features is None)
+    if a.features is not None:
+        assert vars(b.features) == pytest.approx(vars(a.features), rel=0, abs=atol)

@@ -8,10 +8,10 @@ from itertools import islice
 import numpy as np
 from ase import Atoms
 
-from deeprelax_ase.calibration import CalibratedError
+from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction import Prediction, Uncertainty
-from deeprelax_ase.structure import Crystal, check_elements
+from deeprelax_ase.prediction.record import Prediction, Uncertainty
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 SHRINKAGE = 0.97
 
@@ -31,7 +31,7 @@ class StandInPredictor:
         cell = initial.cell * SHRINKAGE if relax_cell else initial.cell
         return Prediction(
             initial=initial,
-            relaxed=initial.with_geometry(initial.scaled_positions @ cell, cell),
+            relaxed=initial.with_geometry(initial.fractional_positions @ cell, cell),
             uncertainty=Uncertainty(
                 0.01 * len(initial), 0.0, 0.0, np.zeros(len(initial)), np.zeros(0), np.zeros((0, 5))
             ),

@@ -18,9 +18,9 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from deeprelax_ase import DeepRelaxOptimizer, DeepRelaxPositions, cli
-from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE, get_calculator
-from deeprelax_ase.models import DEFAULT_MODEL
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 UNRELAXED = ROOT / "examples" / "unrelaxed.extxyz"
@@ -111,7 +111,7 @@ def test_finish_under_chgnet(predictor: Predictor):
 
 
 def test_finish_under_m3gnet(predictor: Predictor, shared: Path, needs_dgl, monkeypatch):
-    folder = shared / "models" / M3GNET_MODEL
+    folder = shared / "models" / M3GNET_POTENTIAL
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     monkeypatch.setenv(M3GNET_VARIABLE, str(folder))

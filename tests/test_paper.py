@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, build_graph
-from deeprelax_ase.models import Model, ModelCard
+from deeprelax_ase.models.registry import Model, ModelCard
 from deeprelax_ase.nn import DeepRelax
 from deeprelax_ase.nn.config import ABLATIONS
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.quantities import RelaxationQuantities
+from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import CRYSTALS, DISTORTED, assert_same, rotation
 
 

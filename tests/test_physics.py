@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.symmetry import symmetry_operations
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import CRYSTALS, DISTORTED, END_TO_END, SYMMETRIC, assert_same, every_crystal, rotation
 
 
@@ -98,7 +98,7 @@ def test_choice_of_images_matters_little(exact: Predictor):
     for name, crystal in CRYSTALS.items():
         other, jumps = other_images(crystal)
         still, jumped = exact.predict(crystal), exact.predict(other)
-        kept = jumped.relaxed.scaled_positions - still.relaxed.scaled_positions
+        kept = jumped.relaxed.fractional_positions - still.relaxed.fractional_positions
         np.testing.assert_array_equal(np.round(kept), jumps, err_msg=name)
         assert np.abs((kept - jumps) @ still.relaxed.cell).max() < positions, name
         assert jumped.volume_change == pytest.approx(still.volume_change, abs=volume), name
@@ -120,7 +120,9 @@ class TestSymmetry:
     def test_symmetric_sites_stay(self, predictor: Predictor, name: str):
         crystal = CRYSTALS[name]
         prediction = predictor.predict(crystal)
-        np.testing.assert_allclose(prediction.relaxed.scaled_positions, crystal.scaled_positions, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            prediction.relaxed.fractional_positions, crystal.fractional_positions, rtol=0, atol=1e-10
+        )
         assert abs(prediction.volume_change) > 1e-3
 
     @pytest.mark.parametrize("name", [*SYMMETRIC, "wurtzite"])

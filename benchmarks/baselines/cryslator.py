@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from baselines.painn import Backbone, VectorHead
-from deeprelax_ase.graph.record import CrystalGraph, carried_positions
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions
 from deeprelax_ase.nn.heads import LatticeHead
 
 
@@ -31,6 +31,6 @@ class Cryslator(nn.Module):
         x, _ = self.of_cell(graph, graph.positions, graph.cell)
         cell = self.lattice(x, graph.cell, graph.batch)
         given = cell.detach() if true_cell is None else true_cell
-        carried = carried_positions(graph, given)
+        carried = affine_positions(graph, given)
         x, v = self.of_positions(graph, carried, given)
         return self.coordinates(x, v).to(carried.dtype), cell

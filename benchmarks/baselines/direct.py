@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from baselines.cryslator import Cryslator
 from baselines.egnn import EGNN
 from baselines.painn import PaiNN
-from deeprelax_ase.data import Pairs
-from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_times_matrices
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.batches import Batches
 from deeprelax_ase.training.graphs import pair_graph
@@ -64,7 +64,7 @@ class DirectTask(GraphTask):
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: RelaxationPairs,
         config: DirectConfig,
         settings: TrainingSettings,
         device: torch.device | str | None = None,
@@ -75,9 +75,11 @@ class DirectTask(GraphTask):
         """The whole network."""
         self.network.compile(dynamic=True)
 
-    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+    def losses(
+        self, network: nn.Module, pairs: RelaxationPairs, graph: CrystalGraph, *, learning: bool
+    ) -> dict[str, Tensor]:
         """Mean absolute errors and their weighted sum; learning, coordinates are measured in the true cell."""
-        truth = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[graph.batch])
+        truth = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[graph.batch])
         true_cell = pairs.cell_relaxed if learning else None
         with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
             displacements, cell = network(graph, true_cell)
@@ -97,12 +99,12 @@ def displaced(
     """
     if config.frame == "cartesian":
         return graph.positions + displacements
-    return carried_positions(graph, cell.detach() if true_cell is None else true_cell) + displacements
+    return affine_positions(graph, cell.detach() if true_cell is None else true_cell) + displacements
 
 
 @torch.no_grad()
 def relax_direct(
-    network: nn.Module, config: DirectConfig, pairs: Pairs, *, atoms_per_batch: int = 20000
+    network: nn.Module, config: DirectConfig, pairs: RelaxationPairs, *, atoms_per_batch: int = 20000
 ) -> tuple[Tensor, Tensor]:
     """Fractional coordinates (N, 3) and cells (G, 3, 3) in Å that ``network`` predicts for ``pairs``."""
     network, parts = network.to(pairs.counts.device), []
@@ -112,5 +114,5 @@ def relax_direct(
         displacements, cell = network(graph)
         positions = displaced(graph, displacements, cell, None, config)
         parts.append((rows_times_matrices(positions, torch.linalg.inv(cell)[graph.batch]), cell))
-    scaled, cells = zip(*parts, strict=True)
-    return torch.cat(scaled), torch.cat(cells)
+    fractional, cells = zip(*parts, strict=True)
+    return torch.cat(fractional), torch.cat(cells)

@@ -59,11 +59,11 @@ def bench(
     """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved."""
     import torch
 
-    from deeprelax_ase.bench import bench as measure
-    from deeprelax_ase.bench.baselines import DEFAULT_BASELINES, Limits, torch_sim_fire, torch_sim_model
-    from deeprelax_ase.bench.page import markdown
     from deeprelax_ase.cli.evaluate import part
     from deeprelax_ase.data import PairDataset
+    from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES, Limits, torch_sim_fire, torch_sim_model
+    from deeprelax_ase.evaluation.bench import bench as measure
+    from deeprelax_ase.evaluation.bench_page import markdown
 
     try:
         if out is not None:

@@ -15,8 +15,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from deeprelax_ase.models import ModelCard
-    from deeprelax_ase.streaming import Outcome
+    from deeprelax_ase.models.registry import ModelCard
+    from deeprelax_ase.optimizers.batch import Outcome
 
 #: Up to so many crystals are listed one by one.
 TABLE_ROWS = 30

@@ -18,10 +18,10 @@ from deeprelax_ase.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from deeprelax_ase.data import PairDataset, Pairs
-    from deeprelax_ase.evaluation import Assessment
-    from deeprelax_ase.prediction import Prediction
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.data import PairDataset, RelaxationPairs
+    from deeprelax_ase.evaluation.assessment import Assessment
+    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction
 
 EXAMPLES = """\
 Examples:
@@ -53,7 +53,7 @@ def evaluate(
     key: Annotated[
         str | None, typer.Option(help="What pairs the crystals of ASE databases and trajectories.", show_default=False)
     ] = None,
-    passes: Annotated[
+    recycles: Annotated[
         int | None, typer.Option(min=1, help="Of an end-to-end model. Default: the card's", show_default=False)
     ] = None,
     match: Annotated[
@@ -81,8 +81,8 @@ def evaluate(
     import torch
 
     from deeprelax_ase.data import PairDataset, crystals_of
-    from deeprelax_ase.evaluation import assess
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.evaluation.assessment import assess
+    from deeprelax_ase.prediction.predictor import Predictor
 
     shown = errors()
     with progress(shown, visible=not quiet) as bar:
@@ -92,7 +92,7 @@ def evaluate(
                 data, format=data_format, key=key, level=level, labels=labels, advance=lambda: bar.advance(task)
             )
             chosen = part(dataset, split, every)
-            predictor = Predictor(model, device=device.value, passes=passes)
+            predictor = Predictor(model, device=device.value, recycles=recycles)
             bar.update(task, visible=False)
             task = bar.add_task("predicting", total=len(chosen))
             crystals = crystals_of(chosen.pairs, "initial")
@@ -107,7 +107,7 @@ def evaluate(
         task = bar.add_task("matching", total=2 * len(chosen), visible=match)
         assessment = assess(
             chosen.pairs,
-            torch.from_numpy(np.concatenate([p.relaxed.scaled_positions for p in predictions])),
+            torch.from_numpy(np.concatenate([p.relaxed.fractional_positions for p in predictions])),
             torch.from_numpy(np.stack([p.relaxed.cell for p in predictions])),
             uncertainty=np.array([p.uncertainty.total for p in predictions]),
             match=match,
@@ -158,7 +158,7 @@ def predict(
     Raises:
         ValueError: there are none at all.
     """
-    from deeprelax_ase.prediction import Prediction
+    from deeprelax_ase.prediction.record import Prediction
 
     predictions, kept, reasons = [], [], {}
     for n, result in enumerate(predictor.predict_many(crystals)):
@@ -173,7 +173,7 @@ def predict(
     return predictions, kept, reasons
 
 
-def levels_of(pairs: Pairs) -> dict[str, int]:
+def levels_of(pairs: RelaxationPairs) -> dict[str, int]:
     """How many relaxed crystals are minima of each level of theory."""
     from deeprelax_ase.data import LEVELS
 
@@ -211,7 +211,12 @@ def about(predictor: Predictor, data: list[str], split: str, labels: str) -> dic
     except PackageNotFoundError:
         pymatgen = "absent"
     return {
-        "model": {"name": card.name, "sha256": card.sha256, "level": card.level_of_theory, "passes": predictor.passes},
+        "model": {
+            "name": card.name,
+            "sha256": card.sha256,
+            "level": card.level_of_theory,
+            "recycles": predictor.recycles,
+        },
         "data": [Path(source).name for source in data],
         "split": split,
         "labels": labels,
@@ -227,7 +232,7 @@ def about(predictor: Predictor, data: list[str], split: str, labels: str) -> dic
 
 def coverage(predictions: list[Prediction], assessment: Assessment) -> dict[str, dict[str, Any]]:
     """Share of the crystals whose errors lie within their calibrated bounds; nothing for a model without those."""
-    from deeprelax_ase.calibration import COVERAGE
+    from deeprelax_ase.uncertainty.calibration import COVERAGE
 
     read = [p.error for p in predictions if p.error is not None]
     if len(read) < len(predictions):
@@ -245,7 +250,7 @@ def coverage(predictions: list[Prediction], assessment: Assessment) -> dict[str,
 
 def table(title: str, summary: dict[str, dict[str, Any]]) -> Table:
     """A row for each metric."""
-    from deeprelax_ase.evaluation import TITLES
+    from deeprelax_ase.evaluation.assessment import TITLES
 
     result = Table(title=title, box=None, pad_edge=False, title_justify="left")
     result.add_column("metric, mean", no_wrap=True)

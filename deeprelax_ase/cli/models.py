@@ -31,7 +31,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """List the models that come with the package: what they relax to, for which elements, how well."""
-    from deeprelax_ase.models import available_models, card_page
+    from deeprelax_ase.models.registry import available_models, card_page
 
     cards = available_models()
     if name is not None:

@@ -18,9 +18,9 @@ from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, error
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
-    from deeprelax_ase.io import Frame
-    from deeprelax_ase.predictor import Predictor
-    from deeprelax_ase.streaming import Outcome
+    from deeprelax_ase.io.frames import Frame
+    from deeprelax_ase.optimizers.batch import Outcome
+    from deeprelax_ase.prediction.predictor import Predictor
 
 DEFAULT_OUTPUT = "relaxed.extxyz"
 _FMAX, _STEPS, _FINISH = 0.05, 500, "fire"
@@ -129,8 +129,8 @@ def relax(
 
 def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
     """The frames of all inputs and the output's format, once all that can be checked before the work has been."""
-    from deeprelax_ase.io import read_frames, split_index
-    from deeprelax_ase.writers import check_output
+    from deeprelax_ase.io.frames import read_frames, split_index
+    from deeprelax_ase.io.writers import check_output
 
     for name in inputs:
         split_index(name)
@@ -143,14 +143,14 @@ def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
 def _make_calculator(name: str, device: Device) -> Any:
     if name.lower() == "none":
         return None
-    from deeprelax_ase.calculators import get_calculator
+    from deeprelax_ase.calculators.registry import get_calculator
 
     return get_calculator(name, device=device.value)
 
 
 def _load_predictor(model: str | None, calculator: Any, device: Device) -> Predictor:
     from deeprelax_ase.optimizers.target import model_for
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
 
     return Predictor(model or model_for(calculator), device=device.value)
 
@@ -161,7 +161,7 @@ def _finisher(
     """What turns frames into outcomes, under ``calculator`` first and under others of that name if more are needed."""
     from functools import partial
 
-    from deeprelax_ase.streaming import finish_frames, predict_frames
+    from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
 
     if calculator is None:
         return predict_frames
@@ -179,10 +179,10 @@ def _finisher(
 def _run(
     outcomes: Iterator[Outcome], inputs: list[str], output: str, file_format: str, *, quiet: bool
 ) -> console.Tally:
-    from deeprelax_ase.io import count_frames
+    from deeprelax_ase.io.frames import count_frames
+    from deeprelax_ase.io.writers import open_writer
+    from deeprelax_ase.optimizers.batch import write_outcome
     from deeprelax_ase.progress import is_live, progress
-    from deeprelax_ase.streaming import write_outcome
-    from deeprelax_ase.writers import open_writer
 
     shown, tally = errors(), console.Tally()
     total = count_frames(inputs) if is_live(shown) and not quiet else None

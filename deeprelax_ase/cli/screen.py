@@ -86,7 +86,7 @@ def screen(
     atoms_per_batch: Annotated[
         int | None, typer.Option(min=1, help="Atoms that the network sees at once. Default: what suits the device.")
     ] = None,
-    passes: Annotated[
+    recycles: Annotated[
         int | None, typer.Option(min=1, help="How often the network looks. Default: the model's.")
     ] = None,
     members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble. Default: all.")] = None,
@@ -110,7 +110,7 @@ def screen(
     reason. A journal says what is done.
     """
     require("pyarrow", "screening")
-    from deeprelax_ase.screening.folder import Shard
+    from deeprelax_ase.screening.manifest import Shard
     from deeprelax_ase.screening.options import RelaxOptions
     from deeprelax_ase.screening.run import screen as run_screen
 
@@ -118,7 +118,7 @@ def screen(
     try:
         options = RelaxOptions(
             device=device.value,
-            passes=passes,
+            recycles=recycles,
             members=members,
             relax_cell=not fixed_cell,
             find_symmetry=symmetry,
@@ -196,11 +196,11 @@ def export(
 
 def _model(name: str | None, finish: str, device: Device) -> str:
     """That of the user, or the one whose minima the calculator has that finishes."""
-    from deeprelax_ase.models import DEFAULT_MODEL
+    from deeprelax_ase.models.registry import DEFAULT_MODEL
 
     if name is not None or finish == "none":
         return name or DEFAULT_MODEL
-    from deeprelax_ase.calculators import get_calculator
+    from deeprelax_ase.calculators.registry import get_calculator
     from deeprelax_ase.optimizers.target import model_for
 
     return model_for(get_calculator(finish, device=device.value))

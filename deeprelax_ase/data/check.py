@@ -13,8 +13,8 @@ from torch import Tensor
 from deeprelax_ase.data.dataset import PairDataset, group_names
 from deeprelax_ase.data.fingerprints import Surroundings, fingerprints, surroundings
 from deeprelax_ase.data.groups import displacement_sizes
-from deeprelax_ase.data.matching import HOW
-from deeprelax_ase.data.pairs import LEVELS, SPLITS, Pairs
+from deeprelax_ase.data.matching import MATCH_KINDS
+from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs
 from deeprelax_ase.graph.record import rows_times_matrices
 
 #: Å, nearer than which atoms overlap, and further than which from any other one is alone.
@@ -93,14 +93,14 @@ def _counts(dataset: PairDataset) -> dict[str, Any]:
     }
 
 
-def _elements(pairs: Pairs) -> dict[str, int]:
+def _elements(pairs: RelaxationPairs) -> dict[str, int]:
     from ase.data import chemical_symbols
 
     seen = torch.unique(torch.stack([pairs.batch, pairs.numbers]), dim=1)[1].bincount()
     return {chemical_symbols[z]: int(seen[z]) for z in seen.nonzero().squeeze(1).tolist()}
 
 
-def _distributions(pairs: Pairs) -> dict[str, dict[str, float]]:
+def _distributions(pairs: RelaxationPairs) -> dict[str, dict[str, float]]:
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log()
     columns = {
         "atoms": pairs.counts.double(),
@@ -116,9 +116,9 @@ def _distributions(pairs: Pairs) -> dict[str, dict[str, float]]:
     }
 
 
-def mean_displacements(pairs: Pairs) -> Tensor:
+def mean_displacements(pairs: RelaxationPairs) -> Tensor:
     """(G,) Å, mean displacement of the atoms of each crystal beyond being carried along by the cell."""
-    moved = rows_times_matrices(pairs.scaled_relaxed - pairs.scaled_initial, pairs.cell_relaxed[pairs.batch])
+    moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, pairs.cell_relaxed[pairs.batch])
     return torch.zeros(len(pairs), dtype=moved.dtype).index_add(0, pairs.batch, moved.norm(dim=1)) / pairs.counts
 
 
@@ -149,7 +149,7 @@ def _leakage(dataset: PairDataset, initial: list[tuple], relaxed: list[tuple]) -
     return result
 
 
-def _suspicious(dataset: PairDataset, pairs: Pairs, around: dict[str, Surroundings]) -> dict[str, list[str]]:
+def _suspicious(dataset: PairDataset, pairs: RelaxationPairs, around: dict[str, Surroundings]) -> dict[str, list[str]]:
     volume = (torch.linalg.det(pairs.cell_relaxed).abs() / torch.linalg.det(pairs.cell_initial).abs()).log()
     moved, largest = mean_displacements(pairs), displacement_sizes(pairs)
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log().abs().amax(dim=1)
@@ -159,7 +159,7 @@ def _suspicious(dataset: PairDataset, pairs: Pairs, around: dict[str, Surroundin
         "two atoms swapped places": swapped(pairs),
         "nothing relaxed": (largest < STILL) & (stretch < STILL),
         "relaxed crystal was turned": torch.tensor(dataset.turned or [0.0] * len(pairs)) > TURNED,
-        "relaxed crystal is a mirror image": torch.tensor([how == HOW[3] for how in dataset.how]),
+        "relaxed crystal is a mirror image": torch.tensor([how == MATCH_KINDS[3] for how in dataset.how]),
     }
     for side, word in (("initial", "unrelaxed"), ("relaxed", "relaxed")):
         nearest = around[side].nearest
@@ -169,7 +169,7 @@ def _suspicious(dataset: PairDataset, pairs: Pairs, around: dict[str, Surroundin
     return {name: names for name, names in found.items() if names}
 
 
-def swapped(pairs: Pairs) -> Tensor:
+def swapped(pairs: RelaxationPairs) -> Tensor:
     """(G,) whether two atoms of a crystal are each nearest to where the other one was."""
     found = torch.zeros(len(pairs), dtype=torch.bool)
     for size in pairs.counts.unique().tolist():
@@ -177,7 +177,7 @@ def swapped(pairs: Pairs) -> Tensor:
         itself = torch.arange(size)
         for chunk in members.split(max(1, _DISTANCES // size**2)):
             part = pairs.take(chunk)
-            start, end = (x.view(len(chunk), size, 3) for x in (part.scaled_initial, part.scaled_relaxed))
+            start, end = (x.view(len(chunk), size, 3) for x in (part.fractional_initial, part.fractional_relaxed))
             difference = end[:, :, None] - start[:, None]
             lengths = torch.einsum("gijk,gkx->gijx", difference - difference.round(), part.cell_relaxed).norm(dim=3)
             nearest = lengths.argmin(dim=2)
@@ -185,7 +185,7 @@ def swapped(pairs: Pairs) -> Tensor:
     return found
 
 
-def _any_atom(pairs: Pairs, chosen: Tensor) -> Tensor:
+def _any_atom(pairs: RelaxationPairs, chosen: Tensor) -> Tensor:
     """(G,) whether a crystal has one of the ``chosen`` (N,) atoms."""
     mask = torch.zeros(len(pairs), dtype=torch.bool)
     mask[pairs.batch[chosen]] = True

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data.matching import HOW, Matched, MatchError, match
-from deeprelax_ase.data.pairs import LEVELS, SPLITS, Pairs, concatenate, load_pairs
+from deeprelax_ase.data.matching import MATCH_KINDS, Matched, MatchError, match
+from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
 
 #: What pairs must share to be kept on one side of a split.
@@ -34,7 +34,7 @@ class PairDataset:
         turned: (G,) radians by which the relaxed crystals were turned back.
     """
 
-    pairs: Pairs
+    pairs: RelaxationPairs
     names: tuple[str, ...]
     how: tuple[str, ...]
     refused: tuple[Refused, ...] = ()
@@ -122,9 +122,9 @@ class PairDataset:
             file,
             numbers=pairs.numbers.to(torch.uint8).numpy(),
             offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]).astype(np.int32),
-            frac_initial=pairs.scaled_initial.numpy(),
+            frac_initial=pairs.fractional_initial.numpy(),
             cell_initial=pairs.cell_initial.numpy(),
-            frac_relaxed=pairs.scaled_relaxed.numpy(),
+            frac_relaxed=pairs.fractional_relaxed.numpy(),
             cell_relaxed=pairs.cell_relaxed.numpy(),
             dft=pairs.dft.numpy(),
             level=pairs.level.to(torch.uint8).numpy(),
@@ -142,7 +142,7 @@ def _found(source: str | os.PathLike) -> list[Path]:
 
 
 def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDataset:
-    parts: list[Pairs] = []
+    parts: list[RelaxationPairs] = []
     names: list[str] = []
     for path in paths:
         try:
@@ -154,7 +154,7 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDat
         parts.append(part)
         names += given or [f"{path.stem}[{n}]" for n in range(len(part))]
     pairs = concatenate(parts)
-    return PairDataset(pairs, tuple(names), (HOW[0],) * len(pairs), (), (0.0,) * len(pairs))
+    return PairDataset(pairs, tuple(names), (MATCH_KINDS[0],) * len(pairs), (), (0.0,) * len(pairs))
 
 
 def _collected(
@@ -182,17 +182,17 @@ def _collected(
     return PairDataset(pairs, tuple(names), how, tuple(refused), tuple(m.turned for m in matched))
 
 
-def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: torch.dtype) -> Pairs:
+def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: torch.dtype) -> RelaxationPairs:
     def stacked(name: str, *, join: bool) -> Tensor:
         arrays = [getattr(m, name) for m in matched]
         return torch.from_numpy(np.concatenate(arrays) if join else np.stack(arrays))
 
     size, atoms = len(matched), sum(len(m.numbers) for m in matched)
-    return Pairs(
+    return RelaxationPairs(
         numbers=stacked("numbers", join=True).long(),
         counts=torch.tensor([len(m.numbers) for m in matched]),
-        scaled_initial=stacked("scaled_initial", join=True).to(dtype),
-        scaled_relaxed=stacked("scaled_relaxed", join=True).to(dtype),
+        fractional_initial=stacked("fractional_initial", join=True).to(dtype),
+        fractional_relaxed=stacked("fractional_relaxed", join=True).to(dtype),
         cell_initial=stacked("cell_initial", join=False).to(dtype),
         cell_relaxed=stacked("cell_relaxed", join=False).to(dtype),
         dft=torch.full((size,), level == "PBE"),
@@ -200,7 +200,7 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         split=torch.tensor(splits),
         forces=torch.zeros(atoms, 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
-        informed=torch.zeros(size, dtype=torch.bool),
+        has_forces=torch.zeros(size, dtype=torch.bool),
     )
 
 

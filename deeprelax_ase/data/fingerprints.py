@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data.pairs import Pairs
+from deeprelax_ase.data.pairs import RelaxationPairs
 from deeprelax_ase.graph.record import edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.graph.torch_neighbors import neighbor_graph
+from deeprelax_ase.graph.torch_builder import neighbor_graph
 
 #: The neighbours that are looked at: the twelve nearest within 6 Å, whatever cell they are in.
 _NEIGHBOURS = GraphSettings(cutoff=6.0, max_neighbors=12, max_in_cell=0)
@@ -36,10 +36,10 @@ class Surroundings:
     mean: Tensor
 
 
-def surroundings(pairs: Pairs, side: str) -> Surroundings:
+def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
     """Those of the atoms of the ``initial`` or the ``relaxed`` crystals."""
-    cells, scaled = getattr(pairs, f"cell_{side}"), getattr(pairs, f"scaled_{side}")
-    positions = rows_times_matrices(scaled, cells[pairs.batch])
+    cells, fractional = getattr(pairs, f"cell_{side}"), getattr(pairs, f"scaled_{side}")
+    positions = rows_times_matrices(fractional, cells[pairs.batch])
     parts = []
     for chunk in torch.arange(len(pairs)).split(_AT_ONCE):
         part, atoms = pairs.take(chunk), pairs.atoms_of(chunk)
@@ -52,7 +52,7 @@ def surroundings(pairs: Pairs, side: str) -> Surroundings:
     return Surroundings(nearest, mean)
 
 
-def fingerprints(pairs: Pairs, side: str, around: Surroundings | None = None) -> list[tuple]:
+def fingerprints(pairs: RelaxationPairs, side: str, around: Surroundings | None = None) -> list[tuple]:
     """What two crystals share that are the same: composition, volume per atom, and distances to near neighbours.
 
     Distances are those of :class:`Surroundings`, averaged over the atoms of each element and rounded: cheap, and blind

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeprelax_ase.calibration import LARGE
-from deeprelax_ase.data.pairs import Pairs
+from deeprelax_ase.data.pairs import RelaxationPairs
+from deeprelax_ase.uncertainty.calibration import LARGE
 
 #: Atomic numbers of what is no metal, metalloids B, Si, As and Te among them.
 NON_METALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)
@@ -25,7 +25,7 @@ CHEMISTRIES = {
 }
 
 
-def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:
+def crystal_groups(pairs: RelaxationPairs, element_shares: Tensor) -> dict[str, Tensor]:
     """Masks (G,) of the crystals of each group; they overlap.
 
     Args:
@@ -46,7 +46,7 @@ def crystal_groups(pairs: Pairs, element_shares: Tensor) -> dict[str, Tensor]:
     }
 
 
-def chemistry(pairs: Pairs) -> dict[str, Tensor]:
+def chemistry(pairs: RelaxationPairs) -> dict[str, Tensor]:
     """Masks (G,) of the crystals of each chemistry: the first of :data:`CHEMISTRIES` whose elements they hold."""
     batch, size = pairs.batch, len(pairs)
     left = torch.ones(size, dtype=torch.bool)
@@ -58,15 +58,15 @@ def chemistry(pairs: Pairs) -> dict[str, Tensor]:
     return {**masks, "metals alone": left}
 
 
-def element_shares(pairs: Pairs) -> Tensor:
+def element_shares(pairs: RelaxationPairs) -> Tensor:
     """(120,) share of the crystals of ``pairs`` that each element, by atomic number, occurs in."""
     present = torch.zeros(len(pairs), 120, dtype=torch.bool)
     present[pairs.batch, pairs.numbers] = True
     return present.double().mean(dim=0)
 
 
-def displacement_sizes(pairs: Pairs) -> Tensor:
+def displacement_sizes(pairs: RelaxationPairs) -> Tensor:
     """(G,) Å, the largest displacement of an atom of each crystal beyond being carried along by the cell."""
-    difference = pairs.scaled_relaxed - pairs.scaled_initial
+    difference = pairs.fractional_relaxed - pairs.fractional_initial
     moved = torch.einsum("nk,nkx->nx", difference, pairs.cell_relaxed[pairs.batch]).norm(dim=1)
     return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, "amax")

@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.assignment import Kinds, best_order, kinds_of
 from deeprelax_ase.data.cells import lattice_changes, nearest_differences, reduced
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.structure import Crystal
 
 #: How a pair was matched.
-HOW = ("as given", "reordered", "other cell setting", "mirror image")
+MATCH_KINDS = ("as given", "reordered", "other cell setting", "mirror image")
 
 #: Displacements below this part of the distance between atoms, (V/N)^(1/3), leave no doubt about which atom is which.
 _CLEAR = 0.4
@@ -48,15 +48,15 @@ class Matched:
 
     Attributes:
         numbers: (N,) atomic numbers.
-        scaled_initial, scaled_relaxed: (N, 3) fractional coordinates, not wrapped, no mean drift between them.
+        fractional_initial, fractional_relaxed: (N, 3) fractional coordinates, not wrapped, no mean drift between them.
         cell_initial, cell_relaxed: (3, 3) Å; the second is a pure stretch of the first if it was turned at all.
         how: see :data:`HOW`.
         turned: radians by which the relaxed crystal was turned as a whole, besides mirroring.
     """
 
     numbers: np.ndarray
-    scaled_initial: np.ndarray
-    scaled_relaxed: np.ndarray
+    fractional_initial: np.ndarray
+    fractional_relaxed: np.ndarray
     cell_initial: np.ndarray
     cell_relaxed: np.ndarray
     how: str
@@ -80,13 +80,13 @@ def match(initial: Crystal, relaxed: Crystal, *, in_order: bool = False) -> Matc
         MatchError: they differ in composition or in the size of the cell, or no mapping is near enough.
     """
     _check_composition(initial, relaxed)
-    scaled = relaxed.scaled_positions
+    fractional = relaxed.fractional_positions
     same_order = np.array_equal(initial.numbers, relaxed.numbers)
-    given = _Candidate.of(initial, scaled, relaxed.cell, HOW[0]) if same_order else None
+    given = _Candidate.of(initial, fractional, relaxed.cell, MATCH_KINDS[0]) if same_order else None
     if given is not None and (in_order or given.clear):
         return _matched(initial, given)
     search = _Search.of(initial, relaxed)
-    best = search.candidate(np.eye(3, dtype=int), HOW[1])
+    best = search.candidate(np.eye(3, dtype=int), MATCH_KINDS[1])
     if not best.clear:
         limit = min(best.cost, _TRUST * given.cost) if given is not None else best.cost
         best = min((best, *search.settings(limit)), key=lambda c: (c.mirrored, round(c.cost, 6)))
@@ -111,7 +111,7 @@ class _Candidate:
         largest, mean: displacements over (V/N)^(1/3).
     """
 
-    scaled: np.ndarray
+    fractional: np.ndarray
     cell: np.ndarray
     how: str
     stretch: np.ndarray
@@ -121,15 +121,15 @@ class _Candidate:
     mean: float
 
     @classmethod
-    def of(cls, initial: Crystal, scaled: np.ndarray, cell: np.ndarray, how: str) -> _Candidate:
-        difference = nearest_differences(scaled - initial.scaled_positions, cell)
-        moved = np.linalg.norm(difference @ cell, axis=1) / _spacing(cell, len(scaled))
+    def of(cls, initial: Crystal, fractional: np.ndarray, cell: np.ndarray, how: str) -> _Candidate:
+        difference = nearest_differences(fractional - initial.fractional_positions, cell)
+        moved = np.linalg.norm(difference @ cell, axis=1) / _spacing(cell, len(fractional))
         left, stretches, right = np.linalg.svd(np.linalg.solve(initial.cell, cell))
         turn = left @ right
         return cls(
-            scaled=initial.scaled_positions + difference,
+            fractional=initial.fractional_positions + difference,
             cell=cell,
-            how=how if np.linalg.det(turn) > 0 else HOW[3],
+            how=how if np.linalg.det(turn) > 0 else MATCH_KINDS[3],
             stretch=(left * stretches) @ left.T,
             turn=turn,
             strain=float(np.abs(np.log(stretches)).max()),
@@ -144,7 +144,7 @@ class _Candidate:
 
     @property
     def mirrored(self) -> bool:
-        return self.how == HOW[3]
+        return self.how == MATCH_KINDS[3]
 
     @cached_property
     def angle(self) -> float:
@@ -225,21 +225,26 @@ class _Search:
                 order, mean = self.best_order(change)
                 if mean + strain < limit:
                     limit = mean + strain
-                    yield self._candidate(change, order, HOW[2])
+                    yield self._candidate(change, order, MATCH_KINDS[2])
 
     def best_order(self, change: np.ndarray) -> tuple[np.ndarray, float]:
         """(N,) the order in these lattice vectors, and the mean displacement over the distance between atoms."""
-        start, end = self.initial.scaled_positions @ change @ self.inverse, self.relaxed.scaled_positions @ self.inverse
+        start, end = (
+            self.initial.fractional_positions @ change @ self.inverse,
+            self.relaxed.fractional_positions @ self.inverse,
+        )
         order, mean = best_order(start, end, self.kinds, self.vectors)
         return order, mean / _spacing(self.vectors, len(end))
 
     def _candidate(self, change: np.ndarray, order: np.ndarray, how: str) -> _Candidate:
-        scaled = self.relaxed.scaled_positions[order] @ np.linalg.inv(change)
-        return _Candidate.of(self.initial, scaled, change @ self.relaxed.cell, how)
+        fractional = self.relaxed.fractional_positions[order] @ np.linalg.inv(change)
+        return _Candidate.of(self.initial, fractional, change @ self.relaxed.cell, how)
 
 
 def _matched(initial: Crystal, found: _Candidate) -> Matched:
     """With the relaxed crystal turned back."""
     turned = found.angle > _SMALL_TURN or found.mirrored
     cell = initial.cell @ found.stretch if turned else found.cell
-    return Matched(initial.numbers, initial.scaled_positions, found.scaled, initial.cell, cell, found.how, found.angle)
+    return Matched(
+        initial.numbers, initial.fractional_positions, found.fractional, initial.cell, cell, found.how, found.angle
+    )

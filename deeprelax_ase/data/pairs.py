@@ -11,37 +11,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.structure import Crystal
 
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
-#: Whose minima relaxed crystals are; :attr:`Pairs.level` counts in this order.
+#: Whose minima relaxed crystals are; :attr:`RelaxationPairs.level` counts in this order.
 LEVELS = ("PBE", "OAM", "M3GNet")
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class RelaxationPairs:
     """Unrelaxed and relaxed crystals, atom by atom in the same order and nearest periodic image.
 
     Attributes:
         numbers: (N,) int64, atomic numbers.
         counts: (G,) int64, atoms of each crystal.
-        scaled_initial, scaled_relaxed: (N, 3) fractional coordinates, not wrapped; no mean drift between the two.
+        fractional_initial, fractional_relaxed: (N, 3) fractional coordinates, not wrapped; no mean drift between
+            the two.
         cell_initial, cell_relaxed: (G, 3, 3) Å, lattice vectors in rows.
         dft: (G,) bool, the pair has a published DFT minimum.
         level: (G,) int64, whose minimum the relaxed crystal is, see :data:`LEVELS`.
         split: (G,) int64, see :data:`SPLITS`.
         forces: (N, 3) eV/Å, in the unrelaxed crystal; zero, as the next, where not known.
         virial: (G, 3, 3) eV, stress times volume of the unrelaxed crystal.
-        informed: (G,) bool, whether forces and virial are known.
+        has_forces: (G,) bool, whether forces and virial are known.
     """
 
     numbers: Tensor
     counts: Tensor
-    scaled_initial: Tensor
-    scaled_relaxed: Tensor
+    fractional_initial: Tensor
+    fractional_relaxed: Tensor
     cell_initial: Tensor
     cell_relaxed: Tensor
     dft: Tensor
@@ -49,7 +50,7 @@ class Pairs:
     split: Tensor
     forces: Tensor
     virial: Tensor
-    informed: Tensor
+    has_forces: Tensor
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -59,11 +60,11 @@ class Pairs:
         """(N,) the crystal of each atom."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.counts.device), self.counts)
 
-    def to(self, device: torch.device | str) -> Pairs:
+    def to(self, device: torch.device | str) -> RelaxationPairs:
         """All tensors on ``device``."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def double(self) -> Pairs:
+    def double(self) -> RelaxationPairs:
         """The same with geometry, forces and virials in double precision."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: t.double() for name, t in given.items() if t.is_floating_point()})
@@ -76,14 +77,14 @@ class Pairs:
         within = torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(first, counts)
         return torch.repeat_interleave(starts, counts) + within
 
-    def take(self, crystals: Tensor) -> Pairs:
+    def take(self, crystals: Tensor) -> RelaxationPairs:
         """The pairs with the indices ``crystals`` (n,), in that order, on the device of the pairs."""
         crystals = crystals.to(self.counts.device)
         atoms = self.atoms_of(crystals)
         owner = {name: atoms if name in PER_ATOM else crystals for name in (f.name for f in fields(self))}
-        return Pairs(**{name: getattr(self, name)[index] for name, index in owner.items()})
+        return RelaxationPairs(**{name: getattr(self, name)[index] for name, index in owner.items()})
 
-    def in_split(self, split: str, *, dft_only: bool = False) -> Pairs:
+    def in_split(self, split: str, *, dft_only: bool = False) -> RelaxationPairs:
         """The pairs of one split, ``train``, ``validation`` or ``test``; optionally those with DFT labels only."""
         if split not in SPLITS:
             raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
@@ -91,16 +92,18 @@ class Pairs:
         return self.take((chosen & self.dft if dft_only else chosen).nonzero().squeeze(1))
 
 
-#: Fields of :class:`Pairs` that have a row for each atom; those of the others have one for each crystal.
-PER_ATOM = ("numbers", "scaled_initial", "scaled_relaxed", "forces")
+#: Fields of :class:`RelaxationPairs` that have a row for each atom; those of the others have one for each crystal.
+PER_ATOM = ("numbers", "fractional_initial", "fractional_relaxed", "forces")
 
 
-def concatenate(parts: Sequence[Pairs]) -> Pairs:
+def concatenate(parts: Sequence[RelaxationPairs]) -> RelaxationPairs:
     """All pairs of ``parts``, one after the other."""
-    return Pairs(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Pairs)})
+    return RelaxationPairs(
+        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(RelaxationPairs)}
+    )
 
 
-def crystals_of(pairs: Pairs, which: str) -> list[Crystal]:
+def crystals_of(pairs: RelaxationPairs, which: str) -> list[Crystal]:
     """The ``initial`` or ``relaxed`` crystals of ``pairs``, which lie on the CPU, one record each.
 
     Raises:
@@ -119,7 +122,7 @@ def load_pairs(
     *,
     labels: str = "relaxed",
     dtype: torch.dtype = torch.float64,
-) -> Pairs:
+) -> RelaxationPairs:
     """Read pairs from one or several ``.npz`` files, one after the other.
 
     Args:
@@ -139,7 +142,7 @@ def load_pairs(
     return concatenate([_read(file, labels, dtype) for file in files])
 
 
-def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
+def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> RelaxationPairs:
     with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
         if labels == "m3gnet" and "frac_m3gnet" not in arrays and _all_m3gnet(stated):
@@ -150,11 +153,11 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
             raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {needed}")
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
-    pairs = Pairs(
+    pairs = RelaxationPairs(
         numbers=raw["numbers"].long(),
         counts=raw["offsets"].long().diff(),
-        scaled_initial=raw["frac_initial"].to(dtype),
-        scaled_relaxed=raw[f"frac_{labels}"].to(dtype),
+        fractional_initial=raw["frac_initial"].to(dtype),
+        fractional_relaxed=raw[f"frac_{labels}"].to(dtype),
         cell_initial=raw["cell_initial"].to(dtype),
         cell_relaxed=raw[f"cell_{labels}"].to(dtype),
         dft=raw["dft"],
@@ -162,7 +165,7 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Pairs:
         split=raw["split"].long(),
         forces=torch.zeros(raw["frac_initial"].shape, dtype=dtype),
         virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
-        informed=torch.zeros_like(raw["dft"]),
+        has_forces=torch.zeros_like(raw["dft"]),
     )
     return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.terms import PullEvaluator, distance_terms, select_atoms
-from deeprelax_ase.graph.record import CrystalGraph, atom_counts, carried_positions, edge_batch, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions, atom_counts, edge_batch, edge_vectors
 
 #: Adam's decay rates of the first and second moment, as published.
 _BETA1, _BETA2 = 0.9, 0.999
@@ -222,7 +222,7 @@ def _largest(pull: Tensor, batch: Tensor, num_crystals: int) -> Tensor:
 
 def _drift(graph: CrystalGraph, cell: Tensor, positions: Tensor, *, moved: Tensor) -> Tensor:
     """(N, 3) Å, the mean displacement beyond being carried along by the cell, in crystals that ``moved``."""
-    displacements = positions - carried_positions(graph, cell)
+    displacements = positions - affine_positions(graph, cell)
     sums = torch.zeros_like(cell[:, 0]).index_add_(0, graph.batch, displacements)
     return (sums / atom_counts(graph)[:, None] * moved[:, None])[graph.batch]
 

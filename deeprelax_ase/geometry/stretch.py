@@ -28,8 +28,8 @@ def keep_orientation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batc
     squares, axes = torch.linalg.eigh(deformation @ deformation.mT)
     stretch = (axes * squares.sqrt()[:, None]) @ axes.mT
     new_cell = initial_cell @ stretch
-    scaled = rows_times_matrices(positions, torch.linalg.inv(cell)[batch])
-    return rows_times_matrices(scaled, new_cell[batch]), new_cell
+    fractional = rows_times_matrices(positions, torch.linalg.inv(cell)[batch])
+    return rows_times_matrices(fractional, new_cell[batch]), new_cell
 
 
 def logarithmic_strain(initial_cell: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
-from deeprelax_ase.structure import Crystal
 
 #: Å. How far atoms may be from symmetric positions. It covers files with four decimals; a symmetry broken on purpose by
 #: more than this is left broken.
@@ -84,12 +84,12 @@ def project(
     """:func:`symmetrize` under ``operations`` that are known already; None for no symmetry at all."""
     if operations is None or not _has_volume(positions, cell):
         return positions, cell
-    scaled = initial.scaled_positions
+    fractional = initial.fractional_positions
     to_basis = initial.cell @ np.linalg.inv(operations.basis)
-    displacements = (positions @ np.linalg.inv(cell) - scaled) @ to_basis
+    displacements = (positions @ np.linalg.inv(cell) - fractional) @ to_basis
     displacements = _symmetrize_displacements(displacements, operations) @ np.linalg.inv(to_basis)
     new_cell = cell if np.array_equal(cell, initial.cell) else _symmetrize_cell(initial.cell, cell, operations)
-    return (scaled + displacements) @ new_cell, new_cell
+    return (fractional + displacements) @ new_cell, new_cell
 
 
 def site_freedom(crystal: Crystal, operations: SymmetryOperations | None) -> np.ndarray:
@@ -126,10 +126,10 @@ def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> Symmet
     if len(rotations) == 1 and len(np.unique(copies)) == len(crystal):
         return None
     basis = np.linalg.inv(dataset.transformation_matrix).T @ crystal.cell
-    scaled = crystal.scaled_positions @ dataset.transformation_matrix.T + dataset.origin_shift
+    fractional = crystal.fractional_positions @ dataset.transformation_matrix.T + dataset.origin_shift
     # up to the primitive cell's translations copies lie at one place: one of each is enough, whatever the supercell
     _, first, same = np.unique(copies, return_index=True, return_inverse=True)
-    places, kinds = scaled[first], crystal.numbers[first]
+    places, kinds = fractional[first], crystal.numbers[first]
     images = np.einsum("sab,nb->sna", rotations, places) + translations[:, None]
     origins = _origins(kinds, places @ basis, images @ basis, np.asarray(dataset.primitive_lattice))
     return None if origins is None else SymmetryOperations(basis, rotations, first[origins][:, same], copies)
@@ -138,7 +138,7 @@ def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> Symmet
 def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
     import spglib
 
-    structure: Any = (crystal.cell, crystal.scaled_positions, crystal.numbers)
+    structure: Any = (crystal.cell, crystal.fractional_positions, crystal.numbers)
     failure = getattr(spglib, "SpglibError", ())  # spglib < 2.7 has no such class, and returns None
     with warnings.catch_warnings(), _spglib_silent():
         warnings.simplefilter("ignore")  # about that very change

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.bounds import distance_bounds
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, edge_batch
-from deeprelax_ase.quantities import RelaxationQuantities
 
 #: Å. Two points nearer than this have no direction to each other: their distance pulls with less than its full weight,
 #: and not at all where they coincide.

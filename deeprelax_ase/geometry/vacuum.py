@@ -10,18 +10,18 @@ from torch import Tensor
 VACUUM = 10.0
 
 
-def in_plane_projectors(scaled: Tensor, cell: Tensor, batch: Tensor, gap: float = VACUUM) -> Tensor:
+def in_plane_projectors(fractional: Tensor, cell: Tensor, batch: Tensor, gap: float = VACUUM) -> Tensor:
     """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
 
     Args:
-        scaled: (N, 3) fractional coordinates.
+        fractional: (N, 3) fractional coordinates.
         cell: (G, 3, 3) Å, lattice vectors in rows.
         batch: (N,) the crystal of each atom, ascending.
         gap: Å, width of an empty slab between lattice planes from which on it is vacuum.
     """
     normals = torch.linalg.inv(cell).mT  # rows: reciprocal vectors, at right angles to the planes of the other two
     spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
-    wide = torch.stack([widest_gaps(scaled[:, k], batch, len(cell)) for k in range(3)], dim=1) * spacings > gap
+    wide = torch.stack([widest_gaps(fractional[:, k], batch, len(cell)) for k in range(3)], dim=1) * spacings > gap
     units = normals * spacings[:, :, None]
     identity = torch.eye(3, dtype=cell.dtype, device=cell.device).expand(len(cell), 3, 3)
     outer = units[:, :, :, None] * units[:, :, None, :]

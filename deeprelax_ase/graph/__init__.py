@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 import torch
 
-from deeprelax_ase.graph import matgl_dgl, torch_neighbors
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import matgl_builder, torch_builder
 from deeprelax_ase.graph.checks import MIN_DISTANCE, check_density, check_distances
-from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, Pairs, in_cell_pairs, select_edges
-from deeprelax_ase.graph.matgl_dgl import read_dgl_graph
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, NeighborList, in_cell_pairs, select_edges
+from deeprelax_ase.graph.matgl_builder import read_dgl_graph
 from deeprelax_ase.graph.record import (
     CrystalGraph,
+    affine_positions,
     atom_counts,
-    carried_positions,
     collate,
     edge_batch,
     edge_vectors,
-    scaled_positions,
+    fractional_positions,
 )
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
-from deeprelax_ase.graph.torch_neighbors import neighbor_graph, neighbor_pairs
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.graph.torch_builder import neighbor_graph, neighbor_pairs
 
 __all__ = [
     "BACKENDS",
@@ -31,20 +31,20 @@ __all__ = [
     "TIE_TOLERANCE",
     "CrystalGraph",
     "GraphSettings",
-    "Pairs",
+    "NeighborList",
+    "affine_positions",
     "atom_counts",
     "build_graph",
-    "carried_positions",
     "check_density",
     "check_distances",
     "collate",
     "edge_batch",
     "edge_vectors",
+    "fractional_positions",
     "in_cell_pairs",
     "neighbor_graph",
     "neighbor_pairs",
     "read_dgl_graph",
-    "scaled_positions",
     "select_edges",
 ]
 
@@ -80,7 +80,7 @@ def build_graph(
         raise ValueError(f"Unknown {backend=}, must be one of {', '.join(BACKENDS)}")
     if backend == "auto":
         alone_on_cpu = len(crystals) == 1 and torch.device(device).type == "cpu"
-        backend = "matgl" if alone_on_cpu and matgl_dgl.is_available() else "torch"
+        backend = "matgl" if alone_on_cpu and matgl_builder.is_available() else "torch"
     if backend == "matgl":
-        return matgl_dgl.build_graph(crystals, settings=settings, dtype=dtype).to(device)
-    return torch_neighbors.build_graph(crystals, settings=settings, device=device, dtype=dtype)
+        return matgl_builder.build_graph(crystals, settings=settings, dtype=dtype).to(device)
+    return torch_builder.build_graph(crystals, settings=settings, device=device, dtype=dtype)

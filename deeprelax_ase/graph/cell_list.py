@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph.edges import CUTOFF_MARGIN, Pairs, expand, row_starts
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, expand, row_starts
 
 #: Å, added to the cutoff when bins are looked through, so that rounding loses no neighbour.
 _MARGIN = 1e-2
@@ -14,7 +14,7 @@ _MARGIN = 1e-2
 _MOST_BINS = 128
 
 
-def cell_list_pairs(positions: Tensor, cell: Tensor, *, cutoff: float, destinations: Tensor) -> Pairs:
+def cell_list_pairs(positions: Tensor, cell: Tensor, *, cutoff: float, destinations: Tensor) -> NeighborList:
     """Every pair within ``cutoff`` in one crystal, as :func:`~deeprelax_ase.graph.neighbor_pairs` lists them.
 
     The cell is cut into bins at least as wide as the cutoff, where it is wide enough; an atom's neighbours are sought
@@ -29,9 +29,9 @@ def cell_list_pairs(positions: Tensor, cell: Tensor, *, cutoff: float, destinati
     radius = cutoff + _MARGIN
     heights = 1 / torch.linalg.vector_norm(torch.linalg.inv(cell), dim=0)  # distances between opposite faces
     bins = (heights / radius).floor().clamp(1, _MOST_BINS).long()
-    scaled = torch.linalg.solve(cell.T, positions.T).T
-    outside = scaled.floor()
-    bin3 = torch.minimum(((scaled - outside) * bins).long(), bins - 1)  # (N, 3)
+    fractional = torch.linalg.solve(cell.T, positions.T).T
+    outside = fractional.floor()
+    bin3 = torch.minimum(((fractional - outside) * bins).long(), bins - 1)  # (N, 3)
     strides = torch.stack([bins[1] * bins[2], bins[2], torch.ones_like(bins[0])])
     number = (bin3 * strides).sum(dim=1)
     order = number.argsort(stable=True)
@@ -53,4 +53,4 @@ def cell_list_pairs(positions: Tensor, cell: Tensor, *, cutoff: float, destinati
     kept = ((distances <= cutoff + CUTOFF_MARGIN) & ~itself).nonzero().squeeze(1)
     for key in (*offsets.T.flip(0), source, destination):  # the last one counts most
         kept = kept[key[kept].argsort(stable=True)]
-    return Pairs(source[kept], destination[kept], offsets[kept], distances[kept])
+    return NeighborList(source[kept], destination[kept], offsets[kept], distances[kept])

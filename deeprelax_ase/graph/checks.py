@@ -1,6 +1,6 @@
 """Checks of a crystal that need its distances: overlapping and isolated atoms.
 
-Everything that can be told without distances is checked by :func:`deeprelax_ase.structure.validate`. These functions
+Everything that can be told without distances is checked by :func:`deeprelax_ase.crystal.validate`. These functions
 read results back from the device: skip them where the crystals are known to be sound, as in training.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.errors import IsolatedAtomError, OverlappingAtomsError
-from deeprelax_ase.graph.edges import Pairs, row_starts
+from deeprelax_ase.graph.edges import NeighborList, row_starts
 
 #: Å. Atoms nearer than this are an error of the input: the shortest bond of all, that of H2, measures 0.74 Å.
 MIN_DISTANCE = 0.5
@@ -44,7 +44,9 @@ def check_density(cell: Tensor, batch: Tensor) -> None:
         )
 
 
-def check_distances(neighbors: Pairs, batch: Tensor, destinations: Tensor | None = None, *, cutoff: float) -> None:
+def check_distances(
+    neighbors: NeighborList, batch: Tensor, destinations: Tensor | None = None, *, cutoff: float
+) -> None:
     """Refuse crystals whose distances no relaxation can start from.
 
     Args:
@@ -67,7 +69,7 @@ def check_distances(neighbors: Pairs, batch: Tensor, destinations: Tensor | None
         raise IsolatedAtomError(_isolation(alone, batch, cutoff))
 
 
-def _overlap(neighbors: Pairs, pair: int, batch: Tensor) -> str:
+def _overlap(neighbors: NeighborList, pair: int, batch: Tensor) -> str:
     i, j = int(neighbors.destination[pair]), int(neighbors.source[pair])
     offset, distance = neighbors.offsets[pair].tolist(), float(neighbors.distances[pair])
     crystal, first = _locate(batch, i)

@@ -23,7 +23,7 @@ TIE_TOLERANCE = 1e-2
 CUTOFF_MARGIN = 1e-4
 
 
-class Pairs(NamedTuple):
+class NeighborList(NamedTuple):
     """Neighbour pairs, ordered by destination, then source, then offsets.
 
     Attributes:
@@ -51,7 +51,7 @@ def row_starts(ids: Tensor, size: int) -> Tensor:
     return torch.searchsorted(ids, torch.arange(size + 1, device=ids.device))
 
 
-def in_cell_pairs(positions: Tensor, batch: Tensor, destinations: Tensor | None = None) -> Pairs:
+def in_cell_pairs(positions: Tensor, batch: Tensor, destinations: Tensor | None = None) -> NeighborList:
     """All pairs j != i of the same crystal with k = 0, without a cutoff.
 
     Args:
@@ -68,10 +68,12 @@ def in_cell_pairs(positions: Tensor, batch: Tensor, destinations: Tensor | None 
     source = first[row] + slot
     source = source + (source >= destination)  # step over j = i
     distances = torch.linalg.vector_norm(positions[source] - positions[destination], dim=1)
-    return Pairs(source, destination, source.new_zeros(len(source), 3), distances)
+    return NeighborList(source, destination, source.new_zeros(len(source), 3), distances)
 
 
-def select_edges(neighbors: Pairs, in_cell: Pairs, *, settings: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
+def select_edges(
+    neighbors: NeighborList, in_cell: NeighborList, *, settings: GraphSettings
+) -> tuple[Tensor, Tensor, Tensor]:
     """The edges of the multigraph.
 
     Of the ``max_neighbors`` nearest neighbours of each atom over all cells, those of other cells (k != 0) become
@@ -107,7 +109,7 @@ def select_edges(neighbors: Pairs, in_cell: Pairs, *, settings: GraphSettings) -
     return edges[:, :2].T.contiguous(), edges[:, 2:].contiguous(), flags
 
 
-def _nearest(pairs: Pairs, count: int) -> Tensor:
+def _nearest(pairs: NeighborList, count: int) -> Tensor:
     """(P,) bool, whether a pair is among the ``count`` nearest of its destination, ties included."""
     if not len(pairs.distances):
         return torch.zeros(0, dtype=torch.bool, device=pairs.source.device)

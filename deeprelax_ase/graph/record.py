@@ -76,14 +76,14 @@ def edge_vectors(graph: CrystalGraph, positions: Tensor | None = None, cell: Ten
     return positions[source] + shifts - positions[destination]
 
 
-def scaled_positions(graph: CrystalGraph) -> Tensor:
+def fractional_positions(graph: CrystalGraph) -> Tensor:
     """(N, 3) fractional coordinates, not wrapped."""
     return rows_times_matrices(graph.positions, torch.linalg.inv(graph.cell)[graph.batch])
 
 
-def carried_positions(graph: CrystalGraph, cell: Tensor) -> Tensor:
+def affine_positions(graph: CrystalGraph, cell: Tensor) -> Tensor:
     """(N, 3) Å, the atoms carried along affinely by a new ``cell`` (G, 3, 3): fractional coordinates stay."""
-    return rows_times_matrices(scaled_positions(graph), cell[graph.batch])
+    return rows_times_matrices(fractional_positions(graph), cell[graph.batch])
 
 
 def rows_times_matrices(rows: Tensor, matrices: Tensor) -> Tensor:

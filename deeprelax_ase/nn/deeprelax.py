@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.graph.record import CrystalGraph, carried_positions, edge_vectors
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions, edge_vectors
 from deeprelax_ase.nn.basis import GaussianBasis, cell_offset_encoding
 from deeprelax_ase.nn.config import DeepRelaxConfig
 from deeprelax_ase.nn.heads import DistanceHead, LatticeHead, StrainHead
 from deeprelax_ase.nn.paegnn import PaEGNN
-from deeprelax_ase.quantities import RelaxationQuantities
 
 
 class DeepRelax(nn.Module):
@@ -77,7 +77,7 @@ class DeepRelax(nn.Module):
         if config.distance_baseline == "carried":
             baseline = _carried_lengths(graph, cell.detach())
             anchor_cell = cell.detach() if anchor_cell is None else anchor_cell
-            anchors = carried_positions(graph, anchor_cell)
+            anchors = affine_positions(graph, anchor_cell)
             pair_baseline = _carried_lengths(graph, anchor_cell)[pairs]
         directions = directions.to(features.dtype)
         edges = (graph.edge_index, features, directions)
@@ -109,7 +109,7 @@ class DeepRelax(nn.Module):
 
 def _carried_lengths(graph: CrystalGraph, cell: Tensor) -> Tensor:
     """(E,) Å, the length of each edge once ``cell`` has carried the atoms along."""
-    return torch.linalg.vector_norm(edge_vectors(graph, carried_positions(graph, cell), cell), dim=-1)
+    return torch.linalg.vector_norm(edge_vectors(graph, affine_positions(graph, cell), cell), dim=-1)
 
 
 def _or_zero(scales: Tensor | None, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.geometry.quantities import KnownForces, Relaxation
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
@@ -17,7 +18,6 @@ from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale, symmetric_exponential
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
-from deeprelax_ase.quantities import KnownForces, Relaxation
 
 #: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
 DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)
@@ -153,8 +153,8 @@ def network_input(graph: CrystalGraph, level: Tensor | int, known: KnownForces |
 
 def no_forces(positions: Tensor, cell: Tensor) -> KnownForces:
     """What is known of the forces on atoms at ``positions`` (N, 3) in ``cell`` (G, 3, 3) without a calculator."""
-    informed = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
-    return KnownForces(torch.zeros_like(positions), torch.zeros_like(cell), informed)
+    has_forces = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
+    return KnownForces(torch.zeros_like(positions), torch.zeros_like(cell), has_forces)
 
 
 def moved_vectors(given: NetworkInput, displacements: Tensor, strain: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn.harmonics import tensor_coefficients
 from deeprelax_ase.nn.heads import start_at_zero
-from deeprelax_ase.quantities import KnownForces
 
 #: eV/Å and eV: sizes about which forces, and the virial of an atom, are resolved.
 SIZES = (0.01, 0.05, 0.25, 1.25, 6.0)
@@ -44,8 +44,8 @@ class ForceReader(nn.Module):
         pressure, _ = self._resolve(trace.to(dtype))
         scalars = torch.cat([force, shear[batch], pressure[:, 0][batch]], dim=1)
         h = torch.cat([self.vectors(vectors), self.tensors(tensors)[batch]], dim=1)
-        informed = known.informed.to(dtype)[batch, None]
-        return informed * self.scalars(scalars), informed[:, None] * h
+        has_forces = known.has_forces.to(dtype)[batch, None]
+        return has_forces * self.scalars(scalars), has_forces[:, None] * h
 
     def _resolve(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(n, C) values of C components as (n, C, sizes) resolved ones, and the lengths (n, sizes) of those."""

@@ -17,7 +17,7 @@ from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
 from deeprelax_ase.nn.paegnn import perceptron, smooth_norm
 
 
-def tame(stack: Tensor) -> tuple[Tensor, Tensor]:
+def rms_normalize(stack: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors (N, 3, F) and tensors (N, 5, F) of a stack, scaled down where large: ``h / sqrt(1 + mean square)``.
 
     The 1 keeps near-zero features, as symmetry makes them, near zero: dividing those by their own size would blow up
@@ -45,7 +45,7 @@ class Sources(nn.Module):
         if not self.tensors:
             zero = torch.zeros_like(parts[:, :1])
             parts = torch.cat([parts[:, :2], zero, parts[:, 3:4], zero], dim=1)
-        vector, tensor = (part.to(parts.dtype) for part in tame(h))
+        vector, tensor = (part.to(parts.dtype) for part in rms_normalize(h))
         stacks = torch.cat([parts[:, 3:4] * vector, parts[:, 4:5] * tensor], dim=1)
         return parts[:, :SCALARS].contiguous(), stacks
 
@@ -67,7 +67,7 @@ class Update(nn.Module):
     def forward(self, x: Tensor, h: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
         """New x (N, F) and h (N, 8, F) from the old ones and the messages (N, 9, F)."""
         x, h = x + self.scale * messages[:, 0], h + self.scale * messages[:, 1:]
-        vector, tensor = tame(h)
+        vector, tensor = rms_normalize(h)
         u, v = self.mix_vectors(vector).chunk(2, dim=-1)
         s, t = self.mix_tensors(tensor).chunk(2, dim=-1)
         invariants = torch.cat([self.norm(x), smooth_norm(u), smooth_norm(s)], dim=-1)
@@ -92,7 +92,7 @@ class Refinement(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Displacements (N, 3), strain coefficients (N, 6), trace first, and raw scales (N, 3)."""
         channels = x.shape[-1]
-        vector, tensor = tame(h)
+        vector, tensor = rms_normalize(h)
         gates = self.gates(self.norm(x)).to(vector.dtype)
         by_vectors, by_tensors, rest = gates.split([channels, channels, 4], dim=-1)
         displacement = (vector * by_vectors[:, None]).mean(dim=-1)

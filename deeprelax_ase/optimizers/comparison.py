@@ -6,9 +6,9 @@ from typing import Any
 
 from ase.optimize.optimize import Optimizer
 
+from deeprelax_ase.optimizers.acceptance import REJECTED, JumpDecision, Snapshot, energy_forces
+from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.finish import Finish
-from deeprelax_ase.optimizers.freedom import Freedom
-from deeprelax_ase.optimizers.trial import TAKEN_BACK, Place, Verdict, look_at
 
 #: eV/atom. Minima whose energies are nearer than this are taken for the same.
 SAME_MINIMUM = 1e-3
@@ -26,10 +26,10 @@ class Comparison:
         start: where from.
     """
 
-    def __init__(self, optimizer: str | type[Optimizer], freedom: Freedom, start: Place) -> None:
-        self._freedom = freedom
-        self._other = Finish(optimizer, {}, freedom, remember=lambda memory: None)
-        self._landed, self._place = look_at(freedom), Place(freedom)
+    def __init__(self, optimizer: str | type[Optimizer], dof: DegreesOfFreedom, start: Snapshot) -> None:
+        self._freedom = dof
+        self._other = Finish(optimizer, {}, dof, remember=lambda memory: None)
+        self._landed, self._snapshot = energy_forces(dof), Snapshot(dof)
         self._other.prepare(None)
         start.restore()
         start.remember()
@@ -40,22 +40,22 @@ class Comparison:
 
     def give_up(self) -> None:
         """Put the atoms back to the minimum that the jump has led to."""
-        self._place.restore()
+        self._snapshot.restore()
 
-    def decide(self, verdict: Verdict, *, converged: bool) -> Verdict:
+    def decide(self, decision: JumpDecision, *, converged: bool) -> JumpDecision:
         """Leave the atoms at the lower minimum, that of the jump where there is no difference.
 
         Args:
-            verdict: on the jump, so far.
+            decision: on the jump, so far.
             converged: whether the other way has come to rest too.
 
         Returns:
             the verdict now.
         """
-        gap = (look_at(self._freedom).energy - self._landed.energy) / len(self._freedom.atoms)
+        gap = (energy_forces(self._freedom).energy - self._landed.energy) / len(self._freedom.atoms)
         if converged and gap < -SAME_MINIMUM:
-            return Verdict(TAKEN_BACK, f"{self._other.name} from the start ends {-gap:.4f} eV/atom lower")
-        self._place.restore()
-        self._place.remember()
+            return JumpDecision(REJECTED, f"{self._other.name} from the start ends {-gap:.4f} eV/atom lower")
+        self._snapshot.restore()
+        self._snapshot.remember()
         found = f"ends at {gap:+.4f} eV/atom" if converged else "does not come to rest"
-        return Verdict(verdict.outcome, f"{verdict.reason}; {self._other.name} from the start {found}")
+        return JumpDecision(decision.outcome, f"{decision.reason}; {self._other.name} from the start {found}")

@@ -11,29 +11,29 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from deeprelax_ase.notebook import html_table, optimizer_facts, optimizer_line
-from deeprelax_ase.optimizers import report
-from deeprelax_ase.optimizers._ase import close_along, plain_path, satisfies, write_log
+from deeprelax_ase.optimizers import log
+from deeprelax_ase.optimizers.acceptance import JumpCriteria, JumpDecision, forget_snapshot
+from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, write_log
 from deeprelax_ase.optimizers.comparison import Comparison
-from deeprelax_ase.optimizers.finish import Finish, resolve_finish
-from deeprelax_ase.optimizers.freedom import (
-    freedom_of,
+from deeprelax_ase.optimizers.degrees_of_freedom import (
+    degrees_of_freedom,
     refuse_constraints,
     refuse_missing_stress,
     refuse_pressure_alone,
 )
+from deeprelax_ase.optimizers.finish import Finish, resolve_finish
 from deeprelax_ase.optimizers.leap import Leap, LeapSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.optimizers.slab import crystal_of
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.optimizers.target import model_for
-from deeprelax_ase.optimizers.trial import JumpCriteria, Verdict, forget_place
-from deeprelax_ase.prediction import ERROR_KEYS, forget
+from deeprelax_ase.prediction.display import html_table, optimizer_facts, optimizer_line
+from deeprelax_ase.prediction.record import ERROR_KEYS, forget
 
 if TYPE_CHECKING:
-    from deeprelax_ase.prediction import Prediction
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction
 
 
 class DeepRelaxOptimizer(Optimizer):
@@ -58,16 +58,16 @@ class DeepRelaxOptimizer(Optimizer):
     directions (``pbc=(1, 1, 0)``) are strained in the plane alone, so that an upright cell vector out of it is kept.
 
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
-    :attr:`~deeprelax_ase.prediction.Prediction.info`, the calibrated errors until the finish moves on;
-    ``deeprelax_jump``, ``"kept"``, ``"taken back"`` or ``"refused"``, with the reason in ``deeprelax_jump_reason``; and
+    :attr:`~deeprelax_ase.prediction.record.Prediction.info`, the calibrated errors until the finish moves on;
+    ``deeprelax_jump``, ``"kept"``, ``"rejected"`` or ``"refused"``, with the reason in ``deeprelax_jump_reason``; and
     ``deeprelax_status``, one of ``"predicted"`` (the atoms are where the model put them, and not converged or not
     checked), ``"refused"``, ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
     Where a run ends at a geometry that was come back to, the calculator is asked anew when the atoms are.
 
     Attributes:
-        prediction: the :class:`~deeprelax_ase.prediction.Prediction`, with uncertainties and timings, as the model
+        prediction: the :class:`~deeprelax_ase.Prediction`, with uncertainties and timings, as the model
             made it, before constraints; None before the jump, and after a restart.
-        verdict: what became of the jump, a :class:`~deeprelax_ase.optimizers.trial.Verdict`; None before it.
+        decision: what became of the jump, a :class:`~deeprelax_ase.optimizers.acceptance.JumpDecision`; None before it.
 
     Args:
         atoms: bare ``Atoms``, or an ASE filter, which then says for itself what may move.
@@ -79,18 +79,19 @@ class DeepRelaxOptimizer(Optimizer):
         append_trajectory: append to the file at ``trajectory`` instead of replacing it.
         model: name or path of a model; None for the one that jumps nearest to the minima of the atoms' calculator:
             ``DeepRelax-M3GNet`` for M3GNet, ``DeepRelax-PBE`` otherwise.
-        predictor: a :class:`~deeprelax_ase.predictor.Predictor` to use, instead of ``model``, ``device`` and
+        predictor: a :class:`~deeprelax_ase.Predictor` to use, instead of ``model``, ``device`` and
             ``graph_backend``. Default predictors are loaded at the first jump and shared in the process.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
-        corrections: most further jumps, each with the forces known where the last one landed; one that raises the
-            energy is taken back. By default 2 where the model has learnt to read the calculator's forces, the cell
+        force_informed_steps: most further jumps, each with the forces known where the last one landed; one that raises
+            the energy is taken back. By default 2 where the model has learnt to read the calculator's forces, the cell
             moves, and the finish learns no curvature, as with ``DeepRelax-M3GNet`` under M3GNet and FIRE; else none.
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the
-            calibrated limit (:attr:`~deeprelax_ase.calibration.CalibratedError.outside`), ``math.inf`` for none.
+            calibrated limit (:attr:`~deeprelax_ase.uncertainty.calibration.CalibratedError.ood`), ``math.inf`` for
+            none.
         on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
             ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.
         compare: class, or name, of an optimizer, such as ``"fire"``, that relaxes the crystal from its start as well,
@@ -99,7 +100,7 @@ class DeepRelaxOptimizer(Optimizer):
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        graph_backend: what builds the graph, see :class:`~deeprelax_ase.predictor.Predictor`.
+        graph_backend: what builds the graph, see :class:`~deeprelax_ase.Predictor`.
         **kwargs: options of ASE's ``Optimizer``, such as ``loginterval``.
 
     Raises:
@@ -123,7 +124,7 @@ class DeepRelaxOptimizer(Optimizer):
         relax_cell: bool = True,
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
-        corrections: int | None = None,
+        force_informed_steps: int | None = None,
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
         on_uncertain: str = "warn",
@@ -135,12 +136,12 @@ class DeepRelaxOptimizer(Optimizer):
     ) -> None:
         if predictor is not None and model is not None:
             raise ValueError("give either a predictor or a model, not both")
-        self._freedom = freedom_of(atoms, relax_cell=relax_cell)
+        self._freedom = degrees_of_freedom(atoms, relax_cell=relax_cell)
         options = dict(finish_kwargs or {})
         self.finish = None if finish is None else Finish(finish, options, self._freedom, self._remember)
         self._predictor = predictor
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
-        settings = LeapSettings(corrections, criteria or JumpCriteria(), max_error, on_uncertain)
+        settings = LeapSettings(force_informed_steps, criteria or JumpCriteria(), max_error, on_uncertain)
         self._leap = Leap(
             self._freedom, lambda: self.predictor, settings, finish=self.finish.name if self.finish else None
         )
@@ -168,9 +169,9 @@ class DeepRelaxOptimizer(Optimizer):
         return self._predictor
 
     @property
-    def verdict(self) -> Verdict | None:
+    def decision(self) -> JumpDecision | None:
         """What became of the jump; None before it."""
-        return None if self._leap.record is None else self._leap.record.verdict
+        return None if self._leap.record is None else self._leap.record.decision
 
     @property
     def prediction(self) -> Prediction | None:
@@ -198,18 +199,18 @@ class DeepRelaxOptimizer(Optimizer):
         Yields:
             whether the atoms are converged, before the first step and after each.
         """
-        freedom = self._freedom
-        refuse_constraints(freedom.atoms)
-        refuse_pressure_alone(freedom)
+        dof = self._freedom
+        refuse_constraints(dof.atoms)
+        refuse_pressure_alone(dof)
         if self._leap.record is None and steps > 0:
-            crystal_of(freedom.atoms)  # refused before a costly calculator is called
+            crystal_of(dof.atoms)  # refused before a costly calculator is called
         self.fmax = fmax
-        if freedom.has_calculator:
-            refuse_missing_stress(freedom)
+        if dof.has_calculator:
+            refuse_missing_stress(dof)
         if self._symprec is not None and self._leap.record is None and self.nsteps == 0:
-            symmetrize_first(freedom, self._symprec)
+            symmetrize_first(dof, self._symprec)
             self._symprec = None
-        if not freedom.has_calculator:
+        if not dof.has_calculator:
             return self._labelled(self._irun_without_calculator(steps))
         if self.finish is None:
             steps = min(steps, 1 if self._leap.record is None else 0)
@@ -237,7 +238,7 @@ class DeepRelaxOptimizer(Optimizer):
         """
         if not self._freedom.has_calculator:
             record = self._leap.record
-            return record is not None and record.solver_converged and record.verdict.kept
+            return record is not None and record.solver_converged and record.decision.kept
         if gradient is not None:
             return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
         return satisfies(self, forces)
@@ -246,7 +247,7 @@ class DeepRelaxOptimizer(Optimizer):
         """The jump, one of its corrections, or one step of the finish."""
         if self._comparison is not None:
             self._comparison.step(self.fmax)
-            forget_place(self._freedom)
+            forget_snapshot(self._freedom)
         elif self._leap.record is None:
             self._make_jump()
         elif not self._leap.correct():
@@ -254,7 +255,7 @@ class DeepRelaxOptimizer(Optimizer):
                 raise RuntimeError("finish=None: there is no step after the jump")
             self._leap.end()
             self.finish.step(self.fmax)
-            forget_place(self._freedom)
+            forget_snapshot(self._freedom)
         if not self._leap.at_prediction and self._freedom.has_calculator:
             forget(self._freedom.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
@@ -271,7 +272,7 @@ class DeepRelaxOptimizer(Optimizer):
     def read(self) -> None:
         """Take up the jump, and the finish's memory, from the restart file. Called by ASE when the file exists."""
         jump = read_record(self.restart, self._freedom.atoms)  # type: ignore[arg-type]
-        taken_back = not jump.verdict.kept and jump.memory is None  # the atoms are where they started, rightly
+        taken_back = not jump.decision.kept and jump.memory is None  # the atoms are where they started, rightly
         if taken_back or not jump.starts_from(self._freedom.atoms):
             self._leap.record = jump
             self._freedom.restore_orig_cell(jump.orig_cell)
@@ -280,8 +281,8 @@ class DeepRelaxOptimizer(Optimizer):
         refuse_constraints(self._freedom.atoms)
         record = self._leap.make()
         if self._leap.prediction is not None:
-            report.label_prediction(self._freedom.atoms, self._leap.prediction)
-        write_log(self, report.jump_line(record, type(self).__name__, self.nsteps + 1))
+            log.label_prediction(self._freedom.atoms, self._leap.prediction)
+        write_log(self, log.jump_line(record, type(self).__name__, self.nsteps + 1))
 
     def _remember(self, memory: FinishMemory) -> None:
         if self._leap.record is not None and self.restart is not None:
@@ -297,7 +298,7 @@ class DeepRelaxOptimizer(Optimizer):
         for converged in run:
             yield converged
         record, start = self._leap.record, self._leap.start
-        if not converged or record is None or start is None or not record.verdict.kept or self._compare is None:
+        if not converged or record is None or start is None or not record.decision.kept or self._compare is None:
             return
         self._comparison = Comparison(self._compare, self._freedom, start)
         try:
@@ -307,11 +308,11 @@ class DeepRelaxOptimizer(Optimizer):
             self._comparison.give_up()
             self._comparison = None
             raise
-        verdict = self._comparison.decide(record.verdict, converged=converged)
+        decision = self._comparison.decide(record.decision, converged=converged)
         self._comparison, self._compare = None, None
-        self._leap.record = replace(record, verdict=verdict, over=True)
+        self._leap.record = replace(record, decision=decision, over=True)
         self.nsteps += 1
-        write_log(self, report.jump_line(self._leap.record, type(self).__name__, self.nsteps))
+        write_log(self, log.jump_line(self._leap.record, type(self).__name__, self.nsteps))
         self.call_observers()
         yield self.converged()
 
@@ -339,10 +340,10 @@ class DeepRelaxOptimizer(Optimizer):
                 self._label(converged)
                 yield bool(converged)
         finally:
-            forget_place(self._freedom)
+            forget_snapshot(self._freedom)
 
     def _label(self, converged: bool) -> None:
-        report.label(self._freedom, self._leap.record, converged=converged, at_prediction=self._leap.at_prediction)
+        log.label(self._freedom, self._leap.record, converged=converged, at_prediction=self._leap.at_prediction)
 
 
 class DeepRelaxPositions(DeepRelaxOptimizer):

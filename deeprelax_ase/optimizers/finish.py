@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.filters import Filter, FrechetCellFilter
 from ase.optimize.optimize import Dynamics, Optimizer
 
-from deeprelax_ase.optimizers.freedom import Freedom
+from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS
 from deeprelax_ase.optimizers.restart import FinishMemory
 
@@ -36,11 +36,11 @@ class Finish:
         self,
         finish: str | type[Optimizer],
         options: dict[str, Any],
-        freedom: Freedom,
+        dof: DegreesOfFreedom,
         remember: Callable[[FinishMemory], None],
     ) -> None:
         self.optimizer_class = resolve_finish(finish)
-        self._options, self._freedom, self._remember = options, freedom, remember
+        self._options, self._freedom, self._remember = options, dof, remember
         self._optimizer: Optimizer | None = None
 
     @property

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.filters import StrainFilter
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
-from deeprelax_ase.optimizers.freedom import CellFreedom, Freedom
+from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom, DegreesOfFreedom
 from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
-from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
-    from deeprelax_ase.prediction import Prediction
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction
 
 #: Å, what constraints seem to take of a displacement where they take nothing.
 _ROUNDING = 1e-9
@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 _SYMMETRIC_STEP = 0.1
 
 
-def jump(freedom: Freedom, predictor: Predictor) -> Prediction:
+def jump(dof: DegreesOfFreedom, predictor: Predictor) -> Prediction:
     """Move the atoms to where ``predictor`` expects them at rest, cell and positions as far as they may move.
 
     Returns:
@@ -33,57 +33,57 @@ def jump(freedom: Freedom, predictor: Predictor) -> Prediction:
     Raises:
         StructureError: the atoms cannot be relaxed; they have not been moved.
     """
-    prediction = predict(freedom, predictor)
-    carry_out(freedom, predictor, prediction)
+    prediction = predict(dof, predictor)
+    carry_out(dof, predictor, prediction)
     return prediction
 
 
-def predict(freedom: Freedom, predictor: Predictor) -> Prediction:
+def predict(dof: DegreesOfFreedom, predictor: Predictor) -> Prediction:
     """What the model predicts for the atoms; they are not moved.
 
     Raises:
         StructureError: the atoms cannot be relaxed.
     """
-    return predictor.predict(crystal_of(freedom.atoms), relax_cell=freedom.moves_cell)
+    return predictor.predict(crystal_of(dof.atoms), relax_cell=dof.moves_cell)
 
 
-def carry_out(freedom: Freedom, predictor: Predictor, prediction: Prediction) -> None:
+def carry_out(dof: DegreesOfFreedom, predictor: Predictor, prediction: Prediction) -> None:
     """Move the atoms to where they are predicted, as far as they may move.
 
     Where the cell may not follow the prediction as it likes, the model is asked a second time, for the positions in
     the cell as it may be.
     """
     crystal, relaxed = prediction.initial, prediction.relaxed
-    if freedom.free and slab_normal(freedom.atoms) is None:
-        _set_geometry(freedom, relaxed)
+    if dof.free and slab_normal(dof.atoms) is None:
+        _set_geometry(dof, relaxed)
         return
     new_cell, displacements = None, _displacements(crystal, relaxed)
-    if freedom.cell is not None:
-        deformation = permitted(freedom.cell, logarithmic_strain(crystal.cell, relaxed.cell))
-        new_cell = _masked_cell(freedom, freedom.atoms.cell.array @ deformation)
-        if freedom.visible.any() and not np.allclose(crystal.cell @ deformation, relaxed.cell, rtol=0, atol=1e-9):
+    if dof.cell is not None:
+        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell))
+        new_cell = _masked_cell(dof, dof.atoms.cell.array @ deformation)
+        if dof.visible.any() and not np.allclose(crystal.cell @ deformation, relaxed.cell, rtol=0, atol=1e-9):
             displacements = _displacements_in(crystal, crystal.cell @ deformation, predictor, displacements)
-    _strain(freedom, new_cell)
-    _displace(freedom, displacements)
+    _strain(dof, new_cell)
+    _displace(dof, displacements)
 
 
-def jump_again(freedom: Freedom, predictor: Predictor) -> None:
+def jump_again(dof: DegreesOfFreedom, predictor: Predictor) -> None:
     """Move the atoms once more, now that their calculator has given forces and stress where they are.
 
     Raises:
         StructureError: the atoms cannot be relaxed; they have not been moved.
     """
-    atoms = freedom.atoms
-    crystal = crystal_of(freedom.atoms)
-    stress = atoms.get_stress(voigt=False) + freedom.pressure * np.eye(3)
+    atoms = dof.atoms
+    crystal = crystal_of(dof.atoms)
+    stress = atoms.get_stress(voigt=False) + dof.pressure * np.eye(3)
     relaxed = predictor.correct(crystal, atoms.get_forces(), stress).relaxed
-    if freedom.free:
-        _set_geometry(freedom, relaxed)
+    if dof.free:
+        _set_geometry(dof, relaxed)
         return
-    if freedom.cell is not None:
-        deformation = permitted(freedom.cell, logarithmic_strain(crystal.cell, relaxed.cell))
-        _strain(freedom, _masked_cell(freedom, atoms.cell.array @ deformation))
-    _displace(freedom, _displacements(crystal, relaxed))
+    if dof.cell is not None:
+        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell))
+        _strain(dof, _masked_cell(dof, atoms.cell.array @ deformation))
+    _displace(dof, _displacements(crystal, relaxed))
 
 
 def permitted(cell: CellFreedom, strain: np.ndarray) -> np.ndarray:
@@ -99,38 +99,38 @@ def permitted(cell: CellFreedom, strain: np.ndarray) -> np.ndarray:
 
 def _displacements(initial: Crystal, relaxed: Crystal) -> np.ndarray:
     """(N, 3) Å, how far atoms move beyond being carried along by the cell."""
-    return relaxed.positions - initial.scaled_positions @ relaxed.cell
+    return relaxed.positions - initial.fractional_positions @ relaxed.cell
 
 
 def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:
     """(N, 3) Å, those that the model predicts in ``cell``, or ``otherwise`` where it cannot tell."""
-    carried = crystal.with_geometry(crystal.scaled_positions @ cell, cell)
+    carried = crystal.with_geometry(crystal.fractional_positions @ cell, cell)
     try:
         return _displacements(carried, predictor.predict(carried, relax_cell=False).relaxed)
     except StructureError:  # the cell brings atoms too close or too far apart for the model
         return otherwise
 
 
-def _set_geometry(freedom: Freedom, relaxed: Crystal) -> None:
-    if freedom.moves_cell:
-        freedom.atoms.set_cell(relaxed.cell)
-    freedom.atoms.set_positions(relaxed.positions)
+def _set_geometry(dof: DegreesOfFreedom, relaxed: Crystal) -> None:
+    if dof.moves_cell:
+        dof.atoms.set_cell(relaxed.cell)
+    dof.atoms.set_positions(relaxed.positions)
 
 
-def _masked_cell(freedom: Freedom, new_cell: np.ndarray) -> np.ndarray:
+def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
     """``new_cell`` (3, 3), masked as the filter does it: in the deformation of the cell that it started from."""
-    original = freedom.orig_cell
-    if freedom.cell is None or original is None or freedom.cell.mask.all():
+    original = dof.orig_cell
+    if dof.cell is None or original is None or dof.cell.mask.all():
         return new_cell
     deformation = np.linalg.solve(original, new_cell) - np.eye(3)
-    return original @ (np.eye(3) + deformation * freedom.cell.mask)
+    return original @ (np.eye(3) + deformation * dof.cell.mask)
 
 
-def _strain(freedom: Freedom, new_cell: np.ndarray | None) -> None:
+def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray | None) -> None:
     """Set the cell and carry the atoms along, by ASE's rules: constraints adjust it, StrainFilter keeps its count."""
     if new_cell is None:
         return
-    atoms, target = freedom.atoms, freedom.target
+    atoms, target = dof.atoms, dof.target
     strain = logarithmic_strain(atoms.cell.array, new_cell)
     steps = max(1, int(np.ceil(np.abs(strain).max() / _SYMMETRIC_STEP))) if atoms.constraints else 1
     if steps == 1:
@@ -143,27 +143,27 @@ def _strain(freedom: Freedom, new_cell: np.ndarray | None) -> None:
         target.strain[:] = [*np.diag(small), 2 * small[1, 2], 2 * small[0, 2], 2 * small[0, 1]]
 
 
-def _displace(freedom: Freedom, displacements: np.ndarray) -> None:
+def _displace(dof: DegreesOfFreedom, displacements: np.ndarray) -> None:
     """Displace the atoms that may, under their constraints.
 
     The model does not tell where the crystal as a whole is: it is put where constraints take least from the motion, so
     that, say, a fixed atom does not spoil the distances to its neighbours.
     """
-    atoms = freedom.atoms
-    if not freedom.visible.any():
+    atoms = dof.atoms
+    if not dof.visible.any():
         return
-    taken = _taken(freedom, displacements)
+    taken = _taken(dof, displacements)
     if taken.any():
         common = [np.broadcast_to(axis, displacements.shape) for axis in np.eye(3)]
-        taken_of_common = np.stack([_taken(freedom, one).ravel() for one in common], axis=1)
+        taken_of_common = np.stack([_taken(dof, one).ravel() for one in common], axis=1)
         displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=1e-6)[0]
-    atoms.set_positions(atoms.positions + displacements * freedom.visible[:, None])
+    atoms.set_positions(atoms.positions + displacements * dof.visible[:, None])
 
 
-def _taken(freedom: Freedom, displacements: np.ndarray) -> np.ndarray:
+def _taken(dof: DegreesOfFreedom, displacements: np.ndarray) -> np.ndarray:
     """(N, 3) Å, what filter and constraints take of ``displacements``; zero where that is rounding."""
-    atoms = freedom.atoms
-    positions = atoms.positions + displacements * freedom.visible[:, None]
+    atoms = dof.atoms
+    positions = atoms.positions + displacements * dof.visible[:, None]
     for constraint in atoms.constraints:
         constraint.adjust_positions(atoms, positions)
     taken = displacements - (positions - atoms.positions)

@@ -19,7 +19,7 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
 
-from deeprelax_ase.optimizers.trial import energy_of
+from deeprelax_ase.optimizers.acceptance import energy_of
 
 #: Shares of what a step was foreseen to gain: less than the first says that the next one be shorter, more than the
 #: second that it may be longer.

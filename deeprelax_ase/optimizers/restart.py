@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io.jsonio import read_json, write_json
 from ase.optimize.optimize import RestartError
 
-from deeprelax_ase.optimizers.trial import Verdict
+from deeprelax_ase.optimizers.acceptance import JumpDecision
 
 
 class FinishMemory(NamedTuple):
@@ -48,8 +48,8 @@ class JumpRecord:
         model: name of the model.
         uncertainty: Å, predicted uncertainty of the crystal.
         solver_converged: whether the geometry solver came to rest.
-        verdict: what became of the jump.
-        corrections: further jumps tried since.
+        decision: what became of the jump.
+        force_informed_steps: further jumps tried since.
         over: whether no further jump is to be tried.
         orig_cell: (3, 3) Å, the cell that the deformation is measured from since; None where the cell is kept.
         memory: of the finish; None before its first step.
@@ -61,8 +61,8 @@ class JumpRecord:
     model: str
     uncertainty: float
     solver_converged: bool
-    verdict: Verdict
-    corrections: int = 0
+    decision: JumpDecision
+    force_informed_steps: int = 0
     over: bool = False
     orig_cell: np.ndarray | None = None
     memory: FinishMemory | None = None
@@ -78,7 +78,7 @@ def write_record(path: str | os.PathLike, record: JumpRecord) -> None:
     """Write ``record`` as JSON; the file at ``path`` is whole at any time, whenever the process dies."""
     unfinished = Path(f"{os.fspath(path)}.tmp")
     content = {f.name: getattr(record, f.name) for f in fields(record)}
-    content["verdict"] = (record.verdict.outcome, record.verdict.reason)
+    content["decision"] = (record.decision.outcome, record.decision.reason)
     write_json(unfinished, content)
     unfinished.replace(path)
 
@@ -93,7 +93,7 @@ def read_record(path: str | os.PathLike, atoms: Atoms) -> JumpRecord:
         with open(path) as file:
             record = JumpRecord(**read_json(file, always_array=False))
         memory = None if record.memory is None else FinishMemory(*record.memory)
-        record = replace(record, verdict=Verdict(*record.verdict), memory=memory)  # type: ignore[misc]
+        record = replace(record, decision=JumpDecision(*record.decision), memory=memory)  # type: ignore[misc]
     except (ValueError, TypeError, KeyError) as error:
         raise RestartError(
             f"Could not decode {path}: it is no restart file of DeepRelaxOptimizer. Delete it, or give restart= "

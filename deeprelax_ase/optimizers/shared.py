@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
 
 
 def shared_predictor(model: Any = None, *, device: str = "auto", graph_backend: str = "auto") -> Predictor:
@@ -15,8 +15,8 @@ def shared_predictor(model: Any = None, *, device: str = "auto", graph_backend: 
 
     Args:
         model: name, path or object of a model; None for the default one.
-        device: see :class:`~deeprelax_ase.predictor.Predictor`.
-        graph_backend: see :class:`~deeprelax_ase.predictor.Predictor`.
+        device: see :class:`~deeprelax_ase.Predictor`.
+        graph_backend: see :class:`~deeprelax_ase.Predictor`.
     """
     by_name = model is None or (isinstance(model, str) and not Path(model).exists())
     load = _load if by_name else _load.__wrapped__  # files may change between two calls
@@ -25,7 +25,7 @@ def shared_predictor(model: Any = None, *, device: str = "auto", graph_backend: 
 
 @lru_cache(maxsize=4)
 def _load(model: Any, device: str, graph_backend: str) -> Predictor:
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
 
     chosen = {} if model is None else {"model": model}
     return Predictor(**chosen, device=device, graph_backend=graph_backend)

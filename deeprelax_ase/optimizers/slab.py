@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
 
 #: Å of vacuum above a slab as the model sees it: more than its cutoff, so that slabs do not see each other.
 _VACUUM = 12.0

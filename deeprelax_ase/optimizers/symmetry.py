@@ -5,11 +5,11 @@ from __future__ import annotations
 from ase import Atoms
 
 from deeprelax_ase.errors import ConstraintError, StructureError
-from deeprelax_ase.optimizers.freedom import Freedom
+from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.slab import slab_normal
 
 
-def symmetrize_first(freedom: Freedom, symprec: float) -> None:
+def symmetrize_first(dof: DegreesOfFreedom, symprec: float) -> None:
     """Give bare atoms the positions, and their cell the shape, that their space group within ``symprec`` asks for.
 
     Args:
@@ -22,8 +22,8 @@ def symmetrize_first(freedom: Freedom, symprec: float) -> None:
     """
     from ase.spacegroup.symmetrize import refine_symmetry
 
-    atoms = freedom.atoms
-    if not freedom.own_filter or not freedom.free or slab_normal(atoms) is not None:
+    atoms = dof.atoms
+    if not dof.own_filter or not dof.free or slab_normal(atoms) is not None:
         raise ConstraintError(
             f"{symprec=} makes positions and cell symmetric first, which only bare Atoms may be whose cell moves in "
             "all directions, without constraints. Call ase.spacegroup.symmetrize.refine_symmetry(atoms, symprec) "
@@ -36,4 +36,4 @@ def symmetrize_first(freedom: Freedom, symprec: float) -> None:
         raise StructureError(f"no space group was found within {symprec=} Å; try another one ({error})") from error
     atoms.set_cell(refined.cell)
     atoms.set_positions(refined.positions)
-    freedom.restore_orig_cell(atoms.cell.array.copy())
+    dof.restore_orig_cell(atoms.cell.array.copy())

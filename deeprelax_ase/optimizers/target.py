@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprelax_ase.models import DEFAULT_MODEL, M3GNET_MODEL
+from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL
 
 
 def model_for(calculator: Any) -> str:
@@ -15,4 +15,4 @@ def model_for(calculator: Any) -> str:
     """
     network = getattr(getattr(calculator, "potential", None), "model", None)
     names = {type(network).__name__, type(calculator).__name__}
-    return M3GNET_MODEL if names & {"M3GNet", "M3GNetCalculator"} else DEFAULT_MODEL
+    return M3GNET_RELAX_MODEL if names & {"M3GNet", "M3GNetCalculator"} else DEFAULT_MODEL

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from deeprelax_ase.calibration import COVERAGE
 from deeprelax_ase.report.outcome import Outcome
+from deeprelax_ase.uncertainty.calibration import COVERAGE
 
 #: Titles of the numbers of each crystal.
 TITLES = {

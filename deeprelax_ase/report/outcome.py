@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.prediction import FAILED
+from deeprelax_ase.prediction.record import FAILED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, Results, Rows, results_of
 
@@ -37,7 +37,7 @@ class Outcome:
         index: (G,) int64, their places among the inputs, counted from 0; a screening that is not done has gaps.
         numbers: of each of :data:`~deeprelax_ase.report.results.NUMBERS`, (G,) float64, NaN where it is not known.
         true_errors: (G,) Å, mean absolute Cartesian component from the reference, NaN without one.
-        outside: (G,) bool, unlike what the model knows.
+        ood: (G,) bool, unlike what the model knows.
         statuses: how many have each status.
         reasons: how many failed for each reason, numbers in it left out.
         failures: the first ones that failed.
@@ -51,7 +51,7 @@ class Outcome:
     index: np.ndarray
     numbers: dict[str, np.ndarray]
     true_errors: np.ndarray
-    outside: np.ndarray
+    ood: np.ndarray
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
@@ -127,7 +127,7 @@ def outcome_of(
         raise StructureFileError(f"{path} holds no crystals yet: nothing of it is done")
     outcome.index = np.concatenate([rows.index for rows in batches])
     outcome.numbers = {name: np.concatenate([rows.numbers[name] for rows in batches]) for name in NUMBERS}
-    outcome.outside = np.concatenate([rows.outside for rows in batches])
+    outcome.ood = np.concatenate([rows.ood for rows in batches])
     outcome.true_errors = np.full(len(outcome), np.nan)
     if reference is not None:
         truth = Reference.of(os.fspath(reference), results, number=results.number or len(outcome))

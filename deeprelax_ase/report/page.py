@@ -13,12 +13,12 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from deeprelax_ase import __version__
-from deeprelax_ase.metrics import rank_correlation
-from deeprelax_ase.prediction import FAILED
+from deeprelax_ase.evaluation.metrics import rank_correlation
+from deeprelax_ase.prediction.record import FAILED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.outcome import Outcome, outcome_of
 from deeprelax_ase.report.pairs import Pair, pairs_of
-from deeprelax_ase.report.shown import CELL, Shown, json_of, shown_crystals
+from deeprelax_ase.report.structure_card import CELL, StructureCard, json_of, shown_crystals
 
 #: Lines of the table of reasons, and of the failures one by one.
 _REASONS, _FAILURES = 20, 100
@@ -58,7 +58,7 @@ def write_report(
 
     Raises:
         StructureFileError, OutputError: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
-        ModelError, DeviceError: see :class:`~deeprelax_ase.predictor.Predictor`; of a ``model`` that is given.
+        ModelError, DeviceError: see :class:`~deeprelax_ase.Predictor`; of a ``model`` that is given.
         OSError: the page cannot be written.
     """
     advance("reading")
@@ -79,7 +79,7 @@ def write_report(
     return outcome
 
 
-def _page(outcome: Outcome, crystals: list[Shown], missing: str) -> str:
+def _page(outcome: Outcome, crystals: list[StructureCard], missing: str) -> str:
     environment = Environment(loader=PackageLoader("deeprelax_ase.report", ""), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         title=f"Relaxed crystals: {Path(outcome.name).resolve().name}",
@@ -125,7 +125,7 @@ def _facts(outcome: Outcome) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = [{"name": "crystals", "value": f"{len(outcome):,}"}]
     for status, count in outcome.statuses.most_common():
         facts.append({"name": status, "value": f"{count:,}", "bad": status == FAILED})
-    facts.append({"name": "unlike what the model knows", "value": f"{int(outcome.outside.sum()):,}"})
+    facts.append({"name": "unlike what the model knows", "value": f"{int(outcome.ood.sum()):,}"})
     facts.append({"name": "median expected error", "value": _median(outcome.numbers["error"])})
     facts.append({"name": "median uncertainty", "value": _median(outcome.numbers["uncertainty"])})
     if outcome.has_reference:
@@ -152,7 +152,7 @@ def _median(values: np.ndarray) -> str:
     return f"{np.median(known):.3f} Å" if len(known) else ""
 
 
-def _crystals_note(crystals: list[Shown], missing: str) -> str:
+def _crystals_note(crystals: list[StructureCard], missing: str) -> str:
     if missing:
         return f"Crystals before and after cannot be drawn. {missing}"
     if not crystals:

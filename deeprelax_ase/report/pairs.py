@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction import FAILED
+from deeprelax_ase.prediction.record import FAILED
 from deeprelax_ase.report.results import Results
-from deeprelax_ase.structure import Crystal
 
 #: Å³. Cells of less hold no crystal.
 _NO_VOLUME = 1e-3
@@ -41,7 +41,7 @@ class Pair:
         """(N, 3) Å, how far each atom moves beyond being carried along by the cell; (0, 3) where that is not known."""
         if self.initial is None or self.relaxed is None:
             return np.zeros((0, 3))
-        return self.relaxed.positions - self.initial.scaled_positions @ self.relaxed.cell
+        return self.relaxed.positions - self.initial.fractional_positions @ self.relaxed.cell
 
 
 def pairs_of(results: Results, wanted: Collection[int]) -> tuple[dict[int, Pair], str]:
@@ -79,6 +79,6 @@ def _ends(initial: Crystal | None, stored: Crystal | None, *, failed: bool) -> t
 
 def _nearest(crystal: Crystal, to: Crystal) -> Crystal:
     """The same crystal with each atom in its image nearest to where ``to`` has it; formats may have wrapped it."""
-    scaled = crystal.scaled_positions
-    shifts = np.round(scaled - to.scaled_positions)
-    return crystal.with_geometry((scaled - shifts) @ crystal.cell, crystal.cell) if shifts.any() else crystal
+    fractional = crystal.fractional_positions
+    shifts = np.round(fractional - to.fractional_positions)
+    return crystal.with_geometry((fractional - shifts) @ crystal.cell, crystal.cell) if shifts.any() else crystal

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io import ID_KEYS, Frame, read_frames
-from deeprelax_ase.metrics import coordinate_mae
-from deeprelax_ase.prediction import FAILED
+from deeprelax_ase.evaluation.metrics import coordinate_mae
+from deeprelax_ase.io.frames import ID_KEYS, Frame, read_frames
+from deeprelax_ase.prediction.record import FAILED
 from deeprelax_ase.report.results import Results, Rows
-from deeprelax_ase.structure import Crystal
 
 
 class Reference:
@@ -78,6 +78,6 @@ def _named(frame: Frame) -> tuple[str | None, str, Crystal]:
 
 
 def _error(crystal: Crystal, true: Crystal) -> float:
-    scaled, scaled_true = (torch.from_numpy(c.scaled_positions) for c in (crystal, true))
+    fractional, fractional_true = (torch.from_numpy(c.fractional_positions) for c in (crystal, true))
     cell = torch.from_numpy(true.cell.copy())[None]
-    return float(coordinate_mae(scaled, scaled_true, cell, torch.zeros(len(true), dtype=torch.long))[0])
+    return float(coordinate_mae(fractional, fractional_true, cell, torch.zeros(len(true), dtype=torch.long))[0])

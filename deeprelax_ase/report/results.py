@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io import ID_KEYS, Frame, read_frames
-from deeprelax_ase.prediction import FAILED, INFO_KEYS, PREDICTED
-from deeprelax_ase.predictor import Predictor
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.io.frames import ID_KEYS, Frame, read_frames
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.record import FAILED, INFO_KEYS, PREDICTED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,14 +36,14 @@ class Rows:
     Attributes:
         index: (n,) int64, their places among the inputs.
         numbers: of each of :data:`NUMBERS`, (n,) float64, NaN where it is not known.
-        outside: (n,) bool.
+        ood: (n,) bool.
         ids, statuses, reasons, models, versions: of each.
         crystals: of each the relaxed one, or the given one where it failed; empty unless they are asked for.
     """
 
     index: np.ndarray
     numbers: dict[str, np.ndarray]
-    outside: np.ndarray
+    ood: np.ndarray
     ids: list[str]
     statuses: list[str]
     reasons: list[str | None]
@@ -99,7 +99,7 @@ def results_of(path: Path, initial: str | os.PathLike | None) -> Results:
 
 
 class RelaxedFile:
-    """Results of ``deeprelax relax``, or of :meth:`~deeprelax_ase.prediction.Prediction.to_atoms`, in a file.
+    """Results of ``deeprelax relax``, or of :meth:`~deeprelax_ase.prediction.record.Prediction.to_atoms`, in a file.
 
     Args:
         name: of the file.
@@ -129,9 +129,9 @@ class RelaxedFile:
             )
             numbers = {key: np.array([row.get(key, np.nan) for row in chunk], dtype=float) for key in NUMBERS}
             index = np.array([row["index"] for row in chunk], dtype=np.int64)
-            outside = np.array([row["outside"] for row in chunk], dtype=bool)
+            ood = np.array([row["ood"] for row in chunk], dtype=bool)
             crystals = [row["crystal"] for row in chunk] if geometry else []
-            yield Rows(index, numbers, outside, ids, statuses, reasons, models, versions, crystals)
+            yield Rows(index, numbers, ood, ids, statuses, reasons, models, versions, crystals)
 
     def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
         """See :class:`Results`."""
@@ -163,7 +163,7 @@ class RelaxedFile:
 
     def _row(self, place: int, frame: Frame, start: Frame | None) -> dict[str, Any]:
         name = f"{Path(self.name).name}@{place}"
-        row = {"index": place, "id": name, "version": None, "outside": False}
+        row = {"index": place, "id": name, "version": None, "ood": False}
         if frame.atoms is None:
             return row | {"status": FAILED, "reason": str(frame.error), "model": None, "crystal": None}
         atoms, info = frame.atoms, frame.atoms.info
@@ -174,7 +174,7 @@ class RelaxedFile:
             "status": status,
             "reason": reason or None,
             "model": info.get("deeprelax_model"),
-            "outside": bool(info.get("deeprelax_outside")),
+            "ood": bool(info.get("deeprelax_ood")),
             "error": info.get("deeprelax_error", np.nan),
             "uncertainty": info.get("deeprelax_uncertainty", np.nan),
             "crystal": _crystal(atoms),

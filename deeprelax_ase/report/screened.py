@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import OutputError, StructureFileError
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.io.reading import table_of
+from deeprelax_ase.io.sources import Source, refs_of, source_of
+from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.report.results import NUMBERS, Rows
-from deeprelax_ase.screening.columns import crystals_of
-from deeprelax_ase.screening.folder import Folder
-from deeprelax_ase.screening.inputs import Source, pieces_of, source_of
+from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.reading import table_of
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.screening.rows import crystals_of
 
 _TEXTS = ("id", "status", "reason", "model", "version")
 _GEOMETRY = ("numbers", "positions", "cell")
@@ -45,7 +45,7 @@ class ScreenedFolder:
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""
-        columns = ["index", "outside", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
+        columns = ["index", "ood", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
         wanted = None if only is None else pa.array(sorted(only), pa.int64())
         for table in self._tables(columns):
             chosen = table if wanted is None else table.filter(pc.is_in(table.column("index"), wanted))
@@ -54,10 +54,10 @@ class ScreenedFolder:
 
     def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
         """See :class:`~deeprelax_ase.report.results.Results`."""
-        pieces = pieces_of(self._sources())
-        for place, piece in enumerate(islice(pieces, max(wanted, default=-1) + 1)):
+        refs = refs_of(self._sources())
+        for place, ref in enumerate(islice(refs, max(wanted, default=-1) + 1)):
             if place in wanted:
-                yield place, crystals_of(table_of([piece], first_index=place))[0]
+                yield place, crystals_of(table_of([ref], first_index=place))[0]
 
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`~deeprelax_ase.report.results.Results`."""
@@ -98,7 +98,7 @@ class ScreenedFolder:
 def _rows(table: pa.Table, geometry: bool) -> Rows:
     ids, statuses, reasons, models, versions = (table.column(name).to_pylist() for name in _TEXTS)
     numbers = {name: table.column(name).to_numpy().astype(float) for name in NUMBERS}
-    outside = pc.fill_null(table.column("outside"), False).to_numpy()
+    ood = pc.fill_null(table.column("ood"), False).to_numpy()
     crystals = crystals_of(table) if geometry else []
     index = table.column("index").to_numpy()
-    return Rows(index, numbers, outside, ids, statuses, reasons, models, versions, crystals)
+    return Rows(index, numbers, ood, ids, statuses, reasons, models, versions, crystals)

@@ -11,11 +11,11 @@ from ase.visualize.plot import plot_atoms
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from deeprelax_ase.metrics import rank_correlation
-from deeprelax_ase.prediction import Prediction
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.evaluation.metrics import rank_correlation
+from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.report.charts import MOVES, SHARES, TITLES, coverages, curve, logarithms
 from deeprelax_ase.report.outcome import Outcome
-from deeprelax_ase.structure import Crystal
 
 _FORMATS = ("png", "svg")
 

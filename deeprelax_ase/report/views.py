@@ -12,10 +12,10 @@ from ase.data import covalent_radii
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.groups import NON_METALS
-from deeprelax_ase.prediction import Uncertainty
+from deeprelax_ase.prediction.record import Uncertainty
 from deeprelax_ase.report.spheres import label, spheres
-from deeprelax_ase.structure import Crystal
 
 #: Neighbours count as bonded up to so many times the sum of their covalent radii.
 _BONDED = 1.2
@@ -62,10 +62,10 @@ def before_and_after(
         The figure, and how many times too long its arrows are.
     """
     figure = make_subplots(cols=2, specs=[[{"type": "scene"}] * 2], horizontal_spacing=0.01)
-    moves = relaxed.positions - initial.scaled_positions @ relaxed.cell
+    moves = relaxed.positions - initial.fractional_positions @ relaxed.cell
     largest = float(np.linalg.norm(moves, axis=1).max())
     longer = float(np.clip(_ARROW / largest, 1.0, _MOST)) if largest > 1e-6 else 1.0
-    shifts = np.floor(initial.scaled_positions + 1e-3)  # the same for both, so that atoms stay where they are
+    shifts = np.floor(initial.fractional_positions + 1e-3)  # the same for both, so that atoms stay where they are
     start, end = (c.with_geometry(c.positions - shifts @ c.cell, c.cell) for c in (initial, relaxed))
     bonds = None if uncertainty is None else _bonds(relaxed, uncertainty, shifts.astype(int))
     figure.add_traces(_drawn(start, bonds, coloured=False), cols=1, rows=1)
@@ -117,7 +117,7 @@ def _bonds(crystal: Crystal, uncertainty: Uncertainty, shifts: np.ndarray) -> _B
 
 def _copies(crystal: Crystal, bonds: _Bonds) -> tuple[np.ndarray, np.ndarray]:
     """Atoms (n,) and the cells (n, 3) in which they are drawn again: on opposite faces, and at the ends of bonds."""
-    on_face = np.abs(crystal.scaled_positions) < _ON_FACE
+    on_face = np.abs(crystal.fractional_positions) < _ON_FACE
     wanted = {
         (atom, *cell)
         for cell in product((0, 1), repeat=3)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.screening.columns import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.screening.rows import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
 
 if TYPE_CHECKING:
     import os
@@ -56,7 +56,7 @@ def export(
     wanted = _wanted(results, statuses, advance or (lambda rows: None))
     if output.endswith(_LINES):
         return _write_lines(wanted, Path(output))
-    from deeprelax_ase.writers import check_output, open_writer
+    from deeprelax_ase.io.writers import check_output, open_writer
 
     file_format = check_output(output, inputs=[], several=request.structures > 1)
     written = 0

@@ -67,7 +67,7 @@ class IsolatedRelaxer:
             processes.end(held)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A row of :data:`~deeprelax_ase.screening.columns.OUTPUT` for each row of ``table``, in order.
+        """A row of :data:`~deeprelax_ase.screening.rows.OUTPUT` for each row of ``table``, in order.
 
         A crystal that kills its process is a row that failed. Where a process dies for another reason, what it was at
         is done again.
@@ -83,7 +83,7 @@ class IsolatedRelaxer:
                 made[n] = result
             # They are begun in order, so that those at work when a process died are the first of those undone.
             for n in [n for n in undone if made[n] is None][: self.workers]:
-                made[n] = self._carefully(parts[n])
+                made[n] = self._isolate_crash(parts[n])
         return pa.concat_tables(made).combine_chunks()
 
     def _parts(self, table: pa.Table) -> list[pa.Table]:
@@ -106,19 +106,19 @@ class IsolatedRelaxer:
             self.close()
         return made
 
-    def _carefully(self, table: pa.Table, tries: int = processes.TRIES) -> pa.Table:
+    def _isolate_crash(self, table: pa.Table, tries: int = processes.TRIES) -> pa.Table:
         """Relax ``table`` with nothing else going on, so that whoever kills the process is among its rows."""
         (result,) = self._together([table])
         if result is not None:
             return result
         if table.num_rows > 1:
             half = table.num_rows // 2
-            return pa.concat_tables([self._carefully(table.slice(0, half)), self._carefully(table.slice(half))])
+            return pa.concat_tables([self._isolate_crash(table.slice(0, half)), self._isolate_crash(table.slice(half))])
         if tries > 1:
-            return self._carefully(table, tries - 1)
+            return self._isolate_crash(table, tries - 1)
         if table.num_rows == 0 or self._together([table.slice(0, 0)]) == [None]:
             raise WorkerError(processes.DIE_AT_ONCE)
-        return self._carefully(_blamed(table), 1)
+        return self._isolate_crash(_blamed(table), 1)
 
     def _pool(self) -> ProcessPoolExecutor:
         if self._held is None:
@@ -167,7 +167,7 @@ def _unpacked(data: bytes) -> pa.Table:
 _HERE: dict[str, Any] = {}
 
 
-def _begin(options: RelaxOptions, make: Callable[[RelaxOptions], Any], turn: processes.Turn) -> None:
+def _begin(options: RelaxOptions, make: Callable[[RelaxOptions], Any], turn: processes.WorkerSlot) -> None:
     try:
         _HERE["relaxer"] = make(replace(options, device=processes.settle(options.device, turn)))
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke

@@ -14,18 +14,18 @@ from jobflow import Flow, Job, Maker, job
 from pydantic import BaseModel, Field
 from pymatgen.core import Lattice, Structure
 
-from deeprelax_ase.screening.columns import crystals_of, structures_table
 from deeprelax_ase.screening.isolated import shared_processes, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.rows import crystals_of, structures_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from deeprelax_ase.structure import Crystal
+    from deeprelax_ase.crystal import Crystal
 
 
 class RelaxedDocument(BaseModel):
-    """What became of one structure; the names are those of :data:`~deeprelax_ase.screening.columns.OUTPUT`."""
+    """What became of one structure; the names are those of :data:`~deeprelax_ase.screening.rows.OUTPUT`."""
 
     index: int = Field(description="place of the structure in the list, from 0")
     id: str = Field(description="name of the structure; its place where it was given none")
@@ -39,8 +39,8 @@ class RelaxedDocument(BaseModel):
     error_bound: float | None = Field(None, description="Å, bound that this error keeps in nine of ten crystals")
     volume_error: float | None = Field(None, description="expected relative error of the volume")
     volume_error_bound: float | None = Field(None, description="bound that it keeps in nine of ten crystals")
-    outside: bool | None = Field(None, description="whether the crystal is unlike those that the model knows")
-    settled: bool | None = Field(None, description="whether the crystal was left as it is, being relaxed already")
+    ood: bool | None = Field(None, description="whether the crystal is unlike those that the model knows")
+    within_error: bool | None = Field(None, description="whether the crystal was left as it is, being relaxed already")
     volume_change: float | None = Field(None, description="V_relaxed / V_initial - 1")
     energy: float | None = Field(None, description="eV, of the calculator that finished the relaxation, if any did")
     seconds: float | None = Field(None, description="the crystal's share of the time that its batch took")
@@ -153,7 +153,7 @@ def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[RelaxedD
     """A document for each row.
 
     Args:
-        relaxed: rows of :data:`~deeprelax_ase.screening.columns.OUTPUT`.
+        relaxed: rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`.
         given: the structure of each row, whose site properties, charges and labels its document keeps.
     """
     rows = relaxed.drop_columns(["source", "numbers", "positions", "cell"]).to_pylist()

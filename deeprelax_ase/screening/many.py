@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import DeepRelaxError, StructureError
-from deeprelax_ase.prediction import Prediction
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening import processes
 from deeprelax_ase.screening.options import RelaxOptions
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-    from deeprelax_ase.structure import Crystal
+    from deeprelax_ase.crystal import Crystal
 
 #: Structures that a process is given at once.
 CHUNK = 64
@@ -40,7 +40,7 @@ def relax_many(
 ) -> Iterator[Prediction | DeepRelaxError]:
     """Predictions of many structures, lazily and in order; a bad structure yields its error instead.
 
-    As :meth:`~deeprelax_ase.predictor.Predictor.predict_many`, by several processes that have a model each: on a CPU
+    As :meth:`~deeprelax_ase.Predictor.predict_many`, by several processes that have a model each: on a CPU
     one for each core, on GPUs up to eight for each, so that some look after crystals on the host while others have the
     device. A process that dies costs nothing; a crystal that kills its process yields an error. In a script, call it
     under ``if __name__ == "__main__":``, because the processes import the script.
@@ -52,7 +52,7 @@ def relax_many(
         chunk: structures that a process is given at once.
 
     Yields:
-        a :class:`~deeprelax_ase.prediction.Prediction`, or the error that ``Predictor.predict`` would raise.
+        a :class:`~deeprelax_ase.Prediction`, or the error that ``Predictor.predict`` would raise.
 
     Raises:
         ModelError, DeviceError: the options cannot be met.
@@ -76,13 +76,13 @@ def _in_processes(
     def make_pool(size: int = 1) -> ProcessPoolExecutor:
         return processes.pool(size, _begin, options)
 
-    def carefully(given: list[Given]) -> list[Any]:
+    def isolate_crash(given: list[Given]) -> list[Any]:
         with make_pool() as alone:
             try:
                 return alone.submit(_predict_here, given).result()
             except BrokenProcessPool:
                 pass
-        blamed = processes.carefully(given, make_pool, _try_here, lambda one: StructureError(processes.KILLED))
+        blamed = processes.isolate_crash(given, make_pool, _try_here, lambda one: StructureError(processes.KILLED))
         with make_pool() as alone:
             return alone.submit(_predict_here, blamed).result()
 
@@ -107,7 +107,7 @@ def _in_processes(
                 made = None
             if made is None:
                 processes.end(held)
-                made = carefully(given)
+                made = isolate_crash(given)
                 held = make_pool(workers)
                 running = deque((others, submit(others)) for others, _ in running)
             yield from made
@@ -120,7 +120,7 @@ def _in_processes(
 _HERE: dict[str, Any] = {}
 
 
-def _begin(options: RelaxOptions, turn: processes.Turn) -> None:
+def _begin(options: RelaxOptions, turn: processes.WorkerSlot) -> None:
     try:
         options = replace(options, device=processes.settle(options.device, turn))
         _HERE.update(options=options, predictor=options.predictor())

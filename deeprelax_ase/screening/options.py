@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.models import DEFAULT_MODEL
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class RelaxOptions:
         model: name of a shipped model, or path of a card.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
-        passes: how often the network looks; the model's own number by default.
+        recycles: how often the network looks; the model's own number by default.
         members: how many networks of the ensemble are asked; all by default.
         relax_cell: if not, each cell is kept.
-        find_symmetry: see :class:`~deeprelax_ase.predictor.Predictor`; without it a crystal takes 1 to 3 ms less.
-        atoms_per_batch: see :meth:`~deeprelax_ase.predictor.Predictor.predict_many`.
-        compile: see :class:`~deeprelax_ase.predictor.Predictor`.
+        find_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
+        atoms_per_batch: see :meth:`~deeprelax_ase.Predictor.predict_many`.
+        compile: see :class:`~deeprelax_ase.Predictor`.
         max_uncertainty: Å, predictions whose ``deeprelax_uncertainty`` is larger count as uncertain.
         max_error: Å, those count so too whose expected error of the coordinates is larger, or outside of what the model
             knows; for models whose errors are calibrated.
@@ -39,7 +39,7 @@ class RelaxOptions:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     dtype: str = "float32"
-    passes: int | None = None
+    recycles: int | None = None
     members: int | None = None
     relax_cell: bool = True
     find_symmetry: bool = True
@@ -61,15 +61,15 @@ class RelaxOptions:
         """What makes the predictions.
 
         Raises:
-            ModelError, DeviceError: see :class:`~deeprelax_ase.predictor.Predictor`.
+            ModelError, DeviceError: see :class:`~deeprelax_ase.Predictor`.
         """
-        from deeprelax_ase.predictor import Predictor
+        from deeprelax_ase.prediction.predictor import Predictor
 
         return Predictor(
             self.model,
             device=self.device,
             dtype=self.dtype,
-            passes=self.passes,
+            recycles=self.recycles,
             members=self.members,
             find_symmetry=self.find_symmetry,
             compile=self.compile,

@@ -35,7 +35,7 @@ _OVERHEAD = 10**9
 
 
 @dataclass(frozen=True)
-class Turn:
+class WorkerSlot:
     """Whose turn it is among the processes of a pool.
 
     Attributes:
@@ -50,7 +50,7 @@ class Turn:
 def pool(workers: int, begin: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
     """Processes that call ``begin(*arguments, turn)`` first, see :func:`device_of`."""
     context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
-    turn = Turn(context.Value("i", 0), workers)
+    turn = WorkerSlot(context.Value("i", 0), workers)
     return ProcessPoolExecutor(workers, context, initializer=begin, initargs=(*arguments, turn))
 
 
@@ -62,11 +62,11 @@ def end(held: ProcessPoolExecutor) -> None:
     held.shutdown(wait=True, cancel_futures=True)
 
 
-def carefully(
+def isolate_crash(
     items: Sequence[Item],
     make_pool: Callable[[], ProcessPoolExecutor],
     probe: Callable[[Sequence[Item]], None],
-    blame: Callable[[Item], Item],
+    mark_failed: Callable[[Item], Item],
 ) -> list[Item]:
     """The ``items`` of which one killed a process, or another thing did: those that do so again are blamed.
 
@@ -99,10 +99,10 @@ def carefully(
     if dies([]):
         raise WorkerError(DIE_AT_ONCE)
     guilty = set(deadly(range(len(items))))
-    return [blame(item) if n in guilty else item for n, item in enumerate(items)]
+    return [mark_failed(item) if n in guilty else item for n, item in enumerate(items)]
 
 
-def settle(device: str, turn: Turn) -> str:
+def settle(device: str, turn: WorkerSlot) -> str:
     """What a process does first, and the device that it is to use, see :func:`device_of`.
 
     Each of several processes computes in one thread, and compiles in one, which for small crystals makes more of the
@@ -130,7 +130,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def device_of(name: str, turn: Turn) -> str:
+def device_of(name: str, turn: WorkerSlot) -> str:
     """The device of this process: GPUs are given to processes in turn where ``name`` leaves open which.
 
     Processes that share a GPU may use equal parts of its memory: one that asks for more is told so by torch, and tries

@@ -16,19 +16,19 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from deeprelax_ase.io import ID_KEYS
-from deeprelax_ase.screening.columns import INPUT, structures_table
-from deeprelax_ase.screening.inputs import Piece
+from deeprelax_ase.io.frames import ID_KEYS
+from deeprelax_ase.io.reading import table_of
+from deeprelax_ase.io.sources import StructureRef
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.reading import table_of
 from deeprelax_ase.screening.relaxing import TableRelaxer
+from deeprelax_ase.screening.rows import INPUT, structures_table
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-    from deeprelax_ase.structure import Crystal
+    from deeprelax_ase.crystal import Crystal
 
 #: Structures of a batch: what a killed process has to do again.
 BATCH_SIZE = 256
@@ -68,13 +68,13 @@ def relax_dataset(
     num_gpus: float = 0,
     id_key: str | None = None,
 ) -> Dataset:
-    """The relaxed crystals of ``dataset``, lazily: rows of :data:`~deeprelax_ase.screening.columns.OUTPUT`.
+    """The relaxed crystals of ``dataset``, lazily: rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`.
 
     Nothing is lost where a process or a node dies, and nothing comes twice. A crystal that kills its process each time
     is a row that failed.
 
     Args:
-        dataset: rows of :data:`~deeprelax_ase.screening.columns.INPUT`, as :func:`structures_dataset` makes them, or of
+        dataset: rows of :data:`~deeprelax_ase.screening.rows.INPUT`, as :func:`structures_dataset` makes them, or of
             what ``ray.data.read_parquet`` and ``ray.data.read_json`` read: columns ``numbers``, ``positions`` and
             ``cell``, or ``structure`` in pymatgen's form, and a name of the structure.
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default. A worker
@@ -83,7 +83,7 @@ def relax_dataset(
         concurrency: workers, or the fewest and the most; by default, from one to as many as the cluster has room for.
         num_cpus: cores of each worker, and threads that it computes in; Ray's default is one, and none with a GPU.
         num_gpus: of each worker; a fraction shares a GPU.
-        id_key: column that names structures, see :func:`~deeprelax_ase.screening.reading.table_of`.
+        id_key: column that names structures, see :func:`~deeprelax_ase.io.reading.table_of`.
 
     Raises:
         ValueError: a number is too small.
@@ -146,7 +146,7 @@ def _died_before() -> bool:
 
 
 def as_input(batch: pa.Table, id_key: str | None = None) -> pa.Table:
-    """Rows of any columns as rows of :data:`~deeprelax_ase.screening.columns.INPUT`.
+    """Rows of any columns as rows of :data:`~deeprelax_ase.screening.rows.INPUT`.
 
     ``index`` is that of the batch, or null where it has none: rows of a dataset are not counted.
 
@@ -157,10 +157,10 @@ def as_input(batch: pa.Table, id_key: str | None = None) -> pa.Table:
     if id_key is None and set(INPUT.names) <= set(batch.column_names):
         return batch.select(INPUT.names).cast(INPUT)
     rows, keys = batch.to_pylist(), (id_key,) if id_key else ID_KEYS
-    pieces = []
+    refs = []
     for row in rows:  # the name of a row that cannot be read is all that tells which it is
         name = next((str(row[key]) for key in keys if row.get(key) is not None), "")
-        pieces.append(Piece(row.get("source") or "", "row", row, name))
-    table = table_of(pieces, first_index=0, id_key=id_key)
+        refs.append(StructureRef(row.get("source") or "", "row", row, name))
+    table = table_of(refs, first_index=0, id_key=id_key)
     place = INPUT.get_field_index("index")
     return table.set_column(place, INPUT.field(place), pa.array([row.get("index") for row in rows], pa.int64()))

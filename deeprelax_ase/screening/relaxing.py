@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase import __version__
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
-from deeprelax_ase.io import Frame
-from deeprelax_ase.prediction import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
-from deeprelax_ase.screening.columns import OUTPUT, UNCERTAIN, crystals_of
+from deeprelax_ase.io.frames import Frame
+from deeprelax_ase.optimizers.batch import finish_frames
+from deeprelax_ase.prediction.record import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.streaming import finish_frames
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.screening.rows import OUTPUT, UNCERTAIN, crystals_of
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-    from deeprelax_ase.predictor import Predictor
+    from deeprelax_ase.prediction.predictor import Predictor
 
 
 class TableRelaxer:
@@ -35,7 +35,7 @@ class TableRelaxer:
 
     Raises:
         ModelError: errors are to be limited, and the model's are not calibrated; also as
-            :class:`~deeprelax_ase.predictor.Predictor`.
+            :class:`~deeprelax_ase.Predictor`.
         DeviceError: see there.
         CalculatorError: the one that is to finish cannot be made.
     """
@@ -54,7 +54,7 @@ class TableRelaxer:
             self._make_calculator()  # a wrong name shows before the work
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A table of :data:`~deeprelax_ase.screening.columns.OUTPUT`: a row for each of ``table``, in order.
+        """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.
 
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
@@ -89,13 +89,13 @@ class TableRelaxer:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         row |= {
             "uncertainty": result.uncertainty.total,
-            "settled": result.settled,
+            "within_error": result.within_error,
             "volume_change": result.volume_change,
             "seconds": sum(result.timings.values()),
             **_geometry(result.relaxed),
         }
         if (error := result.error) is not None:
-            row |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "outside": error.outside}
+            row |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
             row |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
         reason = self._doubt(result)
         row |= {"status": UNCERTAIN if reason else PREDICTED, "reason": reason or None}
@@ -110,7 +110,7 @@ class TableRelaxer:
             return f"the uncertainty is {uncertainty:.3g} Å"
         if most is None:
             return ""
-        if error is None or error.outside:
+        if error is None or error.ood:
             return "it is unlike the crystals that the model knows"
         return "" if error.coordinates <= most else f"coordinates are expected to be {error.coordinates:.3g} Å off"
 
@@ -132,7 +132,7 @@ class TableRelaxer:
         return {**found, **_geometry(relaxed), "energy": outcome.atoms.get_potential_energy(), "reason": outcome.reason}
 
     def _make_calculator(self) -> Calculator:
-        from deeprelax_ase.calculators import get_calculator
+        from deeprelax_ase.calculators.registry import get_calculator
 
         if self._calculator is None:
             self._calculator = get_calculator(self.options.finish, device=self.options.device)

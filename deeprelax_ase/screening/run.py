@@ -10,15 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeprelax_ase.screening.folder import Folder, Request, Shard
-from deeprelax_ase.screening.inputs import Source, blocks_of, pieces_of, source_of
+from deeprelax_ase.io.sources import Source, blocks_of, refs_of, source_of
+from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.processes import default_workers
 from deeprelax_ase.screening.relaxing import TableRelaxer
-from deeprelax_ase.screening.workers import BlockReport, Work, relax_blocks
+from deeprelax_ase.screening.workers import BlockReport, Job, relax_blocks
 
 if TYPE_CHECKING:
-    from deeprelax_ase.screening.folder import Journal
+    from deeprelax_ase.screening.manifest import Journal
 
 #: Structures of a block: what an interruption costs, and what a file of results holds.
 BLOCK_SIZE = 1000
@@ -58,7 +58,7 @@ def screen(
     """Relax everything in ``inputs`` and keep the results in the folder ``out``; the same call goes on with a run.
 
     Args:
-        inputs: files, folders and archives, see :func:`~deeprelax_ase.screening.inputs.source_of`.
+        inputs: files, folders and archives, see :func:`~deeprelax_ase.io.sources.source_of`.
         out: folder, made if need be.
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default.
         shard: which part of the work is this call's; all by default.
@@ -66,7 +66,7 @@ def screen(
             in this process. They import the script that calls this, which must do so under
             ``if __name__ == "__main__":``.
         block_size: structures of a block.
-        id_key: key that names structures, see :func:`~deeprelax_ase.screening.reading.table_of`.
+        id_key: key that names structures, see :func:`~deeprelax_ase.io.reading.table_of`.
         observe: is told after each block.
 
     Returns:
@@ -83,7 +83,7 @@ def screen(
     relaxer = TableRelaxer(options)  # what is wrong with the options shows here, and not in other processes
     sources = [source_of(os.fspath(name)) for name in inputs]
     folder = Folder(Path(out))
-    request = Request(
+    request = Manifest(
         inputs=tuple(_described(sources, folder)),
         options=options.to_dict(),
         block_size=block_size,
@@ -97,11 +97,11 @@ def screen(
         progress = _begun(request, shard, journal)
         if observe:
             observe(progress)
-        blocks = blocks_of(pieces_of(sources), block_size, lambda n: shard.owns(n) and n not in finished)
-        work = Work(folder.path, options, block_size, id_key)
+        blocks = blocks_of(refs_of(sources), block_size, lambda n: shard.owns(n) and n not in finished)
+        job = Job(folder.path, options, block_size, id_key)
         if (first := next(blocks, None)) is not None:
             count = default_workers(options.device) if workers is None else workers
-            for report in relax_blocks(chain([first], blocks), work, workers=count):
+            for report in relax_blocks(chain([first], blocks), job, workers=count):
                 _keep(report, journal, progress)
                 if observe:
                     observe(progress)
@@ -124,7 +124,7 @@ def _described(sources: Iterable[Source], folder: Folder) -> Iterable[dict]:
         yield {"name": str(source.path), "digest": digest, "structures": count}
 
 
-def _begun(request: Request, shard: Shard, journal: Journal) -> Progress:
+def _begun(request: Manifest, shard: Shard, journal: Journal) -> Progress:
     size = request.block_size
     blocks = range(-(-request.structures // size))
     total = sum(min(size, request.structures - n * size) for n in blocks if shard.owns(n))

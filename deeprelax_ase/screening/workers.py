@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.io.sources import StructureRef
 from deeprelax_ase.screening import processes
-from deeprelax_ase.screening.folder import Folder
-from deeprelax_ase.screening.inputs import Piece
+from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Work:
+class Job:
     """What processes need to know of a screening.
 
     Attributes:
@@ -68,7 +68,7 @@ class BlockReport:
         return {"block": self.block, "rows": sum(self.statuses.values()), **vars(self), "seconds": seconds}
 
 
-def relax_blocks(blocks: Iterator[tuple[int, list[Piece]]], work: Work, *, workers: int) -> Iterator[BlockReport]:
+def relax_blocks(blocks: Iterator[tuple[int, list[StructureRef]]], job: Job, *, workers: int) -> Iterator[BlockReport]:
     """Relax and write ``blocks``, as soon as there is a process for each.
 
     Args:
@@ -83,22 +83,22 @@ def relax_blocks(blocks: Iterator[tuple[int, list[Piece]]], work: Work, *, worke
         OSError: nothing can be written.
     """
     if workers == 0:
-        relaxer = _relaxer(work.options)
-        for number, pieces in blocks:
-            yield relax_block(number, pieces, work, relaxer)
+        relaxer = _relaxer(job.options)
+        for number, refs in blocks:
+            yield relax_block(number, refs, job, relaxer)
         return
-    while (suspects := (yield from _until_one_dies(blocks, work, workers))) is not None:
-        for number, pieces in suspects:  # each alone, to see which of them it is
-            yield _carefully(number, pieces, work)
+    while (suspects := (yield from _until_one_dies(blocks, job, workers))) is not None:
+        for number, refs in suspects:  # each alone, to see which of them it is
+            yield _isolate_crash(number, refs, job)
 
 
 def _until_one_dies(
-    blocks: Iterator[tuple[int, list[Piece]]], work: Work, workers: int
-) -> Generator[BlockReport, None, list[tuple[int, list[Piece]]] | None]:
+    blocks: Iterator[tuple[int, list[StructureRef]]], job: Job, workers: int
+) -> Generator[BlockReport, None, list[tuple[int, list[StructureRef]]] | None]:
     """Report blocks until all are done; the blocks that were on their way when a process died, or None."""
-    running: dict[Future[BlockReport], tuple[int, list[Piece]]] = {}
-    block: tuple[int, list[Piece]] | None = None  # read, and not yet with a process
-    with _pool(work, workers) as pool:
+    running: dict[Future[BlockReport], tuple[int, list[StructureRef]]] = {}
+    block: tuple[int, list[StructureRef]] | None = None  # read, and not yet with a process
+    with _pool(job, workers) as pool:
         try:
             while True:
                 while len(running) < workers * _AHEAD and (block := next(blocks, None)) is not None:
@@ -124,36 +124,36 @@ def _until_one_dies(
             raise
 
 
-def _carefully(number: int, pieces: list[Piece], work: Work) -> BlockReport:
+def _isolate_crash(number: int, refs: list[StructureRef], job: Job) -> BlockReport:
     """Relax a block in a process of its own; a crystal that kills it is a row that says so."""
-    with _pool(work, 1) as pool:
+    with _pool(job, 1) as pool:
         try:
-            return pool.submit(_relax_here, number, pieces).result()
+            return pool.submit(_relax_here, number, refs).result()
         except BrokenProcessPool:
             pass
-    blamed = processes.carefully(pieces, lambda: _pool(work, 1), _try_here, _killed)
-    with _pool(work, 1) as pool:
+    blamed = processes.isolate_crash(refs, lambda: _pool(job, 1), _try_here, _killed)
+    with _pool(job, 1) as pool:
         return pool.submit(_relax_here, number, blamed).result()
 
 
-def _killed(piece: Piece) -> Piece:
-    return replace(piece, kind="frame", content=StructureFileError(processes.KILLED))
+def _killed(ref: StructureRef) -> StructureRef:
+    return replace(ref, kind="frame", content=StructureFileError(processes.KILLED))
 
 
-def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: TableRelaxer) -> BlockReport:
+def relax_block(number: int, refs: list[StructureRef], job: Job, relaxer: TableRelaxer) -> BlockReport:
     """Read, relax and write one block.
 
     Raises:
         OSError: it cannot be written.
     """
-    from deeprelax_ase.screening.reading import table_of
+    from deeprelax_ase.io.reading import table_of
 
     clock = [time.perf_counter()]
-    table = table_of(pieces, first_index=number * work.block_size, id_key=work.id_key)
+    table = table_of(refs, first_index=number * job.block_size, id_key=job.id_key)
     clock.append(time.perf_counter())
     relaxed = relaxer(table)
     clock.append(time.perf_counter())
-    size = Folder(work.folder).write(number, relaxed)
+    size = Folder(job.folder).write(number, relaxed)
     clock.append(time.perf_counter())
     read, relax, write = (after - before for before, after in pairwise(clock))
     seconds = {"read": read, "relax": relax, **relaxer.seconds, "write": write}
@@ -165,15 +165,15 @@ def relax_block(number: int, pieces: list[Piece], work: Work, relaxer: TableRela
 _HERE: dict[str, Any] = {}
 
 
-def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
-    return processes.pool(workers, _begin, work)
+def _pool(job: Job, workers: int) -> ProcessPoolExecutor:
+    return processes.pool(workers, _begin, job)
 
 
-def _begin(work: Work, turn: processes.Turn) -> None:
+def _begin(job: Job, turn: processes.WorkerSlot) -> None:
     """Load the model, once for each process."""
     try:
-        device = processes.settle(work.options.device, turn)
-        _HERE.update(work=work, relaxer=_relaxer(replace(work.options, device=device)))
+        device = processes.settle(job.options.device, turn)
+        _HERE.update(job=job, relaxer=_relaxer(replace(job.options, device=device)))
     except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
         _HERE["error"] = error
 
@@ -184,9 +184,9 @@ def _relaxer(options: RelaxOptions) -> TableRelaxer:
     return TableRelaxer(options)
 
 
-def _relax_here(number: int, pieces: list[Piece]) -> BlockReport:
+def _relax_here(number: int, refs: list[StructureRef]) -> BlockReport:
     _check_model()
-    return relax_block(number, pieces, _HERE["work"], _HERE["relaxer"])
+    return relax_block(number, refs, _HERE["work"], _HERE["relaxer"])
 
 
 def _check_model() -> None:
@@ -194,9 +194,9 @@ def _check_model() -> None:
         raise _HERE["error"]
 
 
-def _try_here(pieces: Sequence[Piece]) -> None:
+def _try_here(refs: Sequence[StructureRef]) -> None:
     """Relax, and write nothing."""
-    from deeprelax_ase.screening.reading import table_of
+    from deeprelax_ase.io.reading import table_of
 
     _check_model()
-    _HERE["relaxer"](table_of(pieces, first_index=0, id_key=_HERE["work"].id_key))
+    _HERE["relaxer"](table_of(refs, first_index=0, id_key=_HERE["work"].id_key))

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.heads import matrix_product
-from deeprelax_ase.training.rechoice import rechosen
+from deeprelax_ase.training.cell_augmentation import rechosen
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class AugmentationSettings:
     """Shares of the crystals that each change meets.
 
     Attributes:
-        on_the_way: moved a uniformly drawn part of the way to their relaxed crystals.
-        arrived: replaced by their relaxed crystals, so that the network learns to leave those alone.
-        around: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
+        interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
+        relaxed_start: replaced by their relaxed crystals, so that the network learns to leave those alone.
+        perturbed: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
             logarithms of the ranges that follow.
-        around_strain: range of the standard deviation of that strain.
-        around_rattle: Å, range of the standard deviation of that rattling.
+        perturbed_strain: range of the standard deviation of that strain.
+        perturbed_rattle: Å, range of the standard deviation of that rattling.
         strained: strained by a random symmetric matrix.
         strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
         rattled: fractional coordinates shaken.
         rattle: Å, standard deviation of the shaking.
         rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
             to which the cell offset encoding is not indifferent.
-        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.rechoice.shear`.
+        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.cell_augmentation.shear`.
         permuted: with their atoms in random order.
         supercell: doubled along a random lattice vector.
         supercell_atoms: most atoms of a crystal that is doubled.
@@ -40,11 +40,11 @@ class AugmentationSettings:
     encoding depend on the choice of the cell.
     """
 
-    on_the_way: float = 0.35
-    arrived: float = 0.05
-    around: float = 0.0
-    around_strain: tuple[float, float] = (0.003, 0.1)
-    around_rattle: tuple[float, float] = (0.003, 0.2)
+    interpolated: float = 0.35
+    relaxed_start: float = 0.05
+    perturbed: float = 0.0
+    perturbed_strain: tuple[float, float] = (0.003, 0.1)
+    perturbed_rattle: tuple[float, float] = (0.003, 0.2)
     strained: float = 0.3
     strain: float = 0.03
     rattled: float = 0.1
@@ -62,16 +62,16 @@ class AugmentationSettings:
         return any(getattr(self, name) for name in shares)
 
     @property
-    def rechooses(self) -> bool:
+    def augments_cells(self) -> bool:
         """Whether lattice vectors, order or number of the atoms are changed."""
         return any((self.sheared, self.permuted, self.supercell))
 
     def __post_init__(self) -> None:
-        for name in ("around_strain", "around_rattle"):  # lists, where they come from JSON
+        for name in ("perturbed_strain", "perturbed_rattle"):  # lists, where they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
-def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Generator) -> Pairs:
+def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: torch.Generator) -> RelaxationPairs:
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
     :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images, and that
     :attr:`~AugmentationSettings.sheared`, ``permuted`` and ``supercell`` describe both sides anew. Crystals whose
@@ -94,38 +94,40 @@ def augment(pairs: Pairs, settings: AugmentationSettings, generator: torch.Gener
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype, generator=generator)
 
-    def amplitude(chosen: Tensor, usual: float, around: Tensor, bounds: tuple[float, float]) -> Tensor:
+    def amplitude(chosen: Tensor, usual: float, perturbed: Tensor, bounds: tuple[float, float]) -> Tensor:
         low, high = (math.log(bound) for bound in bounds)
-        usually = usual * (chosen & ~arrived & ~pairs.informed)
-        return torch.where(around, torch.exp(low + (high - low) * uniform()), usually)
+        usually = usual * (chosen & ~relaxed_start & ~pairs.has_forces)
+        return torch.where(perturbed, torch.exp(low + (high - low) * uniform()), usually)
 
-    draw = torch.where(pairs.informed, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
-    way = torch.where(draw < settings.on_the_way, uniform(), torch.zeros_like(draw))
-    arrived = (draw >= settings.on_the_way) & (draw < settings.on_the_way + settings.arrived)
-    around = (
-        (draw < settings.on_the_way + settings.arrived + settings.around) & (draw >= settings.on_the_way) & ~arrived
+    draw = torch.where(pairs.has_forces, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
+    way = torch.where(draw < settings.interpolated, uniform(), torch.zeros_like(draw))
+    relaxed_start = (draw >= settings.interpolated) & (draw < settings.interpolated + settings.relaxed_start)
+    perturbed = (
+        (draw < settings.interpolated + settings.relaxed_start + settings.perturbed)
+        & (draw >= settings.interpolated)
+        & ~relaxed_start
     )
-    way = torch.where(arrived | around, torch.ones_like(way), way)
+    way = torch.where(relaxed_start | perturbed, torch.ones_like(way), way)
     cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way[:, None, None])
-    scaled = torch.lerp(pairs.scaled_initial, pairs.scaled_relaxed, way[batch, None])
+    fractional = torch.lerp(pairs.fractional_initial, pairs.fractional_relaxed, way[batch, None])
 
     strain = normal(size, 3, 3)
-    deviation = amplitude(uniform() < settings.strained, settings.strain, around, settings.around_strain)
+    deviation = amplitude(uniform() < settings.strained, settings.strain, perturbed, settings.perturbed_strain)
     strain = (strain + strain.mT) / 2 * deviation[:, None, None]
     cell = cell + matrix_product(cell, strain)
-    deviation = amplitude(uniform() < settings.rattled, settings.rattle, around, settings.around_rattle)
+    deviation = amplitude(uniform() < settings.rattled, settings.rattle, perturbed, settings.perturbed_rattle)
     shake = normal(len(batch), 3) * deviation[batch, None]
     shake = shake - _mean_per_crystal(shake, batch, size)[batch]
-    scaled = scaled + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
+    fractional = fractional + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
 
     shift = torch.rand(size, 3, device=device, dtype=dtype, generator=generator)
     shift = shift[batch] * (uniform() < settings.rewrapped)[batch, None]
-    images = torch.where(shift != 0, -torch.floor(scaled + shift), torch.zeros_like(scaled))
+    images = torch.where(shift != 0, -torch.floor(fractional + shift), torch.zeros_like(fractional))
     return replace(
         pairs,
         cell_initial=cell,
-        scaled_initial=scaled + shift + images,
-        scaled_relaxed=pairs.scaled_relaxed + shift + images,
+        fractional_initial=fractional + shift + images,
+        fractional_relaxed=pairs.fractional_relaxed + shift + images,
     )
 
 

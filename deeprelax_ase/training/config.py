@@ -74,7 +74,7 @@ class RunConfig:
         device: ``cpu``, ``cuda`` or ``auto``.
         devices: how many GPUs; ``0`` for all of them.
         loggers: among ``csv``, ``tensorboard`` and ``wandb``.
-        passes: how often the finished end-to-end model looks; ``0`` for what is best on the validation split.
+        recycles: how often the finished end-to-end model looks; ``0`` for what is best on the validation split.
         level_of_theory: of the relaxed crystals, in words, for the model card; the level's name by default.
         description: one sentence for the model card.
         licence: of the weights.
@@ -91,7 +91,7 @@ class RunConfig:
     device: str = "auto"
     devices: int = 1
     loggers: tuple[str, ...] = ("csv",)
-    passes: int = 0
+    recycles: int = 0
     level_of_theory: str = ""
     description: str = ""
     licence: str = ""
@@ -101,7 +101,7 @@ class RunConfig:
         for name in ("frozen", "loggers"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        for name, least in (("members", 1), ("devices", 0), ("passes", 0)):
+        for name, least in (("members", 1), ("devices", 0), ("recycles", 0)):
             if (number := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
         if str(self.device).partition(":")[0] not in DEVICES:

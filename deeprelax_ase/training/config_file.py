@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.errors import DeepRelaxError, ModelError
-from deeprelax_ase.models import ModelCard, card_file_of
+from deeprelax_ase.models.registry import ModelCard, card_file_of
 from deeprelax_ase.nn import ABLATIONS, ARCHITECTURES
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.config import DataSettings, RunConfig, without_card

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.quantities import Relaxation
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
-from deeprelax_ase.quantities import Relaxation
 
 
 class TrueRelaxation(NamedTuple):
@@ -33,17 +33,17 @@ class TrueRelaxation(NamedTuple):
     batch: Tensor
 
 
-def true_relaxation(pairs: Pairs, given: NetworkInput, *, informed_weight: float = 1.0) -> TrueRelaxation:
+def true_relaxation(pairs: RelaxationPairs, given: NetworkInput, *, forces_weight: float = 1.0) -> TrueRelaxation:
     """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
     The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. Crystals
-    whose forces are known count ``informed_weight``.
+    whose forces are known count ``forces_weight``.
     """
     deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
     strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
-    moved = rows_times_matrices(pairs.scaled_relaxed - pairs.scaled_initial, cell[given.batch])
-    weights = torch.where(given.known.informed, informed_weight, torch.ones_like(strain[:, 0, 0]))
+    moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, cell[given.batch])
+    weights = torch.where(given.known.has_forces, forces_weight, torch.ones_like(strain[:, 0, 0]))
     return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], weights, given.batch)
 
 

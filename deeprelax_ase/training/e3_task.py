@@ -9,24 +9,24 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.data import LEVELS, Pairs
+from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
-from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
 from deeprelax_ase.training.graphs import kept_graphs, pair_graph
 from deeprelax_ase.training.padding import Sizes, pad
-from deeprelax_ase.training.replay import Replay
+from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
 
 
 class Prepared(NamedTuple):
     """A batch ready to learn from."""
 
-    start: Pairs
+    start: RelaxationPairs
     given: NetworkInput
     truth: TrueRelaxation
 
@@ -44,12 +44,12 @@ class DeepRelaxE3Task:
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: RelaxationPairs,
         config: DeepRelaxE3Config,
         settings: TrainingSettings,
         device: torch.device | str | None = None,
     ) -> None:
-        if settings.augmentation.rechooses:  # and replay keeps predictions in the cell and order of the pairs
+        if settings.augmentation.augments_cells:  # and replay keeps predictions in the cell and order of the pairs
             raise ValueError(
                 "sheared, permuted and supercell describe the same crystal in another way, to which the end-to-end "
                 "network is indifferent: leave these shares of the augmentation at 0"
@@ -58,9 +58,9 @@ class DeepRelaxE3Task:
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.network = DeepRelaxE3(config).to(self.device)
-        self.replay = Replay(pairs)
+        self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
-        self.graphs = None if settings.replayed else kept_graphs(pairs, config.graph, settings, self.device)
+        self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)
         self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._prepared: Prepared | None = None
         self._state_before: Tensor | None = None  # of the generator, before the batch at hand was prepared
@@ -82,13 +82,13 @@ class DeepRelaxE3Task:
         else:
             losses, displacements, strain = self._learn_graphed(batch)
             self._prepared = self._prepare(upcoming)
-        self.replay.store(crystals, batch.start, displacements, strain)
+        self.recycle_buffer.store(crystals, batch.start, displacements, strain)
         return losses
 
     @torch.no_grad()
-    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, pairs: RelaxationPairs) -> dict[str, Tensor]:
         """The loss and its parts, and the absolute errors weighted as in the loss, in Å."""
-        known = KnownForces(pairs.forces, pairs.virial, pairs.informed)
+        known = KnownForces(pairs.forces, pairs.virial, pairs.has_forces)
         given = network_input(pair_graph(pairs, self.config.graph), known_levels(pairs, self.config), known)
         losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
         settings = self.settings
@@ -98,23 +98,23 @@ class DeepRelaxE3Task:
     def state_dict(self) -> dict[str, Any]:
         """The predictions to replay, and the state of the random numbers that the next batch starts from."""
         state = self.generator.get_state() if self._prepared is None else self._state_before
-        return {**self.replay.state_dict(), "generator": state}
+        return {**self.recycle_buffer.state_dict(), "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.generator.set_state(state["generator"].cpu())
-        self.replay.load_state_dict(state)
+        self.recycle_buffer.load_state_dict(state)
 
     def _prepare(self, crystals: Tensor) -> Prepared:
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            start = self.replay.mix(crystals, self.settings.replayed, self.generator).to(self.device)
+            start = self.recycle_buffer.mix(crystals, self.settings.recycled, self.generator).to(self.device)
             start = hide_forces(start, self.settings.hidden, self.generator)
             start = augment(start, self.settings.augmentation, self.generator)
             graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
-            known = KnownForces(start.forces, start.virial, start.informed)
+            known = KnownForces(start.forces, start.virial, start.has_forces)
             given = network_input(graph, self.level[crystals.to(self.level.device)].to(self.device), known)
-            truth = true_relaxation(start, given, informed_weight=self.settings.informed_weight)
+            truth = true_relaxation(start, given, forces_weight=self.settings.forces_weight)
             if self._stream is not None:
                 if self._sizes is None or not self._sizes.hold(given):
                     self._sizes, self._graphed = Sizes.around(given), None
@@ -156,7 +156,7 @@ class DeepRelaxE3Task:
         self, network: nn.Module, given: NetworkInput, truth: TrueRelaxation
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        sharper = settings.informed_tempering - settings.tempering
+        sharper = settings.forces_tempering - settings.tempering
         lower = settings.bfloat16 and given.vectors.is_cuda
         with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
             relaxations = cast("DeepRelaxE3", network).refine(given)
@@ -165,22 +165,22 @@ class DeepRelaxE3Task:
             truth,
             volume_weight=settings.volume_weight,
             shape_weight=settings.shape_weight,
-            tempering=settings.tempering + sharper * given.known.informed,
+            tempering=settings.tempering + sharper * given.known.has_forces,
         )
         return losses, relaxations[-1].displacements, relaxations[-1].strain
 
 
-def hide_forces(pairs: Pairs, share: float, generator: torch.Generator) -> Pairs:
+def hide_forces(pairs: RelaxationPairs, share: float, generator: torch.Generator) -> RelaxationPairs:
     """The ``pairs``, less what is known of the forces in a ``share`` of them: then they are starts like any others."""
     told = torch.rand(len(pairs), device=pairs.counts.device, generator=generator) >= share
-    return replace(pairs, informed=pairs.informed & told)
+    return replace(pairs, has_forces=pairs.has_forces & told)
 
 
 def _flat(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
     return [*given[:-2], *given.known, *given.edges, *truth]
 
 
-def known_levels(pairs: Pairs, config: DeepRelaxE3Config) -> Tensor:
+def known_levels(pairs: RelaxationPairs, config: DeepRelaxE3Config) -> Tensor:
     """(G,) the level of each pair as the network counts them."""
     names = [LEVELS[index] for index in pairs.level.unique().tolist()]
     if missing := [name for name in names if name not in config.levels]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from deeprelax_ase.models import WEIGHTS, ModelCard, save_model
+from deeprelax_ase.models.registry import WEIGHTS, ModelCard, save_model
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
 
 

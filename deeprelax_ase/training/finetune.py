@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.models import load_model
+from deeprelax_ase.models.registry import load_model
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.config import DataSettings, RunConfig
@@ -25,13 +25,13 @@ FINETUNING = TrainingSettings(
     clip=10.0,
     average_decay=0.99,
     tempering=1.0,
-    replayed=0.3,
+    recycled=0.3,
     patience=8,
     validate_every=1.0,
     log_every=10,
     lattice_weight=1.0,
     augmentation=AugmentationSettings(
-        on_the_way=0.15, arrived=0.05, around=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
+        interpolated=0.15, relaxed_start=0.05, perturbed=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
     ),
 )
 

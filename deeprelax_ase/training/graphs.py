@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.graph.torch_neighbors import neighbor_graph
+from deeprelax_ase.graph.torch_builder import neighbor_graph
 from deeprelax_ase.training.batches import cut
 from deeprelax_ase.training.settings import TrainingSettings
 
@@ -18,10 +18,10 @@ from deeprelax_ase.training.settings import TrainingSettings
 _AT_ONCE = 50000
 
 
-def pair_graph(pairs: Pairs, settings: GraphSettings) -> CrystalGraph:
+def pair_graph(pairs: RelaxationPairs, settings: GraphSettings) -> CrystalGraph:
     """The graph of the unrelaxed crystals of ``pairs``, unchecked."""
     batch = pairs.batch
-    positions = rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch])
+    positions = rows_times_matrices(pairs.fractional_initial, pairs.cell_initial[batch])
     return neighbor_graph(pairs.numbers, positions, pairs.cell_initial, batch, settings=settings)
 
 
@@ -41,7 +41,7 @@ class KeptGraphs:
     first_atom: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs, settings: GraphSettings) -> KeptGraphs:
+    def of(cls, pairs: RelaxationPairs, settings: GraphSettings) -> KeptGraphs:
         """Build the graphs of ``pairs``."""
         counts = pairs.counts
         chunks = cut(torch.arange(len(counts), device=counts.device), counts, _AT_ONCE)
@@ -49,7 +49,7 @@ class KeptGraphs:
         edges = torch.bincount(whole.batch[whole.edge_index[1]], minlength=len(pairs))
         return cls(whole, edges, edges.cumsum(0) - edges, counts.cumsum(0) - counts)
 
-    def take(self, crystals: Tensor, pairs: Pairs) -> CrystalGraph:
+    def take(self, crystals: Tensor, pairs: RelaxationPairs) -> CrystalGraph:
         """The graph of the pairs with the indices ``crystals`` (n,), which are ``pairs``."""
         edges, whole = self.edges[crystals], self.whole
         first = edges.cumsum(0) - edges
@@ -59,7 +59,7 @@ class KeptGraphs:
         batch = pairs.batch
         return CrystalGraph(
             numbers=pairs.numbers,
-            positions=rows_times_matrices(pairs.scaled_initial, pairs.cell_initial[batch]),
+            positions=rows_times_matrices(pairs.fractional_initial, pairs.cell_initial[batch]),
             cell=pairs.cell_initial,
             batch=batch,
             edge_index=whole.edge_index[:, chosen] + torch.repeat_interleave(moved, edges),
@@ -69,7 +69,7 @@ class KeptGraphs:
 
 
 def kept_graphs(
-    pairs: Pairs, graph: GraphSettings, settings: TrainingSettings, device: torch.device
+    pairs: RelaxationPairs, graph: GraphSettings, settings: TrainingSettings, device: torch.device
 ) -> KeptGraphs | None:
     """The graphs of ``pairs`` on ``device``, if they can be kept there: not if augmentation changes them."""
     resident = pairs.counts.device.type == device.type

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.training.batches import BatchStream
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
@@ -31,12 +31,12 @@ def _nothing(record: dict[str, Any]) -> None:
 
 
 def train(
-    pairs: Pairs,
+    pairs: RelaxationPairs,
     config: Any,
     settings: TrainingSettings,
     out: str | Path,
     *,
-    validation: Pairs | None = None,
+    validation: RelaxationPairs | None = None,
     deadline: float | None = None,
     initial: str | Path | dict[str, Tensor] | None = None,
     frozen: Sequence[str] = (),
@@ -137,7 +137,9 @@ def train(
     return network.to(place)  # Lightning has moved it to the CPU
 
 
-def _check(pairs: Pairs, validation: Pairs | None, settings: TrainingSettings, loggers: Sequence[str]) -> None:
+def _check(
+    pairs: RelaxationPairs, validation: RelaxationPairs | None, settings: TrainingSettings, loggers: Sequence[str]
+) -> None:
     if not len(pairs):
         raise ValueError("No pairs to train on: is the split of that name empty?")
     if validation is not None and not len(validation):
@@ -156,7 +158,7 @@ def _in_steps(settings: TrainingSettings, stream: BatchStream) -> TrainingSettin
     return replace(settings, max_steps=max(round(settings.max_epochs * stream.steps_per_epoch()), 1))
 
 
-def _placed(pairs: Pairs, device: torch.device, settings: TrainingSettings) -> Pairs:
+def _placed(pairs: RelaxationPairs, device: torch.device, settings: TrainingSettings) -> RelaxationPairs:
     """The ``pairs`` on the ``device``, or where they were if they are to be moved batch by batch."""
     if settings.resident == "never":
         return pairs

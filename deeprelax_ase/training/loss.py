@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
 
 
 @dataclass(frozen=True, eq=False)

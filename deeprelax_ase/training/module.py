@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.training.batches import Batches, BatchStream
 from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
 from deeprelax_ase.training.settings import TrainingSettings
@@ -52,7 +52,7 @@ class RelaxationTraining(LightningModule):
         stream: BatchStream,
         out: Path,
         *,
-        validation: Pairs | None = None,
+        validation: RelaxationPairs | None = None,
         initial: str | Path | dict[str, Tensor] | None = None,
         frozen: Sequence[str] = (),
         deadline: float | None = None,
@@ -155,7 +155,7 @@ class RelaxationTraining(LightningModule):
         elif self._seconds - self.seconds_at_save > self.settings.checkpoint_every:
             self.save()
 
-    def _validate(self, pairs: Pairs) -> None:
+    def _validate(self, pairs: RelaxationPairs) -> None:
         """Errors of the averaged weights; keep the best ones, let the plateau schedule know, and stop early.
 
         Not in Lightning's validation loop, which a run that is continued may leave out. Every process looks at all

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
-from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation
 
 #: Dummy atoms share the dummy edges: with too few of them, each would have far more edges than an atom has.
@@ -58,7 +58,7 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
         known=KnownForces(
             forces=torch.cat([given.known.forces, given.known.forces.new_zeros(more.atoms, 3)]),
             virial=torch.cat([given.known.virial, given.known.virial.new_zeros(more.crystals, 3, 3)]),
-            informed=_fill(given.known.informed, more.crystals, 0),
+            has_forces=_fill(given.known.has_forces, more.crystals, 0),
         ),
         edges=EdgeLists(
             source=torch.cat([edges.source, ends]),

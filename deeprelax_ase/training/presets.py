@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import LEVELS, Pairs, concatenate, load_pairs
-from deeprelax_ase.data.informed import load_informed
+from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate, load_pairs
+from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.settings import TrainingSettings
@@ -35,7 +35,9 @@ class PairSettings:
 
 
 CONFIG = DeepRelaxE3Config(channels=192, levels=LEVELS)
-AUGMENTATION = AugmentationSettings(on_the_way=0.25, arrived=0.1, around=0.2, strained=0.2, rattled=0.2, rewrapped=0.0)
+AUGMENTATION = AugmentationSettings(
+    interpolated=0.25, relaxed_start=0.1, perturbed=0.2, strained=0.2, rattled=0.2, rewrapped=0.0
+)
 SETTINGS = TrainingSettings(
     atoms_per_batch=12000, learning_rate=2e-3, clip=10.0, tempering=1.0, weight_decay=0.1, augmentation=AUGMENTATION
 )
@@ -63,18 +65,20 @@ def departing(changes: dict[str, Any]) -> tuple[DeepRelaxE3Config, TrainingSetti
 
 def training_pairs(
     files: list[Path], chosen: PairSettings = PAIRS, *, forces: Sequence[Path] = (), seed: int = 0
-) -> Pairs:
+) -> RelaxationPairs:
     """The train split under both kinds of labels, as often as ``chosen`` says; the same for the same ``seed``.
 
     With ``forces``, a file for each of ``files``, the pairs of :func:`~deeprelax_ase.data.informed.load_informed` too.
     """
     parts = [load_pairs(files, labels=name, dtype=torch.float32).in_split("train") for name in ("relaxed", "m3gnet")]
     known = zip(files, forces, strict=bool(forces))
-    informed = [load_informed(*both, dtype=torch.float32).in_split("train") for both in known]
-    return mixed(parts, chosen, informed=informed, seed=seed)
+    has_forces = [load_pairs_with_forces(*both, dtype=torch.float32).in_split("train") for both in known]
+    return mixed(parts, chosen, has_forces=has_forces, seed=seed)
 
 
-def mixed(parts: Sequence[Pairs], chosen: PairSettings, *, informed: Sequence[Pairs] = (), seed: int = 0) -> Pairs:
+def mixed(
+    parts: Sequence[RelaxationPairs], chosen: PairSettings, *, has_forces: Sequence[RelaxationPairs] = (), seed: int = 0
+) -> RelaxationPairs:
     """All ``parts``, as often as ``chosen`` says, and the ``informed`` ones once; the same for the same ``seed``."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -86,4 +90,4 @@ def mixed(parts: Sequence[Pairs], chosen: PairSettings, *, informed: Sequence[Pa
     by_dft = (pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1)
     borrowed = pairs.take(some((pairs.level == LEVELS.index("OAM")).nonzero().squeeze(1), chosen.borrowed))
     borrowed = replace(borrowed, level=torch.full_like(borrowed.level, LEVELS.index("PBE")))
-    return concatenate([pairs, borrowed, *[pairs.take(by_dft)] * (chosen.dft_copies - 1), *informed])
+    return concatenate([pairs, borrowed, *[pairs.take(by_dft)] * (chosen.dft_copies - 1), *has_forces])

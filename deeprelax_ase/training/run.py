@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deeprelax_ase import __version__
-from deeprelax_ase.data import LEVELS, PairDataset, Pairs, concatenate
-from deeprelax_ase.data.informed import load_informed
+from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
+from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.models import Model, ModelCard, card_file_of, load_model, model_of, save_model
+from deeprelax_ase.models.registry import Model, ModelCard, card_file_of, load_model, model_of, save_model
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
 from deeprelax_ase.training.evaluate import errors, predict_pairs
@@ -25,7 +25,7 @@ from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.presets import mixed
 
 #: Most passes that are tried for an end-to-end model.
-_PASSES = 3
+_RECYCLES = 3
 
 #: Is told the member at work and each record of its log.
 Observer = Callable[[int, dict[str, Any]], None]
@@ -45,7 +45,7 @@ def run(
         observe: is told the member at work and each record of its log.
 
     Returns:
-        The card, for :func:`~deeprelax_ase.models.load_model`; None if the deadline came first.
+        The card, for :func:`~deeprelax_ase.models.registry.load_model`; None if the deadline came first.
 
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.
@@ -99,7 +99,7 @@ def run(
     return config.out / f"{config.name}.json"
 
 
-def read_pairs(data: DataSettings) -> list[Pairs]:
+def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
     """The pairs under each kind of labels, all splits, in single precision."""
     return [
         PairDataset.read(
@@ -116,11 +116,11 @@ def read_pairs(data: DataSettings) -> list[Pairs]:
     ]
 
 
-def epoch_pairs(data: DataSettings, parts: list[Pairs]) -> Pairs:
+def epoch_pairs(data: DataSettings, parts: list[RelaxationPairs]) -> RelaxationPairs:
     """What an epoch consists of."""
     known = zip(data.sources, data.forces, strict=bool(data.forces))
-    informed = [load_informed(*files, dtype=torch.float32).in_split("train") for files in known]
-    return mixed([part.in_split("train") for part in parts], data.choice, informed=informed, seed=data.seed)
+    has_forces = [load_pairs_with_forces(*files, dtype=torch.float32).in_split("train") for files in known]
+    return mixed([part.in_split("train") for part in parts], data.choice, has_forces=has_forces, seed=data.seed)
 
 
 def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
@@ -150,13 +150,13 @@ def device_of(config: RunConfig) -> str:
     return config.device
 
 
-def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str) -> Path:
+def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: RelaxationPairs, device: str) -> Path:
     """Gather the members, choose the passes, measure the test split, and write card and weights."""
     networks = [read_member(config.out / f"member{m}" / "weights.safetensors") for m in range(config.members)]
     measured = parts[0]
     level = _level(config, measured)
     model = model_of(networks, config.name, level=level)
-    passes = config.passes or best_passes(model, measured.in_split("validation"), device)
+    recycles = config.recycles or best_recycles(model, measured.in_split("validation"), device)
     summaries = [_summary(config.out / f"member{m}") for m in range(config.members)]
     save_model(
         networks,
@@ -168,41 +168,41 @@ def write_model(config: RunConfig, parts: list[Pairs], pairs: Pairs, device: str
         split=", ".join(f"{name} {int((measured.split == index).sum())}" for name, index in SPLITS.items()),
         elements=sorted({*pairs.numbers.tolist(), *_elements_known(config)}),
         level=level,
-        passes=passes,
-        metrics={"test": measure(model, measured.in_split("test"), device, passes=passes)},
+        recycles=recycles,
+        metrics={"test": measure(model, measured.in_split("test"), device, recycles=recycles)},
         training={"settings": asdict(config.training), "members": summaries, "initial": config.initial},
         licence=config.licence,
     )
     return config.out / f"{config.name}.json"
 
 
-def best_passes(model: Model, pairs: Pairs, device: str) -> int:
+def best_recycles(model: Model, pairs: RelaxationPairs, device: str) -> int:
     """How many passes bring an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
 
     By the mean errors of coordinates and lattice together, both in Å: one may still fall while the other rises.
     """
     if not isinstance(model.config, DeepRelaxE3Config) or not len(pairs):
         return 1
-    found = [measure(model, pairs, device, passes=n) for n in range(1, _PASSES + 1)]
-    return 1 + min(range(_PASSES), key=lambda n: found[n]["coordinates"] + found[n]["lattice"])
+    found = [measure(model, pairs, device, recycles=n) for n in range(1, _RECYCLES + 1)]
+    return 1 + min(range(_RECYCLES), key=lambda n: found[n]["coordinates"] + found[n]["lattice"])
 
 
-def measure(model: Model, pairs: Pairs, device: str, *, passes: int) -> dict[str, float]:
+def measure(model: Model, pairs: RelaxationPairs, device: str, *, recycles: int) -> dict[str, float]:
     """Mean errors over ``pairs``, and those of the unrelaxed crystals; nothing without pairs."""
     if not len(pairs):
         return {}
     pairs = pairs.to(device)
-    predicted = predict_pairs(model, pairs, passes=passes)
-    scaled, cell = predicted.scaled.to(pairs.scaled_relaxed), predicted.cell.to(pairs.cell_relaxed)
-    found = errors(pairs, scaled, cell)
-    before = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+    predicted = predict_pairs(model, pairs, recycles=recycles)
+    fractional, cell = predicted.fractional.to(pairs.fractional_relaxed), predicted.cell.to(pairs.cell_relaxed)
+    found = errors(pairs, fractional, cell)
+    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     return {
         **{name: values.double().mean().item() for name, values in found.items()},
         **{f"unrelaxed {name}": values.double().mean().item() for name, values in before.items()},
     }
 
 
-def _level(config: RunConfig, pairs: Pairs) -> str:
+def _level(config: RunConfig, pairs: RelaxationPairs) -> str:
     """Whose minima the model predicts, where the network knows several."""
     if not isinstance(config.network, DeepRelaxE3Config):
         return ""

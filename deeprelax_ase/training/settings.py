@@ -38,12 +38,12 @@ class TrainingSettings:
         lattice_weight: factor of the lattice loss (13) of the paper's network.
         volume_weight, shape_weight, tempering: of the end-to-end network, see
             :func:`~deeprelax_ase.training.e3_loss.relaxation_loss`.
-        informed_tempering: the tempering of crystals whose forces are known: they start near their minima, where only
+        forces_tempering: the tempering of crystals whose forces are known: they start near their minima, where only
             relative errors tell.
-        informed_weight: how much they count beside the others, whose errors are larger.
+        forces_weight: how much they count beside the others, whose errors are larger.
         hidden: share of the crystals with known forces that the end-to-end network is not told of them.
         all_blocks: whether every block of the end-to-end network is held to the truth, or the last one alone.
-        replayed: share of the crystals that the end-to-end network sees as it last predicted them.
+        recycled: share of the crystals that the end-to-end network sees as it last predicted them.
         bfloat16: autocast the network on CUDA.
         tf32: let CUDA round the factors of float32 matrix products to 10 bits; the geometry has none.
         resident: whether the pairs lie on the device throughout: where they take less than half of its free memory
@@ -75,11 +75,11 @@ class TrainingSettings:
     volume_weight: float = 3.0
     shape_weight: float = 3.0
     tempering: float = 0.5
-    informed_tempering: float = 0.5
-    informed_weight: float = 0.1
+    forces_tempering: float = 0.5
+    forces_weight: float = 0.1
     hidden: float = 0.2
     all_blocks: bool = True
-    replayed: float = 0.3
+    recycled: float = 0.3
     bfloat16: bool = True
     tf32: bool = True
     resident: Residence = "auto"

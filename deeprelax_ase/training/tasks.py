@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.data import Pairs
-from deeprelax_ase.graph.record import CrystalGraph, carried_positions, rows_times_matrices
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
@@ -38,7 +38,7 @@ class Task(Protocol):
             ``loss`` and its parts.
         """
 
-    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, pairs: RelaxationPairs) -> dict[str, Tensor]:
         """Errors of ``network``, one like that in training, for ``pairs`` as they are, without gradients.
 
         Returns:
@@ -53,7 +53,7 @@ class Task(Protocol):
 
 
 def task_of(
-    pairs: Pairs,
+    pairs: RelaxationPairs,
     config: DeepRelaxConfig | DeepRelaxE3Config,
     settings: TrainingSettings,
     device: torch.device | str | None = None,
@@ -70,7 +70,7 @@ class GraphTask:
     def __init__(
         self,
         network: nn.Module,
-        pairs: Pairs,
+        pairs: RelaxationPairs,
         config: Any,
         settings: TrainingSettings,
         device: torch.device | str | None,
@@ -81,7 +81,9 @@ class GraphTask:
         self.network = network.to(self.device)
         self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
 
-    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+    def losses(
+        self, network: nn.Module, pairs: RelaxationPairs, graph: CrystalGraph, *, learning: bool
+    ) -> dict[str, Tensor]:
         """``loss`` and its parts of ``network`` for ``pairs``, and ``error`` if it is not ``learning``."""
         raise NotImplementedError
 
@@ -97,7 +99,7 @@ class GraphTask:
         return losses
 
     @torch.no_grad()
-    def validate(self, network: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, pairs: RelaxationPairs) -> dict[str, Tensor]:
         """The losses of ``pairs`` as they are, and their absolute errors together."""
         return self.losses(network, pairs, pair_graph(pairs, self.config.graph), learning=False)
 
@@ -115,7 +117,7 @@ class DeepRelaxTask(GraphTask):
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: RelaxationPairs,
         config: DeepRelaxConfig,
         settings: TrainingSettings,
         device: torch.device | str | None = None,
@@ -126,7 +128,9 @@ class DeepRelaxTask(GraphTask):
         """Have backbone and heads compiled."""
         cast("DeepRelax", self.network).compile_parts(dynamic=True)
 
-    def losses(self, network: nn.Module, pairs: Pairs, graph: CrystalGraph, *, learning: bool) -> dict[str, Tensor]:
+    def losses(
+        self, network: nn.Module, pairs: RelaxationPairs, graph: CrystalGraph, *, learning: bool
+    ) -> dict[str, Tensor]:
         """Eq. (14) and its parts; ``error`` is its sum with absolute errors in place of likelihoods."""
         truth = pair_truth(pairs, graph, self.config)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.bfloat16 and graph.cell.is_cuda):
@@ -138,9 +142,9 @@ class DeepRelaxTask(GraphTask):
         return {**losses, "error": deeprelax_loss(quantities, truth, lattice_weight=weight, uncertainty=False)["loss"]}
 
 
-def pair_truth(pairs: Pairs, graph: CrystalGraph, config: DeepRelaxConfig) -> RelaxedGeometry:
+def pair_truth(pairs: RelaxationPairs, graph: CrystalGraph, config: DeepRelaxConfig) -> RelaxedGeometry:
     """The true quantities of ``pairs`` on ``graph``, with the anchors that ``config`` measures displacements from."""
-    positions = rows_times_matrices(pairs.scaled_relaxed, pairs.cell_relaxed[graph.batch])
+    positions = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[graph.batch])
     carried = config.distance_baseline == "carried"
-    anchors = carried_positions(graph, pairs.cell_relaxed) if carried else graph.positions
+    anchors = affine_positions(graph, pairs.cell_relaxed) if carried else graph.positions
     return relaxed_geometry(graph, positions, pairs.cell_relaxed, anchors)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from deeprelax_ase.models import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models, card_page
+from deeprelax_ase.models.registry import DEFAULT_MODEL, WEIGHTS, ModelCard, available_models, card_page
 
 #: The line that the cards take the place of.
 HERE = "<!-- model cards -->"
@@ -34,13 +34,13 @@ def overview(cards: list[ModelCard]) -> str:
             card.level_of_theory,
             f"`{card.architecture}`",
             f"{card.members} × {card.parameters / 1e6:.1f} M",
-            str(card.passes),
+            str(card.recycles),
             str(len(card.elements)),
             f"`{card.weights or card.name + '.safetensors'}`",
         )
         for card in cards
     ]
-    heading = ("model", "relaxes to", "network", "members × parameters", "passes", "elements", "weights")
+    heading = ("model", "relaxes to", "network", "members × parameters", "recycles", "elements", "weights")
     return table(heading, rows)
 
 

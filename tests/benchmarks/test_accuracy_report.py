@@ -9,9 +9,9 @@ import accuracy
 import numpy as np
 import pytest
 
-from deeprelax_ase.calibration import ErrorSigns
-from deeprelax_ase.evaluation import assess
-from deeprelax_ase.training.predicting import Predicted
+from deeprelax_ase.evaluation.assessment import assess
+from deeprelax_ase.evaluation.predicting import Predicted
+from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from tests.training.conftest import make_pairs, write_pairs
 
 
@@ -22,7 +22,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     def predict(predictor, crystals, cache=None) -> Predicted:
         count = len(crystals)
         return Predicted(
-            list(crystals), np.arange(count, dtype=float), np.zeros((count, len(ErrorSigns.__annotations__)))
+            list(crystals), np.arange(count, dtype=float), np.zeros((count, len(ErrorFeatures.__annotations__)))
         )
 
     monkeypatch.setattr(accuracy, "predict", predict)
@@ -36,7 +36,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labelled: int) 
     monkeypatch.setattr("sys.argv", ["accuracy.py", str(file), "--no-match", "--json", str(out)])
     accuracy.main()
     results = json.loads(out.read_text(encoding="utf-8"))["results"]
-    found = assess(pairs, pairs.scaled_initial, pairs.cell_initial, uncertainty=np.arange(6.0), match=False)
+    found = assess(pairs, pairs.fractional_initial, pairs.cell_initial, uncertainty=np.arange(6.0), match=False)
     parts = {"some, all": np.arange(6)} | ({"some, DFT-labelled": np.arange(labelled)} if labelled else {})
     assert results.keys() == parts.keys()
     for name, chosen in parts.items():

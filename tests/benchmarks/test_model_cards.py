@@ -17,8 +17,8 @@ from ase.data import chemical_symbols
 from typer.testing import CliRunner
 
 from deeprelax_ase import cli
-from deeprelax_ase.data import Pairs
-from deeprelax_ase.models import WEIGHTS, ModelCard, available_models, card_page
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.models.registry import WEIGHTS, ModelCard, available_models, card_page
 
 HEADINGS = ["Data", "Elements", "Errors and coverage", "Known failures", "Licence", "How to reproduce it"]
 
@@ -121,7 +121,7 @@ class TestShipped:
 
 
 class TestPage:
-    @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"passes": 7}])
+    @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"recycles": 7}])
     def test_figures_of_other_weights_are_refused(self, change: dict):
         card = available_models()[0]
         accuracy, latency = figures(card, "accuracy"), {}
@@ -145,7 +145,9 @@ class TestPage:
         )
 
 
-def pairs_of(*crystals: str, dft: tuple[int, ...] = (), moved: tuple[float, ...] = (), grown: float = 1.0) -> Pairs:
+def pairs_of(
+    *crystals: str, dft: tuple[int, ...] = (), moved: tuple[float, ...] = (), grown: float = 1.0
+) -> RelaxationPairs:
     """Crystals of a chain of symbols each, in cubes of 10 Å that grow; the first atom moves by so many Å."""
     symbols = [re.findall("[A-Z][a-z]?", crystal) for crystal in crystals]
     numbers = torch.tensor([chemical_symbols.index(s) for part in symbols for s in part])
@@ -156,11 +158,11 @@ def pairs_of(*crystals: str, dft: tuple[int, ...] = (), moved: tuple[float, ...]
     end = start.clone()
     end[counts.cumsum(0) - counts, 0] = torch.tensor(moved or (0.0,) * size, dtype=torch.float64) / 10
     zeros = torch.zeros(size, dtype=torch.long)
-    return Pairs(
+    return RelaxationPairs(
         numbers=numbers,
         counts=counts,
-        scaled_initial=start,
-        scaled_relaxed=end,
+        fractional_initial=start,
+        fractional_relaxed=end,
         cell_initial=cell,
         cell_relaxed=cell * grown ** (1 / 3),
         dft=torch.tensor([k in dft for k in range(size)]),
@@ -168,15 +170,15 @@ def pairs_of(*crystals: str, dft: tuple[int, ...] = (), moved: tuple[float, ...]
         split=zeros,
         forces=torch.zeros_like(start),
         virial=torch.zeros_like(cell),
-        informed=torch.zeros(size, dtype=torch.bool),
+        has_forces=torch.zeros(size, dtype=torch.bool),
     )
 
 
-def found_of(pairs: Pairs, **changes) -> model_cards.Found:
+def found_of(pairs: RelaxationPairs, **changes) -> model_cards.Found:
     size = len(pairs)
     errors = {name: np.zeros(size) for name in ("coordinates", "relative_volume")}
     ones, none = np.ones(size), np.zeros(size, dtype=bool)
-    values = {"weights": ones, "before": errors, "after": errors, "within": {}, "outside": none, "universal": ~none}
+    values = {"weights": ones, "before": errors, "after": errors, "within": {}, "ood": none, "universal": ~none}
     return model_cards.Found(pairs, **{**values, **changes})
 
 
@@ -197,9 +199,9 @@ class TestMeasuring:
         after = {"coordinates": np.array([0.4] * 4 + [0.1] * 8), "relative_volume": np.full(12, 0.02)}
         before = {"coordinates": np.full(12, 0.2), "relative_volume": np.full(12, 0.1)}
         within = {"coordinates": np.arange(12) < 4, "relative_volume": np.ones(12, dtype=bool)}
-        outside = np.arange(12) >= 4
+        ood = np.arange(12) >= 4
         weights = np.array([4.0] * 4 + [1.0] * 8)
-        found = found_of(pairs, weights=weights, before=before, after=after, within=within, outside=outside)
+        found = found_of(pairs, weights=weights, before=before, after=after, within=within, ood=ood)
         row = model_cards.row(found, np.ones(12, dtype=bool))
         assert (row["crystals"], row["predicted"]) == (24, 12)
         assert row["coordinates"]["predicted"] == pytest.approx((16 * 0.4 + 8 * 0.1) / 24)
@@ -207,7 +209,7 @@ class TestMeasuring:
         assert row["relative_volume"]["further_off"] == 0
         spread = np.sqrt(4 * (4 * 0.1) ** 2 + 8 * 0.2**2) / 24
         assert row["coordinates"]["standard_error"] == pytest.approx(spread, abs=1e-5)
-        assert row["outside"] == pytest.approx(1 / 3, abs=1e-5)
+        assert row["ood"] == pytest.approx(1 / 3, abs=1e-5)
 
     def test_few_crystals_have_a_number_alone(self):
         found = found_of(pairs_of(*["Fe"] * 12))

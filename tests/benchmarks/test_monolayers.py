@@ -22,7 +22,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.data import load_pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -71,7 +71,7 @@ def under_emt(batch: list[Atoms]) -> list[dict]:
 @pytest.fixture(scope="module")
 def m3gnet(needs_dgl, shared: Path):
     """M3GNet for many crystals; skips the test where it is absent."""
-    folder = Path(os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_MODEL)
+    folder = Path(os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_POTENTIAL)
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     return relaxing.BatchedM3GNet(get_calculator(f"m3gnet:{folder}").potential)
@@ -117,9 +117,11 @@ class TestPrototypes:
     def test_lattice_is_kept_or_scaled_by_radii(self):
         prototype = next(one for one in ALL if one.name == "1T-CdI2")
         sizes = {prototypes.unrelaxed(prototype, ("Mg", "I"), np.random.default_rng(k)).cell[0, 0] for k in range(80)}
-        scaled = 4.24 * (covalent_radii[12] + 2 * covalent_radii[53]) / (covalent_radii[48] + 2 * covalent_radii[53])
+        fractional = (
+            4.24 * (covalent_radii[12] + 2 * covalent_radii[53]) / (covalent_radii[48] + 2 * covalent_radii[53])
+        )
         assert 4.24 in sizes
-        assert any(size == pytest.approx(scaled, rel=1e-12) for size in sizes)
+        assert any(size == pytest.approx(fractional, rel=1e-12) for size in sizes)
         assert len(sizes) > 10  # the strained ones
 
     def test_each_formula_once_in_a_family(self):
@@ -199,7 +201,7 @@ class TestRelaxing:
 
     def test_m3gnet_against_matgls_calculator(self, m3gnet, shared):
         """MatGL's own derivatives, in GPa, and ASE's units; the two take them in different ways."""
-        folder = os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_MODEL
+        folder = os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_POTENTIAL
         calculator = get_calculator(f"m3gnet:{folder}")
         batch = [real(prototype) for prototype in ALL if prototype.name in ("2H-MoSSe", "SnS", "1T'-WTe2")]
         for k, (atoms, found) in enumerate(zip(batch, m3gnet(batch), strict=True)):
@@ -219,7 +221,7 @@ class TestRelaxing:
             [(_, run)] = relaxing.relax_in_plane([start], m3gnet, fmax=0.005)
             assert run.converged
             assert abs(run.atoms.cell.array[2] - start.cell.array[2]).max() < 1e-12
-            assert checks.verdict(start, run) == ""
+            assert checks.decision(start, run) == ""
             ends.append(run.atoms.cell.lengths()[:2])
         assert np.ptp(ends) < 0.01  # one minimum from both sides, and a = b
         assert np.mean(ends) == pytest.approx(3.18, abs=0.05)  # PBE's, F. A. Rasmussen and K. S. Thygesen (2015)
@@ -242,19 +244,19 @@ class TestKept:
         start = layer(mx2("MoS2"))
         up = np.array([0.0, 0.0, 1.0])
         double = start.repeat((2, 1, 1))
-        assert checks.verdict(start, self.run(start)) == ""
-        assert checks.verdict(start, self.run(self.changed(start, scale=1.03))) == ""
-        assert checks.verdict(start, self.run(start, converged=False)) == "not converged"
-        assert checks.verdict(start, self.run(self.changed(start, scale=0.7))) == "area"
-        assert checks.verdict(start, self.run(self.changed(start, one=(1, 2.5 * up)))) == "thickness"
-        assert checks.verdict(start, self.run(self.changed(start, one=(1, 1.7 * up), two=(2, -0.2 * up)))) in (
+        assert checks.decision(start, self.run(start)) == ""
+        assert checks.decision(start, self.run(self.changed(start, scale=1.03))) == ""
+        assert checks.decision(start, self.run(start, converged=False)) == "not converged"
+        assert checks.decision(start, self.run(self.changed(start, scale=0.7))) == "area"
+        assert checks.decision(start, self.run(self.changed(start, one=(1, 2.5 * up)))) == "thickness"
+        assert checks.decision(start, self.run(self.changed(start, one=(1, 1.7 * up), two=(2, -0.2 * up)))) in (
             "vacuum",
             "fell apart",
         )
         nearer = (start.positions[0] - start.positions[1]) * 0.5
-        assert checks.verdict(double, self.run(self.changed(double, one=(1, nearer)))) == "overlap"
+        assert checks.decision(double, self.run(self.changed(double, one=(1, nearer)))) == "overlap"
         around = double.cell.array[0] * 0.9
-        assert checks.verdict(double, self.run(self.changed(double, one=(1, around)))) == "displacement"
+        assert checks.decision(double, self.run(self.changed(double, one=(1, around)))) == "displacement"
 
     def test_layers_chains_and_molecules(self):
         assert checks.is_one_layer(layer(graphene("C2", vacuum=5.0)))
@@ -330,7 +332,7 @@ class TestMaking:
             pairs = load_pairs(tmp_path / "pairs.npz", labels=labels)
             assert len(pairs) == 3
             assert pairs.numbers.tolist() == cut["numbers"].tolist()
-            assert pairs.scaled_relaxed.numpy() == pytest.approx(cut["frac_relaxed"], abs=1e-6)
+            assert pairs.fractional_relaxed.numpy() == pytest.approx(cut["frac_relaxed"], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -343,8 +345,8 @@ class TestShipped:
     def atoms(self, pairs: dict[str, np.ndarray], which: str) -> Iterator[Atoms]:
         for k, (first, last) in enumerate(zip(pairs["offsets"], pairs["offsets"][1:], strict=False)):
             cell = pairs[f"cell_{which}"][k].astype(float)
-            scaled = pairs[f"frac_{which}"][first:last].astype(float)
-            yield Atoms(pairs["numbers"][first:last], cell=cell, scaled_positions=scaled, pbc=True)
+            fractional = pairs[f"frac_{which}"][first:last].astype(float)
+            yield Atoms(pairs["numbers"][first:last], cell=cell, scaled_positions=fractional, pbc=True)
 
     def test_size_and_split(self, shipped_pairs):
         pairs = load_pairs(PAIRS)

@@ -25,7 +25,7 @@ def run(*arguments: object):
 @pytest.mark.usefixtures("shipped")
 def test_table_json_and_single_crystals(file: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out.json", tmp_path / "rows.csv"
-    result = run("DeepRelax-PBE", "--data", file, "--passes", 1, "--json", out, "--per-crystal", rows)
+    result = run("DeepRelax-PBE", "--data", file, "--recycles", 1, "--json", out, "--per-crystal", rows)
     assert result.exit_code == 0, result.output
     for words in ("DeepRelax-PBE, test, 3 pairs", "lattice, eq. (27) (Å)", "match rate", "rank correlation"):
         assert words in result.output
@@ -72,7 +72,7 @@ def cifs(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("shipped")
 def test_pairs_that_cannot_be_used_are_named(cifs: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out.json", tmp_path / "rows.csv"
-    given = ("--data", cifs, "--split", "all", "--passes", 1, "--no-match", "--json", out, "--per-crystal", rows)
+    given = ("--data", cifs, "--split", "all", "--recycles", 1, "--no-match", "--json", out, "--per-crystal", rows)
     result = run("DeepRelax-PBE", *given)
     assert result.exit_code == 0, result.output
     assert "left out: 2, such as doubled" in result.output
@@ -106,7 +106,7 @@ def test_none_that_can_be_relaxed(cifs: Path) -> None:
     ],
 )
 def test_minima_of_another_level_are_told(file: Path, model: str, labels: str, *, foreign: bool) -> None:
-    result = run(model, "--data", file, "--labels", labels, "--passes", 1, "--no-match")
+    result = run(model, "--data", file, "--labels", labels, "--recycles", 1, "--no-match")
     assert result.exit_code == 0, result.output
     assert ("3 of 3 relaxed crystals are minima of another level" in result.output) == foreign
 

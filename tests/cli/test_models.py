@@ -35,7 +35,7 @@ class TestModels:
     def cards(self, monkeypatch):
         pages = {"Other": "# Other\n\n## Known failures\n\n- falls *over*\n"}
         cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get)
-        monkeypatch.setitem(sys.modules, "deeprelax_ase.models", cards)
+        monkeypatch.setitem(sys.modules, "deeprelax_ase.models.registry", cards)
 
     def test_table(self, deeprelax, monkeypatch):
         monkeypatch.setenv("COLUMNS", "120")

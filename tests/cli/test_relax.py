@@ -269,7 +269,7 @@ class TestCalculator:
             made.append((name, device))
             return Broken()
 
-        monkeypatch.setattr("deeprelax_ase.calculators.get_calculator", get_calculator)
+        monkeypatch.setattr("deeprelax_ase.calculators.registry.get_calculator", get_calculator)
         write("set.extxyz", crystals)
         result = deeprelax("relax", "set.extxyz", "-c", "special", "--device", "cpu")
         assert result.exit_code == 1
@@ -305,7 +305,7 @@ def test_full_disk(deeprelax, monkeypatch, crystals):
         def close(self):
             pass
 
-    monkeypatch.setattr("deeprelax_ase.writers.open_writer", lambda name, file_format: Full())
+    monkeypatch.setattr("deeprelax_ase.io.writers.open_writer", lambda name, file_format: Full())
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz")
     assert result.exit_code == 1

@@ -20,7 +20,7 @@ from tests.screening.conftest import some_crystals
 
 pytest.importorskip("pyarrow")
 
-QUICK = ["--members", "1", "--passes", "1", "--device", "cpu", "--workers", "0"]
+QUICK = ["--members", "1", "--recycles", "1", "--device", "cpu", "--workers", "0"]
 
 
 def run(*arguments: object) -> Any:
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeprelax_ase.screening.folder import Folder
+    from deeprelax_ase.screening.manifest import Folder
 
     def full(self: Folder, block: int, table: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -62,8 +62,8 @@ def test_images_are_the_nearest_ones_in_skewed_cells_too(seed: int) -> None:
     cell = unimodular(rng, 3) @ CELL
     moved = rng.normal(scale=0.4, size=(6, 3))
     moved -= moved.mean(axis=0)
-    scaled = moved @ np.linalg.inv(cell) + rng.integers(-2, 3, size=(6, 3)) + rng.normal(size=3)
-    found = nearest_differences(scaled, cell) @ cell
+    fractional = moved @ np.linalg.inv(cell) + rng.integers(-2, 3, size=(6, 3)) + rng.normal(size=3)
+    found = nearest_differences(fractional, cell) @ cell
     np.testing.assert_allclose(found.mean(axis=0), 0, rtol=0, atol=1e-10)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), find_mic(found, cell)[1], rtol=0, atol=1e-9)
     np.testing.assert_allclose(found, moved, rtol=0, atol=1e-9)

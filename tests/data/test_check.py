@@ -47,7 +47,8 @@ def test_duplicates_and_leakage_are_found_in_any_order_of_the_atoms(dataset: Pai
     copy = dataset.in_split("train").take(torch.tensor([0]))
     order = torch.arange(7, -1, -1)
     atoms = {
-        name: getattr(copy.pairs, name)[order] for name in ("numbers", "scaled_initial", "scaled_relaxed", "forces")
+        name: getattr(copy.pairs, name)[order]
+        for name in ("numbers", "fractional_initial", "fractional_relaxed", "forces")
     }
     copy = replace(copy, pairs=replace(copy.pairs, **atoms, split=torch.tensor([2])))
     report = check(joined(dataset, copy))
@@ -61,15 +62,15 @@ def test_suspicious_pairs_are_named(dataset: PairDataset) -> None:
     pairs = dataset.pairs
     cell = pairs.cell_relaxed.clone()
     cell[0] *= 0.6  # atoms at 0.6 of their distances: none on top of another
-    scaled = pairs.scaled_relaxed.clone()
-    scaled[8:16, 0] += torch.tensor([0.5, -0.5] * 4)
-    initial = pairs.scaled_initial.clone()
+    fractional = pairs.fractional_relaxed.clone()
+    fractional[8:16, 0] += torch.tensor([0.5, -0.5] * 4)
+    initial = pairs.fractional_initial.clone()
     initial[17] = initial[16] + 0.01
     still = replace(
         pairs,
         cell_relaxed=torch.cat([cell[:3], pairs.cell_initial[3:]]),
-        scaled_relaxed=torch.cat([scaled[:24], initial[24:]]),
-        scaled_initial=initial,
+        fractional_relaxed=torch.cat([fractional[:24], initial[24:]]),
+        fractional_initial=initial,
     )
     report = check(replace(dataset, pairs=still, turned=(0.0, 0.0, 0.2, 0.0)))
     assert report.suspicious["|ln V ratio| above 0.6"] == ["a"]
@@ -81,10 +82,10 @@ def test_suspicious_pairs_are_named(dataset: PairDataset) -> None:
 
 
 def test_swapped_atoms_are_named(dataset: PairDataset) -> None:
-    scaled = dataset.pairs.scaled_relaxed.clone()
-    scaled[[9, 11]] = scaled[[11, 9]]  # of one element: the files have them in different orders
-    scaled[[24, 25]] = scaled[[25, 24]]  # of two
-    pairs = replace(dataset.pairs, scaled_relaxed=scaled)
+    fractional = dataset.pairs.fractional_relaxed.clone()
+    fractional[[9, 11]] = fractional[[11, 9]]  # of one element: the files have them in different orders
+    fractional[[24, 25]] = fractional[[25, 24]]  # of two
+    pairs = replace(dataset.pairs, fractional_relaxed=fractional)
     assert swapped(dataset.pairs).tolist() == [False] * 4
     assert swapped(pairs).tolist() == [False, True, False, True]
     assert check(replace(dataset, pairs=pairs)).suspicious["two atoms swapped places"] == ["b", "d"]
@@ -113,7 +114,7 @@ def test_fingerprints_know_neither_cell_nor_origin(dataset: PairDataset) -> None
     other = replace(
         pairs,
         cell_initial=change @ pairs.cell_initial,
-        scaled_initial=pairs.scaled_initial @ torch.linalg.inv(change) + 0.3,
+        fractional_initial=pairs.fractional_initial @ torch.linalg.inv(change) + 0.3,
     )
     assert fingerprints(other, "initial") == fingerprints(pairs, "initial")
     assert len(set(fingerprints(pairs, "initial"))) == 4
@@ -121,7 +122,7 @@ def test_fingerprints_know_neither_cell_nor_origin(dataset: PairDataset) -> None
 
 def test_mean_displacements_by_hand(dataset: PairDataset) -> None:
     pairs = dataset.pairs
-    moved = torch.zeros_like(pairs.scaled_initial)
+    moved = torch.zeros_like(pairs.fractional_initial)
     moved[::8, 0] = 0.1
-    found = mean_displacements(replace(pairs, scaled_relaxed=pairs.scaled_initial + moved))
+    found = mean_displacements(replace(pairs, fractional_relaxed=pairs.fractional_initial + moved))
     assert found.tolist() == pytest.approx((0.1 * pairs.cell_relaxed[:, 0].norm(dim=1) / 8).tolist())

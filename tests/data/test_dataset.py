@@ -12,9 +12,9 @@ import torch
 from ase.db import connect
 from ase.io import write
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import LEVELS, DataError, PairDataset, load_pairs
-from deeprelax_ase.data.matching import HOW
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.data.matching import MATCH_KINDS
 
 
 def assert_right(dataset: PairDataset, pairs, names: str = "abcd", atol: float = 1e-6) -> None:
@@ -25,13 +25,13 @@ def assert_right(dataset: PairDataset, pairs, names: str = "abcd", atol: float =
         first, last = pairs[name]
         assert one.numbers.tolist() == first.numbers.tolist()
         np.testing.assert_allclose(one.cell_initial[0], first.cell.array, rtol=0, atol=atol)
-        images = one.scaled_initial - torch.from_numpy(first.get_scaled_positions(wrap=False))  # files may wrap
+        images = one.fractional_initial - torch.from_numpy(first.get_scaled_positions(wrap=False))  # files may wrap
         np.testing.assert_allclose(images - images.round(), 0, rtol=0, atol=max(atol, 1e-6))
         np.testing.assert_allclose(one.cell_relaxed[0], last.cell.array, rtol=0, atol=atol)
-        difference = one.scaled_relaxed - torch.from_numpy(last.get_scaled_positions())
+        difference = one.fractional_relaxed - torch.from_numpy(last.get_scaled_positions())
         difference = difference - difference[0]
         np.testing.assert_allclose(difference - difference.round(), 0, rtol=0, atol=max(atol, 1e-6))
-        moved = (one.scaled_relaxed - one.scaled_initial) @ one.cell_relaxed[0]
+        moved = (one.fractional_relaxed - one.fractional_initial) @ one.cell_relaxed[0]
         assert moved.norm(dim=1).max() < 0.6
         assert moved.mean(dim=0).abs().max() < 1e-6
 
@@ -43,7 +43,7 @@ def test_cif_folder(cifs: Path, pairs) -> None:
     dataset = PairDataset.read(cifs)
     assert_right(dataset, pairs, atol=2e-4)  # what the file has digits for
     assert [dataset.pairs.split[dataset.names.index(name)].item() for name in "abcd"] == [0, 0, 1, 2]
-    assert dict(zip(dataset.names, dataset.how, strict=True))["d"] == HOW[1]
+    assert dict(zip(dataset.names, dataset.how, strict=True))["d"] == MATCH_KINDS[1]
     assert dataset.pairs.level.tolist() == [LEVELS.index("PBE")] * 4
     assert dataset.pairs.dft.all()
     assert dataset.in_split("validation").names == ("c",)
@@ -260,8 +260,8 @@ def test_saved_and_read_again(cifs: Path, tmp_path: Path) -> None:
     for name in (
         "numbers",
         "counts",
-        "scaled_initial",
-        "scaled_relaxed",
+        "fractional_initial",
+        "fractional_relaxed",
         "cell_initial",
         "cell_relaxed",
         "split",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ase.data import chemical_symbols
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.groups import (
     LARGE,
     NON_METALS,
@@ -16,30 +16,30 @@ from deeprelax_ase.data.groups import (
 )
 
 
-def make_pairs(*crystals: list[str]) -> Pairs:
+def make_pairs(*crystals: list[str]) -> RelaxationPairs:
     """Crystals of these elements at rest in a cube of 4 Å."""
     counts = torch.tensor([len(crystal) for crystal in crystals])
     atoms, size = int(counts.sum()), len(crystals)
     cells = 4 * torch.eye(3, dtype=torch.float64).repeat(size, 1, 1)
-    scaled = torch.rand(atoms, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fractional = torch.rand(atoms, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     none = torch.zeros(size, dtype=torch.int64)
-    return Pairs(
+    return RelaxationPairs(
         numbers=torch.tensor([chemical_symbols.index(symbol) for crystal in crystals for symbol in crystal]),
         counts=counts,
-        scaled_initial=scaled,
-        scaled_relaxed=scaled.clone(),
+        fractional_initial=fractional,
+        fractional_relaxed=fractional.clone(),
         cell_initial=cells,
         cell_relaxed=cells.clone(),
         dft=none > 0,
         level=none,
         split=none,
-        forces=torch.zeros_like(scaled),
+        forces=torch.zeros_like(fractional),
         virial=torch.zeros_like(cells),
-        informed=none > 0,
+        has_forces=none > 0,
     )
 
 
-def groups(pairs: Pairs, *, rare: tuple[str, ...] = ()) -> dict[str, list[bool]]:
+def groups(pairs: RelaxationPairs, *, rare: tuple[str, ...] = ()) -> dict[str, list[bool]]:
     shares = torch.full((120,), 0.5)
     shares[[chemical_symbols.index(symbol) for symbol in rare]] = RARE / 2
     return {name: mask.tolist() for name, mask in crystal_groups(pairs, shares).items()}
@@ -81,9 +81,9 @@ def test_displacements_beyond_what_the_cell_carries():
     pairs = make_pairs(["Mg", "O"], ["Cu"], ["Al", "N", "N"])
     pairs.cell_relaxed.mul_(1.5)
     assert displacement_sizes(pairs).tolist() == [0, 0, 0]
-    pairs.scaled_relaxed[1, 0] += 0.1
-    pairs.scaled_relaxed[3] += torch.tensor([0.0, 0.03, -0.04])
-    pairs.scaled_relaxed[5, 2] += 0.01  # the largest of a crystal counts
+    pairs.fractional_relaxed[1, 0] += 0.1
+    pairs.fractional_relaxed[3] += torch.tensor([0.0, 0.03, -0.04])
+    pairs.fractional_relaxed[5, 2] += 0.01  # the largest of a crystal counts
     assert displacement_sizes(pairs).tolist() == pytest.approx([0.6, 0, 0.3])
 
 

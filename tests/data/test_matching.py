@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprelax_ase.data.matching import HOW, MatchError, match
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data.matching import MATCH_KINDS, MatchError, match
 
 NUMBERS = np.array([38, 22, 8, 8, 8])
 #: Nothing that looks like a symmetry: then there is one mapping only.
@@ -14,8 +14,8 @@ SCALED = np.array([[0.05, 0.02, 0], [0.45, 0.55, 0.38], [0.5, 0.1, 0.62], [0.1, 
 CELL = np.array([[4.0, 0.3, 0.0], [0.4, 5.4, 0.2], [-0.5, 0.6, 7.1]])
 
 
-def crystal(numbers: np.ndarray, scaled: np.ndarray, cell: np.ndarray) -> Crystal:
-    return Crystal(numbers, scaled @ cell, cell)
+def crystal(numbers: np.ndarray, fractional: np.ndarray, cell: np.ndarray) -> Crystal:
+    return Crystal(numbers, fractional @ cell, cell)
 
 
 def a_pair(seed: int) -> tuple[Crystal, Crystal]:
@@ -33,11 +33,11 @@ def rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def displacements(matched) -> np.ndarray:
-    return (matched.scaled_relaxed - matched.scaled_initial) @ matched.cell_relaxed
+    return (matched.fractional_relaxed - matched.fractional_initial) @ matched.cell_relaxed
 
 
 def assert_same(found, expected) -> None:
-    np.testing.assert_allclose(found.scaled_relaxed, expected.scaled_relaxed, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.fractional_relaxed, expected.fractional_relaxed, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.cell_relaxed, expected.cell_relaxed, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(found.numbers, expected.numbers)
 
@@ -45,10 +45,10 @@ def assert_same(found, expected) -> None:
 def test_a_pair_in_order_is_taken_as_it_is() -> None:
     initial, relaxed = a_pair(0)
     found = match(initial, relaxed)
-    assert found.how == HOW[0]
+    assert found.how == MATCH_KINDS[0]
     np.testing.assert_allclose(found.cell_relaxed, relaxed.cell, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.scaled_initial, initial.scaled_positions, rtol=0, atol=1e-12)
-    drift = (found.scaled_relaxed - found.scaled_initial).mean(axis=0)
+    np.testing.assert_allclose(found.fractional_initial, initial.fractional_positions, rtol=0, atol=1e-12)
+    drift = (found.fractional_relaxed - found.fractional_initial).mean(axis=0)
     np.testing.assert_allclose(drift, 0, atol=1e-12)
 
 
@@ -59,11 +59,11 @@ def test_images_origin_order_and_orientation_do_not_matter(seed: int) -> None:
     initial, relaxed = a_pair(seed)
     expected = match(initial, relaxed)
     order = rng.permutation(5)
-    scaled = relaxed.scaled_positions + rng.integers(-2, 3, size=(5, 3)) + rng.normal(size=3)
+    fractional = relaxed.fractional_positions + rng.integers(-2, 3, size=(5, 3)) + rng.normal(size=3)
     turned = relaxed.cell @ rotation(rng)
-    found = match(initial, crystal(relaxed.numbers[order], scaled[order], turned))
+    found = match(initial, crystal(relaxed.numbers[order], fractional[order], turned))
     assert_same(found, expected)
-    assert found.how == (HOW[0] if np.array_equal(order, np.arange(5)) else found.how)
+    assert found.how == (MATCH_KINDS[0] if np.array_equal(order, np.arange(5)) else found.how)
 
 
 @settings(max_examples=15, deadline=None)
@@ -79,9 +79,9 @@ def test_another_choice_of_lattice_vectors_is_mapped_back(seed: int) -> None:
         step[i, j] = rng.choice([-1, 1])
         change = step @ change
     change = change[rng.permutation(3)]
-    other = crystal(NUMBERS, relaxed.scaled_positions @ np.linalg.inv(change), change @ relaxed.cell)
+    other = crystal(NUMBERS, relaxed.fractional_positions @ np.linalg.inv(change), change @ relaxed.cell)
     found = match(initial, other)
-    assert found.how != HOW[1]
+    assert found.how != MATCH_KINDS[1]
     lengths = [np.linalg.norm(displacements(m), axis=1) for m in (found, expected)]
     np.testing.assert_allclose(lengths[0], lengths[1], rtol=0, atol=1e-8)
     stretches = [
@@ -105,16 +105,16 @@ def test_a_small_turn_is_left_to_the_relaxation() -> None:
     initial, relaxed = a_pair(3)
     c, s = np.cos(5e-4), np.sin(5e-4)
     cell = relaxed.cell @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-    found = match(initial, crystal(NUMBERS, relaxed.scaled_positions, cell))
+    found = match(initial, crystal(NUMBERS, relaxed.fractional_positions, cell))
     np.testing.assert_allclose(found.cell_relaxed, cell, rtol=0, atol=1e-12)
 
 
 def test_atoms_that_went_far_keep_their_order() -> None:
     initial, relaxed = a_pair(0)
-    scaled = relaxed.scaled_positions.copy()
-    scaled[2] += [0.0, 0.0, 0.2]  # 1.4 Å, still nearest to where it was
-    found = match(initial, crystal(NUMBERS, scaled, relaxed.cell))
-    assert found.how == HOW[0]
+    fractional = relaxed.fractional_positions.copy()
+    fractional[2] += [0.0, 0.0, 0.2]  # 1.4 Å, still nearest to where it was
+    found = match(initial, crystal(NUMBERS, fractional, relaxed.cell))
+    assert found.how == MATCH_KINDS[0]
 
 
 def test_another_composition_is_refused_with_the_reason() -> None:
@@ -152,8 +152,8 @@ def test_nothing_of_the_crystals_is_changed() -> None:
 
 
 def perovskite(seed: int, cell: np.ndarray, shake: float) -> Crystal:
-    scaled = np.array([[0.5, 0.5, 0.5], [0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
-    return crystal(NUMBERS, scaled + np.random.default_rng(seed).normal(scale=shake, size=(5, 3)), cell)
+    fractional = np.array([[0.5, 0.5, 0.5], [0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
+    return crystal(NUMBERS, fractional + np.random.default_rng(seed).normal(scale=shake, size=(5, 3)), cell)
 
 
 @pytest.mark.parametrize("axes", [[1, 2, 0], [2, 0, 1]])
@@ -162,7 +162,7 @@ def test_axes_of_a_nearly_cubic_cell_in_another_order(axes: list[int]) -> None:
     relaxed = perovskite(2, np.diag([3.9, 4.0, 4.15]), 0.02)
     expected = match(initial, relaxed)
     swap = np.eye(3)[axes]
-    other = crystal(NUMBERS, relaxed.scaled_positions @ swap.T, swap @ relaxed.cell)
+    other = crystal(NUMBERS, relaxed.fractional_positions @ swap.T, swap @ relaxed.cell)
     found = match(initial, other)
     lengths = [np.linalg.norm(displacements(m), axis=1).mean() for m in (found, expected)]
     assert lengths[0] < 1.7 * lengths[1]
@@ -170,23 +170,23 @@ def test_axes_of_a_nearly_cubic_cell_in_another_order(axes: list[int]) -> None:
 
 def test_frames_of_a_relaxation_keep_their_order_however_far_atoms_go() -> None:
     initial, relaxed = a_pair(0)
-    scaled = relaxed.scaled_positions.copy()
-    scaled[[2, 3]] = scaled[[3, 2]] * 0.9 + scaled[[2, 3]] * 0.1  # two oxygens on their way past each other
+    fractional = relaxed.fractional_positions.copy()
+    fractional[[2, 3]] = fractional[[3, 2]] * 0.9 + fractional[[2, 3]] * 0.1  # two oxygens on their way past each other
     cell = relaxed.cell @ np.diag([1.8, 0.75, 0.75])
-    found = match(initial, crystal(NUMBERS, scaled, cell), in_order=True)
-    assert found.how == HOW[0]
+    found = match(initial, crystal(NUMBERS, fractional, cell), in_order=True)
+    assert found.how == MATCH_KINDS[0]
     np.testing.assert_allclose(found.cell_relaxed, cell, rtol=0, atol=0.1)
-    moved = scaled - initial.scaled_positions
-    drift = (found.scaled_relaxed - found.scaled_initial) - moved
+    moved = fractional - initial.fractional_positions
+    drift = (found.fractional_relaxed - found.fractional_initial) - moved
     np.testing.assert_allclose(drift - drift[0] - np.round(drift - drift[0]), 0, rtol=0, atol=1e-9)
-    assert match(initial, crystal(NUMBERS, scaled, relaxed.cell)).how == HOW[1]
+    assert match(initial, crystal(NUMBERS, fractional, relaxed.cell)).how == MATCH_KINDS[1]
 
 
 def test_large_strain_in_an_order_that_fits_is_believed() -> None:
     initial, relaxed = a_pair(4)
     cell = relaxed.cell @ np.diag([1.5, 0.85, 0.9])
-    found = match(initial, crystal(NUMBERS, relaxed.scaled_positions, cell))
-    assert found.how == HOW[0]
+    found = match(initial, crystal(NUMBERS, relaxed.fractional_positions, cell))
+    assert found.how == MATCH_KINDS[0]
     np.testing.assert_allclose(np.linalg.det(found.cell_relaxed), np.linalg.det(cell), rtol=1e-9)
 
 
@@ -195,7 +195,7 @@ def test_a_mirror_image_is_told() -> None:
     flip = np.diag([1.0, 1.0, -1.0])
     expected = match(initial, relaxed)
     found = match(initial, Crystal(NUMBERS, relaxed.positions @ flip, relaxed.cell @ flip))
-    assert found.how == HOW[3]
+    assert found.how == MATCH_KINDS[3]
     assert np.linalg.det(found.cell_relaxed) > 0
     lengths = [np.linalg.norm(displacements(m), axis=1) for m in (found, expected)]
     np.testing.assert_allclose(lengths[0], lengths[1], rtol=0, atol=1e-9)
@@ -204,9 +204,9 @@ def test_a_mirror_image_is_told() -> None:
 def test_a_left_handed_cell_is_no_mirror_image() -> None:
     initial, relaxed = a_pair(2)
     flip = np.diag([1.0, 1.0, -1.0])
-    both = [crystal(NUMBERS, c.scaled_positions @ flip, flip @ c.cell) for c in (initial, relaxed)]
-    assert match(both[0], both[1]).how == HOW[0]
+    both = [crystal(NUMBERS, c.fractional_positions @ flip, flip @ c.cell) for c in (initial, relaxed)]
+    assert match(both[0], both[1]).how == MATCH_KINDS[0]
     mixed = match(initial, both[1])
-    assert mixed.how == HOW[2]
+    assert mixed.how == MATCH_KINDS[2]
     lengths = [np.linalg.norm(displacements(m), axis=1) for m in (mixed, match(initial, relaxed))]
     np.testing.assert_allclose(lengths[0], lengths[1], rtol=0, atol=1e-9)

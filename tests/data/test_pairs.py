@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import LEVELS, Pairs, concatenate, crystals_of, load_pairs
+from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate, crystals_of, load_pairs
 
 COUNTS = (2, 1, 3, 2)
 SPLIT = (0, 2, 0, 1)
@@ -37,8 +37,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "pairs.npz"
 
 
-def assert_equal(a: Pairs, b: Pairs) -> None:
-    for f in fields(Pairs):
+def assert_equal(a: RelaxationPairs, b: RelaxationPairs) -> None:
+    for f in fields(RelaxationPairs):
         assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
 
 
@@ -50,8 +50,8 @@ def test_arrays_are_read_as_they_are(file: Path) -> None:
     assert pairs.dft.tolist() == list(DFT)
     for name, key in {
         "numbers": "numbers",
-        "scaled_initial": "frac_initial",
-        "scaled_relaxed": "frac_relaxed",
+        "fractional_initial": "frac_initial",
+        "fractional_relaxed": "frac_relaxed",
         "cell_initial": "cell_initial",
         "cell_relaxed": "cell_relaxed",
         "split": "split",
@@ -62,7 +62,7 @@ def test_arrays_are_read_as_they_are(file: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_types(file: Path, dtype: torch.dtype) -> None:
     pairs = load_pairs(str(file), dtype=dtype)
-    for name in ("scaled_initial", "scaled_relaxed", "cell_initial", "cell_relaxed"):
+    for name in ("fractional_initial", "fractional_relaxed", "cell_initial", "cell_relaxed"):
         assert getattr(pairs, name).dtype == dtype
     for name in ("numbers", "counts", "level", "split", "batch"):
         assert getattr(pairs, name).dtype == torch.int64
@@ -97,7 +97,11 @@ def test_take_gives_crystals_in_the_order_asked_for(file: Path, chosen: list[int
     taken = pairs.take(torch.tensor(chosen, dtype=torch.int64))
     assert taken.counts.tolist() == [COUNTS[k] for k in chosen]
     atoms = [a for k in chosen for a in range(raw["offsets"][k], raw["offsets"][k + 1])]
-    for name, key in {"numbers": "numbers", "scaled_initial": "frac_initial", "scaled_relaxed": "frac_relaxed"}.items():
+    for name, key in {
+        "numbers": "numbers",
+        "fractional_initial": "frac_initial",
+        "fractional_relaxed": "frac_relaxed",
+    }.items():
         np.testing.assert_array_equal(getattr(taken, name).numpy(), raw[key][atoms])
     assert taken.level.tolist() == [LEVELS.index("PBE" if DFT[k] else "OAM") for k in chosen]
     for name in ("cell_initial", "cell_relaxed", "dft", "split"):
@@ -148,8 +152,8 @@ def test_labels_of_m3gnet(labelled: tuple[Path, dict[str, np.ndarray]]) -> None:
     assert pairs.counts.tolist() == [2, 1, 2]
     assert {LEVELS[k] for k in pairs.level.tolist()} == {"M3GNet"}
     np.testing.assert_array_equal(pairs.cell_relaxed.numpy(), own["cell_m3gnet"][kept])
-    np.testing.assert_array_equal(pairs.scaled_relaxed.numpy(), own["frac_m3gnet"][[0, 1, 2, 6, 7]])
-    for name in ("numbers", "counts", "scaled_initial", "cell_initial", "dft", "split"):  # as under other labels
+    np.testing.assert_array_equal(pairs.fractional_relaxed.numpy(), own["frac_m3gnet"][[0, 1, 2, 6, 7]])
+    for name in ("numbers", "counts", "fractional_initial", "cell_initial", "dft", "split"):  # as under other labels
         assert torch.equal(getattr(pairs, name), getattr(usual.take(kept), name)), name
 
 
@@ -183,7 +187,7 @@ def test_an_unknown_split_is_refused(file: Path) -> None:
 
 def test_to_moves_every_tensor(file: Path) -> None:
     moved = load_pairs(file).to("meta")
-    assert {getattr(moved, f.name).device.type for f in fields(Pairs)} == {"meta"}
+    assert {getattr(moved, f.name).device.type for f in fields(RelaxationPairs)} == {"meta"}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_the_data_folder_holds_what_it_says(shared: Path, name: str, atoms: int,
     assert int(pairs.dft.sum()) == dft
     assert tuple(len(pairs.in_split(split)) for split in ("train", "validation", "test")) == splits
     # Nearest images without drift, on which the loss and the metrics rely.
-    difference = pairs.scaled_relaxed - pairs.scaled_initial
+    difference = pairs.fractional_relaxed - pairs.fractional_initial
     drift = torch.zeros(len(pairs), 3).index_add(0, pairs.batch, difference) / pairs.counts[:, None]
     assert drift.abs().max() < 1e-4
 

@@ -17,7 +17,7 @@ import typer
 
 pytest.importorskip("sybil", reason="needs sybil")
 
-from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE
+from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.cli import app
 from docs.blocks import PAGES, parse, run
 
@@ -37,7 +37,7 @@ NEEDS = {
 @pytest.fixture
 def m3gnet(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where M3GNet lies."""
-    folder = Path(os.environ.get(M3GNET_VARIABLE, shared / "models" / M3GNET_MODEL))
+    folder = Path(os.environ.get(M3GNET_VARIABLE, shared / "models" / M3GNET_POTENTIAL))
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     monkeypatch.setenv(M3GNET_VARIABLE, str(folder))
@@ -67,7 +67,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     """What it takes for given: a calculator, crystals, a file of candidates. Its shell commands are only looked at."""
     from ase.io import write
 
-    from deeprelax_ase.calculators import get_calculator
+    from deeprelax_ase.calculators.registry import get_calculator
 
     crystals = [sample_crystals[name].to_atoms() for name in ("rocksalt", "hcp")]
     write(tmp_path / "candidates.extxyz", crystals)

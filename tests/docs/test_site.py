@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import deeprelax_ase
-from deeprelax_ase.models import available_models, card_page
+from deeprelax_ase.models.registry import available_models, card_page
 
 ROOT = Path(__file__).resolve().parents[2]
 

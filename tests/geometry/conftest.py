@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph import CrystalGraph, build_graph, carried_positions, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.graph import CrystalGraph, affine_positions, build_graph, edge_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Problem:
 
 def exact_quantities(graph: CrystalGraph, positions: Tensor, cell: Tensor) -> RelaxationQuantities:
     """What a perfect network without uncertainty predicts for atoms that relax to ``positions`` in ``cell``."""
-    anchors = carried_positions(graph, cell)
+    anchors = affine_positions(graph, cell)
     source, destination = graph.edge_index[:, graph.in_cell]
     distances = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
     displacements = torch.linalg.vector_norm(positions[source] - anchors[destination], dim=1)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry import EDGSettings, bounded_euclidean_distance_loss, distance_bounds, solve_edg
-from deeprelax_ase.graph import CrystalGraph, build_graph, carried_positions, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.graph import CrystalGraph, affine_positions, build_graph, edge_vectors
 
 DEVICES = [
     "cpu",
@@ -153,7 +153,7 @@ def test_a_translated_crystal_gives_a_translated_solution(real_problem):
     before = (shift @ torch.linalg.inv(noisy.quantities.cell))[:, None] @ noisy.graph.cell  # carried along to the shift
     graph = replace(noisy.graph, positions=noisy.graph.positions + before.squeeze(1)[noisy.graph.batch])
     quantities = replace(noisy.quantities, anchors=noisy.quantities.anchors + shift)
-    torch.testing.assert_close(carried_positions(graph, quantities.cell), quantities.anchors, rtol=0, atol=1e-10)
+    torch.testing.assert_close(affine_positions(graph, quantities.cell), quantities.anchors, rtol=0, atol=1e-10)
     expected = solve_edg(noisy.graph, noisy.quantities).positions + shift
     torch.testing.assert_close(solve_edg(graph, quantities).positions, expected, rtol=0, atol=1e-8)
 
@@ -228,7 +228,7 @@ def test_atoms_inside_all_bounds_stay_where_others_move(sample_crystals: dict[st
 
 def test_the_mean_displacement_is_taken_out(real_problem):
     noisy = real_problem(seed=8, universal=20).with_noise(0.1, seed=12)
-    carried = carried_positions(noisy.graph, noisy.quantities.cell)
+    carried = affine_positions(noisy.graph, noisy.quantities.cell)
     drifts = {}
     for fix_drift in (True, False):
         solution = solve_edg(noisy.graph, noisy.quantities, settings=EDGSettings(fix_drift=fix_drift))

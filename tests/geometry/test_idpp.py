@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry import EDGSettings, solve_edg
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
-from deeprelax_ase.structure import Crystal
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about optional parts of pymatgen
@@ -93,7 +93,7 @@ def test_both_solvers_recover_a_crystal_from_its_exact_distances(
 @pytest.mark.parametrize("index", CRYSTALS)
 def test_both_solvers_agree_half_way_along_a_relaxation(data_crystals: Callable[..., list[Crystal]], index: int):
     (initial,), (relaxed,) = (data_crystals("xmno", [index], which=which) for which in ("initial", "relaxed"))
-    carried = initial.with_geometry(initial.scaled_positions @ relaxed.cell, relaxed.cell)
+    carried = initial.with_geometry(initial.fractional_positions @ relaxed.cell, relaxed.cell)
     ends = [carried.to_structure(), relaxed.to_structure()]
     theirs = pathfinder.IDPPSolver.from_endpoints(ends, nimages=1, sort_tol=0).run(**RUN)[1].cart_coords
     target = (ends[0].distance_matrix + ends[1].distance_matrix) / 2

@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.build import bulk, make_supercell
 from ase.spacegroup import crystal as ase_crystal
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry import project, site_freedom, symmetrize, symmetry_operations
-from deeprelax_ase.structure import Crystal
 
 
 def rutile() -> Atoms:
@@ -48,14 +48,14 @@ def crystal(name: str) -> Crystal:
 
 def space_group(crystal: Crystal, symprec: float = 1e-4) -> int:
     return spglib.get_symmetry_dataset(
-        (crystal.cell, crystal.scaled_positions, crystal.numbers), symprec=symprec
+        (crystal.cell, crystal.fractional_positions, crystal.numbers), symprec=symprec
     ).number
 
 
 def predict(initial: Crystal, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A prediction that keeps no symmetry: a general deformation, and displacements of a tenth of an Å."""
     cell = initial.cell @ (np.eye(3) * 1.03 + rng.normal(scale=0.03, size=(3, 3)))
-    return initial.scaled_positions @ cell + rng.normal(scale=0.1, size=initial.positions.shape), cell
+    return initial.fractional_positions @ cell + rng.normal(scale=0.1, size=initial.positions.shape), cell
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_the_space_group_is_kept(name: str, rng: np.random.Generator):
 def test_sites_that_symmetry_fixes_do_not_move(name: str, rng: np.random.Generator):
     initial = crystal(name)
     positions, cell = symmetrize(initial, *predict(initial, rng))
-    np.testing.assert_allclose(positions, initial.scaled_positions @ cell, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(positions, initial.fractional_positions @ cell, rtol=0, atol=1e-10)
     assert np.abs(cell - initial.cell).max() > 1e-2
 
 
@@ -90,8 +90,8 @@ def test_free_coordinates_move_alike(rng: np.random.Generator):
     initial = crystal("rutile")
     predicted = predict(initial, rng)
     positions, cell = symmetrize(initial, *predicted)
-    scaled = Crystal(initial.numbers, positions, cell).scaled_positions
-    moves = scaled - initial.scaled_positions
+    fractional = Crystal(initial.numbers, positions, cell).fractional_positions
+    moves = fractional - initial.fractional_positions
     np.testing.assert_allclose(moves[:2], 0, atol=1e-10)  # titanium
     assert np.abs(moves[2:, :2]).max() > 1e-3
     np.testing.assert_allclose(np.abs(moves[2:, :2]), np.abs(moves[2, 0]), atol=1e-10)
@@ -119,7 +119,9 @@ def test_a_second_projection_changes_nothing(name: str, rng: np.random.Generator
 def test_a_symmetric_prediction_is_kept(name: str):
     initial = crystal(name)
     cell = initial.cell * 1.05
-    assert_close(symmetrize(initial, initial.scaled_positions @ cell, cell), (initial.scaled_positions @ cell, cell))
+    assert_close(
+        symmetrize(initial, initial.fractional_positions @ cell, cell), (initial.fractional_positions @ cell, cell)
+    )
 
 
 @pytest.mark.parametrize("name", ATOMS)
@@ -234,10 +236,10 @@ def test_operations_map_the_crystal_onto_itself(name: str):
     assert len(operations.rotations) == {225: 48, 221: 48, 194: 24, 136: 16, 186: 12}[ATOMS[name][1]]
     assert len(np.unique(operations.copies)) == len(initial) // COPIES.get(name, 1)
     metric = operations.basis @ operations.basis.T
-    scaled = initial.positions @ np.linalg.inv(operations.basis)
+    fractional = initial.positions @ np.linalg.inv(operations.basis)
     for rotation, origins in zip(operations.rotations, operations.origins, strict=True):
         np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-10)
-        translations = scaled - scaled[origins] @ rotation.T
+        translations = fractional - fractional[origins] @ rotation.T
         difference = translations - translations[0]  # lattice vectors of a centred cell: halves and thirds
         np.testing.assert_allclose(6 * difference, np.round(6 * difference), atol=1e-6)
         assert (initial.numbers[origins] == initial.numbers).all()
@@ -253,7 +255,7 @@ def test_a_supercell_is_relaxed_as_its_primitive_cell(rng: np.random.Generator):
     noise = rng.normal(scale=0.1, size=supercell.positions.shape)
     positions, cell = symmetrize(supercell, supercell.positions @ stretch + noise, supercell.cell @ stretch)
     np.testing.assert_allclose(cell, np.diag([2, 1, 1]) @ expected, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(positions, supercell.scaled_positions @ cell, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(positions, supercell.fractional_positions @ cell, rtol=0, atol=1e-10)
 
 
 def test_copies_without_any_other_symmetry_stay_copies(sample_crystals: dict[str, Crystal], rng: np.random.Generator):
@@ -281,7 +283,7 @@ def test_operations_that_are_known_need_not_be_sought_again(name: str, rng: np.r
     assert same[1] is cell
 
 
-# Freedom of sites
+# DegreesOfFreedom of sites
 
 
 def low() -> Atoms:
@@ -302,7 +304,7 @@ def p1() -> Atoms:
     return Atoms("TiO2Sr", positions=sites, cell=triclinic, pbc=True)
 
 
-#: Freedom of the sites by element: dimensions over three, less what moves the crystal as a whole.
+#: DegreesOfFreedom of the sites by element: dimensions over three, less what moves the crystal as a whole.
 FREEDOM: dict[str, tuple[Callable[[], Atoms], dict[str, float]]] = {
     **{name: (ATOMS[name][0], dict.fromkeys(["Na", "Cl", "Mg", "O", "Sr", "Ti"], 0.0)) for name in FIXED},
     "one atom": (lambda: bulk("Cu"), {"Cu": 0.0}),
@@ -315,7 +317,7 @@ FREEDOM: dict[str, tuple[Callable[[], Atoms], dict[str, float]]] = {
 every_freedom = pytest.mark.parametrize("name", FREEDOM)
 
 
-def freedom_of(atoms: Atoms) -> np.ndarray:
+def degrees_of_freedom(atoms: Atoms) -> np.ndarray:
     initial = Crystal.from_atoms(atoms)
     return site_freedom(initial, symmetry_operations(initial))
 
@@ -324,7 +326,9 @@ def freedom_of(atoms: Atoms) -> np.ndarray:
 def test_freedom_of_sites(name: str):
     make, expected = FREEDOM[name]
     atoms = make()
-    np.testing.assert_allclose(freedom_of(atoms), [expected[symbol] for symbol in atoms.symbols], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        degrees_of_freedom(atoms), [expected[symbol] for symbol in atoms.symbols], rtol=0, atol=1e-12
+    )
 
 
 @every_freedom
@@ -351,7 +355,9 @@ def test_freedom_of_sites_is_the_same_in_a_supercell(name: str, supercell):
     big = make_supercell(atoms, supercell, order="atom-major")
     copies = len(big) // len(atoms)
     assert copies > 1
-    np.testing.assert_allclose(freedom_of(big), np.repeat(freedom_of(atoms), copies), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        degrees_of_freedom(big), np.repeat(degrees_of_freedom(atoms), copies), rtol=0, atol=1e-12
+    )
 
 
 @every_freedom
@@ -363,17 +369,17 @@ def test_freedom_does_not_turn_and_goes_with_the_atoms(name: str, rng: np.random
     moved.set_cell(moved.cell.array @ rotation)
     moved.set_positions((moved.positions + rng.normal(size=3)) @ rotation)
     moved.wrap()
-    np.testing.assert_allclose(freedom_of(moved), freedom_of(atoms)[order], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(degrees_of_freedom(moved), degrees_of_freedom(atoms)[order], rtol=0, atol=1e-12)
 
 
 def test_what_breaks_the_symmetry_sets_sites_free(rng: np.random.Generator):
     atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    assert not freedom_of(atoms).any()
+    assert not degrees_of_freedom(atoms).any()
     atoms.positions[0, 2] += 0.1  # polar along z now, with a fourfold axis through atoms that move along it
-    freedom = freedom_of(atoms)
+    freedom = degrees_of_freedom(atoms)
     assert 0 < freedom[0] < 1 / 3
     atoms.positions += rng.normal(scale=0.05, size=(8, 3))
-    np.testing.assert_allclose(freedom_of(atoms), 7 / 8, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(degrees_of_freedom(atoms), 7 / 8, rtol=0, atol=1e-12)
 
 
 def test_relaxations_keep_their_symmetry(data_pairs: Callable, data_crystals: Callable[..., list[Crystal]]):
@@ -384,6 +390,6 @@ def test_relaxations_keep_their_symmetry(data_pairs: Callable, data_crystals: Ca
     ):
         positions, cell = symmetrize(initial, relaxed.positions, relaxed.cell)
         symmetric += cell is not relaxed.cell
-        changes.append(np.abs(np.linalg.solve(cell.T, positions.T).T - relaxed.scaled_positions) @ np.abs(cell))
+        changes.append(np.abs(np.linalg.solve(cell.T, positions.T).T - relaxed.fractional_positions) @ np.abs(cell))
     assert symmetric > 80
     assert np.mean([np.max(c) < 1e-3 for c in changes]) > 0.95

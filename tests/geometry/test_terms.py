@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry import PullEvaluator, distance_bounds, distance_terms, select_atoms
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors
-from deeprelax_ase.quantities import RelaxationQuantities
-from deeprelax_ase.structure import Crystal
 
 
 def rounded_loss(graph: CrystalGraph, quantities: RelaxationQuantities, positions: Tensor, softness: float) -> Tensor:

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprelax_ase import Predictor
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.vacuum import in_plane_projectors, widest_gaps
-from deeprelax_ase.structure import Crystal
 from tests.crystals import END_TO_END
 
 
 def tensors(*crystals: Crystal) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     batch = torch.repeat_interleave(torch.arange(len(crystals)), torch.tensor([len(c) for c in crystals]))
-    scaled = torch.from_numpy(np.concatenate([c.scaled_positions for c in crystals]))
-    return scaled, torch.from_numpy(np.stack([c.cell for c in crystals])), batch
+    fractional = torch.from_numpy(np.concatenate([c.fractional_positions for c in crystals]))
+    return fractional, torch.from_numpy(np.stack([c.cell for c in crystals])), batch
 
 
 def layer(vacuum: float, turn: int = 0) -> Crystal:
@@ -68,7 +68,7 @@ def test_wires_and_molecules_are_no_layers() -> None:
 
 
 def test_the_vacuum_is_kept_and_the_plane_relaxes(shipped) -> None:
-    predictor = Predictor(shipped(END_TO_END), members=1, passes=2)
+    predictor = Predictor(shipped(END_TO_END), members=1, recycles=2)
     crystal = layer(15.0)
     wide = crystal.with_geometry(crystal.positions * [1.05, 1.05, 1.0], crystal.cell * [[1.05], [1.05], [1.0]])
     relaxed = predictor.predict(wide).relaxed

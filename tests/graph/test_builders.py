@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from deeprelax_ase import graph
-from deeprelax_ase.graph import build_graph, matgl_dgl, torch_neighbors
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import build_graph, matgl_builder, torch_builder
 
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records which builder makes the graph; MatGL is replaced, so that the test runs without it."""
     used: list[str] = []
-    original = torch_neighbors.build_graph
+    original = torch_builder.build_graph
 
     def by_matgl(crystals, *, settings, dtype):
         used.append("matgl")
@@ -22,8 +22,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         used.append("torch")
         return original(crystals, **options)
 
-    monkeypatch.setattr(matgl_dgl, "build_graph", by_matgl)
-    monkeypatch.setattr(torch_neighbors, "build_graph", by_torch)
+    monkeypatch.setattr(matgl_builder, "build_graph", by_matgl)
+    monkeypatch.setattr(torch_builder, "build_graph", by_torch)
     return used
 
 
@@ -38,7 +38,7 @@ def test_auto(
     count: int,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(matgl_dgl, "is_available", lambda: available)
+    monkeypatch.setattr(matgl_builder, "is_available", lambda: available)
     build_graph([sample_crystals["hcp"]] * count)
     assert used == [expected]
 
@@ -57,8 +57,8 @@ def test_auto_builds_on_another_device_with_torch(
     monkeypatch: pytest.MonkeyPatch, sample_crystals: dict[str, Crystal]
 ) -> None:
     devices = []
-    monkeypatch.setattr(torch_neighbors, "build_graph", lambda crystals, *, device, **_: devices.append(device))
-    monkeypatch.setattr(matgl_dgl, "is_available", lambda: True)
+    monkeypatch.setattr(torch_builder, "build_graph", lambda crystals, *, device, **_: devices.append(device))
+    monkeypatch.setattr(matgl_builder, "is_available", lambda: True)
     build_graph([sample_crystals["hcp"]], device="cuda:1")
     assert devices == ["cuda:1"]
 

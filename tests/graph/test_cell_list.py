@@ -9,18 +9,18 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprelax_ase.graph import GraphSettings, neighbor_graph, neighbor_pairs, torch_neighbors
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import GraphSettings, neighbor_graph, neighbor_pairs, torch_builder
 from deeprelax_ase.graph.cell_list import cell_list_pairs
-from deeprelax_ase.graph.torch_neighbors import batch_tensors
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.graph.torch_builder import batch_tensors
 
 
 def random_crystal(seed: int, atoms: int, lengths: tuple[float, float, float], skew: float, far: float) -> Crystal:
     """Atoms anywhere in and around a cell of about these edges."""
     rng = np.random.default_rng(seed)
     cell = np.diag(lengths) + skew * np.tril(rng.normal(size=(3, 3)), -1) * min(lengths)
-    scaled = rng.random((atoms, 3)) + np.round(far * rng.normal(size=(atoms, 3)))
-    return Crystal(rng.integers(1, 90, atoms), scaled @ cell, cell)
+    fractional = rng.random((atoms, 3)) + np.round(far * rng.normal(size=(atoms, 3)))
+    return Crystal(rng.integers(1, 90, atoms), fractional @ cell, cell)
 
 
 def assert_same_pairs(crystal: Crystal, cutoff: float) -> None:
@@ -49,7 +49,7 @@ def test_any_cell(seed: int, atoms: int, lengths: tuple, skew: float, far: float
 def test_a_large_crystal() -> None:
     atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(5)
     atoms.rattle(0.05, seed=1)
-    assert len(atoms) > torch_neighbors.LARGE
+    assert len(atoms) > torch_builder.LARGE
     assert_same_pairs(Crystal.of(atoms), 6.0)
 
 
@@ -60,10 +60,10 @@ def test_large_and_small_ones_in_one_batch(monkeypatch: pytest.MonkeyPatch, chun
     tensors = batch_tensors(crystals)
     options = {"settings": GraphSettings(), "chunk_size": chunk_size}
     expected = neighbor_graph(*tensors, **options)
-    monkeypatch.setattr(torch_neighbors, "LARGE", 20)
+    monkeypatch.setattr(torch_builder, "LARGE", 20)
     calls = []
-    listed = torch_neighbors.cell_list_pairs
-    monkeypatch.setattr(torch_neighbors, "cell_list_pairs", lambda *a, **k: calls.append(1) or listed(*a, **k))
+    listed = torch_builder.cell_list_pairs
+    monkeypatch.setattr(torch_builder, "cell_list_pairs", lambda *a, **k: calls.append(1) or listed(*a, **k))
     found = neighbor_graph(*tensors, **options)
     assert len(calls) >= 3
     for name in ("edge_index", "cell_offsets", "in_cell"):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from deeprelax_ase import graph as g
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import IsolatedAtomError, OverlappingAtomsError
-from deeprelax_ase.structure import Crystal
 
 CUBE = np.eye(3) * 4.0
 SOUND = Crystal([3, 9], [[0, 0, 0], [2.0, 2.0, 2.0]], CUBE)

@@ -6,15 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.graph import TIE_TOLERANCE, GraphSettings, Pairs, in_cell_pairs, select_edges
+from deeprelax_ase.graph import TIE_TOLERANCE, GraphSettings, NeighborList, in_cell_pairs, select_edges
 
 Edge = tuple[int, int, tuple[int, ...], bool]
 
 
-def pairs(rows: list[tuple[int, int, tuple[int, int, int], float]]) -> Pairs:
+def pairs(rows: list[tuple[int, int, tuple[int, int, int], float]]) -> NeighborList:
     """Pairs of rows (destination, source, offset, distance)."""
     rows = sorted(rows)
-    return Pairs(
+    return NeighborList(
         torch.tensor([r[1] for r in rows], dtype=torch.int64),
         torch.tensor([r[0] for r in rows], dtype=torch.int64),
         torch.tensor([r[2] for r in rows], dtype=torch.int64).reshape(-1, 3),
@@ -22,7 +22,7 @@ def pairs(rows: list[tuple[int, int, tuple[int, int, int], float]]) -> Pairs:
     )
 
 
-def edges(neighbors: Pairs, in_cell: Pairs, **settings: int) -> list[Edge]:
+def edges(neighbors: NeighborList, in_cell: NeighborList, **settings: int) -> list[Edge]:
     index, offsets, inside = select_edges(neighbors, in_cell, settings=GraphSettings(**settings))
     assert index.shape == (2, len(offsets))
     assert offsets.shape == (len(inside), 3)

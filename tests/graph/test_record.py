@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeprelax_ase import graph as g
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_edges_stay_within_their_crystal(batch: g.CrystalGraph) -> None:
 
 
 def test_scaled_positions_are_those_of_the_crystals(batch: g.CrystalGraph, three: list[Crystal]) -> None:
-    expected = np.concatenate([c.scaled_positions for c in three])
-    np.testing.assert_allclose(g.scaled_positions(batch).numpy(), expected, rtol=0, atol=1e-12)
+    expected = np.concatenate([c.fractional_positions for c in three])
+    np.testing.assert_allclose(g.fractional_positions(batch).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_carried_positions_keep_the_fractional_coordinates(batch: g.CrystalGraph) -> None:
     cell = batch.cell @ torch.tensor([[1.1, 0.1, 0.0], [0.0, 0.9, 0.0], [0.0, 0.2, 1.0]], dtype=torch.float64)
-    carried = g.carried_positions(batch, cell)
-    scaled = torch.linalg.solve(cell[batch.batch].mT, carried[:, :, None]).squeeze(2)
-    torch.testing.assert_close(scaled, g.scaled_positions(batch), rtol=0, atol=1e-12)
+    carried = g.affine_positions(batch, cell)
+    fractional = torch.linalg.solve(cell[batch.batch].mT, carried[:, :, None]).squeeze(2)
+    torch.testing.assert_close(fractional, g.fractional_positions(batch), rtol=0, atol=1e-12)
     assert (carried - batch.positions).abs().max() > 0.1
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from ase.build import make_supercell
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, GraphSettings, build_graph, edge_vectors, neighbor_pairs
-from deeprelax_ase.graph.torch_neighbors import batch_tensors
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.graph.torch_builder import batch_tensors
 
 Samples = dict[str, Crystal]
 SETTINGS = GraphSettings(max_neighbors=12, max_in_cell=0)

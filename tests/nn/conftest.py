@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph
-from deeprelax_ase.graph.torch_neighbors import build_graph
+from deeprelax_ase.graph.torch_builder import build_graph
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.structure import Crystal
 
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_batch, edge_vectors
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_batch, edge_vectors
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
-from deeprelax_ase.quantities import RelaxationQuantities
-from deeprelax_ase.structure import Crystal
 
 VARIANTS = {"default": DeepRelaxConfig(), **ABLATIONS}
 PER_EDGE = ("distances", "distance_scales")
@@ -206,7 +206,7 @@ def strained(graph: CrystalGraph) -> Tensor:
 
 
 def carried_lengths(graph: CrystalGraph, cell: Tensor) -> Tensor:
-    return edge_vectors(graph, carried_positions(graph, cell), cell).norm(dim=1)
+    return edge_vectors(graph, affine_positions(graph, cell), cell).norm(dim=1)
 
 
 def test_a_given_cell_replaces_the_predicted_one(network, graph_of, sample_crystals) -> None:
@@ -219,7 +219,7 @@ def test_a_given_cell_replaces_the_predicted_one(network, graph_of, sample_cryst
     torch.testing.assert_close(
         quantities.displacements, carried_lengths(graph, cell)[graph.in_cell], rtol=0, atol=1e-12
     )
-    torch.testing.assert_close(quantities.anchors, carried_positions(graph, cell), rtol=0, atol=1e-12)
+    torch.testing.assert_close(quantities.anchors, affine_positions(graph, cell), rtol=0, atol=1e-12)
 
 
 def test_a_given_cell_does_not_change_what_the_heads_add(network, graph_of, sample_crystals) -> None:
@@ -238,7 +238,7 @@ def test_anchor_cell_carries_displacements_alone(network, graph_of, sample_cryst
     cell = strained(graph)
     plain, anchored = net(graph), net(graph, anchor_cell=cell)
     assert_same(anchored, plain, (*PER_EDGE, "displacement_scales", "cell"), 0.0)
-    torch.testing.assert_close(anchored.anchors, carried_positions(graph, cell), rtol=0, atol=1e-12)
+    torch.testing.assert_close(anchored.anchors, affine_positions(graph, cell), rtol=0, atol=1e-12)
     untrained = network(shuffled=False)(graph, anchor_cell=cell)
     torch.testing.assert_close(untrained.displacements, carried_lengths(graph, cell)[graph.in_cell], rtol=0, atol=1e-12)
     assert_same(net(graph, anchor_cell=plain.cell), plain, (*INVARIANTS, "cell", "anchors"), 1e-12)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from deeprelax_ase.graph import atom_counts, carried_positions, edge_vectors
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.quantities import Relaxation
+from deeprelax_ase.graph import affine_positions, atom_counts, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import (
     DISPLACEMENT_SCALES,
     STRAIN_SCALES,
@@ -20,8 +22,6 @@ from deeprelax_ase.nn.deeprelax_e3 import (
     strain_matrix,
 )
 from deeprelax_ase.nn.heads import bounded_scale, matrix_product, symmetric_exponential
-from deeprelax_ase.quantities import Relaxation
-from deeprelax_ase.structure import Crystal
 from tests.relaxations import assert_same
 
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")
@@ -257,7 +257,7 @@ def test_blocks_see_the_geometry_predicted_before(e3_network, graph_of, relax, s
     graph = graph_of([sample_crystals["triclinic"], sample_crystals["thin"]], network.config)
     first = network(graph)[0]
     cell = matrix_product(graph.cell, symmetric_exponential(first.strain))
-    positions = carried_positions(graph, cell) + first.displacements
+    positions = affine_positions(graph, cell) + first.displacements
     seen = moved_vectors(network_input(graph, 0), first.displacements, first.strain)
     torch.testing.assert_close(seen, edge_vectors(graph, positions, cell), rtol=0, atol=1e-10)
 

@@ -7,8 +7,8 @@ import pytest
 import spglib
 from torch import Tensor
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.nn import DeepRelaxE3
-from deeprelax_ase.structure import Crystal
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def turned(crystal: Crystal, isometry: Tensor) -> Crystal:
 @pytest.mark.parametrize(("name", "number"), [("rutile", 136), ("perovskite", 221), ("wurtzite", 186)])
 def test_the_relaxation_has_every_symmetry_of_the_crystal(relax, rotation, name: str, number: int) -> None:
     crystal = turned(symmetric_crystals()[name], rotation)
-    cell = (crystal.cell, crystal.scaled_positions, crystal.numbers)
+    cell = (crystal.cell, crystal.fractional_positions, crystal.numbers)
     symmetry = spglib.get_symmetry_dataset(cell)
     assert symmetry.number == number
     for relaxation in relax(crystal):
@@ -54,8 +54,8 @@ def test_the_relaxation_has_every_symmetry_of_the_crystal(relax, rotation, name:
         scales = relaxation.displacement_scales.detach().numpy()
         for turn, shift in zip(symmetry.rotations, symmetry.translations, strict=True):
             q = np.linalg.inv(crystal.cell) @ turn.T @ crystal.cell  # acts on row vectors from the right
-            images = crystal.scaled_positions @ turn.T + shift
-            difference = images[:, None] - crystal.scaled_positions[None]
+            images = crystal.fractional_positions @ turn.T + shift
+            difference = images[:, None] - crystal.fractional_positions[None]
             onto = np.abs(difference - difference.round()).sum(axis=2).argmin(axis=1)
             np.testing.assert_allclose(moves[onto], moves @ q, rtol=0, atol=1e-10)
             np.testing.assert_allclose(q.T @ strain @ q, strain, rtol=0, atol=1e-10)

@@ -11,19 +11,19 @@ import torch
 from ase.build import make_supercell
 from torch import Tensor
 
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.quantities import KnownForces, Relaxation
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import network_input, no_forces
 from deeprelax_ase.nn.e3_forces import SIZES, ForceReader
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
-from deeprelax_ase.quantities import KnownForces, Relaxation
-from deeprelax_ase.structure import Crystal
 from tests.relaxations import PER_ATOM, assert_same
 
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")
 every_crystal = pytest.mark.parametrize("name", NAMES)
 
 
-def known_of(counts: Sequence[int], *, seed: int = 0, informed: Sequence[bool] | None = None) -> KnownForces:
+def known_of(counts: Sequence[int], *, seed: int = 0, has_forces: Sequence[bool] | None = None) -> KnownForces:
     """Random forces and virials, of some eV/Å and some eV an atom; known for all crystals, or the ``informed`` ones."""
     generator = torch.Generator().manual_seed(seed)
     atoms, crystals = sum(counts), len(counts)
@@ -31,7 +31,7 @@ def known_of(counts: Sequence[int], *, seed: int = 0, informed: Sequence[bool] |
     return KnownForces(
         forces=torch.randn(atoms, 3, generator=generator, dtype=torch.float64),
         virial=(virial + virial.mT) * torch.tensor(counts)[:, None, None],
-        informed=torch.ones(crystals, dtype=torch.bool) if informed is None else torch.tensor(informed),
+        has_forces=torch.ones(crystals, dtype=torch.bool) if has_forces is None else torch.tensor(has_forces),
     )
 
 
@@ -85,7 +85,7 @@ def test_an_untrained_reader_changes_nothing(e3_network, relax, sample_crystals)
     crystals = [sample_crystals[name] for name in NAMES]
     known = known_of([len(crystal) for crystal in crystals])
     assert_same(relax(crystals, known, reading), relax(crystals, None, plain), atol=0)
-    assert known.informed.all()
+    assert known.has_forces.all()
 
 
 def test_without_a_calculator_no_forces_are_known(network, graph_of, sample_crystals) -> None:
@@ -95,7 +95,7 @@ def test_without_a_calculator_no_forces_are_known(network, graph_of, sample_crys
     for known in (none, network_input(graph, 0).known):
         assert known.forces.shape == (6, 3)
         assert known.virial.shape == (2, 3, 3)
-        assert known.informed.tolist() == [False, False]
+        assert known.has_forces.tolist() == [False, False]
         assert known.forces.dtype == known.virial.dtype == torch.float64
         assert not known.forces.any()
         assert not known.virial.any()
@@ -180,8 +180,8 @@ def test_a_force_moves_an_atom_that_symmetry_would_fix_along_itself(relax, sampl
 def test_a_batch_gives_what_single_crystals_give(relax, sample_crystals) -> None:
     crystals = list(sample_crystals.values())
     counts = [len(crystal) for crystal in crystals]
-    known = known_of(counts, informed=[g % 3 != 1 for g in range(len(crystals))])
-    parts = zip(known.forces.split(counts), known.virial.split(1), known.informed.split(1), strict=True)
+    known = known_of(counts, has_forces=[g % 3 != 1 for g in range(len(crystals))])
+    parts = zip(known.forces.split(counts), known.virial.split(1), known.has_forces.split(1), strict=True)
     alone = [relax(crystal, KnownForces(*part)) for crystal, part in zip(crystals, parts, strict=True)]
     joined = [
         Relaxation(*(torch.cat([getattr(r, f.name) for r in block]) for f in fields(Relaxation)))
@@ -192,13 +192,13 @@ def test_a_batch_gives_what_single_crystals_give(relax, sample_crystals) -> None
 
 def test_what_stands_in_the_place_of_unknown_forces_does_not_matter(relax, sample_crystals) -> None:
     crystals = [sample_crystals[name] for name in ("triclinic", "hcp", "thin")]
-    told = known_of([4, 2, 3], informed=[False, True, False])
+    told = known_of([4, 2, 3], has_forces=[False, True, False])
     others = torch.tensor([0, 1, 2, 3, 6, 7, 8])
     forces, virial = told.forces.clone(), told.virial.clone()
     forces[others] *= -1e3
     virial[[0, 2]] *= -1e3
     found, nothing = relax(crystals, told), relax(crystals)
-    assert_same(relax(crystals, KnownForces(forces, virial, told.informed)), found, atol=0)
+    assert_same(relax(crystals, KnownForces(forces, virial, told.has_forces)), found, atol=0)
     for after, before in zip(found, nothing, strict=True):
         for f in fields(Relaxation):
             untold = others if f.name in PER_ATOM else [0, 2]
@@ -223,7 +223,7 @@ def read(reader: ForceReader, known: KnownForces) -> tuple[Tensor, Tensor]:
     return reader(known, BATCH, torch.tensor(COUNTS))
 
 
-def scaled(known: KnownForces, factor: float) -> KnownForces:
+def fractional(known: KnownForces, factor: float) -> KnownForces:
     return known._replace(forces=factor * known.forces, virial=factor * known.virial)
 
 
@@ -248,9 +248,9 @@ def test_every_weight_of_the_reader_takes_part(network, relax, sample_crystals) 
 def test_small_forces_enter_linearly(reader: ForceReader) -> None:
     tiny = 1e-6 * min(SIZES)
     known = known_of(COUNTS)
-    rest, nothing = read(reader, scaled(known, 0.0))
+    rest, nothing = read(reader, fractional(known, 0.0))
     assert not nothing.any()
-    (x, h), (twice_x, twice_h) = (read(reader, scaled(known, factor)) for factor in (tiny, 2 * tiny))
+    (x, h), (twice_x, twice_h) = (read(reader, fractional(known, factor)) for factor in (tiny, 2 * tiny))
     for once, twice in ((x - rest, twice_x - rest), (h, twice_h)):
         torch.testing.assert_close(twice, 2 * once, rtol=0, atol=1e-4 * once.abs().max().item())
         assert once.abs().max() > tiny
@@ -258,7 +258,7 @@ def test_small_forces_enter_linearly(reader: ForceReader) -> None:
 
 def test_opposite_forces_give_opposite_features_and_pressure_has_a_sign(reader: ForceReader) -> None:
     known = known_of(COUNTS)
-    (x, h), (other_x, other_h) = read(reader, known), read(reader, scaled(known, -1.0))
+    (x, h), (other_x, other_h) = read(reader, known), read(reader, fractional(known, -1.0))
     assert torch.equal(other_h, -h)
     assert (other_x - x).abs().min() > 1e-3
     pushed = known._replace(forces=-known.forces)
@@ -270,7 +270,7 @@ def test_opposite_forces_give_opposite_features_and_pressure_has_a_sign(reader: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_huge_forces_give_bounded_features(reader: ForceReader, shuffled, dtype: torch.dtype) -> None:
     known, made = known_of(COUNTS), shuffled(ForceReader(8), spread=1.5).to(dtype)
-    (x, h), (more_x, more_h) = (read(made, scaled(known, factor)) for factor in (1e8, 1e30))
+    (x, h), (more_x, more_h) = (read(made, fractional(known, factor)) for factor in (1e8, 1e30))
     for values, more in ((x, more_x), (h, more_h)):
         assert values.dtype == dtype
         assert more.isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update, tame
+from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update, rms_normalize
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR, harmonics
 
 F, ATOMS = 8, 5
@@ -36,7 +36,7 @@ def assert_equal(actual: Tensor, expected: Tensor) -> None:
 
 def tamed(stack: Tensor) -> Tensor:
     """The tamed vectors and tensors as one stack again."""
-    return torch.cat(tame(stack), dim=1)
+    return torch.cat(rms_normalize(stack), dim=1)
 
 
 def test_taming_scales_each_rank_by_its_own_size() -> None:

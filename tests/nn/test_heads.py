@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn import DeepRelaxConfig
@@ -21,7 +22,6 @@ from deeprelax_ase.nn.heads import (
     start_at_zero,
     symmetric_exponential,
 )
-from deeprelax_ase.structure import Crystal
 
 F, BASIS = 16, 12
 Shuffle = Callable[[nn.Module], nn.Module]

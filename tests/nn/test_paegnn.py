@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, edge_vectors
-from deeprelax_ase.graph.torch_neighbors import build_graph
+from deeprelax_ase.graph.torch_builder import build_graph
 from deeprelax_ase.nn import DeepRelaxConfig
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.paegnn import NORM_EPSILON, MessagePhase, PaEGNN, UpdatePhase, smooth_norm
-from deeprelax_ase.structure import Crystal
 
 F, BASIS, MEAN = 16, 12, 30
 Shuffle = Callable[[nn.Module], nn.Module]

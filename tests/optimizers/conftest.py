@@ -13,9 +13,9 @@ from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from deeprelax_ase.calibration import CalibratedError
-from deeprelax_ase.prediction import Prediction, Uncertainty
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.record import Prediction, Uncertainty
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.corrector import Corrector, M3GNetCalculator
 
 
@@ -31,10 +31,10 @@ class StandIn:
     def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
         initial = Crystal.of(structure)
         self.asked.append(relax_cell)
-        scaled = self.relaxed.scaled_positions
+        fractional = self.relaxed.fractional_positions
         return Prediction(
             initial=initial,
-            relaxed=self.relaxed if relax_cell else initial.with_geometry(scaled @ initial.cell, initial.cell),
+            relaxed=self.relaxed if relax_cell else initial.with_geometry(fractional @ initial.cell, initial.cell),
             uncertainty=Uncertainty(0.02, 0.01, 0.017, np.zeros(len(initial)), np.zeros(0), np.zeros((0, 5), int)),
             model="stand-in",
             solver_converged=self.solver_converged,
@@ -82,7 +82,7 @@ def near(minimum: Crystal) -> Crystal:
     """A good prediction: 0.02 Å and 0.4 % off the minimum."""
     rng = np.random.default_rng(4)
     cell = 1.004 * minimum.cell
-    return minimum.with_geometry(minimum.scaled_positions @ cell + 0.02 * rng.normal(size=(4, 3)), cell)
+    return minimum.with_geometry(minimum.fractional_positions @ cell + 0.02 * rng.normal(size=(4, 3)), cell)
 
 
 @pytest.fixture

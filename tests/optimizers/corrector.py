@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from deeprelax_ase.models import M3GNET_MODEL
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.prediction import Prediction
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.prediction.record import Prediction
 from tests.optimizers.helpers import CountingEMT, geometry
 
 
@@ -24,8 +24,8 @@ class Corrector:
     jump: object
     minimum: Crystal
     shares: tuple[float, ...] = (0.6,)
-    model: str = M3GNET_MODEL
-    corrects: bool = True
+    model: str = M3GNET_RELAX_MODEL
+    reads_forces: bool = True
     seen: list[tuple[np.ndarray, np.ndarray, Crystal]] = field(default_factory=list)
 
     @property
@@ -52,6 +52,6 @@ def bfgs(target, corrector, cls=DeepRelaxOptimizer, **kwargs) -> DeepRelaxOptimi
     return cls(target, logfile=None, predictor=corrector, finish="bfgs", **kwargs)
 
 
-def on_the_way(start: Crystal, end: Crystal, share: float) -> tuple[np.ndarray, np.ndarray]:
+def interpolated(start: Crystal, end: Crystal, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Positions and cell after a ``share`` of the way."""
     return tuple(a + share * (b - a) for a, b in zip(geometry(start), geometry(end), strict=True))

@@ -8,8 +8,8 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from packaging.version import Version
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.structure import Crystal
 
 #: How far held components of the strain may move: before 3.25 ASE's Fréchet filter lets a little through its mask.
 HELD = 1e-12 if Version(ase.__version__) >= Version("3.25") else 1e-5

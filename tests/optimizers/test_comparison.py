@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.io import read
 from ase.optimize import BFGS
 
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
 from tests.optimizers.helpers import CountingEMT, assert_at, quiet
 
 FMAX = 0.01
@@ -57,8 +57,8 @@ def test_a_jump_to_a_higher_minimum_is_found_out(relax):
     optimizer, atoms, _, converged = relax(APART, TOUCHING, compare="bfgs")
     assert converged
     assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-9)
-    assert optimizer.verdict.outcome == atoms.info["deeprelax_jump"] == "taken back"
-    assert "BFGS from the start ends 0.0" in optimizer.verdict.reason
+    assert optimizer.decision.outcome == atoms.info["deeprelax_jump"] == "rejected"
+    assert "BFGS from the start ends 0.0" in optimizer.decision.reason
     assert atoms.info["deeprelax_status"] == "converged"
 
 
@@ -69,8 +69,8 @@ def test_a_jump_to_a_lower_minimum_stays(relax):
     optimizer, atoms, _, converged = relax(TOUCHING, APART, compare="bfgs")
     assert converged
     assert_at(atoms, expected, atol=1e-12)
-    assert optimizer.verdict.outcome == "kept"
-    assert "; BFGS from the start ends at +0.0" in optimizer.verdict.reason
+    assert optimizer.decision.outcome == "kept"
+    assert "; BFGS from the start ends at +0.0" in optimizer.decision.reason
     assert atoms.info["deeprelax_status"] == "converged"
 
 
@@ -91,7 +91,7 @@ def test_where_the_other_way_does_not_end_the_jump_stays(relax):
     optimizer, atoms, _, converged = relax(APART, TOUCHING, compare="bfgs", steps=alone.nsteps + 2)
     assert converged
     assert_at(atoms, expected, atol=1e-12)
-    assert optimizer.verdict.reason.endswith("BFGS from the start does not come to rest")
+    assert optimizer.decision.reason.endswith("BFGS from the start does not come to rest")
 
 
 def test_a_jump_that_was_taken_back_is_not_compared(make_atoms, near, stand_in):
@@ -100,9 +100,9 @@ def test_a_jump_that_was_taken_back_is_not_compared(make_atoms, near, stand_in):
     uphill = stand_in(near.with_geometry(near.positions + 0.8 * np.eye(4, 3), near.cell))
     optimizer = quiet(atoms, uphill, relax_cell=False, compare="bfgs")
     assert optimizer.run(fmax=0.05)
-    assert optimizer.verdict.outcome == "taken back"
+    assert optimizer.decision.outcome == "rejected"
     assert atoms.calc.calls == optimizer.nsteps + 1
-    assert "BFGS" not in optimizer.verdict.reason
+    assert "BFGS" not in optimizer.decision.reason
 
 
 @pytest.mark.parametrize("kwargs", [{"finish": None}, {"restart": "relax.json"}])

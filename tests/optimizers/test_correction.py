@@ -12,12 +12,12 @@ from ase.constraints import FixAtoms
 from ase.filters import Filter, FrechetCellFilter
 from ase.io import Trajectory, read
 
-from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.errors import IsolatedAtomError, ModelError
-from deeprelax_ase.models import DEFAULT_MODEL
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.prediction import ERROR_KEYS
-from tests.optimizers.corrector import Corrector, M3GNetCalculator, bfgs, on_the_way
+from deeprelax_ase.prediction.record import ERROR_KEYS
+from deeprelax_ase.uncertainty.calibration import CalibratedError
+from tests.optimizers.corrector import Corrector, M3GNetCalculator, bfgs, interpolated
 from tests.optimizers.helpers import assert_at, carried, deformation, geometry, quiet
 
 FMAX = 1e-3
@@ -32,7 +32,7 @@ def atoms(under_m3gnet) -> Atoms:
 
 
 def test_corrections_know_the_forces_where_they_start(atoms, corrector, near, minimum):
-    optimizer = bfgs(atoms, corrector, corrections=2)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=2)
     places, energies = [], []
     for _ in range(3):
         optimizer.run(fmax=FMAX, steps=1)
@@ -41,7 +41,7 @@ def test_corrections_know_the_forces_where_they_start(atoms, corrector, near, mi
     assert energies[0] > energies[1] > energies[2]
     assert_at(near.to_atoms(), places[0])
     for share, place in ((0.6, places[1]), (0.84, places[2])):
-        for actual, expected in zip(place, on_the_way(near, minimum, share), strict=True):
+        for actual, expected in zip(place, interpolated(near, minimum, share), strict=True):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
     for (forces, stress, start), place in zip(corrector.seen, places, strict=False):
         there = start.to_atoms()
@@ -56,20 +56,20 @@ def test_corrections_know_the_forces_where_they_start(atoms, corrector, near, mi
 @pytest.mark.parametrize("shares", [(-0.5,), (0.6, -0.5)], ids=["the first", "the second"])
 def test_one_that_raises_the_energy_is_taken_back_and_no_other_follows(atoms, corrector, near, minimum, shares):
     corrector.shares = shares
-    optimizer = bfgs(atoms, corrector, corrections=5)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=5)
     optimizer.run(fmax=FMAX, steps=1 + len(shares))
-    assert_at(atoms, on_the_way(near, minimum, 0.6) if len(shares) > 1 else geometry(near), atol=1e-12)
+    assert_at(atoms, interpolated(near, minimum, 0.6) if len(shares) > 1 else geometry(near), atol=1e-12)
     calls = atoms.calc.calls
     assert calls == optimizer.nsteps + 1  # the one that was taken back among them
     assert optimizer.run(fmax=FMAX)
     assert len(corrector.seen) == len(shares)
-    assert optimizer.verdict.kept  # the jump itself is
+    assert optimizer.decision.kept  # the jump itself is
 
 
 @pytest.mark.parametrize("end", [{"energy": np.nan, "free_energy": np.nan}, RuntimeError("no self-consistency")])
 def test_one_that_leads_to_no_energy_is_taken_back(atoms, corrector, near, end):
     atoms.calc = M3GNetCalculator(at=3, then=end)
-    optimizer = bfgs(atoms, corrector, corrections=2)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=2)
     optimizer.run(fmax=FMAX, steps=2)
     assert_at(atoms, geometry(near))
     assert optimizer.run(fmax=FMAX)
@@ -78,7 +78,7 @@ def test_one_that_leads_to_no_energy_is_taken_back(atoms, corrector, near, end):
 
 def test_one_that_is_interrupted_leaves_the_atoms_where_the_log_ends(atoms, corrector, near):
     atoms.calc = calculator = M3GNetCalculator(at=3, then=KeyboardInterrupt())
-    optimizer = bfgs(atoms, corrector, corrections=2)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=2)
     with pytest.raises(KeyboardInterrupt):
         optimizer.run(fmax=FMAX)
     assert_at(atoms, geometry(near))
@@ -89,7 +89,7 @@ def test_one_that_is_interrupted_leaves_the_atoms_where_the_log_ends(atoms, corr
 
 def test_one_that_changes_nothing_is_kept(atoms, corrector):
     corrector.shares = (0.0, 0.5)
-    assert bfgs(atoms, corrector, corrections=2).run(fmax=FMAX)
+    assert bfgs(atoms, corrector, force_informed_steps=2).run(fmax=FMAX)
     assert len(corrector.seen) == 2
 
 
@@ -100,8 +100,8 @@ def test_where_the_network_cannot_follow_the_finish_goes_on(atoms, corrector, ne
     monkeypatch.setattr(corrector, "correct", refuse)
     plain, plainly = atoms.copy(), replace(corrector)
     plain.calc = M3GNetCalculator()
-    bfgs(plain, plainly, corrections=0).run(fmax=FMAX, steps=5)
-    optimizer = bfgs(atoms, corrector, corrections=2)
+    bfgs(plain, plainly, force_informed_steps=0).run(fmax=FMAX, steps=5)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=2)
     optimizer.run(fmax=FMAX, steps=5)
     assert_at(atoms, geometry(plain), atol=1e-12)
     assert atoms.calc.calls == plain.calc.calls == 6
@@ -109,7 +109,7 @@ def test_where_the_network_cannot_follow_the_finish_goes_on(atoms, corrector, ne
 
 def test_filters_restrict_them(atoms, corrector):
     before = atoms.copy()
-    bfgs(FrechetCellFilter(atoms, mask=[1, 1, 0, 0, 0, 0]), corrector, corrections=2).run(fmax=FMAX, steps=3)
+    bfgs(FrechetCellFilter(atoms, mask=[1, 1, 0, 0, 0, 0]), corrector, force_informed_steps=2).run(fmax=FMAX, steps=3)
     assert len(corrector.seen) == 2
     change = deformation(before, atoms)
     np.testing.assert_allclose(change, np.diag([change[0, 0], change[1, 1], 1]), rtol=0, atol=1e-12)
@@ -118,7 +118,7 @@ def test_filters_restrict_them(atoms, corrector):
 def test_constraints_restrict_them(atoms, corrector):
     before = atoms.copy()
     atoms.set_constraint(FixAtoms([1]))
-    bfgs(atoms, corrector, corrections=2).run(fmax=FMAX, steps=3)
+    bfgs(atoms, corrector, force_informed_steps=2).run(fmax=FMAX, steps=3)
     assert len(corrector.seen) == 2
     np.testing.assert_allclose(atoms.positions[1], carried(before, atoms)[1], rtol=0, atol=1e-12)
 
@@ -128,13 +128,13 @@ def test_constraints_restrict_them(atoms, corrector):
 
 def test_corrections_follow_the_jump(atoms, corrector, near, minimum, tmp_path):
     path = tmp_path / "relax.traj"
-    with bfgs(atoms, corrector, corrections=2, trajectory=path) as optimizer:
+    with bfgs(atoms, corrector, force_informed_steps=2, trajectory=path) as optimizer:
         assert not optimizer.run(fmax=FMAX, steps=3)
     with Trajectory(path) as frames:
         assert len(frames) == 4
         assert_at(frames[1], geometry(near))
         for frame, share in ((frames[2], 0.6), (frames[3], 0.84)):
-            assert_at(frame, on_the_way(near, minimum, share), atol=1e-12)
+            assert_at(frame, interpolated(near, minimum, share), atol=1e-12)
         status = [frame.info.get("deeprelax_status") for frame in frames]
         assert status == [None, "predicted", "not converged", "not converged"]
     assert len(corrector.seen) == 2
@@ -143,7 +143,7 @@ def test_corrections_follow_the_jump(atoms, corrector, near, minimum, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_there_are_at_most_so_many(atoms, corrector, count: int):
-    optimizer = bfgs(atoms, corrector, corrections=count)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=count)
     assert optimizer.run(fmax=FMAX)
     assert len(corrector.seen) == count
     assert optimizer.nsteps > count + 1
@@ -153,7 +153,7 @@ def test_there_are_at_most_so_many(atoms, corrector, count: int):
 def test_they_save_steps(make_atoms, corrector):
     steps = []
     for count in (0, 2):
-        optimizer = bfgs(make_atoms(), corrector, corrections=count)
+        optimizer = bfgs(make_atoms(), corrector, force_informed_steps=count)
         assert optimizer.run(fmax=0.02)
         steps.append(optimizer.nsteps)
     assert steps[1] < steps[0]
@@ -165,7 +165,7 @@ def test_the_finish_goes_on_from_where_a_correction_was_taken_back(make_atoms, c
     path, ways = tmp_path / "relax.traj", []
     for count in (0, 3):
         atoms = make_atoms()
-        with bfgs(atoms, corrector, corrections=count, trajectory=path) as optimizer:
+        with bfgs(atoms, corrector, force_informed_steps=count, trajectory=path) as optimizer:
             optimizer.run(fmax=FMAX, steps=5 if count else 4)
         ways.append(read(path, index=":"))
     plain, corrected = ways
@@ -179,15 +179,15 @@ def test_the_finish_goes_on_from_where_a_correction_was_taken_back(make_atoms, c
 
 @pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter], ids=["bare", "filter"])
 def test_bare_atoms_and_cell_filters_are_corrected(atoms, corrector, near, minimum, wrap):
-    assert bfgs(wrap(atoms), corrector, corrections=1).run(fmax=FMAX, steps=2) is False
-    assert_at(atoms, on_the_way(near, minimum, 0.6), atol=1e-12)
+    assert bfgs(wrap(atoms), corrector, force_informed_steps=1).run(fmax=FMAX, steps=2) is False
+    assert_at(atoms, interpolated(near, minimum, 0.6), atol=1e-12)
 
 
 def test_a_second_run_goes_on_with_them(atoms, corrector, near, minimum):
-    optimizer = bfgs(atoms, corrector, corrections=3)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=3)
     for steps, share in ((2, 0.6), (1, 0.84), (1, 0.936)):
         optimizer.run(fmax=FMAX, steps=steps)
-        assert_at(atoms, on_the_way(near, minimum, share), atol=1e-12)
+        assert_at(atoms, interpolated(near, minimum, share), atol=1e-12)
     assert optimizer.run(fmax=FMAX)
     assert len(corrector.seen) == 3
 
@@ -195,7 +195,7 @@ def test_a_second_run_goes_on_with_them(atoms, corrector, near, minimum):
 @pytest.mark.parametrize("shares", [(1.0,), (0.6, 1.0)])
 def test_none_follows_once_converged(atoms, corrector, minimum, shares):
     corrector.shares = shares
-    optimizer = bfgs(atoms, corrector, corrections=5)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=5)
     assert optimizer.run(fmax=FMAX)
     assert optimizer.nsteps == 1 + len(shares)
     assert len(corrector.seen) == len(shares)
@@ -205,14 +205,14 @@ def test_none_follows_once_converged(atoms, corrector, minimum, shares):
 
 def test_none_follows_a_jump_into_the_minimum(atoms, stand_in, minimum):
     corrector = Corrector(stand_in(minimum), minimum)
-    assert bfgs(atoms, corrector, corrections=5).run(fmax=FMAX)
+    assert bfgs(atoms, corrector, force_informed_steps=5).run(fmax=FMAX)
     assert corrector.seen == []
 
 
 def test_calibrated_errors_leave_with_the_first_correction(atoms, corrector, stand_in, near):
-    error = CalibratedError(coordinates=0.01, coordinates_bound=0.02, volume=0.01, volume_bound=0.02, outside=False)
+    error = CalibratedError(coordinates=0.01, coordinates_bound=0.02, volume=0.01, volume_bound=0.02, ood=False)
     corrector.jump = stand_in(near, error=error)
-    optimizer = bfgs(atoms, corrector, corrections=1)
+    optimizer = bfgs(atoms, corrector, force_informed_steps=1)
     optimizer.run(fmax=FMAX, steps=1)
     assert set(ERROR_KEYS) <= set(atoms.info)
     optimizer.run(fmax=FMAX, steps=1)
@@ -235,27 +235,27 @@ def test_calibrated_errors_leave_with_the_first_correction(atoms, corrector, sta
 )
 def test_they_need_a_cell_that_may_move(atoms, corrector, make, kwargs):
     with pytest.raises(ValueError, match=r"corrections=2 need a crystal whose cell may move.* together, and a finish"):
-        bfgs(make(atoms), corrector, corrections=2, **kwargs)
+        bfgs(make(atoms), corrector, force_informed_steps=2, **kwargs)
     for count in (None, 0):
-        quiet(make(atoms), corrector, corrections=count, finish="fire", **kwargs).run(fmax=FMAX, steps=4)
+        quiet(make(atoms), corrector, force_informed_steps=count, finish="fire", **kwargs).run(fmax=FMAX, steps=4)
     assert corrector.seen == []
 
 
 def test_they_need_a_finish_that_looks_at_them(atoms, corrector):
     with pytest.raises(ValueError, match=r"corrections=1 need .* a finish"):
-        DeepRelaxOptimizer(atoms, logfile=None, predictor=corrector, corrections=1, finish=None)
+        DeepRelaxOptimizer(atoms, logfile=None, predictor=corrector, force_informed_steps=1, finish=None)
 
 
 @pytest.mark.parametrize("count", [-1, 1.5])
 def test_so_many_there_cannot_be(atoms, corrector, count):
     with pytest.raises(ValueError, match="must be a whole number"):
-        bfgs(atoms, corrector, corrections=count)
+        bfgs(atoms, corrector, force_informed_steps=count)
 
 
 def test_a_model_that_cannot_read_forces_is_refused_before_the_jump(atoms, corrector, near):
-    corrector.corrects = False
+    corrector.reads_forces = False
     with pytest.raises(ModelError, match="leave corrections=2 out"):
-        bfgs(atoms, corrector, corrections=2).run(fmax=FMAX)
+        bfgs(atoms, corrector, force_informed_steps=2).run(fmax=FMAX)
     assert corrector.seen == []
 
 
@@ -270,7 +270,7 @@ def test_by_default_they_help_finishes_that_learn_no_curvature(atoms, corrector,
 
 @pytest.mark.parametrize(
     "changes",
-    [{"corrects": False}, {"model": DEFAULT_MODEL}, {"model": "my own"}],
+    [{"reads_forces": False}, {"model": DEFAULT_MODEL}, {"model": "my own"}],
     ids=["not learnt", "another level", "a model of the caller's"],
 )
 def test_by_default_there_are_none_of_a_model_that_cannot_read_the_forces(atoms, corrector, changes):
@@ -281,12 +281,12 @@ def test_by_default_there_are_none_of_a_model_that_cannot_read_the_forces(atoms,
 def test_by_default_there_are_none_under_another_calculator(make_atoms, corrector):
     quiet(make_atoms(), corrector, finish="fire").run(fmax=FMAX, steps=4)
     assert corrector.seen == []
-    quiet(make_atoms(), corrector, finish="fire", corrections=1).run(fmax=FMAX, steps=4)  # unless asked for
+    quiet(make_atoms(), corrector, finish="fire", force_informed_steps=1).run(fmax=FMAX, steps=4)  # unless asked for
     assert len(corrector.seen) == 1
 
 
 def test_without_a_calculator_there_are_none(make_atoms, corrector, near):
     atoms = make_atoms(calc=False)
-    assert bfgs(atoms, corrector, corrections=2).run(fmax=FMAX)
+    assert bfgs(atoms, corrector, force_informed_steps=2).run(fmax=FMAX)
     assert_at(atoms, geometry(near))
     assert corrector.seen == []

@@ -8,7 +8,7 @@ from ase.io import read
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.restart import read_record
-from tests.optimizers.corrector import Corrector, M3GNetCalculator, bfgs, on_the_way
+from tests.optimizers.corrector import Corrector, M3GNetCalculator, bfgs, interpolated
 from tests.optimizers.helpers import assert_at, geometry
 
 FMAX = 1e-3
@@ -39,13 +39,13 @@ def go_on(corrector: Corrector, steps: int, files: dict, **kwargs) -> tuple[Atom
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_a_restart_goes_on_with_what_is_left(atoms, corrector, near, minimum, files, done: int):
     """After the jump, the first and the second of three corrections."""
-    relax(atoms, corrector, done, files, corrections=3)
-    assert read_record(files["restart"], atoms).corrections == done - 1
-    further, optimizer = go_on(corrector, 4 - done, files, corrections=3)
-    assert_at(further, on_the_way(near, minimum, 0.936), atol=1e-12)
+    relax(atoms, corrector, done, files, force_informed_steps=3)
+    assert read_record(files["restart"], atoms).force_informed_steps == done - 1
+    further, optimizer = go_on(corrector, 4 - done, files, force_informed_steps=3)
+    assert_at(further, interpolated(near, minimum, 0.936), atol=1e-12)
     assert optimizer.prediction is None
-    assert read_record(files["restart"], atoms).corrections == 3
-    _, last = go_on(corrector, 200, files, corrections=3)
+    assert read_record(files["restart"], atoms).force_informed_steps == 3
+    _, last = go_on(corrector, 200, files, force_informed_steps=3)
     assert last.converged()
     assert len(corrector.seen) == 3
 
@@ -53,17 +53,17 @@ def test_a_restart_goes_on_with_what_is_left(atoms, corrector, near, minimum, fi
 def test_a_relaxation_restarted_in_the_finish_is_the_uninterrupted_one(make_atoms, corrector, files):
     whole = make_atoms()
     whole.calc = M3GNetCalculator()
-    bfgs(whole, corrector, corrections=2).run(fmax=FMAX, steps=7)
-    relax(make_atoms(), corrector, 5, files, corrections=2)
-    atoms, _ = go_on(corrector, 2, files, corrections=2)
+    bfgs(whole, corrector, force_informed_steps=2).run(fmax=FMAX, steps=7)
+    relax(make_atoms(), corrector, 5, files, force_informed_steps=2)
+    atoms, _ = go_on(corrector, 2, files, force_informed_steps=2)
     assert_at(atoms, geometry(whole), atol=1e-9)
     assert len(corrector.seen) == 4  # two in each
 
 
 def test_a_restart_in_the_finish_makes_none(atoms, corrector, files):
-    relax(atoms, corrector, 3, files, corrections=0)
+    relax(atoms, corrector, 3, files, force_informed_steps=0)
     assert read_record(files["restart"], atoms).memory is not None
-    _, optimizer = go_on(corrector, 200, files, corrections=5)
+    _, optimizer = go_on(corrector, 200, files, force_informed_steps=5)
     assert optimizer.converged()
     assert corrector.seen == []
 
@@ -72,7 +72,7 @@ def test_a_restart_in_the_finish_makes_none(atoms, corrector, files):
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_restart_after_one_was_taken_back_makes_none(atoms, corrector, files, shares, steps):
     corrector.shares = shares
-    relax(atoms, corrector, 1 + len(shares) + steps, files, corrections=5)
-    _, optimizer = go_on(corrector, 200, files, corrections=5)
+    relax(atoms, corrector, 1 + len(shares) + steps, files, force_informed_steps=5)
+    _, optimizer = go_on(corrector, 200, files, force_informed_steps=5)
     assert optimizer.converged()
     assert len(corrector.seen) == len(shares)

@@ -11,7 +11,7 @@ from ase.io import Trajectory
 from ase.optimize import FIRE
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.prediction import INFO_KEYS
+from deeprelax_ase.prediction.record import INFO_KEYS
 from tests.optimizers.helpers import CountingEMT, quiet
 
 FMAX = 0.05
@@ -93,7 +93,7 @@ def test_convergence_includes_the_cell(make_atoms, predictor, minimum):
     """At ideal sites in a swollen cell no atom feels a force, but the cell does."""
     atoms = make_atoms()
     atoms.set_cell(1.03 * minimum.cell)
-    atoms.set_positions(minimum.scaled_positions @ atoms.cell.array)
+    atoms.set_positions(minimum.fractional_positions @ atoms.cell.array)
     assert np.abs(atoms.get_forces()).max() < 1e-10
     assert not quiet(atoms, predictor).run(fmax=FMAX, steps=0)
     assert quiet(atoms, predictor, relax_cell=False).run(fmax=FMAX, steps=0)
@@ -240,7 +240,7 @@ def test_everything_else_of_the_callers_stays(make_atoms, predictor, near, stand
     calculator, before, constraints = atoms.calc, atoms.copy(), list(atoms.constraints)
     optimizer = quiet(atoms, predictor if good else stand_in(near.with_geometry(near.positions, 1.1 * near.cell)))
     optimizer.run(fmax=FMAX, steps=4)
-    assert optimizer.verdict.kept is (good or not calc)
+    assert optimizer.decision.kept is (good or not calc)
     assert atoms.calc is calculator
     assert atoms.constraints == constraints
     assert set(atoms.arrays) == set(before.arrays)

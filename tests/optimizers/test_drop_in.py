@@ -18,13 +18,13 @@ from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
-from deeprelax_ase._matgl import import_matgl
-from deeprelax_ase.calculators import M3GNET_MODEL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.errors import MissingCellError
+from deeprelax_ase.graph.matgl_import import import_matgl
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "drop_in"
-M3GNET = Path(__file__).parents[3] / "shared" / "models" / M3GNET_MODEL
+M3GNET = Path(__file__).parents[3] / "shared" / "models" / M3GNET_POTENTIAL
 
 
 #: What the libraries, and what they import, warn of is no affair of ours.

@@ -30,7 +30,7 @@ from pathlib import Path
 from ase.calculators.emt import EMT
 from ase.io import read
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.crystal import Crystal
 from tests.optimizers.conftest import StandIn
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell that runs the tests ignores
@@ -145,7 +145,7 @@ def test_after_a_jump_that_was_taken_back(make_atoms, near, stand_in, files, tmp
     atoms.calc = CountingEMT(at=call, then=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt), quiet(atoms, uphill, finish="bfgs", **files) as optimizer:
         optimizer.run(fmax=1e-9, steps=STEPS)
-    assert read_record(files["restart"], atoms).verdict.outcome == "taken back"
+    assert read_record(files["restart"], atoms).decision.outcome == "rejected"
     assert_goes_on(files, uphill, whole)
 
 

@@ -11,9 +11,9 @@ from ase.filters import FrechetCellFilter, UnitCellFilter
 from ase.io import read
 from ase.optimize.optimize import RestartError
 
-from deeprelax_ase.calibration import CalibratedError
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.restart import read_record
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.helpers import assert_at, quiet
 
 
@@ -86,18 +86,18 @@ def test_from_the_unrelaxed_crystal_everything_begins_anew(make_atoms, predictor
 def test_a_jump_that_was_taken_back_is_not_repeated(make_atoms, near, stand_in, files):
     uphill = stand_in(near.with_geometry(1.1 * near.positions, 1.1 * near.cell))
     first = relax(make_atoms(), uphill, 1, **files)
-    assert first.verdict.outcome == "taken back"
+    assert first.decision.outcome == "rejected"
     atoms = last_frame(files)
     assert_at(atoms, make_atoms())
     second = relax(atoms, uphill, 3, append_trajectory=True, **files)
-    assert second.verdict == first.verdict
+    assert second.decision == first.decision
     assert len(uphill.asked) == 1
-    assert atoms.info["deeprelax_jump"] == "taken back"
+    assert atoms.info["deeprelax_jump"] == "rejected"
     assert len(read(files["trajectory"], index=":")) == 5
 
 
 def test_a_refused_jump_is_not_repeated(make_atoms, near, stand_in, files):
-    error = CalibratedError(coordinates=0.3, coordinates_bound=0.6, volume=0.1, volume_bound=0.2, outside=True)
+    error = CalibratedError(coordinates=0.3, coordinates_bound=0.6, volume=0.1, volume_bound=0.2, ood=True)
     predictor = stand_in(near, error=error)
     with quiet(make_atoms(calc=False), predictor, on_uncertain="keep", **files) as optimizer:
         assert optimizer.run() is False
@@ -105,7 +105,7 @@ def test_a_refused_jump_is_not_repeated(make_atoms, near, stand_in, files):
     again = quiet(atoms, predictor, append_trajectory=True, **files)
     assert again.run() is False
     assert len(predictor.asked) == 1
-    assert again.verdict == optimizer.verdict
+    assert again.decision == optimizer.decision
     assert atoms.info["deeprelax_status"] == "refused"
 
 
@@ -180,7 +180,7 @@ def test_restart_file_is_plain_json_and_always_whole(make_atoms, predictor, file
         content = json.load(file)
     assert content["model"] == "stand-in"
     assert content["memory"][0] == "FIRE"
-    assert content["verdict"][0] == "kept"
+    assert content["decision"][0] == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["relax.json", "relax.traj"]
 
 

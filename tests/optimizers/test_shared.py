@@ -6,14 +6,14 @@ from types import ModuleType
 
 import pytest
 
-from deeprelax_ase.models import DEFAULT_MODEL
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.shared import _load, shared_predictor
 
 
 @pytest.fixture
 def loaded(monkeypatch, predictor):
-    """Stands in for deeprelax_ase.predictor; lists the options of every predictor that was made."""
+    """Stands in for deeprelax_ase.prediction.predictor; lists the options of every predictor that was made."""
     made = []
 
     class Predictor:
@@ -23,9 +23,9 @@ def loaded(monkeypatch, predictor):
         def predict(self, structure, *, relax_cell=True):
             return predictor.predict(structure, relax_cell=relax_cell)
 
-    module = ModuleType("deeprelax_ase.predictor")
+    module = ModuleType("deeprelax_ase.prediction.predictor")
     module.Predictor = Predictor
-    monkeypatch.setitem(sys.modules, "deeprelax_ase.predictor", module)
+    monkeypatch.setitem(sys.modules, "deeprelax_ase.prediction.predictor", module)
     _load.cache_clear()
     yield made
     _load.cache_clear()

@@ -12,10 +12,10 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import Filter, FrechetCellFilter
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, MissingCellError, PartialPeriodicityError, StructureError
+from deeprelax_ase.optimizers.acceptance import JumpCriteria
 from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
-from deeprelax_ase.optimizers.trial import JumpCriteria
-from deeprelax_ase.structure import Crystal
 from tests.optimizers.helpers import HELD, carried, deformation, quiet
 
 KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)
@@ -34,7 +34,7 @@ class Straining:
         crystal = Crystal.of(structure)
         self.seen.append((crystal, relax_cell))
         cell = crystal.cell @ STRAIN if relax_cell else crystal.cell
-        relaxed = crystal.with_geometry(crystal.scaled_positions @ cell + self.displacements, cell)
+        relaxed = crystal.with_geometry(crystal.fractional_positions @ cell + self.displacements, cell)
         return replace(self.make(relaxed).predict(crystal), relaxed=relaxed)
 
 
@@ -209,4 +209,4 @@ def test_slabs_without_a_plane_are_refused(predictor):
 
 def test_they_are_not_corrected(predictor):
     with pytest.raises(ValueError, match="corrections=1 need a crystal"):
-        quiet(slab(calc=True), predictor, corrections=1)
+        quiet(slab(calc=True), predictor, force_informed_steps=1)

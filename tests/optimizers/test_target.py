@@ -12,8 +12,9 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from typer.testing import CliRunner
 
-from deeprelax_ase import calculators, cli
-from deeprelax_ase.models import DEFAULT_MODEL, M3GNET_MODEL, available_models
+from deeprelax_ase.calculators import cli
+from deeprelax_ase.calculators import registry as calculators
+from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, available_models
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.target import model_for
 from tests.stand_in import StandInPredictor
@@ -40,8 +41,8 @@ class M3GNetCalculator(EMT):
 
 
 def test_both_models_ship():
-    assert {DEFAULT_MODEL, M3GNET_MODEL} <= {card.name for card in available_models()}
-    assert DEFAULT_MODEL != M3GNET_MODEL
+    assert {DEFAULT_MODEL, M3GNET_RELAX_MODEL} <= {card.name for card in available_models()}
+    assert DEFAULT_MODEL != M3GNET_RELAX_MODEL
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_both_models_ship():
         (Calculator(), DEFAULT_MODEL),
         (PESCalculator(CHGNet()), DEFAULT_MODEL),
         (PESCalculator(None), DEFAULT_MODEL),
-        (PESCalculator(M3GNet()), M3GNET_MODEL),
-        (M3GNetCalculator(), M3GNET_MODEL),
+        (PESCalculator(M3GNet()), M3GNET_RELAX_MODEL),
+        (M3GNetCalculator(), M3GNET_RELAX_MODEL),
     ],
     ids=["none", "EMT", "any", "MatGL's CHGNet", "no network", "MatGL's M3GNet", "M3GNetCalculator"],
 )
@@ -62,10 +63,10 @@ def test_model_for(calculator, name: str):
 
 
 def test_the_real_m3gnet(shared: Path, needs_dgl):
-    folder = shared / "models" / calculators.M3GNET_MODEL
+    folder = shared / "models" / calculators.M3GNET_POTENTIAL
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
-    assert model_for(calculators.get_calculator(f"m3gnet:{folder}")) == M3GNET_MODEL
+    assert model_for(calculators.get_calculator(f"m3gnet:{folder}")) == M3GNET_RELAX_MODEL
 
 
 # The optimizer
@@ -86,7 +87,7 @@ def loaded(monkeypatch, predictor) -> list:
 
 @pytest.mark.parametrize(
     ("calculator", "name"),
-    [(None, DEFAULT_MODEL), (EMT(), DEFAULT_MODEL), (PESCalculator(M3GNet()), M3GNET_MODEL)],
+    [(None, DEFAULT_MODEL), (EMT(), DEFAULT_MODEL), (PESCalculator(M3GNet()), M3GNET_RELAX_MODEL)],
     ids=["none", "EMT", "M3GNet"],
 )
 def test_optimizer_takes_the_model_of_the_calculator(make_atoms, loaded, calculator, name: str):
@@ -101,7 +102,7 @@ def test_calculator_at_the_jump_counts(make_atoms, loaded):
     optimizer = DeepRelaxOptimizer(atoms, logfile=None)
     atoms.calc = PESCalculator(M3GNet())
     optimizer.run(steps=1)
-    assert loaded == [M3GNET_MODEL]
+    assert loaded == [M3GNET_RELAX_MODEL]
 
 
 @pytest.mark.parametrize("network", [None, M3GNet()], ids=["EMT", "M3GNet"])
@@ -130,10 +131,10 @@ def test_a_predictor_that_is_given_wins(make_atoms, loaded, predictor):
         (["--calculator", "none"], DEFAULT_MODEL),
         (["--calculator", "ase.calculators.emt:EMT"], DEFAULT_MODEL),
         (["--calculator", "chgnet"], DEFAULT_MODEL),
-        (["--calculator", "m3gnet"], M3GNET_MODEL),
-        (["--calculator", "M3GNet"], M3GNET_MODEL),
-        (["--calculator", "m3gnet:folder"], M3GNET_MODEL),
-        (["--calculator", "my_module:make_m3gnet"], M3GNET_MODEL),
+        (["--calculator", "m3gnet"], M3GNET_RELAX_MODEL),
+        (["--calculator", "M3GNet"], M3GNET_RELAX_MODEL),
+        (["--calculator", "m3gnet:folder"], M3GNET_RELAX_MODEL),
+        (["--calculator", "my_module:make_m3gnet"], M3GNET_RELAX_MODEL),
         (["--calculator", "m3gnet", "--model", "my own"], "my own"),
         (["--model", "my own"], "my own"),
     ],
@@ -146,7 +147,7 @@ def test_command_line_takes_the_model_of_the_calculator(tmp_path: Path, monkeypa
         asked.append(model)
         return StandInPredictor()
 
-    monkeypatch.setattr("deeprelax_ase.predictor.Predictor", make_predictor)
+    monkeypatch.setattr("deeprelax_ase.prediction.predictor.Predictor", make_predictor)
     monkeypatch.setattr(
         calculators,
         "get_calculator",

@@ -24,7 +24,7 @@ def test_without_calculator_the_jump_is_all(make_atoms, predictor, near):
     assert optimizer.converged()
     np.testing.assert_array_equal(atoms.positions, near.positions)
     np.testing.assert_array_equal(atoms.cell.array, near.cell)
-    assert optimizer.verdict.kept
+    assert optimizer.decision.kept
     assert atoms.info["deeprelax_status"] == "predicted"
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("DeepRelaxOptimizer:    1 ")

@@ -24,7 +24,7 @@ from deeprelax_ase.report.charts import SHARES, coverage, coverages, curve
 from deeprelax_ase.report.pairs import pairs_of
 from deeprelax_ase.report.static import write_figures
 from deeprelax_ase.report.views import before_and_after
-from deeprelax_ase.screening.folder import Shard
+from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import screen
 
@@ -44,7 +44,7 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n, atoms in enumerate(given):
         atoms.info["id"] = f"{EVIL}-{n}"
     write(folder / "given.extxyz", given)
-    screen([folder / "given.extxyz"], folder / "out", RelaxOptions(device="cpu", passes=1, members=1), workers=0)
+    screen([folder / "given.extxyz"], folder / "out", RelaxOptions(device="cpu", recycles=1, members=1), workers=0)
     relaxed = [atoms.copy() for atoms in given]
     relaxed[2].positions += np.random.default_rng(0).normal(0, 0.02, relaxed[2].positions.shape)
     write(folder / "true.extxyz", relaxed)
@@ -114,7 +114,7 @@ def test_names_are_text(page: Path) -> None:
 
 
 def test_a_screening_that_is_not_done_has_gaps(screened: Path, tmp_path: Path) -> None:
-    options = RelaxOptions(device="cpu", passes=1, members=1)
+    options = RelaxOptions(device="cpu", recycles=1, members=1)
     screen([screened / "given.extxyz"], tmp_path / "o", options, shard=Shard(2, 2), workers=0, block_size=1)
     outcome = write_report(tmp_path / "o", tmp_path / "p.html", reference=screened / "true.extxyz", device="cpu")
     assert outcome.index.tolist() == [1, 3]
@@ -128,7 +128,7 @@ def test_a_screening_that_is_not_done_has_gaps(screened: Path, tmp_path: Path) -
 def test_figures_for_papers(screened: Path, tmp_path: Path) -> None:
     outcome = outcome_of(screened / "out", reference=screened / "true.extxyz")
     outcome.numbers["error"] = outcome.numbers["uncertainty"]  # as of models with calibrated errors
-    prediction = Predictor(device="cpu", passes=1, members=1).predict(read(screened / "given.extxyz", index=2))
+    prediction = Predictor(device="cpu", recycles=1, members=1).predict(read(screened / "given.extxyz", index=2))
     files = write_figures(outcome, {2: prediction}, tmp_path / "f")
     assert set(files) == set((tmp_path / "f").iterdir())
     names = {file.name for file in files}
@@ -139,7 +139,7 @@ def test_figures_for_papers(screened: Path, tmp_path: Path) -> None:
 
 def test_a_file_and_where_it_began(screened: Path, tmp_path: Path) -> None:
     given = read(screened / "given.extxyz", index=":3")
-    predictor = Predictor(device="cpu", passes=1, members=1)
+    predictor = Predictor(device="cpu", recycles=1, members=1)
     relaxed = [predictor.predict(atoms).to_atoms(atoms) for atoms in given]
     write(tmp_path / "relaxed.extxyz", relaxed)
     outcome = write_report(
@@ -187,16 +187,16 @@ def test_bonds_and_arrows_are_where_the_atoms_are() -> None:
     atoms = bulk("ZnS", "wurtzite", a=4.0, c=6.6)
     atoms.rattle(0.1, seed=1)
     atoms.positions[0] += atoms.cell[0] - 2 * atoms.cell[2]  # an atom in another cell is drawn in the first
-    prediction = Predictor(device="cpu", passes=1, members=1).predict(atoms)
+    prediction = Predictor(device="cpu", recycles=1, members=1).predict(atoms)
     figure, longer = before_and_after(prediction.initial, prediction.relaxed, prediction.uncertainty)
     traces = {(trace.scene, trace.name): trace for trace in figure.data}
     moves = traces["scene", "moves"]
     ends = np.array([moves.x[1::3], moves.y[1::3], moves.z[1::3]]).T
     starts = np.array([moves.x[::3], moves.y[::3], moves.z[::3]]).T
     np.testing.assert_allclose(ends - starts, prediction.displacements * longer, atol=1e-9)
-    scaled = np.linalg.solve(prediction.initial.cell.T, starts.T).T
-    assert (scaled > -0.01).all()
-    assert (scaled < 1).all()
+    fractional = np.linalg.solve(prediction.initial.cell.T, starts.T).T
+    assert (fractional > -0.01).all()
+    assert (fractional < 1).all()
     bonds = traces["scene2", "bonds"]
     lengths = np.linalg.norm(
         np.array([bonds.x[1::3], bonds.y[1::3], bonds.z[1::3]]) - np.array([bonds.x[::3], bonds.y[::3], bonds.z[::3]]),
@@ -218,13 +218,13 @@ def _holds_an_atom(figure, scene: str, bonds) -> bool:
 
 
 def test_what_was_stored_is_drawn_and_not_what_would_be_predicted_now(screened: Path, tmp_path: Path) -> None:
-    options = RelaxOptions(device="cpu", passes=1, members=1, find_symmetry=False)
+    options = RelaxOptions(device="cpu", recycles=1, members=1, find_symmetry=False)
     screen([screened / "given.extxyz"], tmp_path / "o", options, workers=0)
     outcome = write_report(tmp_path / "o", tmp_path / "p.html", device="cpu")
     pairs, missing = pairs_of(outcome.results, {0, 2, 3})
     assert not missing
     for place, atoms in zip((0, 2), read(screened / "given.extxyz", index="0:3:2"), strict=True):
-        again = Predictor(device="cpu", passes=1, members=1, find_symmetry=False).predict(atoms)
+        again = Predictor(device="cpu", recycles=1, members=1, find_symmetry=False).predict(atoms)
         np.testing.assert_allclose(pairs[place].relaxed.positions, again.relaxed.positions, atol=1e-4)
         np.testing.assert_allclose(pairs[place].displacements, again.displacements, atol=1e-4)
     assert pairs[3].relaxed is None
@@ -251,7 +251,7 @@ def test_inputs_that_moved_or_changed(screened: Path, tmp_path: Path, monkeypatc
     copy = tmp_path / "given.extxyz"
     shutil.copy(screened / "given.extxyz", copy)
     monkeypatch.chdir(tmp_path)
-    screen(["given.extxyz"], "out", RelaxOptions(device="cpu", passes=1, members=1), workers=0)
+    screen(["given.extxyz"], "out", RelaxOptions(device="cpu", recycles=1, members=1), workers=0)
     monkeypatch.chdir(screened)  # elsewhere, where a file of that name is not ...
     results = outcome_of(tmp_path / "out").results
     assert pairs_of(results, {0})[1] == ""  # ... it is beside the folder

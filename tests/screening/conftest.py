@@ -17,7 +17,7 @@ from deeprelax_ase.screening.options import RelaxOptions
 collect_ignore_glob = [] if find_spec("pyarrow") else ["test_*.py"]
 
 #: One pass of one network.
-QUICK = {"members": 1, "passes": 1, "device": "cpu"}
+QUICK = {"members": 1, "recycles": 1, "device": "cpu"}
 
 
 def some_crystals(number: int) -> list[Atoms]:

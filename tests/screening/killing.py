@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
 
@@ -106,7 +106,7 @@ def assert_as_predicted(
 ) -> None:
     """A row for each structure, once, in order, and the crystal that the predictor makes of it."""
     assert table.column("index").to_pylist() == (indices or list(range(len(structures))))
-    predictor = Predictor(options.model, device="cpu", members=options.members, passes=options.passes)
+    predictor = Predictor(options.model, device="cpu", members=options.members, recycles=options.recycles)
     for row, expected in zip(table.to_pylist(), predictor.predict_many(structures), strict=True):
         assert row["status"] == "predicted", row["reason"]
         np.testing.assert_allclose(row["positions"], expected.relaxed.positions.ravel(), rtol=0, atol=1e-5)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.screening.columns import INPUT, OUTPUT, structures_table
 from deeprelax_ase.screening.isolated import IsolatedRelaxer, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.processes import KILLED
+from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Deadly, assert_as_predicted, descendants
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.screening import isolated
-from deeprelax_ase.screening.columns import OUTPUT
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.structure import Crystal
+from deeprelax_ase.screening.rows import OUTPUT
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import assert_as_predicted, has_torch, one_killed
 

@@ -10,7 +10,7 @@ from ase import Atoms
 
 import deeprelax_ase
 from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, WorkerError
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening import many
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
@@ -20,7 +20,7 @@ from tests.screening.killing import Killer
 
 
 def assert_as_alone(made: list, given: list) -> None:
-    predictor = Predictor(members=1, passes=1, device="cpu")
+    predictor = Predictor(members=1, recycles=1, device="cpu")
     assert len(made) == len(given)
     for prediction, atoms in zip(made, given, strict=True):
         alone = predictor.predict(atoms)

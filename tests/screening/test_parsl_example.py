@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from ase.io import read, write
 
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from tests.screening.killing import assert_as_predicted, has_torch, one_killed
 
@@ -28,7 +28,7 @@ CRYSTALS = ROOT / "examples" / "unrelaxed.extxyz"
 def run(structures: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "examples" / "screening_parsl.py", structures, "--out", out]
     return subprocess.run(
-        [*command, "--members", "1", "--passes", "1", *more],
+        [*command, "--members", "1", "--recycles", "1", *more],
         cwd=out.parent,
         env={**os.environ, "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
         text=True,

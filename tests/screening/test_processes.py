@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deeprelax_ase.screening.processes import Turn, device_of
+from deeprelax_ase.screening.processes import WorkerSlot, device_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_gpus_are_given_out_in_turn_and_shared_equally(name: str, two_gpus: dict[str, float]) -> None:
-    turn = Turn(Value("i", 0), workers=7)
+    turn = WorkerSlot(Value("i", 0), workers=7)
     assert [device_of(name, turn) for _ in range(7)] == [f"cuda:{n % 2}" for n in range(7)]
     assert set(two_gpus) == {"cuda:0", "cuda:1"}
     for share in two_gpus.values():
@@ -33,16 +33,16 @@ def test_gpus_are_given_out_in_turn_and_shared_equally(name: str, two_gpus: dict
 
 
 def test_a_gpu_that_is_named_is_everyones(two_gpus: dict[str, float]) -> None:
-    turn = Turn(Value("i", 0), workers=2)
+    turn = WorkerSlot(Value("i", 0), workers=2)
     assert [device_of("cuda:1", turn) for _ in range(2)] == ["cuda:1"] * 2
     assert two_gpus == {"cuda:1": pytest.approx(0.5 - 1 / 80)}
 
 
 def test_a_process_alone_has_all_of_it(two_gpus: dict[str, float]) -> None:
-    assert device_of("auto", Turn(Value("i", 0), workers=1)) == "cuda:0"
+    assert device_of("auto", WorkerSlot(Value("i", 0), workers=1)) == "cuda:0"
     assert not two_gpus
 
 
 def test_without_gpus_the_name_stays() -> None:
-    assert device_of("auto", Turn(Value("i", 0), workers=4)) == "auto"
-    assert device_of("cpu", Turn(Value("i", 0), workers=4)) == "cpu"
+    assert device_of("auto", WorkerSlot(Value("i", 0), workers=4)) == "auto"
+    assert device_of("cpu", WorkerSlot(Value("i", 0), workers=4)) == "cpu"

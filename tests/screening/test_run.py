@@ -19,19 +19,19 @@ import pytest
 from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
-from deeprelax_ase.predictor import Predictor
+from deeprelax_ase.io.sources import StructureRef, source_of
+from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening import workers
-from deeprelax_ase.screening.columns import OUTPUT
-from deeprelax_ase.screening.folder import Folder, Shard
-from deeprelax_ase.screening.inputs import Piece, source_of
+from deeprelax_ase.screening.manifest import Folder, Shard
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.rows import OUTPUT
 from deeprelax_ase.screening.run import Progress, screen
-from deeprelax_ase.screening.workers import BlockReport, Work, relax_blocks
+from deeprelax_ase.screening.workers import BlockReport, Job, relax_blocks
 from tests.screening.breaking import BreakingPool
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Killer, descendants
 
-COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--passes", "1", "--device", "cpu"]
+COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--recycles", "1", "--device", "cpu"]
 
 
 def results(out: Path) -> pa.Table:
@@ -44,7 +44,7 @@ def assert_complete(out: Path, number: int) -> None:
     assert table.schema.equals(OUTPUT)
     assert table.column("index").to_pylist() == list(range(number))
     assert table.column("id").to_pylist() == [f"crystal-{n}" for n in range(number)]
-    predictor = Predictor(members=1, passes=1, device="cpu")
+    predictor = Predictor(members=1, recycles=1, device="cpu")
     for row, atoms in zip(table.to_pylist()[::3], some_crystals(number)[::3], strict=True):
         alone = predictor.predict(atoms)
         assert row["status"] == "predicted"
@@ -111,7 +111,7 @@ def test_a_changed_input_is_refused(xyz: Callable[[int], Path], tmp_path: Path, 
 
 def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="max_error needs calibrated errors"):
-        screen([xyz(2)], tmp_path / "out", RelaxOptions(members=1, passes=1, max_error=0.1, device="cpu"))
+        screen([xyz(2)], tmp_path / "out", RelaxOptions(members=1, recycles=1, max_error=0.1, device="cpu"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="say what is"):
         RelaxOptions(finish="m3gnet")
@@ -128,19 +128,19 @@ def test_a_block_that_a_broken_pool_does_not_take_is_not_lost(
     tmp_path: Path, quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch, lasts: int
 ) -> None:
     pools = iter([lasts] + [100] * 20)
-    monkeypatch.setattr(workers, "_pool", lambda work, number: BreakingPool(next(pools)))
-    monkeypatch.setattr(workers, "_relax_here", lambda number, pieces: BlockReport(number, {}, 0, {}))
+    monkeypatch.setattr(workers, "_pool", lambda job, number: BreakingPool(next(pools)))
+    monkeypatch.setattr(workers, "_relax_here", lambda number, refs: BlockReport(number, {}, 0, {}))
     blocks = iter([(n, []) for n in range(7)])
-    reports = relax_blocks(blocks, Work(tmp_path, quick, 1, None), workers=1)
+    reports = relax_blocks(blocks, Job(tmp_path, quick, 1, None), workers=1)
     assert sorted(report.block for report in reports) == list(range(7))
 
 
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
-    pieces = list(source_of(str(xyz(6))).pieces())
-    pieces[3] = Piece("evil", "xyz", Killer(), "evil")
-    work = Work(tmp_path, quick, 3, None)
-    reports = list(relax_blocks(iter([(0, pieces[:3]), (1, pieces[3:])]), work, workers=2))
+    refs = list(source_of(str(xyz(6))).refs())
+    refs[3] = StructureRef("evil", "xyz", Killer(), "evil")
+    job = Job(tmp_path, quick, 3, None)
+    reports = list(relax_blocks(iter([(0, refs[:3]), (1, refs[3:])]), job, workers=2))
     assert sorted(report.block for report in reports) == [0, 1]
     rows = [row for n in (0, 1) for row in pq.read_table(Folder(tmp_path).file(n)).to_pylist()]
     assert [row["index"] for row in rows] == list(range(6))
@@ -189,7 +189,7 @@ def _wait_for_lines(journal: Path, number: int, process: subprocess.Popen) -> No
 def test_uncertain_ones_are_told_and_finished(tmp_path: Path) -> None:
     """Under a calculator of ASE's own, which the command line takes by module and name."""
     write(tmp_path / "set.extxyz", some_crystals(2))
-    options = RelaxOptions(members=1, passes=1, device="cpu", max_uncertainty=1e-9)
+    options = RelaxOptions(members=1, recycles=1, device="cpu", max_uncertainty=1e-9)
     screen([tmp_path / "set.extxyz"], tmp_path / "told", options, workers=0)
     assert results(tmp_path / "told").column("status").to_pylist() == ["uncertain"] * 2
     assert "uncertainty is" in results(tmp_path / "told").column("reason").to_pylist()[0]

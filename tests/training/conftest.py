@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 
 
-def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Pairs:
+def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> RelaxationPairs:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -25,15 +25,15 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
     lengths = torch.stack([torch.where(doubled, 2.0, 1.0), torch.ones(size), torch.ones(size)], dim=1)
     cell = torch.diag_embed(3.6 * lengths.double()) + 0.1 * normal(size, 3, 3)
     sites = {2: [[0.0, 0, 0], [0.5, 0.5, 0.5]], 4: [[0.0, 0, 0], [0.25, 0.5, 0.5], [0.5, 0, 0], [0.75, 0.5, 0.5]]}
-    scaled = torch.cat([torch.tensor(sites[n], dtype=torch.float64) for n in counts.tolist()])
+    fractional = torch.cat([torch.tensor(sites[n], dtype=torch.float64) for n in counts.tolist()])
     batch = torch.repeat_interleave(torch.arange(size), counts)
     shift = 0.02 * normal(len(batch), 3)
     shift = shift - (torch.zeros(size, 3).double().index_add(0, batch, shift) / counts[:, None])[batch]
-    return Pairs(
+    return RelaxationPairs(
         numbers=torch.tensor([55, 17] * (len(batch) // 2)),
         counts=counts,
-        scaled_initial=(scaled + shift).to(dtype),
-        scaled_relaxed=scaled.to(dtype),
+        fractional_initial=(fractional + shift).to(dtype),
+        fractional_relaxed=fractional.to(dtype),
         cell_initial=cell.to(dtype),
         cell_relaxed=(cell * 0.95).to(dtype),
         dft=torch.zeros(size, dtype=torch.bool),
@@ -41,43 +41,43 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         split=torch.zeros(size, dtype=torch.int64),
         forces=torch.zeros(len(batch), 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
-        informed=torch.zeros(size, dtype=torch.bool),
+        has_forces=torch.zeros(size, dtype=torch.bool),
     )
 
 
 @pytest.fixture(scope="session")
-def pairs_of() -> Callable[..., Pairs]:
+def pairs_of() -> Callable[..., RelaxationPairs]:
     """``pairs_of(12, dtype=torch.float32)``: a dozen pairs."""
     return make_pairs
 
 
-def inform(pairs: Pairs, *, every: int = 2, seed: int = 1) -> Pairs:
+def inform(pairs: RelaxationPairs, *, every: int = 2, seed: int = 1) -> RelaxationPairs:
     generator = torch.Generator().manual_seed(seed)
-    informed = torch.arange(len(pairs)) % every == 0
+    has_forces = torch.arange(len(pairs)) % every == 0
     forces = torch.randn(pairs.forces.shape, generator=generator, dtype=pairs.forces.dtype)
     virial = torch.randn(pairs.virial.shape, generator=generator, dtype=pairs.virial.dtype)
     return replace(
         pairs,
-        forces=forces * informed[pairs.batch, None],
-        virial=(virial + virial.mT) * informed[:, None, None],
-        informed=informed,
+        forces=forces * has_forces[pairs.batch, None],
+        virial=(virial + virial.mT) * has_forces[:, None, None],
+        has_forces=has_forces,
     )
 
 
 @pytest.fixture(scope="session")
-def informed() -> Callable[..., Pairs]:
+def has_forces() -> Callable[..., RelaxationPairs]:
     """``informed(pairs, every=2)``: the pairs, with random forces and virials of the first, the third, ..."""
     return inform
 
 
-def write_pairs(file: Path, pairs: Pairs, *, dft: np.ndarray, split: np.ndarray) -> Path:
+def write_pairs(file: Path, pairs: RelaxationPairs, *, dft: np.ndarray, split: np.ndarray) -> Path:
     """``pairs`` as an npz file whose M3GNet minima are the relaxed crystals, known of all but the first three."""
-    relaxed = {"frac": pairs.scaled_relaxed.numpy(), "cell": pairs.cell_relaxed.numpy()}
+    relaxed = {"frac": pairs.fractional_relaxed.numpy(), "cell": pairs.cell_relaxed.numpy()}
     np.savez(
         file,
         numbers=pairs.numbers.numpy(),
         offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]),
-        frac_initial=pairs.scaled_initial.numpy(),
+        frac_initial=pairs.fractional_initial.numpy(),
         cell_initial=pairs.cell_initial.numpy(),
         **{f"{name}_{labels}": array for name, array in relaxed.items() for labels in ("relaxed", "m3gnet")},
         m3gnet_ok=np.arange(len(pairs)) > 2,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import DeepRelax
 from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.tasks import pair_truth
 
 
-def loss_of(network: DeepRelax, pairs: Pairs) -> dict[str, float]:
+def loss_of(network: DeepRelax, pairs: RelaxationPairs) -> dict[str, float]:
     graph = pair_graph(pairs, network.config.graph)
     truth = pair_truth(pairs, graph, network.config)
     with torch.no_grad():

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.training.augment import AugmentationSettings, augment
 
-PairsOf = Callable[..., Pairs]
-NOTHING = {"on_the_way": 0.0, "arrived": 0.0, "around": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
+PairsOf = Callable[..., RelaxationPairs]
+NOTHING = {"interpolated": 0.0, "relaxed": 0.0, "perturbed": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
 
 
-def augmented(pairs: Pairs, *, seed: int = 11, **shares: Any) -> Pairs:
+def augmented(pairs: RelaxationPairs, *, seed: int = 11, **shares: Any) -> RelaxationPairs:
     return augment(pairs, AugmentationSettings(**{**NOTHING, **shares}), torch.Generator().manual_seed(seed))
 
 
@@ -26,15 +26,15 @@ def changed(a: Tensor, b: Tensor) -> Tensor:
     return (a != b).flatten(start_dim=1).any(dim=1)
 
 
-def crystals_of(atoms: Tensor, pairs: Pairs) -> Tensor:
+def crystals_of(atoms: Tensor, pairs: RelaxationPairs) -> Tensor:
     """(G,) whether any atom of a crystal is marked."""
     return torch.zeros(len(pairs)).index_add(0, pairs.batch, atoms.float()) > 0
 
 
-def image_distances(scaled: Tensor, cell: Tensor) -> Tensor:
+def image_distances(fractional: Tensor, cell: Tensor) -> Tensor:
     """Sorted distances below 6 Å between all atoms and their images."""
-    images = torch.tensor(list(itertools.product(range(-4, 5), repeat=3)), dtype=scaled.dtype)
-    vectors = (scaled[None, :, None] - scaled[:, None, None] + images) @ cell
+    images = torch.tensor(list(itertools.product(range(-4, 5), repeat=3)), dtype=fractional.dtype)
+    vectors = (fractional[None, :, None] - fractional[:, None, None] + images) @ cell
     lengths = vectors.norm(dim=-1).flatten()
     return lengths[(lengths > 1e-6) & (lengths < 6)].sort().values
 
@@ -42,13 +42,13 @@ def image_distances(scaled: Tensor, cell: Tensor) -> Tensor:
 def test_nothing_asked_for_nothing_changed(pairs_of: PairsOf) -> None:
     pairs = pairs_of(20)
     same = augmented(pairs)
-    for f in fields(Pairs):
+    for f in fields(RelaxationPairs):
         assert torch.equal(getattr(same, f.name), getattr(pairs, f.name)), f.name
 
 
 @pytest.mark.parametrize(
     "shares",
-    [{"on_the_way": 1.0}, {"arrived": 1.0}, {"strained": 1.0}, {"rattled": 1.0}, {"rewrapped": 1.0}],
+    [{"interpolated": 1.0}, {"relaxed": 1.0}, {"strained": 1.0}, {"rattled": 1.0}, {"rewrapped": 1.0}],
     ids=lambda shares: next(iter(shares)),
 )
 def test_labels_stay_bitwise_unless_rewrapped(pairs_of: PairsOf, shares: dict[str, float]) -> None:
@@ -56,30 +56,30 @@ def test_labels_stay_bitwise_unless_rewrapped(pairs_of: PairsOf, shares: dict[st
     new = augmented(pairs, **shares)
     for name in ("numbers", "counts", "cell_relaxed", "dft", "level", "split"):
         assert torch.equal(getattr(new, name), getattr(pairs, name)), name
-    assert torch.equal(new.scaled_relaxed, pairs.scaled_relaxed) != ("rewrapped" in shares)
-    assert not torch.equal(new.scaled_initial, pairs.scaled_initial) or "strained" in shares
+    assert torch.equal(new.fractional_relaxed, pairs.fractional_relaxed) != ("rewrapped" in shares)
+    assert not torch.equal(new.fractional_initial, pairs.fractional_initial) or "strained" in shares
     assert not torch.equal(new.cell_initial, pairs.cell_initial) or {"rattled", "rewrapped"} & set(shares)
 
 
 def test_shares_are_those_asked_for(pairs_of: PairsOf) -> None:
     pairs = pairs_of(4000)
-    way = augmented(pairs, on_the_way=0.35, arrived=0.15)
-    arrived = ~changed(way.cell_initial, pairs.cell_relaxed)
+    way = augmented(pairs, interpolated=0.35, relaxed_start=0.15)
+    relaxed_start = ~changed(way.cell_initial, pairs.cell_relaxed)
     moved = changed(way.cell_initial, pairs.cell_initial)
     tolerance = 0.03  # four standard deviations of a share of 4000
-    assert arrived.float().mean().item() == pytest.approx(0.15, abs=tolerance)
-    assert (moved & ~arrived).float().mean().item() == pytest.approx(0.35, abs=tolerance)
+    assert relaxed_start.float().mean().item() == pytest.approx(0.15, abs=tolerance)
+    assert (moved & ~relaxed_start).float().mean().item() == pytest.approx(0.35, abs=tolerance)
     strained = changed(augmented(pairs, strained=0.3).cell_initial, pairs.cell_initial)
     assert strained.float().mean().item() == pytest.approx(0.3, abs=tolerance)
     for name, share in (("rattled", 0.1), ("rewrapped", 0.6)):
         new = augmented(pairs, **{name: share})
-        touched = crystals_of((new.scaled_initial != pairs.scaled_initial).any(dim=1), pairs)
+        touched = crystals_of((new.fractional_initial != pairs.fractional_initial).any(dim=1), pairs)
         assert touched.float().mean().item() == pytest.approx(share, abs=tolerance), name
 
 
 def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -> None:
     pairs = pairs_of(2000)
-    new = augmented(pairs, on_the_way=1.0)
+    new = augmented(pairs, interpolated=1.0)
     whole = pairs.cell_relaxed - pairs.cell_initial
     way = (new.cell_initial - pairs.cell_initial).flatten(1).norm(dim=1) / whole.flatten(1).norm(dim=1)
     assert way.min() >= 0
@@ -87,15 +87,17 @@ def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -
     assert way.mean().item() == pytest.approx(0.5, abs=0.03)  # uniform
     assert way.std().item() == pytest.approx(12**-0.5, abs=0.02)
     cell = pairs.cell_initial + way[:, None, None] * whole
-    scaled = pairs.scaled_initial + way[pairs.batch, None] * (pairs.scaled_relaxed - pairs.scaled_initial)
+    fractional = pairs.fractional_initial + way[pairs.batch, None] * (
+        pairs.fractional_relaxed - pairs.fractional_initial
+    )
     torch.testing.assert_close(new.cell_initial, cell, rtol=0, atol=1e-12)
-    torch.testing.assert_close(new.scaled_initial, scaled, rtol=0, atol=1e-12)
+    torch.testing.assert_close(new.fractional_initial, fractional, rtol=0, atol=1e-12)
 
 
 def test_arrived_crystals_are_left_alone_by_strain_and_rattling(pairs_of: PairsOf) -> None:
-    new = augmented(pairs_of(50), arrived=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
+    new = augmented(pairs_of(50), relaxed_start=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
     assert torch.equal(new.cell_initial, new.cell_relaxed)
-    assert torch.equal(new.scaled_initial, new.scaled_relaxed)
+    assert torch.equal(new.fractional_initial, new.fractional_relaxed)
 
 
 def test_strain_is_symmetric_and_as_large_as_asked_for(pairs_of: PairsOf) -> None:
@@ -105,28 +107,30 @@ def test_strain_is_symmetric_and_as_large_as_asked_for(pairs_of: PairsOf) -> Non
     torch.testing.assert_close(strain, strain.mT, rtol=0, atol=1e-13)
     assert strain.diagonal(dim1=1, dim2=2).std().item() == pytest.approx(0.03, rel=0.05)
     assert strain[:, 0, 1].std().item() == pytest.approx(0.03 / 2**0.5, rel=0.05)
-    assert torch.equal(new.scaled_initial, pairs.scaled_initial)  # atoms follow the cell
+    assert torch.equal(new.fractional_initial, pairs.fractional_initial)  # atoms follow the cell
 
 
 def test_rattling_is_as_large_as_asked_for(pairs_of: PairsOf) -> None:
     pairs = pairs_of(4000)
     new = augmented(pairs, rattled=1.0, rattle=0.05)
-    shake = torch.einsum("nk,nkx->nx", new.scaled_initial - pairs.scaled_initial, pairs.cell_initial[pairs.batch])
+    shake = torch.einsum(
+        "nk,nkx->nx", new.fractional_initial - pairs.fractional_initial, pairs.cell_initial[pairs.batch]
+    )
     atoms = pairs.counts[pairs.batch]
     for n in (2, 4):  # the mean of n atoms is taken out
         assert shake[atoms == n].std().item() == pytest.approx(0.05 * (1 - 1 / n) ** 0.5, rel=0.05)
 
 
-def around_strain(pairs: Pairs, new: Pairs) -> Tensor:
+def perturbed_strain(pairs: RelaxationPairs, new: RelaxationPairs) -> Tensor:
     return torch.linalg.solve(pairs.cell_relaxed, new.cell_initial) - torch.eye(3)
 
 
 def test_around_lies_around_the_relaxed_crystal_by_amounts_of_all_sizes(pairs_of: PairsOf) -> None:
     pairs = pairs_of(6000)
-    new = augmented(pairs, around=1.0, around_strain=(0.003, 0.1), around_rattle=(0.01, 0.2))
-    strain = around_strain(pairs, new)
+    new = augmented(pairs, perturbed=1.0, perturbed_strain=(0.003, 0.1), perturbed_rattle=(0.01, 0.2))
+    strain = perturbed_strain(pairs, new)
     torch.testing.assert_close(strain, strain.mT, rtol=0, atol=1e-13)
-    shake = new.scaled_initial - pairs.scaled_relaxed
+    shake = new.fractional_initial - pairs.fractional_relaxed
     shake = torch.einsum("nk,nkx->nx", shake, new.cell_initial[pairs.batch])
     # The logarithm of a product: the deviation drawn evenly over the logarithms, times a normal variate.
     normal = torch.randn(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs().log()
@@ -146,61 +150,68 @@ def test_around_lies_around_the_relaxed_crystal_by_amounts_of_all_sizes(pairs_of
 @pytest.mark.parametrize("strain", [0.01, 0.05])
 def test_around_a_range_of_one_value_is_that_value(pairs_of: PairsOf, strain: float) -> None:
     pairs = pairs_of(4000)
-    new = augmented(pairs, around=1.0, around_strain=(strain, strain), around_rattle=(1e-9, 1e-9))
-    found = around_strain(pairs, new).diagonal(dim1=1, dim2=2)
+    new = augmented(pairs, perturbed=1.0, perturbed_strain=(strain, strain), perturbed_rattle=(1e-9, 1e-9))
+    found = perturbed_strain(pairs, new).diagonal(dim1=1, dim2=2)
     assert found.std().item() == pytest.approx(strain, rel=0.05)
-    torch.testing.assert_close(new.scaled_initial, pairs.scaled_relaxed, rtol=0, atol=1e-8)
+    torch.testing.assert_close(new.fractional_initial, pairs.fractional_relaxed, rtol=0, atol=1e-8)
 
 
 def test_around_takes_its_share_beside_the_others(pairs_of: PairsOf) -> None:
     pairs = pairs_of(4000)
-    new = augmented(pairs, on_the_way=0.2, arrived=0.1, around=0.3, around_strain=(1e-5, 1e-5), strained=1.0)
-    strain = around_strain(pairs, new).flatten(start_dim=1).norm(dim=1)
-    arrived = ~changed(new.cell_initial, pairs.cell_relaxed)
-    around = ~arrived & (strain < 1e-3)
-    for chosen, share in ((arrived, 0.1), (around, 0.3)):
+    new = augmented(
+        pairs, interpolated=0.2, relaxed_start=0.1, perturbed=0.3, perturbed_strain=(1e-5, 1e-5), strained=1.0
+    )
+    strain = perturbed_strain(pairs, new).flatten(start_dim=1).norm(dim=1)
+    relaxed_start = ~changed(new.cell_initial, pairs.cell_relaxed)
+    perturbed = ~relaxed_start & (strain < 1e-3)
+    for chosen, share in ((relaxed_start, 0.1), (perturbed, 0.3)):
         assert chosen.double().mean().item() == pytest.approx(share, abs=0.03)  # not strained a second time
-    assert strain[~arrived & ~around].median() > 0.02
+    assert strain[~relaxed_start & ~perturbed].median() > 0.02
 
 
-SHARES = ("on_the_way", "arrived", "around", "strained", "rattled", "rewrapped")
+SHARES = ("interpolated", "relaxed", "perturbed", "strained", "rattled", "rewrapped")
 
 
 @pytest.mark.parametrize("chosen", [*[(name,) for name in SHARES[:5]], SHARES[:5]], ids="+".join)
-def test_crystals_whose_forces_are_known_are_left_alone(pairs_of: PairsOf, informed, chosen: tuple[str, ...]) -> None:
-    pairs = informed(pairs_of(20))
+def test_crystals_whose_forces_are_known_are_left_alone(pairs_of: PairsOf, has_forces, chosen: tuple[str, ...]) -> None:
+    pairs = has_forces(pairs_of(20))
     new = augmented(pairs, **dict.fromkeys(chosen, 1.0))
-    atoms = crystals_of((new.scaled_initial != pairs.scaled_initial).any(dim=1), pairs)
-    assert torch.equal(atoms | changed(new.cell_initial, pairs.cell_initial), ~pairs.informed)
-    for name in ("scaled_relaxed", "cell_relaxed", "forces", "virial", "informed"):
+    atoms = crystals_of((new.fractional_initial != pairs.fractional_initial).any(dim=1), pairs)
+    assert torch.equal(atoms | changed(new.cell_initial, pairs.cell_initial), ~pairs.has_forces)
+    for name in ("fractional_relaxed", "cell_relaxed", "forces", "virial", "informed"):
         assert torch.equal(getattr(new, name), getattr(pairs, name)), name
 
 
-def test_they_may_move_to_other_images_as_a_whole(pairs_of: PairsOf, informed) -> None:
-    pairs = informed(pairs_of(20))
+def test_they_may_move_to_other_images_as_a_whole(pairs_of: PairsOf, has_forces) -> None:
+    pairs = has_forces(pairs_of(20))
     new = augmented(pairs, **dict.fromkeys(SHARES, 1.0))
-    assert torch.equal(changed(new.cell_initial, pairs.cell_initial), ~pairs.informed)
-    shift = new.scaled_initial - pairs.scaled_initial
+    assert torch.equal(changed(new.cell_initial, pairs.cell_initial), ~pairs.has_forces)
+    shift = new.fractional_initial - pairs.fractional_initial
     from_first = shift - shift[(pairs.counts.cumsum(0) - pairs.counts)[pairs.batch]]
     distorted = ((from_first - from_first.round()).abs() > 1e-12).any(dim=1)
-    assert torch.equal(crystals_of(distorted, pairs), ~pairs.informed)
-    to_relaxed = (new.scaled_relaxed - new.scaled_initial) - (pairs.scaled_relaxed - pairs.scaled_initial)
-    assert to_relaxed[pairs.informed[pairs.batch]].abs().max() < 1e-13
+    assert torch.equal(crystals_of(distorted, pairs), ~pairs.has_forces)
+    to_relaxed = (new.fractional_relaxed - new.fractional_initial) - (
+        pairs.fractional_relaxed - pairs.fractional_initial
+    )
+    assert to_relaxed[pairs.has_forces[pairs.batch]].abs().max() < 1e-13
 
 
 def test_ranges_may_come_as_lists() -> None:
-    assert AugmentationSettings(around_rattle=[0.01, 0.1]) == AugmentationSettings(around_rattle=(0.01, 0.1))  # type: ignore[arg-type]
+    assert AugmentationSettings(perturbed_rattle=[0.01, 0.1]) == AugmentationSettings(perturbed_rattle=(0.01, 0.1))  # type: ignore[arg-type]
 
 
 def test_rewrapping_moves_both_sides_to_the_same_images(pairs_of: PairsOf) -> None:
     pairs = pairs_of(30)
     new = augmented(pairs, rewrapped=1.0)
-    assert (new.scaled_initial >= 0).all()
-    assert (new.scaled_initial < 1).all()
+    assert (new.fractional_initial >= 0).all()
+    assert (new.fractional_initial < 1).all()
     torch.testing.assert_close(
-        new.scaled_relaxed - new.scaled_initial, pairs.scaled_relaxed - pairs.scaled_initial, rtol=0, atol=1e-14
+        new.fractional_relaxed - new.fractional_initial,
+        pairs.fractional_relaxed - pairs.fractional_initial,
+        rtol=0,
+        atol=1e-14,
     )
-    images = new.scaled_initial - pairs.scaled_initial
+    images = new.fractional_initial - pairs.fractional_initial
     first = (pairs.counts.cumsum(0) - pairs.counts)[pairs.batch]
     hops = images - images[first]  # all atoms share the shift, up to whole lattice vectors
     torch.testing.assert_close(hops, hops.round(), rtol=0, atol=1e-13)
@@ -226,7 +237,7 @@ def test_no_drift_between_the_two_sides(pairs_of: PairsOf) -> None:
     new = augment(
         pairs, AugmentationSettings(0.4, 0.1, 0.3, rattled=0.9, rewrapped=0.5), torch.Generator().manual_seed(1)
     )
-    difference = new.scaled_relaxed - new.scaled_initial
+    difference = new.fractional_relaxed - new.fractional_initial
     drift = torch.zeros(100, 3).double().index_add(0, pairs.batch, difference) / pairs.counts[:, None]
     assert drift.abs().max() < 1e-14
     assert difference.abs().max() > 1e-2
@@ -236,10 +247,10 @@ def test_no_drift_between_the_two_sides(pairs_of: PairsOf) -> None:
 def test_a_seed_fixes_everything(pairs_of: PairsOf, dtype: torch.dtype) -> None:
     pairs, settings = pairs_of(40, dtype=dtype), AugmentationSettings()
 
-    def draw(seed: int) -> Pairs:
+    def draw(seed: int) -> RelaxationPairs:
         return augment(pairs, settings, torch.Generator().manual_seed(seed))
 
-    for f in fields(Pairs):
+    for f in fields(RelaxationPairs):
         assert torch.equal(getattr(draw(1), f.name), getattr(draw(1), f.name))
         assert getattr(draw(1), f.name).dtype == getattr(pairs, f.name).dtype
     assert not torch.equal(draw(1).cell_initial, draw(2).cell_initial)
@@ -248,5 +259,5 @@ def test_a_seed_fixes_everything(pairs_of: PairsOf, dtype: torch.dtype) -> None:
 def test_the_input_is_not_changed(pairs_of: PairsOf) -> None:
     pairs = pairs_of(20)
     augment(pairs, AugmentationSettings(), torch.Generator().manual_seed(1))
-    for f in fields(Pairs):
+    for f in fields(RelaxationPairs):
         assert torch.equal(getattr(pairs, f.name), getattr(pairs_of(20), f.name)), f.name

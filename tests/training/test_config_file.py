@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.models import save_model
+from deeprelax_ase.models.registry import save_model
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.config import RunConfig
 from deeprelax_ase.training.config_file import PAPER, ConfigError, load_config, run_config
@@ -221,7 +221,7 @@ def test_what_is_written_is_read_as_the_same(
     config = made(
         network={"architecture": architecture, "cutoff": 5.5},
         training={"patience": patience, "learning_rate": rate},
-        augmentation={"around_strain": list(strain)},
+        augmentation={"perturbed_strain": list(strain)},
         frozen=frozen,
         data={"sources": ["a.npz", "b.npz"], "fractions": [0.5, 0.25, 0.25], "choice": {"borrowed": 0.25}},
     )

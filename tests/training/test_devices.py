@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from deeprelax_ase.models import ModelCard, load_model
+from deeprelax_ase.models.registry import ModelCard, load_model
 from deeprelax_ase.training import train
 from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
 from tests.training.test_loop import E3, QUICK
@@ -85,13 +85,13 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(together: Path) -> None
 
 @pytest.mark.slow
 def test_one_of_them_writes_for_both(together: Path) -> None:
-    whole, pieces = (
+    whole, refs = (
         [json.loads(line) for line in (together / name / "log.jsonl").read_text().splitlines()]
         for name in ("whole", "pieces")
     )
     assert [line["step"] for line in whole if "loss" in line] == [4, 8, 12, 16, 20, 24]
     for name in ("loss", "validation error"):
-        assert [line[name] for line in whole if name in line] == [line[name] for line in pieces if name in line]
+        assert [line[name] for line in whole if name in line] == [line[name] for line in refs if name in line]
     assert json.loads((together / "whole" / "settings.json").read_text())["steps"] == 24
 
 

@@ -9,11 +9,11 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.quantities import KnownForces, Relaxation
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.heads import symmetric_exponential
-from deeprelax_ase.quantities import KnownForces, Relaxation
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, symmetric_logarithm, true_relaxation
 from deeprelax_ase.training.graphs import pair_graph
 
@@ -22,7 +22,7 @@ ATOMS, CRYSTALS = 7, 3
 BATCH = torch.tensor([0, 0, 0, 1, 1, 2, 2])
 
 
-def given_of(pairs: Pairs) -> NetworkInput:
+def given_of(pairs: RelaxationPairs) -> NetworkInput:
     return network_input(pair_graph(pairs, GraphSettings(max_in_cell=0)), 0)
 
 
@@ -37,7 +37,7 @@ def symmetric(size: int, scale: float) -> Tensor:
 
 
 @pytest.fixture
-def known(pairs_of) -> tuple[Pairs, Tensor, Tensor]:
+def known(pairs_of) -> tuple[RelaxationPairs, Tensor, Tensor]:
     """Pairs made of a known strain and known displacements (Å), without drift."""
     pairs = pairs_of(8)
     strain = symmetric(8, 0.08)
@@ -45,11 +45,11 @@ def known(pairs_of) -> tuple[Pairs, Tensor, Tensor]:
     moves = torch.randn(len(pairs.numbers), 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.1
     mean = torch.zeros(8, 3).double().index_add(0, pairs.batch, moves) / pairs.counts[:, None]
     moves = moves - mean[pairs.batch]
-    scaled = pairs.scaled_initial + torch.linalg.solve(cell[pairs.batch].mT, moves[:, :, None]).squeeze(2)
-    return replace(pairs, cell_relaxed=cell, scaled_relaxed=scaled), strain, moves
+    fractional = pairs.fractional_initial + torch.linalg.solve(cell[pairs.batch].mT, moves[:, :, None]).squeeze(2)
+    return replace(pairs, cell_relaxed=cell, fractional_relaxed=fractional), strain, moves
 
 
-def assert_known(pairs: Pairs, strain: Tensor, moves: Tensor) -> None:
+def assert_known(pairs: RelaxationPairs, strain: Tensor, moves: Tensor) -> None:
     truth = true_relaxation(pairs, given_of(pairs))
     torch.testing.assert_close(truth.strain, strain, rtol=0, atol=1e-12)
     torch.testing.assert_close(truth.displacements, moves, rtol=0, atol=1e-12)
@@ -70,7 +70,7 @@ def test_a_rotation_of_the_relaxed_crystal_is_no_concern(known) -> None:
 def test_a_shift_of_the_relaxed_crystal_is_no_concern(known) -> None:
     pairs, strain, moves = known
     shift = torch.rand(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert_known(replace(pairs, scaled_relaxed=pairs.scaled_relaxed + shift[pairs.batch]), strain, moves)
+    assert_known(replace(pairs, fractional_relaxed=pairs.fractional_relaxed + shift[pairs.batch]), strain, moves)
 
 
 def test_the_truth_turns_with_the_unrelaxed_crystal(known) -> None:
@@ -82,7 +82,7 @@ def test_the_truth_turns_with_the_unrelaxed_crystal(known) -> None:
 
 def test_a_relaxed_crystal_neither_strains_nor_moves(pairs_of) -> None:
     pairs = pairs_of(4)
-    arrived = replace(pairs, cell_relaxed=pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+    arrived = replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
     assert_known(arrived, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
 
 
@@ -101,15 +101,15 @@ def test_logarithm_undoes_the_exponential_of_the_network() -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])
-def test_crystals_whose_forces_are_known_count_as_told(pairs_of, informed, weight: float) -> None:
-    pairs = informed(pairs_of(8))
-    given = given_of(pairs)._replace(known=KnownForces(pairs.forces, pairs.virial, pairs.informed))
-    truth = true_relaxation(pairs, given, informed_weight=weight)
-    expected = torch.where(pairs.informed, weight, torch.ones(8).double())
+def test_crystals_whose_forces_are_known_count_as_told(pairs_of, has_forces, weight: float) -> None:
+    pairs = has_forces(pairs_of(8))
+    given = given_of(pairs)._replace(known=KnownForces(pairs.forces, pairs.virial, pairs.has_forces))
+    truth = true_relaxation(pairs, given, forces_weight=weight)
+    expected = torch.where(pairs.has_forces, weight, torch.ones(8).double())
     assert torch.equal(truth.crystals, expected)
     assert torch.equal(truth.atoms, expected[pairs.batch])
     assert torch.equal(truth.batch, pairs.batch)
-    plain = true_relaxation(pairs, given_of(pairs), informed_weight=weight)  # the network is told of none
+    plain = true_relaxation(pairs, given_of(pairs), forces_weight=weight)  # the network is told of none
     assert torch.equal(plain.crystals, torch.ones(8).double())
     assert torch.equal(plain.displacements, truth.displacements)
     assert torch.equal(plain.strain, truth.strain)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deeprelax_ase.data import LEVELS, Pairs
+from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
@@ -20,12 +20,12 @@ from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
 from deeprelax_ase.training.evaluate import errors, relax_pairs
 
-PairsOf = Callable[..., Pairs]
+PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
 CONFIG = DeepRelaxE3Config(**SMALL)
-STILL = AugmentationSettings(on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
 #: Twelve pairs have 36 atoms: three batches an epoch.
-QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3, replayed=0.5, clip=10.0)
+QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3, recycled=0.5, clip=10.0)
 MEASURES = ("displacement", "volume", "shape")
 
 
@@ -44,7 +44,7 @@ def trained(*arguments, **options) -> DeepRelaxE3:
 
 def test_gradients_are_those_of_the_batch_and_not_added_up(pairs_of: PairsOf) -> None:
     chosen = torch.tensor([3, 0, 5])
-    settings = replace(QUICK, augmentation=STILL, replayed=0.0)
+    settings = replace(QUICK, augmentation=STILL, recycled=0.0)
     torch.manual_seed(0)
     task = DeepRelaxE3Task(pairs_of(8, dtype=torch.float32), CONFIG, settings)
     first = task.gradients(chosen, chosen)
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_batch_and_not_added_up(pairs_of: PairsOf) ->
 
 def test_predictions_are_replayed(pairs_of: PairsOf) -> None:
     pairs, chosen = pairs_of(8), torch.tensor([3, 0, 5])
-    settings = replace(QUICK, augmentation=STILL, replayed=1.0)
+    settings = replace(QUICK, augmentation=STILL, recycled=1.0)
     torch.manual_seed(0)
     task = DeepRelaxE3Task(pairs, CONFIG, settings)
     task.network.double()
@@ -69,11 +69,13 @@ def test_predictions_are_replayed(pairs_of: PairsOf) -> None:
         torch.nn.init.normal_(block.refinement.gates[-1].weight, std=0.3)
     task.gradients(chosen, chosen)
     predicted = relax_pairs([task.network], pairs.take(chosen), "PBE")
-    assert torch.equal(task.replay.cell[chosen], predicted.cell)
-    torch.testing.assert_close(task.replay.scaled[pairs.atoms_of(chosen)], predicted.scaled, rtol=0, atol=1e-14)
+    assert torch.equal(task.recycle_buffer.cell[chosen], predicted.cell)
+    torch.testing.assert_close(
+        task.recycle_buffer.fractional[pairs.atoms_of(chosen)], predicted.fractional, rtol=0, atol=1e-14
+    )
     task.gradients(chosen, chosen)  # from there on
-    twice = relax_pairs([task.network], pairs.take(chosen), "PBE", passes=2)
-    torch.testing.assert_close(task.replay.cell[chosen], twice.cell, rtol=0, atol=1e-12)
+    twice = relax_pairs([task.network], pairs.take(chosen), "PBE", recycles=2)
+    torch.testing.assert_close(task.recycle_buffer.cell[chosen], twice.cell, rtol=0, atol=1e-12)
     assert (twice.cell - predicted.cell).abs().max() > 1e-4
 
 
@@ -100,13 +102,13 @@ def test_training_lowers_the_loss_and_relaxes_crystals(pairs_of: PairsOf, tmp_pa
     settings = replace(
         QUICK, max_steps=70, atoms_per_batch=100, learning_rate=1e-2, average_decay=0.9, augmentation=STILL, log_every=1
     )
-    network = trained(pairs, CONFIG, replace(settings, replayed=0.0, tempering=tempering), tmp_path)
+    network = trained(pairs, CONFIG, replace(settings, recycled=0.0, tempering=tempering), tmp_path)
     first, *_, last = records(tmp_path)
     for name in ("displacement", "volume", *(() if tempering else ("loss",))):  # tempered, it is no likelihood
         assert last[name] < (0.3 * first[name] if name != "loss" else first[name] - 5), name
     relaxed = relax_pairs([network], pairs, "PBE")
-    before = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
-    after = errors(pairs, relaxed.scaled, relaxed.cell)
+    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    after = errors(pairs, relaxed.fractional, relaxed.cell)
     assert after["relative_volume"].max() < 0.1 * before["relative_volume"].min()
     assert after["coordinates"].mean() < 0.5 * before["coordinates"].mean()
 
@@ -128,8 +130,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_
         assert train(pairs, CONFIG, QUICK, tmp_path / "pieces", deadline=time.monotonic()) is None
     actual = trained(pairs, CONFIG, QUICK, tmp_path / "pieces").state_dict()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
-    whole, pieces = records(tmp_path / "whole"), records(tmp_path / "pieces")
-    assert [line["loss"] for line in whole] == [line["loss"] for line in pieces]
+    whole, refs = records(tmp_path / "whole"), records(tmp_path / "pieces")
+    assert [line["loss"] for line in whole] == [line["loss"] for line in refs]
     checkpoint = torch.load(tmp_path / "pieces" / "checkpoint.ckpt", weights_only=True)
     (state,) = checkpoint["deeprelax"]["tasks"]  # of the one process
     assert set(state) == {"scaled", "cell", "generator"}
@@ -139,10 +141,10 @@ def test_replaying_makes_a_difference_once_there_are_predictions(pairs_of: Pairs
     pairs = pairs_of(12, dtype=torch.float32)
     settings = replace(QUICK, log_every=1, augmentation=STILL, atoms_per_batch=100)
     for share in (0.0, 1.0):
-        trained(pairs, CONFIG, replace(settings, replayed=share), tmp_path / str(share))
-    without, replayed = (records(tmp_path / str(share)) for share in (0.0, 1.0))
-    assert without[0]["loss"] == replayed[0]["loss"]
-    assert abs(without[-1]["volume"] - replayed[-1]["volume"]) > 1e-3
+        trained(pairs, CONFIG, replace(settings, recycled=share), tmp_path / str(share))
+    without, recycled = (records(tmp_path / str(share)) for share in (0.0, 1.0))
+    assert without[0]["loss"] == recycled[0]["loss"]
+    assert abs(without[-1]["volume"] - recycled[-1]["volume"]) > 1e-3
 
 
 def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> None:
@@ -163,9 +165,9 @@ def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> Non
 READS = replace(CONFIG, reads_forces=True)
 
 
-def task_on(pairs: Pairs, config: DeepRelaxE3Config = READS, **changes) -> DeepRelaxE3Task:
+def task_on(pairs: RelaxationPairs, config: DeepRelaxE3Config = READS, **changes) -> DeepRelaxE3Task:
     """A task on starts that stay as they are, whose network is not as untrained as it would be."""
-    settings = replace(QUICK, **{"augmentation": STILL, "replayed": 0.0, "hidden": 0.0, **changes})
+    settings = replace(QUICK, **{"augmentation": STILL, "recycled": 0.0, "hidden": 0.0, **changes})
     torch.manual_seed(0)
     task = DeepRelaxE3Task(pairs, config, settings)
     for parameter in task.network.double().parameters():
@@ -191,34 +193,34 @@ def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return any((a[name] - b[name]).abs().max() > 1e-6 for name in a)
 
 
-def test_a_share_of_the_forces_is_hidden(pairs_of: PairsOf, informed) -> None:
-    pairs = informed(pairs_of(4000))
+def test_a_share_of_the_forces_is_hidden(pairs_of: PairsOf, has_forces) -> None:
+    pairs = has_forces(pairs_of(4000))
     hidden = hide_forces(pairs, 0.3, torch.Generator().manual_seed(0))
-    assert not (hidden.informed & ~pairs.informed).any()
-    told = hidden.informed.sum() / pairs.informed.sum()
+    assert not (hidden.has_forces & ~pairs.has_forces).any()
+    told = hidden.has_forces.sum() / pairs.has_forces.sum()
     assert told.item() == pytest.approx(0.7, abs=0.041)  # four standard deviations
-    for f in fields(Pairs):
+    for f in fields(RelaxationPairs):
         if f.name != "informed":
             assert getattr(hidden, f.name) is getattr(pairs, f.name), f.name
-    assert not hide_forces(pairs, 1.0, torch.Generator().manual_seed(0)).informed.any()
-    assert torch.equal(hide_forces(pairs, 0.0, torch.Generator().manual_seed(0)).informed, pairs.informed)
-    assert pairs.informed.sum() == 2000
+    assert not hide_forces(pairs, 1.0, torch.Generator().manual_seed(0)).has_forces.any()
+    assert torch.equal(hide_forces(pairs, 0.0, torch.Generator().manual_seed(0)).has_forces, pairs.has_forces)
+    assert pairs.has_forces.sum() == 2000
 
 
-def test_gradients_reach_the_reader_of_forces(pairs_of: PairsOf, informed) -> None:
+def test_gradients_reach_the_reader_of_forces(pairs_of: PairsOf, has_forces) -> None:
     of_reader = {name for name, _ in DeepRelaxE3(READS).named_parameters() if name.startswith("forces.")}
     assert len(of_reader) == 6
-    for pairs, told in ((informed(pairs_of(8)), True), (pairs_of(8), False)):
+    for pairs, told in ((has_forces(pairs_of(8)), True), (pairs_of(8), False)):
         found = gradients(task_on(pairs))
         for name in of_reader:
             assert found[name].isfinite().all(), name
             assert bool(found[name].any()) == told, name
 
 
-def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: PairsOf, informed) -> None:
-    pairs = informed(pairs_of(8))
-    unknown = replace(pairs, informed=torch.zeros_like(pairs.informed))
-    hidden = gradients(task_on(pairs, hidden=1.0, informed_weight=0.1, informed_tempering=0.0))
+def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: PairsOf, has_forces) -> None:
+    pairs = has_forces(pairs_of(8))
+    unknown = replace(pairs, has_forces=torch.zeros_like(pairs.has_forces))
+    hidden = gradients(task_on(pairs, hidden=1.0, forces_weight=0.1, forces_tempering=0.0))
     assert_equal(hidden, gradients(task_on(unknown)))
     rattled = {"augmentation": replace(STILL, rattled=1.0, strained=1.0)}
     moved = gradients(task_on(pairs, hidden=1.0, **rattled))
@@ -227,18 +229,18 @@ def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: P
 
 
 def test_crystals_whose_forces_are_known_have_a_weight_and_a_tempering_of_their_own(
-    pairs_of: PairsOf, informed
+    pairs_of: PairsOf, has_forces
 ) -> None:
-    pairs = informed(pairs_of(8), every=1)  # of all
-    usual = gradients(task_on(pairs, tempering=0.5, informed_tempering=0.5, informed_weight=1.0))
-    sharp = gradients(task_on(pairs, tempering=0.5, informed_tempering=0.0, informed_weight=1.0))
+    pairs = has_forces(pairs_of(8), every=1)  # of all
+    usual = gradients(task_on(pairs, tempering=0.5, forces_tempering=0.5, forces_weight=1.0))
+    sharp = gradients(task_on(pairs, tempering=0.5, forces_tempering=0.0, forces_weight=1.0))
     assert differ(usual, sharp)
-    assert_equal(gradients(task_on(pairs, tempering=0.0, informed_tempering=0.5, informed_weight=1.0)), usual)
-    assert_equal(gradients(task_on(pairs, tempering=0.5, informed_tempering=0.0, informed_weight=0.2)), sharp)
-    half = informed(pairs_of(8))
-    weighed = {weight: gradients(task_on(half, informed_weight=weight)) for weight in (0.0, 1.0)}
+    assert_equal(gradients(task_on(pairs, tempering=0.0, forces_tempering=0.5, forces_weight=1.0)), usual)
+    assert_equal(gradients(task_on(pairs, tempering=0.5, forces_tempering=0.0, forces_weight=0.2)), sharp)
+    half = has_forces(pairs_of(8))
+    weighed = {weight: gradients(task_on(half, forces_weight=weight)) for weight in (0.0, 1.0)}
     assert differ(weighed[0.0], weighed[1.0])
-    without = gradients(task_on(half.take((~half.informed).nonzero().squeeze(1))))
+    without = gradients(task_on(half.take((~half.has_forces).nonzero().squeeze(1))))
     assert_equal(weighed[0.0], without)
 
 
@@ -263,9 +265,9 @@ def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all
     assert abs(first - last) > 1e-2
 
 
-def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, informed) -> None:
+def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, has_forces) -> None:
     """As it is for a CUDA graph."""
-    task = task_on(informed(pairs_of(6)))
+    task = task_on(has_forces(pairs_of(6)))
     batch = task._prepare(torch.arange(6))
     losses, displacements, strain = task._learn(batch.given, batch.truth)
     tensors = _flat(batch.given, batch.truth)
@@ -285,7 +287,7 @@ def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path
         pairs,
         cell_relaxed=pairs.cell_initial * (1 + 0.05 * sign),
         virial=-2.0 * sign * torch.eye(3),
-        informed=torch.ones(4, dtype=torch.bool),
+        has_forces=torch.ones(4, dtype=torch.bool),
     )
     augmentation = AugmentationSettings()  # it leaves them alone, as replaying does
     settings = replace(QUICK, max_steps=60, atoms_per_batch=100, log_every=1, augmentation=augmentation, hidden=0.0)
@@ -298,8 +300,10 @@ def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path
     assert "forces" not in untold[-1]["gradient_norm"]
 
 
-def test_a_network_that_reads_forces_starts_from_one_that_does_not(pairs_of: PairsOf, informed, tmp_path: Path) -> None:
-    pairs = informed(pairs_of(12, dtype=torch.float32))
+def test_a_network_that_reads_forces_starts_from_one_that_does_not(
+    pairs_of: PairsOf, has_forces, tmp_path: Path
+) -> None:
+    pairs = has_forces(pairs_of(12, dtype=torch.float32))
     first = trained(pairs, CONFIG, QUICK, tmp_path / "first")
     save_file(first.state_dict(), tmp_path / "first.safetensors")
     settings = replace(QUICK, learning_rate=0.0, weight_decay=0.0)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import crystals_of
-from deeprelax_ase.models import Model
+from deeprelax_ase.models.registry import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.heads import symmetric_exponential
 from deeprelax_ase.training.evaluate import BulkRelaxation, errors, predict_pairs, relax_pairs
@@ -37,26 +37,26 @@ def assert_same(actual: BulkRelaxation, expected: BulkRelaxation, atol: float) -
 
 
 @pytest.fixture
-def pairs(pairs_of) -> Pairs:
+def pairs(pairs_of) -> RelaxationPairs:
     return pairs_of(7)
 
 
-def test_untrained_networks_return_the_unrelaxed_crystals(pairs: Pairs) -> None:
-    found = relax_pairs([network(seed=k, trained=False) for k in (0, 1)], pairs, "PBE", passes=2)
-    assert torch.equal(found.scaled, pairs.scaled_initial)
+def test_untrained_networks_return_the_unrelaxed_crystals(pairs: RelaxationPairs) -> None:
+    found = relax_pairs([network(seed=k, trained=False) for k in (0, 1)], pairs, "PBE", recycles=2)
+    assert torch.equal(found.fractional, pairs.fractional_initial)
     assert torch.equal(found.cell, pairs.cell_initial)
     assert not found.displacement_variance.any()
     assert not found.strain_variance.any()
 
 
-def test_one_network_does_what_it_predicts(pairs: Pairs) -> None:
+def test_one_network_does_what_it_predicts(pairs: RelaxationPairs) -> None:
     net = network()
     found = relax_pairs([net], pairs, "PBE")
     with torch.no_grad():
         expected = net(pair_graph(pairs, CONFIG.graph), level=1)[-1]
     cell = pairs.cell_initial @ symmetric_exponential(expected.strain)
     torch.testing.assert_close(found.cell, cell, rtol=0, atol=1e-13)
-    moves = ((found.scaled - pairs.scaled_initial)[:, None] @ cell[pairs.batch]).squeeze(1)
+    moves = ((found.fractional - pairs.fractional_initial)[:, None] @ cell[pairs.batch]).squeeze(1)
     torch.testing.assert_close(moves, expected.displacements, rtol=0, atol=1e-13)
     for name in ("displacement_scales", "volume_scales", "shape_scales"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
@@ -64,7 +64,7 @@ def test_one_network_does_what_it_predicts(pairs: Pairs) -> None:
     assert not found.displacement_variance.any()
 
 
-def test_levels_go_by_their_names(pairs: Pairs) -> None:
+def test_levels_go_by_their_names(pairs: RelaxationPairs) -> None:
     net = network()
     by_name = {level: relax_pairs([net], pairs, level).cell for level in CONFIG.levels}
     assert (by_name["PBE"] - by_name["OAM"]).abs().max() > 1e-4
@@ -76,20 +76,20 @@ def test_levels_go_by_their_names(pairs: Pairs) -> None:
         relax_pairs([net], pairs, "M3GNet")
 
 
-def test_two_passes_are_one_pass_applied_twice(pairs: Pairs) -> None:
+def test_two_passes_are_one_pass_applied_twice(pairs: RelaxationPairs) -> None:
     networks = [network(seed=k) for k in (0, 1)]
     once = relax_pairs(networks, pairs, "PBE")
-    again = relax_pairs(networks, replace(pairs, scaled_initial=once.scaled, cell_initial=once.cell), "PBE")
-    assert_same(relax_pairs(networks, pairs, "PBE", passes=2), again, atol=0)
+    again = relax_pairs(networks, replace(pairs, fractional_initial=once.fractional, cell_initial=once.cell), "PBE")
+    assert_same(relax_pairs(networks, pairs, "PBE", recycles=2), again, atol=0)
     assert (again.cell - once.cell).abs().max() > 1e-4
 
 
-def test_the_size_of_the_batches_does_not_matter(pairs: Pairs) -> None:
+def test_the_size_of_the_batches_does_not_matter(pairs: RelaxationPairs) -> None:
     net = network()
     assert_same(relax_pairs([net], pairs, "PBE", atoms_per_batch=5), relax_pairs([net], pairs, "PBE"), atol=1e-12)
 
 
-def test_members_are_averaged_and_their_scatter_is_reported(pairs: Pairs) -> None:
+def test_members_are_averaged_and_their_scatter_is_reported(pairs: RelaxationPairs) -> None:
     networks = [network(seed=k) for k in (0, 1, 2)]
     with torch.no_grad():
         members = [net(pair_graph(pairs, CONFIG.graph), level=1)[-1] for net in networks]
@@ -106,9 +106,9 @@ def test_members_are_averaged_and_their_scatter_is_reported(pairs: Pairs) -> Non
     torch.testing.assert_close(found.volume_scales, scales, rtol=1e-14, atol=0)
 
 
-def test_errors_are_zero_for_the_truth_and_only_for_it(pairs: Pairs) -> None:
-    right = errors(pairs, pairs.scaled_relaxed, pairs.cell_relaxed)
-    wrong = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+def test_errors_are_zero_for_the_truth_and_only_for_it(pairs: RelaxationPairs) -> None:
+    right = errors(pairs, pairs.fractional_relaxed, pairs.cell_relaxed)
+    wrong = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     assert right.keys() == wrong.keys() == {"coordinates", "lattice", "volume", "relative_volume"}
     for name in right:
         assert right[name].shape == (7,)
@@ -116,36 +116,36 @@ def test_errors_are_zero_for_the_truth_and_only_for_it(pairs: Pairs) -> None:
         assert wrong[name].min() > 1e-4
 
 
-def test_errors_of_a_crystal_that_is_too_large(pairs: Pairs) -> None:
+def test_errors_of_a_crystal_that_is_too_large(pairs: RelaxationPairs) -> None:
     """2 % in every length; the coordinates are measured in the true cell."""
-    found = errors(pairs, pairs.scaled_relaxed, 1.02 * pairs.cell_relaxed)
+    found = errors(pairs, pairs.fractional_relaxed, 1.02 * pairs.cell_relaxed)
     assert found["coordinates"].max() < 1e-14
     torch.testing.assert_close(found["relative_volume"], torch.full((7,), 1.02**3 - 1).double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(found["lattice"], 0.02 * pairs.cell_relaxed.abs().mean(dim=(1, 2)), rtol=1e-12, atol=0)
     torch.testing.assert_close(found["volume"], (1.02**3 - 1) * torch.linalg.det(pairs.cell_relaxed).abs())
 
 
-@pytest.mark.parametrize(("size", "passes"), [(0, 1), (7, 0)])
-def test_nothing_to_do_is_refused(pairs: Pairs, size: int, passes: int) -> None:
-    with pytest.raises(ValueError, match=f"{size} pairs and {passes} passes"):
-        relax_pairs([network()], pairs.take(torch.arange(size)), "PBE", passes=passes)
+@pytest.mark.parametrize(("size", "recycles"), [(0, 1), (7, 0)])
+def test_nothing_to_do_is_refused(pairs: RelaxationPairs, size: int, recycles: int) -> None:
+    with pytest.raises(ValueError, match=f"{size} pairs and {recycles} passes"):
+        relax_pairs([network()], pairs.take(torch.arange(size)), "PBE", recycles=recycles)
 
 
 # -- what the predictor does, in bulk
 
 
 @pytest.fixture
-def distorted(pairs_of) -> Pairs:
+def distorted(pairs_of) -> RelaxationPairs:
     """Three pairs that no symmetry holds in place."""
     return pairs_of(3, seed=5)
 
 
-def test_bulk_predictions_are_the_predictors(model: Model, distorted: Pairs) -> None:
+def test_bulk_predictions_are_the_predictors(model: Model, distorted: RelaxationPairs) -> None:
     bulk = predict_pairs(model, distorted)
-    predictor = Predictor(model, device="cpu", graph_backend="torch", keep_symmetry=False, leave_settled=False)
+    predictor = Predictor(model, device="cpu", graph_backend="torch", keep_symmetry=False, leave_within_error=False)
     expected = list(predictor.predict_many(crystals_of(distorted, "initial")))
     cells, batch = bulk.cell, distorted.batch
-    positions = (bulk.scaled[:, None] @ cells[batch]).squeeze(1)
+    positions = (bulk.fractional[:, None] @ cells[batch]).squeeze(1)
     for k, result in enumerate(expected):
         np.testing.assert_allclose(cells[k], result.relaxed.cell, rtol=0, atol=1e-4)
         np.testing.assert_allclose(positions[batch == k], result.relaxed.positions, rtol=0, atol=1e-4)
@@ -153,17 +153,17 @@ def test_bulk_predictions_are_the_predictors(model: Model, distorted: Pairs) -> 
     assert (bulk.cell - distorted.cell_initial).abs().max() > 0.01
 
 
-def test_batches_of_bulk_predictions_do_not_matter(model: Model, distorted: Pairs) -> None:
+def test_batches_of_bulk_predictions_do_not_matter(model: Model, distorted: RelaxationPairs) -> None:
     one = predict_pairs(model, distorted, atoms_per_batch=4)
     whole = predict_pairs(model, distorted)
     for name in ("scaled", "cell", "uncertainty"):
         torch.testing.assert_close(getattr(one, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
 
 
-def test_passes_may_differ_from_the_cards(distorted: Pairs, shipped) -> None:
+def test_passes_may_differ_from_the_cards(distorted: RelaxationPairs, shipped) -> None:
     model = shipped("DeepRelax-PBE")
-    passes = model.card.passes
-    assert torch.equal(predict_pairs(model, distorted).cell, predict_pairs(model, distorted, passes=passes).cell)
+    recycles = model.card.recycles
+    assert torch.equal(predict_pairs(model, distorted).cell, predict_pairs(model, distorted, recycles=recycles).cell)
     assert (
-        predict_pairs(model, distorted, passes=passes + 1).cell - predict_pairs(model, distorted).cell
+        predict_pairs(model, distorted, recycles=recycles + 1).cell - predict_pairs(model, distorted).cell
     ).abs().max() > 1e-4

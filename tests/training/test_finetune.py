@@ -11,7 +11,7 @@ import torch
 
 from deeprelax_ase.data import LEVELS
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.models import ModelCard, load_model, save_model
+from deeprelax_ase.models.registry import ModelCard, load_model, save_model
 from deeprelax_ase.nn import ABLATIONS, ARCHITECTURES, DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings
 from deeprelax_ase.training.config_file import load_config, run_config

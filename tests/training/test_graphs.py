@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training import TrainingSettings, graphs
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs, pair_graph
 
-PairsOf = Callable[..., Pairs]
+PairsOf = Callable[..., RelaxationPairs]
 NARROW, WIDE = GraphSettings(cutoff=4.0, max_neighbors=8, max_in_cell=0), GraphSettings(cutoff=6.0, max_neighbors=20)
-STILL = AugmentationSettings(on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
 CPU = torch.device("cpu")
 
 
@@ -38,7 +38,7 @@ def test_edges_join_atoms_within_the_cutoff_and_in_their_own_crystal(pairs_of: P
     assert vectors.norm(dim=1)[~graph.in_cell].max() <= WIDE.cutoff
     source, destination = graph.edge_index
     assert torch.equal(graph.batch[source], graph.batch[destination])
-    initial = torch.einsum("nk,nkx->nx", pairs.scaled_initial, pairs.cell_initial[pairs.batch])
+    initial = torch.einsum("nk,nkx->nx", pairs.fractional_initial, pairs.cell_initial[pairs.batch])
     torch.testing.assert_close(graph.positions, initial, rtol=0, atol=1e-12)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
@@ -24,11 +24,11 @@ from deeprelax_ase.training.module import RelaxationTraining
 from deeprelax_ase.training.tasks import task_of
 from tests.training.losses import loss_of
 
-PairsOf = Callable[..., Pairs]
+PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
 CONFIG = DeepRelaxConfig(**SMALL)
 E3 = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8, max_neighbors=14)
-STILL = AugmentationSettings(on_the_way=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
 #: Twelve pairs have 36 atoms: three batches an epoch.
 QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3)
 PARTS = ("backbone", "distance_head", "displacement_head", "lattice_head")
@@ -64,7 +64,7 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 
 @pytest.fixture
-def pairs(pairs_of: PairsOf) -> Pairs:
+def pairs(pairs_of: PairsOf) -> RelaxationPairs:
     return pairs_of(12, dtype=torch.float32)
 
 
@@ -72,7 +72,7 @@ def pairs(pairs_of: PairsOf) -> Pairs:
 
 
 @pytest.mark.parametrize("variant", ["default", "DeepRelax", "Vanilla"])
-def test_training_lowers_the_loss(pairs: Pairs, tmp_path: Path, variant: str) -> None:
+def test_training_lowers_the_loss(pairs: RelaxationPairs, tmp_path: Path, variant: str) -> None:
     config = replace(ABLATIONS.get(variant, CONFIG), **SMALL)
     torch.manual_seed(QUICK.seed)
     untrained = loss_of(DeepRelax(config), pairs)
@@ -83,7 +83,7 @@ def test_training_lowers_the_loss(pairs: Pairs, tmp_path: Path, variant: str) ->
     assert after["lattice"] < 0.5 * untrained["lattice"]  # all crystals shrink by 5 %
 
 
-def test_a_seed_fixes_the_run(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_seed_fixes_the_run(pairs: RelaxationPairs, tmp_path: Path) -> None:
     one, two, other = (
         trained(pairs, CONFIG, replace(QUICK, seed=seed), tmp_path / name)
         for name, seed in (("one", 3), ("two", 3), ("other", 4))
@@ -92,7 +92,7 @@ def test_a_seed_fixes_the_run(pairs: Pairs, tmp_path: Path) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_the_average_is_returned_and_not_the_last_weights(pairs: Pairs, tmp_path: Path) -> None:
+def test_the_average_is_returned_and_not_the_last_weights(pairs: RelaxationPairs, tmp_path: Path) -> None:
     network = trained(pairs, CONFIG, QUICK, tmp_path)
     kept = checkpoint(tmp_path)
     state = kept["state_dict"]
@@ -102,16 +102,16 @@ def test_the_average_is_returned_and_not_the_last_weights(pairs: Pairs, tmp_path
     assert kept["deeprelax"]["step"] == 7
 
 
-def test_the_pairs_stay_as_they_are(pairs: Pairs, tmp_path: Path) -> None:
-    before = {f.name: getattr(pairs, f.name).clone() for f in fields(Pairs)}
-    trained(pairs, E3, replace(QUICK, replayed=1.0), tmp_path, validation=pairs)
+def test_the_pairs_stay_as_they_are(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    before = {f.name: getattr(pairs, f.name).clone() for f in fields(RelaxationPairs)}
+    trained(pairs, E3, replace(QUICK, recycled=1.0), tmp_path, validation=pairs)
     for name, values_before in before.items():
         assert torch.equal(getattr(pairs, name), values_before), name
 
 
 @pytest.mark.parametrize("config", [CONFIG, E3], ids=["paper's", "end to end"])
-def test_where_pairs_and_graphs_are_kept_makes_no_difference(pairs: Pairs, tmp_path: Path, config) -> None:
-    still = replace(QUICK, augmentation=STILL, replayed=0.0)
+def test_where_pairs_and_graphs_are_kept_makes_no_difference(pairs: RelaxationPairs, tmp_path: Path, config) -> None:
+    still = replace(QUICK, augmentation=STILL, recycled=0.0)
     expected = trained(pairs, config, replace(still, keep_graphs=False), tmp_path / "built anew")
     for name, changes in {"kept": {}, "moved": {"resident": "never"}}.items():
         network = trained(pairs, config, replace(still, **changes), tmp_path / name)
@@ -125,7 +125,9 @@ def test_where_pairs_and_graphs_are_kept_makes_no_difference(pairs: Pairs, tmp_p
     [(CONFIG, ("backbone",)), (E3, ("elements", "blocks.0.filters"))],
     ids=["paper's", "end to end"],
 )
-def test_frozen_parameters_stay_bit_for_bit(pairs: Pairs, tmp_path: Path, config, frozen: tuple[str, ...]) -> None:
+def test_frozen_parameters_stay_bit_for_bit(
+    pairs: RelaxationPairs, tmp_path: Path, config, frozen: tuple[str, ...]
+) -> None:
     torch.manual_seed(QUICK.seed)
     before = task_of(pairs, config, QUICK).network.state_dict()
     settings = replace(QUICK, weight_decay=0.5)
@@ -140,7 +142,7 @@ def test_frozen_parameters_stay_bit_for_bit(pairs: Pairs, tmp_path: Path, config
 # -- the length of a run
 
 
-def test_the_clock_ends_a_run_without_max_steps(pairs: Pairs, tmp_path: Path) -> None:
+def test_the_clock_ends_a_run_without_max_steps(pairs: RelaxationPairs, tmp_path: Path) -> None:
     start = time.monotonic()
     train(pairs, CONFIG, replace(QUICK, max_steps=None, seconds=0.2), tmp_path)
     assert time.monotonic() - start < 30
@@ -148,7 +150,7 @@ def test_the_clock_ends_a_run_without_max_steps(pairs: Pairs, tmp_path: Path) ->
     assert summary(tmp_path)["steps"] >= 1
 
 
-def test_epochs_are_so_many_steps(pairs: Pairs, tmp_path: Path) -> None:
+def test_epochs_are_so_many_steps(pairs: RelaxationPairs, tmp_path: Path) -> None:
     by_epochs = trained(pairs, CONFIG, replace(QUICK, max_steps=None, max_epochs=2.0), tmp_path / "epochs")
     by_steps = trained(pairs, CONFIG, replace(QUICK, max_steps=5), tmp_path / "steps")  # 2 times 36 atoms by 15
     assert summary(tmp_path / "epochs")["steps"] == 5
@@ -158,36 +160,38 @@ def test_epochs_are_so_many_steps(pairs: Pairs, tmp_path: Path) -> None:
 # -- checkpoints
 
 
-def test_a_deadline_stops_the_run_with_a_checkpoint(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_deadline_stops_the_run_with_a_checkpoint(pairs: RelaxationPairs, tmp_path: Path) -> None:
     assert train(pairs, CONFIG, QUICK, tmp_path, deadline=time.monotonic()) is None
     assert checkpoint(tmp_path)["deeprelax"]["step"] == 1
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.ckpt", "log.jsonl"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs: Pairs, tmp_path: Path, schedule: str) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs: RelaxationPairs, tmp_path: Path, schedule: str) -> None:
     """With validation, on pairs of which it learns to be wrong; without it, see test_e3_task.py."""
     settings = replace(QUICK, schedule=schedule, patience=3, plateau_patience=0, plateau_factor=0.3, log_every=1)
-    whole, pieces, validation = tmp_path / "whole", tmp_path / "pieces", arrived(pairs)
+    whole, refs, validation = tmp_path / "whole", tmp_path / "pieces", arrived(pairs)
     expected = trained(pairs, CONFIG, settings, whole, validation=validation)
     for _ in range(4):  # into the second epoch of three batches
-        assert train(pairs, CONFIG, settings, pieces, validation=validation, deadline=0) is None
-    assert_same_weights(trained(pairs, CONFIG, settings, pieces, validation=validation), expected)
+        assert train(pairs, CONFIG, settings, refs, validation=validation, deadline=0) is None
+    assert_same_weights(trained(pairs, CONFIG, settings, refs, validation=validation), expected)
     for name in ("step", "loss", "learning_rate", "validation error"):
-        assert values(pieces, name) == values(whole, name), name
-    assert summary(pieces)["best"] == summary(whole)["best"]
+        assert values(refs, name) == values(whole, name), name
+    assert summary(refs)["best"] == summary(whole)["best"]
     if schedule == "plateau":
         assert len(set(values(whole, "learning_rate"))) > 1
 
 
-def test_a_finished_run_is_not_continued(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_continued(pairs: RelaxationPairs, tmp_path: Path) -> None:
     first = trained(pairs, CONFIG, QUICK, tmp_path)
     again = trained(pairs, CONFIG, QUICK, tmp_path)
     assert_same_weights(first, again)
     assert summary(tmp_path)["steps"] == 7
 
 
-def test_checkpoints_are_written_on_the_way(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_on_the_way(
+    pairs: RelaxationPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved = []
     save = RelaxationTraining.save
     monkeypatch.setattr(RelaxationTraining, "save", lambda self: (saved.append(self.step), save(self)))
@@ -198,7 +202,7 @@ def test_checkpoints_are_written_on_the_way(pairs: Pairs, tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("checkpoint_every", [-1.0, 120.0], ids=["goes on", "begins again"])
-def test_ctrl_c_leaves_a_run_that_goes_on(pairs: Pairs, tmp_path: Path, checkpoint_every: float) -> None:
+def test_ctrl_c_leaves_a_run_that_goes_on(pairs: RelaxationPairs, tmp_path: Path, checkpoint_every: float) -> None:
     settings = replace(QUICK, checkpoint_every=checkpoint_every)
     expected = trained(pairs, CONFIG, settings, tmp_path / "whole")
 
@@ -215,7 +219,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(pairs: Pairs, tmp_path: Path, checkpoi
     assert_same_weights(trained(pairs, CONFIG, settings, tmp_path / "pieces"), expected)
 
 
-def test_another_failure_is_passed_on(pairs: Pairs, tmp_path: Path) -> None:
+def test_another_failure_is_passed_on(pairs: RelaxationPairs, tmp_path: Path) -> None:
     def fail(record: dict) -> None:
         raise SystemExit(3)
 
@@ -223,7 +227,7 @@ def test_another_failure_is_passed_on(pairs: Pairs, tmp_path: Path) -> None:
         train(pairs, CONFIG, QUICK, tmp_path, observe=fail)
 
 
-def test_a_run_on_another_number_of_devices_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_run_on_another_number_of_devices_is_refused(pairs: RelaxationPairs, tmp_path: Path) -> None:
     train(pairs, CONFIG, QUICK, tmp_path, deadline=0)
     state = checkpoint(tmp_path)
     state["deeprelax"]["tasks"] *= 2
@@ -235,20 +239,20 @@ def test_a_run_on_another_number_of_devices_is_refused(pairs: Pairs, tmp_path: P
 # -- validation
 
 
-def arrived(pairs: Pairs) -> Pairs:
+def arrived(pairs: RelaxationPairs) -> RelaxationPairs:
     """Crystals that do not relax: an untrained network is right about them, a trained one is not."""
-    return replace(pairs, cell_relaxed=pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+    return replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
 
 
-def half_way(pairs: Pairs) -> Pairs:
+def half_way(pairs: RelaxationPairs) -> RelaxationPairs:
     """Crystals that shrink by less than those that are learnt from: right on the way there."""
-    return replace(pairs, cell_relaxed=0.98 * pairs.cell_initial, scaled_relaxed=pairs.scaled_initial)
+    return replace(pairs, cell_relaxed=0.98 * pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
 
 
-LONG = replace(QUICK, max_steps=60, atoms_per_batch=100, average_decay=0.5, augmentation=STILL, replayed=0.0)
+LONG = replace(QUICK, max_steps=60, atoms_per_batch=100, average_decay=0.5, augmentation=STILL, recycled=0.0)
 
 
-def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: Pairs, tmp_path: Path) -> None:
+def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: RelaxationPairs, tmp_path: Path) -> None:
     validation = half_way(pairs)
     network = trained(pairs, E3, LONG, tmp_path, validation=validation)
     errors = values(tmp_path, "validation error")
@@ -262,7 +266,7 @@ def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: P
     assert found["loss"].item() == pytest.approx(values(tmp_path, "validation loss")[best], abs=1e-4)
 
 
-def test_training_ends_when_the_validation_error_no_longer_falls(pairs: Pairs, tmp_path: Path) -> None:
+def test_training_ends_when_the_validation_error_no_longer_falls(pairs: RelaxationPairs, tmp_path: Path) -> None:
     settings = replace(LONG, patience=4)
     network = trained(pairs, E3, settings, tmp_path, validation=half_way(pairs))
     errors = values(tmp_path, "validation error")
@@ -277,7 +281,7 @@ def test_training_ends_when_the_validation_error_no_longer_falls(pairs: Pairs, t
 
 @pytest.mark.parametrize(("every", "steps"), [(1.0, [2, 4, 6, 7]), (2.0, [5, 7]), (0.1, [1, 2, 3, 4, 5, 6, 7])])
 def test_validation_comes_at_intervals_and_at_the_end(
-    pairs: Pairs, tmp_path: Path, every: float, steps: list[int]
+    pairs: RelaxationPairs, tmp_path: Path, every: float, steps: list[int]
 ) -> None:
     """2.4 batches are an epoch."""
     settings = replace(QUICK, validate_every=every, log_every=100)
@@ -285,7 +289,7 @@ def test_validation_comes_at_intervals_and_at_the_end(
     assert values(tmp_path, "step") == steps
 
 
-def test_the_size_of_its_batches_does_not_change_the_validation_error(pairs: Pairs, tmp_path: Path) -> None:
+def test_the_size_of_its_batches_does_not_change_the_validation_error(pairs: RelaxationPairs, tmp_path: Path) -> None:
     """Up to the paper's means over edges: the crystals here are equal in size."""
     alike = pairs.take((pairs.counts == 2).nonzero().squeeze(1))
     settings = replace(QUICK, learning_rate=0.0, weight_decay=0.0, max_steps=1)
@@ -295,7 +299,7 @@ def test_the_size_of_its_batches_does_not_change_the_validation_error(pairs: Pai
     assert few == pytest.approx(many, rel=1e-5)
 
 
-def test_the_plateau_schedule_lowers_the_rate(pairs: Pairs, tmp_path: Path) -> None:
+def test_the_plateau_schedule_lowers_the_rate(pairs: RelaxationPairs, tmp_path: Path) -> None:
     settings = replace(LONG, max_steps=14, schedule="plateau", plateau_patience=2, plateau_factor=0.1, log_every=1)
     train(pairs, CONFIG, settings, tmp_path, validation=arrived(pairs))
     errors, rates = values(tmp_path, "validation error"), values(tmp_path, "learning_rate")
@@ -311,13 +315,13 @@ def test_the_plateau_schedule_lowers_the_rate(pairs: Pairs, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("changes", [{"patience": 3}, {"schedule": "plateau"}])
-def test_what_needs_validation_is_refused_without(pairs: Pairs, tmp_path: Path, changes: dict) -> None:
+def test_what_needs_validation_is_refused_without(pairs: RelaxationPairs, tmp_path: Path, changes: dict) -> None:
     with pytest.raises(ValueError, match="need validation pairs: there are none"):
         train(pairs, CONFIG, replace(QUICK, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_empty_splits_are_refused(pairs: Pairs, tmp_path: Path) -> None:
+def test_empty_splits_are_refused(pairs: RelaxationPairs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No pairs to train on"):
         train(pairs.in_split("test"), CONFIG, QUICK, tmp_path)
     with pytest.raises(ValueError, match="No pairs to validate on"):
@@ -327,7 +331,9 @@ def test_empty_splits_are_refused(pairs: Pairs, tmp_path: Path) -> None:
 # -- records
 
 
-def test_log_and_settings_tell_the_run(pairs: Pairs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_and_settings_tell_the_run(
+    pairs: RelaxationPairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     observed: list[dict] = []
     with caplog.at_level(logging.INFO, logger="deeprelax_ase.training"):
         train(pairs, CONFIG, QUICK, tmp_path, observe=observed.append)
@@ -354,7 +360,7 @@ def test_log_and_settings_tell_the_run(pairs: Pairs, tmp_path: Path, caplog: pyt
     assert told["training"] == {k: v for k, v in asdict(QUICK).items() if k != "augmentation"}
 
 
-def test_figures_are_logged_as_columns(pairs: Pairs, tmp_path: Path) -> None:
+def test_figures_are_logged_as_columns(pairs: RelaxationPairs, tmp_path: Path) -> None:
     options = {"validation": pairs, "loggers": ["csv"]}
     for _ in range(3):  # each call has a file of its own
         assert train(pairs, CONFIG, QUICK, tmp_path, **options, deadline=0) is None
@@ -372,7 +378,7 @@ def test_figures_are_logged_as_columns(pairs: Pairs, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_figures_are_logged_for_tensorboard(pairs: Pairs, tmp_path: Path) -> None:
+def test_figures_are_logged_for_tensorboard(pairs: RelaxationPairs, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(pairs, CONFIG, QUICK, tmp_path, loggers=("tensorboard",))
@@ -383,12 +389,12 @@ def test_figures_are_logged_for_tensorboard(pairs: Pairs, tmp_path: Path) -> Non
     assert [event.value for event in found] == pytest.approx(values(tmp_path, "loss"), rel=1e-5)
 
 
-def test_an_unknown_logger_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+def test_an_unknown_logger_is_refused(pairs: RelaxationPairs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Unknown logger 'mlflow', must be one of \('csv', 'tensorboard', 'wandb'\)"):
         train(pairs, CONFIG, QUICK, tmp_path, loggers=["csv", "mlflow"])
 
 
-def test_nothing_global_is_left_changed(pairs: Pairs, tmp_path: Path) -> None:
+def test_nothing_global_is_left_changed(pairs: RelaxationPairs, tmp_path: Path) -> None:
     talkative = logging.getLogger("lightning.pytorch")
     before = talkative.level, torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()
     train(pairs, CONFIG, QUICK, tmp_path)

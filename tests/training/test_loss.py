@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph import CrystalGraph, carried_positions, edge_vectors
-from deeprelax_ase.graph.torch_neighbors import build_graph
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors
+from deeprelax_ase.graph.torch_builder import build_graph
 from deeprelax_ase.nn.heads import SCALE_RANGE
-from deeprelax_ase.quantities import RelaxationQuantities
 from deeprelax_ase.training.loss import (
     RelaxedGeometry,
     absolute_loss,
@@ -29,7 +29,7 @@ def graph(sample_crystals) -> CrystalGraph:
 def relaxed(graph: CrystalGraph, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Relaxed positions and cells."""
     cell = graph.cell @ torch.diag(torch.tensor([0.97, 1.02, 0.95], dtype=torch.float64))
-    return carried_positions(graph, cell) + torch.from_numpy(rng.normal(size=graph.positions.shape)) * 0.1, cell
+    return affine_positions(graph, cell) + torch.from_numpy(rng.normal(size=graph.positions.shape)) * 0.1, cell
 
 
 def at_truth(truth: RelaxedGeometry, graph: CrystalGraph, scale: float) -> RelaxationQuantities:

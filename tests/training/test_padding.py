@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.quantities import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.padding import MIN_DUMMY_ATOMS, Sizes, pad
@@ -19,13 +19,13 @@ WEIGHTS = {"volume_weight": 3.0, "shape_weight": 2.0, "tempering": 0.5}
 
 
 @pytest.fixture
-def pairs(pairs_of, informed) -> Pairs:
-    return informed(pairs_of(5))
+def pairs(pairs_of, has_forces) -> RelaxationPairs:
+    return has_forces(pairs_of(5))
 
 
 @pytest.fixture
-def batch(pairs: Pairs) -> tuple[NetworkInput, TrueRelaxation]:
-    known = KnownForces(pairs.forces, pairs.virial, pairs.informed)
+def batch(pairs: RelaxationPairs) -> tuple[NetworkInput, TrueRelaxation]:
+    known = KnownForces(pairs.forces, pairs.virial, pairs.has_forces)
     given = network_input(pair_graph(pairs, CONFIG.graph), 0, known)
     return given, true_relaxation(pairs, given)
 
@@ -58,7 +58,7 @@ def test_dummies_change_nothing(batch) -> None:
     for plain, padded in zip(gradients, padded_gradients, strict=True):
         torch.testing.assert_close(padded, plain, rtol=0, atol=1e-11)
     assert max(float(g.abs().max()) for g in gradients) > 1e-2
-    assert given.known.informed.tolist() == [True, False, True, False, True]
+    assert given.known.has_forces.tolist() == [True, False, True, False, True]
     for plain, padded in zip(relaxations, padded_relaxations, strict=True):
         for name, values in vars(plain).items():
             torch.testing.assert_close(getattr(padded, name)[: len(values)], values, rtol=0, atol=1e-12)
@@ -94,8 +94,8 @@ def test_of_dummies_no_forces_are_known(batch) -> None:
     given, truth = batch
     known = pad(given, truth, Sizes.around(given))[0].known
     atoms, crystals = len(given.numbers), len(given.counts)
-    assert known.informed[:crystals].any()
-    assert not known.informed[crystals:].any()
+    assert known.has_forces[:crystals].any()
+    assert not known.has_forces[crystals:].any()
     assert not known.forces[atoms:].any()
     assert not known.virial[crystals:].any()
 

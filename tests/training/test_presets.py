@@ -27,10 +27,10 @@ def test_no_changes_give_the_presets() -> None:
 
 
 def test_changes_reach_the_record_that_has_the_field() -> None:
-    changes = {"channels": 16, "tempering": 0.25, "around": 0.5, "around_rattle": [0.01, 0.1], "borrowed": 0.25}
+    changes = {"channels": 16, "tempering": 0.25, "perturbed": 0.5, "perturbed_rattle": [0.01, 0.1], "borrowed": 0.25}
     config, settings, chosen = departing(changes)
     assert config == replace(CONFIG, channels=16)
-    augmentation = replace(AUGMENTATION, around=0.5, around_rattle=(0.01, 0.1))  # JSON knows no tuples
+    augmentation = replace(AUGMENTATION, perturbed=0.5, perturbed_rattle=(0.01, 0.1))  # JSON knows no tuples
     assert chosen == replace(PAIRS, borrowed=0.25)
     assert settings == replace(SETTINGS, tempering=0.25, augmentation=augmentation)
 
@@ -81,7 +81,7 @@ def test_all_labels_are_there_and_dft_ones_several_times(file: Path, copies: int
     found = Counter(zip(pairs.numbers.tolist(), (LEVELS[k] for k in pairs.level), strict=True))
     by_dft = {(1, "PBE"): copies, (4, "PBE"): copies}
     assert found == by_dft | {(2, "OAM"): 1, (3, "OAM"): 1, (1, "M3GNet"): 1, (2, "M3GNet"): 1, (4, "M3GNet"): 1}
-    assert pairs.scaled_initial.dtype == torch.float32
+    assert pairs.fractional_initial.dtype == torch.float32
 
 
 def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
@@ -111,8 +111,8 @@ def test_pairs_with_known_forces_join_once(file: Path, tmp_path: Path) -> None:
     pairs = training_pairs([file], chosen, forces=[tmp_path / "forces.npz"])
     assert len(pairs) == len(plain) + 2
     assert torch.equal(pairs.numbers[:-2], plain.numbers)
-    assert not plain.informed.any()
-    assert pairs.informed.tolist() == [False] * len(plain) + [True] * 2
+    assert not plain.has_forces.any()
+    assert pairs.has_forces.tolist() == [False] * len(plain) + [True] * 2
     assert pairs.numbers[-2:].tolist() == [4, 1]
     assert [LEVELS[k] for k in pairs.level[-2:]] == ["M3GNet"] * 2
     np.testing.assert_array_equal(pairs.forces[-2:].numpy(), given["forces"][1:])

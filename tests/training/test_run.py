@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from deeprelax_ase import Crystal, Predictor, load_model
 from deeprelax_ase.data import LEVELS, load_pairs
 from deeprelax_ase.data.pairs import crystals_of
-from deeprelax_ase.models import ModelCard, model_of
+from deeprelax_ase.models.registry import ModelCard, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig
 from deeprelax_ase.training.config_file import load_config, run_config
 from deeprelax_ase.training.evaluate import errors, predict_pairs
 from deeprelax_ase.training.presets import PairSettings
-from deeprelax_ase.training.run import best_passes, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
+from deeprelax_ase.training.run import best_recycles, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
 
 ValuesOf = Callable[..., dict[str, Any]]
 both = pytest.mark.parametrize("architecture", ["DeepRelaxE3", "DeepRelax"])
@@ -80,8 +80,8 @@ def test_the_card_tells_the_errors_on_the_test_split(values_of: ValuesOf, archit
     card = model_from(config)
     pairs = load_pairs(splits_file, dtype=torch.float32).in_split("test")
     predicted = predict_pairs(load_model(config.out / "tiny.json"), pairs)
-    after = errors(pairs, predicted.scaled.float(), predicted.cell.float())
-    before = errors(pairs, pairs.scaled_initial, pairs.cell_initial)
+    after = errors(pairs, predicted.fractional.float(), predicted.cell.float())
+    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     test = card.metrics["test"]
     assert test.keys() == after.keys() | {f"unrelaxed {name}" for name in before}
     for name in after:
@@ -164,7 +164,7 @@ def test_empty_splits_are_refused_before_anything_is_written(
     assert not config.out.exists()
     card = model_from(replace(config, data=replace(config.data, validate=False)))
     assert card.metrics == {"test": {}}  # nor is there anything to test on
-    assert card.passes == 1
+    assert card.recycles == 1
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_model_is_of_a_level_that_the_pairs_have(values_of: ValuesOf, labels
 
 def test_the_papers_network_knows_one_level_only(values_of: ValuesOf) -> None:
     card = model_from(run_config(values_of("DeepRelax", **{"data.level": "OAM"})))
-    assert (card.level, card.level_of_theory, card.passes) == ("", "OAM", 1)
+    assert (card.level, card.level_of_theory, card.recycles) == ("", "OAM", 1)
 
 
 @pytest.fixture
@@ -200,24 +200,26 @@ def test_as_many_passes_as_are_best_on_the_validation_split(
 ) -> None:
     pairs = pairs_of(4, dtype=torch.float32)
     model = model_of([shrinking], "shrinking", level="PBE")
-    lattice = [measure(model, pairs, "cpu", passes=n)["lattice"] for n in (1, 2, 3)]
+    lattice = [measure(model, pairs, "cpu", recycles=n)["lattice"] for n in (1, 2, 3)]
     assert lattice[1] < 0.1 * lattice[0]
-    assert best_passes(model, pairs, "cpu") == 2
+    assert best_recycles(model, pairs, "cpu") == 2
     once = replace(pairs, cell_relaxed=0.975 * pairs.cell_initial)
-    assert best_passes(model, once, "cpu") == 1
+    assert best_recycles(model, once, "cpu") == 1
     thrice = replace(pairs, cell_relaxed=0.975**3 * pairs.cell_initial)
-    assert best_passes(model, thrice, "cpu") == 3
-    assert best_passes(model, pairs.take(torch.arange(0)), "cpu") == 1
-    assert model_from(run_config(values_of(passes=3))).passes == 3  # unless they are given
+    assert best_recycles(model, thrice, "cpu") == 3
+    assert best_recycles(model, pairs.take(torch.arange(0)), "cpu") == 1
+    assert model_from(run_config(values_of(recycles=3))).recycles == 3  # unless they are given
 
 
 def test_an_untrained_model_is_as_wrong_as_the_unrelaxed_crystals(pairs_of) -> None:
     pairs = pairs_of(5, dtype=torch.float32)
     config = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8)
-    found = measure(model_of([DeepRelaxE3(config)], "none", level="PBE"), pairs, "cpu", passes=2)
+    found = measure(model_of([DeepRelaxE3(config)], "none", level="PBE"), pairs, "cpu", recycles=2)
     for name in ("coordinates", "lattice", "volume"):
         assert found[name] == pytest.approx(found[f"unrelaxed {name}"], rel=1e-4), name
-    assert measure(model_of([DeepRelaxE3(config)], "none", level="PBE"), pairs.in_split("test"), "cpu", passes=1) == {}
+    assert (
+        measure(model_of([DeepRelaxE3(config)], "none", level="PBE"), pairs.in_split("test"), "cpu", recycles=1) == {}
+    )
 
 
 # -- pairs
@@ -245,14 +247,14 @@ def test_an_epoch_is_of_the_pairs_that_are_asked_for(splits_file: Path, forces: 
     data = DataSettings((str(splits_file),), labels=("relaxed", "m3gnet"), choice=PairSettings())
     parts = read_pairs(data)
     assert [len(part) for part in parts] == [16, 13]
-    assert {part.scaled_initial.dtype for part in parts} == {torch.float32}
+    assert {part.fractional_initial.dtype for part in parts} == {torch.float32}
     # 12 + 9 labelled by M3GNet + 2 further copies of 6 by DFT + half of the potential's 6 as DFT's
     pairs = epoch_pairs(data, parts)
     assert len(pairs) == 36
     assert not pairs.split.any()
-    informed = epoch_pairs(replace(data, forces=(str(forces),)), parts)
-    assert len(informed) == 39
-    assert informed.informed.sum() == 3
+    has_forces = epoch_pairs(replace(data, forces=(str(forces),)), parts)
+    assert len(has_forces) == 39
+    assert has_forces.has_forces.sum() == 3
     plain = epoch_pairs(DataSettings((str(splits_file),)), parts[:1])
     assert len(plain) == 12
     assert torch.bincount(plain.level, minlength=len(LEVELS)).tolist() == [6, 6, 0]
@@ -320,9 +322,9 @@ def test_cuda_is_taken_where_there_is_one(values_of: ValuesOf, monkeypatch: pyte
 
 
 def test_the_model_relaxes_a_crystal_like_those_that_it_has_seen(values_of: ValuesOf) -> None:
-    still = dict.fromkeys(("on_the_way", "arrived", "around", "strained", "rattled"), 0)
-    learning = {"max_steps": 60, "atoms_per_batch": 100, "learning_rate": 1e-2, "average_decay": 0.9, "replayed": 0.0}
-    config = run_config(values_of(augmentation=still, training=learning, passes=1))
+    still = dict.fromkeys(("interpolated", "relaxed", "perturbed", "strained", "rattled"), 0)
+    learning = {"max_steps": 60, "atoms_per_batch": 100, "learning_rate": 1e-2, "average_decay": 0.9, "recycled": 0.0}
+    config = run_config(values_of(augmentation=still, training=learning, recycles=1))
     test = model_from(config).metrics["test"]
     assert test["relative_volume"] < 0.2 * test["unrelaxed relative_volume"]
     crystal = Crystal.of(bulk("CsCl", "cesiumchloride", a=3.6))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deeprelax_ase.data import Pairs
+from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.graph import edge_vectors
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings
@@ -15,7 +15,7 @@ from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.tasks import DeepRelaxTask, pair_truth, task_of
 from tests.training.losses import loss_of
 
-PairsOf = Callable[..., Pairs]
+PairsOf = Callable[..., RelaxationPairs]
 CONFIG = DeepRelaxConfig(channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 E3 = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8)
 SETTINGS = TrainingSettings(volume_weight=2.0, shape_weight=5.0, lattice_weight=7.0)
@@ -27,12 +27,12 @@ def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
     graph = pair_graph(pairs, CONFIG.graph)
     truth = pair_truth(pairs, graph, CONFIG)
     assert torch.equal(graph.cell, pairs.cell_initial)
-    relaxed = torch.einsum("nk,nkx->nx", pairs.scaled_relaxed, pairs.cell_relaxed[pairs.batch])
+    relaxed = torch.einsum("nk,nkx->nx", pairs.fractional_relaxed, pairs.cell_relaxed[pairs.batch])
     lengths = edge_vectors(graph, relaxed, pairs.cell_relaxed).norm(dim=1)
     torch.testing.assert_close(truth.distances, lengths, rtol=0, atol=1e-12)
     # Anchors: the unrelaxed atoms in the relaxed cell, or where they were.
     source, destination = graph.edge_index[:, graph.in_cell]
-    carried = torch.einsum("nk,nkx->nx", pairs.scaled_initial, pairs.cell_relaxed[pairs.batch])
+    carried = torch.einsum("nk,nkx->nx", pairs.fractional_initial, pairs.cell_relaxed[pairs.batch])
     expected = (relaxed[source] - carried[destination]).norm(dim=1)
     torch.testing.assert_close(truth.displacements, expected, rtol=0, atol=1e-12)
     printed = pair_truth(pairs, graph, ABLATIONS["DeepRelax"])
@@ -42,7 +42,7 @@ def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
 
 def test_untrained_network_is_right_about_relaxed_crystals(pairs_of: PairsOf) -> None:
     pairs = pairs_of(5)
-    arrived = replace(pairs, cell_initial=pairs.cell_relaxed, scaled_initial=pairs.scaled_relaxed)
+    arrived = replace(pairs, cell_initial=pairs.cell_relaxed, fractional_initial=pairs.fractional_relaxed)
     config = replace(CONFIG, local_uncertainty=False)
     assert max(loss_of(DeepRelax(config).double(), arrived).values()) < 1e-12
     assert min(loss_of(DeepRelax(config).double(), pairs).values()) > 1e-2

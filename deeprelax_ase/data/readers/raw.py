@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.readers.layers import periodic_layers
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.structure import Crystal
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.readers import RawPair, Refused
 from deeprelax_ase.data.readers.documents import read_documents
-from deeprelax_ase.structure import Crystal
 from tests.data.conftest import relaxed, unrelaxed
 
 

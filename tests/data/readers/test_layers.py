@@ -60,7 +60,7 @@ def test_pairs_of_layers_are_strained_in_their_plane_only(tmp_path: Path) -> Non
     pairs = PairDataset.read(tmp_path / "MoS2.traj").pairs
     deformation = np.linalg.solve(pairs.cell_initial[0].numpy(), pairs.cell_relaxed[0].numpy())
     np.testing.assert_allclose(deformation, np.diag([3.18 / 3.3, 3.18 / 3.3, 1]), rtol=0, atol=1e-9)
-    moved = ((pairs.scaled_relaxed - pairs.scaled_initial) @ pairs.cell_relaxed[0]).numpy()
+    moved = ((pairs.fractional_relaxed - pairs.fractional_initial) @ pairs.cell_relaxed[0]).numpy()
     order = np.argsort(initial.positions[:, 2])
     np.testing.assert_allclose(moved[order, 2], [0.085, 0, -0.085], rtol=0, atol=1e-9)
     np.testing.assert_allclose(moved[:, :2], 0, rtol=0, atol=1e-9)

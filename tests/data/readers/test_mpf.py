@@ -46,7 +46,7 @@ def test_structures_of_any_pymatgen(tmp_path: Path, age, protocol: int) -> None:
     for crystal, scale in ((found.initial, 1.0), (found.relaxed, 0.9)):
         assert crystal.numbers.tolist() == [12, 8]
         np.testing.assert_allclose(crystal.cell, scale * LATTICE, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(crystal.scaled_positions, SITES, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(crystal.fractional_positions, SITES, rtol=0, atol=1e-12)
 
 
 def test_oxidation_states_are_no_hindrance(tmp_path: Path) -> None:

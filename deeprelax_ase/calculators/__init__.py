@@ -1,0 +1,1 @@
+"""Finishing calculators by name."""

@@ -1,0 +1,60 @@
+"""MatGL's ASE calculator in ASE's units, in either precision, with a number of threads of its own.
+
+To be imported after :func:`~deeprelax_ase.graph.matgl_import.import_matgl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from threading import RLock
+from typing import Any
+
+import matgl
+import numpy as np
+import torch
+from ase import Atoms
+from matgl.ext.ase import PESCalculator
+
+from deeprelax_ase.calculators.threads import number_of_threads
+
+_DTYPES = {"float32": (torch.float32, np.float32), "float64": (torch.float64, np.float64)}
+_LOCK = RLock()
+
+
+class MatGLCalculator(PESCalculator):
+    """A potential of MatGL's, on the CPU (PyPI's DGL knows no other device), in eV, eV/Å and eV/Å³.
+
+    Args:
+        potential: as ``matgl.load_model`` gives it; it is converted to ``dtype`` in place.
+        dtype: ``"float32"``, as MatGL computes, or ``"float64"``.
+        threads: how many threads a calculation takes; None for as many as torch is set to.
+        **kwargs: options of MatGL's ``PESCalculator``.
+    """
+
+    def __init__(self, potential: Any, *, dtype: str = "float32", threads: int | None = None, **kwargs: Any) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"Unknown {dtype=}, must be one of {list(_DTYPES)}")
+        self.dtype, self.threads = dtype, threads
+        # MatGL's own default stress unit is GPa
+        options = {"stress_unit": "eV/A3", "use_voigt": True, **kwargs}
+        super().__init__(potential.to(torch.device("cpu"), _DTYPES[dtype][0]), **options)
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list | None = None, system_changes: list | None = None
+    ) -> None:
+        """Compute energy, forces and stress, as ASE asks for them."""
+        with number_of_threads(self.threads), _matgl_dtype(self.dtype):
+            super().calculate(atoms, properties, system_changes)
+
+
+@contextlib.contextmanager
+def _matgl_dtype(dtype: str) -> Iterator[None]:
+    """What MatGL makes its graphs in. It keeps that in global variables, and its own setter changes torch's as well."""
+    with _LOCK:
+        before = matgl.float_th, matgl.float_np
+        matgl.float_th, matgl.float_np = _DTYPES[dtype]
+        try:
+            yield
+        finally:
+            matgl.float_th, matgl.float_np = before

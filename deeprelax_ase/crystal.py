@@ -1,0 +1,208 @@
+"""The :class:`Crystal` record: what the rest of the package knows of a structure.
+
+Structures are converted and validated once, here at the door; inside, only the record is passed on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeprelax_ase.errors import (
+    DisorderedStructureError,
+    EmptyStructureError,
+    MissingCellError,
+    NonFiniteError,
+    PartialPeriodicityError,
+    SingularCellError,
+    UnsupportedElementError,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+#: A cell whose volume is below this fraction of |a||b||c| is taken as singular.
+SINGULAR_CELL_RATIO = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Crystal:
+    """A three-dimensionally periodic crystal. The arrays are read-only copies.
+
+    Attributes:
+        numbers: (N,) int64, atomic numbers.
+        positions: (N, 3) float64, Cartesian positions in Å, as given: atoms are not wrapped into the cell.
+        cell: (3, 3) float64, lattice vectors in rows, Å.
+        pbc: (3,) bool, periodic directions; all true once validated.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+
+    def __init__(self, numbers, positions, cell, pbc=(True, True, True)) -> None:
+        fields = {
+            "numbers": np.array(numbers, dtype=np.int64).reshape(-1),
+            "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
+            "cell": np.array(cell, dtype=np.float64).reshape(3, 3),
+            "pbc": np.array(pbc if np.ndim(pbc) else [pbc] * 3, dtype=bool).reshape(3),
+        }
+        if len(fields["numbers"]) != len(fields["positions"]):
+            raise ValueError(f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions")
+        for name, array in fields.items():
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def fractional_positions(self) -> np.ndarray:
+        """(N, 3) fractional coordinates, not wrapped."""
+        return np.linalg.solve(self.cell.T, self.positions.T).T
+
+    @property
+    def volume(self) -> float:
+        """Cell volume in Å³."""
+        return abs(_determinant(self.cell))
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms) -> Crystal:
+        """The crystal of an ASE ``Atoms``; constraints, calculator, magnetic moments and ``info`` stay with the atoms.
+
+        Raises:
+            StructureError: see :func:`validate`; also for a fractional occupancy in ``atoms.info["occupancy"]``,
+                where ASE's CIF reader puts it.
+        """
+        _refuse_partial_occupancy(atoms.info.get("occupancy"))
+        crystal = cls(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        validate(crystal)
+        return crystal
+
+    @classmethod
+    def from_structure(cls, structure: Structure) -> Crystal:
+        """The crystal of an ordered pymatgen ``Structure``.
+
+        Raises:
+            DisorderedStructureError: a site is shared or partly occupied.
+            StructureError: see :func:`validate`.
+        """
+        if not hasattr(structure, "lattice"):
+            raise MissingCellError(
+                f"{type(structure).__name__} has no lattice; deeprelax_ase relaxes crystals. Put the molecule into a "
+                "crystal, or relax it with a calculator and an ASE optimizer."
+            )
+        if not structure.is_ordered:
+            raise DisorderedStructureError(
+                f"{structure.formula} has shared or partly occupied sites. Make an ordered structure first, for "
+                "example with pymatgen's OrderDisorderedStructureTransformation."
+            )
+        numbers = [site.specie.Z for site in structure]
+        crystal = cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc)
+        validate(crystal)
+        return crystal
+
+    @classmethod
+    def of(cls, structure: Crystal | Atoms | Structure) -> Crystal:
+        """The crystal of any supported object: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``."""
+        if isinstance(structure, Crystal):
+            validate(structure)
+            return structure
+        if hasattr(structure, "numbers") and hasattr(structure, "cell"):
+            return cls.from_atoms(structure)
+        if hasattr(structure, "is_ordered"):
+            return cls.from_structure(structure)
+        raise TypeError(
+            f"a Crystal, an ASE Atoms or a pymatgen Structure is needed, got {type(structure).__name__}. Read a file "
+            "with ase.io.read first."
+        )
+
+    def to_atoms(self) -> Atoms:
+        """A new ASE ``Atoms`` with these numbers, positions and cell."""
+        from ase import Atoms
+
+        return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+
+    def to_structure(self) -> Structure:
+        """A new pymatgen ``Structure``; atoms keep their images (``to_unit_cell`` is off)."""
+        from pymatgen.core import Element, Lattice, Structure
+
+        species = [Element.from_Z(int(z)) for z in self.numbers]
+        return Structure(Lattice(self.cell), species, self.positions, coords_are_cartesian=True)
+
+    def with_geometry(self, positions: np.ndarray, cell: np.ndarray) -> Crystal:
+        """The same atoms at new ``positions`` (N, 3) in a new ``cell`` (3, 3), both in Å."""
+        return Crystal(self.numbers, positions, cell, self.pbc)
+
+
+def _determinant(cell: np.ndarray) -> float:
+    """That of a (3, 3) matrix: a tenth of the time that numpy takes to begin with it."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
+    return ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+
+
+def validate(crystal: Crystal) -> None:
+    """Check that ``crystal`` is something that can be relaxed at all, whatever the model.
+
+    Distances between atoms are checked where they are computed, by the graph builders.
+
+    Raises:
+        EmptyStructureError, NonFiniteError, MissingCellError, PartialPeriodicityError, SingularCellError:
+            each message says how to mend the input.
+    """
+    if len(crystal) == 0:
+        raise EmptyStructureError("the structure has no atoms; check the file it was read from")
+    if not (np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()):
+        bad = np.flatnonzero(~np.isfinite(crystal.positions).all(axis=1))
+        where = f"positions of atoms {bad[:5].tolist()}" if len(bad) else "the cell"
+        raise NonFiniteError(f"{where} hold NaN or infinity; the step that made the structure failed: make it again")
+    lengths = [math.hypot(*vector) for vector in crystal.cell.tolist()]
+    if not crystal.pbc.any() or not any(lengths):
+        raise MissingCellError(
+            "the structure has no periodic cell. deeprelax_ase relaxes crystals: for a crystal set atoms.cell and "
+            "atoms.pbc = True; relax a molecule with a calculator and an ASE optimizer instead."
+        )
+    if not crystal.pbc.all():
+        raise PartialPeriodicityError(
+            f"pbc={crystal.pbc.tolist()}: the model knows crystals that repeat in all three directions. "
+            "DeepRelaxOptimizer also takes slabs, which repeat in two; elsewhere give a slab a cell with vacuum, set "
+            "atoms.pbc = True and keep the cell with relax_cell=False."
+        )
+    if crystal.volume <= SINGULAR_CELL_RATIO * math.prod(lengths):
+        raise SingularCellError(
+            f"the lattice vectors are (nearly) linearly dependent, lengths {np.round(lengths, 3).tolist()} Å, volume "
+            f"{crystal.volume:.3g} Å³. Give three independent lattice vectors; atoms.cell.complete() adds missing ones."
+        )
+
+
+def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> None:
+    """Refuse elements outside ``supported`` (atomic numbers), those that ``model`` was trained on.
+
+    Raises:
+        UnsupportedElementError: names the elements and the model.
+    """
+    unknown = sorted(set(crystal.numbers.tolist()) - set(supported))
+    if unknown:
+        from ase.data import chemical_symbols
+
+        names = [chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"Z={z}" for z in unknown]
+        raise UnsupportedElementError(
+            f"{model} was not trained on {', '.join(names)}. Choose another model (`deeprelax models` lists the "
+            "elements of each), or relax this crystal with a calculator."
+        )
+
+
+def _refuse_partial_occupancy(occupancy: dict | None) -> None:
+    for site, fractions in (occupancy or {}).items():
+        if isinstance(fractions, dict) and (len(fractions) > 1 or abs(sum(fractions.values()) - 1) > 1e-6):
+            raise DisorderedStructureError(
+                f"site {site} is occupied by {fractions}. Make an ordered structure first, for example with "
+                "pymatgen's OrderDisorderedStructureTransformation, or delete atoms.info['occupancy'] if the atoms "
+                "at hand are already ordered."
+            )

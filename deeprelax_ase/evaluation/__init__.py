@@ -1,0 +1,1 @@
+"""How near predictions come to relaxed crystals: metrics, assessment, calibration, baselines."""

@@ -1,0 +1,204 @@
+"""Predicted crystals against relaxed ones: every metric of every crystal, and what a table says of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import RelaxationPairs, crystals_of
+from deeprelax_ase.evaluation.metrics import (
+    bond_length_mae,
+    cartesian_mae,
+    coordinate_mae,
+    lattice_mae,
+    rank_correlation,
+    rotation_free_lattice_mae,
+    structure_matches,
+    volume_error,
+)
+from deeprelax_ase.graph.record import CrystalGraph, edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.graph.torch_builder import neighbor_graph
+
+#: Unit of each metric; ``match`` is 1 or 0, so that its mean is the match rate.
+UNITS = {
+    "coordinates": "Å",
+    "cartesian": "Å",
+    "bond_length": "Å",
+    "lattice": "Å",
+    "rotation_free_lattice": "Å",
+    "volume": "Å³",
+    "relative_volume": "",
+    "match": "",
+    "rmsd": "",
+}
+
+#: What each metric is, for tables.
+TITLES = {
+    "coordinates": "coordinates, cell and images apart",
+    "cartesian": "coordinates, eq. (25)",
+    "bond_length": "bond lengths, eq. (26)",
+    "lattice": "lattice, eq. (27)",
+    "rotation_free_lattice": "lattice, without rotation",
+    "volume": "cell volume, eq. (28)",
+    "relative_volume": "relative volume",
+    "match": "match rate",
+    "rmsd": "RMSD / (V/N)^(1/3)",
+}
+
+#: In the metric's unit. Smaller errors are rounding, of sites that symmetry fixes: there is nothing to improve.
+ZERO = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Metrics of G predicted crystals.
+
+    Attributes:
+        predicted: (G,) of each metric by name, see :data:`UNITS`; match and rmsd only where they were asked for.
+        unrelaxed: the same of the unrelaxed crystals: what the paper calls the Dummy.
+        uncertainty: (G,) the global uncertainty, where there is one.
+    """
+
+    predicted: Mapping[str, np.ndarray]
+    unrelaxed: Mapping[str, np.ndarray]
+    uncertainty: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.predicted["coordinates"])
+
+    def take(self, chosen: np.ndarray) -> Assessment:
+        """That of the ``chosen`` crystals, a mask or indices."""
+        return Assessment(
+            {name: values[chosen] for name, values in self.predicted.items()},
+            {name: values[chosen] for name, values in self.unrelaxed.items()},
+            None if self.uncertainty is None else self.uncertainty[chosen],
+        )
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Means and medians of each metric, the improvement over the unrelaxed crystals in per cent, and the unit.
+
+        The improvement is None where the unrelaxed crystals have no error beyond rounding, see :data:`ZERO`.
+        ``uncertainty_rank_correlation`` is that with the error of the bond lengths, as in the paper's figure 5; None
+        where it is not defined.
+        """
+        result: dict[str, dict[str, Any]] = {}
+        for name, values in self.predicted.items():
+            before, after = float(self.unrelaxed[name].mean()), float(values.mean())
+            gain = after - before if name == "match" else before - after
+            result[name] = {
+                "unrelaxed": before,
+                "predicted": after,
+                "improvement_percent": 100 * gain / before if before > ZERO else None,
+                "unrelaxed_median": float(np.median(self.unrelaxed[name])),
+                "predicted_median": float(np.median(values)),
+                "unit": UNITS[name],
+            }
+        if self.uncertainty is not None:
+            rank = rank_correlation(self.uncertainty, self.predicted["bond_length"])
+            result["uncertainty_rank_correlation"] = {"predicted": None if math.isnan(rank) else rank, "unit": ""}
+        result["crystals"] = {"predicted": len(self), "unit": ""}
+        return result
+
+    def to_json(self) -> str:
+        """The :meth:`summary` as JSON."""
+        return json.dumps(self.summary(), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def assess(
+    pairs: RelaxationPairs,
+    fractional: Tensor,
+    cell: Tensor,
+    *,
+    uncertainty: np.ndarray | None = None,
+    distances: Tensor | None = None,
+    match: bool = True,
+    jobs: int = 1,
+    settings: GraphSettings | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> Assessment:
+    """Compare predicted crystals with the relaxed ones of ``pairs``.
+
+    Args:
+        pairs: G pairs of N atoms, on the CPU.
+        fractional: (N, 3) predicted fractional coordinates.
+        cell: (G, 3, 3) predicted cells, Å.
+        uncertainty: (G,) the global uncertainty, where there is one.
+        distances: (E,) Å, predicted for the edges of :func:`bond_graph`, by a network that predicts them itself; those
+            in the predicted crystals by default.
+        match: whether pymatgen's StructureMatcher compares the crystals too: tens of milliseconds each, twice.
+        jobs: processes that do so.
+        settings: the graph of the unrelaxed crystals on whose edges bond lengths are compared.
+        advance: called after each such comparison, 2 G times.
+
+    Raises:
+        ValueError: there are no pairs, or a shape is another one.
+    """
+    if not len(pairs):
+        raise ValueError("there are no pairs to compare with")
+    pairs = pairs.to("cpu").double()
+    graph = bond_graph(pairs, settings)
+    given = {"scaled": fractional, "cell": cell, "uncertainty": uncertainty, "distances": distances}
+    shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),), (graph.edge_index.shape[1],))
+    for (name, values), shape in zip(given.items(), shapes, strict=True):
+        if values is not None and tuple(values.shape) != shape:
+            raise ValueError(f"{name} must be {shape} for these pairs, got {tuple(values.shape)}")
+    before = errors_of(pairs, pairs.fractional_initial, pairs.cell_initial, graph=graph)
+    after = errors_of(pairs, fractional.double(), cell.double(), distances, graph=graph)
+    if match:
+        relaxed, initial = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
+        predicted = _crystals(pairs, fractional.double(), cell.double())
+        matches = structure_matches([*initial, *predicted], relaxed * 2, jobs=jobs, advance=advance)
+        for found, part in ((before, matches[: len(pairs)]), (after, matches[len(pairs) :])):
+            found["match"] = np.array([float(m.same) for m in part])
+            found["rmsd"] = np.array([m.rmsd for m in part])
+    return Assessment(after, before, uncertainty)
+
+
+def bond_graph(pairs: RelaxationPairs, settings: GraphSettings | None = None) -> CrystalGraph:
+    """The graph of the unrelaxed crystals, on whose edges bond lengths are compared."""
+    start = rows_times_matrices(pairs.fractional_initial, pairs.cell_initial[pairs.batch])
+    return neighbor_graph(pairs.numbers, start, pairs.cell_initial, pairs.batch, settings=settings or GraphSettings())
+
+
+def errors_of(
+    pairs: RelaxationPairs,
+    fractional: Tensor,
+    cell: Tensor,
+    distances: Tensor | None = None,
+    *,
+    graph: CrystalGraph | None = None,
+) -> dict[str, np.ndarray]:
+    """Every metric (G,) that needs no StructureMatcher, see :func:`assess`."""
+    batch, size = pairs.batch, len(pairs)
+    graph = bond_graph(pairs) if graph is None else graph
+    positions = rows_times_matrices(fractional, cell[batch])
+    true_positions = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[batch])
+    true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1) if distances is None else distances
+    volume = volume_error(cell, pairs.cell_relaxed)
+    found = {
+        "coordinates": coordinate_mae(fractional, pairs.fractional_relaxed, pairs.cell_relaxed, batch),
+        "cartesian": cartesian_mae(positions, true_positions, batch, size),
+        "bond_length": bond_length_mae(lengths, true_lengths, edge_batch(graph), size),
+        "lattice": lattice_mae(cell, pairs.cell_relaxed),
+        "rotation_free_lattice": rotation_free_lattice_mae(cell, pairs.cell_relaxed),
+        "volume": volume,
+        "relative_volume": volume / torch.linalg.det(pairs.cell_relaxed).abs(),
+    }
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def _crystals(pairs: RelaxationPairs, fractional: Tensor, cell: Tensor) -> list[Crystal]:
+    positions = rows_times_matrices(fractional, cell[pairs.batch])
+    counts = pairs.counts.tolist()
+    parts = zip(pairs.numbers.split(counts), positions.split(counts), cell, strict=True)
+    return [Crystal(numbers.numpy(), xyz.numpy(), matrix.numpy()) for numbers, xyz, matrix in parts]

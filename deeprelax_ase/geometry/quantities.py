@@ -1,0 +1,81 @@
+"""What the network predicts and the geometry solver reads: the relaxation quantities of section 4.4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxationQuantities:
+    """Predicted distances, displacements and cell of a batch of G crystals with E edges, P of them in-cell pairs.
+
+    An ensemble's quantities carry a leading member axis M on every tensor. The paper writes ``u`` both for the Laplace
+    scale (11) and for its logarithm (18)-(21); here ``scale`` is always the scale itself, ``b = exp(u)``, in Å.
+
+    Attributes:
+        distances: (E,) Å, relaxed interatomic distances, eq. (8).
+        distance_scales: (E,) Å, their Laplace scales, eq. (9); zero where the model predicts none.
+        displacements: (P,) Å, distance from atom j in the relaxed crystal to the anchor of atom i, in-cell pairs only.
+        displacement_scales: (P,) Å, their Laplace scales.
+        cell: (G, 3, 3) Å, relaxed lattice vectors in rows, eq. (10).
+        anchors: (N, 3) Å, where displacements are measured from: the unrelaxed positions, or those carried along by
+            the predicted cell.
+    """
+
+    distances: Tensor
+    distance_scales: Tensor
+    displacements: Tensor
+    displacement_scales: Tensor
+    cell: Tensor
+    anchors: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """How N atoms and the cells of G crystals move: what the end-to-end network predicts.
+
+    The relaxed cell is ``L exp(strain)``; the relaxed positions are those that this strain carries along, displaced.
+    An ensemble's relaxations carry a leading member axis M on every tensor.
+
+    Attributes:
+        displacements: (N, 3) Å, their mean over each crystal zero.
+        strain: (G, 3, 3) symmetric, the logarithm of the stretch.
+        displacement_scales: (N,) Å, Laplace scale of the length of each displacement's error.
+        volume_scales: (G,) Laplace scale of the error of the logarithm of the volume.
+        shape_scales: (G,) Laplace scale of the Frobenius norm of the error of the traceless strain.
+    """
+
+    displacements: Tensor
+    strain: Tensor
+    displacement_scales: Tensor
+    volume_scales: Tensor
+    shape_scales: Tensor
+
+
+class KnownForces(NamedTuple):
+    """What a calculator found in crystals that are to be relaxed: N atoms in G crystals.
+
+    Attributes:
+        forces: (N, 3) eV/Å.
+        virial: (G, 3, 3) eV, the stress times the volume, symmetric.
+        has_forces: (G,) bool, for which crystals both are known.
+    """
+
+    forces: Tensor
+    virial: Tensor
+    has_forces: Tensor
+
+
+class SiteSymmetry(NamedTuple):
+    """What is known of the symmetry of N atoms in G crystals.
+
+    Attributes:
+        freedom: (N,) how much of its motion symmetry leaves each atom, see :func:`deeprelax_ase.geometry.site_freedom`.
+        primitive_atoms: (G,) int64, atoms of the primitive cells.
+    """
+
+    freedom: Tensor
+    primitive_atoms: Tensor

@@ -1,0 +1,1 @@
+"""One source and one sink of structures: files, folders, archives, databases and tables."""

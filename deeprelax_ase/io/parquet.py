@@ -1,0 +1,68 @@
+"""Rows of Parquet files: told by their place, and read by the process that relaxes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+#: Bytes, unpacked, of the largest row group that every process may hold; larger ones are read once, by the first.
+LARGEST_GROUP = 2**26
+
+#: Rows that become Python objects together.
+_ROWS = 250
+
+
+class RowRef(NamedTuple):
+    """Where a row is.
+
+    Attributes:
+        path: the file.
+        changed: when it was written last, so that no row of an older file is taken for it.
+        group, row: row group, and number within that.
+    """
+
+    path: str
+    changed: int
+    group: int
+    row: int
+
+
+def count_rows(path: Path) -> int:
+    """How many rows the file says that it has."""
+    with pq.ParquetFile(path) as file:
+        return file.metadata.num_rows
+
+
+def rows_of(path: Path) -> Iterator[RowRef | dict[str, Any]]:
+    """Of each row its place, or the row itself where it is in a large row group."""
+    changed = path.stat().st_mtime_ns
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            if group.total_byte_size <= LARGEST_GROUP:
+                yield from (RowRef(str(path), changed, number, row) for row in range(group.num_rows))
+            else:
+                for batch in file.iter_batches(batch_size=_ROWS, row_groups=[number]):
+                    yield from batch.to_pylist()
+
+
+def row_at(place: RowRef) -> dict[str, Any]:
+    """The row there; quick for rows that follow each other."""
+    part, number = divmod(place.row, _ROWS)
+    return _some_rows(place.path, place.changed, place.group, part)[number]
+
+
+@lru_cache(maxsize=1)
+def _some_rows(path: str, changed: int, group: int, part: int) -> list[dict[str, Any]]:
+    return _group(path, changed, group).slice(part * _ROWS, _ROWS).to_pylist()
+
+
+@lru_cache(maxsize=1)
+def _group(path: str, changed: int, number: int) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number)

@@ -1,0 +1,1 @@
+"""Crystals relaxed, or forces computed, under a potential, to learn from."""

@@ -1,0 +1,184 @@
+"""M3GNet's forces between predictions and its minima, for a network to learn what forces say about the way left.
+
+``DEEPRELAX_M3GNET=FOLDER python -m deeprelax_ase.labelling.forces PAIRS.npz --model DeepRelax-M3GNet --out FORCES.npz``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.nn import DeepRelaxE3
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.progress import track
+from deeprelax_ase.training.e3_loss import symmetric_logarithm
+from deeprelax_ase.training.evaluate import relax_pairs
+
+#: GPa in 1 eV/Å³: MatGL's potentials give stress in GPa.
+_GPA = 160.21766208
+
+#: Crystals whose forces are computed together: more do not make a CPU faster.
+_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class PointSettings:
+    """Where between prediction and minimum forces are computed.
+
+    Attributes:
+        at_prediction: share of the points that are the prediction itself; the others lie part of the way from
+            the minimum to it, evenly over the logarithm of that part.
+        least: smallest part of the way.
+        rattled: share of the points whose atoms are shaken too.
+        rattle: Å, range of the standard deviation of that, even over the logarithm.
+        largest_force: eV/Å, points with larger ones are left out.
+    """
+
+    at_prediction: float = 0.5
+    least: float = 0.03
+    rattled: float = 0.3
+    rattle: tuple[float, float] = (0.001, 0.02)
+    largest_force: float = 20.0
+
+
+def points(pairs: RelaxationPairs, settings: PointSettings, generator: torch.Generator) -> RelaxationPairs:
+    """``pairs``, whose unrelaxed side is a prediction, from points between that and the relaxed side."""
+
+    def uniform() -> Tensor:
+        return torch.rand(len(pairs), dtype=pairs.cell_initial.dtype, generator=generator)
+
+    part = torch.where(uniform() < settings.at_prediction, torch.ones(len(pairs)), settings.least ** uniform())
+    part = part.to(pairs.cell_initial.dtype)
+    deformation = matrix_product(torch.linalg.inv(pairs.cell_relaxed), pairs.cell_initial)
+    # both cells may differ by a rotation too, which is none of a crystal's
+    strain = part[:, None, None] * symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
+    cell = matrix_product(pairs.cell_relaxed, symmetric_exponential(strain))
+    fractional = torch.lerp(pairs.fractional_relaxed, pairs.fractional_initial, part[pairs.batch, None])
+    low, high = settings.rattle
+    width = torch.where(uniform() < settings.rattled, low * (high / low) ** uniform(), torch.zeros(1).to(part))
+    shake = torch.randn(fractional.shape, dtype=fractional.dtype, generator=generator) * width[pairs.batch, None]
+    fractional = fractional + rows_times_matrices(shake, torch.linalg.inv(cell)[pairs.batch])
+    return replace(pairs, fractional_initial=fractional, cell_initial=cell)
+
+
+@cache
+def _m3gnet() -> tuple[Any, Any]:
+    """M3GNet's potential and what makes its graphs, one of each in a process."""
+    calculator = get_calculator("m3gnet")
+    from matgl.ext.ase import Atoms2Graph
+
+    potential = calculator.potential
+    return potential, Atoms2Graph(potential.model.element_types, potential.model.cutoff)
+
+
+#: Forces (N, 3) in eV/Å and virial (3, 3) in eV of a crystal.
+Known = tuple[np.ndarray, np.ndarray]
+
+
+def known_forces(crystals: list[Crystal]) -> list[Known | None]:
+    """Forces and virial of each crystal; None where M3GNet fails or is not finite."""
+    try:
+        found = _known_forces(crystals)
+    except Exception:  # far from its training data it may raise anything, overlaps among them
+        found = [None] * len(crystals)
+    finite = [one is not None and all(np.isfinite(part).all() for part in one) for one in found]
+    if all(finite):
+        return found
+    if len(crystals) == 1:
+        return [None]
+    return [known_forces([crystal])[0] for crystal in crystals]  # one may have spoilt the others
+
+
+def _known_forces(crystals: list[Crystal]) -> list[Known | None]:
+    import dgl
+
+    potential, converter = _m3gnet()
+    graphs, lattices = [], []
+    for crystal in crystals:
+        graph, lattice, _ = converter.get_graph(crystal.to_atoms())
+        graph.ndata["frac_coords"] = torch.from_numpy(crystal.fractional_positions).to(lattice.dtype)
+        graphs.append(graph)
+        lattices.append(lattice)
+    cells = torch.cat(lattices)
+    _, forces, stresses, *_ = potential(dgl.batch(graphs), cells, None)
+    volumes = torch.linalg.det(cells).abs() / _GPA
+    virials = (stresses.view(-1, 3, 3) * volumes[:, None, None]).detach().double().numpy()
+    split = torch.split(forces.detach().double(), [graph.num_nodes() for graph in graphs])
+    return [(force.numpy(), virial) for force, virial in zip(split, virials, strict=True)]
+
+
+def _chunks(items: list[Crystal]) -> Iterator[list[Crystal]]:
+    yield from (items[first : first + _TOGETHER] for first in range(0, len(items), _TOGETHER))
+
+
+def main() -> None:
+    """Predict, choose points, compute forces, write them."""
+    arguments = _parser().parse_args()
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
+    model, settings = load_model(arguments.model), PointSettings()
+    if "M3GNet" not in getattr(model.config, "levels", ()):
+        raise SystemExit(f"{arguments.model} does not relax to M3GNet's minima")
+    with np.load(arguments.data, allow_pickle=False) as arrays:
+        known = np.flatnonzero(arrays["m3gnet_ok"])
+    pairs = load_pairs(arguments.data, labels="m3gnet", dtype=torch.float32)
+    chosen = (pairs.split == 0).nonzero().squeeze(1)
+    pairs, index = pairs.take(chosen), known[chosen.numpy()]
+    network = cast("DeepRelaxE3", model.networks[-1].to(arguments.device))
+    relaxed = relax_pairs([network], pairs.to(arguments.device), "M3GNet", recycles=arguments.recycles)
+    start = replace(pairs, fractional_initial=relaxed.fractional.cpu(), cell_initial=relaxed.cell.cpu())
+    start = points(start, settings, torch.Generator().manual_seed(arguments.seed))
+    crystals = crystals_of(start, "initial")
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        runs = pool.map(known_forces, _chunks(crystals))
+        found = [one for chunk in track(runs, "M3GNet", total=-(-len(crystals) // _TOGETHER)) for one in chunk]
+    kept = [k for k, one in enumerate(found) if one is not None and abs(one[0]).max() <= settings.largest_force]
+    if not kept:
+        raise SystemExit(f"M3GNet gave forces for none of {len(crystals)} points")
+    start = start.take(torch.tensor(kept))
+    known_ones = [one for k in kept if (one := found[k]) is not None]
+    np.savez(
+        arguments.out,
+        index=index[kept].astype(np.int32),
+        frac_initial=start.fractional_initial.numpy(),
+        cell_initial=start.cell_initial.numpy(),
+        forces=np.concatenate([forces for forces, _ in known_ones]).astype(np.float32),
+        virial=np.stack([virial for _, virial in known_ones]).astype(np.float32),
+    )
+    print(f"{len(kept)} of {len(crystals)} points written to {arguments.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deeprelax_ase.labelling.forces",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, help="npz file of relaxation pairs with M3GNet's labels; its train split")
+    parser.add_argument("--model", default="DeepRelax-M3GNet", help="its last member predicts (default %(default)s)")
+    parser.add_argument("--recycles", type=int, default=1, help="of the prediction (default %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the prediction")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="npz file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models: cards, the registry of those that ship with the package, and their weights."""

@@ -1,0 +1,99 @@
+"""A batch that an engine relaxed, taken apart into one record per crystal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.inference import BatchRelaxation
+from deeprelax_ase.prediction.record import Prediction, Uncertainty, within_error
+from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
+from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
+
+#: In place of the bonds, where nobody asks for them.
+_NO_BOND, _NO_EDGE = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
+
+
+def predictions_of(
+    crystals: Sequence[Crystal],
+    geometries: Sequence[tuple[np.ndarray, np.ndarray]],
+    relaxation: BatchRelaxation,
+    errors: Sequence[CalibratedError] | None,
+    model: str,
+    timings: dict[str, float],
+    *,
+    leave_within_error: bool,
+    bonds: bool = True,
+) -> list[Prediction]:
+    """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any."""
+    relaxed = [c.with_geometry(*geometry) for c, geometry in zip(crystals, geometries, strict=True)]
+    left = [
+        errors is not None and leave_within_error and within_error(c, r, errors[g])
+        for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
+    ]
+    uncertainty = relaxation.uncertainty
+    total, aleatoric, epistemic = _roots(uncertainty.crystals)
+    per_atom = split_atoms(_roots(uncertainty.atoms)[0], crystals)
+    if bonds:
+        per_bond, edges = _bonds_of(relaxation, crystals)
+    else:
+        per_bond, edges = [_NO_BOND] * len(crystals), [_NO_EDGE] * len(crystals)
+    features: Sequence[ErrorFeatures | None] = [None] * len(crystals)
+    if relaxation.features is not None:
+        features = _features_of(relaxation.features)
+    converged, steps = relaxation.converged.tolist(), relaxation.steps.tolist()
+    return [
+        Prediction(
+            initial=crystal,
+            relaxed=crystal if left[g] else relaxed[g],
+            uncertainty=Uncertainty(
+                total=float(total[g]),
+                aleatoric=float(aleatoric[g]),
+                epistemic=float(epistemic[g]),
+                per_atom=per_atom[g],
+                per_bond=per_bond[g],
+                bonds=edges[g],
+            ),
+            model=model,
+            solver_converged=converged[g],
+            solver_steps=steps[g],
+            timings=dict(timings),
+            features=features[g],
+            error=None if errors is None else errors[g],
+            within_error=left[g],
+        )
+        for g, crystal in enumerate(crystals)
+    ]
+
+
+def _bonds_of(relaxation: BatchRelaxation, crystals: Sequence[Crystal]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each crystal the uncertainty of its edges (E,) in Å, and they themselves (E, 5)."""
+    graph = relaxation.graph
+    counts = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
+    cuts = np.cumsum(counts)[:-1]
+    source, destination = graph.edge_index.cpu().numpy()
+    firsts = np.cumsum([0] + [len(c) for c in crystals])[:-1]
+    here = np.repeat(firsts, counts)
+    edges = np.column_stack([destination - here, source - here, graph.cell_offsets.cpu().numpy()])
+    return np.split(_roots(relaxation.uncertainty.distances)[0], cuts), np.split(edges, cuts)
+
+
+def _features_of(features: ErrorFeatures) -> list[ErrorFeatures]:
+    """Of each crystal; a column at a time, because each number fetched from a GPU makes it wait."""
+    columns = [np.asarray(getattr(features, f.name).tolist(), dtype=float).tolist() for f in fields(features)]
+    return [ErrorFeatures(*values) for values in zip(*columns, strict=True)]
+
+
+def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Total, aleatoric and epistemic uncertainty as square roots, in Å."""
+    roots = (part.sqrt().double().cpu().numpy() for part in (parts.total, parts.aleatoric, parts.epistemic))
+    total, aleatoric, epistemic = roots
+    return total, aleatoric, epistemic
+
+
+def split_atoms(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:
+    """Values of all atoms, cut into those of each crystal."""
+    return np.split(values, np.cumsum([len(c) for c in crystals])[:-1])

@@ -1,0 +1,160 @@
+"""Crystals as Arrow tables: the columns that go into a screening and those that come out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.prediction.record import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+_GEOMETRY = [
+    pa.field("numbers", pa.list_(pa.uint8())),
+    pa.field("positions", pa.list_(pa.float64())),
+    pa.field("cell", pa.list_(pa.float64())),
+]
+
+#: What is to be relaxed, a row for each crystal. ``index`` counts them over all inputs; ``id`` is the user's name and
+#: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
+#: (9, lattice vectors in rows) are in Å. ``error`` says why a row cannot be relaxed.
+INPUT = pa.schema(
+    [
+        pa.field("index", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        *_GEOMETRY,
+        pa.field("error", pa.string()),
+    ]
+)
+
+#: What became of it. ``status`` is one of :data:`STATUSES`, ``reason`` says why where it is not "predicted"; the
+#: geometry is the relaxed one, or the given one where the status is "failed". ``uncertainty``, ``error`` and
+#: ``error_bound`` (of coordinates) are in Å, ``volume_error``, ``volume_error_bound`` and ``volume_change`` relative;
+#: ``outside`` tells crystals unlike those that the model knows, ``settled`` those that are left as they are. ``energy``
+#: is in eV, of the calculator that finished, ``seconds`` the crystal's share of the time that its batch took.
+OUTPUT = pa.schema(
+    [
+        pa.field("index", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        *_GEOMETRY,
+        pa.field("uncertainty", pa.float64()),
+        pa.field("error", pa.float64()),
+        pa.field("error_bound", pa.float64()),
+        pa.field("volume_error", pa.float64()),
+        pa.field("volume_error_bound", pa.float64()),
+        pa.field("ood", pa.bool_()),
+        pa.field("within_error", pa.bool_()),
+        pa.field("volume_change", pa.float64()),
+        pa.field("energy", pa.float64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("model", pa.string()),
+        pa.field("version", pa.string()),
+    ]
+)
+
+#: Of a row beyond the limits that were set; the other statuses are those of ``deeprelax relax``.
+UNCERTAIN = "uncertain"
+STATUSES = (PREDICTED, UNCERTAIN, CONVERGED, NOT_CONVERGED, FAILED)
+
+
+def structures_table(
+    structures: Iterable[Crystal | Atoms | Structure | DeepRelaxError],
+    *,
+    ids: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+    first_index: int = 0,
+) -> pa.Table:
+    """A table of :data:`INPUT`; structures that cannot be relaxed are rows that say why.
+
+    Args:
+        structures: crystals, or the errors in place of those that could not be read.
+        ids: of each; its index by default.
+        sources: where each comes from; nothing by default.
+        first_index: that of the first one.
+
+    Raises:
+        ValueError: there are more or fewer ids or sources than structures.
+    """
+    rows = [{"index": first_index + n, **_row(structure)} for n, structure in enumerate(structures)]
+    for name, values in (("id", ids), ("source", sources)):
+        if values is not None and len(values) != len(rows):
+            raise ValueError(f"{len(values)} {name}s, but {len(rows)} structures")
+        for row, value in zip(rows, values or itertools.repeat(""), strict=False):
+            row[name] = value
+    if ids is None:
+        for row in rows:
+            row["id"] = str(row["index"])
+    return pa.Table.from_pylist(rows, schema=INPUT)
+
+
+def _row(structure: Any) -> dict[str, Any]:
+    if isinstance(structure, Exception):
+        return {"error": " ".join(str(structure).split())}
+    try:
+        if getattr(structure, "constraints", None):
+            raise ConstraintError(
+                "the atoms carry constraints, and a screening moves every atom. Remove them with "
+                "atoms.set_constraint(), or relax these crystals with DeepRelaxOptimizer."
+            )
+        return _geometry(Crystal.of(structure))
+    except (DeepRelaxError, TypeError) as error:
+        reason = {"error": " ".join(str(error).split())}
+    if hasattr(structure, "numbers") and hasattr(structure, "cell"):  # as it is, for whoever looks into it
+        return {**_geometry(Crystal(structure.numbers, structure.positions, np.asarray(structure.cell))), **reason}
+    return reason
+
+
+def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:
+    return {
+        "numbers": crystal.numbers.astype(np.uint8),
+        "positions": crystal.positions.ravel(),
+        "cell": crystal.cell.ravel(),
+    }
+
+
+def crystals_of(table: pa.Table) -> list[Crystal | None]:
+    """The crystal of each row, unchecked; None where there is none."""
+    columns = (_arrays(table.column(name)) for name in ("numbers", "positions", "cell"))
+    return [None if n is None or not len(n) else Crystal(n, p, c) for n, p, c in zip(*columns, strict=True)]
+
+
+def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+    """The list of each row as an array."""
+    found: list[np.ndarray | None] = []
+    for chunk in column.chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
+        cuts = np.cumsum(np.nan_to_num(lengths).astype(int))
+        missing = chunk.is_null().to_numpy(zero_copy_only=False)
+        parts = np.split(values, cuts[:-1]) if len(cuts) else []
+        found += [None if gone else part for part, gone in zip(parts, missing, strict=True)]
+    return found
+
+
+def atoms_of(table: pa.Table) -> Iterator[Atoms]:
+    """ASE ``Atoms`` of each row that has a geometry, of either schema; its other columns are in ``info``.
+
+    Those that a :class:`~deeprelax_ase.Prediction` names there have that name here too.
+    """
+    named = {"uncertainty": "deeprelax_uncertainty", "error": "deeprelax_error", "status": "deeprelax_status"}
+    named |= {"volume_error": "deeprelax_volume_error", "ood": "deeprelax_ood", "model": "deeprelax_model"}
+    assert set(named.values()) <= set(INFO_KEYS)
+    others = [name for name in table.column_names if name not in ("numbers", "positions", "cell")]
+    values = table.select(others).to_pylist()
+    for crystal, row in zip(crystals_of(table), values, strict=True):
+        if crystal is not None:
+            atoms = crystal.to_atoms()
+            atoms.info.update({named.get(name, name): value for name, value in row.items() if value is not None})
+            yield atoms

@@ -1,0 +1,146 @@
+"""Predictions that benchmarks share: a cache is read only where it holds just these predictions."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.evaluation.predicting import Predicted, predict
+from deeprelax_ase.models.registry import Model, ModelCard
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.uncertainty.calibration import ErrorFeatures
+from tests.stand_in import StandInPredictor
+
+CONFIG = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6, levels=("PBE", "M3GNet"))
+
+
+class Counting(Predictor):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def predict_many(self, structures, **options):
+        self.asked += 1
+        return super().predict_many(structures, **options)
+
+
+def make_predictor(*, sha256: str = "abc", level: str = "PBE", **options) -> Counting:
+    torch.manual_seed(3)
+    networks = torch.nn.ModuleList(DeepRelaxE3(CONFIG) for _ in range(2))
+    for parameter in networks.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    words = dict.fromkeys(("description", "level_of_theory", "training_data", "split"), "")
+    card = ModelCard(
+        name="small",
+        elements=list(range(1, 95)),
+        members=2,
+        parameters=0,
+        config=CONFIG.to_dict(),
+        architecture="DeepRelaxE3",
+        sha256=sha256,
+        level=level,
+        **words,
+    )
+    return Counting(Model(card, networks), device="cpu", graph_backend="torch", **options)
+
+
+@pytest.fixture
+def crystals() -> list[Crystal]:
+    return [Crystal.of(bulk("NaCl", "rocksalt", a=5.5)), Crystal.of(bulk("Cu")), Crystal.of(bulk("Mg"))]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, crystals: list[Crystal]) -> Path:
+    """Predictions by the default predictor of this file."""
+    predict(make_predictor(), crystals, tmp_path / "a folder" / "kept.npz")
+    return tmp_path / "a folder" / "kept.npz"
+
+
+def assert_equal(a: Predicted, b: Predicted) -> None:
+    for one, other in zip(a.crystals, b.crystals, strict=True):
+        np.testing.assert_array_equal(one.numbers, other.numbers)
+        np.testing.assert_array_equal(one.positions, other.positions)
+        np.testing.assert_array_equal(one.cell, other.cell)
+    np.testing.assert_array_equal(a.uncertainty, b.uncertainty)
+    np.testing.assert_array_equal(a.features, b.features)
+
+
+def test_what_is_kept_of_a_prediction(crystals):
+    predictor = make_predictor()
+    predicted = predict(predictor, crystals, atoms_per_batch=1)
+    names = [f.name for f in fields(ErrorFeatures)]
+    for g, crystal in enumerate(crystals):
+        alone = predictor.predict(crystal)
+        np.testing.assert_array_equal(predicted.crystals[g].positions, alone.relaxed.positions)
+        np.testing.assert_array_equal(predicted.crystals[g].cell, alone.relaxed.cell)
+        assert predicted.uncertainty[g] == alone.uncertainty.total
+        assert predicted.features[g].tolist() == [getattr(alone.features, name) for name in names]
+    chosen = predicted.error_features(np.array([True, False, True]))
+    for k, name in enumerate(names):
+        np.testing.assert_array_equal(getattr(chosen, name), predicted.features[[0, 2], k])
+
+
+def test_cache_is_read(cache: Path, crystals):
+    predictor = make_predictor()
+    kept = predict(predictor, crystals, cache)
+    assert predictor.asked == 0
+    assert_equal(kept, predict(predictor, crystals))
+    assert predictor.asked == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sha256": "abd"}, {"level": "M3GNet"}, {"recycles": 2}, {"keep_symmetry": False}, {"members": 1}],
+    ids=["weights", "level", "recycles", "symmetry", "members"],
+)
+def test_another_predictor_does_not_read_it(cache: Path, crystals, options: dict):
+    predictor = make_predictor(**options)
+    found = predict(predictor, crystals, cache)
+    assert predictor.asked == 1
+    assert_equal(found, predict(make_predictor(**options), crystals))
+    predict(predictor, crystals, cache)  # the cache holds the new ones now
+    assert predictor.asked == 1
+
+
+@pytest.mark.parametrize("change", ["positions", "cell", "numbers", "order", "fewer"])
+def test_it_is_not_read_for_other_crystals(cache: Path, crystals, change: str):
+    first, *others = crystals
+    if change == "positions":
+        crystals = [first.with_geometry(first.positions + 1e-9, first.cell), *others]
+    elif change == "cell":
+        crystals = [first.with_geometry(first.positions, first.cell * 1.01), *others]
+    elif change == "numbers":
+        crystals = [Crystal(first.numbers + 1, first.positions, first.cell), *others]
+    else:
+        crystals = [*others, first] if change == "order" else others
+    predictor = make_predictor()
+    found = predict(predictor, crystals, cache)
+    assert predictor.asked == 1
+    assert_equal(found, predict(predictor, crystals))
+
+
+def test_a_crystal_that_fails_is_named(crystals, tmp_path: Path):
+    helium = replace(crystals[1], numbers=np.array([118]))
+    with pytest.raises(RuntimeError, match=r"crystal 1 failed: .*not trained on Og"):
+        predict(make_predictor(), [crystals[0], helium], tmp_path / "kept.npz")
+    assert not (tmp_path / "kept.npz").exists()
+
+
+def test_a_model_without_signs_of_error(crystals):
+    class WithoutSigns(StandInPredictor):
+        def predict_many(self, structures, *, atoms_per_batch=None):
+            return super().predict_many(structures)
+
+    stand_in = WithoutSigns()
+    stand_in.model = make_predictor().model
+    stand_in.recycles, stand_in.keep_symmetry, stand_in.leave_within_error = 1, True, False
+    predicted = predict(stand_in, crystals)
+    assert np.isnan(predicted.features).all()
+    assert predicted.features.shape == (3, len(fields(ErrorFeatures)))

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import BackendError, OverlappingAtomsError
+from deeprelax_ase.graph import (
+    DEFAULT_SETTINGS,
+    CrystalGraph,
+    GraphSettings,
+    build_graph,
+    edge_vectors,
+    matgl_builder,
+    read_dgl_graph,
+)
+
+if TYPE_CHECKING:
+    from dgl import DGLGraph
+
+Samples = dict[str, Crystal]
+pytestmark = pytest.mark.usefixtures("needs_dgl")
+
+
+def edge_set(graph: CrystalGraph) -> set[tuple[int, ...]]:
+    """(i, j, k, in_cell) of each edge."""
+    table = torch.cat([graph.edge_index.flip(0), graph.cell_offsets.T, graph.in_cell[None]]).T.tolist()
+    assert len(set(map(tuple, table))) == len(table)
+    return set(map(tuple, table))
+
+
+def assert_parity(crystals: list[Crystal], settings: GraphSettings = DEFAULT_SETTINGS) -> None:
+    for crystal in crystals:
+        dgl = build_graph([crystal], backend="matgl", settings=settings)
+        torch_only = build_graph([crystal], backend="torch", settings=settings)
+        assert edge_set(dgl) == edge_set(torch_only)
+        # The order is the same, too, so that results do not depend on the backend to the last bit.
+        for name in ("numbers", "positions", "cell", "batch", "edge_index", "cell_offsets", "in_cell"):
+            assert torch.equal(getattr(dgl, name), getattr(torch_only, name)), name
+
+
+@pytest.mark.parametrize("which", ["initial", "relaxed"])
+@pytest.mark.parametrize(("name", "step"), [("universal", 330), ("xmno", 80)])
+def test_parity_on_the_data(data_crystals: Callable[..., list[Crystal]], name: str, step: int, which: str) -> None:
+    crystals = data_crystals(name, range(0, {"universal": 49_514, "xmno": 8_160}[name], step), which=which)
+    assert len(crystals) >= 100
+    assert_parity(crystals)
+
+
+def test_parity_on_awkward_cells(sample_crystals: Samples) -> None:
+    assert_parity(list(sample_crystals.values()))
+    assert_parity(list(sample_crystals.values()), GraphSettings(cutoff=4.5, max_neighbors=8, max_in_cell=2))
+
+
+@pytest.mark.parametrize("shape", ["thin", "hexagonal", "triclinic", "skewed"])
+def test_parity_on_random_cells(shape: str, rng: np.random.Generator) -> None:
+    """Of one to five atoms that lie up to three cells away."""
+    widest = 0
+    for atoms in (1, 1, 2, 3, 4, 5) * 2:
+        a, b, c = rng.uniform(3.0, 6.0, size=3)
+        cell = {
+            "thin": np.diag([rng.uniform(1.8, 2.4), b, c + 3]),
+            "hexagonal": np.array([[a, 0, 0], [-a / 2, a * 3**0.5 / 2, 0], [0, 0, c]]),
+            "triclinic": np.diag([a, b, c]) + np.tril(rng.uniform(-1.5, 1.5, size=(3, 3)), -1),
+            "skewed": np.diag([a, b, c]) + np.array([[0, 0, 0], [5 * a, 0, 0], [-4 * a, 3 * b, 0]]),
+        }[shape]
+        # Far enough apart not to overlap: along the body diagonal.
+        fractional = np.arange(atoms)[:, None] / atoms + rng.uniform(-0.02, 0.02, size=(atoms, 3))
+        positions = (fractional + rng.integers(-3, 4, size=(atoms, 3))) @ cell
+        crystal = Crystal(rng.integers(1, 90, size=atoms), positions, cell)
+        assert_parity([crystal])
+        widest = max(widest, int(build_graph([crystal], backend="matgl").cell_offsets.abs().max()))
+    assert widest > 2
+
+
+def test_edge_vectors_point_from_destination_to_the_image_of_the_source() -> None:
+    """A chain along z: atom 1 lies 1 Å above atom 0, the next atom 0 another 2 Å above that."""
+    crystal = Crystal([6, 7], [[0, 0, 0], [0, 0, 1.0]], np.diag([9.0, 9.0, 3.0]))
+    graph = build_graph([crystal], backend="matgl", settings=GraphSettings(cutoff=2.5))
+    heights = edge_vectors(graph)[:, 2].tolist()
+    edges = zip(graph.edge_index[1].tolist(), graph.edge_index[0].tolist(), graph.cell_offsets.tolist(), strict=True)
+    assert [(i, j, k[2], height) for (i, j, k), height in zip(edges, heights, strict=True)] == [
+        (0, 1, 0, 1.0),
+        (0, 1, -1, -2.0),
+        (1, 0, 0, -1.0),
+        (1, 0, 1, 2.0),
+    ]
+
+
+def test_a_batch_is_its_crystals(sample_crystals: Samples) -> None:
+    every = list(sample_crystals.values())
+    dgl = build_graph(every, backend="matgl", dtype=torch.float32)
+    torch_only = build_graph(every, backend="torch", dtype=torch.float32)
+    assert dgl.positions.dtype == torch.float32
+    assert edge_set(dgl) == edge_set(torch_only)
+    assert torch.equal(dgl.batch, torch_only.batch)
+
+
+def dgl_graph(crystal: Crystal, converter: str, cutoff: float) -> DGLGraph:
+    matgl_builder.import_matgl()
+    from matgl.ext.ase import Atoms2Graph
+    from matgl.ext.pymatgen import Structure2Graph
+
+    elements = tuple(sorted(set(crystal.to_atoms().get_chemical_symbols())))
+    if converter == "Atoms2Graph":
+        return Atoms2Graph(elements, cutoff).get_graph(crystal.to_atoms())[0]
+    return Structure2Graph(elements, cutoff).get_graph(crystal.to_structure())[0]
+
+
+class TestReadDGLGraph:
+    @pytest.mark.parametrize("converter", ["Atoms2Graph", "Structure2Graph"])
+    @pytest.mark.parametrize("cutoff", [6.0, 7.3])
+    def test_takes_what_a_matgl_workflow_made(self, sample_crystals: Samples, converter: str, cutoff: float) -> None:
+        for crystal in sample_crystals.values():
+            read = read_dgl_graph(dgl_graph(crystal, converter, cutoff), crystal)
+            assert edge_set(read) == edge_set(build_graph([crystal], backend="torch"))
+
+    def test_takes_the_dtype(self, sample_crystals: Samples) -> None:
+        crystal = sample_crystals["hcp"]
+        read = read_dgl_graph(dgl_graph(crystal, "Atoms2Graph", 6.0), crystal, dtype=torch.float32)
+        assert read.positions.dtype == torch.float32
+
+    def test_refuses_a_smaller_cutoff(self, sample_crystals: Samples) -> None:
+        crystal = sample_crystals["triclinic"]
+        with pytest.raises(ValueError, match=r"cutoff below 6\.0 Å.*cutoff=6\.0 or more"):
+            read_dgl_graph(dgl_graph(crystal, "Atoms2Graph", 5.0), crystal)
+
+    def test_refuses_the_graph_of_other_positions(self, sample_crystals: Samples) -> None:
+        crystal = sample_crystals["triclinic"]
+        images = crystal.positions + np.vstack([np.zeros(3), crystal.cell])
+        with pytest.raises(ValueError, match="of other positions"):
+            read_dgl_graph(dgl_graph(crystal, "Atoms2Graph", 6.0), crystal.with_geometry(images, crystal.cell))
+
+    def test_refuses_a_graph_of_another_size(self, sample_crystals: Samples) -> None:
+        graph = dgl_graph(sample_crystals["hcp"], "Atoms2Graph", 6.0)
+        with pytest.raises(ValueError, match=r"a graph of 2 atoms .* crystal of 4 atoms"):
+            read_dgl_graph(graph, sample_crystals["triclinic"])
+
+    def test_refuses_a_graph_without_offsets(self, sample_crystals: Samples) -> None:
+        graph = dgl_graph(sample_crystals["hcp"], "Atoms2Graph", 6.0)
+        graph.edata.pop("pbc_offset")
+        with pytest.raises(ValueError, match="make it with MatGL's Atoms2Graph"):
+            read_dgl_graph(graph, sample_crystals["hcp"])
+
+    def test_refuses_overlapping_atoms(self) -> None:
+        crystal = Crystal([1, 1], [[0, 0, 0], [0, 0, 0.2]], np.eye(3) * 4)
+        with pytest.raises(OverlappingAtomsError):
+            read_dgl_graph(dgl_graph(crystal, "Atoms2Graph", 6.0), crystal)
+
+
+@pytest.fixture
+def fresh_availability():
+    """``is_available`` remembers its answer; ask anew before and after."""
+    matgl_builder.is_available.cache_clear()
+    yield
+    matgl_builder.is_available.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_availability")
+class TestAvailability:
+    def test_with_dgl(self) -> None:
+        assert matgl_builder.is_available()
+
+    def test_matgl_on_another_backend(self, monkeypatch: pytest.MonkeyPatch, sample_crystals: Samples) -> None:
+        matgl = matgl_builder.import_matgl()
+        monkeypatch.setattr(matgl.config, "BACKEND", "PYG")
+        assert not matgl_builder.is_available()
+        assert build_graph([sample_crystals["hcp"]], backend="auto").num_edges > 0
+        with pytest.raises(BackendError, match="MATGL_BACKEND=DGL"):
+            build_graph([sample_crystals["hcp"]], backend="matgl")
+
+    @pytest.mark.parametrize("absent", ["dgl", "matgl"])
+    def test_without_it(self, monkeypatch: pytest.MonkeyPatch, sample_crystals: Samples, absent: str) -> None:
+        monkeypatch.setitem(sys.modules, absent, None)
+        monkeypatch.setenv("MATGL_BACKEND", "")  # so that it is put back
+        monkeypatch.delenv("MATGL_BACKEND")
+        assert not matgl_builder.is_available()
+        assert "MATGL_BACKEND" not in os.environ
+        with pytest.raises(BackendError, match=r"deeprelax-ase\[matgl\]"):
+            build_graph([sample_crystals["hcp"]], backend="matgl")
+
+
+QUIET = """
+import sys
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import build_graph
+assert not {"dgl", "matgl"} & set(sys.modules)
+crystal = Crystal([3], [[0, 0, 0]], [[3, 0, 0], [0, 3, 0], [0, 0, 3]])
+build_graph([crystal], backend="torch")
+assert not {"dgl", "matgl"} & set(sys.modules)
+build_graph([crystal], backend="matgl")
+"""
+
+
+def test_dgl_is_imported_late_quietly_and_leaves_no_file(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"HOME": str(home), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path for path in home.rglob("*") if path.is_file()] == []

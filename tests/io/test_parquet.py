@@ -1,0 +1,66 @@
+"""Rows of Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ase.build import bulk
+
+from deeprelax_ase.io import parquet
+from deeprelax_ase.io.reading import table_of
+from deeprelax_ase.io.sources import source_of
+from deeprelax_ase.screening.rows import structures_table
+
+#: More than become Python objects together, and more than a row group.
+NUMBER = 620
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "set.parquet"
+    crystals = [bulk("Cu", a=3.5 + 0.001 * n) for n in range(NUMBER)]
+    pq.write_table(structures_table(crystals, ids=[f"x{n}" for n in range(NUMBER)]), path, row_group_size=300)
+    return path
+
+
+@pytest.mark.parametrize("largest", [0, parquet.LARGEST_GROUP])
+def test_every_row_is_read_once_and_in_order(file: Path, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "LARGEST_GROUP", largest)
+    source = source_of(str(file))
+    refs = list(source.refs())
+    assert {ref.kind for ref in refs} == {"place" if largest else "row"}
+    assert source.count() == len(refs) == NUMBER
+    table = table_of(refs, first_index=0)
+    assert table.column("id").to_pylist() == [f"x{n}" for n in range(NUMBER)]
+    assert table.column("cell").to_pylist() == pq.read_table(file).column("cell").to_pylist()
+    assert table.column("source").to_pylist()[-1] == f"{file}@{NUMBER - 1}"
+
+
+def test_a_row_far_away_is_found(file: Path) -> None:
+    places = list(parquet.rows_of(file))
+    assert [parquet.row_at(places[n])["id"] for n in (619, 3, 299, 300, 0)] == ["x619", "x3", "x299", "x300", "x0"]
+
+
+def test_a_file_written_anew_is_read_anew(file: Path) -> None:
+    (first, *_) = parquet.rows_of(file)
+    assert parquet.row_at(first)["id"] == "x0"
+    pq.write_table(structures_table([bulk("Ag")], ids=["new"]), file)
+    (only,) = parquet.rows_of(file)
+    assert parquet.row_at(only)["id"] == "new"
+
+
+def test_a_damaged_row_group_costs_its_rows_alone(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    column = pq.read_metadata(file).row_group(1).column(0)
+    start, length = column.data_page_offset, column.total_compressed_size // 2
+    content[start : start + length] = b"\xff" * length
+    file.write_bytes(content)
+    source = source_of(str(file))
+    table = table_of(source.refs(), first_index=0)
+    wrong = [n for n, error in enumerate(table.column("error").to_pylist()) if error]
+    assert source.count() == table.num_rows == NUMBER
+    assert wrong == list(range(300, 600))
+    assert isinstance(table, pa.Table)

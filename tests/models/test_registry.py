@@ -1,0 +1,472 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from deeprelax_ase.errors import ModelError
+from deeprelax_ase.graph import build_graph
+from deeprelax_ase.models.registry import (
+    DEFAULT_MODEL,
+    M3GNET_RELAX_MODEL,
+    WEIGHTS,
+    ModelCard,
+    available_models,
+    load_model,
+    save_model,
+    sha256,
+)
+from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.uncertainty.calibration import Calibration
+
+SMALL = DeepRelaxConfig(channels=8, num_layers=1, num_basis=8)
+SMALL_E3 = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8, levels=("PBE", "M3GNet"))
+WEIGHTS_OF_BOTH = "both.safetensors"
+
+#: Fewest members of an ensemble: the paper's network knows its error by their scatter alone, the end-to-end one has
+#: calibrated scales and no more than a sign of error in the scatter.
+LEAST_MEMBERS = {"DeepRelax": 3, "DeepRelaxE3": 2}
+WORDS = {
+    "description": "two small networks",
+    "level_of_theory": "none",
+    "training_data": "none",
+    "split": "none",
+    "elements": [1, 8, 12],
+}
+
+
+def networks(count: int = 2, config: DeepRelaxConfig | DeepRelaxE3Config = SMALL) -> list:
+    """Networks whose every parameter matters, unlike those freshly made: their last layers are zero."""
+    torch.manual_seed(7)
+    make = DeepRelax if isinstance(config, DeepRelaxConfig) else DeepRelaxE3
+    made = [make(config).eval() for _ in range(count)]
+    for network in made:
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The card of a small model."""
+    save_model(networks(), tmp_path, "small", **WORDS)
+    return tmp_path / "small.json"
+
+
+@pytest.fixture
+def saved_levels(tmp_path: Path) -> list[Path]:
+    """The cards of two levels of theory that one small end-to-end ensemble knows."""
+    for level in SMALL_E3.levels:
+        save_model(networks(config=SMALL_E3), tmp_path, f"to-{level}", level=level, weights=WEIGHTS_OF_BOTH, **WORDS)
+    return [tmp_path / f"to-{level}.json" for level in SMALL_E3.levels]
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(b[name], tensor), name
+
+
+def edit(card: Path, **values) -> None:
+    card.write_text(json.dumps(json.loads(card.read_text()) | values))
+
+
+def accept_weights(card: Path) -> None:
+    """Make the card speak of the weights as they are now, so that only their content can be refused."""
+    edit(card, sha256=sha256(card.with_suffix(".safetensors")))
+
+
+# The models that ship with the package
+
+
+def test_the_default_model_ships():
+    assert DEFAULT_MODEL in [card.name for card in available_models()]
+
+
+@pytest.mark.parametrize("card", available_models(), ids=lambda card: card.name)
+class TestShippedCards:
+    def test_files_are_called_after_the_model(self, card: ModelCard):
+        assert ModelCard.read(WEIGHTS / f"{card.name}.json") == card
+
+    def test_weights_are_those_described(self, card: ModelCard):
+        assert sha256(WEIGHTS / (card.weights or f"{card.name}.safetensors")) == card.sha256
+
+    def test_counts(self, card: ModelCard):
+        model = load_model(card.name)
+        assert len(model.networks) == card.members >= LEAST_MEMBERS[card.architecture]
+        assert {sum(p.numel() for p in network.parameters()) for network in model.networks} == {card.parameters}
+
+    def test_weights_are_finite_and_frozen(self, card: ModelCard):
+        model = load_model(card.name)
+        assert not model.networks.training
+        for parameter in model.networks.parameters():
+            assert torch.isfinite(parameter).all()
+            assert not parameter.requires_grad
+
+    def test_members_differ(self, card: ModelCard):
+        states = [torch.cat([p.flatten() for p in network.parameters()]) for network in load_model(card.name).networks]
+        distances = torch.stack([torch.stack([(a - b).abs().mean() for b in states]) for a in states])
+        assert (distances > 0).sum() == len(states) * (len(states) - 1)
+
+    def test_elements_are_sorted_atomic_numbers(self, card: ModelCard):
+        assert card.elements == sorted(set(card.elements))
+        assert card.elements[0] >= 1
+        assert card.elements[-1] <= load_model(card.name).config.num_elements
+
+    def test_network_and_level_are_those_described(self, card: ModelCard):
+        model = load_model(card.name)
+        network, config = ARCHITECTURES[card.architecture]
+        assert {type(member) for member in model.networks} == {network}
+        assert isinstance(model.config, config)
+        if card.architecture == "DeepRelaxE3":
+            assert model.config.levels[model.level] == card.level
+            assert card.name == f"DeepRelax-{card.level}"
+            assert Calibration.from_dict(card.calibration).recycles == card.recycles >= 1
+
+    def test_says_what_it_relaxes_to(self, card: ModelCard):
+        for text in (card.description, card.level_of_theory, card.training_data, card.split, card.licence):
+            assert text.strip()
+        assert card.limits
+        assert card.metrics
+
+    def test_holds_no_path_of_the_machine_it_was_made_on(self, card: ModelCard):
+        def strings(value):
+            if isinstance(value, dict):
+                value = [*value, *value.values()]
+            if isinstance(value, list):
+                return [text for part in value for text in strings(part)]
+            return [value] if isinstance(value, str) else []
+
+        words = " ".join(strings(json.loads((WEIGHTS / f"{card.name}.json").read_text()))).split()
+        assert len(words) > 50
+        assert [word for word in words if word[0] in "/~" and len(word) > 1] == []
+
+
+def test_all_weights_are_small_enough_to_ship():
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 60e6
+
+
+def test_no_weights_ship_that_no_card_uses():
+    cards = available_models()
+    for file in WEIGHTS.glob("*.safetensors"):
+        used = [card.members for card in cards if (card.weights or f"{card.name}.safetensors") == file.name]
+        with safe_open(file, "pt") as opened:
+            held = {name.partition(".")[0] for name in opened.keys()}  # noqa: SIM118  it is no mapping
+        assert held == {f"member{m}" for m in range(max(used))}, file.name
+
+
+def test_the_model_of_m3gnet_corrects_with_the_first_networks_of_the_default_one():
+    default, m3gnet = load_model(DEFAULT_MODEL), load_model(M3GNET_RELAX_MODEL)
+    assert default.card.weights == m3gnet.card.weights
+    assert m3gnet.card.reads_forces
+    assert len(m3gnet.networks) < len(default.networks)
+    for few, many in zip(m3gnet.networks, default.networks, strict=False):
+        assert_equal(few.state_dict(), many.state_dict())
+
+
+# Loading
+
+
+def test_by_name_card_and_weights(saved: Path):
+    by_name = load_model(DEFAULT_MODEL)
+    assert by_name.card.name == DEFAULT_MODEL
+    assert load_model().card == load_model(str(WEIGHTS / f"{DEFAULT_MODEL}.json")).card == by_name.card
+    for path in (saved, str(saved), saved.with_suffix(".safetensors")):
+        assert load_model(path).card.name == "small"
+
+
+@pytest.mark.parametrize("name", ["DeepRelax", "", "folder/" + DEFAULT_MODEL, "../weights/" + DEFAULT_MODEL])
+def test_unknown_name_tells_the_choices(name: str):
+    with pytest.raises(ModelError, match=rf"Unknown model '{name}', must be one of: .*{DEFAULT_MODEL}.*\.json"):
+        load_model(name)
+
+
+def test_absent_card(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"no model card .*absent\.json: No such file"):
+        load_model(tmp_path / "absent.json")
+
+
+def test_absent_weights(saved: Path):
+    saved.with_suffix(".safetensors").unlink()
+    with pytest.raises(ModelError, match=r"small: the weights .*small\.safetensors are missing.*beside the card"):
+        load_model(saved)
+
+
+def test_one_flipped_bit(saved: Path):
+    weights = saved.with_suffix(".safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-20] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged or not the file that the card describes.*Install .* again"):
+        load_model(saved)
+
+
+def test_truncated_weights(saved: Path):
+    weights = saved.with_suffix(".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(saved)
+    accept_weights(saved)
+    with pytest.raises(ModelError, match=r"small\.safetensors does not fit its card"):
+        load_model(saved)
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, file: Path(file).write_bytes(pickle.dumps(value))])
+def test_nothing_is_unpickled(saved: Path, write):
+    sprung = saved.parent / "sprung"
+    write({"member0": Trap(sprung)}, saved.with_suffix(".safetensors"))
+    accept_weights(saved)
+    with pytest.raises(ModelError, match="does not fit its card"):
+        load_model(saved)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"name": "small"', "delimiter"),
+        ("", "Expecting value"),
+        ("[]", "argument"),
+        ("null", "not iterable"),
+        ('{"name": "small"}', "missing .* required"),
+        ("\udcff", "decode"),
+    ],
+)
+def test_no_card_at_all(saved: Path, text: str, reason: str):
+    saved.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ModelError, match=f"not a model card of this version.*{reason}"):
+        load_model(saved)
+
+
+def test_card_of_another_version(saved: Path):
+    edit(saved, flavour="up")
+    with pytest.raises(ModelError, match=r"not a model card of this version .*unknown fields \['flavour'\]"):
+        load_model(saved)
+
+
+def test_network_of_another_version(saved: Path):
+    edit(saved, config=SMALL.to_dict() | {"spin": 2})
+    with pytest.raises(ModelError, match=r"Unknown network settings \['spin'\]"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(SMALL, channels=16), replace(SMALL, num_layers=2), replace(SMALL, lattice_head="residual")]
+)
+def test_weights_of_another_network(saved: Path, config: DeepRelaxConfig):
+    edit(saved, config=config.to_dict())
+    with pytest.raises(ModelError, match="does not fit its card"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("members", [0, 3])
+def test_another_number_of_members(saved: Path, members: int):
+    edit(saved, members=members)
+    with pytest.raises(ModelError, match=f"member0.*member1.*speaks of {members} members"):
+        load_model(saved)
+
+
+def test_the_file_may_hold_more_members_than_the_card_speaks_of(saved: Path):
+    both = load_model(saved)
+    edit(saved, members=1)
+    (alone,) = load_model(saved).networks
+    assert_equal(alone.state_dict(), both.networks[0].state_dict())
+
+
+def test_a_member_that_is_missing_is_not_made_up_for_by_a_later_one(saved: Path):
+    weights = saved.with_suffix(".safetensors")
+    tensors = {name.replace("member1.", "member7."): tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights)
+    accept_weights(saved)
+    with pytest.raises(ModelError, match=r"holds \['member0', 'member7'\], the card speaks of 2 members"):
+        load_model(saved)
+
+
+def test_files_can_move(saved: Path, tmp_path: Path):
+    folder = tmp_path / "a folder of v1.2"
+    folder.mkdir()
+    for suffix in (".json", ".safetensors"):
+        shutil.move(saved.with_suffix(suffix), folder / f"my.model{suffix}")
+    assert load_model(folder / "my.model.json").card.name == "small"
+    assert load_model(folder / "my.model.safetensors").card.name == "small"
+
+
+# Saving
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_E3], ids=["DeepRelax", "DeepRelaxE3"])
+def test_round_trip_loses_but_the_second_half_of_each_number(tmp_path: Path, sample_crystals, config):
+    made = networks(config=config)
+    save_model(made, tmp_path, "small", **WORDS)
+    loaded = load_model(tmp_path / "small.json")
+    assert loaded.card.architecture == type(made[0]).__name__
+    graph = build_graph(
+        [sample_crystals["triclinic"], sample_crystals["hcp"]], backend="torch", settings=loaded.config.graph
+    )
+
+    def output(network) -> dict[str, torch.Tensor]:
+        result = network.double()(graph)
+        return vars(result[-1] if isinstance(result, list) else result)
+
+    exact = [output(network) for network in made]
+    for network in made:
+        for parameter in network.parameters():
+            parameter.data = parameter.half().double()
+    for got, before, network in zip(map(output, loaded.networks), exact, made, strict=True):
+        for name, expected in output(network).items():
+            torch.testing.assert_close(got[name], expected, rtol=0, atol=1e-15)
+        first = next(iter(got))
+        assert not torch.equal(got[first], before[first])
+        torch.testing.assert_close(got[first], before[first], rtol=5e-3, atol=5e-3)
+
+
+def test_saving_leaves_the_networks_alone(tmp_path: Path):
+    made = networks(1)
+    before = {key: tensor.clone() for key, tensor in made[0].state_dict().items()}
+    save_model(made, tmp_path / "new folder", "small", **WORDS)
+    for key, tensor in made[0].state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, before[key])
+
+
+def test_card_of_the_saved(saved: Path):
+    card = ModelCard.read(saved)
+    assert (card.name, card.members, card.elements) == ("small", 2, [1, 8, 12])
+    assert card.parameters == sum(p.numel() for p in DeepRelax(SMALL).parameters())
+    assert DeepRelaxConfig.from_dict(card.config) == SMALL
+    assert card.sha256 == sha256(saved.with_suffix(".safetensors"))
+
+
+def test_an_ensemble_is_of_one_configuration(tmp_path: Path):
+    for made in ([], networks(1) + networks(1, replace(SMALL, channels=16))):
+        with pytest.raises(ValueError, match="at least one network, all of one configuration"):
+            save_model(made, tmp_path, "mixed", **WORDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_a_model_may_use_the_first_members_of_the_file_alone(tmp_path: Path, members: int):
+    made = networks(3)
+    whole = save_model(made, tmp_path, "whole", **WORDS)
+    part = save_model(made, tmp_path, "part", members=members, **WORDS)
+    assert (whole.members, part.members) == (3, members)
+    assert replace(part, name="whole", members=3) == whole  # the file holds all, byte for byte
+    held = load_file(tmp_path / "part.safetensors")
+    assert {name.partition(".")[0] for name in held} == {"member0", "member1", "member2"}
+    loaded = load_model(tmp_path / "part.json")
+    assert loaded.card == part
+    assert len(loaded.networks) == members
+    for network, given in zip(loaded.networks, made, strict=False):
+        assert_equal(network.state_dict(), {name: t.half().float() for name, t in given.state_dict().items()})
+
+
+@pytest.mark.parametrize("members", [0, -1, 3])
+def test_no_more_members_than_there_are_and_not_none(tmp_path: Path, members: int):
+    with pytest.raises(ValueError, match=f"^members={members} of 2 networks$"):
+        save_model(networks(), tmp_path / "folder", "small", members=members, **WORDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cards_round_trip(tmp_path: Path):
+    card = replace(
+        available_models()[0], metrics={"universal": {"volume": 1.25}}, solver={"bound_scale": 0.1}, description="Å"
+    )
+    card.write(tmp_path / "card.json")
+    assert ModelCard.read(tmp_path / "card.json") == card
+    assert "Å" in (tmp_path / "card.json").read_text(encoding="utf-8")
+
+
+# Levels of theory
+
+
+def test_cards_of_two_levels_share_their_weights(saved_levels: list[Path]):
+    assert {file.name for file in saved_levels[0].parent.iterdir()} == {
+        *(f.name for f in saved_levels),
+        WEIGHTS_OF_BOTH,
+    }
+    pbe, m3gnet = map(load_model, saved_levels)
+    assert (pbe.level, m3gnet.level) == (0, 1)
+    assert pbe.card.sha256 == m3gnet.card.sha256
+    for a, b in zip(pbe.networks.parameters(), m3gnet.networks.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_that_another_card_names_are_missed(saved_levels: list[Path]):
+    saved_levels[0].with_name(WEIGHTS_OF_BOTH).unlink()
+    with pytest.raises(ModelError, match=r"to-PBE: the weights .*both\.safetensors are missing"):
+        load_model(saved_levels[0])
+
+
+def test_unknown_level(saved_levels: list[Path]):
+    edit(saved_levels[0], level="CCSD")
+    with pytest.raises(ModelError, match=r"the card's level 'CCSD' is none of the network's \('PBE', 'M3GNet'\)"):
+        load_model(saved_levels[0])
+
+
+def test_level_of_a_network_that_knows_none(saved: Path):
+    edit(saved, level="PBE")
+    with pytest.raises(ModelError, match="PBE"):
+        load_model(saved)
+
+
+def test_cards_of_two_sizes_share_their_weights(tmp_path: Path):
+    made = networks(3, SMALL_E3)
+    for level, members in {"PBE": 3, "M3GNet": 2}.items():
+        save_model(made, tmp_path, level, level=level, weights=WEIGHTS_OF_BOTH, members=members, **WORDS)
+    pbe, m3gnet = load_model(tmp_path / "PBE.json"), load_model(tmp_path / "M3GNet.json")  # the last writer's file
+    assert (len(pbe.networks), len(m3gnet.networks)) == (3, 2)
+    assert pbe.card.sha256 == m3gnet.card.sha256
+    for few, many in zip(m3gnet.networks, pbe.networks, strict=False):
+        assert_equal(few.state_dict(), many.state_dict())
+
+
+# Forces
+
+
+def test_a_network_that_reads_forces_may_correct(tmp_path: Path):
+    config = replace(SMALL_E3, reads_forces=True)
+    for reads_forces in (True, False):
+        save_model(networks(1, config), tmp_path, "reader", level="M3GNet", reads_forces=reads_forces, **WORDS)
+        loaded = load_model(tmp_path / "reader.json")
+        assert loaded.card.reads_forces == reads_forces
+        assert loaded.config == config
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_E3], ids=["DeepRelax", "DeepRelaxE3"])
+def test_a_network_that_reads_no_forces_cannot_correct(tmp_path: Path, config):
+    save_model(networks(1, config), tmp_path, "blind", **WORDS)
+    load_model(tmp_path / "blind.json")
+    edit(tmp_path / "blind.json", reads_forces=True)
+    with pytest.raises(
+        ModelError, match=r"blind\.safetensors does not fit its card: .*corrects, but it reads no forces"
+    ):
+        load_model(tmp_path / "blind.json")
+
+
+def test_unknown_architecture(saved: Path):
+    edit(saved, architecture="DeepRelaxE4")
+    with pytest.raises(ModelError, match=r"Unknown architecture 'DeepRelaxE4', must be one of \('DeepRelax', 'Deep"):
+        load_model(saved)
+
+
+def test_architecture_of_other_weights(saved: Path):
+    edit(saved, architecture="DeepRelaxE3", config=SMALL_E3.to_dict())
+    with pytest.raises(ModelError, match="does not fit its card"):
+        load_model(saved)

@@ -1,0 +1,415 @@
+"""The predictor with the weights that ship: its records, batches, options and errors, a model of each architecture."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import (
+    DeviceError,
+    DisorderedStructureError,
+    EmptyStructureError,
+    IsolatedAtomError,
+    MissingCellError,
+    ModelError,
+    NonFiniteError,
+    OverlappingAtomsError,
+    PartialPeriodicityError,
+    SingularCellError,
+    StructureError,
+    UnsupportedElementError,
+)
+from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.models.registry import DEFAULT_MODEL, Model
+from deeprelax_ase.prediction.predictor import Predictor, default_atoms_per_batch
+from deeprelax_ase.prediction.record import Prediction, within_error
+from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
+from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
+
+
+def test_the_default_model_is_the_end_to_end_one():
+    assert Predictor(device="cpu").model_name == DEFAULT_MODEL == END_TO_END
+
+
+@pytest.mark.parametrize("name", ["one atom", "thin", "skewed", "unwrapped", "left-handed"])
+def test_awkward_cells(predictor: Predictor, sample_crystals, name: str):
+    crystal = sample_crystals[name]
+    prediction = predictor.predict(crystal)
+    assert len(prediction.relaxed) == len(crystal)
+    assert np.isfinite(prediction.relaxed.positions).all()
+    assert np.sign(np.linalg.det(prediction.relaxed.cell)) == np.sign(np.linalg.det(crystal.cell))
+    assert -0.8 < prediction.volume_change < 0.6  # AlN has three times too much space in the skewed cell
+    assert np.isfinite(prediction.uncertainty.total)
+
+
+def test_one_atom_stays_in_its_cell(predictor: Predictor, sample_crystals):
+    crystal = sample_crystals["one atom"]
+    prediction = predictor.predict(crystal)
+    np.testing.assert_allclose(
+        prediction.relaxed.fractional_positions, crystal.fractional_positions, rtol=0, atol=1e-12
+    )
+    assert prediction.uncertainty.per_atom.shape == (1,)
+
+
+@every_crystal
+def test_record_is_complete(predictor: Predictor, crystal: Crystal):
+    prediction = predictor.predict(crystal)
+    uncertainty = prediction.uncertainty
+    assert prediction.initial is crystal
+    assert prediction.model == predictor.model_name
+    np.testing.assert_array_equal(prediction.relaxed.numbers, crystal.numbers)
+    assert 0 < uncertainty.total < 5
+    assert uncertainty.total == pytest.approx(np.hypot(uncertainty.aleatoric, uncertainty.epistemic), rel=1e-5)
+    assert uncertainty.per_atom.shape == (len(crystal),)
+    assert uncertainty.per_bond.shape == (len(uncertainty.bonds),)
+    assert uncertainty.bonds.shape[1] == 5
+    assert set(np.unique(uncertainty.bonds[:, :2])) <= set(range(len(crystal)))
+    assert set(prediction.timings) == {"graph", "network", "geometry"}
+    assert min(prediction.timings.values()) > 0
+    assert prediction.solver_converged
+    if predictor.model_name == END_TO_END:
+        assert min(vars(prediction.features).values()) >= 0
+        assert (prediction.error is None) == (predictor.calibration is None)
+        assert prediction.solver_steps == 0
+    else:
+        assert prediction.features is None
+        assert prediction.error is None
+
+
+# Crystals that are as good as relaxed
+
+
+def test_a_settled_crystal_is_left_exactly_as_it_is():
+    """From where the model itself sees the minimum there is not far to go."""
+    predictor = Predictor(END_TO_END, device="cpu")
+    moving = Predictor(END_TO_END, device="cpu", leave_within_error=False)
+    left = []
+    for name in ("rocksalt", "wurtzite", "rattled rocksalt"):
+        near = moving.predict(CRYSTALS[name])
+        assert not near.within_error
+        free, again = moving.predict(near.relaxed), predictor.predict(near.relaxed)
+        left.append(again.within_error)
+        assert again.within_error is within_error(near.relaxed, free.relaxed, again.error)
+        end = near.relaxed if again.within_error else free.relaxed
+        np.testing.assert_array_equal(again.relaxed.positions, end.positions)
+        np.testing.assert_array_equal(again.relaxed.cell, end.cell)
+    assert any(left)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("dtype", "atol", "atoms_per_batch"), [("float32", 1e-5, None), ("float64", 1e-10, 9)])
+def test_batch_is_as_single(make, dtype: str, atol: float, atoms_per_batch: int | None):
+    predictor = make(dtype=dtype)
+    together = list(predictor.predict_many(CRYSTALS.values(), atoms_per_batch=atoms_per_batch))
+    assert len(together) == len(CRYSTALS)
+    for crystal, prediction in zip(CRYSTALS.values(), together, strict=True):
+        alone = predictor.predict(crystal)
+        assert prediction.initial is crystal
+        assert_same(alone, prediction, atol=atol)
+        np.testing.assert_array_equal(prediction.uncertainty.bonds, alone.uncertainty.bonds)
+        np.testing.assert_allclose(prediction.uncertainty.per_bond, alone.uncertainty.per_bond, rtol=0, atol=atol)
+
+
+def test_bonds_are_left_out_on_request(make):
+    predictor = make()
+    for whole, slim in zip(
+        predictor.predict_many(CRYSTALS.values()), predictor.predict_many(CRYSTALS.values(), bonds=False), strict=True
+    ):
+        assert_same(whole, slim, atol=0)
+        assert slim.uncertainty.bonds.shape == (0, 5)
+        assert slim.uncertainty.per_bond.shape == (0,)
+        np.testing.assert_array_equal(whole.uncertainty.per_atom, slim.uncertainty.per_atom)
+
+
+def test_batches_on_a_gpu_follow_what_a_process_may_use_of_its_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
+    whole = default_atoms_per_batch(torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.1, raising=False)
+    assert whole == 20_000
+    assert default_atoms_per_batch(torch.device("cuda:0")) == 4_800
+    assert default_atoms_per_batch(torch.device("cpu")) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+@pytest.mark.parametrize("name", [END_TO_END, "DeepRelax-PBE-v0"])
+def test_compiled_networks_predict_the_same(name: str):
+    plain, compiled = (Predictor(name, device="cpu", dtype="float64", compile=c) for c in (False, True))
+    for a, b in zip(plain.predict_many(CRYSTALS.values()), compiled.predict_many(CRYSTALS.values()), strict=True):
+        assert_same(a, b, atol=1e-9)
+
+
+def test_both_graph_backends_agree(make, needs_dgl):
+    matgl, plain = make(dtype="float64", graph_backend="matgl"), make(dtype="float64")
+    crystal = CRYSTALS["perovskite"]
+    assert_same(matgl.predict(crystal), plain.predict(crystal), atol=1e-10)
+    for a, b in zip(matgl.predict_many(CRYSTALS.values()), plain.predict_many(CRYSTALS.values()), strict=True):
+        assert_same(a, b, atol=1e-10)
+
+
+def test_many_are_read_as_they_are_needed(predictor: Predictor):
+    read = []
+
+    def structures():
+        for k in range(100):
+            read.append(k)
+            yield CRYSTALS["hcp"]
+
+    predictions = predictor.predict_many(structures(), atoms_per_batch=4)
+    assert read == []
+    next(predictions)
+    assert len(read) <= 3
+    assert predictor.predict_many(iter([])) is not None
+    assert list(predictor.predict_many([])) == []
+
+
+def test_a_crystal_larger_than_a_batch(predictor: Predictor):
+    crystals = [CRYSTALS["hcp"], CRYSTALS["rattled rocksalt"], CRYSTALS["hcp"]]
+    assert [len(p.relaxed) for p in predictor.predict_many(crystals, atoms_per_batch=1)] == [2, 8, 2]
+
+
+def test_bad_ones_yield_their_error(predictor: Predictor):
+    good = [CRYSTALS["hcp"], CRYSTALS["rattled perovskite"], CRYSTALS["rocksalt"].to_atoms()]
+    helium = bulk("Cu", cubic=True)
+    helium.numbers[1] = 2
+    broken = bulk("Cu", cubic=True)
+    broken.positions[2] = np.nan
+    overlapping = bulk("Cu", cubic=True)
+    overlapping.positions[1] = overlapping.positions[0]
+    mixed = [broken, good[0], overlapping, good[1], helium, molecule("H2O"), good[2], Atoms()]
+    expected = [
+        NonFiniteError,
+        Prediction,
+        OverlappingAtomsError,
+        Prediction,
+        UnsupportedElementError,
+        MissingCellError,
+        Prediction,
+        EmptyStructureError,
+    ]
+    results = list(predictor.predict_many(mixed))
+    assert [type(result) for result in results] == expected
+    for result, alone in zip(results[1::2][:2] + results[6:7], map(predictor.predict, good), strict=True):
+        assert_same(alone, result, atol=1e-5)
+    for structure, result in zip(mixed, results, strict=True):
+        if isinstance(result, StructureError):
+            with pytest.raises(type(result), match=f"^{re.escape(str(result))}$"):  # no number within the batch in it
+                predictor.predict(structure)
+
+
+def test_all_bad(predictor: Predictor):
+    assert [type(r) for r in predictor.predict_many([Atoms(), molecule("H2")])] == [
+        EmptyStructureError,
+        MissingCellError,
+    ]
+
+
+# The caller's objects
+
+
+def snapshot(atoms: Atoms) -> dict:
+    return copy.deepcopy(
+        {
+            "arrays": atoms.arrays,
+            "cell": atoms.cell.array,
+            "pbc": atoms.pbc,
+            "info": atoms.info,
+            "fixed": [c.todict() for c in atoms.constraints],
+            "results": atoms.calc.results,
+        }
+    )
+
+
+def test_callers_atoms_stay(predictor: Predictor):
+    atoms = CRYSTALS["rattled rocksalt"].to_atoms()
+    atoms.set_initial_magnetic_moments(np.arange(8.0))
+    atoms.set_tags(range(8))
+    atoms.info["id"] = {"nested": [1, 2]}
+    atoms.set_constraint(FixAtoms([0]))
+    atoms.calc = calculator = EMT()
+    before = snapshot(atoms)
+    predictor.predict(atoms)
+    list(predictor.predict_many([atoms, atoms]))
+    after = snapshot(atoms)
+    np.testing.assert_equal(after, before)
+    assert atoms.calc is calculator
+
+
+def test_structures_of_all_kinds(predictor: Predictor):
+    pytest.importorskip("pymatgen")
+    crystal = CRYSTALS["triclinic"]
+    expected = predictor.predict(crystal)
+    structure = crystal.to_structure()
+    assert_same(expected, predictor.predict(crystal.to_atoms()), atol=0)
+    assert_same(expected, predictor.predict(structure), atol=1e-5)
+    assert structure == crystal.to_structure()
+
+
+def test_anything_else_is_refused(predictor: Predictor):
+    with pytest.raises(TypeError, match=r"got str\. Read a file with ase\.io\.read first"):
+        predictor.predict("POSCAR")
+
+
+def test_callers_model_stays(model: Model, make):
+    before = {key: tensor.clone() for key, tensor in model.networks.state_dict().items()}
+    single, double = make(dtype="float32"), make(dtype="float64")
+    a, b = double.predict(CRYSTALS["triclinic"]), single.predict(CRYSTALS["triclinic"])
+    assert_same(a, b, atol=1e-3)
+    assert not np.array_equal(a.relaxed.cell, b.relaxed.cell)
+    for key, tensor in model.networks.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, before[key])
+
+
+def test_two_calls_agree_bitwise(predictor: Predictor):
+    first, second = (list(predictor.predict_many(CRYSTALS.values())) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert_same(a, b, atol=0)
+    for name in DISTORTED:
+        assert_same(predictor.predict(CRYSTALS[name]), predictor.predict(CRYSTALS[name]), atol=0)
+
+
+# Options and errors
+
+
+def test_says_what_it_is(make, model: Model):
+    assert repr(make(dtype="float64")) == f"Predictor('{model.card.name}', device='cpu', dtype='float64')"
+
+
+class TestSolver:
+    """Of the paper's network."""
+
+    def test_settings(self, shipped):
+        model = shipped(BY_DISTANCES)
+        assert Predictor(model, device="cpu").solver == EDGSettings(**model.card.solver)
+        lazy = Predictor(model, device="cpu", solver=EDGSettings(max_steps=0))
+        prediction = lazy.predict(CRYSTALS["triclinic"])
+        assert prediction.solver_steps == 0
+        assert not prediction.solver_converged
+
+    def test_settings_of_another_version(self, shipped):
+        model = shipped(BY_DISTANCES)
+        card = replace(model.card, solver={"patience": 3})
+        with pytest.raises(ModelError, match="patience"):
+            Predictor(Model(card, model.networks), device="cpu")
+
+
+class TestPasses:
+    """Of the end-to-end network, and the calibration that belongs to so many of them."""
+
+    @pytest.fixture
+    def calibrated(self, shipped) -> Model:
+        """The model with a calibration of its three passes."""
+        law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
+        calibration = Calibration(3, law, replace(law, ceiling=0.1), ood_limits=(1.0,) * 8)
+        model = shipped(END_TO_END)
+        return Model(replace(model.card, recycles=3, calibration=calibration.to_dict()), model.networks)
+
+    def test_number_of_the_card(self, calibrated: Model):
+        predictor = Predictor(calibrated, device="cpu")
+        assert predictor.recycles == predictor.calibration.recycles == 3
+        for name, factor in {"triclinic": 3.0, "hcp": 2.0}.items():  # with and without oxygen
+            error = predictor.predict(CRYSTALS[name]).error
+            assert error.coordinates_bound == pytest.approx(factor * error.coordinates)
+            assert error.volume_bound == pytest.approx(factor * error.volume)
+            assert 0 < error.volume < error.coordinates
+
+    @pytest.mark.parametrize("recycles", [0, -1])
+    def test_there_is_at_least_one(self, make, recycles: int):
+        with pytest.raises(ValueError, match=f"passes must be at least 1, got {recycles}"):
+            make(recycles=recycles)
+
+    @pytest.mark.parametrize("recycles", [1, 2, 4])
+    def test_calibration_is_for_one_number_of_passes(self, calibrated: Model, recycles: int):
+        other = Predictor(calibrated, device="cpu", recycles=recycles)
+        prediction = other.predict(CRYSTALS["triclinic"])
+        assert other.calibration is None
+        assert prediction.error is None
+        assert prediction.features is not None
+        assert set(prediction.info) == {"deeprelax_model", "deeprelax_uncertainty"}
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda card: [*card], "list indices"),
+            (lambda card: card | {"volume": {}}, "exponents"),
+            (lambda card: card | {"ood_limits": [1.0, 2.0]}, "2 familiar values for 8 signs of error"),
+            (lambda card: {name: card[name] for name in card if name != "recycles"}, "recycles"),
+        ],
+    )
+    def test_a_broken_calibration(self, calibrated: Model, change, reason: str):
+        card = replace(calibrated.card, calibration=change(calibrated.card.calibration))
+        with pytest.raises(ModelError, match=f"{card.name}: the card's calibration is not of this version: .*{reason}"):
+            Predictor(Model(card, calibrated.networks), device="cpu")
+
+
+def test_unknown_options(make):
+    with pytest.raises(ValueError, match=r"Unknown dtype='float16', must be one of .*float32.*float64"):
+        make(dtype="float16")
+    with pytest.raises(ValueError, match=r"Unknown graph_backend='dgl', must be one of .*matgl"):
+        make(graph_backend="dgl")
+    with pytest.raises(ModelError, match=f"Unknown model 'M3GNet', must be one of: .*{DEFAULT_MODEL}"):
+        make(model="M3GNet")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:4096"])
+def test_nonsense_device(make, device: str):
+    with pytest.raises(DeviceError, match=f"device '{device}' is not available.*'auto', 'cpu'"):
+        make(device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_no_cuda(make):
+    with pytest.raises(DeviceError, match=r"device 'cuda' is not available.*Use 'auto', 'cpu', or .*CUDA"):
+        make(device="cuda")
+    assert make(device="auto").device.type == "cpu"
+
+
+def cu(**changes) -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    for name, value in changes.items():
+        setattr(atoms, name, value)
+    return atoms
+
+
+def shared_site() -> Atoms:
+    atoms = cu()
+    atoms.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("structure", "error", "message"),
+    [
+        (Atoms(cell=np.eye(3), pbc=True), EmptyStructureError, "no atoms; check the file"),
+        (molecule("H2O"), MissingCellError, r"no periodic cell.*atoms\.pbc = True"),
+        (cu(pbc=(True, True, False)), PartialPeriodicityError, "all three directions.*relax_cell=False"),
+        (cu(cell=np.ones((3, 3))), SingularCellError, "linearly dependent.*complete"),
+        (cu(positions=np.full((4, 3), np.inf)), NonFiniteError, r"atoms \[0, 1, 2, 3\] hold NaN or infinity"),
+        (cu(positions=np.zeros((4, 3))), OverlappingAtomsError, "0.000 Å apart.*duplicate"),
+        (cu(cell=np.eye(3) * 0.3), OverlappingAtomsError, "Check the lengths of the cell and their unit"),
+        (Atoms("Cu", cell=np.eye(3) * 20, pbc=True), IsolatedAtomError, "no neighbour within 6.0 Å.*vacuum"),
+        (cu(numbers=[29, 86, 2, 29]), UnsupportedElementError, "MODEL was not trained on He, Rn"),
+        (cu(numbers=[29, 29, 0, 29]), UnsupportedElementError, "MODEL was not trained on X"),
+        (shared_site(), DisorderedStructureError, "site 0 is occupied by .*ordered structure first"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_errors_teach_the_mend(make, structure: Atoms, error: type[StructureError], message: str, backend: str):
+    predictor = make(graph_backend=backend)
+    with pytest.raises(error, match=message.replace("MODEL", predictor.model_name)):
+        predictor.predict(structure)
