@@ -67,6 +67,7 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## mend the style where a tool can
 	$(BIN)/ruff check --fix
