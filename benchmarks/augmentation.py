@@ -32,9 +32,7 @@ from deeprelax_ase.training.presets import SETTINGS
 from deeprelax_ase.training.run import measure
 
 #: Nothing is changed.
-STILL = AugmentationSettings(
-    interpolated=0.0, relaxed_start=0.0, perturbed=0.0, strained=0.0, rattled=0.0, rewrapped=0.0
-)
+STILL = AugmentationSettings(interpolated=0.0, relaxed=0.0, perturbed=0.0, strained=0.0, rattled=0.0, rewrapped=0.0)
 
 #: What both networks are tried with: fields of the augmentation, and replay, the feeding back of predictions.
 GEOMETRY: dict[str, dict[str, float]] = {

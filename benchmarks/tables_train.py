@@ -44,7 +44,7 @@ PLAIN = TrainingSettings(
     atoms_per_batch=2000,
     learning_rate=1e-3,
     lattice_weight=1.0,
-    augmentation=replace(AUGMENTATION, interpolated=0.0, arrived=0.0, around=0.0, strained=0.0, rattled=0.0),
+    augmentation=replace(AUGMENTATION, interpolated=0.0, relaxed=0.0, perturbed=0.0, strained=0.0, rattled=0.0),
     log_every=100,
     recycled=0.0,
 )

@@ -43,7 +43,7 @@ def runs(compiled: bool) -> dict[str, tuple[Any, TrainingSettings]]:
     wide = replace(CONFIG, channels=WIDE)
     settings = replace(SETTINGS, compile=compiled, log_every=10)
     plain = TrainingSettings(atoms_per_batch=8000, log_every=10, compile=compiled)
-    still = replace(plain.augmentation, interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+    still = replace(plain.augmentation, interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
     return {
         "end-to-end, 256 channels": (wide, settings),
         "end-to-end, 256 channels, pairs moved batch by batch": (wide, replace(settings, resident="never")),

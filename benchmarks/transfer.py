@@ -42,9 +42,9 @@ CHANGES = {
     "learning_rate": 5e-4,
     "atoms_per_batch": 400,
     "average_decay": 0.98,
-    "around": 0.15,
+    "perturbed": 0.15,
     "interpolated": 0.2,
-    "arrived": 0.05,
+    "relaxed": 0.05,
 }
 
 

@@ -22,7 +22,10 @@ from tests.crystals import BY_DISTANCES, END_TO_END
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("deeprelax")
 
-RelaxationPairs = dict[str, np.ndarray]
+#: Fixtures of synthetic pairs.
+pytest_plugins = ["tests.pairs"]
+
+PairArrays = dict[str, np.ndarray]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,11 +89,11 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_pairs(shared: Path) -> Callable[[str], RelaxationPairs]:
+def data_pairs(shared: Path) -> Callable[[str], PairArrays]:
     """``data_pairs("universal")``: the arrays of ``data/pairs_universal.npz``; skips the test where it is absent."""
 
     @cache
-    def load(name: str) -> RelaxationPairs:
+    def load(name: str) -> PairArrays:
         path = shared / "data" / f"pairs_{name}.npz"
         if not path.is_file():
             pytest.skip(f"{path} is absent")
@@ -101,7 +104,7 @@ def data_pairs(shared: Path) -> Callable[[str], RelaxationPairs]:
 
 
 @pytest.fixture(scope="session")
-def data_crystals(data_pairs: Callable[[str], RelaxationPairs]) -> Callable[..., list[Crystal]]:
+def data_crystals(data_pairs: Callable[[str], PairArrays]) -> Callable[..., list[Crystal]]:
     """``data_crystals("xmno", [0, 5], which="initial")``: crystals of a file of pairs."""
 
     def crystals(name: str, indices: Iterable[int], *, which: str = "initial") -> list[Crystal]:

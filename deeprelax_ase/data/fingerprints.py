@@ -38,7 +38,7 @@ class Surroundings:
 
 def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
     """Those of the atoms of the ``initial`` or the ``relaxed`` crystals."""
-    cells, fractional = getattr(pairs, f"cell_{side}"), getattr(pairs, f"scaled_{side}")
+    cells, fractional = getattr(pairs, f"cell_{side}"), getattr(pairs, f"fractional_{side}")
     positions = rows_times_matrices(fractional, cells[pairs.batch])
     parts = []
     for chunk in torch.arange(len(pairs)).split(_AT_ONCE):

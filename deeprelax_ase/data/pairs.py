@@ -112,7 +112,7 @@ def crystals_of(pairs: RelaxationPairs, which: str) -> list[Crystal]:
     if which not in ("initial", "relaxed"):
         raise ValueError(f"Unknown {which=}, must be one of ('initial', 'relaxed')")
     cells, counts = getattr(pairs, f"cell_{which}"), pairs.counts.tolist()
-    positions = rows_times_matrices(getattr(pairs, f"scaled_{which}"), cells[pairs.batch])
+    positions = rows_times_matrices(getattr(pairs, f"fractional_{which}"), cells[pairs.batch])
     parts = zip(pairs.numbers.split(counts), positions.split(counts), cells, strict=True)
     return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 

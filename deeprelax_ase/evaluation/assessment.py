@@ -146,7 +146,7 @@ def assess(
         raise ValueError("there are no pairs to compare with")
     pairs = pairs.to("cpu").double()
     graph = bond_graph(pairs, settings)
-    given = {"scaled": fractional, "cell": cell, "uncertainty": uncertainty, "distances": distances}
+    given = {"fractional": fractional, "cell": cell, "uncertainty": uncertainty, "distances": distances}
     shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),), (graph.edge_index.shape[1],))
     for (name, values), shape in zip(given.items(), shapes, strict=True):
         if values is not None and tuple(values.shape) != shape:

@@ -186,7 +186,7 @@ def _relaxer(options: RelaxOptions) -> TableRelaxer:
 
 def _relax_here(number: int, refs: list[StructureRef]) -> BlockReport:
     _check_model()
-    return relax_block(number, refs, _HERE["work"], _HERE["relaxer"])
+    return relax_block(number, refs, _HERE["job"], _HERE["relaxer"])
 
 
 def _check_model() -> None:
@@ -199,4 +199,4 @@ def _try_here(refs: Sequence[StructureRef]) -> None:
     from deeprelax_ase.io.reading import table_of
 
     _check_model()
-    _HERE["relaxer"](table_of(refs, first_index=0, id_key=_HERE["work"].id_key))
+    _HERE["relaxer"](table_of(refs, first_index=0, id_key=_HERE["job"].id_key))

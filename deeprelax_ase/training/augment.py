@@ -20,7 +20,7 @@ class AugmentationSettings:
 
     Attributes:
         interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
-        relaxed_start: replaced by their relaxed crystals, so that the network learns to leave those alone.
+        relaxed: replaced by their relaxed crystals, so that the network learns to leave those alone.
         perturbed: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
             logarithms of the ranges that follow.
         perturbed_strain: range of the standard deviation of that strain.
@@ -41,7 +41,7 @@ class AugmentationSettings:
     """
 
     interpolated: float = 0.35
-    relaxed_start: float = 0.05
+    relaxed: float = 0.05
     perturbed: float = 0.0
     perturbed_strain: tuple[float, float] = (0.003, 0.1)
     perturbed_rattle: tuple[float, float] = (0.003, 0.2)
@@ -96,18 +96,18 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
 
     def amplitude(chosen: Tensor, usual: float, perturbed: Tensor, bounds: tuple[float, float]) -> Tensor:
         low, high = (math.log(bound) for bound in bounds)
-        usually = usual * (chosen & ~relaxed_start & ~pairs.has_forces)
+        usually = usual * (chosen & ~relaxed & ~pairs.has_forces)
         return torch.where(perturbed, torch.exp(low + (high - low) * uniform()), usually)
 
     draw = torch.where(pairs.has_forces, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
     way = torch.where(draw < settings.interpolated, uniform(), torch.zeros_like(draw))
-    relaxed_start = (draw >= settings.interpolated) & (draw < settings.interpolated + settings.relaxed_start)
+    relaxed = (draw >= settings.interpolated) & (draw < settings.interpolated + settings.relaxed)
     perturbed = (
-        (draw < settings.interpolated + settings.relaxed_start + settings.perturbed)
+        (draw < settings.interpolated + settings.relaxed + settings.perturbed)
         & (draw >= settings.interpolated)
-        & ~relaxed_start
+        & ~relaxed
     )
-    way = torch.where(relaxed_start | perturbed, torch.ones_like(way), way)
+    way = torch.where(relaxed | perturbed, torch.ones_like(way), way)
     cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way[:, None, None])
     fractional = torch.lerp(pairs.fractional_initial, pairs.fractional_relaxed, way[batch, None])
 

@@ -26,7 +26,7 @@ class DataSettings:
         key: what tells which crystals belong together, for formats that need one.
         level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
         labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side.
-        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.informed.load_informed`.
+        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`.
         fractions: of the sources that are not split, the shares for training, validation and test.
         seed: of that split.
         choice: which of the training pairs, and how often.

@@ -31,7 +31,7 @@ FINETUNING = TrainingSettings(
     log_every=10,
     lattice_weight=1.0,
     augmentation=AugmentationSettings(
-        interpolated=0.15, relaxed_start=0.05, perturbed=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
+        interpolated=0.15, relaxed=0.05, perturbed=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
     ),
 )
 

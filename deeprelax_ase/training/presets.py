@@ -36,7 +36,7 @@ class PairSettings:
 
 CONFIG = DeepRelaxE3Config(channels=192, levels=LEVELS)
 AUGMENTATION = AugmentationSettings(
-    interpolated=0.25, relaxed_start=0.1, perturbed=0.2, strained=0.2, rattled=0.2, rewrapped=0.0
+    interpolated=0.25, relaxed=0.1, perturbed=0.2, strained=0.2, rattled=0.2, rewrapped=0.0
 )
 SETTINGS = TrainingSettings(
     atoms_per_batch=12000, learning_rate=2e-3, clip=10.0, tempering=1.0, weight_decay=0.1, augmentation=AUGMENTATION
@@ -68,7 +68,7 @@ def training_pairs(
 ) -> RelaxationPairs:
     """The train split under both kinds of labels, as often as ``chosen`` says; the same for the same ``seed``.
 
-    With ``forces``, a file for each of ``files``, the pairs of :func:`~deeprelax_ase.data.informed.load_informed` too.
+    With ``forces``, a file for each of ``files``, those of :func:`~deeprelax_ase.data.forces.load_pairs_with_forces` too.
     """
     parts = [load_pairs(files, labels=name, dtype=torch.float32).in_split("train") for name in ("relaxed", "m3gnet")]
     known = zip(files, forces, strict=bool(forces))

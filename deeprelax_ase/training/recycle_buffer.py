@@ -50,9 +50,9 @@ class RecycleBuffer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """For checkpoints."""
-        return {"scaled": self.fractional, "cell": self.cell}
+        return {"fractional": self.fractional, "cell": self.cell}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.fractional.copy_(state["scaled"])
+        self.fractional.copy_(state["fractional"])
         self.cell.copy_(state["cell"])

@@ -12,7 +12,7 @@ import pytest
 from deeprelax_ase.evaluation.assessment import assess
 from deeprelax_ase.evaluation.predicting import Predicted
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
-from tests.training.conftest import make_pairs, write_pairs
+from tests.pairs import make_pairs, write_pairs
 
 
 @pytest.fixture

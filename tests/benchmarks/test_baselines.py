@@ -17,9 +17,9 @@ from deeprelax_ase.evaluation.metrics import lattice_mae
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.graphs import pair_graph
-from tests.training.conftest import make_pairs
+from tests.pairs import make_pairs
 
-STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
 Relax = Callable[[RelaxationPairs, Tensor | None], tuple[Tensor, Tensor]]
 
 

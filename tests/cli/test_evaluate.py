@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deeprelax_ase import cli
-from tests.training.conftest import make_pairs, write_pairs
+from tests.pairs import make_pairs, write_pairs
 
 
 @pytest.fixture

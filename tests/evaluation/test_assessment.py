@@ -11,7 +11,7 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess, bond_graph, errors_of
 from deeprelax_ase.evaluation.metrics import Match
 from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
-from tests.training.conftest import make_pairs
+from tests.pairs import make_pairs
 
 
 @pytest.fixture
@@ -134,16 +134,16 @@ def test_json_is_strict(pairs: RelaxationPairs) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scaled": torch.zeros(3, 3)}, r"scaled must be \(18, 3\) for these pairs, got \(3, 3\)"),
+        ({"fractional": torch.zeros(3, 3)}, r"fractional must be \(18, 3\) for these pairs, got \(3, 3\)"),
         ({"cell": torch.zeros(3, 3)}, r"cell must be \(6, 3, 3\)"),
         ({"uncertainty": np.zeros(5)}, r"uncertainty must be \(6,\)"),
         ({"distances": torch.zeros(7)}, r"distances must be \(\d+,\) for these pairs, got \(7,\)"),
     ],
 )
 def test_other_shapes_are_refused(pairs: RelaxationPairs, change: dict, message: str) -> None:
-    given = {"scaled": pairs.fractional_initial, "cell": pairs.cell_initial, **change}
+    given = {"fractional": pairs.fractional_initial, "cell": pairs.cell_initial, **change}
     with pytest.raises(ValueError, match=message):
-        assess(pairs, given.pop("scaled"), given.pop("cell"), match=False, **given)
+        assess(pairs, given.pop("fractional"), given.pop("cell"), match=False, **given)
 
 
 def test_no_pairs_are_refused(pairs: RelaxationPairs) -> None:

@@ -10,13 +10,14 @@ import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from deeprelax_ase.bench import BASELINES, baselines, bench
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
-from deeprelax_ase.evaluation.baselines import Limits, ase_optimizer
+from deeprelax_ase.evaluation import baselines
+from deeprelax_ase.evaluation.baselines import BASELINES, Limits, ase_optimizer
+from deeprelax_ase.evaluation.bench import bench
 from deeprelax_ase.evaluation.bench_page import markdown
 from deeprelax_ase.evaluation.evaluator import METRICS, _agreement
-from tests.training.conftest import make_pairs
+from tests.pairs import make_pairs
 
 
 @pytest.fixture(scope="module")

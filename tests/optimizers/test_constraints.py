@@ -44,7 +44,7 @@ def the_centre_of_mass_stays(moved, before, after):
 
 
 def no_scaled_coordinate_moves(moved, before, after):
-    shift = after.cell.fractional_positions(after.positions) - before.cell.fractional_positions(before.positions)
+    shift = after.cell.scaled_positions(after.positions) - before.cell.scaled_positions(before.positions)
     np.testing.assert_allclose(shift[2, [0, 2]], 0, atol=1e-12)
     assert abs(shift[2, 1]) > 1e-4
 
@@ -175,7 +175,7 @@ def layered() -> Atoms:
 
 def assert_symmetric(atoms: Atoms, rotations: np.ndarray, translations: np.ndarray) -> None:
     """Each operation maps the crystal onto itself."""
-    metric, fractional = atoms.cell.array @ atoms.cell.array.T, atoms.cell.fractional_positions(atoms.positions)
+    metric, fractional = atoms.cell.array @ atoms.cell.array.T, atoms.cell.scaled_positions(atoms.positions)
     for rotation, translation in zip(rotations, translations, strict=True):
         np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, rtol=0, atol=1e-9)
         difference = (fractional @ rotation.T + translation)[:, None] - fractional

@@ -180,7 +180,7 @@ def test_where_the_model_cannot_follow_its_first_answer_counts(make_atoms, near,
     atoms = make_atoms(calc=False)
     before = atoms.copy()
     quiet(FrechetCellFilter(atoms, mask=[1, 1, 0, 0, 0, 0]), OnlyOnce(near)).run()
-    expected = near.positions - before.cell.fractional_positions(before.positions) @ near.cell
+    expected = near.positions - before.cell.scaled_positions(before.positions) @ near.cell
     np.testing.assert_allclose(atoms.positions - carried(before, atoms), expected, rtol=0, atol=1e-12)
 
 

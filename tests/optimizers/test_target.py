@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from typer.testing import CliRunner
 
-from deeprelax_ase.calculators import cli
+from deeprelax_ase import cli
 from deeprelax_ase.calculators import registry as calculators
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, available_models
 from deeprelax_ase.optimizers import DeepRelaxOptimizer

@@ -145,7 +145,7 @@ class TestFiles:
         script = (
             "import resource, signal, sys\n"
             "from pathlib import Path\n"
-            "from tests.screening.test_folder import Folder, Shard, rows\n"
+            "from tests.screening.test_manifest import Folder, Shard, rows\n"
             "folder = Folder(Path(sys.argv[1]))\n"
             "with folder.journal(Shard()) as journal:\n"
             "    journal.append({'block': 0, 'bytes': folder.write(0, rows(0, 1))})\n"

@@ -63,12 +63,12 @@ def test_labels_stay_bitwise_unless_rewrapped(pairs_of: PairsOf, shares: dict[st
 
 def test_shares_are_those_asked_for(pairs_of: PairsOf) -> None:
     pairs = pairs_of(4000)
-    way = augmented(pairs, interpolated=0.35, relaxed_start=0.15)
-    relaxed_start = ~changed(way.cell_initial, pairs.cell_relaxed)
+    way = augmented(pairs, interpolated=0.35, relaxed=0.15)
+    relaxed = ~changed(way.cell_initial, pairs.cell_relaxed)
     moved = changed(way.cell_initial, pairs.cell_initial)
     tolerance = 0.03  # four standard deviations of a share of 4000
-    assert relaxed_start.float().mean().item() == pytest.approx(0.15, abs=tolerance)
-    assert (moved & ~relaxed_start).float().mean().item() == pytest.approx(0.35, abs=tolerance)
+    assert relaxed.float().mean().item() == pytest.approx(0.15, abs=tolerance)
+    assert (moved & ~relaxed).float().mean().item() == pytest.approx(0.35, abs=tolerance)
     strained = changed(augmented(pairs, strained=0.3).cell_initial, pairs.cell_initial)
     assert strained.float().mean().item() == pytest.approx(0.3, abs=tolerance)
     for name, share in (("rattled", 0.1), ("rewrapped", 0.6)):
@@ -95,7 +95,7 @@ def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -
 
 
 def test_arrived_crystals_are_left_alone_by_strain_and_rattling(pairs_of: PairsOf) -> None:
-    new = augmented(pairs_of(50), relaxed_start=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
+    new = augmented(pairs_of(50), relaxed=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
     assert torch.equal(new.cell_initial, new.cell_relaxed)
     assert torch.equal(new.fractional_initial, new.fractional_relaxed)
 
@@ -158,15 +158,13 @@ def test_around_a_range_of_one_value_is_that_value(pairs_of: PairsOf, strain: fl
 
 def test_around_takes_its_share_beside_the_others(pairs_of: PairsOf) -> None:
     pairs = pairs_of(4000)
-    new = augmented(
-        pairs, interpolated=0.2, relaxed_start=0.1, perturbed=0.3, perturbed_strain=(1e-5, 1e-5), strained=1.0
-    )
+    new = augmented(pairs, interpolated=0.2, relaxed=0.1, perturbed=0.3, perturbed_strain=(1e-5, 1e-5), strained=1.0)
     strain = perturbed_strain(pairs, new).flatten(start_dim=1).norm(dim=1)
-    relaxed_start = ~changed(new.cell_initial, pairs.cell_relaxed)
-    perturbed = ~relaxed_start & (strain < 1e-3)
-    for chosen, share in ((relaxed_start, 0.1), (perturbed, 0.3)):
+    relaxed = ~changed(new.cell_initial, pairs.cell_relaxed)
+    perturbed = ~relaxed & (strain < 1e-3)
+    for chosen, share in ((relaxed, 0.1), (perturbed, 0.3)):
         assert chosen.double().mean().item() == pytest.approx(share, abs=0.03)  # not strained a second time
-    assert strain[~relaxed_start & ~perturbed].median() > 0.02
+    assert strain[~relaxed & ~perturbed].median() > 0.02
 
 
 SHARES = ("interpolated", "relaxed", "perturbed", "strained", "rattled", "rewrapped")
@@ -178,7 +176,7 @@ def test_crystals_whose_forces_are_known_are_left_alone(pairs_of: PairsOf, has_f
     new = augmented(pairs, **dict.fromkeys(chosen, 1.0))
     atoms = crystals_of((new.fractional_initial != pairs.fractional_initial).any(dim=1), pairs)
     assert torch.equal(atoms | changed(new.cell_initial, pairs.cell_initial), ~pairs.has_forces)
-    for name in ("fractional_relaxed", "cell_relaxed", "forces", "virial", "informed"):
+    for name in ("fractional_relaxed", "cell_relaxed", "forces", "virial", "has_forces"):
         assert torch.equal(getattr(new, name), getattr(pairs, name)), name
 
 
@@ -225,7 +223,7 @@ def test_rewrapping_keeps_the_crystal(pairs_of: PairsOf) -> None:
         atoms = pairs.batch == k
         for side in ("initial", "relaxed"):
             expected, actual = (
-                image_distances(getattr(p, f"scaled_{side}")[atoms], getattr(p, f"cell_{side}")[k])
+                image_distances(getattr(p, f"fractional_{side}")[atoms], getattr(p, f"cell_{side}")[k])
                 for p in (pairs, new)
             )
             assert len(expected) > 10

@@ -25,7 +25,7 @@ from deeprelax_ase.training.tasks import DeepRelaxTask
 
 CHOICES: list[dict[str, float]] = [{"sheared": 1.0}, {"permuted": 1.0}, {"supercell": 1.0}]
 CHOICES += [{"sheared": 1.0, "permuted": 1.0, "supercell": 1.0}, {"sheared": 0.5, "permuted": 0.5, "supercell": 0.5}]
-NOTHING = AugmentationSettings(interpolated=0, relaxed_start=0, strained=0, rattled=0, rewrapped=0)
+NOTHING = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
 seeds = st.integers(0, 2**31)
 each_choice = pytest.mark.parametrize(
     "shares", CHOICES, ids=lambda shares: "+".join(f"{k} {v}" for k, v in shares.items())
@@ -82,7 +82,7 @@ def changes_of_cell(new: RelaxationPairs, old: RelaxationPairs, side: str = "ini
 def environments(pairs: RelaxationPairs, side: str, crystal: int) -> Tensor:
     """Sorted distances below 5 Å from each atom of one crystal to all atoms and images, one row for each atom."""
     atoms = pairs.batch == crystal
-    cell, fractional = getattr(pairs, f"cell_{side}")[crystal], getattr(pairs, f"scaled_{side}")[atoms]
+    cell, fractional = getattr(pairs, f"cell_{side}")[crystal], getattr(pairs, f"fractional_{side}")[atoms]
     spacings = 1 / torch.linalg.inv(cell).norm(dim=0)
     reach = (torch.ceil(5 / spacings) + torch.ceil(fractional.max(dim=0)[0] - fractional.min(dim=0)[0])).int().tolist()
     images = torch.tensor(list(itertools.product(*(range(-n, n + 1) for n in reach))), dtype=cell.dtype)
@@ -144,7 +144,7 @@ def test_every_atom_is_still_there_in_its_own_crystal(shares: dict[str, float], 
     found = torch.bincount(tags(new), minlength=len(old.numbers))
     assert torch.equal(found, copies(new, old)[old.batch])
     torch.testing.assert_close(new.virial, old.virial * copies(new, old)[:, None, None], rtol=0, atol=0)
-    for name in ("dft", "level", "split", "informed"):
+    for name in ("dft", "level", "split", "has_forces"):
         assert torch.equal(getattr(new, name), getattr(old, name)), name
 
 

@@ -23,7 +23,7 @@ from deeprelax_ase.training.evaluate import errors, relax_pairs
 PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
 CONFIG = DeepRelaxE3Config(**SMALL)
-STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
 #: Twelve pairs have 36 atoms: three batches an epoch.
 QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3, recycled=0.5, clip=10.0)
 MEASURES = ("displacement", "volume", "shape")
@@ -134,7 +134,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_
     assert [line["loss"] for line in whole] == [line["loss"] for line in refs]
     checkpoint = torch.load(tmp_path / "pieces" / "checkpoint.ckpt", weights_only=True)
     (state,) = checkpoint["deeprelax"]["tasks"]  # of the one process
-    assert set(state) == {"scaled", "cell", "generator"}
+    assert set(state) == {"fractional", "cell", "generator"}
 
 
 def test_replaying_makes_a_difference_once_there_are_predictions(pairs_of: PairsOf, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_share_of_the_forces_is_hidden(pairs_of: PairsOf, has_forces) -> None:
     told = hidden.has_forces.sum() / pairs.has_forces.sum()
     assert told.item() == pytest.approx(0.7, abs=0.041)  # four standard deviations
     for f in fields(RelaxationPairs):
-        if f.name != "informed":
+        if f.name != "has_forces":
             assert getattr(hidden, f.name) is getattr(pairs, f.name), f.name
     assert not hide_forces(pairs, 1.0, torch.Generator().manual_seed(0)).has_forces.any()
     assert torch.equal(hide_forces(pairs, 0.0, torch.Generator().manual_seed(0)).has_forces, pairs.has_forces)

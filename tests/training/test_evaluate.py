@@ -156,7 +156,7 @@ def test_bulk_predictions_are_the_predictors(model: Model, distorted: Relaxation
 def test_batches_of_bulk_predictions_do_not_matter(model: Model, distorted: RelaxationPairs) -> None:
     one = predict_pairs(model, distorted, atoms_per_batch=4)
     whole = predict_pairs(model, distorted)
-    for name in ("scaled", "cell", "uncertainty"):
+    for name in ("fractional", "cell", "uncertainty"):
         torch.testing.assert_close(getattr(one, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
 
 

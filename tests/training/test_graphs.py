@@ -17,7 +17,7 @@ from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs, pair_graph
 
 PairsOf = Callable[..., RelaxationPairs]
 NARROW, WIDE = GraphSettings(cutoff=4.0, max_neighbors=8, max_in_cell=0), GraphSettings(cutoff=6.0, max_neighbors=20)
-STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
 CPU = torch.device("cpu")
 
 
@@ -67,5 +67,5 @@ def test_graphs_are_kept_where_nothing_changes_them(pairs_of: PairsOf) -> None:
     still = TrainingSettings(augmentation=STILL)
     assert kept_graphs(pairs, NARROW, still, CPU) is not None
     assert kept_graphs(pairs, NARROW, replace(still, keep_graphs=False), CPU) is None
-    assert kept_graphs(pairs, NARROW, replace(still, augmentation=replace(STILL, around=0.1)), CPU) is None
+    assert kept_graphs(pairs, NARROW, replace(still, augmentation=replace(STILL, perturbed=0.1)), CPU) is None
     assert kept_graphs(pairs, NARROW, still, torch.device("meta")) is None  # the pairs lie elsewhere

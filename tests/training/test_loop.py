@@ -28,7 +28,7 @@ PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 16, "num_layers": 2, "num_basis": 12, "encoding_channels": 8}
 CONFIG = DeepRelaxConfig(**SMALL)
 E3 = DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8, max_neighbors=14)
-STILL = AugmentationSettings(interpolated=0, arrived=0, strained=0, rattled=0, rewrapped=0)
+STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
 #: Twelve pairs have 36 atoms: three batches an epoch.
 QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3)
 PARTS = ("backbone", "distance_head", "displacement_head", "lattice_head")

@@ -95,7 +95,7 @@ def test_crystals_whose_forces_are_known_stay_where_those_were_found(pairs_of, h
     by_atom = (mixed.fractional_initial != pairs.fractional_initial).any(dim=1)
     assert torch.equal(by_cell, ~pairs.has_forces)
     assert torch.equal(by_atom, ~pairs.has_forces[pairs.batch])
-    for name in ("forces", "virial", "informed"):
+    for name in ("forces", "virial", "has_forces"):
         assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
 
 

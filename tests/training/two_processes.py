@@ -11,7 +11,7 @@ import torch
 
 from deeprelax_ase.training import train
 from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
-from tests.training.conftest import make_pairs
+from tests.pairs import make_pairs
 from tests.training.test_loop import E3, QUICK
 
 
