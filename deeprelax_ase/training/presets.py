@@ -68,7 +68,7 @@ def training_pairs(
 ) -> RelaxationPairs:
     """The train split under both kinds of labels, as often as ``chosen`` says; the same for the same ``seed``.
 
-    With ``forces``, a file for each of ``files``, those of :func:`~deeprelax_ase.data.forces.load_pairs_with_forces` too.
+    With ``forces``, a file for each of ``files``, their pairs with known forces too.
     """
     parts = [load_pairs(files, labels=name, dtype=torch.float32).in_split("train") for name in ("relaxed", "m3gnet")]
     known = zip(files, forces, strict=bool(forces))
