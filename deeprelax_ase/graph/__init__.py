@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 #: What ``build_graph(backend=...)`` accepts.
-BACKENDS = ("auto", "matgl", "torch")
+BACKENDS = ("torch", "matgl")
 
 
 def build_graph(
     crystals: Sequence[Crystal],
     *,
-    backend: str = "auto",
+    backend: str = "torch",
     settings: GraphSettings = DEFAULT_SETTINGS,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
@@ -64,9 +64,8 @@ def build_graph(
 
     Args:
         crystals: one or more.
-        backend: "matgl" converts each crystal with MatGL on DGL; "torch" lists the neighbours of all crystals at once,
-            on ``device``. "auto" takes MatGL for a single crystal on the CPU where it is available, and torch
-            otherwise.
+        backend: "torch" lists the neighbours of all crystals at once, on ``device``. "matgl" converts each crystal with
+            MatGL on DGL, on the CPU, which costs a second for the imports and several times as long for each crystal.
         settings: what the model needs.
         device: where the graph is to be.
         dtype: of its floating-point tensors.
@@ -78,9 +77,6 @@ def build_graph(
     """
     if backend not in BACKENDS:
         raise ValueError(f"Unknown {backend=}, must be one of {', '.join(BACKENDS)}")
-    if backend == "auto":
-        alone_on_cpu = len(crystals) == 1 and torch.device(device).type == "cpu"
-        backend = "matgl" if alone_on_cpu and matgl_builder.is_available() else "torch"
     if backend == "matgl":
         return matgl_builder.build_graph(crystals, settings=settings, dtype=dtype).to(device)
     return torch_builder.build_graph(crystals, settings=settings, device=device, dtype=dtype)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +15,6 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import BackendError
 from deeprelax_ase.graph.checks import check_density, check_distances
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs, select_edges
 from deeprelax_ase.graph.matgl_import import import_matgl
@@ -27,18 +24,6 @@ from deeprelax_ase.graph.torch_builder import batch_tensors, neighbor_pairs
 
 if TYPE_CHECKING:
     from dgl import DGLGraph
-
-
-@cache
-def is_available() -> bool:
-    """Whether MatGL runs on DGL here; the first call imports both, which takes seconds."""
-    if find_spec("dgl") is None or find_spec("matgl") is None:
-        return False  # without trying: the attempt would set MATGL_BACKEND for the rest of the process
-    try:
-        import_matgl()
-    except BackendError:
-        return False
-    return True
 
 
 def build_graph(

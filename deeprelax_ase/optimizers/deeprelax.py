@@ -131,7 +131,7 @@ class DeepRelaxOptimizer(Optimizer):
         compare: str | type[Optimizer] | None = None,
         symprec: float | None = None,
         device: str = "auto",
-        graph_backend: str = "auto",
+        graph_backend: str = "torch",
         **kwargs: Any,
     ) -> None:
         if predictor is not None and model is not None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
 
 
-def shared_predictor(model: Any = None, *, device: str = "auto", graph_backend: str = "auto") -> Predictor:
+def shared_predictor(model: Any = None, *, device: str = "auto", graph_backend: str = "torch") -> Predictor:
     """The predictor of a model that comes with the package, one per process; for files and model objects a new one.
 
     Args:

@@ -68,7 +68,7 @@ class Predictor:
         model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.registry.Model`.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
-        graph_backend: ``matgl``, ``torch`` or ``auto``, see :func:`deeprelax_ase.graph.build_graph`.
+        graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
             symmetry do not move and equal sites stay equal.
         leave_within_error: leave a crystal as it is that the model would move by less than it expects to be off, where
@@ -94,7 +94,7 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         dtype: str = "float32",
-        graph_backend: str = "auto",
+        graph_backend: str = "torch",
         keep_symmetry: bool = True,
         leave_within_error: bool = True,
         find_symmetry: bool = True,
@@ -156,7 +156,7 @@ class Predictor:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
         """
         crystal = self._admit(structure)
-        return _or_raise(self._predict([crystal], relax_cell, self.graph_backend)[0])
+        return _or_raise(self._predict([crystal], relax_cell)[0])
 
     def correct(
         self,
@@ -186,7 +186,7 @@ class Predictor:
             raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
         crystal = self._admit(structure)
         known = known_forces(crystal, forces, stress, self.device)
-        return _or_raise(self._predict([crystal], relax_cell, self.graph_backend, known)[0])
+        return _or_raise(self._predict([crystal], relax_cell, known)[0])
 
     def predict_many(
         self,
@@ -234,11 +234,8 @@ class Predictor:
     def _predict_batch(
         self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool, bonds: bool
     ) -> list[Prediction | DeepRelaxError]:
-        backend = "torch" if self.graph_backend == "auto" else self.graph_backend
         crystals = [c for c in batch if isinstance(c, Crystal)]
-        results = iter(
-            attempt(lambda part: self._predict(part, relax_cell, backend, bonds=bonds), crystals, self.device)
-        )
+        results = iter(attempt(lambda part: self._predict(part, relax_cell, bonds=bonds), crystals, self.device))
         return [next(results) if isinstance(c, Crystal) else c for c in batch]
 
     @torch.inference_mode()
@@ -246,7 +243,6 @@ class Predictor:
         self,
         crystals: Sequence[Crystal],
         relax_cell: bool,
-        backend: str,
         known: KnownForces | None = None,
         *,
         bonds: bool = True,
@@ -255,7 +251,11 @@ class Predictor:
         timed = partial(_timed, timings, device=self.device)
         with timed("graph"):
             graph = build_graph(
-                crystals, backend=backend, settings=self.graph_settings, device=self.device, dtype=torch.float64
+                crystals,
+                backend=self.graph_backend,
+                settings=self.graph_settings,
+                device=self.device,
+                dtype=torch.float64,
             )
         with timed("geometry"):
             groups = [self._symmetry(crystal) for crystal in crystals]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,36 +155,10 @@ class TestReadDGLGraph:
             read_dgl_graph(dgl_graph(crystal, "Atoms2Graph", 6.0), crystal)
 
 
-@pytest.fixture
-def fresh_availability():
-    """``is_available`` remembers its answer; ask anew before and after."""
-    matgl_builder.is_available.cache_clear()
-    yield
-    matgl_builder.is_available.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh_availability")
-class TestAvailability:
-    def test_with_dgl(self) -> None:
-        assert matgl_builder.is_available()
-
-    def test_matgl_on_another_backend(self, monkeypatch: pytest.MonkeyPatch, sample_crystals: Samples) -> None:
-        matgl = matgl_builder.import_matgl()
-        monkeypatch.setattr(matgl.config, "BACKEND", "PYG")
-        assert not matgl_builder.is_available()
-        assert build_graph([sample_crystals["hcp"]], backend="auto").num_edges > 0
-        with pytest.raises(BackendError, match="MATGL_BACKEND=DGL"):
-            build_graph([sample_crystals["hcp"]], backend="matgl")
-
-    @pytest.mark.parametrize("absent", ["dgl", "matgl"])
-    def test_without_it(self, monkeypatch: pytest.MonkeyPatch, sample_crystals: Samples, absent: str) -> None:
-        monkeypatch.setitem(sys.modules, absent, None)
-        monkeypatch.setenv("MATGL_BACKEND", "")  # so that it is put back
-        monkeypatch.delenv("MATGL_BACKEND")
-        assert not matgl_builder.is_available()
-        assert "MATGL_BACKEND" not in os.environ
-        with pytest.raises(BackendError, match=r"deeprelax-ase\[matgl\]"):
-            build_graph([sample_crystals["hcp"]], backend="matgl")
+def test_matgl_on_another_backend(monkeypatch: pytest.MonkeyPatch, sample_crystals: Samples) -> None:
+    monkeypatch.setattr(matgl_builder.import_matgl().config, "BACKEND", "PYG")
+    with pytest.raises(BackendError, match="MATGL_BACKEND=DGL"):
+        build_graph([sample_crystals["hcp"]], backend="matgl")
 
 
 QUIET = """
@@ -194,7 +167,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import build_graph
 assert not {"dgl", "matgl"} & set(sys.modules)
 crystal = Crystal([3], [[0, 0, 0]], [[3, 0, 0], [0, 3, 0], [0, 0, 3]])
-build_graph([crystal], backend="torch")
+build_graph([crystal])
 assert not {"dgl", "matgl"} & set(sys.modules)
 build_graph([crystal], backend="matgl")
 """

@@ -17,7 +17,7 @@ def loaded(monkeypatch, predictor):
     made = []
 
     class Predictor:
-        def __init__(self, model="default", *, device="auto", graph_backend="auto"):
+        def __init__(self, model="default", *, device="auto", graph_backend="torch"):
             made.append((model, device, graph_backend))
 
         def predict(self, structure, *, relax_cell=True):
@@ -34,7 +34,7 @@ def loaded(monkeypatch, predictor):
 def test_a_loop_over_crystals_loads_the_weights_once(make_atoms, loaded):
     for _ in range(3):
         DeepRelaxOptimizer(make_atoms(), logfile=None).run(steps=1)
-    assert loaded == [(DEFAULT_MODEL, "auto", "auto")]
+    assert loaded == [(DEFAULT_MODEL, "auto", "torch")]
 
 
 def test_predictor_is_loaded_at_the_jump(make_atoms, loaded):
@@ -49,11 +49,11 @@ def test_options_tell_predictors_apart(loaded):
     first = shared_predictor("some-model")
     assert shared_predictor("some-model") is first
     assert shared_predictor("some-model", device="cpu") is not first
-    assert shared_predictor("some-model", graph_backend="torch") is not first
+    assert shared_predictor("some-model", graph_backend="matgl") is not first
     assert loaded == [
-        ("some-model", "auto", "auto"),
-        ("some-model", "cpu", "auto"),
         ("some-model", "auto", "torch"),
+        ("some-model", "cpu", "torch"),
+        ("some-model", "auto", "matgl"),
     ]
 
 

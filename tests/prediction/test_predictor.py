@@ -408,8 +408,7 @@ def shared_site() -> Atoms:
         (shared_site(), DisorderedStructureError, "site 0 is occupied by .*ordered structure first"),
     ],
 )
-@pytest.mark.parametrize("backend", ["torch", "auto"])
-def test_errors_teach_the_mend(make, structure: Atoms, error: type[StructureError], message: str, backend: str):
-    predictor = make(graph_backend=backend)
+def test_errors_teach_the_mend(make, structure: Atoms, error: type[StructureError], message: str):
+    predictor = make()
     with pytest.raises(error, match=message.replace("MODEL", predictor.model_name)):
         predictor.predict(structure)
