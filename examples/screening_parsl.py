@@ -24,7 +24,7 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-from deeprelax_ase.io.sources import source_of
+from deeprelax_ase.io.source import open_source
 from deeprelax_ase.models.registry import load_model
 from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
@@ -39,13 +39,14 @@ def relax(structures: str, number: int, size: int, options: dict[str, Any], fold
     """
     from pathlib import Path
 
-    from deeprelax_ase.io.sources import blocks_of, refs_of, source_of
+    from deeprelax_ase.io.source import open_source
+    from deeprelax_ase.screening.blocks import blocks_of
     from deeprelax_ase.screening.isolated import shared_relaxer
     from deeprelax_ase.screening.options import RelaxOptions
     from deeprelax_ase.screening.workers import Job, relax_block
 
     how = RelaxOptions.from_dict(options)
-    blocks = blocks_of(refs_of([source_of(structures)]), size, lambda n: n == number)
+    blocks = blocks_of([open_source(structures)], size, lambda n: n == number)
     refs = next(blocks)[1]
     return relax_block(number, refs, Job(Path(folder), how, size, None), shared_relaxer(how)).line()
 
@@ -75,7 +76,7 @@ def screen(structures: Path, out: Path, *, size: int, options: RelaxOptions) -> 
         StructureFileError: there are no structures.
         OutputError: the folder holds results of another request, or another process writes to it.
     """
-    source, folder = source_of(str(structures.resolve())), Folder(out.resolve())
+    source, folder = open_source(str(structures.resolve())), Folder(out.resolve())
     count = source.count()
     described = {"name": str(source.path), "digest": source.digest(), "structures": count}
     folder.agree(Manifest((described,), options.to_dict(), size, weights=load_model(options.model).card.sha256))

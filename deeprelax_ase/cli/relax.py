@@ -18,7 +18,7 @@ from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, error
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
-    from deeprelax_ase.io.frames import Frame
+    from deeprelax_ase.io.frame import Frame
     from deeprelax_ase.optimizers.batch import Outcome
     from deeprelax_ase.prediction.predictor import Predictor
 
@@ -130,7 +130,7 @@ def relax(
 def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
     """The frames of all inputs and the output's format, once all that can be checked before the work has been."""
     from deeprelax_ase.io.frames import read_frames, split_index
-    from deeprelax_ase.io.writers import check_output
+    from deeprelax_ase.io.sink import check_output
 
     for name in inputs:
         split_index(name)
@@ -180,7 +180,7 @@ def _run(
     outcomes: Iterator[Outcome], inputs: list[str], output: str, file_format: str, *, quiet: bool
 ) -> console.Tally:
     from deeprelax_ase.io.frames import count_frames
-    from deeprelax_ase.io.writers import open_writer
+    from deeprelax_ase.io.sink import open_sink
     from deeprelax_ase.optimizers.batch import write_outcome
     from deeprelax_ase.progress import is_live, progress
 
@@ -188,7 +188,7 @@ def _run(
     total = count_frames(inputs) if is_live(shown) and not quiet else None
     start = time.perf_counter()
     try:
-        with closing(open_writer(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
+        with closing(open_sink(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
             task = bar.add_task("relaxing", total=total)
             for outcome in outcomes:
                 written = write_outcome(writer, outcome)

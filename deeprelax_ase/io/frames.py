@@ -14,30 +14,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.io.frame import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Names of structures, where nothing else is asked for: the first of these keys of the info, or column, that there is.
-ID_KEYS = ("material_id", "id", "name", "structure_id")
-
 _XYZ = "extxyz"
 _ALL = slice(None)
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One frame of a structure file: its atoms, or why there are none.
-
-    Attributes:
-        label: where it comes from: ``file``, ``file@index``, or ``file@selection[position in the selection]``.
-        atoms: the structure, or None where it cannot be read.
-        error: why it cannot be read, or None.
-    """
-
-    label: str
-    atoms: Atoms | None
-    error: StructureFileError | None = None
 
 
 def read_frames(name: str) -> Iterator[Frame]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO, StringIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, StructureFileError
 from deeprelax_ase.io import parquet
-from deeprelax_ase.io.frames import ID_KEYS
-from deeprelax_ase.io.sources import StructureRef
-from deeprelax_ase.screening.rows import structures_table
+from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -24,33 +21,24 @@ if TYPE_CHECKING:
 _STRUCTURE_KEYS = ("structure", "initial_structure")
 
 
-def table_of(refs: Iterable[StructureRef], *, first_index: int, id_key: str | None = None) -> pa.Table:
-    """What the ``pieces`` hold, as rows of :data:`~deeprelax_ase.screening.rows.INPUT`.
+def read(ref: StructureRef, *, id_key: str | None = None) -> Frame:
+    """The frame that ``ref`` refers to; one that cannot be read has an error, and nothing is raised.
 
     Args:
-        pieces: any number.
-        first_index: that of the first one.
-        id_key: key that names each structure; the first of :data:`~deeprelax_ase.io.frames.ID_KEYS` by default, or
+        ref: of any source.
+        id_key: key that names the structure; the first of :data:`~deeprelax_ase.io.frame.ID_KEYS` by default, or
             where there is none of them the name of the file, or the source.
     """
-    read = [(ref, *_read(ref, (id_key,) if id_key else ID_KEYS)) for ref in refs]
-    return structures_table(
-        [structure for _, structure, _ in read],
-        ids=[name or ref.name or ref.source for ref, _, name in read],
-        sources=[ref.source for ref, _, _ in read],
-        first_index=first_index,
-    )
-
-
-def _read(ref: StructureRef, keys: tuple[str, ...]) -> tuple[Any, str]:
-    """The structure of a piece, or why there is none, and its name, or nothing."""
+    structure, error, name = None, None, ""
     try:
         structure, names = _READERS[ref.kind](ref.content)
-    except DeepRelaxError as error:
-        return error, ""
-    except Exception as error:  # whatever the formats raise
-        return StructureFileError(f"{ref.source} cannot be read ({type(error).__name__}: {error})"), ""
-    return structure, next((str(names[key]) for key in keys if names.get(key) is not None), "")
+        keys = (id_key,) if id_key else ID_KEYS
+        name = next((str(names[key]) for key in keys if names.get(key) is not None), "")
+    except DeepRelaxError as told:
+        error = told
+    except Exception as raised:  # whatever the formats raise
+        error = StructureFileError(f"{ref.source} cannot be read ({type(raised).__name__}: {raised})")
+    return Frame(ref.source, structure, error, name or ref.name or ref.source)
 
 
 def _from_xyz(text: str) -> tuple[Any, dict]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.io.frames import Frame
+from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.prediction.record import CONVERGED, FAILED, INFO_KEYS, JUMP_KEYS, NOT_CONVERGED, PREDICTED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from deeprelax_ase.io.writers import FrameWriter
+    from deeprelax_ase.io.sink import Sink
     from deeprelax_ase.prediction.predictor import Predictor
 
 
@@ -24,7 +24,7 @@ class Outcome:
     """What became of one frame.
 
     Attributes:
-        label: where the frame comes from, see :class:`~deeprelax_ase.io.frames.Frame`.
+        label: where the frame comes from, see :class:`~deeprelax_ase.io.frame.Frame`.
         status: ``"predicted"``; with a calculator ``"converged"`` or ``"not converged"``; ``"failed"``.
         atoms: the relaxed crystal; the unchanged one where relaxing failed; None where the frame cannot be read.
         uncertainty: Å, of the prediction, or None where there is none.
@@ -187,7 +187,7 @@ def _label(atoms: Atoms, model: str, status: str, uncertainty: float | None) -> 
         atoms.info["deeprelax_uncertainty"] = uncertainty
 
 
-def write_outcome(writer: FrameWriter, outcome: Outcome) -> Outcome:
+def write_outcome(writer: Sink, outcome: Outcome) -> Outcome:
     """Write the crystal of ``outcome``, if there is one.
 
     Returns:

@@ -13,7 +13,8 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.frames import ID_KEYS, Frame, read_frames
+from deeprelax_ase.io.frame import ID_KEYS, Frame
+from deeprelax_ase.io.frames import read_frames
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import FAILED, INFO_KEYS, PREDICTED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import OutputError, StructureFileError
-from deeprelax_ase.io.reading import table_of
-from deeprelax_ase.io.sources import Source, refs_of, source_of
+from deeprelax_ase.io.reading import read
+from deeprelax_ase.io.source import Source, open_source
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.report.results import NUMBERS, Rows
 from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.rows import crystals_of
+from deeprelax_ase.screening.rows import crystals_of, structures_table
 
 _TEXTS = ("id", "status", "reason", "model", "version")
 _GEOMETRY = ("numbers", "positions", "cell")
@@ -54,10 +54,12 @@ class ScreenedFolder:
 
     def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
         """See :class:`~deeprelax_ase.report.results.Results`."""
-        refs = refs_of(self._sources())
+        refs = chain.from_iterable(source.refs() for source in self._sources())
         for place, ref in enumerate(islice(refs, max(wanted, default=-1) + 1)):
             if place in wanted:
-                yield place, crystals_of(table_of([ref], first_index=place))[0]
+                frame = read(ref)
+                table = structures_table([frame.error or frame.atoms])
+                yield place, crystals_of(table)[0]
 
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`~deeprelax_ase.report.results.Results`."""
@@ -76,7 +78,7 @@ class ScreenedFolder:
         """The inputs, if they are what they were."""
         if self._initial is None:
             return [self._source(item["name"], item["digest"]) for item in self._request.inputs]
-        source = source_of(self._initial)
+        source = open_source(self._initial)
         if (count := source.count()) != self._request.structures:
             raise StructureFileError(
                 f"{self._initial} holds {count:,} structures, and {self.name} was made from "
@@ -90,7 +92,7 @@ class ScreenedFolder:
         if not places:
             raise StructureFileError(f"{name}, which was screened, is not there any more. Say where with --initial.")
         for place in places:
-            if (source := source_of(str(place))).digest() == digest:
+            if (source := open_source(str(place))).digest() == digest:
                 return source
         raise StructureFileError(f"{name} has changed since it was screened.")
 

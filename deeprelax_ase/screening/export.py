@@ -56,11 +56,11 @@ def export(
     wanted = _wanted(results, statuses, advance or (lambda rows: None))
     if output.endswith(_LINES):
         return _write_lines(wanted, Path(output))
-    from deeprelax_ase.io.writers import check_output, open_writer
+    from deeprelax_ase.io.sink import check_output, open_sink
 
     file_format = check_output(output, inputs=[], several=request.structures > 1)
     written = 0
-    with closing(open_writer(output, file_format)) as writer:
+    with closing(open_sink(output, file_format)) as writer:
         for table in wanted:
             for atoms in atoms_of(table):
                 writer.write(atoms)

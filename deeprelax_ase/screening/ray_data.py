@@ -16,9 +16,8 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from deeprelax_ase.io.frames import ID_KEYS
-from deeprelax_ase.io.reading import table_of
-from deeprelax_ase.io.sources import StructureRef
+from deeprelax_ase.io.frame import ID_KEYS, StructureRef
+from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
@@ -83,7 +82,7 @@ def relax_dataset(
         concurrency: workers, or the fewest and the most; by default, from one to as many as the cluster has room for.
         num_cpus: cores of each worker, and threads that it computes in; Ray's default is one, and none with a GPU.
         num_gpus: of each worker; a fraction shares a GPU.
-        id_key: column that names structures, see :func:`~deeprelax_ase.io.reading.table_of`.
+        id_key: column that names structures, see :func:`~deeprelax_ase.screening.blocks.table_of`.
 
     Raises:
         ValueError: a number is too small.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
-from deeprelax_ase.io.frames import Frame
+from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.batch import finish_frames
 from deeprelax_ase.prediction.record import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
 from deeprelax_ase.screening.options import RelaxOptions

@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeprelax_ase.io.sources import Source, blocks_of, refs_of, source_of
+from deeprelax_ase.io.source import Source, open_source
+from deeprelax_ase.screening.blocks import blocks_of
 from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.processes import default_workers
@@ -58,7 +59,7 @@ def screen(
     """Relax everything in ``inputs`` and keep the results in the folder ``out``; the same call goes on with a run.
 
     Args:
-        inputs: files, folders and archives, see :func:`~deeprelax_ase.io.sources.source_of`.
+        inputs: files, folders and archives, see :func:`~deeprelax_ase.io.source.open_source`.
         out: folder, made if need be.
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default.
         shard: which part of the work is this call's; all by default.
@@ -66,7 +67,7 @@ def screen(
             in this process. They import the script that calls this, which must do so under
             ``if __name__ == "__main__":``.
         block_size: structures of a block.
-        id_key: key that names structures, see :func:`~deeprelax_ase.io.reading.table_of`.
+        id_key: key that names structures, see :func:`~deeprelax_ase.screening.blocks.table_of`.
         observe: is told after each block.
 
     Returns:
@@ -81,7 +82,7 @@ def screen(
     """
     options, shard = options or RelaxOptions(), shard or Shard()
     relaxer = TableRelaxer(options)  # what is wrong with the options shows here, and not in other processes
-    sources = [source_of(os.fspath(name)) for name in inputs]
+    sources = [open_source(os.fspath(name)) for name in inputs]
     folder = Folder(Path(out))
     request = Manifest(
         inputs=tuple(_described(sources, folder)),
@@ -97,7 +98,7 @@ def screen(
         progress = _begun(request, shard, journal)
         if observe:
             observe(progress)
-        blocks = blocks_of(refs_of(sources), block_size, lambda n: shard.owns(n) and n not in finished)
+        blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in finished)
         job = Job(folder.path, options, block_size, id_key)
         if (first := next(blocks, None)) is not None:
             count = default_workers(options.device) if workers is None else workers

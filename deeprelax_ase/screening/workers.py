@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.sources import StructureRef
+from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.screening import processes
 from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions
@@ -146,7 +146,7 @@ def relax_block(number: int, refs: list[StructureRef], job: Job, relaxer: TableR
     Raises:
         OSError: it cannot be written.
     """
-    from deeprelax_ase.io.reading import table_of
+    from deeprelax_ase.screening.blocks import table_of
 
     clock = [time.perf_counter()]
     table = table_of(refs, first_index=number * job.block_size, id_key=job.id_key)
@@ -196,7 +196,7 @@ def _check_model() -> None:
 
 def _try_here(refs: Sequence[StructureRef]) -> None:
     """Relax, and write nothing."""
-    from deeprelax_ase.io.reading import table_of
+    from deeprelax_ase.screening.blocks import table_of
 
     _check_model()
     _HERE["relaxer"](table_of(refs, first_index=0, id_key=_HERE["job"].id_key))

@@ -305,7 +305,7 @@ def test_full_disk(deeprelax, monkeypatch, crystals):
         def close(self):
             pass
 
-    monkeypatch.setattr("deeprelax_ase.io.writers.open_writer", lambda name, file_format: Full())
+    monkeypatch.setattr("deeprelax_ase.io.sink.open_sink", lambda name, file_format: Full())
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz")
     assert result.exit_code == 1

@@ -10,8 +10,8 @@ import pytest
 from ase.build import bulk
 
 from deeprelax_ase.io import parquet
-from deeprelax_ase.io.reading import table_of
-from deeprelax_ase.io.sources import source_of
+from deeprelax_ase.io.source import open_source
+from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.rows import structures_table
 
 #: More than become Python objects together, and more than a row group.
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("largest", [0, parquet.LARGEST_GROUP])
 def test_every_row_is_read_once_and_in_order(file: Path, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "LARGEST_GROUP", largest)
-    source = source_of(str(file))
+    source = open_source(str(file))
     refs = list(source.refs())
     assert {ref.kind for ref in refs} == {"place" if largest else "row"}
     assert source.count() == len(refs) == NUMBER
@@ -58,7 +58,7 @@ def test_a_damaged_row_group_costs_its_rows_alone(file: Path) -> None:
     start, length = column.data_page_offset, column.total_compressed_size // 2
     content[start : start + length] = b"\xff" * length
     file.write_bytes(content)
-    source = source_of(str(file))
+    source = open_source(str(file))
     table = table_of(source.refs(), first_index=0)
     wrong = [n for n, error in enumerate(table.column("error").to_pylist()) if error]
     assert source.count() == table.num_rows == NUMBER

@@ -19,7 +19,8 @@ import pytest
 from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
-from deeprelax_ase.io.sources import StructureRef, source_of
+from deeprelax_ase.io.frame import StructureRef
+from deeprelax_ase.io.source import open_source
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening import workers
 from deeprelax_ase.screening.manifest import Folder, Shard
@@ -137,7 +138,7 @@ def test_a_block_that_a_broken_pool_does_not_take_is_not_lost(
 
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
-    refs = list(source_of(str(xyz(6))).refs())
+    refs = list(open_source(str(xyz(6))).refs())
     refs[3] = StructureRef("evil", "xyz", Killer(), "evil")
     job = Job(tmp_path, quick, 3, None)
     reports = list(relax_blocks(iter([(0, refs[:3]), (1, refs[3:])]), job, workers=2))

@@ -10,14 +10,14 @@ import hashlib
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from gzip import open as gzip_open
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.frames import count_frames, read_frames, xyz_blocks
 
 #: Endings of files that hold one structure each, in folders and archives.
@@ -29,30 +29,13 @@ _XYZ = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz")
 
 
 @dataclass(frozen=True)
-class StructureRef:
-    """One structure that has not been looked into.
-
-    Attributes:
-        source: where it is.
-        kind: how ``content`` is to be read, see :func:`~deeprelax_ase.io.reading.read_piece`.
-        content: its text, or what finds it.
-        name: the name that it has without being looked into, if any.
-    """
-
-    source: str
-    kind: str
-    content: Any
-    name: str = ""
-
-
-@dataclass(frozen=True)
 class Source:
     """One input.
 
     Attributes:
         path: the file or folder.
-        count: how many pieces it has.
-        pieces: they, in order, from the first on.
+        count: how many structures it has.
+        refs: references to them, in order, from the first on.
     """
 
     path: Path
@@ -71,7 +54,7 @@ class Source:
         return total.hexdigest()
 
 
-def source_of(name: str) -> Source:
+def open_source(name: str) -> Source:
     """The source that ``name`` is: a file, folder or archive.
 
     Raises:
@@ -95,11 +78,6 @@ def source_of(name: str) -> Source:
         if path.name.lower().endswith(endings):
             return make(path)
     return Source(path, lambda: count_frames([name]) or sum(1 for _ in _frames(path)), lambda: _frames(path))
-
-
-def refs_of(sources: Iterable[Source]) -> Iterator[StructureRef]:
-    """All pieces of all sources, one after the other."""
-    return chain.from_iterable(source.refs() for source in sources)
 
 
 def _counted(path: Path, count: Callable[[], int], refs: Callable[[], Iterator[StructureRef]]) -> Callable[[], int]:
@@ -224,17 +202,3 @@ def _guarded(path: Path, refs: Iterator[StructureRef]) -> Iterator[StructureRef]
             return
         yield ref
         number += 1
-
-
-def blocks_of(
-    refs: Iterator[StructureRef], size: int, wanted: Callable[[int], bool]
-) -> Iterator[tuple[int, list[StructureRef]]]:
-    """Numbered blocks of ``size`` pieces; those that are not ``wanted`` are passed over unread."""
-    for number in range(2**62):
-        if wanted(number):
-            block = list(islice(refs, size))
-            if not block:
-                return
-            yield number, block
-        elif next(islice(refs, size - 1, None), None) is None:
-            return

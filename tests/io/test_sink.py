@@ -15,7 +15,7 @@ from ase.io import read, write
 from packaging.version import Version
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.io.writers import check_output, open_writer
+from deeprelax_ase.io.sink import check_output, open_sink
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def crystals() -> list[Atoms]:
 
 
 def write_all(path: Path, frames: list[Atoms]) -> None:
-    writer = open_writer(str(path), check_output(str(path), inputs=[], several=len(frames) > 1))
+    writer = open_sink(str(path), check_output(str(path), inputs=[], several=len(frames) > 1))
     for atoms in frames:
         writer.write(atoms)
     writer.close()
@@ -86,7 +86,7 @@ def test_one_file_each(tmp_path, crystals, name, files):
 
 @pytest.mark.parametrize("name", ["r.extxyz", "r.xyz", "r.traj", "r.db"])
 def test_readable_after_every_crystal(tmp_path, crystals, name):
-    writer = open_writer(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=True))
+    writer = open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=True))
     for k, atoms in enumerate(crystals):
         writer.write(atoms)
         assert len(read(tmp_path / name, index=":")) == k + 1
@@ -103,7 +103,7 @@ def test_an_earlier_result_is_replaced(tmp_path, crystals, name):
 
 def test_a_crystal_that_cannot_be_written_leaves_no_trace(tmp_path, crystals):
     crystals[1].set_array("odd", np.array([1j, 2j]))
-    writer = open_writer(str(tmp_path / "r.extxyz"), "extxyz")
+    writer = open_sink(str(tmp_path / "r.extxyz"), "extxyz")
     writer.write(crystals[0])
     with pytest.raises(KeyError):
         writer.write(crystals[1])
@@ -114,7 +114,7 @@ def test_a_crystal_that_cannot_be_written_leaves_no_trace(tmp_path, crystals):
 
 def test_cells_that_ase_would_drop_silently_are_not_lost(tmp_path, monkeypatch, crystals):
     monkeypatch.setattr(ase, "__version__", "3.27.0")
-    writer = open_writer(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
+    writer = open_sink(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
     for atoms in crystals:
         writer.write(atoms)
     with pytest.raises(OutputError, match=r"one cell for all crystals.* in .*xdatcar\.extxyz"):
@@ -133,7 +133,7 @@ def test_equal_cells_may_stand_in_any_xdatcar(tmp_path, monkeypatch, crystals):
 
 @needs_xdatcar_of_many_cells
 def test_a_gathered_format_loses_only_what_it_cannot_hold(tmp_path, crystals):
-    writer = open_writer(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
+    writer = open_sink(str(tmp_path / "XDATCAR"), "vasp-xdatcar")
     writer.write(crystals[0])
     with pytest.raises(IndexError):
         writer.write(Atoms())
@@ -143,7 +143,7 @@ def test_a_gathered_format_loses_only_what_it_cannot_hold(tmp_path, crystals):
 
 
 def test_crystals_that_a_format_cannot_hold_together_are_not_lost(tmp_path, monkeypatch, crystals):
-    writer = open_writer(str(tmp_path / "r.cif"), "cif")
+    writer = open_sink(str(tmp_path / "r.cif"), "cif")
     for atoms in crystals:
         writer.write(atoms)
 
@@ -160,7 +160,7 @@ def test_crystals_that_a_format_cannot_hold_together_are_not_lost(tmp_path, monk
 
 
 def test_a_gathered_format_without_crystals_writes_nothing(tmp_path):
-    writer = open_writer(str(tmp_path / "r.cif"), "cif")
+    writer = open_sink(str(tmp_path / "r.cif"), "cif")
     writer.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"%0?\d*d")
 
 
-class FrameWriter(Protocol):
+class Sink(Protocol):
     """Takes crystals one by one; an exception other than ``OSError`` concerns that crystal alone."""
 
     def write(self, atoms: Atoms) -> None:
@@ -73,7 +73,7 @@ def check_output(name: str, *, inputs: Iterable[str], several: bool) -> str:
     return file_format
 
 
-def open_writer(name: str, file_format: str) -> FrameWriter:
+def open_sink(name: str, file_format: str) -> Sink:
     """The writer for ``name``, which :func:`check_output` has approved; an existing file is replaced.
 
     Raises:

@@ -17,8 +17,8 @@ from ase.io import write
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.reading import table_of
-from deeprelax_ase.io.sources import blocks_of, refs_of, source_of
+from deeprelax_ase.io.source import open_source
+from deeprelax_ase.screening.blocks import blocks_of, table_of
 from deeprelax_ase.screening.rows import structures_table
 from tests.screening.conftest import some_crystals
 
@@ -104,7 +104,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats(name: str, tmp_path: Path) -> None:
-    source = source_of(str(FORMATS[name](tmp_path / name)))
+    source = open_source(str(FORMATS[name](tmp_path / name)))
     refs = list(source.refs())
     assert source.count() == len(refs) == NUMBER
     table = table_of(refs, first_index=0)
@@ -119,20 +119,20 @@ def test_formats(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_change_is_seen(name: str, tmp_path: Path) -> None:
     path = FORMATS[name](tmp_path / name)
-    before = source_of(str(path)).digest()
-    assert source_of(str(path)).digest() == before
+    before = open_source(str(path)).digest()
+    assert open_source(str(path)).digest() == before
     file = sorted(path.glob("*.cif"))[0] if path.is_dir() else path
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert source_of(str(path)).digest() != before
+    assert open_source(str(path)).digest() != before
 
 
 def test_a_truncated_file_gives_what_is_whole_and_says_where_it_ends(tmp_path: Path) -> None:
     file = xyz_file(tmp_path / "set.extxyz")
     text = file.read_text().splitlines(keepends=True)
     file.write_text("".join(text[:-1]))
-    source = source_of(str(file))
+    source = open_source(str(file))
     refs = list(source.refs())
     assert source.count() == len(refs) == NUMBER
     table = table_of(refs, first_index=0)
@@ -144,7 +144,7 @@ def test_a_truncated_file_gives_what_is_whole_and_says_where_it_ends(tmp_path: P
 def test_a_broken_file_is_one_row_that_says_so(name: str, tmp_path: Path) -> None:
     path = FORMATS[name](tmp_path / name)
     path.write_bytes(path.read_bytes()[:50])
-    source = source_of(str(path))
+    source = open_source(str(path))
     table = table_of(source.refs(), first_index=0)
     assert source.count() == len(table) == 1
     assert "cannot be read" in table.column("error").to_pylist()[0]
@@ -153,23 +153,23 @@ def test_a_broken_file_is_one_row_that_says_so(name: str, tmp_path: Path) -> Non
 def test_a_bad_file_among_others_costs_itself(tmp_path: Path) -> None:
     folder = cifs(tmp_path / "cifs")
     (folder / "crystal-2.cif").write_text("data_broken\n_cell_length_a nothing\n")
-    table = table_of(source_of(str(folder)).refs(), first_index=0)
+    table = table_of(open_source(str(folder)).refs(), first_index=0)
     assert [error is None for error in table.column("error").to_pylist()] == [True, True, False, True, True]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(StructureFileError, match="no such file"):
-        source_of(str(tmp_path / "nothing.cif"))
+        open_source(str(tmp_path / "nothing.cif"))
     with pytest.raises(StructureFileError, match="no structure files"):
-        source_of(str(tmp_path))
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7])
 def test_blocks_cover_all_inputs_once(size: int, tmp_path: Path) -> None:
-    sources = [source_of(str(xyz_file(tmp_path / "a.extxyz"))), source_of(str(cifs(tmp_path / "b")))]
-    whole = [ref.source for ref in refs_of(sources)]
-    blocks = dict(blocks_of(refs_of(sources), size, lambda n: True))
+    sources = [open_source(str(xyz_file(tmp_path / "a.extxyz"))), open_source(str(cifs(tmp_path / "b")))]
+    whole = [ref.source for source in sources for ref in source.refs()]
+    blocks = dict(blocks_of(sources, size, lambda n: True))
     assert [ref.source for n in sorted(blocks) for ref in blocks[n]] == whole
     for wanted in (0, 1):
-        part = dict(blocks_of(refs_of(sources), size, lambda n, wanted=wanted: n % 2 == wanted))
+        part = dict(blocks_of(sources, size, lambda n, wanted=wanted: n % 2 == wanted))
         assert part == {n: block for n, block in blocks.items() if n % 2 == wanted}
