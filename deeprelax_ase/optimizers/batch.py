@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io.frame import Frame
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.io.sink import Sink
     from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +116,11 @@ def finish_frames(
             continue
         calculator = make_calculator() if calculator is None else calculator
         try:
-            outcome = _finish(
-                frame.label,
+            outcome = finish_atoms(
                 frame.atoms,
                 predictor,
                 calculator,
+                label=frame.label,
                 fmax=fmax,
                 steps=steps,
                 finish=finish,
@@ -141,26 +142,40 @@ def failed(frame: Frame, reason: object, model: str) -> Outcome:
     return Outcome(frame.label, FAILED, frame.atoms, reason=text)
 
 
-def _finish(
-    label: str,
+def finish_atoms(
     initial: Atoms,
     predictor: Predictor,
     calculator: Calculator,
     *,
-    fmax: float,
-    steps: int,
-    finish: str,
-    relax_cell: bool,
+    label: str = "",
+    prediction: Prediction | None = None,
+    fmax: float = 0.05,
+    steps: int = 500,
+    finish: str = "fire",
+    relax_cell: bool = True,
 ) -> Outcome:
+    """Relaxation of one crystal that finishes its prediction under a calculator.
+
+    Args:
+        initial: the unrelaxed crystal; it is not changed.
+        predictor: makes the jump.
+        calculator: what the finish is made under.
+        label: where the crystal comes from.
+        prediction: of ``initial``, where ``predictor`` has made it before; nothing is predicted again then.
+        fmax: see :func:`finish_frames`, as of ``steps``, ``finish`` and ``relax_cell``.
+
+    Raises:
+        DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
+    """
     from deeprelax_ase.optimizers import DeepRelaxOptimizer
 
     atoms = initial.copy()
     atoms.calc = calculator
-    options = {"predictor": predictor, "relax_cell": relax_cell, "finish": finish}
-    with DeepRelaxOptimizer(atoms, logfile=None, **options) as optimizer:  # type: ignore[arg-type]
+    options: dict[str, Any] = {"prediction": prediction, "relax_cell": relax_cell, "finish": finish}
+    with DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor, **options) as optimizer:
         converged = optimizer.run(fmax=fmax, steps=steps)
     status = CONVERGED if converged else NOT_CONVERGED
-    prediction = optimizer.prediction  # None where the start was converged already
+    prediction = optimizer.prediction  # that of the jump; None where the start was converged already
     uncertainty = None if prediction is None else float(prediction.uncertainty.total)
     decided = {key: atoms.info[key] for key in JUMP_KEYS if optimizer.decision is not None}
     _label(atoms, predictor.model_name, status, uncertainty)

@@ -81,6 +81,8 @@ class DeepRelaxOptimizer(Optimizer):
             ``DeepRelax-M3GNet`` for M3GNet, ``DeepRelax-PBE`` otherwise.
         predictor: a :class:`~deeprelax_ase.Predictor` to use, instead of ``model``, ``device`` and
             ``graph_backend``. Default predictors are loaded at the first jump and shared in the process.
+        prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
+            it and predicts nothing again.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
@@ -121,6 +123,7 @@ class DeepRelaxOptimizer(Optimizer):
         *,
         model: Any = None,
         predictor: Predictor | None = None,
+        prediction: Prediction | None = None,
         relax_cell: bool = True,
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
@@ -143,7 +146,11 @@ class DeepRelaxOptimizer(Optimizer):
         self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
         settings = LeapSettings(force_informed_steps, criteria or JumpCriteria(), max_error, on_uncertain)
         self._leap = Leap(
-            self._freedom, lambda: self.predictor, settings, finish=self.finish.name if self.finish else None
+            self._freedom,
+            lambda: self.predictor,
+            settings,
+            finish=self.finish.name if self.finish else None,
+            prediction=prediction,
         )
         if compare is not None and (finish is None or restart is not None):
             raise ValueError(f"{compare=} needs a finish to compare with, and does not go with restart=")
@@ -210,6 +217,8 @@ class DeepRelaxOptimizer(Optimizer):
         if self._symprec is not None and self._leap.record is None and self.nsteps == 0:
             symmetrize_first(dof, self._symprec)
             self._symprec = None
+        if self._leap.record is None and steps > 0:
+            self._leap.refuse_foreign_prediction()
         if not dof.has_calculator:
             return self._labelled(self._irun_without_calculator(steps))
         if self.finish is None:

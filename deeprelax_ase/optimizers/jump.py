@@ -24,20 +24,6 @@ _ROUNDING = 1e-9
 _SYMMETRIC_STEP = 0.1
 
 
-def jump(dof: DegreesOfFreedom, predictor: Predictor) -> Prediction:
-    """Move the atoms to where ``predictor`` expects them at rest, cell and positions as far as they may move.
-
-    Returns:
-        the prediction, without restrictions but that of a cell that is kept.
-
-    Raises:
-        StructureError: the atoms cannot be relaxed; they have not been moved.
-    """
-    prediction = predict(dof, predictor)
-    carry_out(dof, predictor, prediction)
-    return prediction
-
-
 def predict(dof: DegreesOfFreedom, predictor: Predictor) -> Prediction:
     """What the model predicts for the atoms; they are not moved.
 

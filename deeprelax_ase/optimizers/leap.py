@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deeprelax_ase.errors import ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import KEPT, JumpCriteria, JumpDecision, Snapshot, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.restart import JumpRecord
-from deeprelax_ase.optimizers.slab import slab_normal
+from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
 from deeprelax_ase.optimizers.target import model_for
 from deeprelax_ase.prediction.judgement import ON_UNCERTAIN, announce, refusal
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Further jumps under a calculator whose forces the model has learnt to read.
 CORRECTIONS = 2
+
+#: Å, up to which the crystal that was predicted is the one that jumps.
+_SAME = 1e-6
 
 #: Finishes that learn no curvature, and that corrections save calls. The others need as many with them as without.
 CORRECTED = ("FIRE", "FIRE2", "MDMin", "PreconFIRE")
@@ -47,7 +52,7 @@ class LeapSettings:
         if self.force_informed_steps is not None and (
             self.force_informed_steps < 0 or self.force_informed_steps != int(self.force_informed_steps)
         ):
-            raise ValueError(f"corrections={self.force_informed_steps} must be a whole number, 0 for none")
+            raise ValueError(f"force_informed_steps={self.force_informed_steps} must be a whole number, 0 for none")
         if self.max_error is not None and not self.max_error >= 0:
             raise ValueError(f"max_error={self.max_error} must be a length in Å, math.inf for no limit")
 
@@ -60,6 +65,7 @@ class Leap:
         predictor: loads, or hands out, the predictor.
         settings: what the caller wants.
         finish: name of the class of the finish; None for none.
+        prediction: made before, of these atoms; None to predict at the jump.
 
     Attributes:
         record: of the jump, for restarts; None before it.
@@ -72,7 +78,13 @@ class Leap:
     """
 
     def __init__(
-        self, dof: DegreesOfFreedom, predictor: Callable[[], Predictor], settings: LeapSettings, *, finish: str | None
+        self,
+        dof: DegreesOfFreedom,
+        predictor: Callable[[], Predictor],
+        settings: LeapSettings,
+        *,
+        finish: str | None,
+        prediction: Prediction | None = None,
     ) -> None:
         # the network reads forces and stress together, of a crystal that moves as a whole
         self._can_correct = dof.moves_cell and finish is not None and slab_normal(dof.atoms) is None
@@ -82,10 +94,37 @@ class Leap:
                 "and stress are read together, and a finish, which looks at what they lead to"
             )
         self._freedom, self._predictor, self._settings, self._finish = dof, predictor, settings, finish
+        self._given = prediction
         self.record: JumpRecord | None = None
         self.prediction: Prediction | None = None
         self.start: Snapshot | None = None
         self.at_prediction = False
+
+    def refuse_foreign_prediction(self) -> None:
+        """Refuse a prediction that was handed in and is not this model's, of the atoms as they are now.
+
+        Raises:
+            ValueError: says what differs.
+        """
+        given, dof = self._given, self._freedom
+        if given is None:
+            return
+        if given.model != (model := self._predictor().model_name):
+            raise ValueError(
+                f"prediction= was made by {given.model}, and the jump is {model}'s: pass predictor=, the one that made "
+                "it, or leave prediction= out"
+            )
+        here, there = crystal_of(dof.atoms), given.initial
+        same = np.array_equal(here.numbers, there.numbers) and all(
+            np.allclose(getattr(here, name), getattr(there, name), rtol=0, atol=_SAME) for name in ("cell", "positions")
+        )
+        if not same:
+            raise ValueError(
+                "prediction= is of another crystal than the atoms, or of other positions or another cell: predict "
+                "these atoms, or leave prediction= out"
+            )
+        if not dof.moves_cell and not np.array_equal(there.cell, given.relaxed.cell):
+            raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")
 
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
@@ -94,8 +133,9 @@ class Leap:
             StructureError: the model cannot relax the atoms.
             UncertainPredictionError: it does not trust itself, and that is to be an error.
         """
-        from deeprelax_ase.optimizers.jump import carry_out, jump, predict  # here, as they load torch
+        from deeprelax_ase.optimizers.jump import carry_out, predict  # here, as they load torch
 
+        self.refuse_foreign_prediction()
         dof, settings, atoms, predictor = self._freedom, self._settings, self._freedom.atoms, self._predictor()
         if settings.force_informed_steps and not predictor.reads_forces:
             raise ModelError(
@@ -103,11 +143,11 @@ class Leap:
                 f"force_informed_steps={settings.force_informed_steps} out"
             )
         positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
+        prediction = self._given or predict(dof, predictor)
         if dof.has_calculator:
-            attempted = attempt(dof, lambda: jump(dof, predictor), settings.criteria)
-            prediction, decision, self.start = attempted
+            attempted = attempt(dof, lambda: carry_out(dof, predictor, prediction), settings.criteria)
+            decision, self.start = attempted.decision, attempted.start
         else:
-            prediction = predict(dof, predictor)
             decision = refusal(prediction, settings.max_error) or JumpDecision(
                 KEPT, "no calculator to check it, no finish"
             )

@@ -27,6 +27,7 @@ class StandIn:
     solver_converged: bool = True
     error: CalibratedError | None = None
     asked: list[bool] = field(default_factory=list)
+    model_name: str = "stand-in"
 
     def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
         initial = Crystal.of(structure)
@@ -36,7 +37,7 @@ class StandIn:
             initial=initial,
             relaxed=self.relaxed if relax_cell else initial.with_geometry(fractional @ initial.cell, initial.cell),
             uncertainty=Uncertainty(0.02, 0.01, 0.017, np.zeros(len(initial)), np.zeros(0), np.zeros((0, 5), int)),
-            model="stand-in",
+            model=self.model_name,
             solver_converged=self.solver_converged,
             solver_steps=7,
             timings={"network": 0.1},

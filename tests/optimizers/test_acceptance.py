@@ -127,7 +127,7 @@ def test_the_reason_is_told(start, predictor, uphill, failure):
     assert start.info["deeprelax_jump_reason"] == optimizer.decision.reason
     (line,) = [line for line in log.getvalue().splitlines() if "jump of" in line]
     assert line.startswith("DeepRelaxOptimizer:    1 ")
-    assert f"jump of stand-in taken back: {optimizer.decision.reason}; uncertainty 0.020 Å" in line
+    assert f"jump of stand-in rejected: {optimizer.decision.reason}; uncertainty 0.020 Å" in line
 
 
 def test_a_jump_that_is_kept_is_told_too(start, predictor):

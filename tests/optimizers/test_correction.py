@@ -234,7 +234,9 @@ def test_calibrated_errors_leave_with_the_first_correction(atoms, corrector, sta
     ids=["relax_cell=False", "Filter", "DeepRelaxPositions"],
 )
 def test_they_need_a_cell_that_may_move(atoms, corrector, make, kwargs):
-    with pytest.raises(ValueError, match=r"corrections=2 need a crystal whose cell may move.* together, and a finish"):
+    with pytest.raises(
+        ValueError, match=r"force_informed_steps=2 need a crystal whose cell may move.* together, and a finish"
+    ):
         bfgs(make(atoms), corrector, force_informed_steps=2, **kwargs)
     for count in (None, 0):
         quiet(make(atoms), corrector, force_informed_steps=count, finish="fire", **kwargs).run(fmax=FMAX, steps=4)
@@ -242,7 +244,7 @@ def test_they_need_a_cell_that_may_move(atoms, corrector, make, kwargs):
 
 
 def test_they_need_a_finish_that_looks_at_them(atoms, corrector):
-    with pytest.raises(ValueError, match=r"corrections=1 need .* a finish"):
+    with pytest.raises(ValueError, match=r"force_informed_steps=1 need .* a finish"):
         DeepRelaxOptimizer(atoms, logfile=None, predictor=corrector, force_informed_steps=1, finish=None)
 
 
@@ -254,7 +256,7 @@ def test_so_many_there_cannot_be(atoms, corrector, count):
 
 def test_a_model_that_cannot_read_forces_is_refused_before_the_jump(atoms, corrector, near):
     corrector.reads_forces = False
-    with pytest.raises(ModelError, match="leave corrections=2 out"):
+    with pytest.raises(ModelError, match="leave force_informed_steps=2 out"):
         bfgs(atoms, corrector, force_informed_steps=2).run(fmax=FMAX)
     assert corrector.seen == []
 

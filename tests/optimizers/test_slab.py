@@ -208,5 +208,5 @@ def test_slabs_without_a_plane_are_refused(predictor):
 
 
 def test_they_are_not_corrected(predictor):
-    with pytest.raises(ValueError, match="corrections=1 need a crystal"):
+    with pytest.raises(ValueError, match="force_informed_steps=1 need a crystal"):
         quiet(slab(calc=True), predictor, force_informed_steps=1)
