@@ -13,11 +13,9 @@ from ase.filters import StrainFilter
 
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
 
 Result = TypeVar("Result")
-
-#: What became of a jump, as ``atoms.info["deeprelax_jump"]`` says it.
-KEPT, REJECTED, REFUSED = "kept", "rejected", "refused"
 
 
 class EnergyForces(NamedTuple):
@@ -30,24 +28,6 @@ class EnergyForces(NamedTuple):
 
     energy: float
     fmax: float
-
-
-@dataclass(frozen=True)
-class JumpDecision:
-    """What became of a jump, and why.
-
-    Attributes:
-        outcome: ``"kept"``, ``"rejected"`` or ``"refused"`` (before it was made).
-        reason: a sentence.
-    """
-
-    outcome: str
-    reason: str
-
-    @property
-    def kept(self) -> bool:
-        """Whether the atoms are where the jump put them."""
-        return self.outcome == KEPT
 
 
 @dataclass(frozen=True)

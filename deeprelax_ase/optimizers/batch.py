@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io.frame import Frame
-from deeprelax_ase.prediction.record import CONVERGED, FAILED, INFO_KEYS, JUMP_KEYS, NOT_CONVERGED, PREDICTED, forget
+from deeprelax_ase.prediction.status import CONVERGED, FAILED, INFO_KEYS, JUMP_KEYS, NOT_CONVERGED, PREDICTED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -21,6 +21,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_pressure_alone,
 )
+from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers.finish import Finish, resolve_finish
 from deeprelax_ase.optimizers.leap import Leap, LeapSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
@@ -28,8 +29,8 @@ from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.optimizers.slab import crystal_of
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.optimizers.target import model_for
-from deeprelax_ase.prediction.display import html_table, optimizer_facts, optimizer_line
-from deeprelax_ase.prediction.record import ERROR_KEYS, forget
+from deeprelax_ase.prediction.display import html_table
+from deeprelax_ase.prediction.status import ERROR_KEYS, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -186,10 +187,10 @@ class DeepRelaxOptimizer(Optimizer):
         return self._leap.prediction
 
     def __repr__(self) -> str:
-        return optimizer_line(self, self._freedom)
+        return optimizer_line(type(self).__name__, self._facts())
 
     def _repr_html_(self) -> str:
-        return html_table(type(self).__name__, optimizer_facts(self, self._freedom))
+        return html_table(type(self).__name__, self._facts())
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
@@ -292,6 +293,11 @@ class DeepRelaxOptimizer(Optimizer):
         if self._leap.prediction is not None:
             log.label_prediction(self._freedom.atoms, self._leap.prediction)
         write_log(self, log.jump_line(record, type(self).__name__, self.nsteps + 1))
+
+    def _facts(self) -> dict[str, str]:
+        finish = "none" if self.finish is None else self.finish.name
+        started = self.fmax is not None
+        return optimizer_facts(self._freedom, decision=self.decision, steps=self.nsteps, finish=finish, started=started)
 
     def _remember(self, memory: FinishMemory) -> None:
         if self._leap.record is not None and self.restart is not None:

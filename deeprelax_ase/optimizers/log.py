@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from deeprelax_ase.prediction.record import CONVERGED, INFO_KEYS, NOT_CONVERGED, PREDICTED, REFUSED, forget
+from deeprelax_ase.prediction.status import CONVERGED, INFO_KEYS, NOT_CONVERGED, PREDICTED, REFUSED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms

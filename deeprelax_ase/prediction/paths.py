@@ -19,7 +19,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, OverlappingAtomsError, StructureError
 from deeprelax_ase.geometry.idpp import CUTOFF, elastic_band
 from deeprelax_ase.graph.checks import MIN_DISTANCE
-from deeprelax_ase.prediction.record import INFO_KEYS, Prediction, forget
+from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.status import INFO_KEYS, forget
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -272,6 +272,8 @@ class Predictor:
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
         calibration = self.calibration if known is None else None
         errors = calibration.read(relaxation.features, oxides) if calibration and relaxation.features else None
+        if errors and not relax_cell:
+            errors = [error.with_cell_kept() for error in errors]
         leave = self.leave_within_error and relax_cell  # errors are calibrated for cells that relax too
         made = predictions_of(
             crystals, geometries, relaxation, errors, self.model_name, share, leave_within_error=leave, bonds=bonds

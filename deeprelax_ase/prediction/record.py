@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.prediction.display import html_table, prediction_facts, prediction_line
+from deeprelax_ase.prediction.display import crystal_label, html_table
+from deeprelax_ase.prediction.status import forget, info_of
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-#: Values of ``atoms.info["deeprelax_status"]``; of a crystal that failed, the last one and the reason.
-PREDICTED, REFUSED, CONVERGED, NOT_CONVERGED, FAILED = "predicted", "refused", "converged", "not converged", "failed"
-
-#: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.
-ERROR_KEYS = ("deeprelax_error", "deeprelax_volume_error", "deeprelax_ood")
-
-#: Keys of ``atoms.info`` about what became of a jump, and why.
-JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
-
-#: Keys of ``atoms.info`` that this package writes.
-INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS, *JUMP_KEYS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +51,7 @@ class Prediction:
         solver_steps: steps that it took.
         timings: seconds spent in each stage: graph, network, geometry.
         features: what the calibrated errors are read from; None for models that have none.
-        error: expected errors and bounds on them; None for models, or numbers of passes, without a calibration.
+        error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
         within_error: whether the crystal was left as it is, see :func:`within_error`.
     """
 
@@ -78,10 +67,18 @@ class Prediction:
     within_error: bool = False
 
     def __repr__(self) -> str:
-        return prediction_line(self)
+        facts = self.facts
+        told = [f"volume {facts['volume']}", f"largest displacement {facts['largest displacement']}"]
+        if self.within_error:
+            told = ["unchanged"]
+        if self.error is not None:
+            told.append(f"error {self.error.coordinates:.3f} Å expected")
+            told += ["out of distribution"] if self.error.ood else []
+        told.append(f"uncertainty {facts['uncertainty']}")
+        return f"<Prediction {facts['crystal']}: {', '.join(told)}; {facts['model']}>"
 
     def _repr_html_(self) -> str:
-        return html_table("Prediction", prediction_facts(self))
+        return html_table("Prediction", self.facts)
 
     @property
     def volume_change(self) -> float:
@@ -98,13 +95,29 @@ class Prediction:
         """What relaxed atoms carry in their ``info``.
 
         ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
-        expected for the coordinates), ``deeprelax_volume_error`` (expected, relative) and ``deeprelax_ood``
-        (whether the crystal is unlike those that the model knows).
+        expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept)
+        and ``deeprelax_ood`` (whether the crystal is unlike those that the model knows).
         """
-        values: dict[str, Any] = {"deeprelax_model": self.model, "deeprelax_uncertainty": float(self.uncertainty.total)}
-        if (error := self.error) is None:
-            return values
-        return values | dict(zip(ERROR_KEYS, (error.coordinates, error.volume, error.ood), strict=True))
+        values: dict[str, Any] = {"model": self.model, "uncertainty": float(self.uncertainty.total)}
+        if (error := self.error) is not None:
+            values |= {"error": error.coordinates, "volume_error": error.volume, "ood": error.ood}
+        return info_of(values)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What there is to know, by name, for people to read."""
+        lengths = np.linalg.norm(self.displacements, axis=1)
+        facts = {
+            "crystal": crystal_label(self.initial.numbers),
+            "volume": f"{self.initial.volume:.2f} → {self.relaxed.volume:.2f} Å³ ({100 * self.volume_change:+.1f} %)",
+            "largest displacement": f"{lengths.max():.3f} Å",
+            "mean displacement": f"{lengths.mean():.3f} Å",
+            **({} if self.error is None else _error_facts(self.error)),
+        }
+        facts["uncertainty"] = f"{self.uncertainty.total:.3f} Å"
+        facts["unchanged"] = "yes: it would move by less than it is expected to be off" if self.within_error else "no"
+        facts["model"] = self.model
+        return facts
 
     def to_atoms(self, template: Atoms | None = None) -> Atoms:
         """The relaxed crystal as ASE ``Atoms``, with :attr:`info` in theirs.
@@ -112,19 +125,29 @@ class Prediction:
         Args:
             template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
         """
-        atoms = self.initial.to_atoms() if template is None else template.copy()
-        atoms.set_cell(self.relaxed.cell, apply_constraint=False)
-        atoms.set_positions(self.relaxed.positions, apply_constraint=False)
-        forget(atoms, INFO_KEYS)  # of an earlier run
-        atoms.info.update(self.info)
-        return atoms
+        return labelled_atoms(self.relaxed, self.info, template)
+
+
+def _error_facts(error: CalibratedError) -> dict[str, str]:
+    facts = {
+        "expected error, coordinates": f"{error.coordinates:.3f} Å; below {error.coordinates_bound:.3f} Å in 9 of 10"
+    }
+    if error.volume is not None and error.volume_bound is not None:
+        facts["expected error, volume"] = (
+            f"{100 * error.volume:.1f} %; below {100 * error.volume_bound:.1f} % in 9 of 10"
+        )
+    facts["like what the model knows"] = "no: do not rely on these errors" if error.ood else "yes"
+    return facts
 
 
 def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
     """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
 
-    That holds of the mean absolute component of the displacements, of the volume, and of the largest strain.
+    That holds of the mean absolute component of the displacements, of the volume, and of the largest strain. Without an
+    expected error of the volume, as where the cell is kept, it does not hold.
     """
+    if error.volume is None:
+        return False
     moves = relaxed.fractional_positions - initial.fractional_positions
     moves = (moves - moves.mean(axis=0)) @ relaxed.cell
     deformation = np.linalg.solve(initial.cell, relaxed.cell)
@@ -133,7 +156,11 @@ def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> 
     return bool(np.abs(moves).mean() <= error.coordinates and swells <= error.volume)
 
 
-def forget(atoms: Atoms, keys: Iterable[str]) -> None:
-    """Remove ``keys`` from ``atoms.info``, where they are there."""
-    for key in keys:
-        atoms.info.pop(key, None)
+def labelled_atoms(crystal: Crystal, info: Mapping[str, Any], template: Atoms | None = None) -> Atoms:
+    """``crystal`` as ASE ``Atoms``, or as a copy of ``template`` moved there; ``info`` replaces an earlier run's."""
+    atoms = crystal.to_atoms() if template is None else template.copy()
+    atoms.set_cell(crystal.cell, apply_constraint=False)
+    atoms.set_positions(crystal.positions, apply_constraint=False)
+    forget(atoms)
+    atoms.info.update(info)
+    return atoms

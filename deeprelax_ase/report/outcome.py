@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.prediction.record import FAILED
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, Results, Rows, results_of
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from deeprelax_ase import __version__
 from deeprelax_ase.evaluation.metrics import rank_correlation
-from deeprelax_ase.prediction.record import FAILED
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.outcome import Outcome, outcome_of
 from deeprelax_ase.report.pairs import Pair, pairs_of

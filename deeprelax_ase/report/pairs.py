@@ -9,7 +9,7 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction.record import FAILED
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.results import Results
 
 #: Å³. Cells of less hold no crystal.

@@ -13,7 +13,7 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.evaluation.metrics import coordinate_mae
 from deeprelax_ase.io.frame import ID_KEYS, Frame
 from deeprelax_ase.io.frames import read_frames
-from deeprelax_ase.prediction.record import FAILED
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.results import Results, Rows
 
 

@@ -16,7 +16,7 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.frame import ID_KEYS, Frame
 from deeprelax_ase.io.frames import read_frames
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.record import FAILED, INFO_KEYS, PREDICTED
+from deeprelax_ase.prediction.status import FAILED, INFO_KEYS, PREDICTED
 
 if TYPE_CHECKING:
     from ase import Atoms

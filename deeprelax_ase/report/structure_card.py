@@ -15,7 +15,8 @@ from markupsafe import Markup
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.record import FAILED, Prediction
+from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report import views
 from deeprelax_ase.report.pairs import Pair
 from deeprelax_ase.report.results import Results

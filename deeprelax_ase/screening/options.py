@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.prediction.judgement import TrustLimits
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -74,6 +75,10 @@ class RelaxOptions:
             find_symmetry=self.find_symmetry,
             compile=self.compile,
         )
+
+    def limits(self) -> TrustLimits:
+        """What a prediction has to meet, or else is uncertain."""
+        return TrustLimits(self.max_error, self.max_uncertainty, ood=self.max_error is None)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -13,7 +13,9 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.batch import finish_frames
-from deeprelax_ase.prediction.record import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, Prediction
+from deeprelax_ase.prediction.judgement import doubt
+from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.status import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, UNCERTAIN, crystals_of
 
@@ -97,22 +99,9 @@ class TableRelaxer:
         if (error := result.error) is not None:
             row |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
             row |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
-        reason = self._doubt(result)
+        reason = doubt(result, self.options.limits())
         row |= {"status": UNCERTAIN if reason else PREDICTED, "reason": reason or None}
         return {**row, **self._finished(crystal)} if reason and self.options.finish != "none" else row
-
-    def _doubt(self, made: Prediction) -> str:
-        """Why a prediction is not to be trusted; empty where it is."""
-        most, error, uncertainty = self.options.max_error, made.error, made.uncertainty.total
-        if not made.solver_converged:
-            return "the geometry solver did not come to rest"
-        if self.options.max_uncertainty is not None and not uncertainty <= self.options.max_uncertainty:
-            return f"the uncertainty is {uncertainty:.3g} Å"
-        if most is None:
-            return ""
-        if error is None or error.ood:
-            return "it is unlike the crystals that the model knows"
-        return "" if error.coordinates <= most else f"coordinates are expected to be {error.coordinates:.3g} Å off"
 
     def _finished(self, crystal: Crystal) -> dict[str, Any]:
         """What the calculator makes of an uncertain crystal, jump and all."""

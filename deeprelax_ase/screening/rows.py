@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError
-from deeprelax_ase.prediction.record import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED
+from deeprelax_ase.prediction.status import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED, UNCERTAIN
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -64,8 +64,7 @@ OUTPUT = pa.schema(
     ]
 )
 
-#: Of a row beyond the limits that were set; the other statuses are those of ``deeprelax relax``.
-UNCERTAIN = "uncertain"
+#: Those of ``deeprelax relax``, and "uncertain" for rows beyond the limits that were set.
 STATUSES = (PREDICTED, UNCERTAIN, CONVERGED, NOT_CONVERGED, FAILED)
 
 

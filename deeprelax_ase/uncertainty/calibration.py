@@ -157,16 +157,20 @@ class CalibratedError:
     Attributes:
         coordinates: Å, expected mean absolute Cartesian component of the atoms' error, cell and origin apart.
         coordinates_bound: Å, that error stays below it in nine of ten crystals like those of the validation split.
-        volume: expected relative error of the cell volume.
-        volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``.
+        volume: expected relative error of the cell volume; None where the cell is kept, which is not off.
+        volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``; None too.
         ood: the prediction looks unlike those that the calibration knows: do not rely on any of these numbers.
     """
 
     coordinates: float
     coordinates_bound: float
-    volume: float
-    volume_bound: float
+    volume: float | None
+    volume_bound: float | None
     ood: bool
+
+    def with_cell_kept(self) -> CalibratedError:
+        """The same of a crystal whose cell is kept: its volume cannot be off."""
+        return replace(self, volume=None, volume_bound=None)
 
 
 def fit_error_model(features: ErrorFeatures, errors: np.ndarray, oxides: np.ndarray) -> ErrorModel:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.batch import Outcome, finish_frames, predict_frames, write_outcome
-from deeprelax_ase.prediction.record import ERROR_KEYS
+from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import SHRINKAGE, StandInPredictor
 

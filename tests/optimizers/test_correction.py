@@ -15,7 +15,7 @@ from ase.io import Trajectory, read
 from deeprelax_ase.errors import IsolatedAtomError, ModelError
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.prediction.record import ERROR_KEYS
+from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.corrector import Corrector, M3GNetCalculator, bfgs, interpolated
 from tests.optimizers.helpers import assert_at, carried, deformation, geometry, quiet

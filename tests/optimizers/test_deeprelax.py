@@ -11,7 +11,7 @@ from ase.io import Trajectory
 from ase.optimize import FIRE
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.prediction.record import INFO_KEYS
+from deeprelax_ase.prediction.status import INFO_KEYS
 from tests.optimizers.helpers import CountingEMT, quiet
 
 FMAX = 0.05

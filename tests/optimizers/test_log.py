@@ -6,7 +6,7 @@ import pytest
 from ase.io import read, write
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.prediction.record import ERROR_KEYS, INFO_KEYS
+from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 KEPT_UNDER_EMT = "energy -0.1305 eV/atom, fmax 2.722 -> 0.475 eV/Å"

@@ -14,7 +14,7 @@ from ase.io import read
 
 from deeprelax_ase.errors import ModelError, UncertainPredictionError
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.prediction.record import ERROR_KEYS
+from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.helpers import assert_at, quiet
 

@@ -9,7 +9,8 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.prediction.record import INFO_KEYS, Prediction, Uncertainty, within_error
+from deeprelax_ase.prediction.record import Prediction, Uncertainty, within_error
+from deeprelax_ase.prediction.status import INFO_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 

@@ -1,0 +1,249 @@
+"""The record of a result: what became of one crystal. Tables, documents, ``atoms.info`` and reports derive from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+
+from deeprelax_ase import __version__
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.record import Prediction, labelled_atoms
+from deeprelax_ase.prediction.status import (
+    CONVERGED,
+    FAILED,
+    NOT_CONVERGED,
+    OF_THE_PREDICTION,
+    PREDICTED,
+    UNCERTAIN,
+    UNKNOWN,
+    JumpDecision,
+    info_of,
+    values_of,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ase import Atoms
+
+
+def _column(meaning: str, default: Any = None) -> Any:
+    """A field that has a column in tables."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RelaxationResult:
+    """What became of one crystal, whoever relaxed it; None stands where something is not known.
+
+    A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. Those of
+    :data:`~deeprelax_ase.prediction.status.OF_THE_PREDICTION` are known of predictions alone, not of finished crystals.
+
+    Attributes:
+        initial: the crystal as it was given.
+        relaxed: the relaxed crystal, atoms in the same order; where the status is "failed", the given one.
+        timings: seconds spent in each stage: graph, network, geometry.
+    """
+
+    status: str = _column("predicted, uncertain, refused, converged, not converged or failed", PREDICTED)
+    reason: str | None = _column("why the status is not 'predicted', or a remark")
+    uncertainty: float | None = _column("Å, how far the prediction may be off")
+    error: float | None = _column("Å, expected error of the coordinates, where it is calibrated")
+    error_bound: float | None = _column("Å, bound that this error keeps in nine of ten crystals")
+    volume_error: float | None = _column("expected relative error of the volume")
+    volume_error_bound: float | None = _column("bound that it keeps in nine of ten crystals")
+    ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
+    within_error: bool | None = _column("whether the crystal was left as it is, being relaxed already")
+    volume_change: float | None = _column("V_relaxed / V_initial - 1")
+    jump: str | None = _column("kept, rejected or refused: what became of the jump under a calculator")
+    jump_reason: str | None = _column("why")
+    energy: float | None = _column("eV, of the calculator that finished the relaxation, if any did")
+    steps: int | None = _column("steps of the relaxation, the jump included")
+    force_calls: int | None = _column("how often the calculator was asked for forces")
+    calculator: str | None = _column("name of the calculator that finished")
+    seconds: float | None = _column("the crystal's share of the time that its batch took")
+    model: str | None = _column("name of the model")
+    version: str | None = _column("of deeprelax_ase", __version__)
+    initial: Crystal | None = None
+    relaxed: Crystal | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prediction: Prediction, doubt: str = "") -> RelaxationResult:
+        """The result of a ``prediction`` that nothing finishes.
+
+        Args:
+            prediction: as the model made it.
+            doubt: why it is not to be trusted, see :mod:`deeprelax_ase.prediction.judgement`; empty where it is.
+        """
+        error = prediction.error
+        known: dict[str, Any] = {}
+        if error is not None:
+            known = {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
+            known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
+        return cls(
+            status=UNCERTAIN if doubt else PREDICTED,
+            reason=doubt or None,
+            within_error=prediction.within_error,
+            relaxed=prediction.relaxed,
+            volume_change=prediction.volume_change,
+            **known,
+            **_of_the_jump(prediction),
+        )
+
+    @classmethod
+    def finished(
+        cls,
+        initial: Crystal,
+        relaxed: Crystal,
+        *,
+        converged: bool,
+        prediction: Prediction | None = None,
+        decision: JumpDecision | None = None,
+        **known: Any,
+    ) -> RelaxationResult:
+        """The result of a relaxation that a calculator finished, after the jump of a ``prediction`` or without any.
+
+        Args:
+            initial: as it was given.
+            relaxed: where the finish ended.
+            converged: whether it converged.
+            prediction: None where the start was converged already.
+            decision: what became of the jump.
+            **known: other fields: model, energy, steps, force_calls, calculator, reason.
+        """
+        values: dict[str, Any] = {} if prediction is None else _of_the_jump(prediction)
+        if decision is not None:
+            values |= {"jump": decision.outcome, "jump_reason": decision.reason}
+        values |= {"initial": initial, "relaxed": relaxed, "volume_change": relaxed.volume / initial.volume - 1}
+        return cls(status=CONVERGED if converged else NOT_CONVERGED, **{**values, **known})
+
+    @classmethod
+    def failed(cls, reason: object, initial: Crystal | None = None, *, model: str | None = None) -> RelaxationResult:
+        """The result of a crystal that cannot be relaxed, or not even read: ``reason`` says why, in one line."""
+        text = " ".join(str(reason).split())
+        return cls(status=FAILED, reason=text, initial=initial, relaxed=initial, model=model)
+
+    @classmethod
+    def from_columns(cls, row: Mapping[str, Any], *, initial: Crystal | None = None) -> RelaxationResult:
+        """The inverse of :meth:`columns`; other keys are passed over.
+
+        What belongs to a prediction is dropped where a finish moved on from it, as tables of former versions kept it.
+        """
+        values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
+        numbers, positions, cell = (values.pop(name) for name in GEOMETRY)
+        relaxed = None if numbers is None or not len(numbers) else Crystal(numbers, positions, cell)
+        if values["status"] in (CONVERGED, NOT_CONVERGED):
+            values |= dict.fromkeys(OF_THE_PREDICTION)
+        return cls(**values, initial=initial, relaxed=relaxed)
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms, *, initial: Crystal | None = None) -> RelaxationResult:
+        """What ``atoms`` carry in their ``info``, the inverse of :meth:`to_atoms`; the crystal is not checked."""
+        values = values_of(atoms.info)
+        status, _, reason = str(values.pop("status", PREDICTED if values else UNKNOWN)).partition(": ")
+        relaxed = Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        if initial is not None and status != FAILED and initial.volume and relaxed.volume:
+            values["volume_change"] = relaxed.volume / initial.volume - 1
+        values |= {"status": status, "reason": reason or None, "version": None}
+        return cls(**values, initial=initial, relaxed=relaxed)
+
+    @property
+    def decision(self) -> JumpDecision | None:
+        """What became of the jump; None where none was judged."""
+        return None if self.jump is None else JumpDecision(self.jump, self.jump_reason or "")
+
+    @property
+    def ok(self) -> bool:
+        """Whether the crystal is relaxed: predicted, or under a calculator converged."""
+        return self.status in (PREDICTED, CONVERGED)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What relaxed atoms carry in their ``info``; a failure's reason stands with its status."""
+        status = f"{FAILED}: {self.reason}" if self.status == FAILED else self.status
+        return info_of({**{name: getattr(self, name) for name in SCALARS}, "status": status})
+
+    def columns(self) -> dict[str, Any]:
+        """A row of a table, see :data:`COLUMNS`; the geometry as flat arrays."""
+        geometry: Any = (None, None, None)
+        if (crystal := self.relaxed) is not None:
+            geometry = (crystal.numbers, crystal.positions.ravel(), crystal.cell.ravel())
+        row = dict(zip(GEOMETRY, geometry, strict=True)) | {name: getattr(self, name) for name in SCALARS}
+        return {name: row[name] for name in COLUMNS}
+
+    def to_atoms(self, template: Atoms | None = None) -> Atoms:
+        """The relaxed crystal as ASE ``Atoms``, with :attr:`info` in theirs.
+
+        Args:
+            template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
+
+        Raises:
+            ValueError: there is no crystal.
+        """
+        if self.relaxed is None:
+            raise ValueError(f"the result holds no crystal: {self.reason}")
+        return labelled_atoms(self.relaxed, self.info, template)
+
+
+def _of_the_jump(prediction: Prediction) -> dict[str, Any]:
+    """What is known of a ``prediction`` wherever a finish goes from it."""
+    return {
+        "initial": prediction.initial,
+        "model": prediction.model,
+        "uncertainty": float(prediction.uncertainty.total),
+        "seconds": sum(prediction.timings.values()),
+        "timings": prediction.timings,
+    }
+
+
+class Column(NamedTuple):
+    """A column of tables, and an item of documents.
+
+    Attributes:
+        type: of its values: str, float, bool, int, or an array's ``list[float]``.
+        meaning: one line, with the unit first.
+    """
+
+    type: Any
+    meaning: str
+
+
+def _columns() -> dict[str, Column]:
+    hints = get_type_hints(RelaxationResult, localns={"Crystal": Crystal})
+    scalars = {
+        f.name: Column((get_args(hints[f.name]) or (hints[f.name],))[0], f.metadata["meaning"])
+        for f in fields(RelaxationResult)
+        if "meaning" in f.metadata
+    }
+    first = {name: scalars.pop(name) for name in ("status", "reason")}
+    geometry = {
+        "numbers": Column(list[np.uint8], "(N) atomic numbers"),
+        "positions": Column(list[float], "(3 N) Å, Cartesian positions, atom by atom"),
+        "cell": Column(list[float], "(9) Å, lattice vectors, one after the other"),
+    }
+    return first | geometry | scalars
+
+
+#: The columns of the relaxed crystal's geometry.
+GEOMETRY = ("numbers", "positions", "cell")
+
+#: What a result is in tables and documents, by name, in their order.
+COLUMNS = _columns()
+
+#: Those that are fields of the record too.
+SCALARS = tuple(name for name in COLUMNS if name not in GEOMETRY)
+
+
+def schema() -> pa.Schema:
+    """The Arrow schema of :meth:`RelaxationResult.columns`."""
+    import pyarrow as pa
+
+    simple = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64(), np.uint8: pa.uint8()}
+
+    def arrow(kind: Any) -> pa.DataType:
+        return pa.list_(simple[get_args(kind)[0]]) if get_args(kind) else simple[kind]
+
+    return pa.schema([pa.field(name, arrow(column.type)) for name, column in COLUMNS.items()])

@@ -1,0 +1,71 @@
+"""The words that say what became of a crystal and of a jump, and the keys of ``atoms.info`` that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: What became of a crystal. A prediction is trusted, doubted, or not made at all; a finish under a calculator converges
+#: or does not; the rest failed.
+PREDICTED, UNCERTAIN, REFUSED = "predicted", "uncertain", "refused"
+CONVERGED, NOT_CONVERGED, FAILED = "converged", "not converged", "failed"
+
+#: Of structures in a file that does not tell what became of them.
+UNKNOWN = "unknown"
+
+#: What became of a jump.
+KEPT, REJECTED = "kept", "rejected"
+
+#: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They
+#: leave with the first step away from it.
+OF_THE_PREDICTION = ("error", "error_bound", "volume_error", "volume_error_bound", "ood", "within_error")
+
+_PREFIX = "deeprelax_"
+
+#: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.
+ERROR_KEYS = ("deeprelax_error", "deeprelax_volume_error", "deeprelax_ood")
+
+#: Keys of ``atoms.info`` about what became of a jump, and why.
+JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
+
+#: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
+INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS, *JUMP_KEYS)
+
+
+@dataclass(frozen=True)
+class JumpDecision:
+    """What became of a jump, and why.
+
+    Attributes:
+        outcome: ``"kept"``, ``"rejected"`` or ``"refused"`` (before it was made).
+        reason: a sentence.
+    """
+
+    outcome: str
+    reason: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the atoms are where the jump put them."""
+        return self.outcome == KEPT
+
+
+def info_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``atoms.info`` says of a result with these ``values`` of its fields; None is left out."""
+    named = {_PREFIX + name: value for name, value in values.items() if value is not None}
+    return {key: value for key, value in named.items() if key in INFO_KEYS}
+
+
+def values_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`info_of`."""
+    return {key.removeprefix(_PREFIX): info[key] for key in INFO_KEYS if info.get(key) is not None}
+
+
+def forget(atoms: Atoms, keys: Iterable[str] = INFO_KEYS) -> None:
+    """Remove ``keys`` from ``atoms.info``, where they are there."""
+    for key in keys:
+        atoms.info.pop(key, None)
