@@ -7,7 +7,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from deeprelax_ase.geometry.quantities import Relaxation
+from deeprelax_ase.nn.records import Relaxation
 
 #: Fields with one row for each atom.
 PER_ATOM = ("displacements", "displacement_scales")

@@ -1,4 +1,4 @@
-"""What the network predicts and the geometry solver reads: the relaxation quantities of section 4.4."""
+"""What the geometry solver reads, the relaxation quantities of section 4.4, and what is known of sites."""
 
 from __future__ import annotations
 
@@ -31,42 +31,6 @@ class RelaxationQuantities:
     displacement_scales: Tensor
     cell: Tensor
     anchors: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Relaxation:
-    """How N atoms and the cells of G crystals move: what the end-to-end network predicts.
-
-    The relaxed cell is ``L exp(strain)``; the relaxed positions are those that this strain carries along, displaced.
-    An ensemble's relaxations carry a leading member axis M on every tensor.
-
-    Attributes:
-        displacements: (N, 3) Å, their mean over each crystal zero.
-        strain: (G, 3, 3) symmetric, the logarithm of the stretch.
-        displacement_scales: (N,) Å, Laplace scale of the length of each displacement's error.
-        volume_scales: (G,) Laplace scale of the error of the logarithm of the volume.
-        shape_scales: (G,) Laplace scale of the Frobenius norm of the error of the traceless strain.
-    """
-
-    displacements: Tensor
-    strain: Tensor
-    displacement_scales: Tensor
-    volume_scales: Tensor
-    shape_scales: Tensor
-
-
-class KnownForces(NamedTuple):
-    """What a calculator found in crystals that are to be relaxed: N atoms in G crystals.
-
-    Attributes:
-        forces: (N, 3) eV/Å.
-        virial: (G, 3, 3) eV, the stress times the volume, symmetric.
-        has_forces: (G,) bool, for which crystals both are known.
-    """
-
-    forces: Tensor
-    virial: Tensor
-    has_forces: Tensor
 
 
 class SiteSymmetry(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
+from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 
 #: Å. How far atoms may be from symmetric positions. It covers files with four decimals; a symmetry broken on purpose by
 #: more than this is left broken.

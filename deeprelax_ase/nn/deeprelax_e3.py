@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.geometry.quantities import KnownForces, Relaxation
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
@@ -18,6 +17,7 @@ from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale, symmetric_exponential
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
+from deeprelax_ase.nn.records import KnownForces, Relaxation
 
 #: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
 DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn.harmonics import tensor_coefficients
 from deeprelax_ase.nn.heads import start_at_zero
+from deeprelax_ase.nn.records import KnownForces
 
 #: eV/Å and eV: sizes about which forces, and the virial of an atom, are resolved.
 SIZES = (0.01, 0.05, 0.25, 1.25, 6.0)

@@ -9,7 +9,7 @@ from ase.filters import StrainFilter
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
+from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom, DegreesOfFreedom
 from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
 

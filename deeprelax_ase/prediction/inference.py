@@ -13,13 +13,14 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry import EDGSettings, solve_edg
-from deeprelax_ase.geometry.quantities import KnownForces, Relaxation, RelaxationQuantities, SiteSymmetry
-from deeprelax_ase.geometry.stretch import keep_orientation
+from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.strain import remove_rotation
 from deeprelax_ase.geometry.vacuum import in_plane_projectors
 from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, fractional_positions, neighbor_graph
 from deeprelax_ase.models.registry import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
 
@@ -127,7 +128,7 @@ def relax_end_to_end(
     with timed("geometry"):
         positions, cell = _moved(graph, _mean(members), planes)
         if relax_cell:
-            positions, cell = keep_orientation(exact.cell, positions, cell, exact.batch)
+            positions, cell = remove_rotation(exact.cell, positions, cell, exact.batch)
         else:
             cell = exact.cell
         positions, cell, sound = keep_physical(exact, positions, cell)

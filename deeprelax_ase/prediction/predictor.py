@@ -29,9 +29,10 @@ from deeprelax_ase.geometry import (
     site_freedom,
     symmetry_operations,
 )
-from deeprelax_ase.geometry.quantities import KnownForces, SiteSymmetry
+from deeprelax_ase.geometry.quantities import SiteSymmetry
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.models.registry import DEFAULT_MODEL, Model, ModelCard, load_model
+from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt
 from deeprelax_ase.prediction.inference import (
     LARGEST_VOLUME_RATIO,

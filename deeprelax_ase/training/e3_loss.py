@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.geometry.quantities import Relaxation
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.nn.records import Relaxation
 
 
 class TrueRelaxation(NamedTuple):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
-from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
+from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeprelax_ase.geometry.quantities import KnownForces
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
+from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation
 
 #: Dummy atoms share the dummy edges: with too few of them, each would have far more edges than an atom has.

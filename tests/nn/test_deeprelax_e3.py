@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.quantities import Relaxation
 from deeprelax_ase.graph import affine_positions, atom_counts, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import (
     DISPLACEMENT_SCALES,
@@ -22,6 +21,7 @@ from deeprelax_ase.nn.deeprelax_e3 import (
     strain_matrix,
 )
 from deeprelax_ase.nn.heads import bounded_scale, matrix_product, symmetric_exponential
+from deeprelax_ase.nn.records import Relaxation
 from tests.relaxations import assert_same
 
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from deeprelax_ase.errors import ConstraintError, IsolatedAtomError
-from deeprelax_ase.geometry.stretch import logarithmic_strain, matrix_function
+from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
 from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom
 from deeprelax_ase.optimizers.jump import permitted

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from deeprelax_ase.geometry.quantities import KnownForces, Relaxation, SiteSymmetry
+from deeprelax_ase.geometry.quantities import SiteSymmetry
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
 from deeprelax_ase.models.registry import Model, ModelCard
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.inference import BatchRelaxation, error_features, implied_distances, relax_end_to_end
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures

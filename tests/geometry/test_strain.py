@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.geometry.stretch import keep_orientation
+from deeprelax_ase.geometry.strain import remove_rotation
 from deeprelax_ase.nn.heads import symmetric_exponential
 
 COUNTS = (1, 3, 2)
@@ -45,7 +45,7 @@ def test_rotation_is_taken_out(crystals, generator):
     cells, fractional, batch = crystals
     stretch = stretch_of(generator)
     turned = cells @ stretch @ rotations(generator, 3)
-    positions, cell = keep_orientation(cells, positions_in(turned, fractional, batch), turned, batch)
+    positions, cell = remove_rotation(cells, positions_in(turned, fractional, batch), turned, batch)
     torch.testing.assert_close(cell, cells @ stretch, rtol=0, atol=1e-12)
     torch.testing.assert_close(positions, positions_in(cell, fractional, batch), rtol=0, atol=1e-12)
 
@@ -54,14 +54,14 @@ def test_a_pure_stretch_stays(crystals, generator):
     cells, fractional, batch = crystals
     stretched = cells @ stretch_of(generator)
     positions = positions_in(stretched, fractional, batch)
-    kept = keep_orientation(cells, positions, stretched, batch)
+    kept = remove_rotation(cells, positions, stretched, batch)
     torch.testing.assert_close(kept, (positions, stretched), rtol=0, atol=1e-12)
 
 
 def test_nothing_happens_to_an_unchanged_cell(crystals):
     cells, fractional, batch = crystals
     positions = positions_in(cells, fractional, batch)
-    torch.testing.assert_close(keep_orientation(cells, positions, cells, batch), (positions, cells), rtol=0, atol=1e-12)
+    torch.testing.assert_close(remove_rotation(cells, positions, cells, batch), (positions, cells), rtol=0, atol=1e-12)
 
 
 def test_two_strains_in_a_row_leave_no_rotation(crystals, generator):
@@ -69,7 +69,7 @@ def test_two_strains_in_a_row_leave_no_rotation(crystals, generator):
     twice = cells @ stretch_of(generator) @ stretch_of(generator)
     deformation = torch.linalg.solve(cells, twice)
     assert (deformation - deformation.mT).abs().max() > 1e-3
-    positions, cell = keep_orientation(cells, positions_in(twice, fractional, batch), twice, batch)
+    positions, cell = remove_rotation(cells, positions_in(twice, fractional, batch), twice, batch)
     deformation = torch.linalg.solve(cells, cell)
     torch.testing.assert_close(deformation, deformation.mT, rtol=0, atol=1e-12)
     for shape in (cell @ cell.mT, twice @ twice.mT):  # lengths and angles are what a crystal is
@@ -83,6 +83,6 @@ def test_turns_with_the_crystal(crystals, generator):
     cells, fractional, batch = crystals
     relaxed = cells @ (torch.eye(3, dtype=torch.float64) + 0.1 * normal(generator, 3, 3, 3))
     (turn,) = rotations(generator, 1)
-    positions, cell = keep_orientation(cells, positions_in(relaxed, fractional, batch), relaxed, batch)
-    turned = keep_orientation(cells @ turn, positions_in(relaxed, fractional, batch), relaxed, batch)
+    positions, cell = remove_rotation(cells, positions_in(relaxed, fractional, batch), relaxed, batch)
+    turned = remove_rotation(cells @ turn, positions_in(relaxed, fractional, batch), relaxed, batch)
     torch.testing.assert_close(turned, (positions @ turn, cell @ turn), rtol=0, atol=1e-12)

@@ -1,4 +1,8 @@
-"""The stretch in a deformation, without its rotation: of one crystal in NumPy, of a batch in torch."""
+"""Polar factors and logarithmic (Hencky) strain of a deformation: of one crystal in NumPy, of a batch in torch.
+
+Lattice vectors stand in rows, so that ``cell = initial_cell F`` with the deformation gradient ``F = U Q``: the stretch
+U is symmetric, the rotation Q orthogonal, and log U is the strain.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,10 @@ from torch import Tensor
 from deeprelax_ase.graph.record import rows_times_matrices
 
 
-def keep_orientation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Relaxed crystals turned back to the orientation of the unrelaxed ones.
+def remove_rotation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Relaxed crystals without the rotation Q, in the orientation of the unrelaxed ones.
 
-    With lattice vectors in rows ``cell = initial_cell U Q``, where U stretches and Q rotates. Strains applied one after
-    the other leave a small rotation behind, which means nothing in a crystal.
+    Strains applied one after the other leave a small rotation behind, which means nothing in a crystal.
 
     Args:
         initial_cell: (G, 3, 3) Å.
@@ -33,10 +36,7 @@ def keep_orientation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batc
 
 
 def logarithmic_strain(initial_cell: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """(3, 3) symmetric logarithm of the stretch that takes ``initial_cell`` to ``cell``, up to a rotation.
-
-    With lattice vectors in rows ``cell = initial_cell @ U @ Q``: U stretches, then Q rotates. Returns log U.
-    """
+    """(3, 3) log U, symmetric: the strain from ``initial_cell`` to ``cell`` (3, 3), whatever the rotation."""
     deformation = np.linalg.solve(initial_cell, cell)
     return 0.5 * matrix_function(np.log, deformation @ deformation.T)
 
