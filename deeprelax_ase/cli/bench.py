@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from deeprelax_ase.cli.common import SOME_FAILED, Device, errors, stop
+from deeprelax_ase.cli.common import SOME_FAILED, errors, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, PairLabels, PairSources, Quiet, Split, optional
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress
 
@@ -29,32 +30,28 @@ lbfgs (ASE under M3GNet), batched (the same FIRE, forces of many crystals at onc
 """
 
 
+Baselines = Annotated[
+    list[str] | None, optional("What to compare with; repeatable. Default: nothing, volume, fire, batched")
+]
+TorchSim = Annotated[
+    str | None, optional("What makes a model of TorchSim's, to relax in batches.", metavar="MODULE:FUNCTION")
+]
+
+
 def bench(
-    data: Annotated[
-        list[str], typer.Option("--data", metavar="SOURCE", help="Relaxation pairs; repeatable.", show_default=False)
-    ],
+    data: PairSources,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.")] = "DeepRelax-PBE",
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder for bench.json and bench.md.", show_default=False),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Part of the pairs: train, validation, test or all.")] = "test",
-    labels: Annotated[str, typer.Option(help="Of npz files: relaxed or m3gnet.")] = "relaxed",
+    out: Annotated[Path | None, optional("Folder for bench.json and bench.md.", "-o", "--out", metavar="DIR")] = None,
+    split: Split = "test",
+    labels: PairLabels = "relaxed",
     number: Annotated[int, typer.Option(min=1, help="Most pairs, evenly taken.")] = 300,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pairs: minutes on a laptop.")] = False,
-    baseline: Annotated[
-        list[str] | None, typer.Option(help="What to compare with; repeatable. Default: nothing, volume, fire, batched")
-    ] = None,
-    torch_sim: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION", help="What makes a model of TorchSim's, to relax in batches.", show_default=False
-        ),
-    ] = None,
+    baseline: Baselines = None,
+    torch_sim: TorchSim = None,
     fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when a relaxation ends, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of one.")] = 500,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+    device: DeviceOption = Device.AUTO,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved."""
     import torch

@@ -1,8 +1,7 @@
-"""What all commands share: exit codes, devices, and how they end with an error."""
+"""What all commands share: exit codes, and how they end with an error."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import NoReturn
 
 import typer
@@ -11,14 +10,6 @@ from rich.markup import escape
 
 #: Exit codes: all went well; something failed; nothing was done; stopped by the user.
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class Device(StrEnum):
-    """Where the network runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def stop(message: str, code: int = USAGE) -> NoReturn:

@@ -11,12 +11,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import SOME_FAILED, Device, errors, require, stop
+from deeprelax_ase.cli.common import SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.options import (
+    Device,
+    DeviceOption,
+    PairFormat,
+    PairKey,
+    PairLabels,
+    PairLevel,
+    PairSources,
+    Quiet,
+    Recycles,
+    Split,
+    argument,
+    optional,
+)
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.progress import Progress
+    from torch import Tensor
 
     from deeprelax_ase.data import PairDataset, RelaxationPairs
     from deeprelax_ase.evaluation.assessment import Assessment
@@ -37,39 +54,34 @@ cannot be used are left out and reported.
 #: Characters that the table is wide.
 WIDTH = 100
 
+#: How figures are written.
+JSON: dict[str, Any] = {"indent": 1, "ensure_ascii": False, "allow_nan": False}
+
+
+Every = Annotated[int, typer.Option(min=1, help="Take every N-th pair.")]
+Matching = Annotated[
+    bool, typer.Option(help="Compare by pymatgen's StructureMatcher too: the match rate and the RMSD; slow.")
+]
+Figures = Annotated[Path | None, optional("Write the figures here.", "--json", metavar="OUT")]
+PerCrystal = Annotated[Path | None, optional("Write the errors of each crystal here.", metavar="OUT.csv")]
+
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.", show_default=False)],
-    data: Annotated[
-        list[str],
-        typer.Option("--data", metavar="SOURCE", help="Relaxation pairs; repeatable.", show_default=False),
-    ],
-    split: Annotated[str, typer.Option(help="Part of the pairs: train, validation, test or all.")] = "test",
-    labels: Annotated[str, typer.Option(help="Of npz files: relaxed or m3gnet.")] = "relaxed",
-    level: Annotated[
-        str, typer.Option(help="Whose minima the relaxed crystals of other sources are: PBE, OAM or M3GNet.")
-    ] = "PBE",
-    data_format: Annotated[str, typer.Option("--format", help="Of the data.")] = "auto",
-    key: Annotated[
-        str | None, typer.Option(help="What pairs the crystals of ASE databases and trajectories.", show_default=False)
-    ] = None,
-    recycles: Annotated[
-        int | None, typer.Option(min=1, help="Of an end-to-end model. Default: the card's", show_default=False)
-    ] = None,
-    match: Annotated[
-        bool, typer.Option(help="Compare by pymatgen's StructureMatcher too: the match rate and the RMSD; slow.")
-    ] = True,
+    model: Annotated[str, argument("MODEL", "Model, by name or path.")],
+    data: PairSources,
+    split: Split = "test",
+    labels: PairLabels = "relaxed",
+    level: PairLevel = "PBE",
+    data_format: PairFormat = "auto",
+    key: PairKey = None,
+    recycles: Recycles = None,
+    match: Matching = True,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for that.")] = 1,
-    every: Annotated[int, typer.Option(min=1, help="Take every N-th pair.")] = 1,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
-    output: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.", show_default=False)
-    ] = None,
-    per_crystal: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.csv", help="Write the errors of each crystal here.", show_default=False),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+    every: Every = 1,
+    device: DeviceOption = Device.AUTO,
+    output: Figures = None,
+    per_crystal: PerCrystal = None,
+    quiet: Quiet = False,
 ) -> None:
     """How near a model comes to the relaxed crystals: the paper's metrics and more, as a table and as JSON."""
     if match:
@@ -77,59 +89,82 @@ def evaluate(
     for file in (output, per_crystal):
         if file and not file.parent.is_dir():  # before the work
             stop(f"{file} cannot be written: there is no folder {file.parent}")
-    import numpy as np
-    import torch
-
-    from deeprelax_ase.data import PairDataset, crystals_of
-    from deeprelax_ase.evaluation.assessment import assess
-    from deeprelax_ase.prediction.predictor import Predictor
-
     shown = errors()
     with progress(shown, visible=not quiet) as bar:
         try:
-            task = bar.add_task("reading pairs", total=None)
-            dataset = PairDataset.read(
-                data, format=data_format, key=key, level=level, labels=labels, advance=lambda: bar.advance(task)
-            )
+            read = {"format": data_format, "key": key, "level": level, "labels": labels}
+            dataset = _read(data, bar, **read)
             chosen = part(dataset, split, every)
-            predictor = Predictor(model, device=device.value, recycles=recycles)
-            bar.update(task, visible=False)
-            task = bar.add_task("predicting", total=len(chosen))
-            crystals = crystals_of(chosen.pairs, "initial")
-            predictions, kept, reasons = predict(predictor, crystals, lambda: bar.advance(task))
+            predictor = _predictor(model, device, recycles)
+            predictions, kept, reasons = _predict(predictor, chosen.pairs, bar)
         except (DeepRelaxError, ValueError, OSError) as error:
             stop(str(error))
         left_out = {refused.name: refused.reason for refused in dataset.refused}
         left_out |= {chosen.names[n]: reason for n, reason in reasons.items()}
-        chosen = chosen.take(torch.tensor(kept))
+        chosen = chosen.take(kept)
         for note in notes(left_out, predictor, levels_of(chosen.pairs)):
             shown.print(note, markup=False, soft_wrap=True)
-        task = bar.add_task("matching", total=2 * len(chosen), visible=match)
-        assessment = assess(
-            chosen.pairs,
-            torch.from_numpy(np.concatenate([p.relaxed.fractional_positions for p in predictions])),
-            torch.from_numpy(np.stack([p.relaxed.cell for p in predictions])),
-            uncertainty=np.array([p.uncertainty.total for p in predictions]),
-            match=match,
-            jobs=jobs,
-            advance=lambda: bar.advance(task),
-        )
+        assessment = _assess(chosen.pairs, predictions, bar, match=match, jobs=jobs)
     summary = assessment.summary() | coverage(predictions, assessment)
     title = f"{predictor.model_name}, {split}, {len(chosen)} pairs"
     Console(highlight=False, width=WIDTH).print(table(title, summary))
-    report = about(predictor, data, split, labels) | {
-        "levels": levels_of(chosen.pairs),
-        "left_out": left_out,
-        "metrics": summary,
-    }
+    found = {"levels": levels_of(chosen.pairs), "left_out": left_out, "metrics": summary}
     try:
         if output:
-            text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(about(predictor, data, split, labels) | found, **JSON)
             output.write_text(text + "\n", encoding="utf-8")
         if per_crystal:
             write_crystals(per_crystal, chosen.names, assessment)
     except OSError as error:
         stop(f"{error.filename} cannot be written: {error.strerror}", SOME_FAILED)
+
+
+def _read(data: list[str], bar: Progress, **options: Any) -> PairDataset:
+    from deeprelax_ase.data import PairDataset
+
+    task = bar.add_task("reading pairs", total=None)
+    dataset = PairDataset.read(data, **options, advance=lambda: bar.advance(task))
+    bar.update(task, visible=False)
+    return dataset
+
+
+def _predictor(model: str, device: Device, recycles: int | None) -> Predictor:
+    from deeprelax_ase.prediction.predictor import Predictor
+
+    return Predictor(model, device=device.value, recycles=recycles)
+
+
+def _predict(
+    predictor: Predictor, pairs: RelaxationPairs, bar: Progress
+) -> tuple[list[Prediction], Tensor, dict[int, str]]:
+    """Predictions, the indices of their crystals, and why there are none of others, by index."""
+    import torch
+
+    from deeprelax_ase.data import crystals_of
+
+    task = bar.add_task("predicting", total=len(pairs))
+    predictions, kept, reasons = predict(predictor, crystals_of(pairs, "initial"), lambda: bar.advance(task))
+    return predictions, torch.tensor(kept), reasons
+
+
+def _assess(
+    pairs: RelaxationPairs, predictions: list[Prediction], bar: Progress, *, match: bool, jobs: int
+) -> Assessment:
+    import numpy as np
+    import torch
+
+    from deeprelax_ase.evaluation.assessment import assess
+
+    task = bar.add_task("matching", total=2 * len(pairs), visible=match)
+    return assess(
+        pairs,
+        torch.from_numpy(np.concatenate([p.relaxed.fractional_positions for p in predictions])),
+        torch.from_numpy(np.stack([p.relaxed.cell for p in predictions])),
+        uncertainty=np.array([p.uncertainty.total for p in predictions]),
+        match=match,
+        jobs=jobs,
+        advance=lambda: bar.advance(task),
+    )
 
 
 def part(dataset: PairDataset, split: str, every: int) -> PairDataset:

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from deeprelax_ase.cli.common import Device, require, stop
+from deeprelax_ase.cli.common import require, stop
+from deeprelax_ase.cli.options import (
+    Device,
+    DeviceOption,
+    Members,
+    PairFormat,
+    PairKey,
+    PairLevel,
+    PairSources,
+    Quiet,
+    argument,
+    optional,
+)
 from deeprelax_ase.cli.train import execute
 from deeprelax_ase.errors import DeepRelaxError
 
@@ -31,45 +43,35 @@ class Freeze(StrEnum):
     BACKBONE = "backbone"
 
 
+Freezing = Annotated[
+    Freeze, typer.Option(help="What stays: elements, or backbone, all but the last block or the heads.")
+]
+Epochs = Annotated[float | None, optional("Most passes over the pairs. Default: 60", min=0.0)]
+Rate = Annotated[float | None, optional("Peak rate of AdamW. Default: 3e-4", min=0.0)]
+Patience = Annotated[int | None, optional("Validations without improvement that end it. Default: 8", min=1)]
+Scratch = Annotated[
+    bool, typer.Option("--scratch", help="Begin with random weights, to see what the transfer is worth.")
+]
+
+
 def finetune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to start from, by name or path.")],
-    data: Annotated[
-        list[str],
-        typer.Option("--data", metavar="SOURCE", help="Relaxation pairs; repeatable.", show_default=False),
-    ],
+    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.")],
+    data: PairSources,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run.")] = Path("tuned"),
-    name: Annotated[str | None, typer.Option(help="Of the model. Default: MODEL-tuned", show_default=False)] = None,
-    data_format: Annotated[str, typer.Option("--format", help="Of the data.")] = "auto",
-    key: Annotated[
-        str | None, typer.Option(help="What pairs the crystals of ASE databases and trajectories.", show_default=False)
-    ] = None,
-    level: Annotated[str, typer.Option(help="Whose minima the relaxed crystals are: PBE, OAM or M3GNet.")] = "PBE",
-    freeze: Annotated[
-        Freeze,
-        typer.Option(help="What stays: elements, or backbone, all but the last block or the heads."),
-    ] = Freeze.NONE,
-    members: Annotated[
-        int | None, typer.Option(min=1, help="Networks of the ensemble that go on. Default: all", show_default=False)
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(min=0.0, help="Most passes over the pairs. Default: 60", show_default=False)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help="Peak rate of AdamW. Default: 3e-4", show_default=False)
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(min=1, help="Validations without improvement that end it. Default: 8", show_default=False),
-    ] = None,
-    scratch: Annotated[
-        bool, typer.Option("--scratch", help="Begin with random weights, to see what the transfer is worth.")
-    ] = False,
+    name: Annotated[str | None, optional("Of the model. Default: MODEL-tuned")] = None,
+    data_format: PairFormat = "auto",
+    key: PairKey = None,
+    level: PairLevel = "PBE",
+    freeze: Freezing = Freeze.NONE,
+    members: Members = None,
+    epochs: Epochs = None,
+    learning_rate: Rate = None,
+    patience: Patience = None,
+    scratch: Scratch = False,
     seed: Annotated[int, typer.Option(help="Of the order of the data and the augmentation.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
-    time_limit: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after so many seconds, with a checkpoint.", show_default=False)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
+    device: DeviceOption = Device.AUTO,
+    time_limit: Annotated[float | None, optional("Stop after so many seconds, with a checkpoint.", min=0.0)] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Let a model go on with 50 to a few thousand relaxation pairs of your own.
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli import console
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Quiet, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -38,64 +39,60 @@ Exit code: 0 all crystals are relaxed; 1 some failed, or did not reach fmax; 2 n
 """
 
 
+Inputs = Annotated[
+    list[str],
+    argument("INPUT...", "Structure files, folders, archives, databases; file@0:10 takes a part."),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    optional(
+        "Model, by name or path; `deeprelax models` lists them. Default: the one for the calculator",
+        "-m",
+        "--model",
+        metavar="NAME",
+    ),
+]
+CalculatorName = Annotated[
+    str,
+    typer.Option(
+        "-c",
+        "--calculator",
+        metavar="NAME",
+        help="Finish each prediction under this calculator: none, m3gnet, tensornet, chgnet, the folder of a MatGL "
+        "potential, or module:factory, where the factory returns an ASE calculator.",
+    ),
+]
+Finish = Annotated[
+    str | None,
+    optional(
+        f"Optimizer that finishes, by its name in ASE, or fast, which takes the fewest force calls. Default: {_FINISH}",
+        metavar="NAME",
+    ),
+]
+Fmax = Annotated[float | None, optional(f"Largest force when finished, eV/Å. Default: {_FMAX}", min=0.0)]
+Steps = Annotated[int | None, optional(f"Most steps for each crystal. Default: {_STEPS}", min=1)]
+
+
 def relax(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Structure files of any format that ASE reads, with one or many frames; file@0:10 takes a part.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
-        ),
-    ] = DEFAULT_OUTPUT,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            metavar="NAME",
-            help="Model, by name or path; `deeprelax models` lists them. By default the one for the calculator.",
-        ),
-    ] = None,
-    calculator: Annotated[
-        str,
-        typer.Option(
-            "-c",
-            "--calculator",
-            metavar="NAME",
-            help="Finish each prediction under this calculator: none, m3gnet, tensornet, chgnet, the folder of a MatGL "
-            "potential, or module:factory, where the factory returns an ASE calculator.",
-        ),
-    ] = "none",
-    optimizer: Annotated[
-        str | None,
-        typer.Option(
-            "--finish",
-            metavar="NAME",
-            help="Optimizer that finishes, by its name in ASE, or fast, which takes the fewest force calls. "
-            f"Default: {_FINISH}",
-            show_default=False,
-        ),
-    ] = None,
-    fmax: Annotated[
-        float | None,
-        typer.Option(min=0.0, help=f"Largest force when finished, eV/Å. Default: {_FMAX}", show_default=False),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Most steps for each crystal. Default: {_STEPS}", show_default=False),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
-    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms and keep the cell.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show failures only.")] = False,
+    inputs: Inputs,
+    output: Output = DEFAULT_OUTPUT,
+    model: ModelName = None,
+    calculator: CalculatorName = "none",
+    finish: Finish = None,
+    fmax: Fmax = None,
+    steps: Steps = None,
+    device: DeviceOption = Device.AUTO,
+    fixed_cell: FixedCell = False,
+    quiet: Quiet = False,
 ) -> None:
     """Relax the crystals of structure files.
 
@@ -104,23 +101,23 @@ def relax(
     one it is "converged" or "not converged", and deeprelax_jump says whether the jump was kept. A crystal that cannot
     be relaxed is written unchanged with the status "failed: reason", is reported, and does not stop the others.
     """
-    if calculator.lower() == "none" and not (fmax is steps is optimizer is None):
+    if calculator.lower() == "none" and not (fmax is steps is finish is None):
         stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
         frames, file_format = _open(inputs, output)
         made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(model, made, device)
-        finish = _finisher(
+        relax_frames = _finisher(
             calculator,
             made,
             device,
             fmax=_FMAX if fmax is None else fmax,
             steps=steps or _STEPS,
-            optimizer=optimizer or _FINISH,
+            optimizer=finish or _FINISH,
         )
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    outcomes = finish(frames, predictor, relax_cell=not fixed_cell)
+    outcomes = relax_frames(frames, predictor, relax_cell=not fixed_cell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
         tally = _run(outcomes, inputs, output, file_format, quiet=quiet)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
@@ -25,37 +26,32 @@ Exit code: 0 the page is written; 1 it could not be; 2 there is nothing to tell 
 """
 
 
+Results = Annotated[
+    Path, argument("OUT", "Folder that `deeprelax screen` wrote, or file that `deeprelax relax` wrote.")
+]
+Page = Annotated[Path | None, optional("HTML file. Default: OUT.html", "-o", "--output", metavar="PAGE")]
+Initial = Annotated[
+    str | None, optional("The unrelaxed crystals, in the same order; a screening knows its own.", metavar="FILE")
+]
+Reference = Annotated[
+    str | None, optional("Truly relaxed crystals, by id or in the same order, to tell the errors.", metavar="FILE")
+]
+Show = Annotated[int, typer.Option(min=0, help="Crystals to draw: failures, the most uncertain, the most moved.")]
+ModelName = Annotated[
+    str | None, optional("That draws them. Default: that of the results", "-m", "--model", metavar="NAME")
+]
+Figures = Annotated[Path | None, optional("Also write figures for papers there, as PNG and SVG.", metavar="DIR")]
+
+
 def report(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help="Folder that `deeprelax screen` wrote, or file that `deeprelax relax` wrote.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="PAGE", help="HTML file. Default: OUT.html.", show_default=False),
-    ] = None,
-    initial: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The unrelaxed crystals, in the same order; a screening knows its own."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Truly relaxed crystals, by id or in the same order, to tell the errors."),
-    ] = None,
-    show: Annotated[
-        int, typer.Option(min=0, help="Crystals to draw: failures, the most uncertain, the most moved.")
-    ] = 12,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", metavar="NAME", help="That draws them. Default: that of the results.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write figures for papers there, as PNG and SVG.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
+    results: Results,
+    output: Page = None,
+    initial: Initial = None,
+    reference: Reference = None,
+    show: Show = 12,
+    model: ModelName = None,
+    figures: Figures = None,
+    device: DeviceOption = Device.AUTO,
 ) -> None:
     """Show what became of many crystals: one page with failures, structures and statistics."""
     require("plotly", "report")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, Device, errors, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Members, Quiet, Recycles, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
     from deeprelax_ase.screening import run
+    from deeprelax_ase.screening.options import RelaxOptions
 
 SCREEN_EXAMPLES = """\
 Examples:
@@ -43,65 +45,68 @@ Examples:
 """
 
 
+Inputs = Annotated[
+    list[str],
+    argument(
+        "INPUT...",
+        "Extended XYZ, folders and archives (zip, tar), ASE databases, pymatgen's JSON (a list, a mapping, or lines), "
+        "Parquet, and whatever else ASE reads; file@0:10 takes a part.",
+    ),
+]
+Out = Annotated[Path, optional("Folder for the results.", "-o", "--out", metavar="DIR")]
+ModelName = Annotated[
+    str | None, optional("By name or path. Default: the one for the finish", "-m", "--model", metavar="NAME")
+]
+MaxUncertainty = Annotated[
+    float | None, optional("Å; predictions of a larger deeprelax_uncertainty count as uncertain.", min=0.0)
+]
+MaxError = Annotated[
+    float | None,
+    optional("Å; so do those expected to be further off, or unlike the crystals that the model knows.", min=0.0),
+]
+Finish = Annotated[
+    str, typer.Option(metavar="NAME", help="Calculator under which uncertain crystals are relaxed: m3gnet, chgnet, ...")
+]
+Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when that is finished, eV/Å.")]
+Steps = Annotated[int, typer.Option(min=1, help="Most steps of that.")]
+ShardOption = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="This process's share of the work, where several share a folder.")
+]
+Workers = Annotated[int | None, optional("Processes. Default: one for each core, on GPUs up to eight for each", min=0)]
+BlockSize = Annotated[int, typer.Option(min=1, help="Crystals of a file of results.")]
+AtomsPerBatch = Annotated[
+    int | None, optional("Atoms that the network sees at once. Default: what suits the device", min=1)
+]
+Symmetry = Annotated[
+    bool, typer.Option(help="Find space groups: 1 to 3 ms for each crystal, and exact where symmetry fixes atoms.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Fuse the network's kernels: a minute at the start, then faster on GPUs.")
+]
+IdKey = Annotated[str | None, optional("Info key, column or field that names a crystal.", metavar="KEY")]
+
+
 def screen(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Extended XYZ, folders and archives (zip, tar) of CIF or POSCAR files, ASE databases, pymatgen's JSON "
-            "(a list, a mapping, or lines), Parquet, and whatever else ASE reads.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the results.", show_default=False)
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="NAME", help="By name or path. By default the one for the finish."),
-    ] = None,
-    max_uncertainty: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Å; predictions of a larger deeprelax_uncertainty count as uncertain."),
-    ] = None,
-    max_error: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, help="Å; so do those whose coordinates are expected to be further off, or that are unfamiliar."
-        ),
-    ] = None,
-    finish: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Calculator under which uncertain crystals are relaxed: m3gnet, chgnet, ..."),
-    ] = "none",
-    fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when that is finished, eV/Å.")] = 0.05,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of that.")] = 500,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="This process's share of the work, where several share a folder.")
-    ] = "1/1",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes. Default: one for each core, on GPUs up to eight for each.")
-    ] = None,
-    block_size: Annotated[int, typer.Option(min=1, help="Crystals of a file of results.")] = 1000,
-    atoms_per_batch: Annotated[
-        int | None, typer.Option(min=1, help="Atoms that the network sees at once. Default: what suits the device.")
-    ] = None,
-    recycles: Annotated[
-        int | None, typer.Option(min=1, help="How often the network looks. Default: the model's.")
-    ] = None,
-    members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble. Default: all.")] = None,
-    symmetry: Annotated[
-        bool, typer.Option(help="Find space groups: 1 to 3 ms for each crystal, and exact where symmetry fixes atoms.")
-    ] = True,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Fuse the network's kernels: a minute at the start, then faster on GPUs.")
-    ] = False,
-    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms and keep the cells.")] = False,
-    id_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Info key, column or field that names a crystal.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
+    inputs: Inputs,
+    out: Out,
+    model: ModelName = None,
+    max_uncertainty: MaxUncertainty = None,
+    max_error: MaxError = None,
+    finish: Finish = "none",
+    fmax: Fmax = 0.05,
+    steps: Steps = 500,
+    shard: ShardOption = "1/1",
+    workers: Workers = None,
+    block_size: BlockSize = 1000,
+    atoms_per_batch: AtomsPerBatch = None,
+    recycles: Recycles = None,
+    members: Members = None,
+    symmetry: Symmetry = True,
+    compile: Compile = False,
+    fixed_cell: FixedCell = False,
+    id_key: IdKey = None,
+    device: DeviceOption = Device.AUTO,
+    quiet: Quiet = False,
 ) -> None:
     """Relax very many crystals, on all cores or GPUs, and lose nothing.
 
@@ -110,11 +115,8 @@ def screen(
     reason. A journal says what is done.
     """
     require("pyarrow", "screening")
-    from deeprelax_ase.screening.manifest import Shard
     from deeprelax_ase.screening.options import RelaxOptions
-    from deeprelax_ase.screening.run import screen as run_screen
 
-    start = time.perf_counter()
     try:
         options = RelaxOptions(
             device=device.value,
@@ -131,6 +133,23 @@ def screen(
             steps=steps,
         )
         options = replace(options, model=_model(model, finish, device))
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    start = time.perf_counter()
+    work: dict[str, Any] = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
+    progress = _run(inputs, out, options, quiet=quiet, **work)
+    if not quiet:
+        Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
+    sound = all(progress.statuses[status] == 0 for status in ("uncertain", "not converged", "failed"))
+    raise typer.Exit(OK if sound else SOME_FAILED)
+
+
+def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:
+    """The screening, with a bar; ends the command where it cannot go on."""
+    from deeprelax_ase.screening.manifest import Shard
+    from deeprelax_ase.screening.run import screen as run_screen
+
+    try:
         with bar_on(errors(), visible=not quiet, rate=True) as bar:
             task = bar.add_task("reading", total=None)
 
@@ -141,16 +160,7 @@ def screen(
                 text = f"relaxing, {failed:,} failed" if failed else "relaxing"
                 bar.update(task, description=text, total=progress.total, completed=progress.done)
 
-            progress = run_screen(
-                inputs,
-                out,
-                options,
-                shard=Shard.parse(shard),
-                workers=workers,
-                block_size=block_size,
-                id_key=id_key,
-                observe=observe,
-            )
+            return run_screen(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
     except KeyboardInterrupt:
         errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -158,10 +168,6 @@ def screen(
         stop(str(error))
     except OSError as error:
         stop(f"{out} cannot be written: {error}. What was done is kept; the same command goes on.", SOME_FAILED)
-    if not quiet:
-        Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
-    sound = all(progress.statuses[status] == 0 for status in ("uncertain", "not converged", "failed"))
-    raise typer.Exit(OK if sound else SOME_FAILED)
 
 
 def export(

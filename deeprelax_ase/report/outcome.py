@@ -13,7 +13,8 @@ import numpy as np
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.reference import Reference
-from deeprelax_ase.report.results import NUMBERS, Results, Rows, results_of
+from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
+from deeprelax_ase.report.screened import ScreenedFolder
 
 #: Failures that are kept one by one; of the others the reason counts.
 _KEPT = 1000
@@ -99,6 +100,19 @@ class Outcome:
         for failure in self.failures:
             firsts.setdefault(_general(failure.reason), failure)
         return list(dict.fromkeys([*firsts.values(), *self.failures]))
+
+
+def results_of(path: Path, initial: str | os.PathLike | None) -> Results:
+    """The results in ``path``.
+
+    Raises:
+        StructureFileError: there is nothing.
+        OutputError: the folder is no screening, or is damaged.
+    """
+    given = None if initial is None else os.fspath(initial)
+    if not path.is_dir():
+        return RelaxedFile(str(path), given)
+    return ScreenedFolder(path, given)
 
 
 def outcome_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
@@ -82,21 +81,6 @@ class Results(Protocol):
 
     def predictor(self, model: str, device: str) -> Predictor:
         """What predicts as these results were predicted; by ``model``, or if that is empty by theirs."""
-
-
-def results_of(path: Path, initial: str | os.PathLike | None) -> Results:
-    """The results in ``path``.
-
-    Raises:
-        StructureFileError: there is nothing.
-        OutputError: the folder is no screening, or is damaged.
-    """
-    given = None if initial is None else os.fspath(initial)
-    if not path.is_dir():
-        return RelaxedFile(str(path), given)
-    from deeprelax_ase.report.screened import ScreenedFolder
-
-    return ScreenedFolder(path, given)
 
 
 class RelaxedFile:

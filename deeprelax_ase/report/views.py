@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from ase.data import covalent_radii
+from ase.data import chemical_symbols, covalent_radii
+from ase.data.colors import jmol_colors
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.groups import NON_METALS
 from deeprelax_ase.prediction.record import Uncertainty
-from deeprelax_ase.report.spheres import label, spheres
 
 #: Neighbours count as bonded up to so many times the sum of their covalent radii.
 _BONDED = 1.2
@@ -28,6 +28,9 @@ _LEAST = 0.05
 
 #: Crystals with more atoms are not drawn: browsers take too long. Neighbours in other cells are drawn for smaller ones.
 LARGEST, _SMALL = 500, 100
+
+#: Pixels, diameter of an atom's marker: a constant, and so much for each Å of its covalent radius.
+_MARKER, _MARKER_PER_RADIUS = 6.0, 14.0
 
 #: Fractional coordinates so near to zero are on a face of the cell, and are drawn on the opposite one too.
 _ON_FACE = 0.02
@@ -88,17 +91,41 @@ def _drawn(crystal: Crystal, bonds: _Bonds | None, *, coloured: bool) -> list[An
     lines = _segments(np.array([corners[list(edge)] @ crystal.cell for edge in edges]))
     traces = [go.Scatter3d(**lines, mode="lines", line={"color": _GREY, "width": 2}, hoverinfo="skip", name="cell")]
     labels = [
-        label(*atom) for atom in zip(crystal.numbers.tolist(), range(len(crystal)), crystal.positions, strict=True)
+        _label(*atom) for atom in zip(crystal.numbers.tolist(), range(len(crystal)), crystal.positions, strict=True)
     ]
-    traces += spheres(crystal.numbers, crystal.positions, labels)
+    traces.append(_markers(crystal.numbers, crystal.positions, labels))
     if bonds is None:
         return traces
     atoms, cells = _copies(crystal, bonds) if len(crystal) <= _SMALL else (np.zeros(0, int), np.zeros((0, 3), int))
     if len(atoms):
         told = [f"{labels[n].split('<')[0]}, in the next cell" for n in atoms.tolist()]
         where = crystal.positions[atoms] + cells @ crystal.cell
-        traces += spheres(crystal.numbers[atoms], where, told, pale=True, name="copies")
+        traces.append(_markers(crystal.numbers[atoms], where, told, pale=True, name="copies"))
     return [*traces, *_sticks(crystal, bonds, coloured=coloured)]
+
+
+def _markers(
+    numbers: np.ndarray, positions: np.ndarray, labels: list[str], *, pale: bool = False, name: str = "atoms"
+) -> go.Scatter3d:
+    """Atoms (n,) at ``positions`` (n, 3) Å, in Jmol's colours; each tells its label when it is pointed at."""
+    x, y, z = positions.T
+    share = 0.45 if pale else 1.0
+    colours = np.rint(255 * (1 - share * (1 - jmol_colors[numbers]))).astype(int)
+    marker = {
+        "size": _MARKER + _MARKER_PER_RADIUS * covalent_radii[numbers],
+        "color": [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()],
+        "opacity": 1.0,
+        "line": {"width": 1, "color": _GREY},
+    }
+    return go.Scatter3d(
+        x=x, y=y, z=z, mode="markers", marker=marker, text=labels, hovertemplate="%{text}<extra></extra>", name=name
+    )
+
+
+def _label(number: int, atom: int, position: np.ndarray) -> str:
+    """Of an atom: its element, its place in the crystal and where it is."""
+    x, y, z = position
+    return f"{chemical_symbols[number]} {atom}<br>{x:.3f}, {y:.3f}, {z:.3f} Å"
 
 
 def _bonds(crystal: Crystal, uncertainty: Uncertainty, shifts: np.ndarray) -> _Bonds:

@@ -209,11 +209,11 @@ def test_bonds_and_arrows_are_where_the_atoms_are() -> None:
 
 
 def _holds_an_atom(figure, scene: str, bonds) -> bool:
-    """Whether each bond ends in the middle of a sphere, of the crystal or a copy."""
-    spheres = [t for t in figure.data if t.scene == scene and t.name in ("atoms", "copies")]
-    corners = np.concatenate([np.array([t.x, t.y, t.z]).T.reshape(-1, 42, 3) for t in spheres])
+    """Whether each bond ends at an atom, of the crystal or a copy."""
+    drawn = [t for t in figure.data if t.scene == scene and t.name in ("atoms", "copies")]
+    atoms = np.concatenate([np.array([t.x, t.y, t.z]).T for t in drawn])
     ends = np.array([bonds.x, bonds.y, bonds.z]).T.reshape(-1, 3, 3)[:, :2].reshape(-1, 3)
-    distances = np.linalg.norm(ends[:, None] - corners.mean(axis=1), axis=2)
+    distances = np.linalg.norm(ends[:, None] - atoms, axis=2)
     return bool((distances.min(axis=1) < 1e-3).all())
 
 
