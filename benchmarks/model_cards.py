@@ -27,11 +27,11 @@ from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import RARE, chemistry, displacement_sizes, element_shares
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation.calibrate import labels_for, true_errors
+from deeprelax_ase.evaluation.calibrate import labels_for
 from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.metrics import crystal_errors, prediction_errors
 from deeprelax_ase.evaluation.predicting import predict
 from deeprelax_ase.models.registry import WEIGHTS
-from deeprelax_ase.training.evaluate import errors
 
 #: Chemistries of fewer crystals in a file's test split are all predicted.
 RARE_CHEMISTRY = 100
@@ -97,9 +97,9 @@ def find(predictor: Predictor, files: list[Path], labels: str, every: int, cache
         weights.append(weight)
         universal += [number == 0] * len(pairs)
     pairs = concatenate(parts)
-    made = [true_errors(result, part) for result, part in zip(results, parts, strict=True)]
+    made = [crystal_errors(part, result.crystals) for result, part in zip(results, parts, strict=True)]
     after = {name: np.concatenate([part[name] for part in made]) for name in made[0]}
-    start = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    start = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     before = {name: values.numpy() for name, values in start.items()}
     within, ood = {}, np.zeros(len(pairs), dtype=bool)
     if (calibration := predictor.calibration) is not None:

@@ -9,22 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
-from deeprelax_ase.evaluation.metrics import (
-    bond_length_mae,
-    cartesian_mae,
-    coordinate_mae,
-    lattice_mae,
-    rank_correlation,
-    rotation_free_lattice_mae,
-    structure_matches,
-    volume_error,
-)
-from deeprelax_ase.graph.record import CrystalGraph, edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.evaluation.metrics import prediction_errors, rank_correlation
+from deeprelax_ase.evaluation.structure_matching import structure_matches
+from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.graph.torch_builder import neighbor_graph
 
@@ -151,16 +142,17 @@ def assess(
     for (name, values), shape in zip(given.items(), shapes, strict=True):
         if values is not None and tuple(values.shape) != shape:
             raise ValueError(f"{name} must be {shape} for these pairs, got {tuple(values.shape)}")
-    before = errors_of(pairs, pairs.fractional_initial, pairs.cell_initial, graph=graph)
-    after = errors_of(pairs, fractional.double(), cell.double(), distances, graph=graph)
+    before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial, graph=graph)
+    after = prediction_errors(pairs, fractional.double(), cell.double(), graph=graph, distances=distances)
+    unrelaxed, found = (_in_order(errors) for errors in (before, after))
     if match:
         relaxed, initial = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
         predicted = _crystals(pairs, fractional.double(), cell.double())
         matches = structure_matches([*initial, *predicted], relaxed * 2, jobs=jobs, advance=advance)
-        for found, part in ((before, matches[: len(pairs)]), (after, matches[len(pairs) :])):
-            found["match"] = np.array([float(m.same) for m in part])
-            found["rmsd"] = np.array([m.rmsd for m in part])
-    return Assessment(after, before, uncertainty)
+        for errors, part in ((unrelaxed, matches[: len(pairs)]), (found, matches[len(pairs) :])):
+            errors["match"] = np.array([float(m.same) for m in part])
+            errors["rmsd"] = np.array([m.rmsd for m in part])
+    return Assessment(found, unrelaxed, uncertainty)
 
 
 def bond_graph(pairs: RelaxationPairs, settings: GraphSettings | None = None) -> CrystalGraph:
@@ -169,32 +161,8 @@ def bond_graph(pairs: RelaxationPairs, settings: GraphSettings | None = None) ->
     return neighbor_graph(pairs.numbers, start, pairs.cell_initial, pairs.batch, settings=settings or GraphSettings())
 
 
-def errors_of(
-    pairs: RelaxationPairs,
-    fractional: Tensor,
-    cell: Tensor,
-    distances: Tensor | None = None,
-    *,
-    graph: CrystalGraph | None = None,
-) -> dict[str, np.ndarray]:
-    """Every metric (G,) that needs no StructureMatcher, see :func:`assess`."""
-    batch, size = pairs.batch, len(pairs)
-    graph = bond_graph(pairs) if graph is None else graph
-    positions = rows_times_matrices(fractional, cell[batch])
-    true_positions = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[batch])
-    true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, pairs.cell_relaxed), dim=1)
-    lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1) if distances is None else distances
-    volume = volume_error(cell, pairs.cell_relaxed)
-    found = {
-        "coordinates": coordinate_mae(fractional, pairs.fractional_relaxed, pairs.cell_relaxed, batch),
-        "cartesian": cartesian_mae(positions, true_positions, batch, size),
-        "bond_length": bond_length_mae(lengths, true_lengths, edge_batch(graph), size),
-        "lattice": lattice_mae(cell, pairs.cell_relaxed),
-        "rotation_free_lattice": rotation_free_lattice_mae(cell, pairs.cell_relaxed),
-        "volume": volume,
-        "relative_volume": volume / torch.linalg.det(pairs.cell_relaxed).abs(),
-    }
-    return {name: values.numpy() for name, values in found.items()}
+def _in_order(errors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: errors[name].numpy() for name in UNITS if name in errors}
 
 
 def _crystals(pairs: RelaxationPairs, fractional: Tensor, cell: Tensor) -> list[Crystal]:

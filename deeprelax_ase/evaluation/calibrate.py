@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
+from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.registry import card_file_of, load_model
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import within_error
-from deeprelax_ase.training.evaluate import errors
 from deeprelax_ase.uncertainty.calibration import COVERAGE, Calibration, fit_calibration
 
 #: Fewer crystals make no group of their own.
@@ -44,13 +43,6 @@ def thinned(pairs: RelaxationPairs, every: int) -> RelaxationPairs:
     return pairs.take(kept.nonzero().squeeze(1))
 
 
-def true_errors(predicted: Predicted, pairs: RelaxationPairs) -> dict[str, np.ndarray]:
-    """Errors (n,) of the predictions for ``pairs``, see :func:`~deeprelax_ase.training.evaluate.errors`."""
-    fractional = torch.from_numpy(np.concatenate([c.fractional_positions for c in predicted.crystals]))
-    cells = torch.from_numpy(np.stack([c.cell for c in predicted.crystals]))
-    return {name: values.numpy() for name, values in errors(pairs, fractional, cells).items()}
-
-
 def coverage(
     calibration: Calibration, predicted: Predicted, pairs: RelaxationPairs, groups: dict[str, np.ndarray]
 ) -> dict:
@@ -64,7 +56,7 @@ def coverage(
         start if within_error(start, end, error) else end
         for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
     ]
-    true = true_errors(replace(predicted, crystals=crystals), pairs)
+    true = crystal_errors(pairs, crystals)
     columns = {
         "coordinates": (true["coordinates"], [e.coordinates for e in read], [e.coordinates_bound for e in read]),
         "volume": (true["relative_volume"], [e.volume for e in read], [e.volume_bound for e in read]),
@@ -117,7 +109,7 @@ def main() -> None:
             f"{len(pairs)} pairs for validation are too few for bounds that hold nine times in ten; {_FEWEST} are the "
             "least, some hundred are better. `deeprelax data convert --fractions` splits otherwise"
         )
-    true = true_errors(predicted, pairs)
+    true = crystal_errors(pairs, predicted.crystals)
     calibration = fit_calibration(
         predicted.error_features(),
         true["coordinates"],

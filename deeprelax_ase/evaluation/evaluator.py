@@ -11,8 +11,8 @@ import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.assessment import bond_graph, errors_of
-from deeprelax_ase.evaluation.metrics import rank_correlation
+from deeprelax_ase.evaluation.assessment import bond_graph
+from deeprelax_ase.evaluation.metrics import crystal_errors, rank_correlation
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
@@ -31,10 +31,8 @@ class Evaluator:
         self._graph = bond_graph(self.pairs)
 
     def errors(self, crystals: Sequence[Crystal]) -> dict[str, np.ndarray]:
-        """Every metric (G,) of :func:`deeprelax_ase.evaluation.assessment.errors_of`."""
-        fractional = torch.from_numpy(np.concatenate([c.fractional_positions for c in crystals]))
-        cells = torch.from_numpy(np.stack([c.cell for c in crystals]))
-        return errors_of(self.pairs, fractional, cells, graph=self._graph)
+        """All errors (G,), see :func:`deeprelax_ase.evaluation.metrics.prediction_errors`."""
+        return crystal_errors(self.pairs, crystals, graph=self._graph)
 
     def row(self, crystals: Sequence[Crystal]) -> dict[str, float]:
         """Means of :data:`METRICS`, and the median of the coordinates' errors (Å)."""

@@ -5,42 +5,80 @@ The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from functools import partial
-from multiprocessing import get_context
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data.pairs import RelaxationPairs
+from deeprelax_ase.geometry.nearest_images import nearest_displacements
+from deeprelax_ase.graph.record import CrystalGraph, crystal_mean, edge_batch, edge_vectors, rows_times_matrices
+
+
+def prediction_errors(
+    pairs: RelaxationPairs,
+    fractional: Tensor,
+    cell: Tensor,
+    *,
+    graph: CrystalGraph | None = None,
+    distances: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """All errors (G,) of G predicted crystals, by name: Å, volume Å³, relative volume without unit.
+
+    Args:
+        pairs: what was predicted for, N atoms on the device of the predictions.
+        fractional: (N, 3) predicted fractional coordinates.
+        cell: (G, 3, 3) Å, predicted.
+        graph: of the unrelaxed crystals, see :func:`~deeprelax_ase.evaluation.assessment.bond_graph`; the lengths of
+            its E edges are compared too where it is given.
+        distances: (E,) Å, predicted for these edges by a network that predicts them itself; by default those in the
+            predicted crystals.
+    """
+    batch, size, true_cell = pairs.batch, len(pairs), pairs.cell_relaxed
+    positions = rows_times_matrices(fractional, cell[batch])
+    true_positions = rows_times_matrices(pairs.fractional_relaxed, true_cell[batch])
+    volume = volume_error(cell, true_cell)
+    found = {
+        "coordinates": coordinate_mae(fractional, pairs.fractional_relaxed, true_cell, batch),
+        "cartesian": cartesian_mae(positions, true_positions, batch, size),
+        "lattice": lattice_mae(cell, true_cell),
+        "rotation_free_lattice": rotation_free_lattice_mae(cell, true_cell),
+        "volume": volume,
+        "relative_volume": volume / torch.linalg.det(true_cell).abs(),
+    }
+    if graph is not None:
+        if distances is None:
+            distances = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
+        true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, true_cell), dim=1)
+        found["bond_length"] = bond_length_mae(distances, true_lengths, edge_batch(graph), size)
+    return found
+
+
+def crystal_errors(
+    pairs: RelaxationPairs, crystals: Sequence[Crystal], *, graph: CrystalGraph | None = None
+) -> dict[str, np.ndarray]:
+    """:func:`prediction_errors` of predicted ``crystals`` for ``pairs`` on the CPU."""
+    fractional = torch.from_numpy(np.concatenate([c.fractional_positions for c in crystals]))
+    cell = torch.from_numpy(np.stack([c.cell for c in crystals]))
+    return {name: values.numpy() for name, values in prediction_errors(pairs, fractional, cell, graph=graph).items()}
 
 
 def coordinate_mae(fractional: Tensor, fractional_true: Tensor, cell_true: Tensor, batch: Tensor) -> Tensor:
     """Mean absolute Cartesian component of the fractional error in the true cell, drift removed; (G,) Å.
 
     This form of eq. (25) does not mix the error of the cell, the choice of origin or of periodic images into that of
-    the coordinates: differences are taken to the nearest image once the crystals lie on each other.
+    the coordinates: differences are taken to the nearest images once the crystals lie on each other, see
+    :func:`~deeprelax_ase.geometry.nearest_images.nearest_displacements`.
 
     Args:
-        fractional, scaled_true: (N, 3) fractional coordinates, predicted and true.
+        fractional, fractional_true: (N, 3) fractional coordinates, predicted and true.
         cell_true: (G, 3, 3) Å.
-        batch: (N,) crystal of each atom.
+        batch: (N,) crystal of each atom, ascending.
     """
-    difference = fractional - fractional_true
-    # Near half a cell, rounding would send the atoms of one crystal to different images: the drift goes first, as the
-    # mean angle that no choice of images changes.
-    angle = 2 * math.pi * difference
-    sine, cosine = (crystal_mean(part, batch, len(cell_true)) for part in (angle.sin(), angle.cos()))
-    difference = difference - (torch.atan2(sine, cosine) / (2 * math.pi))[batch]
-    difference = difference - difference.round()
-    difference = difference - crystal_mean(difference, batch, len(cell_true))[batch]
-    cartesian = torch.einsum("nk,nkx->nx", difference, cell_true[batch])
-    return crystal_mean(cartesian.abs().mean(dim=1, keepdim=True), batch, len(cell_true)).squeeze(1)
+    displacements = nearest_displacements(fractional - fractional_true, cell_true, batch)
+    return crystal_mean(displacements.abs().mean(dim=1, keepdim=True), batch, len(cell_true)).squeeze(1)
 
 
 def cartesian_mae(positions: Tensor, positions_true: Tensor, batch: Tensor, size: int) -> Tensor:
@@ -78,48 +116,6 @@ def volume_error(cell: Tensor, cell_true: Tensor) -> Tensor:
     return (torch.linalg.det(cell).abs() - torch.linalg.det(cell_true).abs()).abs()
 
 
-class Match(NamedTuple):
-    """How pymatgen's StructureMatcher compares two crystals.
-
-    Attributes:
-        same: whether it holds them for the same, with its defaults (ltol=0.2, stol=0.3), as in section 4.10.5.
-        rmsd: root mean square distance of the atoms over ``(V / N)^(1/3)``, without dimension, as Matbench Discovery
-            reports it (github.com/janosh/matbench-discovery, metrics.geo_opt): from ``StructureMatcher(stol=1.0,
-            scale=False)``, and 1 where that finds no mapping.
-    """
-
-    same: bool
-    rmsd: float
-
-
-def structure_match(predicted: Crystal, true: Crystal) -> Match:
-    """Compare two crystals by pymatgen's StructureMatcher."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    structures = predicted.to_structure(), true.to_structure()
-    found = StructureMatcher(stol=1.0, scale=False).get_rms_dist(*structures)
-    return Match(bool(StructureMatcher().fit(*structures)), 1.0 if found is None else float(found[0]))
-
-
-def structure_matches(
-    predicted: Sequence[Crystal],
-    true: Sequence[Crystal],
-    *,
-    jobs: int = 1,
-    advance: Callable[[], object] = lambda: None,
-) -> list[Match]:
-    """:func:`structure_match` of each pair, in ``jobs`` processes; ``advance`` is called after each."""
-    if len(predicted) != len(true):
-        raise ValueError(f"{len(predicted)} predicted crystals, but {len(true)} true ones")
-    matches = []
-    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        compare = map if pool is None else partial(pool.map, chunksize=16)
-        for match in compare(structure_match, predicted, true):
-            matches.append(match)
-            advance()
-    return matches
-
-
 def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     """Spearman's rank correlation of predicted uncertainties and true errors (n,) each, as in the paper's figure 5.
 
@@ -130,9 +126,3 @@ def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     if len(error) < 2 or np.ptp(uncertainty) == 0 or np.ptp(error) == 0:
         return float("nan")
     return float(spearmanr(uncertainty, error).statistic)
-
-
-def crystal_mean(values: Tensor, crystal: Tensor, size: int) -> Tensor:
-    """(n, C) values averaged over those of each crystal, (size, C); a crystal without values gives zero."""
-    sums = values.new_zeros(size, values.shape[1]).index_add(0, crystal, values)
-    return sums / torch.bincount(crystal, minlength=size).clamp_min(1)[:, None]

@@ -99,6 +99,12 @@ def atom_counts(graph: CrystalGraph) -> Tensor:
     return torch.bincount(graph.batch, minlength=graph.num_crystals)
 
 
+def crystal_mean(values: Tensor, batch: Tensor, size: int) -> Tensor:
+    """(n, C) values averaged over those of each of ``size`` crystals, (size, C); one without values gives zero."""
+    sums = values.new_zeros(size, values.shape[1]).index_add(0, batch, values)
+    return sums / torch.bincount(batch, minlength=size).clamp_min(1)[:, None]
+
+
 def collate(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
     """One graph of several, atoms and crystals in the order given."""
     if not graphs:

@@ -1,4 +1,4 @@
-"""Relaxing pairs in bulk on the device that they lie on, and how near the result comes to their relaxed crystals."""
+"""Relaxing pairs in bulk on the device that they lie on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.metrics import coordinate_mae, lattice_mae, volume_error
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import Model
@@ -157,15 +156,3 @@ def _batches(pairs: RelaxationPairs, atoms: int | None) -> Batches:
 
 def _untimed(stage: str) -> AbstractContextManager[None]:
     return nullcontext()
-
-
-def errors(pairs: RelaxationPairs, fractional: Tensor, cell: Tensor) -> dict[str, Tensor]:
-    """Errors (G,) of predicted crystals: coordinates and cell in Å, volume in Å³, and relative volume."""
-    true_volume = torch.linalg.det(pairs.cell_relaxed).abs()
-    volume = volume_error(cell, pairs.cell_relaxed)
-    return {
-        "coordinates": coordinate_mae(fractional, pairs.fractional_relaxed, pairs.cell_relaxed, pairs.batch),
-        "lattice": lattice_mae(cell, pairs.cell_relaxed),
-        "volume": volume,
-        "relative_volume": volume / true_volume,
-    }

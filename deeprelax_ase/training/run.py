@@ -16,10 +16,11 @@ from deeprelax_ase import __version__
 from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.models.registry import Model, ModelCard, card_file_of, load_model, model_of, save_model
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
-from deeprelax_ase.training.evaluate import errors, predict_pairs
+from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.export import read_member
 from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.presets import mixed
@@ -194,8 +195,8 @@ def measure(model: Model, pairs: RelaxationPairs, device: str, *, recycles: int)
     pairs = pairs.to(device)
     predicted = predict_pairs(model, pairs, recycles=recycles)
     fractional, cell = predicted.fractional.to(pairs.fractional_relaxed), predicted.cell.to(pairs.cell_relaxed)
-    found = errors(pairs, fractional, cell)
-    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    found = prediction_errors(pairs, fractional, cell)
+    before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     return {
         **{name: values.double().mean().item() for name, values in found.items()},
         **{f"unrelaxed {name}": values.double().mean().item() for name, values in before.items()},

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess, bond_graph, errors_of
-from deeprelax_ase.evaluation.metrics import Match
+from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess, bond_graph
+from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
 from tests.pairs import make_pairs
 
@@ -38,7 +37,7 @@ def test_the_relaxed_crystals_have_no_error(pairs: RelaxationPairs) -> None:
 
 def test_errors_by_hand(pairs: RelaxationPairs) -> None:
     """Every relaxed crystal is 0.95 of the unrelaxed one in length: with its atoms in place, only lengths differ."""
-    found = errors_of(pairs, pairs.fractional_relaxed, pairs.cell_initial)
+    found = prediction_errors(pairs, pairs.fractional_relaxed, pairs.cell_initial, graph=bond_graph(pairs))
     volume = torch.linalg.det(pairs.cell_relaxed).abs()
     np.testing.assert_allclose(found["coordinates"], 0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found["volume"], volume * (0.95**-3 - 1), rtol=1e-10)
@@ -50,6 +49,11 @@ def test_errors_by_hand(pairs: RelaxationPairs) -> None:
     expected = torch.zeros(6, dtype=torch.float64).index_add(0, pairs.batch, positions) / pairs.counts * (1 / 0.95 - 1)
     np.testing.assert_allclose(found["cartesian"], expected, rtol=1e-9)
     assert (found["bond_length"] > 0.1).all()
+
+
+def test_bond_lengths_are_compared_on_a_given_graph_alone(pairs: RelaxationPairs) -> None:
+    given = (pairs, pairs.fractional_initial, pairs.cell_initial)
+    assert prediction_errors(*given, graph=bond_graph(pairs)).keys() - prediction_errors(*given) == {"bond_length"}
 
 
 def test_single_precision_is_enough_for_predictions(pairs: RelaxationPairs) -> None:
@@ -73,23 +77,8 @@ def test_matches_and_rmsd(pairs: RelaxationPairs) -> None:
     assert found.summary()["match"]["improvement_percent"] == pytest.approx(100 * (5 / 6 - before) / before)
 
 
-def test_processes_for_the_matches(pairs: RelaxationPairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are compared in one go, in as many processes as were asked for; which is which is not mixed up."""
-
-    def matches(first: list[Crystal], true: list[Crystal], *, jobs: int, advance: object) -> list[Match]:
-        assert jobs == 3
-        same = [np.allclose(a.cell, b.cell) for a, b in zip(first, true, strict=True)]
-        return [Match(equal, 0.0 if equal else 0.5) for equal in same]
-
-    monkeypatch.setattr("deeprelax_ase.evaluation.assessment.structure_matches", matches)
-    found = assess(pairs, pairs.fractional_relaxed, pairs.cell_relaxed, jobs=3)
-    assert found.predicted["match"].tolist() == [1] * 6
-    assert found.unrelaxed["match"].tolist() == [0] * 6
-    assert found.unrelaxed["rmsd"].tolist() == [0.5] * 6
-
-
 def test_uncertainty_is_ranked_against_the_bond_lengths(pairs: RelaxationPairs) -> None:
-    error = errors_of(pairs, pairs.fractional_initial, pairs.cell_initial)["bond_length"]
+    error = assess(pairs, pairs.fractional_initial, pairs.cell_initial, match=False).predicted["bond_length"]
     for sign in (1, -1):
         found = assess(pairs, pairs.fractional_initial, pairs.cell_initial, uncertainty=sign * error**3, match=False)
         assert found.summary()["uncertainty_rank_correlation"]["predicted"] == pytest.approx(sign)

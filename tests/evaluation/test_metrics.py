@@ -7,19 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import RelaxationPairs, crystals_of
 from deeprelax_ase.evaluation.metrics import (
     bond_length_mae,
     cartesian_mae,
     coordinate_mae,
-    crystal_mean,
+    crystal_errors,
     lattice_mae,
+    prediction_errors,
     rank_correlation,
     rotation_free_lattice_mae,
-    structure_match,
-    structure_matches,
     volume_error,
 )
+from deeprelax_ase.graph.record import crystal_mean
 
 #: Two crystals, of two atoms and of one.
 BATCH = torch.tensor([0, 0, 1])
@@ -121,15 +121,50 @@ def test_types_are_kept(dtype: torch.dtype) -> None:
     assert volume_error(cast(CELL), cast(CELL)).dtype == dtype
 
 
-def test_same_crystals_match_whatever_their_order_and_origin() -> None:
-    pytest.importorskip("pymatgen")
-    rocksalt = Crystal([11, 17], [[0.0, 0, 0], [2.8, 2.8, 2.8]], (np.ones((3, 3)) - np.eye(3)) * 2.8)
-    shifted = Crystal([17, 11], [[3.8, 3.8, 3.8], [1.0, 1.0, 1.0]], rocksalt.cell)
-    chloride = Crystal([55, 17], [[0.0, 0, 0], [2.06, 2.06, 2.06]], np.eye(3) * 4.12)
-    matches = structure_matches([rocksalt, chloride], [shifted, rocksalt])
-    assert [match.same for match in matches] == [True, False]
-    with pytest.raises(ValueError, match="1 predicted crystals, but 2 true ones"):
-        structure_matches([rocksalt], [rocksalt, chloride])
+# -- all errors of predicted crystals
+
+
+@pytest.fixture
+def pairs(pairs_of) -> RelaxationPairs:
+    return pairs_of(7)
+
+
+def test_errors_are_zero_for_the_truth_and_only_for_it(pairs: RelaxationPairs) -> None:
+    right = prediction_errors(pairs, pairs.fractional_relaxed, pairs.cell_relaxed)
+    wrong = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    for name in right.keys() | wrong.keys():
+        assert right[name].shape == (7,)
+        assert right[name].max() < 1e-12
+        assert wrong[name].min() > 1e-4
+
+
+def test_errors_of_a_crystal_that_is_too_large(pairs: RelaxationPairs) -> None:
+    """2 % in every length; the coordinates are measured in the true cell."""
+    found = prediction_errors(pairs, pairs.fractional_relaxed, 1.02 * pairs.cell_relaxed)
+    assert found["coordinates"].max() < 1e-14
+    torch.testing.assert_close(found["relative_volume"], torch.full((7,), 1.02**3 - 1).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["lattice"], 0.02 * pairs.cell_relaxed.abs().mean(dim=(1, 2)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found["volume"], (1.02**3 - 1) * torch.linalg.det(pairs.cell_relaxed).abs())
+
+
+def test_errors_of_crystals_are_those_of_their_tensors(pairs: RelaxationPairs) -> None:
+    found = crystal_errors(pairs, crystals_of(pairs, "initial"))
+    expected = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_a_two_atom_fcc_cell_under_large_noise() -> None:
+    """The nearest of all images: the error is that of half the shortest vector between the two displacements."""
+    generator = torch.Generator().manual_seed(0)
+    cell = 2.1 * (torch.ones(3, 3) - torch.eye(3)).double().expand(2000, 3, 3)
+    moved = 0.4 * torch.randn(2000, 2, 3, generator=generator, dtype=torch.float64)
+    fractional = torch.linalg.solve(cell, moved, left=False).reshape(-1, 3)
+    found = coordinate_mae(fractional, torch.zeros_like(fractional), cell, torch.arange(2000).repeat_interleave(2))
+    images = torch.cartesian_prod(*[torch.arange(-2, 3).double()] * 3) @ cell[0]
+    between = (moved[:, 1] - moved[:, 0])[:, None] + images
+    torch.testing.assert_close(found, between.abs().sum(dim=2).amin(dim=1) / 6, rtol=0, atol=1e-12)
 
 
 # -- the lattice without rotation
@@ -165,40 +200,6 @@ def test_a_rotation_of_the_truth_turns_the_axes_of_the_lattice_error(seed: int) 
 def test_a_rotation_is_no_error() -> None:
     assert lattice_mae(CELL @ turn(1), CELL).min() > 0.1
     assert rotation_free_lattice_mae(CELL @ turn(1), CELL).tolist() == approx([0.0, 0.0])
-
-
-# -- pymatgen's matcher
-
-
-def rock_salt(length: float, shift: float = 0.0) -> Crystal:
-    fractional = np.array([[0, 0, 0], [0.5, 0.5, 0.5 + shift]])
-    cell = length * np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    return Crystal([12, 8], fractional @ cell, cell)
-
-
-def test_rmsd_by_hand() -> None:
-    """One of two atoms moved by u: both are u / 2 off once they lie on each other."""
-    pytest.importorskip("pymatgen")
-    found = structure_match(rock_salt(4.2, 0.05), rock_salt(4.2))
-    moved = 0.05 * np.linalg.norm(rock_salt(4.2).cell[2])
-    assert found.same
-    assert found.rmsd == pytest.approx(moved / 2 / (4.2**3 / 8) ** (1 / 3), rel=1e-6)
-    assert structure_match(rock_salt(4.2), rock_salt(4.2)).rmsd == pytest.approx(0, abs=1e-9)
-
-
-def test_rmsd_is_one_without_a_match() -> None:
-    pytest.importorskip("pymatgen")
-    other = Crystal([11, 17], rock_salt(4.2).positions, rock_salt(4.2).cell)
-    assert structure_match(other, rock_salt(4.2)) == (False, 1.0)
-
-
-def test_matches_come_in_order_from_several_processes() -> None:
-    pytest.importorskip("pymatgen")
-    crystals = [rock_salt(4.2, 0.01 * n) for n in range(5)]
-    alone = structure_matches(crystals, [rock_salt(4.2)] * 5)
-    assert structure_matches(crystals, [rock_salt(4.2)] * 5, jobs=2) == alone
-    assert [match.rmsd for match in alone] == sorted(match.rmsd for match in alone)
-    assert structure_matches([], []) == []
 
 
 def test_rank_correlation() -> None:

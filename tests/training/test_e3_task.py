@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
-from deeprelax_ase.training.evaluate import errors, relax_pairs
+from deeprelax_ase.training.evaluate import relax_pairs
 
 PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
@@ -107,8 +108,8 @@ def test_training_lowers_the_loss_and_relaxes_crystals(pairs_of: PairsOf, tmp_pa
     for name in ("displacement", "volume", *(() if tempering else ("loss",))):  # tempered, it is no likelihood
         assert last[name] < (0.3 * first[name] if name != "loss" else first[name] - 5), name
     relaxed = relax_pairs([network], pairs, "PBE")
-    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
-    after = errors(pairs, relaxed.fractional, relaxed.cell)
+    before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    after = prediction_errors(pairs, relaxed.fractional, relaxed.cell)
     assert after["relative_volume"].max() < 0.1 * before["relative_volume"].min()
     assert after["coordinates"].mean() < 0.5 * before["coordinates"].mean()
 

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from deeprelax_ase import Crystal, Predictor, load_model
 from deeprelax_ase.data import LEVELS, load_pairs
 from deeprelax_ase.data.pairs import crystals_of
+from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.models.registry import ModelCard, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig
 from deeprelax_ase.training.config_file import load_config, run_config
-from deeprelax_ase.training.evaluate import errors, predict_pairs
+from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.presets import PairSettings
 from deeprelax_ase.training.run import best_recycles, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
 
@@ -80,8 +81,8 @@ def test_the_card_tells_the_errors_on_the_test_split(values_of: ValuesOf, archit
     card = model_from(config)
     pairs = load_pairs(splits_file, dtype=torch.float32).in_split("test")
     predicted = predict_pairs(load_model(config.out / "tiny.json"), pairs)
-    after = errors(pairs, predicted.fractional.float(), predicted.cell.float())
-    before = errors(pairs, pairs.fractional_initial, pairs.cell_initial)
+    after = prediction_errors(pairs, predicted.fractional.float(), predicted.cell.float())
+    before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     test = card.metrics["test"]
     assert test.keys() == after.keys() | {f"unrelaxed {name}" for name in before}
     for name in after:
