@@ -8,9 +8,8 @@ restores it exactly, by averaging deformation and displacements over the operati
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +31,9 @@ _NO_FREEDOM = 1e-6
 
 #: Distances between operated and original atoms that are compared at once, to bound the memory.
 _CHUNK = 2**20
+
+#: The filter of what spglib 2.7 and 2.8 say in every call.
+_NEXT_VERSION = ("ignore", re.compile("Set OLD_ERROR_HANDLING", re.IGNORECASE), DeprecationWarning, None, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,42 +138,32 @@ def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> Symmet
 
 
 def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
+    spglib = _spglib()
+    structure = (crystal.cell, crystal.fractional_positions, crystal.numbers)
+    try:
+        return spglib.get_symmetry_dataset(structure, symprec=symprec)
+    except getattr(spglib, "SpglibError", ()):  # spglib < 2.7 has no such class, and returns None
+        return None
+
+
+def _spglib() -> Any:
+    """Spglib, which is not to write about a crystal that it finds no group for, nor about its next version.
+
+    A value that the user chose is left alone. The one filter is put in front again when another has come before it:
+    ``warnings.catch_warnings`` would silence, and restore, those of all threads.
+    """
     import spglib
 
-    structure: Any = (crystal.cell, crystal.fractional_positions, crystal.numbers)
-    failure = getattr(spglib, "SpglibError", ())  # spglib < 2.7 has no such class, and returns None
-    with warnings.catch_warnings(), _spglib_silent():
-        warnings.simplefilter("ignore")  # about that very change
-        try:
-            return spglib.get_symmetry_dataset(structure, symprec=symprec)
-        except failure:
-            return None
-
-
-@contextmanager
-def _spglib_silent() -> Iterator[None]:
-    """Keep spglib's C library from writing to the terminal about a crystal that it finds no group for.
-
-    It looks at the environment each time; a value that the user chose is left alone.
-    """
-    chosen = "SPGLIB_WARNING" in os.environ
-    if not chosen:
-        os.environ["SPGLIB_WARNING"] = "OFF"
-    try:
-        yield
-    finally:
-        if not chosen:
-            os.environ.pop("SPGLIB_WARNING", None)
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
+    if warnings.filters[:1] != [_NEXT_VERSION]:
+        warnings.filterwarnings("ignore", _NEXT_VERSION[1].pattern, DeprecationWarning)
+    return spglib
 
 
 @cache
 def _group(hall_number: int) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (S, 3, 3) and translations (S, 3) in the conventional cell, one for each rotation."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # see above
-        group: Any = spglib.get_symmetry_from_database(hall_number)
+    group = _spglib().get_symmetry_from_database(hall_number)
     rotations, first = np.unique(group["rotations"], axis=0, return_index=True)
     return rotations, group["translations"][first]
 

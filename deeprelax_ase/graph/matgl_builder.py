@@ -6,7 +6,6 @@ the atom whose image is taken is the source j, so that MatGL's ``dst`` is j and 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.checks import check_density, check_distances
-from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs, select_edges
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs, row_starts, select_edges
 from deeprelax_ase.graph.matgl_import import import_matgl
-from deeprelax_ase.graph.record import CrystalGraph
+from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
 from deeprelax_ase.graph.torch_builder import batch_tensors, neighbor_pairs
 
@@ -36,14 +35,12 @@ def build_graph(
         OverlappingAtomsError, IsolatedAtomError: see :func:`deeprelax_ase.graph.checks.check_distances`.
         ValueError: no crystals are given.
     """
-    numbers, positions, cell, batch = batch_tensors(crystals)
-    check_density(cell, batch)
+    tensors = batch_tensors(crystals)
+    check_density(tensors[2], tensors[3])
     # A little further than the cutoff, so that it is the float64 distances computed here that decide.
-    graphs = [_convert(crystal, settings.cutoff + 2 * CUTOFF_MARGIN) for crystal in crystals]
-    neighbors = _pairs(graphs, positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
-    check_distances(neighbors, batch, cutoff=settings.cutoff)
-    edges = select_edges(neighbors, _in_cell(positions, batch, settings), settings=settings)
-    return CrystalGraph(numbers, positions, cell, batch, *edges).to(dtype=dtype)
+    tables = [_convert(crystal, settings.cutoff + 2 * CUTOFF_MARGIN) for crystal in crystals]
+    neighbors = _neighbor_list(tables, *tensors[1:], settings.cutoff + CUTOFF_MARGIN)
+    return _select(*tensors, neighbors, settings).to(dtype=dtype)
 
 
 def read_dgl_graph(
@@ -70,44 +67,60 @@ def read_dgl_graph(
             f"a graph of {dgl_graph.num_nodes()} atoms with edge data {sorted(dgl_graph.edata)} is not one of this "
             f"crystal of {len(crystal)} atoms with 'pbc_offset'; make it with MatGL's Atoms2Graph or Structure2Graph"
         )
-    numbers, positions, cell, batch = batch_tensors([crystal])
+    tensors = batch_tensors([crystal])
+    _, positions, cell, batch = tensors
     check_density(cell, batch)
-    neighbors = _pairs([dgl_graph], positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
+    neighbors = _neighbor_list([_table(dgl_graph)], positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
     _check_complete(neighbors, neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff), settings.cutoff)
-    check_distances(neighbors, batch, cutoff=settings.cutoff)
-    edges = select_edges(neighbors, _in_cell(positions, batch, settings), settings=settings)
-    return CrystalGraph(numbers, positions, cell, batch, *edges).to(dtype=dtype)
+    return _select(*tensors, neighbors, settings).to(dtype=dtype)
 
 
-def _in_cell(positions: Tensor, batch: Tensor, settings: GraphSettings) -> NeighborList:
-    """All pairs of a cell, which are many in a large one: none where none are wanted."""
-    wanted = torch.arange(len(batch)) if settings.max_in_cell else torch.arange(0)
-    return in_cell_pairs(positions, batch, wanted)
+def _convert(crystal: Crystal, cutoff: float) -> Tensor:
+    """:func:`_table` of a crystal's own graph.
 
-
-def _convert(crystal: Crystal, cutoff: float) -> DGLGraph:
+    Atoms are wrapped first: memory and time of the converter grow with the cells between atoms and origin, to 13 GB for
+    an atom 200 cells away. The offsets are then told from where the atoms are.
+    """
     import_matgl()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from matgl.ext.ase import Atoms2Graph
+    from matgl.ext.ase import Atoms2Graph
+
+    cells = np.floor(crystal.fractional_positions).astype(np.int64)
     atoms = crystal.to_atoms()
-    return Atoms2Graph(tuple(sorted(set(atoms.get_chemical_symbols()))), cutoff).get_graph(atoms)[0]
+    atoms.positions -= cells @ crystal.cell
+    table = _table(Atoms2Graph(tuple(sorted(set(atoms.get_chemical_symbols()))), cutoff).get_graph(atoms)[0])
+    away = torch.from_numpy(cells)
+    table[2:] += (away[table[0]] - away[table[1]]).T
+    return table
 
 
-def _pairs(graphs: Sequence[DGLGraph], positions: Tensor, cell: Tensor, batch: Tensor, cutoff: float) -> NeighborList:
-    """The graphs' edges within ``cutoff`` as one sorted list, distances in float64 from the crystals' own positions."""
-    rows, first = [], 0
-    for graph in graphs:
-        source, destination = graph.edges()[1].long() + first, graph.edges()[0].long() + first
-        rows.append(torch.stack([destination, source, *graph.edata["pbc_offset"].round().long().T]).cpu())
-        first += graph.num_nodes()
-    table = torch.cat(rows, dim=1)  # (5, P): destination, source, three offsets
+def _table(graph: DGLGraph) -> Tensor:
+    """(5, P) the graph's edges: destination, source and the three offsets."""
+    destination, source = graph.edges()
+    return torch.stack([destination.long(), source.long(), *graph.edata["pbc_offset"].round().long().T]).cpu()
+
+
+def _neighbor_list(
+    tables: Sequence[Tensor], positions: Tensor, cell: Tensor, batch: Tensor, cutoff: float
+) -> NeighborList:
+    """The edges within ``cutoff`` as one sorted list, distances in float64 from the crystals' own positions."""
+    starts = row_starts(batch, len(cell))
+    table = torch.cat([torch.cat([t[:2] + start, t[2:]]) for t, start in zip(tables, starts[:-1], strict=True)], dim=1)
     table = table[:, torch.from_numpy(np.lexsort(table.numpy()[::-1]))]
     destination, source, offsets = table[0], table[1], table[2:].T
-    shifts = torch.einsum("pk,pkx->px", offsets.double(), cell[batch[destination]])
+    shifts = rows_times_matrices(offsets.double(), cell[batch[destination]])
     distances = torch.linalg.vector_norm(positions[source] + shifts - positions[destination], dim=1)
     near = distances <= cutoff
     return NeighborList(source[near], destination[near], offsets[near], distances[near])
+
+
+def _select(
+    numbers: Tensor, positions: Tensor, cell: Tensor, batch: Tensor, neighbors: NeighborList, settings: GraphSettings
+) -> CrystalGraph:
+    """The graph of the neighbours that become edges, once their distances are checked."""
+    check_distances(neighbors, batch, cutoff=settings.cutoff)
+    wanted = torch.arange(len(batch) if settings.max_in_cell else 0)  # pairs of a large cell are many
+    edges = select_edges(neighbors, in_cell_pairs(positions, batch, wanted), settings=settings)
+    return CrystalGraph(numbers, positions, cell, batch, *edges)
 
 
 def _check_complete(found: NeighborList, expected: NeighborList, cutoff: float) -> None:

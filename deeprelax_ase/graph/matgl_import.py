@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from contextlib import nullcontext
 from types import ModuleType
 
 from deeprelax_ase.errors import BackendError
@@ -20,22 +22,25 @@ def import_matgl() -> ModuleType:
 
     Raises:
         BackendError: MatGL or DGL is missing or broken, ASE is too old for MatGL, or MatGL already runs on another
-            backend. It is an ``ImportError`` too.
+            backend, or is of a version that has no DGL. It is an ``ImportError`` too.
     """
     os.environ.setdefault("MATGL_BACKEND", "DGL")
     os.environ.setdefault("DGLBACKEND", "pytorch")
+    known = "matgl.ext.ase" in sys.modules  # what is imported already warns no more
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with nullcontext() if known else warnings.catch_warnings(action="ignore"):
             import dgl  # noqa: F401  MatGL itself does not notice that it is missing
             import matgl
             import matgl.config
             import matgl.ext.ase  # needs ASE 3.25, which MatGL does not ask for
     except (ImportError, OSError) as error:  # OSError: a DGL built for another torch
         raise BackendError(f"MatGL with DGL cannot be imported ({error}). Install it with {_INSTALL}.") from error
-    if matgl.config.BACKEND != "DGL":
+    backend = getattr(matgl.config, "BACKEND", None)
+    if backend is None:
+        raise BackendError(f"MatGL {matgl.__version__} does not run on DGL any more. Install {_INSTALL}.")
+    if backend != "DGL":
         raise BackendError(
-            f"MatGL runs on {matgl.config.BACKEND} in this process. Set the environment variable MATGL_BACKEND=DGL "
-            "before matgl is first imported, or import it after deeprelax_ase has."
+            f"MatGL runs on {backend} in this process. Set the environment variable MATGL_BACKEND=DGL before matgl is "
+            "first imported, or import it after deeprelax_ase has."
         )
     return matgl

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -66,6 +69,27 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
 def assert_close(actual: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray], atol: float = 1e-10):
     for a, e in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=0, atol=atol)
+
+
+def test_warnings_of_other_threads_are_left_alone(rng: np.random.Generator):
+    """What ``catch_warnings`` does in several threads at once can silence a process for good."""
+    initial = crystal("rutile")
+    prediction = predict(initial, rng)
+    silenced = []
+
+    def watch() -> None:
+        while not done.is_set():
+            silenced.append(("ignore", None, Warning, None, 0) in warnings.filters)
+
+    done = Event()
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(watch)
+        list(pool.map(lambda _: symmetrize(initial, *prediction), range(40)))
+        done.set()
+    assert silenced
+    assert not any(silenced)
+    with pytest.raises(UserWarning, match="still an error"):
+        warnings.warn("still an error", stacklevel=1)
 
 
 @pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING")  # for the check; symmetrize itself must not warn

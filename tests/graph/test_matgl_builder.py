@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import BackendError, OverlappingAtomsError
 from deeprelax_ase.graph import (
+    BACKENDS,
     DEFAULT_SETTINGS,
     CrystalGraph,
     GraphSettings,
@@ -21,6 +23,7 @@ from deeprelax_ase.graph import (
     matgl_builder,
     read_dgl_graph,
 )
+from deeprelax_ase.nn import ARCHITECTURES
 
 if TYPE_CHECKING:
     from dgl import DGLGraph
@@ -78,6 +81,35 @@ def test_parity_on_random_cells(shape: str, rng: np.random.Generator) -> None:
         assert_parity([crystal])
         widest = max(widest, int(build_graph([crystal], backend="matgl").cell_offsets.abs().max()))
     assert widest > 2
+
+
+@pytest.mark.parametrize("name", ["hcp", "triclinic", "thin"])
+def test_atoms_far_away_are_wrapped_first(sample_crystals: Samples, rng: np.random.Generator, name: str) -> None:
+    """The converter's memory grows with the cells between atoms and origin: gigabytes for 200."""
+    crystal = sample_crystals[name]
+    cells = 200 * rng.choice([-1, 1], size=(len(crystal), 3))
+    assert_parity([crystal.with_geometry(crystal.positions + cells @ crystal.cell, crystal.cell)])
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_gradients_do_not_depend_on_the_backend(sample_crystals: Samples, architecture: str) -> None:
+    """Of what the network predicts, with respect to positions, cell and weights."""
+    Network, Config = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    network = Network(Config(channels=16, num_basis=8)).double()
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.2)  # some start at zero
+    found = []
+    for backend in BACKENDS:
+        graph = build_graph([sample_crystals["triclinic"], sample_crystals["hcp"]], backend=backend)
+        given = [tensor.requires_grad_() for tensor in (graph.positions, graph.cell)]
+        output = network(graph)
+        record = output[-1] if isinstance(output, list) else output
+        total = sum((getattr(record, f.name) ** 2).sum() for f in fields(record))
+        found.append(torch.autograd.grad(total, [*given, *network.parameters()], materialize_grads=True))
+    assert found[0][0].abs().max() > 0
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_edge_vectors_point_from_destination_to_the_image_of_the_source() -> None:

@@ -49,6 +49,14 @@ def test_users_choice_of_backend_is_not_overruled(tmp_path):
     assert "MATGL_BACKEND=DGL" in done.stdout
 
 
+@needs_dgl
+def test_a_matgl_without_dgl(monkeypatch):
+    """As from version 3 on."""
+    monkeypatch.delattr(import_matgl().config, "BACKEND")
+    with pytest.raises(BackendError, match="does not run on DGL any more"):
+        import_matgl()
+
+
 @pytest.mark.parametrize("package", ["matgl", "dgl"])
 def test_missing_package(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
