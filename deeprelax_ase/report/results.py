@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,16 +15,13 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.frame import ID_KEYS, Frame
 from deeprelax_ase.io.frames import read_frames
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.status import FAILED, INFO_KEYS, PREDICTED
+from deeprelax_ase.prediction.result import RelaxationResult
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 #: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume.
 NUMBERS = ("error", "error_bound", "uncertainty", "volume_change")
-
-#: Status of structures in a file that does not tell what became of them.
-UNKNOWN = "unknown"
 
 _CHUNK = 1000
 
@@ -50,6 +47,23 @@ class Rows:
     models: list[str | None]
     versions: list[str | None]
     crystals: list[Crystal | None]
+
+    @classmethod
+    def of(
+        cls, places: Sequence[int], ids: Sequence[str], results: Sequence[RelaxationResult], *, geometry: bool
+    ) -> Rows:
+        """The ``results`` of crystals at these ``places``."""
+        return cls(
+            index=np.array(places, dtype=np.int64),
+            numbers={key: np.array([getattr(r, key) for r in results], dtype=float) for key in NUMBERS},
+            ood=np.array([bool(r.ood) for r in results], dtype=bool),
+            ids=list(ids),
+            statuses=[r.status for r in results],
+            reasons=[r.reason for r in results],
+            models=[r.model for r in results],
+            versions=[r.version for r in results],
+            crystals=[r.relaxed for r in results] if geometry else [],
+        )
 
     def only_numbers(self) -> Rows:
         """Without what takes more memory than the numbers."""
@@ -84,7 +98,7 @@ class Results(Protocol):
 
 
 class RelaxedFile:
-    """Results of ``deeprelax relax``, or of :meth:`~deeprelax_ase.prediction.record.Prediction.to_atoms`, in a file.
+    """Results of ``deeprelax relax``, or of :meth:`~deeprelax_ase.Prediction.to_atoms`, in a file.
 
     Args:
         name: of the file.
@@ -107,16 +121,10 @@ class RelaxedFile:
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`Results`; places are those in the file."""
-        found = (self._row(n, *pair) for n, pair in enumerate(self._pairs()) if only is None or n in only)
-        while chunk := list(islice(found, _CHUNK)):
-            ids, statuses, reasons, models, versions = (
-                [row[key] for row in chunk] for key in ("id", "status", "reason", "model", "version")
-            )
-            numbers = {key: np.array([row.get(key, np.nan) for row in chunk], dtype=float) for key in NUMBERS}
-            index = np.array([row["index"] for row in chunk], dtype=np.int64)
-            ood = np.array([row["ood"] for row in chunk], dtype=bool)
-            crystals = [row["crystal"] for row in chunk] if geometry else []
-            yield Rows(index, numbers, ood, ids, statuses, reasons, models, versions, crystals)
+        pairs = ((n, pair) for n, pair in enumerate(self._pairs()) if only is None or n in only)
+        while chunk := [(n, *self._named(n, *pair)) for n, pair in islice(pairs, _CHUNK)]:
+            places, names, results = zip(*chunk, strict=True)
+            yield Rows.of(places, names, results, geometry=geometry)
 
     def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
         """See :class:`Results`."""
@@ -146,30 +154,16 @@ class RelaxedFile:
                 raise start.error or StructureFileError(f"{start.label} cannot be read")
             yield frame, start
 
-    def _row(self, place: int, frame: Frame, start: Frame | None) -> dict[str, Any]:
+    def _named(self, place: int, frame: Frame, start: Frame | None) -> tuple[str, RelaxationResult]:
+        """The id of a crystal, and what became of it."""
         name = f"{Path(self.name).name}@{place}"
-        row = {"index": place, "id": name, "version": None, "ood": False}
         if frame.atoms is None:
-            return row | {"status": FAILED, "reason": str(frame.error), "model": None, "crystal": None}
-        atoms, info = frame.atoms, frame.atoms.info
-        usual = PREDICTED if any(key in info for key in INFO_KEYS) else UNKNOWN
-        status, _, reason = str(info.get("deeprelax_status", usual)).partition(": ")
-        row |= {
-            "id": str(next((info[key] for key in ID_KEYS if info.get(key) is not None), name)),
-            "status": status,
-            "reason": reason or None,
-            "model": info.get("deeprelax_model"),
-            "ood": bool(info.get("deeprelax_ood")),
-            "error": info.get("deeprelax_error", np.nan),
-            "uncertainty": info.get("deeprelax_uncertainty", np.nan),
-            "crystal": _crystal(atoms),
-        }
-        if start is not None and start.atoms is not None:
-            if not np.array_equal(start.atoms.numbers, atoms.numbers):
-                raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")
-            if status != FAILED and start.atoms.cell.rank == atoms.cell.rank == 3:
-                row["volume_change"] = atoms.get_volume() / start.atoms.get_volume() - 1
-        return row
+            return name, RelaxationResult.failed(frame.error)
+        name = str(next((frame.atoms.info[key] for key in ID_KEYS if frame.atoms.info.get(key) is not None), name))
+        initial = None if start is None or start.atoms is None else _crystal(start.atoms)
+        if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
+            raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")
+        return name, RelaxationResult.from_atoms(frame.atoms, initial=initial)
 
 
 def _crystal(atoms: Atoms) -> Crystal:
