@@ -4,8 +4,7 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/never_worse.py
     ../shared/data/pairs_xmno.npz --cache never_worse_runs.json --json benchmarks/results/never_worse.json
 
 All are relaxed under M3GNet, positions and cell. Hostile are test crystals that are rattled by 0.5 Å, strained by 20 %
-or have two elements swapped, and those with an element that fewer than one in a hundred training crystals have. With
---compare the optimizer goes down from the start too, by FIRE, and keeps the lower minimum.
+or have two elements swapped, and those with an element that fewer than one in a hundred training crystals have.
 """
 
 from __future__ import annotations
@@ -96,14 +95,13 @@ def main() -> None:
     """Relax, print a table and write JSON."""
     args = _parser().parse_args()
     kinds = starts(args.data, args.limit, args.hostile, args.seed)
-    settings = {"compare": "fire"} if args.compare else {}
     tasks = {
         Task(name, "fire" if not model else args.finish, model): crystal
         for crystals in kinds.values()
         for name, crystal in crystals.items()
         for model in ("", args.model)
     }
-    runs = relax_all(tasks, workers=args.workers, fmaxes=[args.fmax], settings=settings, cache_file=args.cache)
+    runs = relax_all(tasks, workers=args.workers, fmaxes=[args.fmax], settings={}, cache_file=args.cache)
     found = {
         kind: figures(
             [(runs[Task(n, "fire", "")], runs[Task(n, args.finish, args.model)]) for n in crystals], f"{args.fmax:g}"
@@ -113,7 +111,7 @@ def main() -> None:
     _show(found)
     if args.json:
         content = {"data": [file.name for file in args.data], "fmax": args.fmax, "seed": args.seed, "figures": found}
-        header = {"finish": args.finish, "model": args.model, "settings": settings}
+        header = {"finish": args.finish, "model": args.model}
         write_json(args.json, {"environment": environment(), **header, **content})
 
 
@@ -131,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
     parser.add_argument("--model", default=MODEL, help="of the jump (default %(default)s)")
     parser.add_argument("--finish", default="fire", help="of the jump (default %(default)s)")
-    parser.add_argument("--compare", action="store_true", help="go down from the start too, and keep the lower minimum")
     parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å (default %(default)s)")
     parser.add_argument("--limit", type=int, default=300, help="test crystals, evenly spaced (default %(default)s)")
     parser.add_argument("--hostile", type=int, default=40, help="crystals of each hostile kind (default %(default)s)")

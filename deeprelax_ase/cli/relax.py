@@ -146,7 +146,7 @@ def _make_calculator(name: str, device: Device) -> Any:
 
 
 def _load_predictor(model: str | None, calculator: Any, device: Device) -> Predictor:
-    from deeprelax_ase.optimizers.target import model_for
+    from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.prediction.predictor import Predictor
 
     return Predictor(model or model_for(calculator), device=device.value)

@@ -206,8 +206,8 @@ def _model(name: str | None, finish: str, device: Device) -> str:
 
     if name is not None or finish == "none":
         return name or DEFAULT_MODEL
+    from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.calculators.registry import get_calculator
-    from deeprelax_ase.optimizers.target import model_for
 
     return model_for(get_calculator(finish, device=device.value))
 

@@ -1,11 +1,11 @@
-"""Moves that are taken back unless they help: the jump, and its corrections, under a calculator that can tell."""
+"""Whether a jump is kept: energy and forces before and after it decide, where there is a calculator to tell them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -14,8 +14,6 @@ from ase.filters import StrainFilter
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
-
-Result = TypeVar("Result")
 
 
 class EnergyForces(NamedTuple):
@@ -76,6 +74,13 @@ def known_energy_forces(dof: DegreesOfFreedom) -> EnergyForces | None:
         return None
 
 
+def forces_are_finite(dof: DegreesOfFreedom) -> bool:
+    """Whether forces, and the stress where the cell moves, are numbers where the atoms are."""
+    values = [dof.atoms.get_forces(apply_constraint=False)]
+    values += [dof.atoms.get_stress(apply_constraint=False)] if dof.moves_cell else []
+    return all(np.isfinite(value).all() for value in values)
+
+
 def energy_of(target: Any) -> float:
     """eV, what the forces on ``Atoms`` or a filter derive from where the calculator knows it, else its energy."""
     try:
@@ -84,40 +89,25 @@ def energy_of(target: Any) -> float:
         return float(target.get_potential_energy(force_consistent=False))
 
 
-def move(dof: DegreesOfFreedom, step: Callable[[], Result]) -> Result:
-    """What ``step`` returns; where it fails, the atoms are back where they were."""
+def move(dof: DegreesOfFreedom, step: Callable[[], None]) -> None:
+    """Make a ``step``; where it fails, the atoms are back where they were."""
     start = Snapshot(dof)
     try:
-        return step()
+        step()
     except BaseException:
         start.restore()
         raise
 
 
-class Attempt(NamedTuple, Generic[Result]):
-    """A move that was tried.
+def attempt(dof: DegreesOfFreedom, step: Callable[[], None], criteria: JumpCriteria) -> JumpDecision:
+    """Make a ``step``, and undo it unless it meets the ``criteria``.
 
-    Attributes:
-        result: what it returned.
-        decision: whether it was kept.
-        start: where it started.
+    Energy and forces are asked for before and after it; the finish needs both anyway. What the calculator said of the
+    start stays known until :func:`forget_snapshot`, so that going back costs no call. A calculator that fails after the
+    step is a reason to go back.
     """
-
-    result: Result
-    decision: JumpDecision
-    start: Snapshot
-
-
-def attempt(dof: DegreesOfFreedom, step: Callable[[], Result], criteria: JumpCriteria) -> Attempt[Result]:
-    """Make a ``step``, and take it back unless it meets the ``criteria``.
-
-    Two looks are taken, before and after it; the finish needs both anyway. What the calculator said of the start is
-    remembered, see :class:`~deeprelax_ase.optimizers.cached_calculator.Remembered`, so that going back costs no call.
-
-    A calculator that fails after the move is a reason to take it back.
-    """
-    before, start = energy_forces(dof), Snapshot(dof)
-    result = move(dof, step)
+    before, start, known = energy_forces(dof), Snapshot(dof), CachedCalculator(dof.atoms)
+    move(dof, step)
     try:
         decision = criteria.judge(before, energy_forces(dof), len(dof.atoms))
     except Exception as error:  # far from what they know, calculators may raise anything
@@ -127,34 +117,29 @@ def attempt(dof: DegreesOfFreedom, step: Callable[[], Result], criteria: JumpCri
         raise
     if not decision.kept:
         start.restore()
-        start.remember()
-    return Attempt(result, decision, start)
+        dof.atoms.calc = known
+    return decision
 
 
 class Snapshot:
-    """Where the atoms are, to come back to it at no cost."""
+    """Where the atoms are, to come back to it."""
 
     def __init__(self, dof: DegreesOfFreedom) -> None:
-        atoms = dof.atoms
-        self._freedom, self._remembered = dof, CachedCalculator(atoms)
-        self._cell, self._positions = atoms.cell.array.copy(), atoms.positions.copy()
+        self._dof = dof
+        self._cell, self._positions = dof.atoms.cell.array.copy(), dof.atoms.positions.copy()
         self._strain = np.copy(_strain_of(dof.target))
 
     def restore(self) -> None:
         """Put the atoms back."""
-        atoms = self._freedom.atoms
-        if self._freedom.moves_cell:
+        atoms = self._dof.atoms
+        if self._dof.moves_cell:
             atoms.set_cell(self._cell, apply_constraint=False)
         atoms.set_positions(self._positions, apply_constraint=False)
-        _strain_of(self._freedom.target)[:] = self._strain
-
-    def remember(self) -> None:
-        """Spare the calculator what it has said of this place, until :func:`forget_place`."""
-        self._freedom.atoms.calc = self._remembered
+        _strain_of(self._dof.target)[:] = self._strain
 
 
 def forget_snapshot(dof: DegreesOfFreedom) -> None:
-    """Give the atoms their own calculator back, where it was spared."""
+    """Give the atoms their own calculator back, where its results were kept for it."""
     if isinstance(dof.atoms.calc, CachedCalculator):
         dof.atoms.calc = dof.atoms.calc.calculator
 

@@ -1,4 +1,4 @@
-"""What differs between ASE's versions, from 3.23 on: paths, what ``converged`` is asked, and what must be closed."""
+"""What differs between ASE's versions, from 3.25 on: paths, trajectories, convergence, and what must be closed."""
 
 from __future__ import annotations
 
@@ -42,3 +42,12 @@ def write_log(optimizer: Optimizer, line: str) -> None:
     log.write(line)
     if hasattr(log, "fileno") or hasattr(log, "getvalue"):  # later ASE's own Log warns of flush()
         log.flush()
+
+
+def trajectory_is_empty(optimizer: Optimizer) -> bool:
+    """Whether nothing was written to the optimizer's trajectory, if it has any; before 3.27 that is kept open."""
+    if optimizer.trajectory is None:
+        return True
+    if hasattr(optimizer, "_traj_is_empty"):
+        return bool(optimizer._traj_is_empty())
+    return len(optimizer.trajectory) == 0  # type: ignore[arg-type]

@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
+from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import log
-from deeprelax_ase.optimizers.acceptance import JumpCriteria, JumpDecision, forget_snapshot
-from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, write_log
-from deeprelax_ase.optimizers.comparison import Comparison
+from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot
+from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, trajectory_is_empty, write_log
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     degrees_of_freedom,
     refuse_constraints,
@@ -22,15 +22,13 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_pressure_alone,
 )
 from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
-from deeprelax_ase.optimizers.finish import Finish, resolve_finish
-from deeprelax_ase.optimizers.leap import Leap, LeapSettings
+from deeprelax_ase.optimizers.finish import Finish
+from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
-from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.optimizers.slab import crystal_of
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
-from deeprelax_ase.optimizers.target import model_for
 from deeprelax_ase.prediction.display import html_table
-from deeprelax_ase.prediction.status import ERROR_KEYS, forget
+from deeprelax_ase.prediction.status import ERROR_KEYS, FAILED, JumpDecision, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -97,9 +95,6 @@ class DeepRelaxOptimizer(Optimizer):
             none.
         on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
             ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.
-        compare: class, or name, of an optimizer, such as ``"fire"``, that relaxes the crystal from its start as well,
-            after the finish, within the same ``steps``; the lower minimum is kept. It makes the result never worse
-            than that optimizer's, and costs what that optimizer costs. None for no comparison.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -132,31 +127,26 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
         on_uncertain: str = "warn",
-        compare: str | type[Optimizer] | None = None,
         symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "torch",
         **kwargs: Any,
     ) -> None:
-        if predictor is not None and model is not None:
-            raise ValueError("give either a predictor or a model, not both")
-        self._freedom = degrees_of_freedom(atoms, relax_cell=relax_cell)
-        options = dict(finish_kwargs or {})
-        self.finish = None if finish is None else Finish(finish, options, self._freedom, self._remember)
-        self._predictor = predictor
-        self._predictor_options = {"model": model, "device": device, "graph_backend": graph_backend}
-        settings = LeapSettings(force_informed_steps, criteria or JumpCriteria(), max_error, on_uncertain)
-        self._leap = Leap(
-            self._freedom,
-            lambda: self.predictor,
-            settings,
-            finish=self.finish.name if self.finish else None,
+        self._dof = degrees_of_freedom(atoms, relax_cell=relax_cell)
+        self.finish = None if finish is None else Finish(finish, dict(finish_kwargs or {}), self._dof, self._remember)
+        settings = JumpSettings(
+            model=model,
+            predictor=predictor,
             prediction=prediction,
+            device=device,
+            graph_backend=graph_backend,
+            force_informed_steps=force_informed_steps,
+            criteria=criteria or JumpCriteria(),
+            max_error=max_error,
+            on_uncertain=on_uncertain,
         )
-        if compare is not None and (finish is None or restart is not None):
-            raise ValueError(f"{compare=} needs a finish to compare with, and does not go with restart=")
-        self._compare = None if compare is None else resolve_finish(compare)
-        self._comparison: Comparison | None = None
+        self._jump = Jump(self._dof, settings, finish=None if self.finish is None else self.finish.name)
+        self._last_finite: Snapshot | None = None
         self._symprec = symprec
         super().__init__(
             atoms,  # type: ignore[arg-type]
@@ -166,25 +156,22 @@ class DeepRelaxOptimizer(Optimizer):
             append_trajectory=append_trajectory,
             **kwargs,
         )
-        self.optimizable = self._freedom.target.__ase_optimizable__()
+        self.optimizable = self._dof.target.__ase_optimizable__()
 
     @property
     def predictor(self) -> Predictor:
         """The predictor of the jump, loaded when first asked for."""
-        if self._predictor is None:
-            model = self._predictor_options["model"] or model_for(self._freedom.atoms.calc)
-            self._predictor = shared_predictor(**{**self._predictor_options, "model": model})
-        return self._predictor
+        return self._jump.predictor
 
     @property
     def decision(self) -> JumpDecision | None:
         """What became of the jump; None before it."""
-        return None if self._leap.record is None else self._leap.record.decision
+        return None if self._jump.record is None else self._jump.record.decision
 
     @property
     def prediction(self) -> Prediction | None:
         """As the model made it, before constraints; None before the jump and after a restart."""
-        return self._leap.prediction
+        return self._jump.prediction
 
     def __repr__(self) -> str:
         return optimizer_line(type(self).__name__, self._facts())
@@ -195,7 +182,7 @@ class DeepRelaxOptimizer(Optimizer):
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
         finish = None if self.finish is None else self.finish.name
-        return {**super().todict(), "relax_cell": self._freedom.moves_cell, "finish": finish}
+        return {**super().todict(), "relax_cell": self._dof.moves_cell, "finish": finish}
 
     def irun(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> Iterator[bool]:  # type: ignore[override]
         """Relax step by step.
@@ -207,30 +194,13 @@ class DeepRelaxOptimizer(Optimizer):
         Yields:
             whether the atoms are converged, before the first step and after each.
         """
-        dof = self._freedom
-        refuse_constraints(dof.atoms)
-        refuse_pressure_alone(dof)
-        if self._leap.record is None and steps > 0:
-            crystal_of(dof.atoms)  # refused before a costly calculator is called
         self.fmax = fmax
-        if dof.has_calculator:
-            refuse_missing_stress(dof)
-        if self._symprec is not None and self._leap.record is None and self.nsteps == 0:
-            symmetrize_first(dof, self._symprec)
-            self._symprec = None
-        if self._leap.record is None and steps > 0:
-            self._leap.refuse_foreign_prediction()
-        if not dof.has_calculator:
+        self._prepare_run(jumps=self._jump.record is None and steps > 0)
+        if not self._dof.has_calculator:
             return self._labelled(self._irun_without_calculator(steps))
         if self.finish is None:
-            steps = min(steps, 1 if self._leap.record is None else 0)
-        else:
-            # wrong finish_kwargs show before a costly calculator is called
-            made = self.finish.prepare(None if self._leap.record is None else self._leap.record.memory)
-            if made is not None:
-                close_along(self, made)
-        run = super().irun(fmax=fmax, steps=steps)
-        return self._labelled(run if self._compare is None else self._compared(run))
+            steps = min(steps, 1 if self._jump.record is None else 0)
+        return self._labelled(super().irun(fmax=fmax, steps=steps))
 
     def run(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> bool:  # type: ignore[override]
         """Relax until converged or out of ``steps``; options and result as in :meth:`irun`."""
@@ -246,108 +216,113 @@ class DeepRelaxOptimizer(Optimizer):
             forces: (D, 3) or (3 D,) eV/Å, forces or gradient; None to have the calculator asked.
             gradient: the same, as some of ASE's versions call it.
         """
-        if not self._freedom.has_calculator:
-            record = self._leap.record
+        if not self._dof.has_calculator:
+            record = self._jump.record
             return record is not None and record.solver_converged and record.decision.kept
         if gradient is not None:
             return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
         return satisfies(self, forces)
 
     def step(self) -> None:
-        """The jump, one of its corrections, or one step of the finish."""
-        if self._comparison is not None:
-            self._comparison.step(self.fmax)
-            forget_snapshot(self._freedom)
-        elif self._leap.record is None:
+        """The jump, a force-informed one, or one step of the finish."""
+        if self._jump.record is None:
             self._make_jump()
-        elif not self._leap.correct():
+        elif not self._jump.make_force_informed():
             if self.finish is None:
                 raise RuntimeError("finish=None: there is no step after the jump")
-            self._leap.end()
+            self._jump.end()
             self.finish.step(self.fmax)
-            forget_snapshot(self._freedom)
-        if not self._leap.at_prediction and self._freedom.has_calculator:
-            forget(self._freedom.atoms, ERROR_KEYS)
+            forget_snapshot(self._dof)
+        if not self._jump.at_prediction and self._dof.has_calculator:
+            forget(self._dof.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
         """Call what was attached; ``atoms.info`` is brought up to date first, so that frames hold their own status.
 
         The restart file is written after the frame that it goes on from, wherever a crash comes.
+
+        Raises:
+            CalculatorError: forces are not finite any more; the atoms are back where they last were.
         """
+        self._stop_where_forces_are_lost()
         self._label(self.fmax is not None and self.converged())
         super().call_observers()
         self._save()
 
     def read(self) -> None:
         """Take up the jump, and the finish's memory, from the restart file. Called by ASE when the file exists."""
-        jump = read_record(self.restart, self._freedom.atoms)  # type: ignore[arg-type]
-        taken_back = not jump.decision.kept and jump.memory is None  # the atoms are where they started, rightly
-        if taken_back or not jump.starts_from(self._freedom.atoms):
-            self._leap.record = jump
-            self._freedom.restore_orig_cell(jump.orig_cell)
+        jump = read_record(self.restart, self._dof.atoms)  # type: ignore[arg-type]
+        undone = not jump.decision.kept and jump.memory is None  # the atoms are where they started, rightly
+        if undone or not jump.starts_from(self._dof.atoms):
+            self._jump.record = jump
+            self._dof.restore_orig_cell(jump.orig_cell)
+
+    def _prepare_run(self, *, jumps: bool) -> None:
+        """Refuse what cannot be relaxed before a costly calculator is called; make the atoms symmetric, if asked."""
+        dof = self._dof
+        refuse_constraints(dof.atoms)
+        refuse_pressure_alone(dof)
+        if jumps:
+            crystal_of(dof.atoms)  # raises where there is none
+        if dof.has_calculator:
+            refuse_missing_stress(dof)
+        if self._symprec is not None and self._jump.record is None and self.nsteps == 0:
+            symmetrize_first(dof, self._symprec)
+            self._symprec = None
+        if jumps:
+            self._jump.refuse_foreign_prediction()
+        if dof.has_calculator and self.finish is not None:
+            made = self.finish.prepare(None if self._jump.record is None else self._jump.record.memory)
+            if made is not None:
+                close_along(self, made)
 
     def _make_jump(self) -> None:
-        refuse_constraints(self._freedom.atoms)
-        record = self._leap.make()
-        if self._leap.prediction is not None:
-            log.label_prediction(self._freedom.atoms, self._leap.prediction)
+        refuse_constraints(self._dof.atoms)
+        record = self._jump.make()
+        if self._jump.prediction is not None:
+            log.label_prediction(self._dof.atoms, self._jump.prediction)
         write_log(self, log.jump_line(record, type(self).__name__, self.nsteps + 1))
 
     def _facts(self) -> dict[str, str]:
         finish = "none" if self.finish is None else self.finish.name
         started = self.fmax is not None
-        return optimizer_facts(self._freedom, decision=self.decision, steps=self.nsteps, finish=finish, started=started)
+        return optimizer_facts(self._dof, decision=self.decision, steps=self.nsteps, finish=finish, started=started)
 
     def _remember(self, memory: FinishMemory) -> None:
-        if self._leap.record is not None and self.restart is not None:
-            self._leap.record = replace(self._leap.record, memory=memory)
+        if self._jump.record is not None and self.restart is not None:
+            self._jump.record = replace(self._jump.record, memory=memory)
 
     def _save(self) -> None:
-        if self._leap.record is not None and self.restart is not None and self.comm.rank == 0:
-            write_record(self.restart, self._leap.record)
+        if self._jump.record is not None and self.restart is not None and self.comm.rank == 0:
+            write_record(self.restart, self._jump.record)
 
-    def _compared(self, run: Iterator[bool]) -> Iterator[bool]:
-        """``run``, and the other way after it, see :class:`~deeprelax_ase.optimizers.comparison.Comparison`."""
-        converged = False
-        for converged in run:
-            yield converged
-        record, start = self._leap.record, self._leap.start
-        if not converged or record is None or start is None or not record.decision.kept or self._compare is None:
+    def _stop_where_forces_are_lost(self) -> None:
+        """Go back to where forces were finite, and fail; the start alone may be as it likes, as the jump leaves it."""
+        if not self._dof.has_calculator:
             return
-        self._comparison = Comparison(self._compare, self._freedom, start)
-        try:
-            for converged in super().irun(fmax=self.fmax, steps=self.max_steps - self.nsteps):  # noqa: B007
-                yield False
-        except BaseException:  # interrupted, or left by the caller
-            self._comparison.give_up()
-            self._comparison = None
-            raise
-        decision = self._comparison.decide(record.decision, converged=converged)
-        self._comparison, self._compare = None, None
-        self._leap.record = replace(record, decision=decision, over=True)
-        self.nsteps += 1
-        write_log(self, log.jump_line(self._leap.record, type(self).__name__, self.nsteps))
-        self.call_observers()
-        yield self.converged()
+        if forces_are_finite(self._dof):
+            self._last_finite = Snapshot(self._dof)
+        elif self.nsteps > 0:
+            reason = f"the calculator's forces are not finite after step {self.nsteps}"
+            if self._last_finite is not None:
+                self._last_finite.restore()
+                reason += "; the atoms are back at the last geometry where they were"
+            if self.finish is not None:
+                self.finish.forget()
+            self._dof.atoms.info["deeprelax_status"] = f"{FAILED}: {reason}"
+            raise CalculatorError(f"{reason}. Check the calculator there, or relax with smaller steps.")
 
     def _irun_without_calculator(self, steps: int) -> Iterator[bool]:
         self.max_steps = self.nsteps + steps
-        if self.nsteps == 0 and self._trajectory_is_empty():
+        if self.nsteps == 0 and trajectory_is_empty(self):
             self.call_observers()
         yield self.converged()
-        if self._leap.record is None and steps > 0:
+        if self._jump.record is None and steps > 0:
             self.step()
             self.nsteps += 1
             self.call_observers()
             yield self.converged()
-
-    def _trajectory_is_empty(self) -> bool:
-        if self.trajectory is None:
-            return True
-        if hasattr(self, "_traj_is_empty"):
-            return self._traj_is_empty()
-        return len(self.trajectory) == 0  # type: ignore[arg-type]  # an ASE that keeps its trajectory open
 
     def _labelled(self, run: Iterator[bool]) -> Iterator[bool]:
         try:
@@ -355,10 +330,10 @@ class DeepRelaxOptimizer(Optimizer):
                 self._label(converged)
                 yield bool(converged)
         finally:
-            forget_snapshot(self._freedom)
+            forget_snapshot(self._dof)
 
     def _label(self, converged: bool) -> None:
-        log.label(self._freedom, self._leap.record, converged=converged, at_prediction=self._leap.at_prediction)
+        log.label(self._dof, self._jump.record, converged=converged, at_prediction=self._jump.at_prediction)
 
 
 class DeepRelaxPositions(DeepRelaxOptimizer):

@@ -25,7 +25,7 @@ class Finish:
     Args:
         finish: class, or name, of the optimizer.
         options: its own options, such as ``{"maxstep": 0.1}``.
-        freedom: what it may move.
+        dof: what it may move.
         remember: called with what the optimizer would put into a restart file of its own, after each step.
 
     Raises:
@@ -40,7 +40,7 @@ class Finish:
         remember: Callable[[FinishMemory], None],
     ) -> None:
         self.optimizer_class = resolve_finish(finish)
-        self._options, self._freedom, self._remember = options, dof, remember
+        self._options, self._dof, self._remember = options, dof, remember
         self._optimizer: Optimizer | None = None
 
     @property
@@ -62,12 +62,13 @@ class Finish:
             if not issubclass(self.optimizer_class, ase.optimize.CellAwareBFGS):
                 raise
             raise ValueError(
-                f"{self.name} cannot move {type(self._freedom.target).__name__}. CellAwareBFGS needs bare Atoms "
+                f"{self.name} cannot move {type(self._dof.target).__name__}. CellAwareBFGS needs bare Atoms "
                 "with relax_cell=True, or FrechetCellFilter(atoms, exp_cell_factor=1.0)"
             ) from error
-        if memory is not None and memory.fits(self.name, self._freedom.orig_cell):
+        if memory is not None and memory.fits(self.name, self._dof.orig_cell):
             optimizer.load = lambda: memory.content  # type: ignore[method-assign]
             optimizer.read()
+            del optimizer.load  # no lambda can be pickled
         optimizer.dump = self._dump  # type: ignore[method-assign]
         self._optimizer = optimizer
         return optimizer
@@ -79,16 +80,20 @@ class Finish:
             self._optimizer.fmax = fmax  # type: ignore[assignment]
             self._optimizer.step()
 
+    def forget(self) -> None:
+        """Begin anew at the next step, without what was learnt so far."""
+        self._optimizer = None
+
     def _target(self) -> Atoms | Filter:
-        own = self._freedom.target if self._freedom.own_filter else None
+        own = self._dof.target if self._dof.own_filter else None
         if isinstance(own, FrechetCellFilter) and issubclass(self.optimizer_class, ase.optimize.CellAwareBFGS):
-            return FrechetCellFilter(self._freedom.atoms, mask=own.mask, exp_cell_factor=1.0)
-        return self._freedom.target
+            return FrechetCellFilter(self._dof.atoms, mask=own.mask, exp_cell_factor=1.0)
+        return self._dof.target
 
     def _dump(self, content: Any = None) -> None:
         """Stands in for the optimizer's own: one restart file holds all. GPMin, for one, hands out nothing."""
         if content is not None:
-            self._remember(FinishMemory(self.name, self._freedom.orig_cell, content))
+            self._remember(FinishMemory(self.name, self._dof.orig_cell, content))
 
 
 def resolve_finish(finish: str | type[Optimizer]) -> type[Optimizer]:

@@ -1,156 +1,225 @@
-"""Moving atoms to where a model predicts them, exactly as far as constraints and filters let them."""
+"""The jump of a relaxation, and the force-informed steps that may follow it: made, judged, recorded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase.filters import StrainFilter
 
-from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import StructureError
-from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
-from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom, DegreesOfFreedom
+from deeprelax_ase.calculators.levels import model_for
+from deeprelax_ase.errors import ModelError, StructureError
+from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
+from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.optimizers.restart import JumpRecord
+from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.prediction.judgement import ON_UNCERTAIN, announce, refusal
+from deeprelax_ase.prediction.status import KEPT, JumpDecision
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
 
-#: Å, what constraints seem to take of a displacement where they take nothing.
-_ROUNDING = 1e-9
+#: Force-informed steps under a calculator whose forces the model has learnt to read.
+FORCE_INFORMED_STEPS = 2
 
-#: Largest element of a strain that FixSymmetry is given at once; ASE refuses to symmetrise large ones.
-_SYMMETRIC_STEP = 0.1
+#: Finishes that learn no curvature: force-informed steps save them calls. The others need as many with them as without.
+FINISHES_THAT_GAIN = ("FIRE", "FIRE2", "MDMin", "PreconFIRE")
 
-
-def predict(dof: DegreesOfFreedom, predictor: Predictor) -> Prediction:
-    """What the model predicts for the atoms; they are not moved.
-
-    Raises:
-        StructureError: the atoms cannot be relaxed.
-    """
-    return predictor.predict(crystal_of(dof.atoms), relax_cell=dof.moves_cell)
+#: Å, up to which the crystal that was predicted is the one that jumps.
+_SAME_CRYSTAL = 1e-6
 
 
-def carry_out(dof: DegreesOfFreedom, predictor: Predictor, prediction: Prediction) -> None:
-    """Move the atoms to where they are predicted, as far as they may move.
+@dataclass(frozen=True)
+class JumpSettings:
+    """What the caller wants of the jump, see :class:`~deeprelax_ase.optimizers.deeprelax.DeepRelaxOptimizer`.
 
-    Where the cell may not follow the prediction as it likes, the model is asked a second time, for the positions in
-    the cell as it may be.
-    """
-    crystal, relaxed = prediction.initial, prediction.relaxed
-    if dof.free and slab_normal(dof.atoms) is None:
-        _set_geometry(dof, relaxed)
-        return
-    new_cell, displacements = None, _displacements(crystal, relaxed)
-    if dof.cell is not None:
-        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell))
-        new_cell = _masked_cell(dof, dof.atoms.cell.array @ deformation)
-        if dof.visible.any() and not np.allclose(crystal.cell @ deformation, relaxed.cell, rtol=0, atol=1e-9):
-            displacements = _displacements_in(crystal, crystal.cell @ deformation, predictor, displacements)
-    _strain(dof, new_cell)
-    _displace(dof, displacements)
-
-
-def jump_again(dof: DegreesOfFreedom, predictor: Predictor) -> None:
-    """Move the atoms once more, now that their calculator has given forces and stress where they are.
+    Attributes:
+        model: name or path; None for the one that the calculator's minima ask for.
+        predictor: makes the prediction, instead of ``model``, ``device`` and ``graph_backend``.
+        prediction: of these very atoms, made before; None to predict at the jump.
+        device: where the network runs.
+        graph_backend: what builds the graph.
+        force_informed_steps: most further jumps; None for the number that suits model and calculator.
+        criteria: when a jump under a calculator is kept.
+        max_error: Å, largest expected error that is trusted without one; None for the calibrated limit.
+        on_uncertain: what comes with a refusal.
 
     Raises:
-        StructureError: the atoms cannot be relaxed; they have not been moved.
+        ValueError: settings that contradict each other, or make no sense.
     """
-    atoms = dof.atoms
-    crystal = crystal_of(dof.atoms)
-    stress = atoms.get_stress(voigt=False) + dof.pressure * np.eye(3)
-    relaxed = predictor.correct(crystal, atoms.get_forces(), stress).relaxed
-    if dof.free:
-        _set_geometry(dof, relaxed)
-        return
-    if dof.cell is not None:
-        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell))
-        _strain(dof, _masked_cell(dof, atoms.cell.array @ deformation))
-    _displace(dof, _displacements(crystal, relaxed))
+
+    model: Any = None
+    predictor: Predictor | None = None
+    prediction: Prediction | None = None
+    device: str = "auto"
+    graph_backend: str = "torch"
+    force_informed_steps: int | None = None
+    criteria: JumpCriteria = field(default_factory=JumpCriteria)
+    max_error: float | None = None
+    on_uncertain: str = "warn"
+
+    def __post_init__(self) -> None:
+        if self.predictor is not None and self.model is not None:
+            raise ValueError("give either a predictor or a model, not both")
+        if self.on_uncertain not in ON_UNCERTAIN:
+            raise ValueError(f"on_uncertain={self.on_uncertain!r} must be one of {ON_UNCERTAIN}")
+        steps = self.force_informed_steps
+        if steps is not None and (steps < 0 or steps != int(steps)):
+            raise ValueError(f"force_informed_steps={steps} must be a whole number, 0 for none")
+        if self.max_error is not None and not self.max_error >= 0:
+            raise ValueError(f"max_error={self.max_error} must be a length in Å, math.inf for no limit")
 
 
-def permitted(cell: CellFreedom, strain: np.ndarray) -> np.ndarray:
-    """(3, 3) deformation D, ``new_cell = old_cell @ D``: what is allowed of the logarithmic ``strain`` (3, 3)."""
-    if cell.hydrostatic:
-        strain = np.eye(3) * np.trace(strain) / 3
-    strain = strain * cell.mask
-    lengths = np.diag(cell.mask)
-    if cell.constant_volume and lengths.any():
-        strain = strain - np.diag(lengths) * np.trace(strain) / lengths.sum()
-    return np.eye(3) + (matrix_function(np.exp, strain) - np.eye(3)) * cell.mask
+class Jump:
+    """The jump of one relaxation.
 
+    Args:
+        dof: what may move.
+        settings: what the caller wants.
+        finish: name of the class of the finish; None for none.
 
-def _displacements(initial: Crystal, relaxed: Crystal) -> np.ndarray:
-    """(N, 3) Å, how far atoms move beyond being carried along by the cell."""
-    return relaxed.positions - initial.fractional_positions @ relaxed.cell
+    Attributes:
+        record: of the jump, for restarts; None before it.
+        prediction: as the model made it; None before the jump and after a restart.
+        at_prediction: whether the atoms are where the jump put them.
 
-
-def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:
-    """(N, 3) Å, those that the model predicts in ``cell``, or ``otherwise`` where it cannot tell."""
-    carried = crystal.with_geometry(crystal.fractional_positions @ cell, cell)
-    try:
-        return _displacements(carried, predictor.predict(carried, relax_cell=False).relaxed)
-    except StructureError:  # the cell brings atoms too close or too far apart for the model
-        return otherwise
-
-
-def _set_geometry(dof: DegreesOfFreedom, relaxed: Crystal) -> None:
-    if dof.moves_cell:
-        dof.atoms.set_cell(relaxed.cell)
-    dof.atoms.set_positions(relaxed.positions)
-
-
-def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
-    """``new_cell`` (3, 3), masked as the filter does it: in the deformation of the cell that it started from."""
-    original = dof.orig_cell
-    if dof.cell is None or original is None or dof.cell.mask.all():
-        return new_cell
-    deformation = np.linalg.solve(original, new_cell) - np.eye(3)
-    return original @ (np.eye(3) + deformation * dof.cell.mask)
-
-
-def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray | None) -> None:
-    """Set the cell and carry the atoms along, by ASE's rules: constraints adjust it, StrainFilter keeps its count."""
-    if new_cell is None:
-        return
-    atoms, target = dof.atoms, dof.target
-    strain = logarithmic_strain(atoms.cell.array, new_cell)
-    steps = max(1, int(np.ceil(np.abs(strain).max() / _SYMMETRIC_STEP))) if atoms.constraints else 1
-    if steps == 1:
-        atoms.set_cell(new_cell, scale_atoms=True)
-    for _ in range(steps if steps > 1 else 0):  # each from where constraints have let the last one come
-        atoms.set_cell(atoms.cell.array @ matrix_function(np.exp, strain / steps), scale_atoms=True)
-    if isinstance(target, StrainFilter):
-        small = np.linalg.solve(np.asarray(target.origcell), atoms.cell.array) - np.eye(3)
-        small = (small + small.T) / 2
-        target.strain[:] = [*np.diag(small), 2 * small[1, 2], 2 * small[0, 2], 2 * small[0, 1]]
-
-
-def _displace(dof: DegreesOfFreedom, displacements: np.ndarray) -> None:
-    """Displace the atoms that may, under their constraints.
-
-    The model does not tell where the crystal as a whole is: it is put where constraints take least from the motion, so
-    that, say, a fixed atom does not spoil the distances to its neighbours.
+    Raises:
+        ValueError: force-informed steps are wanted where there can be none.
     """
-    atoms = dof.atoms
-    if not dof.visible.any():
-        return
-    taken = _taken(dof, displacements)
-    if taken.any():
-        common = [np.broadcast_to(axis, displacements.shape) for axis in np.eye(3)]
-        taken_of_common = np.stack([_taken(dof, one).ravel() for one in common], axis=1)
-        displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=1e-6)[0]
-    atoms.set_positions(atoms.positions + displacements * dof.visible[:, None])
+
+    def __init__(self, dof: DegreesOfFreedom, settings: JumpSettings, *, finish: str | None) -> None:
+        # the network reads forces and stress together, of a crystal that moves as a whole
+        self._may_read_forces = dof.moves_cell and finish is not None and slab_normal(dof.atoms) is None
+        if settings.force_informed_steps and not self._may_read_forces:
+            raise ValueError(
+                f"force_informed_steps={settings.force_informed_steps} need a crystal whose cell may move, as forces "
+                "and stress are read together, and a finish, which looks at what they lead to"
+            )
+        self._dof, self._settings, self._finish = dof, settings, finish
+        self._predictor = settings.predictor
+        self.record: JumpRecord | None = None
+        self.prediction: Prediction | None = None
+        self.at_prediction = False
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor, loaded when first asked for."""
+        if self._predictor is None:
+            wanted = self._settings
+            model = wanted.model or model_for(self._dof.atoms.calc)
+            self._predictor = shared_predictor(model, device=wanted.device, graph_backend=wanted.graph_backend)
+        return self._predictor
+
+    def refuse_foreign_prediction(self) -> None:
+        """Refuse a prediction that was handed in and is not this model's, of the atoms as they are now.
+
+        Raises:
+            ValueError: says what differs.
+        """
+        if (given := self._settings.prediction) is not None:
+            _refuse_foreign(given, self._dof, self.predictor.model_name)
+
+    def make(self) -> JumpRecord:
+        """Jump; the record says what came of it.
+
+        Raises:
+            StructureError: the model cannot relax the atoms.
+            UncertainPredictionError: it does not trust itself, and that is to be an error.
+        """
+        dof, atoms, settings = self._dof, self._dof.atoms, self._settings
+        if settings.force_informed_steps and not self.predictor.reads_forces:
+            raise ModelError(
+                f"{self.predictor.model_name} has not learnt to read forces: leave "
+                f"force_informed_steps={settings.force_informed_steps} out"
+            )
+        self.refuse_foreign_prediction()
+        positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
+        prediction = settings.prediction
+        if prediction is None:
+            prediction = self.predictor.predict(crystal_of(atoms), relax_cell=dof.moves_cell)
+        decision = self._follow(prediction)
+        self.prediction, self.at_prediction = prediction, decision.kept
+        self.record = JumpRecord(
+            numbers=atoms.numbers.copy(),
+            positions=positions,
+            cell=cell,
+            model=prediction.model,
+            uncertainty=float(prediction.uncertainty.total),
+            solver_converged=bool(prediction.solver_converged),
+            decision=decision,
+            over=not decision.kept,
+            orig_cell=dof.orig_cell,
+        )
+        return self.record
+
+    def make_force_informed(self) -> bool:
+        """Jump again, now that forces are known; whether there was anything to do."""
+        record, dof = self.record, self._dof
+        if record is None or record.over or record.memory is not None:
+            return False
+        if record.force_informed_steps >= self._most_force_informed(record):
+            return False
+        stress = dof.atoms.get_stress(voigt=False) + dof.pressure * np.eye(3)
+        try:
+            prediction = self.predictor.correct(crystal_of(dof.atoms), dof.atoms.get_forces(), stress)
+        except StructureError:  # the last jump led where the network cannot follow; the finish may
+            return False
+        kept = attempt(dof, _moving(dof, prediction), JumpCriteria()).kept
+        self.record = replace(record, force_informed_steps=record.force_informed_steps + 1, over=not kept)
+        self.at_prediction = self.at_prediction and not kept
+        return True
+
+    def end(self) -> None:
+        """The finish takes over: no more jumps."""
+        self.at_prediction = False
+        if self.record is not None:
+            self.record = replace(self.record, over=True)
+
+    def _follow(self, prediction: Prediction) -> JumpDecision:
+        """Move the atoms there, unless the calculator, or without one the expected error, is against it."""
+        dof, settings = self._dof, self._settings
+        step = _moving(dof, prediction, self.predictor)
+        if dof.has_calculator:
+            return attempt(dof, step, settings.criteria)
+        if (refused := refusal(prediction, settings.max_error)) is not None:
+            announce(refused, settings.on_uncertain)
+            return refused
+        move(dof, step)
+        return JumpDecision(KEPT, "no calculator to check it, no finish")
+
+    def _most_force_informed(self, record: JumpRecord) -> int:
+        wanted = self._settings.force_informed_steps
+        if wanted is not None or not self._may_read_forces or self._finish not in FINISHES_THAT_GAIN:
+            return wanted or 0
+        of_calculator = record.model == model_for(self._dof.atoms.calc)
+        return FORCE_INFORMED_STEPS if of_calculator and self.predictor.reads_forces else 0
 
 
-def _taken(dof: DegreesOfFreedom, displacements: np.ndarray) -> np.ndarray:
-    """(N, 3) Å, what filter and constraints take of ``displacements``; zero where that is rounding."""
-    atoms = dof.atoms
-    positions = atoms.positions + displacements * dof.visible[:, None]
-    for constraint in atoms.constraints:
-        constraint.adjust_positions(atoms, positions)
-    taken = displacements - (positions - atoms.positions)
-    return np.where(np.abs(taken) > _ROUNDING, taken, 0.0)
+def _moving(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor | None = None) -> Callable[[], None]:
+    from deeprelax_ase.optimizers.moves import move_to  # here, as it loads torch
+
+    return partial(move_to, dof, prediction, predictor)
+
+
+def _refuse_foreign(prediction: Prediction, dof: DegreesOfFreedom, model: str) -> None:
+    if prediction.model != model:
+        raise ValueError(
+            f"prediction= was made by {prediction.model}, and the jump is {model}'s: pass predictor=, the one that "
+            "made it, or leave prediction= out"
+        )
+    here, there = crystal_of(dof.atoms), prediction.initial
+    same = np.array_equal(here.numbers, there.numbers) and all(
+        np.allclose(getattr(here, name), getattr(there, name), rtol=0, atol=_SAME_CRYSTAL)
+        for name in ("cell", "positions")
+    )
+    if not same:
+        raise ValueError(
+            "prediction= is of another crystal than the atoms, or of other positions or another cell: predict these "
+            "atoms, or leave prediction= out"
+        )
+    if not dof.moves_cell and not np.array_equal(there.cell, prediction.relaxed.cell):
+        raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")

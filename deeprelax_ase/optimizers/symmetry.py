@@ -13,7 +13,7 @@ def symmetrize_first(dof: DegreesOfFreedom, symprec: float) -> None:
     """Give bare atoms the positions, and their cell the shape, that their space group within ``symprec`` asks for.
 
     Args:
-        freedom: of the atoms, which are changed.
+        dof: of the atoms, which are changed.
         symprec: Å.
 
     Raises:

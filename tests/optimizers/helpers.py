@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ase
+from typing import Any
+
 import numpy as np
 from ase import Atoms
 from ase.calculators.emt import EMT
-from packaging.version import Version
+from ase.optimize.optimize import Optimizer
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 
-#: How far held components of the strain may move: before 3.25 ASE's Fréchet filter lets a little through its mask.
-HELD = 1e-12 if Version(ase.__version__) >= Version("3.25") else 1e-5
+#: How far held components of the strain may move.
+HELD = 1e-12
 
 
 class CountingEMT(EMT):
@@ -36,6 +37,19 @@ class CountingEMT(EMT):
 def quiet(target, predictor, cls=DeepRelaxOptimizer, **kwargs) -> DeepRelaxOptimizer:
     """An optimizer without a log."""
     return cls(target, logfile=None, predictor=predictor, **kwargs)
+
+
+def watched(cls: type[Optimizer]) -> tuple[type[Optimizer], list[Any]]:
+    """A class like ``cls``, name and all, and the list of the optimizers that are made of it."""
+    made: list[Any] = []
+
+    class Watched(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    Watched.__name__ = cls.__name__
+    return Watched, made
 
 
 def geometry(crystal: Atoms | Crystal) -> tuple[np.ndarray, np.ndarray]:

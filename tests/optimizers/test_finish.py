@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from ase.filters import FrechetCellFilter
 from ase.md import VelocityVerlet
+from ase.optimize import FIRE
 from ase.optimize.precon import PreconFIRE, PreconLBFGS
 from ase.optimize.sciopt import SciPyFminCG
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS
-from tests.optimizers.helpers import quiet
+from tests.optimizers.helpers import quiet, watched
 
 NAMES = sorted(set(ase.optimize.__all__) - {"RestartError", "ODE12r", "QuasiNewton", "CellAwareBFGS"})
 
@@ -77,6 +78,6 @@ def test_cell_aware_bfgs_says_what_it_needs(make_atoms, predictor, wrap, kwargs)
 
 
 def test_the_finish_is_told_of_how_far_to_go(make_atoms, predictor):
-    optimizer = quiet(make_atoms(), predictor)
-    optimizer.run(fmax=0.123, steps=2)
-    assert optimizer.finish._optimizer.fmax == 0.123
+    finish, made = watched(FIRE)
+    quiet(make_atoms(), predictor, finish=finish).run(fmax=0.123, steps=2)
+    assert [optimizer.fmax for optimizer in made] == [0.123]

@@ -9,12 +9,12 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter, UnitCellFilter
 from ase.io import read
+from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import RestartError
 
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.optimizers.restart import read_record
 from deeprelax_ase.uncertainty.calibration import CalibratedError
-from tests.optimizers.helpers import assert_at, quiet
+from tests.optimizers.helpers import assert_at, quiet, watched
 
 
 @pytest.fixture
@@ -53,15 +53,13 @@ def test_restarted_relaxation_is_the_uninterrupted_one(make_atoms, predictor, fi
 
 
 def test_fire_restarts_with_its_velocities(make_atoms, predictor, files):
-    relax(make_atoms(), predictor, 5, **files)
-    memory = read_record(files["restart"], make_atoms()).memory
-    optimizer = relax(last_frame(files), predictor, 0, append_trajectory=True, **files)
-    assert memory.name == "FIRE"
-    velocities, dt = memory.content
-    fire = optimizer.finish._optimizer
-    np.testing.assert_array_equal(fire.vel if hasattr(fire, "vel") else fire.v, velocities)  # v before ASE 3.27
-    assert np.abs(velocities).max() > 0
-    assert optimizer.finish._optimizer.dt == dt
+    finish, made = watched(FIRE)
+    relax(make_atoms(), predictor, 5, finish=finish, **files)
+    relax(last_frame(files), predictor, 0, finish=finish, append_trajectory=True, **files)
+    first, second = (fire.vel if hasattr(fire, "vel") else fire.v for fire in made)  # v before ASE 3.27
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(second).max() > 0
+    assert made[0].dt == made[1].dt
 
 
 def test_interrupted_right_after_the_jump(make_atoms, predictor, files):
@@ -153,11 +151,10 @@ def test_memory_in_other_coordinates_is_dropped(make_atoms, predictor, files, ch
     if change == "filter":
         target = FrechetCellFilter(atoms)
         target.orig_cell = 1.01 * atoms.cell.array
-    finish = "lbfgs" if change == "finish" else "bfgs"
+    finish, made = watched(LBFGS if change == "finish" else BFGS)
     optimizer = relax(atoms, predictor, 0, target=target, finish=finish, append_trajectory=True, **files)
     assert len(predictor.asked) == 1
-    fresh = optimizer.finish._optimizer.pos0 if finish == "bfgs" else optimizer.finish._optimizer.r0
-    assert fresh is None
+    assert (made[0].r0 if change == "finish" else made[0].pos0) is None
     assert optimizer.run(fmax=0.05, steps=200)
 
 
