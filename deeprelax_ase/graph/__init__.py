@@ -65,7 +65,7 @@ def build_graph(
     Args:
         crystals: one or more.
         backend: "torch" lists the neighbours of all crystals at once, on ``device``. "matgl" converts each crystal with
-            MatGL on DGL, on the CPU, which costs a second for the imports and several times as long for each crystal.
+            MatGL on DGL, on the CPU; it takes a second or more to import them, and longer where crystals are many.
         settings: what the model needs.
         device: where the graph is to be.
         dtype: of its floating-point tensors.

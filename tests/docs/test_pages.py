@@ -27,6 +27,7 @@ README = ROOT / "README.md"
 #: What the code of a page needs beyond the package.
 NEEDS = {
     "m3gnet": ("dgl", "matgl"),
+    "graphs": ("dgl", "matgl"),
     "dft": ("gpaw",),
     "own-data": ("lightning", "crepes"),
     "screening": ("pyarrow",),
