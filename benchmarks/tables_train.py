@@ -28,10 +28,10 @@ from shared_work import taken
 from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.registry import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.presets import AUGMENTATION, SETTINGS
 from deeprelax_ase.training.run import best_recycles
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from deeprelax_ase.data import load_pairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.models.registry import load_model
 from deeprelax_ase.nn.deeprelax_e3 import network_input
-from deeprelax_ase.training.graphs import pair_graph
 
 
 def seconds(call: Callable[[], object], repeats: int = 10) -> float:

@@ -25,11 +25,11 @@ from torch.func import functional_call, stack_module_state
 from torch.profiler import ProfilerActivity, profile
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.environment import environment
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.batches import BatchStream
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.presets import CONFIG, SETTINGS
 from deeprelax_ase.training.tasks import pair_truth

@@ -49,7 +49,7 @@ class TestPaper:
     def graphs(self, paper: Predictor, name: str):
         crystal, turn = CRYSTALS[name], rotation(6)
         turned = crystal.with_geometry(crystal.positions @ turn, crystal.cell @ turn)
-        graphs = [build_graph([c], backend="torch", settings=paper.graph_settings) for c in (crystal, turned)]
+        graphs = [build_graph([c], backend="torch", settings=paper.model.config.graph) for c in (crystal, turned)]
         return crystal, turned, graphs, turn
 
     def test_distances_do_not_turn(self, paper: Predictor, name: str):

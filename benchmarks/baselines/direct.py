@@ -12,10 +12,9 @@ from baselines.cryslator import Cryslator
 from baselines.egnn import EGNN
 from baselines.painn import PaiNN
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import Batches, pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.training.batches import Batches
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import GraphTask
 

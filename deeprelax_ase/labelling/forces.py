@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,11 @@ from torch import Tensor
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.models.registry import load_model
-from deeprelax_ase.nn import DeepRelaxE3
-from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
+from deeprelax_ase.models.registry import Model, load_model
+from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.progress import track
-from deeprelax_ase.training.e3_loss import symmetric_logarithm
-from deeprelax_ase.training.evaluate import relax_pairs
 
 #: GPa in 1 eV/Å³: MatGL's potentials give stress in GPa.
 _GPA = 160.21766208
@@ -140,9 +138,13 @@ def main() -> None:
     pairs = load_pairs(arguments.data, labels="m3gnet", dtype=torch.float32)
     chosen = (pairs.split == 0).nonzero().squeeze(1)
     pairs, index = pairs.take(chosen), known[chosen.numpy()]
-    network = cast("DeepRelaxE3", model.networks[-1].to(arguments.device))
-    relaxed = relax_pairs([network], pairs.to(arguments.device), "M3GNet", recycles=arguments.recycles)
-    start = replace(pairs, fractional_initial=relaxed.fractional.cpu(), cell_initial=relaxed.cell.cpu())
+    alone = Model(replace(model.card, level="M3GNet"), model.networks[-1:])
+    relaxed = predict_pairs(alone, pairs.to(arguments.device), recycles=arguments.recycles)
+    start = replace(
+        pairs,
+        fractional_initial=relaxed.fractional.to(pairs.fractional_initial),
+        cell_initial=relaxed.cell.to(pairs.cell_initial),
+    )
     start = points(start, settings, torch.Generator().manual_seed(arguments.seed))
     crystals = crystals_of(start, "initial")
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:

@@ -165,7 +165,7 @@ class Jump:
             return False
         stress = dof.atoms.get_stress(voigt=False) + dof.pressure * np.eye(3)
         try:
-            prediction = self.predictor.correct(crystal_of(dof.atoms), dof.atoms.get_forces(), stress)
+            prediction = self.predictor.predict_with_forces(crystal_of(dof.atoms), dof.atoms.get_forces(), stress)
         except StructureError:  # the last jump led where the network cannot follow; the finish may
             return False
         kept = attempt(dof, _moving(dof, prediction), JumpCriteria()).kept

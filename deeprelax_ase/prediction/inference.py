@@ -1,51 +1,64 @@
-"""How a network's output becomes relaxed crystals: one function for each architecture, one record for both."""
+"""The one inference function: a batch of crystals in, the relaxed ones out, with what tells their errors.
+
+Predictor, training, labelling, evaluation and benchmarks call :func:`relax`. It is the one place where layers keep
+their vacuum, cells that do not relax are kept, predictions are projected onto space groups, and those that are no
+crystals are dropped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
-from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.quantities import SiteSymmetry
 from deeprelax_ase.geometry.strain import remove_rotation
 from deeprelax_ase.geometry.vacuum import in_plane_projectors
-from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, fractional_positions, neighbor_graph
-from deeprelax_ase.models.registry import Model
-from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, moved_vectors, network_input
+from deeprelax_ase.graph import CrystalGraph, affine_positions, fractional_positions, neighbor_graph
+from deeprelax_ase.models.registry import Model, ModelCard
+from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
 from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
 from deeprelax_ase.nn.records import KnownForces, Relaxation
+from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
-from deeprelax_ase.uncertainty.ensemble import EnsembleUncertainty, ensemble_mean, ensemble_uncertainty
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-Record = TypeVar("Record", Relaxation, RelaxationQuantities)
+from deeprelax_ase.uncertainty.ensemble import (
+    EnsembleUncertainty,
+    ensemble_mean,
+    ensemble_uncertainty,
+    member_mean,
+    stack_members,
+)
+from deeprelax_ase.uncertainty.features import error_features, implied_distances
 
 #: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.
 LARGEST_VOLUME_RATIO = 8.0
 
-#: ``timed("network")``: a context whose duration counts for that stage.
+#: ``timed("network")``: a context whose duration counts for that stage: graph, network or geometry.
 Timed = Callable[[str], AbstractContextManager[None]]
+
+
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """Where nobody asks for the time."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
 class BatchRelaxation:
-    """What an engine makes of G crystals with N atoms; geometry in float64.
+    """What a model makes of G crystals with N atoms, on the device of their graph; geometry in float64.
 
     Attributes:
         positions: (N, 3) Å.
         cell: (G, 3, 3) Å.
         uncertainty: on the edges of ``graph``.
-        graph: what the last pass of the network saw.
+        graph: what the networks saw last.
         features: what to calibrate errors by; None where the architecture has none.
+        members: the last relaxation of each member, along a leading axis; None for the paper's network.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
         physical: (G,) bool, whether there is a prediction at all, see :func:`keep_physical`; the crystal is unchanged
@@ -57,27 +70,104 @@ class BatchRelaxation:
     uncertainty: EnsembleUncertainty
     graph: CrystalGraph
     features: ErrorFeatures | None
+    members: Relaxation | None
     converged: Tensor
     steps: Tensor
     physical: Tensor
 
 
-def relax_by_distances(
-    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, solver: EDGSettings
+class InferenceSettings(NamedTuple):
+    """How a model relaxes.
+
+    Attributes:
+        recycles: how often an end-to-end network looks; each time it starts from the mean of what the ensemble
+            predicted before. 1 for the paper's network.
+        solver: settings of the geometry solver of the paper's network; None for end-to-end networks, which need none.
+    """
+
+    recycles: int
+    solver: EDGSettings | None
+
+    @classmethod
+    def of(
+        cls, card: ModelCard, *, recycles: int | None = None, solver: EDGSettings | None = None
+    ) -> InferenceSettings:
+        """Those of the ``card``, but for what is given.
+
+        Raises:
+            ModelError: the model has no use for what is given, or the card's solver settings are of another version.
+            ValueError: fewer than one recycle.
+        """
+        if recycles is not None and recycles < 1:
+            raise ValueError(f"recycles must be at least 1, got {recycles}")
+        if card.architecture != "DeepRelax":
+            if solver is not None:
+                raise ModelError(f"{card.name} predicts positions, without a geometry solver: leave solver= out")
+            return cls(card.recycles if recycles is None else recycles, None)
+        if recycles not in (None, 1):
+            raise ModelError(
+                f"{card.name} predicts distances, which a geometry solver turns into positions, and looks once: leave "
+                f"{recycles=} out, or take an end-to-end model"
+            )
+        return cls(1, card_solver(card) if solver is None else solver)
+
+
+def card_solver(card: ModelCard) -> EDGSettings:
+    """The solver settings of a model card."""
+    try:
+        return EDGSettings(**card.solver)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: the card's solver settings are not of this version: {error}") from error
+
+
+@torch.no_grad()
+def relax(
+    model: Model,
+    graph: CrystalGraph,
+    settings: InferenceSettings | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    relax_cell: bool = True,
+    known: KnownForces | None = None,
+    symmetry: BatchSymmetry | None = None,
+    timed: Timed = untimed,
 ) -> BatchRelaxation:
-    """The paper's way: predicted distances, made into positions by the Euclidean distance geometry solver.
+    """The crystals of ``graph``, relaxed.
 
     Args:
-        model: an ensemble of :class:`~deeprelax_ase.nn.DeepRelax`.
-        exact: the unrelaxed crystals in float64.
-        dtype: in which the networks compute.
-        timed: takes the time of the stages ``network`` and ``geometry``.
-        relax_cell: if not, the cell stays as it is.
-        solver: settings of the solver.
+        model: on the device of the graph.
+        graph: the unrelaxed crystals, with the edges that the model expects.
+        settings: how; those of the model's card by default.
+        dtype: of the model's networks.
+        relax_cell: if not, cells stay as they are. The vacuum between layers stays either way.
+        known: forces in the unrelaxed crystals, for networks that read them; the first recycle alone sees them.
+        symmetry: of the unrelaxed crystals; None for none.
+        timed: takes the time of the stages.
     """
+    settings = InferenceSettings.of(model.card) if settings is None else settings
+    exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
+    if settings.solver is not None:
+        relaxed = _by_distances(model, exact, dtype, timed, relax_cell=relax_cell, solver=settings.solver)
+    else:
+        with timed("geometry"):
+            sites = None if symmetry is None else symmetry.sites(exact.cell.device)
+        relaxed = _end_to_end(
+            model, exact, dtype, timed, relax_cell=relax_cell, recycles=settings.recycles, known=known, sites=sites
+        )
+    if symmetry is None:
+        return relaxed
+    with timed("geometry"):
+        positions, cell = symmetry.project(relaxed.positions, relaxed.cell, relax_cell=relax_cell)
+        return replace(relaxed, positions=positions, cell=cell)
+
+
+def _by_distances(
+    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, solver: EDGSettings
+) -> BatchRelaxation:
+    """The paper's way: predicted distances, made into positions by the Euclidean distance geometry solver."""
     with timed("network"):
         graph = exact.to(dtype=dtype)
-        members = _stacked([network(graph, cell=None if relax_cell else graph.cell) for network in model.networks])
+        members = stack_members([network(graph, cell=None if relax_cell else graph.cell) for network in model.networks])
         uncertainty = ensemble_uncertainty(members, exact)
         quantities = ensemble_mean(members)
         if not relax_cell:
@@ -85,10 +175,12 @@ def relax_by_distances(
     with timed("geometry"):
         solution = solve_edg(exact, quantities, settings=solver)
     positions, cell, physical = keep_physical(exact, solution.positions, quantities.cell.double())
-    return BatchRelaxation(positions, cell, uncertainty, exact, None, solution.converged, solution.steps, physical)
+    return BatchRelaxation(
+        positions, cell, uncertainty, exact, None, None, solution.converged, solution.steps, physical
+    )
 
 
-def relax_end_to_end(
+def _end_to_end(
     model: Model,
     exact: CrystalGraph,
     dtype: torch.dtype,
@@ -96,37 +188,27 @@ def relax_end_to_end(
     *,
     relax_cell: bool,
     recycles: int,
-    known: KnownForces | None = None,
-    sites: SiteSymmetry | None = None,
+    known: KnownForces | None,
+    sites: SiteSymmetry | None,
 ) -> BatchRelaxation:
-    """The end-to-end way: predicted displacements and strain, ``recycles`` times over.
-
-    Args:
-        model: an ensemble of :class:`~deeprelax_ase.nn.DeepRelaxE3`.
-        exact: the unrelaxed crystals in float64.
-        dtype: in which the networks compute.
-        timed: takes the time of the stages ``graph``, ``network`` and ``geometry``.
-        relax_cell: if not, the cell stays as it is. The vacuum between layers stays either way.
-        recycles: how often the networks look; each time they start from the mean of what they predicted before.
-        known: forces in the unrelaxed crystals, for networks that read them; the first pass alone sees them.
-        sites: the symmetry of the unrelaxed crystals; None for none.
-    """
+    """The end-to-end way: predicted displacements and strain, ``recycles`` times over."""
     graph = exact
     physical = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
     with timed("geometry"):
         planes = in_plane_projectors(fractional_positions(exact), exact.cell, exact.batch)
     for _ in range(recycles - 1):
         with timed("network"):
-            positions, cell = _moved(graph, _mean(_refine(model, graph, dtype, relax_cell, known)), planes)
+            members, _ = _refine(model, graph, dtype, relax_cell, known)
+            positions, cell = _moved(graph, member_mean(members), planes)
             positions, cell, sound = keep_physical(exact, positions, cell)
         physical, known = physical & sound, None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
-        members = _refine(model, graph, dtype, relax_cell, known)
-        uncertainty = ensemble_uncertainty(implied_distances(members, graph), graph)
+        members, given = _refine(model, graph, dtype, relax_cell, known)
+        uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
-        positions, cell = _moved(graph, _mean(members), planes)
+        positions, cell = _moved(graph, member_mean(members), planes)
         if relax_cell:
             positions, cell = remove_rotation(exact.cell, positions, cell, exact.batch)
         else:
@@ -137,7 +219,7 @@ def relax_end_to_end(
         sites = SiteSymmetry(torch.ones_like(positions[:, 0]), torch.bincount(exact.batch))
     features = error_features(members, exact.batch, sites)
     steps = torch.zeros_like(done, dtype=torch.long)
-    return BatchRelaxation(positions, cell, uncertainty, graph, features, done, steps, physical)
+    return BatchRelaxation(positions, cell, uncertainty, graph, features, members, done, steps, physical)
 
 
 def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,72 +242,14 @@ def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple
     return kept, torch.where(sound[:, None, None], cell, start.cell), sound
 
 
-def error_features(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorFeatures:
-    """Signs of error in what the ``members`` predict in the last pass.
-
-    Args:
-        members: their relaxations.
-        batch: (N,) the crystal of each atom.
-        sites: their symmetry. The network cannot see that a site is fixed; of an error along one or two directions
-            alone, the square of its length counts in proportion.
-    """
-    counts = torch.bincount(batch)
-    mean = _mean(members)
-
-    def over_atoms(values: Tensor) -> Tensor:
-        return values.new_zeros(len(counts)).index_add(0, batch, values) / counts
-
-    scales = mean.displacement_scales * sites.freedom.sqrt().to(mean.displacement_scales.dtype)
-    scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
-    return ErrorFeatures(
-        displacement_scale=over_atoms(scales),
-        volume_scale=mean.volume_scales,
-        shape_scale=mean.shape_scales,
-        displacement_spread=over_atoms(scatter).sqrt(),
-        strain_spread=(members.strain - mean.strain).square().sum(dim=(2, 3)).mean(dim=0).sqrt(),
-        last_displacement=over_atoms(mean.displacements.square().sum(dim=1)).sqrt(),
-        last_strain=torch.linalg.matrix_norm(mean.strain),
-        atoms=sites.primitive_atoms,
-    )
-
-
-def implied_distances(members: Relaxation, graph: CrystalGraph) -> RelaxationQuantities:
-    """The interatomic distances that the ``members`` imply on the edges of ``graph``, each with its scale.
-
-    An error of length b in a random direction counts with b^2 / 3 along a bond; so do both atoms'. A strain counts
-    with the square of the bond's length: a ninth of the volume's variance, and 2 / 15 of the shape's.
-    """
-    given = network_input(graph, 0)
-    moved = zip(members.displacements.double(), members.strain.double(), strict=True)
-    lengths = torch.stack([torch.linalg.vector_norm(moved_vectors(given, d, s), dim=1) for d, s in moved])
-    source, destination = graph.edge_index
-    of_atoms = members.displacement_scales.square() / 3
-    of_cell = members.volume_scales.square() / 9 + members.shape_scales.square() * 2 / 15
-    variances = of_atoms[:, source] + of_atoms[:, destination]
-    variances = variances + lengths.square() * of_cell[:, graph.batch[destination]]
-    none = lengths[:, :0]
-    return RelaxationQuantities(
-        distances=lengths,
-        distance_scales=variances.sqrt().to(lengths.dtype),
-        displacements=none,
-        displacement_scales=none,
-        cell=graph.cell.expand(len(lengths), -1, -1, -1),
-        anchors=graph.positions.expand(len(lengths), -1, -1),
-    )
-
-
 def _refine(
     model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: bool, known: KnownForces | None
-) -> Relaxation:
-    """What every member predicts, along a leading member axis."""
+) -> tuple[Relaxation, NetworkInput]:
+    """What every member predicts, along a leading member axis, and what they read, with exact edge vectors."""
     given = network_input(graph, model.level, known)
-    given = given._replace(vectors=edge_vectors(graph).to(dtype))
+    rounded = given._replace(vectors=given.vectors.to(dtype))
     networks = cast("list[DeepRelaxE3]", list(model.networks))
-    return _stacked([network.refine(given, keep_cell=not relax_cell)[-1] for network in networks])
-
-
-def _mean(members: Relaxation) -> Relaxation:
-    return Relaxation(**{f.name: getattr(members, f.name).mean(dim=0) for f in fields(Relaxation)})
+    return stack_members([network.refine(rounded, keep_cell=not relax_cell)[-1] for network in networks]), given
 
 
 def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,29 +258,3 @@ def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple
     stretch = symmetric_exponential(strain)
     cell = matrix_product(graph.cell, stretch)
     return affine_positions(graph, cell) + relaxation.displacements.double(), cell
-
-
-def _stacked(members: Sequence[Record]) -> Record:
-    """One record of the records of all members, along a leading axis."""
-    names = [f.name for f in fields(members[0])]
-    return type(members[0])(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})
-
-
-def known_forces(crystal: Crystal, forces: ArrayLike, stress: ArrayLike, device: torch.device) -> KnownForces:
-    """The network's record of them.
-
-    Raises:
-        ValueError: they are of another shape, or not finite.
-    """
-    force, tensor = np.asarray(forces, dtype=float), np.asarray(stress, dtype=float)
-    if tensor.shape == (6,):
-        tensor = tensor[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    for name, values, shape in (("forces", force, (len(crystal), 3)), ("stress", tensor, (3, 3))):
-        if values.shape != shape or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be {shape} finite numbers, got an array of shape {values.shape}: {values}")
-    virial = crystal.volume * (tensor + tensor.T) / 2
-    return KnownForces(
-        forces=torch.from_numpy(force).to(device),
-        virial=torch.from_numpy(virial)[None].to(device),
-        has_forces=torch.ones(1, dtype=torch.bool, device=device),
-    )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -15,36 +13,19 @@ import numpy as np
 import torch
 
 from deeprelax_ase.crystal import Crystal, check_elements
-from deeprelax_ase.errors import (
-    DeepRelaxError,
-    DeviceError,
-    ModelError,
-    UnphysicalPredictionError,
-)
-from deeprelax_ase.geometry import (
-    EDGSettings,
-    SymmetryOperations,
-    primitive_atoms,
-    project,
-    site_freedom,
-    symmetry_operations,
-)
-from deeprelax_ase.geometry.quantities import SiteSymmetry
-from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
+from deeprelax_ase.errors import DeepRelaxError, ModelError, UnphysicalPredictionError
+from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.graph import BACKENDS, build_graph
 from deeprelax_ase.models.registry import DEFAULT_MODEL, Model, ModelCard, load_model
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt
-from deeprelax_ase.prediction.inference import (
-    LARGEST_VOLUME_RATIO,
-    BatchRelaxation,
-    Timed,
-    known_forces,
-    relax_by_distances,
-    relax_end_to_end,
-)
+from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
+from deeprelax_ase.prediction.forces import known_forces
+from deeprelax_ase.prediction.inference import LARGEST_VOLUME_RATIO, BatchRelaxation, InferenceSettings, relax
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.unbatching import predictions_of, split_atoms
-from deeprelax_ase.uncertainty.calibration import Calibration
+from deeprelax_ase.prediction.symmetry import BatchSymmetry
+from deeprelax_ase.prediction.unbatching import predictions_of
+from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -52,12 +33,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
-
-#: Bytes that an end-to-end network takes on a GPU for an atom of an inorganic crystal, with its 50 edges or so.
-_BYTES_PER_ATOM = 250_000
-
-#: Atoms of a batch on a GPU, beyond which no more crystals are made in a second.
-_MOST_ATOMS = 20_000
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -79,14 +54,15 @@ class Predictor:
             symmetry by itself, but for rounding.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
         recycles: how often an end-to-end network looks, each time from what it predicted before; the card's number by
-            default. One is the fastest, further ones sharpen the result.
+            default. One is the fastest, further ones sharpen the result. The paper's network looks once.
         members: how many of the ensemble's networks are asked, the first ones; all by default. Fewer are faster.
         compile: fuse the networks' kernels with ``torch.compile``: a minute at the start, which pays on a GPU from some
             hundred thousand crystals on.
 
     Raises:
-        ModelError: the model is unknown or damaged.
+        ModelError: the model is unknown or damaged, or has no use for ``recycles`` or ``solver``.
         DeviceError: the device is not to be had.
+        ValueError: an option is out of its range.
     """
 
     def __init__(
@@ -104,21 +80,17 @@ class Predictor:
         members: int | None = None,
         compile: bool = False,
     ) -> None:
-        if recycles is not None and recycles < 1:
-            raise ValueError(f"passes must be at least 1, got {recycles}")
         if dtype not in _DTYPES:
             raise ValueError(f"Unknown {dtype=}, must be one of {tuple(_DTYPES)}")
         if graph_backend not in BACKENDS:
             raise ValueError(f"Unknown {graph_backend=}, must be one of {BACKENDS}")
-        self.device = _device(device)
+        self.device = device_of(device)
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
-        self.keep_symmetry, self.leave_within_error, self.find_symmetry = (
-            keep_symmetry,
-            leave_within_error,
-            find_symmetry,
-        )
+        self.keep_symmetry, self.find_symmetry = keep_symmetry, find_symmetry
+        self.leave_within_error = leave_within_error
         loaded = model if isinstance(model, Model) else load_model(model)
+        self.settings = InferenceSettings.of(loaded.card, recycles=recycles, solver=solver)
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
         # a copy: another predictor may hold the same model on another device or in another type
@@ -127,9 +99,6 @@ class Predictor:
         if compile:
             for network in networks:
                 cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
-        self.graph_settings = self.model.config.graph
-        self.solver = _solver_of(self.model.card) if solver is None else solver
-        self.recycles = self.model.card.recycles if recycles is None else recycles
         whole = len(self.model.networks) == len(loaded.networks)
         self.calibration = _calibration_of(self.model.card, self.recycles) if whole else None
 
@@ -140,8 +109,13 @@ class Predictor:
 
     @property
     def reads_forces(self) -> bool:
-        """Whether the model has learnt to read forces, as :meth:`correct` needs."""
+        """Whether the model has learnt to read forces, as :meth:`predict_with_forces` needs."""
         return self.model.card.reads_forces
+
+    @property
+    def recycles(self) -> int:
+        """How often the networks look."""
+        return self.settings.recycles
 
     def __repr__(self) -> str:
         return f"Predictor({self.model_name!r}, device='{self.device}', dtype={str(self.dtype).split('.')[-1]!r})"
@@ -159,7 +133,7 @@ class Predictor:
         crystal = self._admit(structure)
         return _or_raise(self._predict([crystal], relax_cell)[0])
 
-    def correct(
+    def predict_with_forces(
         self,
         structure: Crystal | Atoms | Structure,
         forces: ArrayLike,
@@ -167,7 +141,7 @@ class Predictor:
         *,
         relax_cell: bool = True,
     ) -> Prediction:
-        """The relaxed crystal, now that the forces in ``structure`` are known: a second jump, of one pass.
+        """The relaxed crystal, now that the forces in ``structure`` are known: a second jump, of one recycle.
 
         Meant for a crystal near its minimum, such as the first jump's, and for the calculator whose minima the model
         predicts. The result carries no calibrated error: the forces there tell more.
@@ -241,66 +215,54 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(
-        self,
-        crystals: Sequence[Crystal],
-        relax_cell: bool,
-        known: KnownForces | None = None,
-        *,
-        bonds: bool = True,
+        self, crystals: Sequence[Crystal], relax_cell: bool, known: KnownForces | None = None, *, bonds: bool = True
     ) -> list[Prediction | DeepRelaxError]:
         timings: dict[str, float] = {}
-        timed = partial(_timed, timings, device=self.device)
+        timed = partial(stopwatch, timings, device=self.device)
+        settings = self.settings if known is None else self.settings._replace(recycles=1)
         with timed("graph"):
             graph = build_graph(
                 crystals,
                 backend=self.graph_backend,
-                settings=self.graph_settings,
+                settings=self.model.config.graph,
                 device=self.device,
                 dtype=torch.float64,
             )
-        with timed("geometry"):
-            groups = [self._symmetry(crystal) for crystal in crystals]
-            sites = self._sites(crystals, groups)
-        relaxation = self._relax(graph, timed, relax_cell, known, sites)
-        with timed("geometry"):
-            cells = relaxation.cell.cpu().numpy()
-            positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
-            geometries = [
-                project(crystal, xyz, cell if relax_cell else crystal.cell, group if self.keep_symmetry else None)
-                for crystal, xyz, cell, group in zip(crystals, positions, cells, groups, strict=True)
-            ]
-        share = {stage: seconds / len(crystals) for stage, seconds in timings.items()}
-        oxides = np.array([8 in crystal.numbers for crystal in crystals])
-        calibration = self.calibration if known is None else None
-        errors = calibration.read(relaxation.features, oxides) if calibration and relaxation.features else None
-        if errors and not relax_cell:
-            errors = [error.with_cell_kept() for error in errors]
-        leave = self.leave_within_error and relax_cell  # errors are calibrated for cells that relax too
+        with timed("geometry"):  # symmetry is kept, or tells how far an atom may be off
+            find = self.find_symmetry and bool(self.keep_symmetry or self.calibration)
+            symmetry = BatchSymmetry.of(crystals, find=find, keep=self.keep_symmetry)
+        relaxation = relax(
+            self.model,
+            graph,
+            settings,
+            dtype=self.dtype,
+            relax_cell=relax_cell,
+            known=known,
+            symmetry=symmetry,
+            timed=timed,
+        )
+        errors = self._errors(crystals, relaxation, relax_cell) if known is None else None
         made = predictions_of(
-            crystals, geometries, relaxation, errors, self.model_name, share, leave_within_error=leave, bonds=bonds
+            crystals,
+            relaxation,
+            errors,
+            self.model_name,
+            {stage: seconds / len(crystals) for stage, seconds in timings.items()},
+            leave_within_error=self.leave_within_error,
+            bonds=bonds,
         )
         return [p if sound else _unphysical(p) for p, sound in zip(made, relaxation.physical.tolist(), strict=True)]
 
-    def _relax(
-        self, graph: CrystalGraph, timed: Timed, relax_cell: bool, known: KnownForces | None, sites: SiteSymmetry
-    ) -> BatchRelaxation:
-        if self.model.card.architecture == "DeepRelax":
-            return relax_by_distances(self.model, graph, self.dtype, timed, relax_cell=relax_cell, solver=self.solver)
-        recycles = self.recycles if known is None else 1
-        return relax_end_to_end(
-            self.model, graph, self.dtype, timed, relax_cell=relax_cell, recycles=recycles, known=known, sites=sites
-        )
-
-    def _sites(self, crystals: Sequence[Crystal], groups: Sequence[SymmetryOperations | None]) -> SiteSymmetry:
-        pairs = list(zip(crystals, groups, strict=True))
-        freedom = np.concatenate([site_freedom(*pair) for pair in pairs])
-        atoms = np.array([primitive_atoms(*pair) for pair in pairs])
-        return SiteSymmetry(torch.from_numpy(freedom).to(self.device), torch.from_numpy(atoms).to(self.device))
-
-    def _symmetry(self, crystal: Crystal) -> SymmetryOperations | None:
-        """That of the unrelaxed crystal, where it is kept, or tells how far an atom may be off."""
-        wanted = self.find_symmetry and (self.keep_symmetry or self.calibration)
-        return symmetry_operations(crystal) if wanted else None
+    def _errors(
+        self, crystals: Sequence[Crystal], relaxation: BatchRelaxation, relax_cell: bool
+    ) -> list[CalibratedError] | None:
+        """The calibrated errors; those of volumes only where cells relax too."""
+        if self.calibration is None or relaxation.features is None:
+            return None
+        oxides = np.array([8 in crystal.numbers for crystal in crystals])
+        with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
+            errors = self.calibration.read(relaxation.features, oxides)
+        return errors if relax_cell else [error.with_cell_kept() for error in errors]
 
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
@@ -317,49 +279,10 @@ def _unphysical(prediction: Prediction) -> UnphysicalPredictionError:
     )
 
 
-def _solver_of(card: ModelCard) -> EDGSettings:
-    try:
-        return EDGSettings(**card.solver)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{card.name}: the card's solver settings are not of this version: {error}") from error
-
-
 def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
-    """The card's calibration; None if there is none for so many passes."""
+    """The card's calibration; None if there is none for so many recycles."""
     try:
         calibration = Calibration.from_dict(card.calibration) if card.calibration else None
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
     return calibration if calibration is not None and calibration.recycles == recycles else None
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=name).device  # with its index
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(
-            f"device {str(name)!r} is not available: {str(error).splitlines()[0]}. Use 'auto', 'cpu', or a torch build "
-            "with CUDA on a machine that has it."
-        ) from error
-    return device
-
-
-def default_atoms_per_batch(device: torch.device) -> int:
-    """Atoms of a batch that suit ``device``, see :meth:`Predictor.predict_many`."""
-    if device.type == "cpu":
-        return 200
-    memory = torch.cuda.get_device_properties(device).total_memory
-    with suppress(AttributeError):  # before torch 2.6 it does not tell
-        memory = int(memory * torch.cuda.get_per_process_memory_fraction(device))
-    return min(max(memory // _BYTES_PER_ATOM // 2, 1), _MOST_ATOMS)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str, *, device: torch.device) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""A batch that an engine relaxed, taken apart into one record per crystal."""
+"""A batch that was relaxed, taken apart into one record per crystal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.inference import BatchRelaxation
 from deeprelax_ase.prediction.record import Prediction, Uncertainty, within_error
+from deeprelax_ase.prediction.symmetry import split_atoms
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
 
@@ -19,7 +20,6 @@ _NO_BOND, _NO_EDGE = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
 
 def predictions_of(
     crystals: Sequence[Crystal],
-    geometries: Sequence[tuple[np.ndarray, np.ndarray]],
     relaxation: BatchRelaxation,
     errors: Sequence[CalibratedError] | None,
     model: str,
@@ -29,7 +29,9 @@ def predictions_of(
     bonds: bool = True,
 ) -> list[Prediction]:
     """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any."""
-    relaxed = [c.with_geometry(*geometry) for c, geometry in zip(crystals, geometries, strict=True)]
+    positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
+    cells = relaxation.cell.cpu().numpy()
+    relaxed = [c.with_geometry(xyz, cell) for c, xyz, cell in zip(crystals, positions, cells, strict=True)]
     left = [
         errors is not None and leave_within_error and within_error(c, r, errors[g])
         for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
@@ -92,8 +94,3 @@ def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     roots = (part.sqrt().double().cpu().numpy() for part in (parts.total, parts.aleatoric, parts.epistemic))
     total, aleatoric, epistemic = roots
     return total, aleatoric, epistemic
-
-
-def split_atoms(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:
-    """Values of all atoms, cut into those of each crystal."""
-    return np.split(values, np.cumsum([len(c) for c in crystals])[:-1])

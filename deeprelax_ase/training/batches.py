@@ -9,6 +9,8 @@ from itertools import islice, pairwise
 import torch
 from torch import Tensor
 
+from deeprelax_ase.data.batches import cut
+
 
 @dataclass(frozen=True, eq=False)
 class BatchStream:
@@ -41,32 +43,9 @@ class BatchStream:
         return max(float(self.counts.sum()) / self.atoms, 1.0) / self.world
 
 
-@dataclass(frozen=True, eq=False)
-class Batches:
-    """Each crystal once, in order, in batches of about ``atoms`` atoms.
-
-    Attributes:
-        counts: (G,) atoms of each crystal.
-        atoms: in a batch, to the nearest crystal.
-    """
-
-    counts: Tensor
-    atoms: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from cut(torch.arange(len(self.counts), device=self.counts.device), self.counts, self.atoms)
-
-
 def epochs(counts: Tensor, atoms: int, seed: int) -> Iterator[Tensor]:
     """Endless epochs in random order, cut into batches (n,) of crystals with about ``atoms`` atoms."""
     generator = torch.Generator(counts.device).manual_seed(seed)
     while True:
         order = torch.randperm(len(counts), device=counts.device, generator=generator)
         yield from cut(order, counts, atoms)
-
-
-def cut(order: Tensor, counts: Tensor, atoms: int) -> list[Tensor]:
-    """The crystals ``order`` (n,) in batches of about ``atoms`` atoms each."""
-    last = counts[order].cumsum(0) - 1  # a crystal belongs where its last atom does
-    bins = torch.div(last, atoms, rounding_mode="floor")
-    return list(order.split([size for size in torch.bincount(bins).tolist() if size]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
@@ -17,7 +18,7 @@ from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
-from deeprelax_ase.training.graphs import kept_graphs, pair_graph
+from deeprelax_ase.training.graphs import kept_graphs
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings

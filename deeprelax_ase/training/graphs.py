@@ -8,21 +8,13 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import cut, pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.graph.torch_builder import neighbor_graph
-from deeprelax_ase.training.batches import cut
 from deeprelax_ase.training.settings import TrainingSettings
 
 #: Atoms whose graphs are built at once before they are kept.
 _AT_ONCE = 50000
-
-
-def pair_graph(pairs: RelaxationPairs, settings: GraphSettings) -> CrystalGraph:
-    """The graph of the unrelaxed crystals of ``pairs``, unchecked."""
-    batch = pairs.batch
-    positions = rows_times_matrices(pairs.fractional_initial, pairs.cell_initial[batch])
-    return neighbor_graph(pairs.numbers, positions, pairs.cell_initial, batch, settings=settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.training.batches import Batches, BatchStream
+from deeprelax_ase.data.batches import Batches
+from deeprelax_ase.training.batches import BatchStream
 from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task

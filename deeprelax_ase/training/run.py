@@ -17,10 +17,10 @@ from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.metrics import prediction_errors
+from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.registry import Model, ModelCard, card_file_of, load_model, model_of, save_model
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
-from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.export import read_member
 from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.presets import mixed

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.graphs import kept_graphs, pair_graph
+from deeprelax_ase.training.graphs import kept_graphs
 from deeprelax_ase.training.loss import RelaxedGeometry, deeprelax_loss, relaxed_geometry
 from deeprelax_ase.training.settings import TrainingSettings
 

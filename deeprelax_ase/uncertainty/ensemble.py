@@ -5,14 +5,18 @@ The members' quantities come as one :class:`RelaxationQuantities` whose tensors 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, edge_batch
+from deeprelax_ase.nn.records import Relaxation
+
+Record = TypeVar("Record", Relaxation, RelaxationQuantities)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,17 @@ class EnsembleUncertainty:
     displacements: UncertaintyParts
 
 
+def stack_members(members: Sequence[Record]) -> Record:
+    """One record of the records of all members, along a leading axis."""
+    names = [f.name for f in fields(members[0])]
+    return type(members[0])(**{name: torch.stack([getattr(m, name) for m in members]) for name in names})
+
+
+def member_mean(members: Record) -> Record:
+    """The record averaged over its leading member axis."""
+    return type(members)(**{f.name: getattr(members, f.name).mean(dim=0) for f in fields(members)})
+
+
 def ensemble_mean(quantities: RelaxationQuantities) -> RelaxationQuantities:
     """The quantities averaged over the members, eq. (22), without the member axis.
 
@@ -57,7 +72,7 @@ def ensemble_mean(quantities: RelaxationQuantities) -> RelaxationQuantities:
         ValueError: there is no member axis.
     """
     _check_member_axis(quantities)
-    return RelaxationQuantities(**{f.name: getattr(quantities, f.name).mean(dim=0) for f in fields(quantities)})
+    return member_mean(quantities)
 
 
 def ensemble_uncertainty(quantities: RelaxationQuantities, graph: CrystalGraph) -> EnsembleUncertainty:

@@ -21,8 +21,7 @@ from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.labelling import forces as forces_module
 from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, points
-from deeprelax_ase.nn.heads import symmetric_exponential
-from deeprelax_ase.training.e3_loss import symmetric_logarithm
+from deeprelax_ase.nn.heads import symmetric_exponential, symmetric_logarithm
 from tests.crystals import CRYSTALS, rotation
 
 STILL = PointSettings(rattled=0.0)

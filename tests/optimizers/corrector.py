@@ -35,7 +35,7 @@ class Corrector:
     def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
         return replace(self.jump.predict(structure, relax_cell=relax_cell), model=self.model)
 
-    def correct(self, structure, forces, stress, *, relax_cell: bool = True) -> Prediction:
+    def predict_with_forces(self, structure, forces, stress, *, relax_cell: bool = True) -> Prediction:
         assert relax_cell
         initial = Crystal.of(structure)
         share = self.shares[min(len(self.seen), len(self.shares) - 1)]

@@ -97,7 +97,7 @@ def test_where_the_network_cannot_follow_the_finish_goes_on(atoms, corrector, ne
     def refuse(*_, **__):
         raise IsolatedAtomError("too far apart")
 
-    monkeypatch.setattr(corrector, "correct", refuse)
+    monkeypatch.setattr(corrector, "predict_with_forces", refuse)
     plain, plainly = atoms.copy(), replace(corrector)
     plain.calc = M3GNetCalculator()
     bfgs(plain, plainly, force_informed_steps=0).run(fmax=FMAX, steps=5)

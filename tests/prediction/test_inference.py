@@ -1,8 +1,8 @@
-"""The end-to-end way from a network to relaxed crystals, with a small network of random weights."""
+"""The inference function: the end-to-end way with a small network of random weights, both ways with shipped ones."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections import Counter
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,15 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from deeprelax_ase.geometry.quantities import SiteSymmetry
+from deeprelax_ase import crystal
+from deeprelax_ase.errors import ModelError
+from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
 from deeprelax_ase.models.registry import Model, ModelCard
-from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.nn.records import KnownForces, Relaxation
-from deeprelax_ase.prediction.inference import BatchRelaxation, error_features, implied_distances, relax_end_to_end
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config, deeprelax_e3
+from deeprelax_ase.nn.records import KnownForces
+from deeprelax_ase.prediction import inference
+from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings
+from deeprelax_ase.prediction.inference import relax as infer
 from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
-from tests.crystals import CRYSTALS, DISTORTED, rotation
+from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, rotation
 
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
 
@@ -63,13 +68,8 @@ def graph() -> CrystalGraph:
     return build_graph(list(CRYSTALS.values()), backend="torch", settings=CONFIG.graph)
 
 
-def relax(
-    model: Model, graph: CrystalGraph, *, relax_cell: bool = True, recycles: int = 1, **options
-) -> BatchRelaxation:
-    with torch.inference_mode():
-        return relax_end_to_end(
-            model, graph, torch.float64, lambda _: nullcontext(), relax_cell=relax_cell, recycles=recycles, **options
-        )
+def relax(model: Model, graph: CrystalGraph, *, recycles: int = 1, **options) -> BatchRelaxation:
+    return infer(model, graph, InferenceSettings.of(model.card, recycles=recycles), dtype=torch.float64, **options)
 
 
 def predictor(model: Model, **options) -> Predictor:
@@ -83,17 +83,17 @@ def test_the_network_below_does_relax(model: Model, graph: CrystalGraph):
         assert 0.002 < np.abs(predictor(model).predict(CRYSTALS[name]).displacements).max() < 1, name
 
 
-# Passes
+# Recycles
 
 
 @pytest.mark.parametrize("relax_cell", [True, False])
-def test_two_passes_are_two_predictions(model: Model, relax_cell: bool):
+def test_two_recycles_are_two_predictions(model: Model, relax_cell: bool):
     once, twice = predictor(model), predictor(model, recycles=2)
     for name in DISTORTED:
         first = once.predict(CRYSTALS[name], relax_cell=relax_cell)
         second = once.predict(first.relaxed, relax_cell=relax_cell)
         together = twice.predict(CRYSTALS[name], relax_cell=relax_cell)
-        # each pass leaves a rotation of its own; a crystal does not know of it
+        # each recycle leaves a rotation of its own; a crystal does not know of it
         metric = second.relaxed.cell @ second.relaxed.cell.T
         np.testing.assert_allclose(together.relaxed.cell @ together.relaxed.cell.T, metric, rtol=0, atol=1e-9)
         np.testing.assert_allclose(
@@ -104,7 +104,7 @@ def test_two_passes_are_two_predictions(model: Model, relax_cell: bool):
         assert np.abs(second.relaxed.positions - first.relaxed.positions).max() > 1e-3
 
 
-def test_uncertainty_is_on_the_edges_of_the_last_pass(model: Model, graph: CrystalGraph):
+def test_uncertainty_is_on_the_edges_of_the_last_recycle(model: Model, graph: CrystalGraph):
     relaxed = relax(model, graph, recycles=2)
     assert relaxed.graph is not graph
     assert len(relaxed.uncertainty.distances.total) == relaxed.graph.num_edges
@@ -163,14 +163,14 @@ def known(graph: CrystalGraph) -> KnownForces:
 
 
 @pytest.mark.parametrize("relax_cell", [True, False])
-def test_only_the_first_pass_sees_the_forces(graph: CrystalGraph, known: KnownForces, relax_cell: bool):
+def test_only_the_first_recycle_sees_the_forces(graph: CrystalGraph, known: KnownForces, relax_cell: bool):
     """They are those of the unrelaxed crystals."""
     model = make_model(config=replace(CONFIG, reads_forces=True))
     first = relax(model, graph, known=known, relax_cell=relax_cell)
     there = neighbor_graph(graph.numbers, first.positions, first.cell, graph.batch, settings=CONFIG.graph)
     second = relax(model, there, relax_cell=relax_cell)
     both = relax(model, graph, known=known, relax_cell=relax_cell, recycles=2)
-    # each pass leaves a rotation of its own
+    # each recycle leaves a rotation of its own
     torch.testing.assert_close(both.cell @ both.cell.mT, second.cell @ second.cell.mT, rtol=0, atol=1e-9)
     fractional, expected = (torch.linalg.solve(r.cell.mT[graph.batch], r.positions) for r in (both, second))
     torch.testing.assert_close(fractional, expected, rtol=0, atol=1e-10)
@@ -180,114 +180,15 @@ def test_only_the_first_pass_sees_the_forces(graph: CrystalGraph, known: KnownFo
     assert moved[~known.has_forces[graph.batch]].max() < 1e-10
 
 
-# Distances and their scales
-
-
-def members_of(graph: CrystalGraph, count: int = 1, **scales: float) -> Relaxation:
-    """Random relaxations of ``graph`` with the scales that are given, otherwise none."""
-    generator = torch.Generator().manual_seed(2)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    strain = 0.05 * normal(count, graph.num_crystals, 3, 3)
-    crystals = torch.zeros(count, graph.num_crystals, dtype=torch.float64)
-    return Relaxation(
-        displacements=0.1 * normal(count, graph.num_atoms, 3),
-        strain=(strain + strain.mT) / 2,
-        displacement_scales=torch.full((count, graph.num_atoms), scales.get("displacement", 0.0), dtype=torch.float64),
-        volume_scales=crystals + scales.get("volume", 0.0),
-        shape_scales=crystals + scales.get("shape", 0.0),
-    )
-
-
-@pytest.mark.parametrize("recycles", [1, 2])
-def test_implied_distances_are_bonds_of_the_relaxed_crystal(graph: CrystalGraph, monkeypatch, recycles: int):
-    seen = []
-
-    def spy(members: Relaxation, on: CrystalGraph):
-        seen.append(implied_distances(members, on).distances)
-        return implied_distances(members, on)
-
-    monkeypatch.setattr("deeprelax_ase.prediction.inference.implied_distances", spy)
-    relaxed = relax(make_model(1), graph, recycles=recycles)
-    (distances,) = seen
-    bonds = torch.linalg.vector_norm(edge_vectors(relaxed.graph, relaxed.positions, relaxed.cell), dim=1)
-    torch.testing.assert_close(distances[0], bonds, rtol=0, atol=1e-10)
-
-
-def test_every_scale_lengthens_those_of_distances(graph: CrystalGraph):
-    none = implied_distances(members_of(graph), graph)
-    assert not none.distance_scales.any()
-    scales: dict[str, float] = {}
-    before = none.distance_scales
-    for name in ("displacement", "volume", "shape"):
-        scales[name] = 0.01
-        after = implied_distances(members_of(graph, **scales), graph).distance_scales
-        assert (after > before + 1e-5).all(), name
-        before = after
-
-
-def test_scales_of_distances(graph: CrystalGraph):
-    """Against errors drawn at random: a displacement's component, a strain's on the bond."""
-    displaced = implied_distances(members_of(graph, displacement=0.03), graph).distance_scales
-    torch.testing.assert_close(displaced, torch.full_like(displaced, 0.03 * (2 / 3) ** 0.5), rtol=1e-12, atol=0)
-    swollen = implied_distances(members_of(graph, volume=0.03), graph)
-    torch.testing.assert_close(swollen.distance_scales, 0.01 * swollen.distances, rtol=1e-12, atol=0)
-    generator = torch.Generator().manual_seed(5)
-    strain = torch.randn(200_000, 3, 3, generator=generator, dtype=torch.float64)
-    strain = (strain + strain.mT) / 2
-    strain = strain - torch.diag_embed((torch.diagonal(strain, dim1=1, dim2=2).mean(dim=1))[:, None].expand(-1, 3))
-    strain = strain / torch.linalg.matrix_norm(strain)[:, None, None]
-    sheared = implied_distances(members_of(graph, shape=0.03), graph)
-    on_the_bond = strain[:, 0, 0].square().mean().sqrt()
-    expected = 0.03 * on_the_bond * sheared.distances
-    torch.testing.assert_close(sheared.distance_scales, expected, rtol=0.01, atol=0)
-
-
-# Signs of error
-
-
-def everywhere(graph: CrystalGraph) -> SiteSymmetry:
-    """No symmetry at all."""
-    return SiteSymmetry(torch.ones(len(graph.batch), dtype=torch.float64), torch.bincount(graph.batch))
-
-
-def test_signs_of_error(graph: CrystalGraph):
-    members = members_of(graph, 3, displacement=0.02, volume=0.03, shape=0.04)
-    features = error_features(members, graph.batch, everywhere(graph))
-    for name, value in {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}.items():
-        torch.testing.assert_close(getattr(features, name), torch.full((len(CRYSTALS),), value, dtype=torch.float64))
-    moves, strain = members.displacements, members.strain
-    for g in range(len(CRYSTALS)):
-        own = moves[:, graph.batch == g]
-        scatter = (own - own.mean(dim=0)).norm(dim=2).square().mean().sqrt()
-        assert features.displacement_spread[g] == pytest.approx(float(scatter))
-        assert features.last_displacement[g] == pytest.approx(float(own.mean(dim=0).norm(dim=1).square().mean().sqrt()))
-        off = torch.linalg.matrix_norm(strain[:, g] - strain[:, g].mean(dim=0))
-        assert features.strain_spread[g] == pytest.approx(float(off.square().mean().sqrt()))
-        assert features.last_strain[g] == pytest.approx(float(torch.linalg.matrix_norm(strain[:, g].mean(dim=0))))
-
-
-def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph):
-    freedom = torch.rand(len(graph.batch), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    freedom[graph.batch == 1] = 0.0
-    features = error_features(
-        members_of(graph, displacement=0.02), graph.batch, everywhere(graph)._replace(freedom=freedom)
-    )
-    for g in range(len(CRYSTALS)):
-        assert features.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
-
-
-def test_freedom_reaches_the_signs_of_error(model: Model, graph: CrystalGraph):
-    free = everywhere(graph)
-    sites = (None, free, free._replace(freedom=free.freedom / 4))
-    plain, same, quarter = (relax(model, graph, sites=each).features for each in sites)
+def test_symmetry_reaches_the_error_features(model: Model, graph: CrystalGraph):
+    symmetry = BatchSymmetry.of(list(CRYSTALS.values()), keep=False)
+    free, held = relax(model, graph).features, relax(model, graph, symmetry=symmetry).features
     for f in fields(ErrorFeatures):
-        factor = 0.5 if f.name == "displacement_scale" else 1.0
-        torch.testing.assert_close(getattr(same, f.name), getattr(plain, f.name), rtol=0, atol=0)
-        expected = (factor * getattr(plain, f.name)).to(getattr(quarter, f.name))
-        torch.testing.assert_close(getattr(quarter, f.name), expected, rtol=1e-12, atol=0)
+        if f.name not in ("displacement_scale", "atoms"):
+            torch.testing.assert_close(getattr(held, f.name), getattr(free, f.name), rtol=0, atol=0)
+    assert (held.displacement_scale < free.displacement_scale).all()
+    assert held.displacement_scale[list(CRYSTALS).index("perovskite")] == 0
+    assert (held.atoms <= free.atoms).all()
 
 
 def test_one_member_has_no_spread(graph: CrystalGraph):
@@ -296,7 +197,7 @@ def test_one_member_has_no_spread(graph: CrystalGraph):
     assert not features.strain_spread.any()
 
 
-def test_signs_do_not_turn(model: Model):
+def test_error_features_do_not_turn(model: Model):
     turn = rotation(9)
     for name in DISTORTED:
         crystal = CRYSTALS[name]
@@ -305,3 +206,90 @@ def test_signs_do_not_turn(model: Model):
         assert [getattr(after, f.name) for f in fields(ErrorFeatures)] == pytest.approx(
             [getattr(still, f.name) for f in fields(ErrorFeatures)], abs=1e-10
         )
+
+
+# Options
+
+
+def test_recycles_of_a_network_that_looks_once_are_refused(shipped):
+    model = shipped("DeepRelax-PBE-v0")
+    assert InferenceSettings.of(model.card) == InferenceSettings.of(model.card, recycles=1)
+    for refused in (2, 3):
+        with pytest.raises(ModelError, match=rf"DeepRelax-PBE-v0 .* looks once: leave recycles={refused} out"):
+            Predictor(model, device="cpu", recycles=refused)
+
+
+def test_a_solver_where_there_is_nothing_to_solve_is_refused(model: Model):
+    with pytest.raises(ModelError, match=r"small predicts positions, without a geometry solver: leave solver= out"):
+        predictor(model, solver=EDGSettings())
+
+
+@pytest.mark.parametrize("recycles", [0, -1])
+def test_no_recycles_are_refused(model: Model, recycles: int):
+    with pytest.raises(ValueError, match=f"recycles must be at least 1, got {recycles}"):
+        predictor(model, recycles=recycles)
+
+
+# The same by every way
+
+
+@pytest.mark.parametrize("relax_cell", [True, False])
+@pytest.mark.parametrize("name", [END_TO_END, BY_DISTANCES])
+def test_it_is_what_the_predictor_does(shipped, name: str, relax_cell: bool):
+    model, crystals = shipped(name), [CRYSTALS[each] for each in DISTORTED]
+    graph = build_graph(crystals, settings=model.config.graph, dtype=torch.float32)
+    found = infer(model, graph, relax_cell=relax_cell)
+    predictor = Predictor(model, device="cpu", leave_within_error=False)
+    positions = found.positions.split([len(crystal) for crystal in crystals])
+    for k, expected in enumerate(predictor.predict_many(crystals, relax_cell=relax_cell)):
+        np.testing.assert_allclose(found.cell[k], expected.relaxed.cell, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(positions[k], expected.relaxed.positions, rtol=0, atol=1e-5)
+
+
+def test_symmetry_is_projected_onto(model: Model):
+    crystals = [CRYSTALS["perovskite"], CRYSTALS["triclinic"]]
+    graph = build_graph(crystals, settings=CONFIG.graph)
+    noise = graph.positions + 0.01 * torch.randn(graph.positions.shape, dtype=torch.float64)
+    symmetry = BatchSymmetry.of(crystals)
+    positions, cell = symmetry.project(noise, graph.cell * 1.01, relax_cell=True)
+    first = graph.batch == 0  # each of its sites is fixed
+    np.testing.assert_allclose(positions[first], 1.01 * graph.positions[first], rtol=0, atol=1e-9)
+    torch.testing.assert_close(positions[~first], noise[~first], rtol=0, atol=1e-12)
+    _, cell = symmetry.project(noise, graph.cell * 1.01, relax_cell=False)
+    assert torch.equal(cell, graph.cell)
+    free = replace(symmetry, keep=False)
+    assert torch.equal(free.project(noise, graph.cell, relax_cell=True)[0], noise)
+
+
+def test_layers_keep_their_vacuum(model: Model):
+    """Whether the cell is relaxed or not, and after any number of recycles."""
+    layer = CRYSTALS["triclinic"]
+    cell = np.array(layer.cell)
+    cell[2] *= 5
+    layer = layer.with_geometry(layer.positions, cell)
+    graph = build_graph([layer], settings=CONFIG.graph)
+    for recycles in (1, 3):
+        after = relax(model, graph, recycles=recycles).cell[0].numpy()
+        heights = [np.linalg.det(c) / np.linalg.norm(np.cross(c[0], c[1])) for c in (cell, after)]
+        assert heights[1] == pytest.approx(heights[0], abs=1e-9)
+        assert np.abs(after - cell).max() > 1e-3
+
+
+# Work is done once
+
+
+def test_each_recycle_computes_edge_vectors_once(monkeypatch, model: Model):
+    calls = Counter()
+
+    def counted(function):
+        def call(*args, **kwargs):
+            calls[function.__name__] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(deeprelax_e3, "edge_vectors", counted(edge_vectors))
+    monkeypatch.setattr(inference, "network_input", counted(deeprelax_e3.network_input))
+    monkeypatch.setattr(crystal, "validate", counted(crystal.validate))
+    predictor(model, recycles=3).predict(CRYSTALS["triclinic"].to_atoms())
+    assert calls == {"edge_vectors": 3, "network_input": 3, "validate": 1}

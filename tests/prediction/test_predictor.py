@@ -32,7 +32,8 @@ from deeprelax_ase.errors import (
 )
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models.registry import DEFAULT_MODEL, Model
-from deeprelax_ase.prediction.predictor import Predictor, default_atoms_per_batch
+from deeprelax_ase.prediction.devices import default_atoms_per_batch
+from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction, within_error
 from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
@@ -295,7 +296,7 @@ class TestSolver:
 
     def test_settings(self, shipped):
         model = shipped(BY_DISTANCES)
-        assert Predictor(model, device="cpu").solver == EDGSettings(**model.card.solver)
+        assert Predictor(model, device="cpu").settings.solver == EDGSettings(**model.card.solver)
         lazy = Predictor(model, device="cpu", solver=EDGSettings(max_steps=0))
         prediction = lazy.predict(CRYSTALS["triclinic"])
         assert prediction.solver_steps == 0
@@ -308,12 +309,12 @@ class TestSolver:
             Predictor(Model(card, model.networks), device="cpu")
 
 
-class TestPasses:
+class TestRecycles:
     """Of the end-to-end network, and the calibration that belongs to so many of them."""
 
     @pytest.fixture
     def calibrated(self, shipped) -> Model:
-        """The model with a calibration of its three passes."""
+        """The model with a calibration of three recycles."""
         law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
         calibration = Calibration(3, law, replace(law, ceiling=0.1), ood_limits=(1.0,) * 8)
         model = shipped(END_TO_END)
@@ -328,13 +329,8 @@ class TestPasses:
             assert error.volume_bound == pytest.approx(factor * error.volume)
             assert 0 < error.volume < error.coordinates
 
-    @pytest.mark.parametrize("recycles", [0, -1])
-    def test_there_is_at_least_one(self, make, recycles: int):
-        with pytest.raises(ValueError, match=f"passes must be at least 1, got {recycles}"):
-            make(recycles=recycles)
-
     @pytest.mark.parametrize("recycles", [1, 2, 4])
-    def test_calibration_is_for_one_number_of_passes(self, calibrated: Model, recycles: int):
+    def test_calibration_is_for_one_number_of_recycles(self, calibrated: Model, recycles: int):
         other = Predictor(calibrated, device="cpu", recycles=recycles)
         prediction = other.predict(CRYSTALS["triclinic"])
         assert other.calibration is None

@@ -92,7 +92,7 @@ def test_others_refuse(tmp_path: Path, shipped):
     for model in (write_model(tmp_path, "untaught", reads_forces=False), shipped(BY_DISTANCES)):
         untaught = Predictor(model, device="cpu")
         with pytest.raises(ModelError, match=f"^{untaught.model_name} has not learnt to read forces"):
-            untaught.correct(TRICLINIC, *found_in(TRICLINIC))
+            untaught.predict_with_forces(TRICLINIC, *found_in(TRICLINIC))
 
 
 # What comes of it
@@ -102,9 +102,9 @@ def test_others_refuse(tmp_path: Path, shipped):
 def test_forces_and_stress_tell(predictor: Predictor, name: str):
     crystal = CRYSTALS[name]
     forces, stress = found_in(crystal)
-    corrected = predictor.correct(crystal, forces, stress)
+    corrected = predictor.predict_with_forces(crystal, forces, stress)
     for other in ((0 * forces, stress), (forces, 0 * stress), (-forces, stress), (forces, -stress)):
-        assert distance(corrected, predictor.correct(crystal, *other)) > 1e-4
+        assert distance(corrected, predictor.predict_with_forces(crystal, *other)) > 1e-4
     assert distance(corrected, predictor.predict(crystal)) > 1e-4
 
 
@@ -123,13 +123,13 @@ def test_it_is_the_mean_of_what_the_networks_read(predictor: Predictor, name: st
     moves = torch.stack([member.displacements for member in last]).mean(dim=0).numpy()
     strain = torch.stack([member.strain[0] for member in last]).mean(dim=0)
     cell = crystal.cell @ torch.linalg.matrix_exp(strain).numpy()
-    relaxed = predictor.correct(crystal, forces, stress).relaxed
+    relaxed = predictor.predict_with_forces(crystal, forces, stress).relaxed
     np.testing.assert_allclose(relaxed.cell, cell, rtol=0, atol=1e-9)
     np.testing.assert_allclose(relaxed.positions, crystal.fractional_positions @ cell + moves, rtol=0, atol=1e-9)
 
 
 def test_record(predictor: Predictor):
-    corrected, predicted = predictor.correct(TRICLINIC, *found_in(TRICLINIC)), predictor.predict(TRICLINIC)
+    corrected, predicted = predictor.predict_with_forces(TRICLINIC, *found_in(TRICLINIC)), predictor.predict(TRICLINIC)
     assert corrected.initial is TRICLINIC
     assert corrected.model == "reader"
     assert corrected.solver_converged
@@ -144,7 +144,7 @@ def test_record(predictor: Predictor):
 def test_there_is_one_pass(make):
     once, thrice = make(recycles=1), make(recycles=3)
     found = found_in(TRICLINIC)
-    assert_same(once.correct(TRICLINIC, *found), thrice.correct(TRICLINIC, *found), atol=0)
+    assert_same(once.predict_with_forces(TRICLINIC, *found), thrice.predict_with_forces(TRICLINIC, *found), atol=0)
     assert distance(once.predict(TRICLINIC), thrice.predict(TRICLINIC)) > 1e-4
 
 
@@ -153,9 +153,9 @@ def test_there_is_one_pass(make):
 def test_it_turns_with_crystal_forces_and_stress(predictor: Predictor, name: str, sign: int):
     crystal, q = CRYSTALS[name], sign * rotation(4)
     forces, stress = found_in(crystal)
-    before = predictor.correct(crystal, forces, stress)
+    before = predictor.predict_with_forces(crystal, forces, stress)
     turned = crystal.with_geometry(crystal.positions @ q, crystal.cell @ q)
-    after = predictor.correct(turned, forces @ q, q.T @ stress @ q)
+    after = predictor.predict_with_forces(turned, forces @ q, q.T @ stress @ q)
     np.testing.assert_allclose(after.relaxed.cell, before.relaxed.cell @ q, rtol=0, atol=1e-10)
     np.testing.assert_allclose(after.relaxed.positions, before.relaxed.positions @ q, rtol=0, atol=1e-10)
     assert after.uncertainty.total == pytest.approx(before.uncertainty.total, abs=1e-10)
@@ -165,15 +165,15 @@ def test_it_turns_with_crystal_forces_and_stress(predictor: Predictor, name: str
 def test_a_supercell_under_the_same_stress_relaxes_alike(predictor: Predictor, name: str):
     crystal = CRYSTALS[name]
     forces, stress = found_in(crystal)
-    once = predictor.correct(crystal, forces, stress).relaxed
-    twice = predictor.correct(crystal.to_atoms() * (1, 2, 1), np.tile(forces, (2, 1)), stress).relaxed
+    once = predictor.predict_with_forces(crystal, forces, stress).relaxed
+    twice = predictor.predict_with_forces(crystal.to_atoms() * (1, 2, 1), np.tile(forces, (2, 1)), stress).relaxed
     np.testing.assert_allclose(twice.cell, np.diag([1, 2, 1]) @ once.cell, rtol=0, atol=1e-10)
     repeated = np.concatenate([once.positions, once.positions + once.cell[1]])
     np.testing.assert_allclose(twice.positions, repeated, rtol=0, atol=1e-10)
 
 
 def test_the_cell_may_be_kept(predictor: Predictor):
-    kept = predictor.correct(TRICLINIC, *found_in(TRICLINIC), relax_cell=False)
+    kept = predictor.predict_with_forces(TRICLINIC, *found_in(TRICLINIC), relax_cell=False)
     np.testing.assert_array_equal(kept.relaxed.cell, TRICLINIC.cell)
     assert np.abs(kept.displacements).max() > 1e-3
 
@@ -182,7 +182,7 @@ def test_the_cell_may_be_kept(predictor: Predictor):
 def test_symmetry_is_kept_as_in_the_first_jump(make, keep: bool):
     """Whatever noise there is in the forces."""
     crystal = CRYSTALS["perovskite"]
-    moves = make(keep_symmetry=keep).correct(crystal, *found_in(crystal)).displacements
+    moves = make(keep_symmetry=keep).predict_with_forces(crystal, *found_in(crystal)).displacements
     assert bool(np.abs(moves).max() < 1e-10) == keep
 
 
@@ -195,24 +195,24 @@ def test_stress_may_be_a_matrix_or_as_ase_gives_it(predictor: Predictor):
     atoms.calc = EMT()
     forces, voigt, matrix = atoms.get_forces(), atoms.get_stress(), atoms.get_stress(voigt=False)
     assert voigt.shape == (6,)
-    expected = predictor.correct(atoms, forces, matrix)
-    assert_same(expected, predictor.correct(atoms, forces, voigt), atol=0)
-    assert_same(expected, predictor.correct(atoms, forces.tolist(), matrix.tolist()), atol=0)
-    assert_same(expected, predictor.correct(Crystal.of(atoms), forces, voigt), atol=0)
-    assert distance(expected, predictor.correct(atoms, forces, voigt[[0, 1, 2, 5, 4, 3]])) > 1e-5
+    expected = predictor.predict_with_forces(atoms, forces, matrix)
+    assert_same(expected, predictor.predict_with_forces(atoms, forces, voigt), atol=0)
+    assert_same(expected, predictor.predict_with_forces(atoms, forces.tolist(), matrix.tolist()), atol=0)
+    assert_same(expected, predictor.predict_with_forces(Crystal.of(atoms), forces, voigt), atol=0)
+    assert distance(expected, predictor.predict_with_forces(atoms, forces, voigt[[0, 1, 2, 5, 4, 3]])) > 1e-5
 
 
 def test_only_the_symmetric_part_of_the_stress_counts(predictor: Predictor):
     forces, stress = found_in(TRICLINIC)
     twisted = stress + np.array([[0, 1, -2], [-1, 0, 3], [2, -3, 0]]) / TRICLINIC.volume
-    expected = predictor.correct(TRICLINIC, forces, stress)
-    assert_same(expected, predictor.correct(TRICLINIC, forces, twisted), atol=1e-12)
+    expected = predictor.predict_with_forces(TRICLINIC, forces, stress)
+    assert_same(expected, predictor.predict_with_forces(TRICLINIC, forces, twisted), atol=1e-12)
 
 
 def test_callers_objects_stay(predictor: Predictor):
     atoms, (forces, stress) = TRICLINIC.to_atoms(), found_in(TRICLINIC)
     before = forces.copy(), stress.copy()
-    predictor.correct(atoms, forces, stress)
+    predictor.predict_with_forces(atoms, forces, stress)
     assert atoms == TRICLINIC.to_atoms()
     np.testing.assert_array_equal(forces, before[0])
     np.testing.assert_array_equal(stress, before[1])
@@ -220,9 +220,9 @@ def test_callers_objects_stay(predictor: Predictor):
 
 def test_single_precision_will_do(predictor: Predictor, make):
     single, (forces, stress) = make(dtype="float32"), found_in(TRICLINIC)
-    expected = predictor.correct(TRICLINIC, forces, stress)
-    assert_same(expected, single.correct(TRICLINIC, forces, stress), atol=1e-3)
-    overlapping = single.correct(TRICLINIC, 1e12 * forces, 1e12 * stress).relaxed
+    expected = predictor.predict_with_forces(TRICLINIC, forces, stress)
+    assert_same(expected, single.predict_with_forces(TRICLINIC, forces, stress), atol=1e-3)
+    overlapping = single.predict_with_forces(TRICLINIC, 1e12 * forces, 1e12 * stress).relaxed
     assert np.isfinite(overlapping.positions).all()
     assert np.isfinite(overlapping.cell).all()
 
@@ -245,13 +245,13 @@ def test_single_precision_will_do(predictor: Predictor, make):
 )
 def test_other_forces_and_stresses_are_refused(predictor: Predictor, forces, stress, message: str):
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
-        predictor.correct(TRICLINIC, forces, stress)
+        predictor.predict_with_forces(TRICLINIC, forces, stress)
 
 
 def test_structures_that_cannot_be_relaxed_are_refused(predictor: Predictor):
     curium = bulk("Cu", cubic=True)
     curium.numbers[1] = 96
     with pytest.raises(UnsupportedElementError, match="reader was not trained on Cm"):
-        predictor.correct(curium, np.zeros((4, 3)), np.zeros(6))
+        predictor.predict_with_forces(curium, np.zeros((4, 3)), np.zeros(6))
     with pytest.raises(MissingCellError):
-        predictor.correct(molecule("H2O"), np.zeros((3, 3)), np.zeros(6))
+        predictor.predict_with_forces(molecule("H2O"), np.zeros((3, 3)), np.zeros(6))

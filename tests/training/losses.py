@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelax
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.tasks import pair_truth
 

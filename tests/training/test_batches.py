@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deeprelax_ase.training.batches import Batches, BatchStream, cut, epochs
+from deeprelax_ase.data.batches import Batches, cut
+from deeprelax_ase.training.batches import BatchStream, epochs
 
 COUNTS = torch.tensor([2, 4, 30, 1, 5, 3, 2, 8])
 counts_of = st.lists(st.integers(1, 24), min_size=1, max_size=40).map(torch.tensor)

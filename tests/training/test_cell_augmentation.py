@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.augment import AugmentationSettings, augment
 from deeprelax_ase.training.cell_augmentation import MOST_SKEWED, double, permute, rechosen, shear
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.tasks import DeepRelaxTask
 
 CHOICES: list[dict[str, float]] = [{"sheared": 1.0}, {"permuted": 1.0}, {"supercell": 1.0}]

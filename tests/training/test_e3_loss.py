@@ -10,12 +10,12 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.nn.heads import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.nn.records import KnownForces, Relaxation
-from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, symmetric_logarithm, true_relaxation
-from deeprelax_ase.training.graphs import pair_graph
+from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 
 WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
 ATOMS, CRYSTALS = 7, 3

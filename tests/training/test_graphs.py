@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training import TrainingSettings, graphs
 from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs, pair_graph
+from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs
 
 PairsOf = Callable[..., RelaxationPairs]
 NARROW, WIDE = GraphSettings(cutoff=4.0, max_neighbors=8, max_in_cell=0), GraphSettings(cutoff=6.0, max_neighbors=20)

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.padding import MIN_DUMMY_ATOMS, Sizes, pad
 
 CONFIG = DeepRelaxE3Config(

@@ -18,11 +18,11 @@ from deeprelax_ase import Crystal, Predictor, load_model
 from deeprelax_ase.data import LEVELS, load_pairs
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.evaluation.metrics import prediction_errors
+from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.registry import ModelCard, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training.config import DataSettings, RunConfig
 from deeprelax_ase.training.config_file import load_config, run_config
-from deeprelax_ase.training.evaluate import predict_pairs
 from deeprelax_ase.training.presets import PairSettings
 from deeprelax_ase.training.run import best_recycles, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
 

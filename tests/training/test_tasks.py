@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph import edge_vectors
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.graphs import pair_graph
 from deeprelax_ase.training.tasks import DeepRelaxTask, pair_truth, task_of
 from tests.training.losses import loss_of
 

@@ -1,0 +1,70 @@
+"""Relaxing pairs in bulk, on the device that they lie on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import Batches, pair_graph
+from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.models.registry import Model
+from deeprelax_ase.prediction.devices import default_atoms_per_batch
+from deeprelax_ase.prediction.inference import InferenceSettings, relax
+
+
+@dataclass(frozen=True, eq=False)
+class PairPredictions:
+    """What a model predicts for G pairs of N atoms.
+
+    Attributes:
+        fractional: (N, 3) fractional coordinates.
+        cell: (G, 3, 3) Å.
+        uncertainty: (G,) Å², the global uncertainty U, eq. (24), whose square root the predictor tells.
+    """
+
+    fractional: Tensor
+    cell: Tensor
+    uncertainty: Tensor
+
+
+@torch.no_grad()
+def predict_pairs(
+    model: Model,
+    pairs: RelaxationPairs,
+    *,
+    recycles: int | None = None,
+    solver: EDGSettings | None = None,
+    atoms_per_batch: int | None = None,
+) -> PairPredictions:
+    """What :class:`~deeprelax_ase.Predictor` predicts, but for the symmetry of the pairs, which is not looked for.
+
+    Args:
+        model: of either architecture, on any device; it is moved to that of the pairs.
+        pairs: whose unrelaxed crystals are relaxed.
+        recycles, solver: see :class:`~deeprelax_ase.Predictor`.
+        atoms_per_batch: bounds the memory, see :meth:`~deeprelax_ase.Predictor.predict_many`.
+
+    Raises:
+        ModelError: the model has no use for ``recycles`` or ``solver``.
+        ValueError: there are no pairs.
+    """
+    if not len(pairs):
+        raise ValueError("there are no pairs to relax")
+    settings = InferenceSettings.of(model.card, recycles=recycles, solver=solver)
+    device = pairs.counts.device
+    networks = model.networks.to(device)
+    dtype = next(networks.parameters()).dtype
+    atoms = default_atoms_per_batch(device) if atoms_per_batch is None else atoms_per_batch
+    parts = []
+    for chunk in Batches(pairs.counts, atoms):
+        graph = pair_graph(pairs.take(chunk), model.config.graph)
+        relaxed = relax(model, graph, settings, dtype=dtype)
+        fractional = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[graph.batch])
+        parts.append(PairPredictions(fractional, relaxed.cell, relaxed.uncertainty.crystals.total))
+    return PairPredictions(
+        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairPredictions)}
+    )

@@ -1,0 +1,71 @@
+"""What the end-to-end network's ensemble tells of its own error: implied distances, and what calibration reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.graph.record import CrystalGraph
+from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, moved_vectors
+from deeprelax_ase.nn.records import Relaxation
+from deeprelax_ase.uncertainty.calibration import ErrorFeatures
+from deeprelax_ase.uncertainty.ensemble import member_mean
+
+
+def error_features(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorFeatures:
+    """What in the ``members``' last relaxations tells how far off they are.
+
+    Args:
+        members: their relaxations, along a leading member axis.
+        batch: (N,) the crystal of each atom.
+        sites: their symmetry. The network cannot see that a site is fixed; of an error along one or two directions
+            alone, the square of its length counts in proportion.
+    """
+    counts = torch.bincount(batch)
+    mean = member_mean(members)
+
+    def over_atoms(values: Tensor) -> Tensor:
+        return values.new_zeros(len(counts)).index_add(0, batch, values) / counts
+
+    scales = mean.displacement_scales * sites.freedom.sqrt().to(mean.displacement_scales.dtype)
+    scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
+    return ErrorFeatures(
+        displacement_scale=over_atoms(scales),
+        volume_scale=mean.volume_scales,
+        shape_scale=mean.shape_scales,
+        displacement_spread=over_atoms(scatter).sqrt(),
+        strain_spread=(members.strain - mean.strain).square().sum(dim=(2, 3)).mean(dim=0).sqrt(),
+        last_displacement=over_atoms(mean.displacements.square().sum(dim=1)).sqrt(),
+        last_strain=torch.linalg.matrix_norm(mean.strain),
+        atoms=sites.primitive_atoms,
+    )
+
+
+def implied_distances(members: Relaxation, graph: CrystalGraph, given: NetworkInput) -> RelaxationQuantities:
+    """The interatomic distances that the ``members`` imply on the edges of ``graph``, each with its scale.
+
+    An error of length b in a random direction counts with b^2 / 3 along a bond; so do both atoms'. A strain counts
+    with the square of the bond's length: a ninth of the volume's variance, and 2 / 15 of the shape's.
+
+    Args:
+        members: their relaxations, along a leading member axis.
+        graph: what they start from.
+        given: the same as the network reads it, with exact edge vectors.
+    """
+    moved = zip(members.displacements.double(), members.strain.double(), strict=True)
+    lengths = torch.stack([torch.linalg.vector_norm(moved_vectors(given, d, s), dim=1) for d, s in moved])
+    source, destination = graph.edge_index
+    of_atoms = members.displacement_scales.square() / 3
+    of_cell = members.volume_scales.square() / 9 + members.shape_scales.square() * 2 / 15
+    variances = of_atoms[:, source] + of_atoms[:, destination]
+    variances = variances + lengths.square() * of_cell[:, graph.batch[destination]]
+    none = lengths[:, :0]
+    return RelaxationQuantities(
+        distances=lengths,
+        distance_scales=variances.sqrt().to(lengths.dtype),
+        displacements=none,
+        displacement_scales=none,
+        cell=graph.cell.expand(len(lengths), -1, -1, -1),
+        anchors=graph.positions.expand(len(lengths), -1, -1),
+    )
