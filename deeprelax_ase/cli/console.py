@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from deeprelax_ase.prediction.status import FAILED, NOT_CONVERGED
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deeprelax_ase.crystal import Crystal
     from deeprelax_ase.models.registry import ModelCard
-    from deeprelax_ase.optimizers.batch import Outcome
+    from deeprelax_ase.optimizers.batch import RelaxedFrame
 
 #: Up to so many crystals are listed one by one.
 TABLE_ROWS = 30
@@ -46,32 +49,43 @@ class Tally:
     uncertainties: array = field(default_factory=lambda: array("f"))
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one outcome."""
+    def add(self, frame: RelaxedFrame) -> None:
+        """Count one frame, once it was written."""
+        result = frame.result
         self.total += 1
-        self.written += outcome.written
-        self.failed += outcome.status == "failed"
-        self.not_converged += outcome.status == "not converged"
-        if outcome.uncertainty is not None:
-            self.uncertainties.append(outcome.uncertainty)
+        self.written += frame.atoms is not None
+        self.failed += result.status == FAILED
+        self.not_converged += result.status == NOT_CONVERGED
+        if result.uncertainty is not None:
+            self.uncertainties.append(result.uncertainty)
         if self.total <= TABLE_ROWS:
-            self.rows.append(_row(outcome))
+            self.rows.append(_row(frame))
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
-    label = outcome.label if len(outcome.label) <= LABEL_WIDTH else "…" + outcome.label[1 - LABEL_WIDTH :]
-    formula = "" if outcome.atoms is None else str(outcome.atoms.symbols.formula.reduce()[0].format("metal"))
-    volume = "" if outcome.volume_change is None else f"{outcome.volume_change:+.1%}"
-    uncertainty = "" if outcome.uncertainty is None else f"{outcome.uncertainty:.3f}"
-    remark = f" ({outcome.reason})" if outcome.ok and outcome.reason else ""
-    return label, formula, volume, uncertainty, outcome.status + remark
+def _row(frame: RelaxedFrame) -> tuple[str, ...]:
+    result, label = frame.result, frame.label
+    label = label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
+    volume = "" if result.volume_change is None else f"{result.volume_change:+.1%}"
+    uncertainty = "" if result.uncertainty is None else f"{result.uncertainty:.3f}"
+    remark = result.reason if result.steps is None else f"{result.steps} steps"
+    status = f"{result.status} ({remark})" if result.ok and remark else result.status
+    return label, _formula(result.relaxed), volume, uncertainty, status
 
 
-def failure(outcome: Outcome) -> str:
+def _formula(crystal: Crystal | None) -> str:
+    if crystal is None:
+        return ""
+    from ase.symbols import Symbols
+
+    return str(Symbols(crystal.numbers).formula.reduce()[0].format("metal"))
+
+
+def failure(frame: RelaxedFrame) -> str:
     """One line: which crystal, and why it failed or fell short."""
-    known = outcome.reason.startswith(outcome.label)  # errors of reading name the file themselves
-    reason = outcome.reason if outcome.status == "failed" else f"{outcome.status} after {outcome.reason}"
-    return reason if known else f"{outcome.label}: {reason}"
+    result = frame.result
+    reason = f"{result.status} after {result.steps} steps" if result.status == NOT_CONVERGED else result.reason or ""
+    known = reason.startswith(frame.label)  # errors of reading name the file themselves
+    return reason if known else f"{frame.label}: {reason}"
 
 
 def print_results(console: Console, tally: Tally, output: str, *, seconds: float) -> None:

@@ -20,7 +20,7 @@ from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
-    from deeprelax_ase.optimizers.batch import Outcome
+    from deeprelax_ase.optimizers.batch import RelaxedFrame
     from deeprelax_ase.prediction.predictor import Predictor
 
 DEFAULT_OUTPUT = "relaxed.extxyz"
@@ -117,10 +117,10 @@ def relax(
         )
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    outcomes = relax_frames(frames, predictor, relax_cell=not fixed_cell)
+    relaxed = relax_frames(frames, predictor, relax_cell=not fixed_cell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
-        tally = _run(outcomes, inputs, output, file_format, quiet=quiet)
+        tally = _run(relaxed, inputs, output, file_format, quiet=quiet)
     raise typer.Exit(SOME_FAILED if tally.failed or tally.not_converged else OK)
 
 
@@ -154,8 +154,8 @@ def _load_predictor(model: str | None, calculator: Any, device: Device) -> Predi
 
 def _finisher(
     name: str, calculator: Any, device: Device, *, fmax: float, steps: int, optimizer: str
-) -> Callable[..., Iterator[Outcome]]:
-    """What turns frames into outcomes, under ``calculator`` first and under others of that name if more are needed."""
+) -> Callable[..., Iterator[RelaxedFrame]]:
+    """What relaxes frames, under ``calculator`` first and under others of that name if more are needed."""
     from functools import partial
 
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
@@ -174,11 +174,11 @@ def _finisher(
 
 
 def _run(
-    outcomes: Iterator[Outcome], inputs: list[str], output: str, file_format: str, *, quiet: bool
+    relaxed: Iterator[RelaxedFrame], inputs: list[str], output: str, file_format: str, *, quiet: bool
 ) -> console.Tally:
     from deeprelax_ase.io.frames import count_frames
     from deeprelax_ase.io.sink import open_sink
-    from deeprelax_ase.optimizers.batch import write_outcome
+    from deeprelax_ase.optimizers.batch import write_frame
     from deeprelax_ase.progress import is_live, progress
 
     shown, tally = errors(), console.Tally()
@@ -187,10 +187,10 @@ def _run(
     try:
         with closing(open_sink(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
             task = bar.add_task("relaxing", total=total)
-            for outcome in outcomes:
-                written = write_outcome(writer, outcome)
+            for frame in relaxed:
+                written = write_frame(writer, frame)
                 tally.add(written)
-                if not written.ok:
+                if not written.result.ok:
                     bar.console.print(escape(console.failure(written)), soft_wrap=True)
                 bar.advance(task)
     except KeyboardInterrupt:

@@ -117,7 +117,7 @@ class RelaxationResult:
         values: dict[str, Any] = {} if prediction is None else _of_the_jump(prediction)
         if decision is not None:
             values |= {"jump": decision.outcome, "jump_reason": decision.reason}
-        values |= {"initial": initial, "relaxed": relaxed, "volume_change": relaxed.volume / initial.volume - 1}
+        values |= {"initial": initial, "relaxed": relaxed, "volume_change": _volume_change(initial, relaxed)}
         return cls(status=CONVERGED if converged else NOT_CONVERGED, **{**values, **known})
 
     @classmethod
@@ -145,8 +145,8 @@ class RelaxationResult:
         values = values_of(atoms.info)
         status, _, reason = str(values.pop("status", PREDICTED if values else UNKNOWN)).partition(": ")
         relaxed = Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-        if initial is not None and status != FAILED and initial.volume and relaxed.volume:
-            values["volume_change"] = relaxed.volume / initial.volume - 1
+        if initial is not None and status != FAILED:
+            values["volume_change"] = _volume_change(initial, relaxed)
         values |= {"status": status, "reason": reason or None, "version": None}
         return cls(**values, initial=initial, relaxed=relaxed)
 
@@ -186,6 +186,11 @@ class RelaxationResult:
         if self.relaxed is None:
             raise ValueError(f"the result holds no crystal: {self.reason}")
         return labelled_atoms(self.relaxed, self.info, template)
+
+
+def _volume_change(initial: Crystal, relaxed: Crystal) -> float | None:
+    """V_relaxed / V_initial - 1; None for slabs whose cell has no vector out of the plane."""
+    return relaxed.volume / initial.volume - 1 if initial.volume and relaxed.volume else None
 
 
 def _of_the_jump(prediction: Prediction) -> dict[str, Any]:

@@ -11,11 +11,10 @@ import pyarrow as pa
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
-from deeprelax_ase.io.frame import Frame
-from deeprelax_ase.optimizers.batch import finish_frames
+from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.prediction.judgement import doubt
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.status import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED
+from deeprelax_ase.prediction.status import FAILED, PREDICTED
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, UNCERTAIN, crystals_of
 
@@ -101,24 +100,25 @@ class TableRelaxer:
             row |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
         reason = doubt(result, self.options.limits())
         row |= {"status": UNCERTAIN if reason else PREDICTED, "reason": reason or None}
-        return {**row, **self._finished(crystal)} if reason and self.options.finish != "none" else row
+        return {**row, **self._finished(crystal, result)} if reason and self.options.finish != "none" else row
 
-    def _finished(self, crystal: Crystal) -> dict[str, Any]:
+    def _finished(self, crystal: Crystal, prediction: Prediction) -> dict[str, Any]:
         """What the calculator makes of an uncertain crystal, jump and all."""
-        (outcome,) = finish_frames(
-            [Frame("", crystal.to_atoms())],
-            self.predictor,
-            self._make_calculator,
-            fmax=self.options.fmax,
-            steps=self.options.steps,
-            relax_cell=self.options.relax_cell,
-        )
-        if outcome.atoms is None or outcome.status not in (CONVERGED, NOT_CONVERGED):
+        try:
+            result, _ = finish_atoms(
+                crystal.to_atoms(),
+                self.predictor,
+                self._make_calculator(),
+                prediction=prediction,
+                fmax=self.options.fmax,
+                steps=self.options.steps,
+                relax_cell=self.options.relax_cell,
+            )
+        except Exception as error:  # whatever calculators raise
             self._calculator = None  # in whatever state it is
-            return {"reason": f"{self.options.finish} failed, so it stays as predicted: {outcome.reason}"}
-        relaxed = Crystal.of(outcome.atoms)
-        found: dict[str, Any] = {"status": outcome.status, "volume_change": relaxed.volume / crystal.volume - 1}
-        return {**found, **_geometry(relaxed), "energy": outcome.atoms.get_potential_energy(), "reason": outcome.reason}
+            text = str(error) if isinstance(error, DeepRelaxError) else f"{type(error).__name__}: {error}"
+            return {"reason": f"{self.options.finish} failed, so it stays as predicted: {' '.join(text.split())}"}
+        return {**result.columns(), "reason": f"{result.steps} steps"}
 
     def _make_calculator(self) -> Calculator:
         from deeprelax_ase.calculators.registry import get_calculator

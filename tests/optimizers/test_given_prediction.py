@@ -33,8 +33,8 @@ def test_the_relaxation_is_the_same(make_atoms, predictor):
 
 def test_a_crystal_of_a_batch_is_finished_from_it(make_atoms, predictor):
     atoms = make_atoms(calc=False)
-    outcome = finish_atoms(atoms, predictor, EMT(), prediction=predictor.predict(atoms), fmax=0.05)
-    assert outcome.ok
+    result, _ = finish_atoms(atoms, predictor, EMT(), prediction=predictor.predict(atoms), fmax=0.05)
+    assert result.ok
     assert len(predictor.asked) == 1
     assert_at(atoms, make_atoms(calc=False))
 
