@@ -21,7 +21,7 @@ from deeprelax_ase.cli.options import (
     argument,
     optional,
 )
-from deeprelax_ase.cli.train import execute
+from deeprelax_ase.cli.train import Changes, TimeLimit, execute
 from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
@@ -46,7 +46,7 @@ class Freeze(StrEnum):
 Freezing = Annotated[
     Freeze, typer.Option(help="What stays: elements, or backbone, all but the last block or the heads.")
 ]
-Epochs = Annotated[float | None, optional("Most passes over the pairs. Default: 60", min=0.0)]
+Epochs = Annotated[float | None, optional("Most epochs. Default: 60", min=0.0)]
 Rate = Annotated[float | None, optional("Peak rate of AdamW. Default: 3e-4", min=0.0)]
 Patience = Annotated[int | None, optional("Validations without improvement that end it. Default: 8", min=1)]
 Scratch = Annotated[
@@ -70,7 +70,8 @@ def finetune(
     scratch: Scratch = False,
     seed: Annotated[int, typer.Option(help="Of the order of the data and the augmentation.")] = 0,
     device: DeviceOption = Device.AUTO,
-    time_limit: Annotated[float | None, optional("Stop after so many seconds, with a checkpoint.", min=0.0)] = None,
+    changes: Changes = None,
+    time_limit: TimeLimit = None,
     quiet: Quiet = False,
 ) -> None:
     """Let a model go on with 50 to a few thousand relaxation pairs of your own.
@@ -79,27 +80,23 @@ def finetune(
     and the best weights are kept.
     """
     require("lightning", "training")
-    from dataclasses import replace
+    from deeprelax_ase.training import DataSettings, finetune_config
 
-    from deeprelax_ase.training.config import DataSettings
-    from deeprelax_ase.training.finetune import finetune_config
-
-    given = {"max_epochs": epochs, "learning_rate": learning_rate, "patience": patience}
+    given = {"max_epochs": epochs, "learning_rate": learning_rate, "patience": patience, "seed": seed}
     training: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     try:
-        settings = DataSettings(tuple(data), format=data_format, key=key, level=level)
         config = finetune_config(
             model,
-            settings,
+            DataSettings(tuple(data), format=data_format, key=key, level=level),
             out,
             name=name,
             freeze=freeze.value,
             members=members,
             scratch=scratch,
-            seed=seed,
+            device=device.value,
+            changes=changes or [],
             **training,
         )
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    config = replace(config, device=device.value)
     execute(config, time_limit=time_limit, quiet=quiet, again="the same command")

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.options import Quiet, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
-    from deeprelax_ase.training.config import RunConfig
+    from deeprelax_ase.training import RunConfig
 
 EXAMPLES = """\
 Examples:
@@ -28,19 +29,17 @@ Exit code: 0 the model is written; 1 the time limit came first; 2 nothing was do
 """
 
 
+Changes = Annotated[
+    list[str] | None, optional("Replace a setting of the run; repeatable.", "--set", metavar="NAME=VALUE")
+]
+TimeLimit = Annotated[float | None, optional("Stop after so many seconds, with a checkpoint.", min=0.0)]
+
+
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run.", show_default=False)],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Replace a setting of the file; repeatable.", show_default=False
-        ),
-    ] = None,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Stop after so many seconds, with a checkpoint.", show_default=False),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")] = False,
+    config: Annotated[Path, argument("CONFIG.yaml", "The run.")],
+    changes: Changes = None,
+    time_limit: TimeLimit = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model, or an ensemble, on relaxation pairs.
 
@@ -48,14 +47,11 @@ def train(
     the end the model, NAME.json and NAME.safetensors, which `--model` takes wherever a model is asked for.
     """
     require("lightning", "training")
-    from argparse import ArgumentTypeError
-
-    from deeprelax_ase.training.config_file import load_config
-    from deeprelax_ase.training.values import setting
+    from deeprelax_ase.training import load_config
 
     try:
-        run = load_config(config, [setting(change) for change in changes or []])
-    except (DeepRelaxError, ArgumentTypeError) as error:
+        run = load_config(config, changes or [])
+    except DeepRelaxError as error:
         stop(str(error))
     execute(run, time_limit=time_limit, quiet=quiet, again=f"deeprelax train {config}")
 
@@ -63,13 +59,14 @@ def train(
 def execute(config: RunConfig, *, time_limit: float | None, quiet: bool, again: str) -> None:
     """Run ``config`` and say where the model is; ``again`` is the command that goes on after a stop."""
     from deeprelax_ase.cli.training_progress import progress
-    from deeprelax_ase.training.run import first_process, run
+    from deeprelax_ase.training import train_model
+    from deeprelax_ase.training.devices import first_process
 
     shown = errors()
     deadline = None if time_limit is None else time.monotonic() + time_limit
     try:
         with progress(shown, config.members, quiet=quiet) as observe:
-            card = run(config, deadline=deadline, observe=observe)
+            card = train_model(config, deadline=deadline, observe=observe)
     except KeyboardInterrupt:
         shown.print(f"interrupted; `{escape(again)}` goes on from the last checkpoint", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None

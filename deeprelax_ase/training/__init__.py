@@ -1,6 +1,5 @@
-"""Training of the DeepRelax network; nothing of the relaxation flow imports it."""
+"""Training of the networks; nothing of the relaxation flow imports it. Its names are resolved at their first use."""
 
-from deeprelax_ase.training.loop import train
-from deeprelax_ase.training.settings import TrainingSettings
+import lazy_loader
 
-__all__ = ["TrainingSettings", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,7 +21,7 @@ MOST_SKEWED = 2.0
 _SHEARS = 2
 
 
-def rechosen(
+def augment_cells(
     pairs: RelaxationPairs,
     generator: torch.Generator,
     *,

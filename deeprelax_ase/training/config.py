@@ -1,130 +1,143 @@
-"""A training run in one record: what is learnt from, the network, how, and where the result goes."""
+"""A training run from a YAML file and a command line; jsonargparse checks names and types against the records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import difflib
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.data import LEVELS
-from deeprelax_ase.nn import DeepRelaxConfig, DeepRelaxE3Config
-from deeprelax_ase.training.presets import CONFIG, SETTINGS, PairSettings
-from deeprelax_ase.training.settings import TrainingSettings
-
-#: Where a network is trained; ``auto`` is CUDA where there is one.
-DEVICES = ("auto", "cpu", "cuda")
+from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.models.registry import ModelCard, card_file_of
+from deeprelax_ase.nn import ARCHITECTURES, DeepRelaxConfig, DeepRelaxE3Config
+from deeprelax_ase.training.settings import PRESETS, RunConfig, TrainingSettings
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """What is learnt from.
+class ConfigError(DeepRelaxError, ValueError):
+    """A training configuration cannot be understood; the message says where and how to mend it."""
 
-    Attributes:
-        sources: files or folders of relaxation pairs, see :meth:`deeprelax_ase.data.PairDataset.read`.
-        format: of the sources, or ``auto``.
-        key: what tells which crystals belong together, for formats that need one.
-        level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
-        labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side.
-        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`.
-        fractions: of the sources that are not split, the shares for training, validation and test.
-        seed: of that split.
-        choice: which of the training pairs, and how often.
-        validate: whether to validate on the validation split.
+
+def load_config(file: str | Path, changes: Sequence[str] = ()) -> RunConfig:
+    """The run that a YAML file describes.
+
+    Args:
+        file: YAML with the fields of :class:`~deeprelax_ase.training.settings.RunConfig`; ``network.architecture`` is
+            ``DeepRelaxE3`` (default) or one of the paper's. What is left out keeps its default; without the section
+            ``network``, a run that starts from a model has that model's.
+        changes: settings that replace those of the file, such as ``training.learning_rate=1e-3``.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a setting that is unknown or has a wrong value.
     """
+    import yaml
 
-    sources: tuple[str, ...]
-    format: str = "auto"
-    key: str | None = None
-    level: str = "PBE"
-    labels: tuple[str, ...] = ("relaxed",)
-    forces: tuple[str, ...] = ()
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    seed: int = 0
-    choice: PairSettings = field(default_factory=lambda: PairSettings(dft_copies=1, borrowed=0.0))
-    validate: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("sources", "labels", "forces"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        object.__setattr__(self, "fractions", tuple(self.fractions))
-        if self.forces and len(self.forces) != len(self.sources):
-            named = f"forces names {len(self.forces)} files for {len(self.sources)} sources"
-            raise ValueError(f"{named}: each source needs its own")
-        if not self.sources:
-            raise ValueError("sources must name at least one file or folder of relaxation pairs")
-        if self.level not in LEVELS:
-            raise ValueError(f"Unknown level={self.level!r}, must be one of {LEVELS}")
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no settings: a file of `name: value` lines is needed")
+    try:
+        return run_config(values, changes)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that a training run is made of.
+def run_config(
+    values: Mapping[str, Any], changes: Sequence[str] = (), *, training: TrainingSettings | None = None
+) -> RunConfig:
+    """The run that nested ``values`` describe, with ``changes``, see :func:`load_config`.
 
-    Attributes:
-        name: of the model that comes out of it.
-        out: folder for checkpoints, logs and the model.
-        data: what is learnt from.
-        network: shape of the network.
-        training: how.
-        members: size of the ensemble, trained in turn from seeds that follow each other.
-        initial: model to start from, by name or path, member by member; or a file of weights.
-        frozen: beginnings of the names of parameters that stay as they are, such as ``elements`` or ``blocks.0``.
-        device: ``cpu``, ``cuda`` or ``auto``.
-        devices: how many GPUs; ``0`` for all of them.
-        loggers: among ``csv``, ``tensorboard`` and ``wandb``.
-        recycles: how often the finished end-to-end model looks; ``0`` for what is best on the validation split.
-        level_of_theory: of the relaxed crystals, in words, for the model card; the level's name by default.
-        description: one sentence for the model card.
-        licence: of the weights.
+    Args:
+        values: settings by name, those of a section in a dictionary of their own.
+        changes: ``NAME=VALUE``, the name dotted.
+        training: what the section of this name departs from, in place of the architecture's usual settings.
+
+    Raises:
+        ConfigError: a setting is unknown, lacks or has a wrong value.
     """
+    from jsonargparse import ArgumentParser, Namespace
 
-    name: str
-    out: Path
-    data: DataSettings
-    network: DeepRelaxConfig | DeepRelaxE3Config = CONFIG
-    training: TrainingSettings = SETTINGS
-    members: int = 1
-    initial: str | None = None
-    frozen: tuple[str, ...] = ()
-    device: str = "auto"
-    devices: int = 1
-    loggers: tuple[str, ...] = ("csv",)
-    recycles: int = 0
-    level_of_theory: str = ""
-    description: str = ""
-    licence: str = ""
+    given = dict(_dotted(values)) | dict(map(_change, changes))
+    network, usual = _departure(given)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig, skip={"network"})
+    parser.add_class_arguments(type(network), "network")
+    parser.set_defaults({"network": network.to_dict(), "training": asdict(training or usual)})
+    known = list(parser.get_defaults().keys())
+    settings = Namespace()
+    for name, value in given.items():
+        if name in known:
+            settings[name] = _checked(name, value)
+        elif not (value is None and _is_section(name, known)):  # a heading without settings
+            raise ConfigError(_unknown(name, known))
+    try:
+        made = parser.instantiate(parser.parse_object(settings))
+        return RunConfig(**vars(made))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
-        for name in ("frozen", "loggers"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        for name, least in (("members", 1), ("devices", 0), ("recycles", 0)):
-            if (number := getattr(self, name)) < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}")
-        if str(self.device).partition(":")[0] not in DEVICES:
-            raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
-        if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):
-            raise ValueError("data.forces are for the end-to-end network, DeepRelaxE3: the paper's reads none")
-        if not self.name or Path(self.name).name != self.name:
-            raise ValueError(f"name must be the name of a file, without folders, got {self.name!r}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary that :func:`~deeprelax_ase.training.config_file.run_config` reads."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        training = asdict(self.training)
-        augmentation = training.pop("augmentation")
-        architecture = "DeepRelaxE3" if isinstance(self.network, DeepRelaxE3Config) else "DeepRelax"
-        plain |= {
-            "out": str(self.out),
-            "data": asdict(self.data),
-            "network": {"architecture": architecture, **self.network.to_dict()},
-            "training": training,
-            "augmentation": augmentation,
-        }
-        return _listed(plain)
+#: Settings of several names, of which one may stand alone.
+_LISTS = ("data.sources", "data.labels", "data.forces", "frozen", "loggers", "network.levels")
+
+#: Settings that may be nothing; jsonargparse takes that for any of them.
+_NULLABLE = ("data.key", "initial", "training.max_steps", "training.max_epochs", "training.patience")
+
+
+def _checked(name: str, value: Any) -> Any:
+    if value is None and name not in _NULLABLE:
+        raise ConfigError(f"{name} has no value")
+    return [value] if name in _LISTS and isinstance(value, str) else value
+
+
+def _dotted(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested ``values`` by their dotted names."""
+    for key, value in values.items():
+        name = f"{section}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` as a pair, the value read as YAML."""
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise ConfigError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: {value!r} is not a value: {error}") from error
+
+
+def _departure(given: dict[str, Any]) -> tuple[DeepRelaxConfig | DeepRelaxE3Config, TrainingSettings]:
+    """Network and training that the ``given`` settings depart from; takes the architecture out of them."""
+    card = None
+    if not any(name.startswith("network.") for name in given) and (initial := given.get("initial")) is not None:
+        card = _card_of(str(initial))
+    architecture = given.pop("network.architecture", card.architecture if card else "DeepRelaxE3")
+    if architecture not in tuple(PRESETS):  # a list has no hash
+        raise ConfigError(f"Unknown network.architecture={architecture!r}, must be one of {tuple(PRESETS)}")
+    network, training = PRESETS[architecture]
+    return (ARCHITECTURES[architecture][1].from_dict(card.config) if card else network), training
+
+
+def _card_of(initial: str) -> ModelCard | None:
+    """The card of the model that a run starts from, if it starts from a model."""
+    if without_card(initial):
+        return None
+    try:
+        return ModelCard.read(card_file_of(initial))
+    except (ModelError, KeyError, ValueError) as error:
+        raise ConfigError(f"initial: {error}") from error
 
 
 def without_card(initial: str) -> bool:
@@ -133,8 +146,18 @@ def without_card(initial: str) -> bool:
     return file.suffix == ".safetensors" and not file.with_suffix(".json").exists()
 
 
-def _listed(value: Any) -> Any:
-    """With lists in place of tuples, which YAML does not know."""
-    if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+def _is_section(name: str, known: Sequence[str]) -> bool:
+    return any(setting.startswith(f"{name}.") for setting in known)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What is wrong with a ``name`` that is not ``known``, and what may be meant."""
+    if _is_section(name, known):
+        return f"{name} is a section of settings, which have names and values of their own"
+    last = {setting.rpartition(".")[2]: setting for setting in reversed(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75) or [
+        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
+    ]
+    section = name.rpartition(".")[0]
+    beside = [setting for setting in known if setting.rpartition(".")[0] == section] or known
+    return f"Unknown setting {name}" + (f"; did you mean {near[0]}?" if near else f", must be one of {beside}")

@@ -50,7 +50,9 @@ class DeepRelaxE3Task:
         settings: TrainingSettings,
         device: torch.device | str | None = None,
     ) -> None:
-        if settings.augmentation.augments_cells:  # and replay keeps predictions in the cell and order of the pairs
+        if (
+            settings.augmentation.augments_cells
+        ):  # and the recycle buffer keeps predictions in the cell and order of the pairs
             raise ValueError(
                 "sheared, permuted and supercell describe the same crystal in another way, to which the end-to-end "
                 "network is indifferent: leave these shares of the augmentation at 0"
@@ -97,7 +99,7 @@ class DeepRelaxE3Task:
         return {**losses, "error": losses["displacement"] + of_cell}
 
     def state_dict(self) -> dict[str, Any]:
-        """The predictions to replay, and the state of the random numbers that the next batch starts from."""
+        """The predictions to recycle, and the state of the random numbers that the next batch starts from."""
         state = self.generator.get_state() if self._prepared is None else self._state_before
         return {**self.recycle_buffer.state_dict(), "generator": state}
 

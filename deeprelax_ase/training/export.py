@@ -10,14 +10,20 @@ import json
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from deeprelax_ase.models.registry import WEIGHTS, ModelCard, save_model
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
 
 
+def write_member(network: DeepRelax | DeepRelaxE3, file: Path, *, seed: int) -> None:
+    """Write weights in half precision, with the configuration and the ``seed`` that they were trained with."""
+    halves = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
+    save_file(halves, file, {"config": json.dumps(network.config.to_dict()), "seed": str(seed)})
+
+
 def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
-    """The network whose weights and configuration ``python -m deeprelax_ase.training`` wrote to ``file``."""
+    """The network whose weights and configuration :func:`write_member` wrote to ``file``."""
     with safe_open(file, framework="pt") as stream:
         config = json.loads(stream.metadata()["config"])
     make, kind = ARCHITECTURES["DeepRelaxE3" if "num_blocks" in config else "DeepRelax"]

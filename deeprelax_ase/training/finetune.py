@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.models.registry import load_model
 from deeprelax_ase.nn import DeepRelaxE3Config
-from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.config import DataSettings, RunConfig
-from deeprelax_ase.training.settings import TrainingSettings
+from deeprelax_ase.training.config import run_config
+from deeprelax_ase.training.settings import AugmentationSettings, DataSettings, RunConfig, TrainingSettings
 
-#: What stays as it is: nothing; what knows the elements; all but the last block or the heads.
+#: What stays as it is: nothing; what knows the elements; all but the last block, or all but the heads.
 FREEZE = ("none", "elements", "backbone")
 
 #: Fine-tuning is short, the rate low, and the starts are those of the data: near each other, as in use.
@@ -45,6 +45,8 @@ def finetune_config(
     freeze: str = "none",
     members: int | None = None,
     scratch: bool = False,
+    device: str = "auto",
+    changes: Sequence[str] = (),
     **training: Any,
 ) -> RunConfig:
     """The run that fine-tunes ``model`` on ``data``.
@@ -57,25 +59,35 @@ def finetune_config(
         freeze: what stays as it is, see :data:`FREEZE`.
         members: how many of the ensemble's networks go on; all by default.
         scratch: begin with random weights instead, to see what the transfer is worth.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        changes: settings of the run that differ, as ``NAME=VALUE``.
         **training: fields of :class:`~deeprelax_ase.training.settings.TrainingSettings` that differ.
 
     Raises:
         ModelError: the model is unknown.
-        ValueError: ``freeze`` is unknown, or the model has fewer members.
+        ValueError: ``freeze`` or a setting is unknown, or the model has fewer members.
     """
     loaded = load_model(model)
     if members is not None and not 1 <= members <= len(loaded.networks):
         raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of {loaded.card.name}")
-    return RunConfig(
-        name=name or f"{loaded.card.name}-tuned",
-        out=Path(out),
-        data=data,
-        network=loaded.config,
-        training=replace(FINETUNING, **training),
-        members=members or len(loaded.networks),
-        initial=None if scratch else str(model),
-        frozen=() if scratch else frozen_parts(loaded.config, freeze),
-        description=f"Fine-tuned from {loaded.card.name}." if not scratch else "",
+    network = {"architecture": loaded.card.architecture, **loaded.config.to_dict()}
+    start: dict[str, Any] = {}
+    if not scratch:
+        frozen = frozen_parts(loaded.config, freeze)
+        start = {"initial": str(model), "frozen": frozen, "description": f"Fine-tuned from {loaded.card.name}."}
+    return run_config(
+        {
+            "name": name or f"{loaded.card.name}-tuned",
+            "out": out,
+            "data": asdict(data),
+            "network": network,
+            "training": training,
+            "device": device,
+            "members": members or len(loaded.networks),
+            **start,
+        },
+        changes,
+        training=FINETUNING,
     )
 
 

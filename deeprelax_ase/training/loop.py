@@ -1,29 +1,40 @@
-"""Train one network, on one device or several."""
+"""Train one network: a plain loop on Lightning's Fabric, on one device or several."""
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.batches import Batches
 from deeprelax_ase.training.batches import BatchStream
+from deeprelax_ase.training.checkpoint import Progress, checkpoint_file, load_checkpoint, save_checkpoint
+from deeprelax_ase.training.devices import LOGGERS, average_gradients, launched_fabric, resident, tensor_float_32
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
+from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
-#: Loggers by name: the columns of ``metrics.csv``, TensorBoard's event files, a run of Weights & Biases.
-LOGGERS = ("csv", "tensorboard", "wandb")
+#: Is given each record of the log.
+Observer = Callable[[dict[str, Any]], None]
+
+#: Steps between looks at a clock that several processes share.
+_AGREE_EVERY = 20
 
 
 def _nothing(record: dict[str, Any]) -> None:
@@ -44,18 +55,18 @@ def train(
     devices: int = 1,
     loggers: Sequence[str] = (),
     make_task: Callable[..., Task] = task_of,
-    observe: Callable[[dict[str, Any]], None] = _nothing,
+    observe: Observer = _nothing,
 ) -> Any:
     """Train one network on all ``pairs``.
 
     Writes ``log.jsonl`` (losses, gradient norm of every part, throughput, validation errors), ``settings.json``,
-    ``checkpoint.ckpt`` and what the ``loggers`` write into ``out``; a checkpoint found there is continued, with the
-    batches that an uninterrupted run would have seen.
+    ``checkpoint.ckpt`` and what the ``loggers`` write into ``out``. A checkpoint found there is continued, with the
+    batches and random numbers that an uninterrupted run would have seen.
 
     Args:
         pairs: what to train on.
         config: the network.
-        settings: see :class:`TrainingSettings`.
+        settings: see :class:`~deeprelax_ase.training.settings.TrainingSettings`.
         out: folder of the run.
         validation: pairs to validate on; the weights that did best there are returned. None for no validation.
         deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call, when a machine is lent for a
@@ -64,7 +75,7 @@ def train(
         frozen: beginnings of the names of parameters that stay as they are.
         device: ``cpu`` or ``cuda``; where ``pairs`` lie by default.
         devices: how many of them; each learns from batches of its own.
-        loggers: among :data:`LOGGERS`.
+        loggers: among :data:`~deeprelax_ase.training.devices.LOGGERS`.
         make_task: what training is for this network, called with pairs, config, settings and device.
         observe: is given each record of ``log.jsonl``, for progress bars.
 
@@ -77,64 +88,35 @@ def train(
         KeyboardInterrupt: the user stopped it; the same call goes on from the last checkpoint.
     """
     _check(pairs, validation, settings, loggers)
-    # Lightning takes seconds to import, and the help of the command line does without it.
-    from lightning.pytorch import Trainer
-
-    from deeprelax_ase.training.devices import AveragedGradients
-    from deeprelax_ase.training.module import RelaxationTraining, checkpoint_file
-
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     place = pairs.counts.device if device is None else torch.device(device)
-    stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, world=devices)
-    settings = _in_steps(settings, stream)
-    with (out / "log.jsonl").open("a") as log, _quiet(), _arithmetic(settings):
-
-        def record(values: dict[str, Any]) -> None:
-            log.write(json.dumps(values) + "\n")
-            log.flush()
-            logger.info("%s", values)
-            observe(values)
-
-        module = RelaxationTraining(
-            lambda there, seed: make_task(_placed(pairs, there, settings), config, replace(settings, seed=seed), there),
-            settings,
-            stream,
-            out,
-            validation=validation,
-            initial=initial,
-            frozen=frozen,
-            deadline=deadline,
-            observe=record,
-        )
-        trainer = Trainer(
-            accelerator="gpu" if place.type == "cuda" else "cpu",
-            devices=[place.index or 0] if place.type == "cuda" and devices == 1 else devices,
-            strategy=AveragedGradients() if devices > 1 else "auto",
-            max_epochs=-1,
-            limit_val_batches=0,
-            logger=[_logger(name, out) for name in loggers],
-            default_root_dir=out,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        file = checkpoint_file(out)
-        with _interruptible():
-            trainer.fit(module, ckpt_path=file if file.exists() else None, weights_only=True)
-        if module.interrupted:
-            return None
-        if not module.finished:
-            raise KeyboardInterrupt  # which some versions of Lightning take for a way to end
-        module.save()
-    if trainer.is_global_zero:
-        summary = {"steps": module.step, "seconds": module.elapsed(), "config": config.to_dict()}
-        summary |= {"best": {name: module.best[name] for name in ("step", "error")}} if validation is not None else {}
-        (out / "settings.json").write_text(json.dumps({**summary, "training": asdict(settings)}, indent=1))
-    network = module.average
-    network.load_state_dict(module.result())
-    return network.to(place)  # Lightning has moved it to the CPU
+    fabric = launched_fabric(place, devices, loggers=loggers, out=out)
+    stream = BatchStream(
+        pairs.counts, settings.atoms_per_batch, settings.seed, rank=fabric.global_rank, world=fabric.world_size
+    )
+    settings = settings.in_steps(stream.steps_per_epoch())
+    # All processes begin with the same weights, and augment with random numbers of their own.
+    torch.manual_seed(settings.seed)
+    own = replace(settings, seed=settings.seed + 1_000_003 * fabric.global_rank)
+    with tensor_float_32(settings.tf32):
+        task = make_task(resident(pairs, fabric.device, settings.resident), config, own, fabric.device)
+        if initial is not None:
+            load_initial(task.network, initial)
+        if frozen:
+            freeze(task.network, frozen)
+        loop = TrainingLoop(fabric, task, settings, out, validation=validation, observe=observe)
+        try:
+            done = loop.run(stream, deadline=deadline)
+        finally:
+            for log in fabric.loggers:
+                log.finalize("success")
+    if not done:
+        return None
+    if fabric.is_global_zero:
+        summary = {**loop.summary(), "config": config.to_dict(), "training": asdict(settings)}
+        (out / "settings.json").write_text(json.dumps(summary, indent=1))
+    return loop.result()
 
 
 def _check(
@@ -151,70 +133,178 @@ def _check(
             raise ValueError(f"Unknown logger {name!r}, must be one of {LOGGERS}")
 
 
-def _in_steps(settings: TrainingSettings, stream: BatchStream) -> TrainingSettings:
-    """The ``settings`` with a budget in epochs as one in steps."""
-    if settings.max_steps is not None or settings.max_epochs is None:
-        return settings
-    return replace(settings, max_steps=max(round(settings.max_epochs * stream.steps_per_epoch()), 1))
+class TrainingLoop:
+    """The network in training, the moving average of its weights, its optimizer, and what is done in turn.
+
+    Args:
+        fabric: Lightning's, launched.
+        task: the network and its gradients.
+        settings: how to train; a budget in epochs is one in steps by now.
+        out: folder of log and checkpoint; a checkpoint found there is read.
+        validation: pairs to validate on.
+        observe: is given each record of the log, in the first process.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: Task,
+        settings: TrainingSettings,
+        out: Path,
+        *,
+        validation: RelaxationPairs | None = None,
+        observe: Observer = _nothing,
+    ) -> None:
+        self.fabric, self.task, self.settings, self.out = fabric, task, settings, out
+        self.validation, self.observe = validation, observe
+        self.network, self.average = task.network, deepcopy(task.network).requires_grad_(False)
+        if settings.compile:
+            task.compile()
+        self.optimizer = AdamW(  # as in section 4.8 of the paper
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=0.0 if settings.schedule == "cosine" else settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            betas=(0.9, 0.98),
+            fused=fabric.device.type == "cuda",
+        )
+        factor, patience = settings.plateau_factor, settings.plateau_patience
+        self.plateau = ReduceLROnPlateau(self.optimizer, factor=factor, patience=patience)
+        self.parts = {name: getattr(self, name) for name in ("network", "average", "optimizer", "plateau")}
+        self.progress = Progress()
+        if checkpoint_file(out).exists():
+            self.progress = load_checkpoint(fabric, checkpoint_file(out), self.parts, task)
+        self._spent = self._saved_at = self._seconds = self.progress.seconds
+        self._start = time.monotonic()
+        self._throughput = _Throughput()
+
+    def run(self, stream: BatchStream, *, deadline: float | None = None) -> bool:
+        """Learn until the budget is spent or validation no longer improves; False if the deadline came first."""
+        settings, progress = self.settings, self.progress
+        validate_every = max(round(settings.validate_every * stream.steps_per_epoch()), 1)
+        self._start, self._throughput = time.monotonic(), _Throughput()
+        for crystals, upcoming in replace(stream, start=progress.step):
+            share = settings.progress(self._clock(), progress.step)
+            if share >= 1 or (settings.patience is not None and progress.waited >= settings.patience):
+                break
+            self._learn(crystals, upcoming, share)
+            if progress.step % validate_every == 0:
+                self._validate()
+            if not self._agree():
+                continue
+            if deadline is not None and self.fabric.broadcast(time.monotonic() >= deadline):
+                self._save()
+                return False
+            if self._seconds - self._saved_at > settings.checkpoint_every:
+                self._save()
+        self._validate()
+        self._save()
+        return True
+
+    def result(self) -> nn.Module:
+        """The network with the weights to keep: the best ones where there was validation, else the last average."""
+        if self.progress.best_weights:
+            self.average.load_state_dict(self.progress.best_weights)
+        return self.average
+
+    def summary(self) -> dict[str, Any]:
+        """Steps and seconds of the run, and its best validation."""
+        progress = self.progress
+        best = {"step": progress.best_step, "error": progress.best_error}
+        told = {} if self.validation is None else {"best": best}
+        return {"steps": progress.step, "seconds": progress.seconds, **told}
+
+    def _learn(self, crystals: Tensor, upcoming: Tensor, share: float) -> None:
+        """A step of the optimizer, at that ``share`` of the budget."""
+        settings, progress = self.settings, self.progress
+        if settings.schedule == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate(share)
+        losses = self.task.gradients(crystals, upcoming)
+        average_gradients(self.fabric, self.network)
+        norms = clip_gradients(self.network, settings.clip)
+        self.optimizer.step()
+        update_average(self.average, self.network, settings.average_decay, progress.step)
+        progress.step += 1
+        self._throughput.count(len(crystals) * self.fabric.world_size)
+        if progress.step % settings.log_every == 0:
+            self._log_step(share, losses, norms)
+
+    def _validate(self) -> None:
+        """Errors of the averaged weights; every process looks at all pairs, and so comes to the same conclusions."""
+        pairs, progress = self.validation, self.progress
+        if pairs is None or progress.step == progress.validated_at:
+            return
+        totals: dict[str, float] = {}
+        for crystals in Batches(pairs.counts, self.settings.atoms_per_batch):
+            losses = self.task.validate(self.average, pairs.take(crystals).to(self.fabric.device))
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * len(crystals) / len(pairs)
+        error = self.fabric.broadcast(totals["error"])  # sums on CUDA differ in their last digits
+        progress.observe(error, self.average)
+        if self.settings.schedule == "plateau":
+            self.plateau.step(error)
+        figures = {f"validation {name}": value for name, value in totals.items()}
+        self._log({"step": progress.step, **{name: round(value, 6) for name, value in figures.items()}}, figures)
+
+    # -- time
+
+    def _agree(self) -> bool:
+        """Whether the processes agree on the time in this step: a message at every step would cost too much."""
+        return self.fabric.world_size == 1 or self.progress.step % _AGREE_EVERY == 0
+
+    def _clock(self) -> float:
+        """Seconds of training over all calls, the same in every process."""
+        if self._agree():
+            self._seconds = self.fabric.broadcast(self._elapsed())
+        return self._seconds
+
+    def _elapsed(self) -> float:
+        return self._spent + time.monotonic() - self._start
+
+    def _save(self) -> None:
+        self.progress.seconds = self._saved_at = self.fabric.broadcast(self._elapsed())  # all processes save, or none
+        save_checkpoint(self.fabric, checkpoint_file(self.out), self.parts, self.task, self.progress)
+
+    # -- the log
+
+    def _log_step(self, share: float, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
+        values = {name: round(value.item(), 4) for name, value in losses.items()}
+        gradient = {name: round(norm.item(), 3) for name, norm in norms.items()}
+        rate, speed = self.optimizer.param_groups[0]["lr"], round(self._throughput.rate())
+        record = {
+            "step": self.progress.step,
+            "seconds": round(self._elapsed(), 1),
+            "progress": round(share, 4),
+            "learning_rate": rate,
+            "crystals_per_second": speed,
+            **values,
+            "gradient_norm": gradient,
+        }
+        figures = {"learning_rate": rate, "crystals_per_second": float(speed), "gradient_norm": gradient["total"]}
+        self._log(record, {**{f"train {name}": value for name, value in values.items()}, **figures})
+
+    def _log(self, record: dict[str, Any], figures: dict[str, float]) -> None:
+        """A line of ``log.jsonl``, and its ``figures`` to the loggers."""
+        if not self.fabric.is_global_zero:
+            return
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        self.fabric.log_dict(figures, step=self.progress.step)
+        logger.info("%s", record)
+        self.observe(record)
 
 
-def _placed(pairs: RelaxationPairs, device: torch.device, settings: TrainingSettings) -> RelaxationPairs:
-    """The ``pairs`` on the ``device``, or where they were if they are to be moved batch by batch."""
-    if settings.resident == "never":
-        return pairs
-    if settings.resident == "auto" and device.type == "cuda":
-        size = sum(tensor.numel() * tensor.element_size() for tensor in vars(pairs).values())
-        if 2 * size > torch.cuda.mem_get_info(device)[0]:
-            logger.info("the pairs take %.1f GB: they are moved to %s batch by batch", size / 1e9, device)
-            return pairs
-    return pairs.to(device)
+class _Throughput:
+    """Crystals per second since the last question."""
 
+    def __init__(self) -> None:
+        self.crystals, self.since = 0, time.monotonic()
 
-def _logger(name: str, out: Path) -> Any:
-    from lightning.pytorch import loggers
+    def count(self, crystals: int) -> None:
+        self.crystals += crystals
 
-    if name == "csv":  # which would delete the figures of an earlier call
-        return loggers.CSVLogger(out, name="csv", flush_logs_every_n_steps=1)
-    if name == "tensorboard":
-        return loggers.TensorBoardLogger(out, name="tensorboard", version="")
-    return loggers.WandbLogger(project="deeprelax", name=out.name, save_dir=out, id=out.name, resume="allow")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without advice that is of no use here: batches are made by hand, and so is what is logged."""
-    talkative = logging.getLogger("lightning.pytorch")
-    before = talkative.level
-    talkative.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning")
-            yield
-    finally:
-        talkative.setLevel(before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Pass Ctrl-C on to the caller, which Lightning answers by ending the process and being deaf to it from then on."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _arithmetic(settings: TrainingSettings) -> Iterator[None]:
-    """Matrix products on CUDA in TF32 where the settings say so."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    def rate(self) -> float:
+        now = time.monotonic()
+        rate = self.crystals / max(now - self.since, 1e-9)
+        self.crystals, self.since = 0, now
+        return rate

@@ -1,4 +1,4 @@
-"""The network's own predictions as unrelaxed crystals: what a second pass sees is learnt before it is asked for."""
+"""The network's own predictions as unrelaxed crystals: what a second recycle sees is learnt before it is asked for."""
 
 from __future__ import annotations
 

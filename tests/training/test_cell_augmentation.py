@@ -17,9 +17,9 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training import TrainingSettings
-from deeprelax_ase.training.augment import AugmentationSettings, augment
-from deeprelax_ase.training.cell_augmentation import MOST_SKEWED, double, permute, rechosen, shear
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings
+from deeprelax_ase.training.augment import augment
+from deeprelax_ase.training.cell_augmentation import MOST_SKEWED, augment_cells, double, permute, shear
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
 from deeprelax_ase.training.tasks import DeepRelaxTask
 
@@ -60,7 +60,7 @@ def triclinic(seed: int, size: int = 6) -> RelaxationPairs:
 
 
 def changed(pairs: RelaxationPairs, *, seed: int = 3, **shares: Any) -> RelaxationPairs:
-    return rechosen(pairs, torch.Generator().manual_seed(seed), **shares)
+    return augment_cells(pairs, torch.Generator().manual_seed(seed), **shares)
 
 
 def tags(pairs: RelaxationPairs) -> Tensor:
@@ -95,7 +95,7 @@ def environments(pairs: RelaxationPairs, side: str, crystal: int) -> Tensor:
 def test_nothing_asked_for_nothing_changed_and_nothing_drawn() -> None:
     pairs, generator = triclinic(0), torch.Generator().manual_seed(5)
     before = generator.get_state()
-    assert rechosen(pairs, generator) is pairs
+    assert augment_cells(pairs, generator) is pairs
     assert torch.equal(generator.get_state(), before)
 
 

@@ -15,7 +15,6 @@ import yaml
 
 from deeprelax_ase.models.registry import ModelCard, load_model
 from deeprelax_ase.training import train
-from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
 from tests.training.test_loop import E3, QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,19 +24,6 @@ def environment(**more: str) -> dict[str, str]:
     """That of this process, one thread each, and nothing of an earlier training in several processes."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
-
-
-def test_one_process_has_nothing_to_share() -> None:
-    network = torch.nn.Linear(2, 1)
-    network.weight.grad = torch.full((1, 2), 3.0)
-    average_gradients(network)
-    assert torch.equal(network.weight.grad, torch.full((1, 2), 3.0))
-    assert world_size() == 1
-    assert agreed(1.5, torch.device("cpu")) == 1.5
-    state = {"generator": torch.arange(3), "nested": {"number": 4}}
-    (only,) = gathered(state)
-    assert torch.equal(only.pop("generator"), state["generator"])
-    assert only == {"nested": {"number": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +83,7 @@ def test_one_of_them_writes_for_both(together: Path) -> None:
 
 @pytest.mark.slow
 def test_each_has_random_numbers_and_predictions_of_its_own(together: Path) -> None:
-    one, other = torch.load(together / "whole" / "checkpoint.ckpt", weights_only=True)["deeprelax"]["tasks"]
+    one, other = torch.load(together / "whole" / "checkpoint.ckpt", weights_only=True)["tasks"]
     for name in ("generator", "cell"):
         assert not torch.equal(one[name], other[name]), name
 

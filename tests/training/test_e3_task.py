@@ -18,8 +18,7 @@ from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import PairPredictions, predict_pairs
 from deeprelax_ase.models.registry import model_of
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
 
@@ -141,7 +140,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_
     whole, refs = records(tmp_path / "whole"), records(tmp_path / "pieces")
     assert [line["loss"] for line in whole] == [line["loss"] for line in refs]
     checkpoint = torch.load(tmp_path / "pieces" / "checkpoint.ckpt", weights_only=True)
-    (state,) = checkpoint["deeprelax"]["tasks"]  # of the one process
+    (state,) = checkpoint["tasks"]  # of the one process
     assert set(state) == {"fractional", "cell", "generator"}
 
 

@@ -13,10 +13,8 @@ from deeprelax_ase.data import LEVELS
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.registry import ModelCard, load_model, save_model
 from deeprelax_ase.nn import ABLATIONS, ARCHITECTURES, DeepRelax, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training.config import DataSettings
-from deeprelax_ase.training.config_file import load_config, run_config
-from deeprelax_ase.training.finetune import FINETUNING, finetune_config, frozen_parts
-from deeprelax_ase.training.run import run
+from deeprelax_ase.training import ConfigError, DataSettings, finetune_config, load_config, run_config, train_model
+from deeprelax_ase.training.finetune import FINETUNING, frozen_parts
 
 TINY = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8, levels=LEVELS)
 PAPER = replace(ABLATIONS["DeepRelax"], channels=16, num_layers=2, num_basis=12, encoding_channels=8)
@@ -60,7 +58,7 @@ def test_it_goes_on_from_the_model_as_it_is(tune, start: str) -> None:
 def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str) -> None:
     """The start has learnt nothing: it leaves every crystal as it is, and these shrink by 5 %."""
     config = tune(max_steps=40, learning_rate=1e-2, seed=4, name="better", members=1)
-    card = run(config)
+    card = train_model(config)
     assert card == config.out / "better.json"
     read = ModelCard.read(card)
     best = json.loads((config.out / "member0" / "settings.json").read_text())["best"]
@@ -76,7 +74,7 @@ def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str)
 @pytest.mark.parametrize("freeze", ["elements", "backbone"])
 def test_what_is_frozen_is_that_of_the_start(tune, start: str, freeze: str) -> None:
     config = tune(freeze=freeze, members=1, learning_rate=1e-2)
-    card = run(config)
+    card = train_model(config)
     assert card is not None
     before, after = (load_model(model).networks[0].state_dict() for model in (start, card))
     kept = {name for name in before if torch.equal(before[name], after[name])}
@@ -91,7 +89,7 @@ def test_from_scratch_nothing_of_the_model_is_taken_but_its_shape(tune, start: s
     config = tune(scratch=True, freeze="backbone", members=1, seed=3)
     assert (config.initial, config.frozen) == (None, ())
     assert config.network == load_model(start).config
-    card = run(config)
+    card = train_model(config)
     assert card is not None
     assert ModelCard.read(card).elements == [17, 55]
     before, after = (load_model(model).networks[0].state_dict() for model in (start, card))
@@ -111,7 +109,7 @@ def test_unknown_names_are_refused(tune, tmp_path: Path) -> None:
         tune(freeze="heads")
     with pytest.raises(ModelError, match="no model card"):
         finetune_config(str(tmp_path / "nowhere.json"), DataSettings(("a.npz",)), tmp_path)
-    with pytest.raises(TypeError, match="learning_rte"):
+    with pytest.raises(ConfigError, match=r"learning_rte; did you mean training\.learning_rate\?"):
         tune(learning_rte=1.0)
 
 

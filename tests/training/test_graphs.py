@@ -12,8 +12,7 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.training import TrainingSettings, graphs
-from deeprelax_ase.training.augment import AugmentationSettings
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings, graphs
 from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs
 
 PairsOf = Callable[..., RelaxationPairs]

@@ -18,9 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
-from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.augment import AugmentationSettings
-from deeprelax_ase.training.module import RelaxationTraining
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from deeprelax_ase.training.tasks import task_of
 from tests.training.losses import loss_of
 
@@ -95,11 +93,10 @@ def test_a_seed_fixes_the_run(pairs: RelaxationPairs, tmp_path: Path) -> None:
 def test_the_average_is_returned_and_not_the_last_weights(pairs: RelaxationPairs, tmp_path: Path) -> None:
     network = trained(pairs, CONFIG, QUICK, tmp_path)
     kept = checkpoint(tmp_path)
-    state = kept["state_dict"]
-    assert set(state) == {f"{kind}.{name}" for kind in ("network", "average") for name in network.state_dict()}
-    assert all(torch.equal(value, state[f"average.{name}"]) for name, value in network.state_dict().items())
-    assert any(not torch.equal(value, state[f"network.{name}"]) for name, value in network.state_dict().items())
-    assert kept["deeprelax"]["step"] == 7
+    assert kept["network"].keys() == kept["average"].keys() == network.state_dict().keys()
+    assert all(torch.equal(value, kept["average"][name]) for name, value in network.state_dict().items())
+    assert any(not torch.equal(value, kept["network"][name]) for name, value in network.state_dict().items())
+    assert kept["progress"]["step"] == 7
 
 
 def test_the_pairs_stay_as_they_are(pairs: RelaxationPairs, tmp_path: Path) -> None:
@@ -162,15 +159,15 @@ def test_epochs_are_so_many_steps(pairs: RelaxationPairs, tmp_path: Path) -> Non
 
 def test_a_deadline_stops_the_run_with_a_checkpoint(pairs: RelaxationPairs, tmp_path: Path) -> None:
     assert train(pairs, CONFIG, QUICK, tmp_path, deadline=time.monotonic()) is None
-    assert checkpoint(tmp_path)["deeprelax"]["step"] == 1
-    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.ckpt", "log.jsonl"}
+    assert checkpoint(tmp_path)["progress"]["step"] == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.ckpt"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs: RelaxationPairs, tmp_path: Path, schedule: str) -> None:
     """With validation, on pairs of which it learns to be wrong; without it, see test_e3_task.py."""
     settings = replace(QUICK, schedule=schedule, patience=3, plateau_patience=0, plateau_factor=0.3, log_every=1)
-    whole, refs, validation = tmp_path / "whole", tmp_path / "pieces", arrived(pairs)
+    whole, refs, validation = tmp_path / "whole", tmp_path / "pieces", at_rest(pairs)
     expected = trained(pairs, CONFIG, settings, whole, validation=validation)
     for _ in range(4):  # into the second epoch of three batches
         assert train(pairs, CONFIG, settings, refs, validation=validation, deadline=0) is None
@@ -189,15 +186,17 @@ def test_a_finished_run_is_not_continued(pairs: RelaxationPairs, tmp_path: Path)
     assert summary(tmp_path)["steps"] == 7
 
 
-def test_checkpoints_are_written_on_the_way(
-    pairs: RelaxationPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = []
-    save = RelaxationTraining.save
-    monkeypatch.setattr(RelaxationTraining, "save", lambda self: (saved.append(self.step), save(self)))
-    train(pairs, CONFIG, replace(QUICK, checkpoint_every=-1.0), tmp_path)
-    assert saved == [1, 2, 3, 4, 5, 6, 7, 7]
-    assert checkpoint(tmp_path)["deeprelax"]["step"] == 7
+def test_checkpoints_are_written_on_the_way(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    found: list[tuple[int, int]] = []
+
+    def look(record: dict) -> None:
+        if record["step"] > 1:
+            found.append((record["step"], checkpoint(tmp_path)["progress"]["step"]))
+
+    train(pairs, CONFIG, replace(QUICK, checkpoint_every=-1.0, log_every=1), tmp_path, observe=look)
+    assert found == [(step, step - 1) for step in range(2, 8)]  # the record comes before the checkpoint of its step
+    assert checkpoint(tmp_path)["progress"]["step"] == 7
+    assert not (tmp_path / "checkpoint.partial").exists()
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -230,7 +229,7 @@ def test_another_failure_is_passed_on(pairs: RelaxationPairs, tmp_path: Path) ->
 def test_a_run_on_another_number_of_devices_is_refused(pairs: RelaxationPairs, tmp_path: Path) -> None:
     train(pairs, CONFIG, QUICK, tmp_path, deadline=0)
     state = checkpoint(tmp_path)
-    state["deeprelax"]["tasks"] *= 2
+    state["tasks"] *= 2
     torch.save(state, tmp_path / "checkpoint.ckpt")
     with pytest.raises(ValueError, match="begun on 2 devices and cannot go on on 1: give the same number, or another"):
         train(pairs, CONFIG, QUICK, tmp_path)
@@ -239,7 +238,7 @@ def test_a_run_on_another_number_of_devices_is_refused(pairs: RelaxationPairs, t
 # -- validation
 
 
-def arrived(pairs: RelaxationPairs) -> RelaxationPairs:
+def at_rest(pairs: RelaxationPairs) -> RelaxationPairs:
     """Crystals that do not relax: an untrained network is right about them, a trained one is not."""
     return replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
 
@@ -301,7 +300,7 @@ def test_the_size_of_its_batches_does_not_change_the_validation_error(pairs: Rel
 
 def test_the_plateau_schedule_lowers_the_rate(pairs: RelaxationPairs, tmp_path: Path) -> None:
     settings = replace(LONG, max_steps=14, schedule="plateau", plateau_patience=2, plateau_factor=0.1, log_every=1)
-    train(pairs, CONFIG, settings, tmp_path, validation=arrived(pairs))
+    train(pairs, CONFIG, settings, tmp_path, validation=at_rest(pairs))
     errors, rates = values(tmp_path, "validation error"), values(tmp_path, "learning_rate")
     optimizer = SGD([torch.zeros(1)], lr=settings.learning_rate)
     plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=2)
@@ -395,7 +394,6 @@ def test_an_unknown_logger_is_refused(pairs: RelaxationPairs, tmp_path: Path) ->
 
 
 def test_nothing_global_is_left_changed(pairs: RelaxationPairs, tmp_path: Path) -> None:
-    talkative = logging.getLogger("lightning.pytorch")
-    before = talkative.level, torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()
+    before = torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()
     train(pairs, CONFIG, QUICK, tmp_path)
-    assert (talkative.level, torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()) == before
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.is_grad_enabled()) == before

@@ -9,7 +9,8 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import network_input
-from deeprelax_ase.training.augment import AugmentationSettings, augment
+from deeprelax_ase.training import AugmentationSettings
+from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import true_relaxation
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 

@@ -21,10 +21,9 @@ from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.registry import ModelCard, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training.config import DataSettings, RunConfig
-from deeprelax_ase.training.config_file import load_config, run_config
-from deeprelax_ase.training.presets import PairSettings
-from deeprelax_ase.training.run import best_recycles, device_of, epoch_pairs, initial_weights, measure, read_pairs, run
+from deeprelax_ase.training import DataSettings, PairSettings, RunConfig, load_config, run_config, train_model
+from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
+from deeprelax_ase.training.run import best_recycles, device_of, initial_weights, measure
 
 ValuesOf = Callable[..., dict[str, Any]]
 both = pytest.mark.parametrize("architecture", ["DeepRelaxE3", "DeepRelax"])
@@ -32,7 +31,7 @@ both = pytest.mark.parametrize("architecture", ["DeepRelaxE3", "DeepRelax"])
 
 def model_from(config: RunConfig, **options) -> ModelCard:
     """The card of the model that a run ends with."""
-    card = run(config, **options)
+    card = train_model(config, **options)
     assert card == config.out / f"{config.name}.json"
     return ModelCard.read(card)
 
@@ -128,7 +127,7 @@ def test_a_time_limit_leaves_the_rest_to_the_next_call(values_of: ValuesOf, tmp_
     config = run_config(values_of(members=2, **{"training.max_steps": 2}))
     expected = model_from(replace(config, out=tmp_path / "whole"))
     calls = 0
-    while run(config, deadline=0) is None:  # a step each
+    while train_model(config, deadline=0) is None:  # a step each
         assert not (config.out / "tiny.json").exists()
         calls += 1
     assert calls == 4  # two steps each of two members
@@ -142,16 +141,16 @@ def test_without_validation_the_last_average_is_the_model(values_of: ValuesOf) -
     config = run_config(values_of(**{"data.validate": False}))
     card = model_from(config)
     assert all("best" not in member for member in card.training["members"])
-    state = torch.load(config.out / "member0" / "checkpoint.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(config.out / "member0" / "checkpoint.ckpt", weights_only=True)["average"]
     (network,) = load_model(config.out / "tiny.json").networks
     for name, weight in network.state_dict().items():
-        assert torch.equal(weight, state[f"average.{name}"].half().float()), name
+        assert torch.equal(weight, state[name].half().float()), name
 
 
 def test_elements_that_the_network_has_no_place_for_are_refused(values_of: ValuesOf) -> None:
     config = run_config(values_of(**{"network.num_elements": 54}))
     with pytest.raises(ValueError, match=r"atomic number 55, the network knows those up to 54: leave these pairs out"):
-        run(config)
+        train_model(config)
     assert not config.out.exists()
 
 
@@ -161,7 +160,7 @@ def test_empty_splits_are_refused_before_anything_is_written(
     file = pairs_file(tmp_path / "all.npz", pairs_of(4), dft=np.ones(4, bool), split=np.zeros(4, np.uint8))
     config = run_config(values_of(**{"data.sources": str(file)}))
     with pytest.raises(ValueError, match=r"no validation pairs: give some"):
-        run(config)
+        train_model(config)
     assert not config.out.exists()
     card = model_from(replace(config, data=replace(config.data, validate=False)))
     assert card.metrics == {"test": {}}  # nor is there anything to test on
@@ -245,7 +244,9 @@ def forces(splits_file: Path, tmp_path: Path) -> Path:
 
 
 def test_an_epoch_is_of_the_pairs_that_are_asked_for(splits_file: Path, forces: Path) -> None:
-    data = DataSettings((str(splits_file),), labels=("relaxed", "m3gnet"), choice=PairSettings())
+    data = DataSettings(
+        (str(splits_file),), labels=("relaxed", "m3gnet"), choice=PairSettings(dft_copies=3, borrowed=0.5)
+    )
     parts = read_pairs(data)
     assert [len(part) for part in parts] == [16, 13]
     assert {part.fractional_initial.dtype for part in parts} == {torch.float32}
@@ -304,10 +305,10 @@ def test_a_model_of_another_shape_is_refused(values_of: ValuesOf, tmp_path: Path
     model_from(first)
     other = {"network.channels": 4, "training.max_steps": 1}
     with pytest.raises(ValueError, match="tiny has another shape than the network of this run: leave out the section"):
-        run(run_config(values_of(initial=str(first.out / "tiny.json"), **other)))
+        train_model(run_config(values_of(initial=str(first.out / "tiny.json"), **other)))
     member = str(first.out / "member0" / "weights.safetensors")
     with pytest.raises(ValueError, match="holds the weights of another network"):
-        run(run_config(values_of(initial=member, **other)))
+        train_model(run_config(values_of(initial=member, **other)))
     left_out = values_of(initial=str(first.out / "tiny.json"))
     del left_out["network"]
     assert len(initial_weights(run_config(left_out))) == 1
@@ -319,13 +320,13 @@ def test_cuda_is_taken_where_there_is_one(values_of: ValuesOf, monkeypatch: pyte
         assert device_of(run_config(values_of(device="auto"))) == ("cuda" if present else "cpu")
         assert device_of(run_config(values_of(device="cpu"))) == "cpu"
     with pytest.raises(ValueError, match="device 'cuda' is not available: use auto, cpu, or a torch build with CUDA"):
-        run(run_config(values_of(device="cuda")))
+        train_model(run_config(values_of(device="cuda")))
 
 
 def test_the_model_relaxes_a_crystal_like_those_that_it_has_seen(values_of: ValuesOf) -> None:
     still = dict.fromkeys(("interpolated", "relaxed", "perturbed", "strained", "rattled"), 0)
     learning = {"max_steps": 60, "atoms_per_batch": 100, "learning_rate": 1e-2, "average_decay": 0.9, "recycled": 0.0}
-    config = run_config(values_of(augmentation=still, training=learning, recycles=1))
+    config = run_config(values_of(training={**learning, "augmentation": still}, recycles=1))
     test = model_from(config).metrics["test"]
     assert test["relative_volume"] < 0.2 * test["unrelaxed relative_volume"]
     crystal = Crystal.of(bulk("CsCl", "cesiumchloride", a=3.6))

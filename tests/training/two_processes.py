@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from deeprelax_ase.training import train
-from deeprelax_ase.training.devices import agreed, average_gradients, gathered, world_size
+from deeprelax_ase.training.devices import average_gradients, gathered, launched_fabric
 from tests.pairs import make_pairs
 from tests.training.test_loop import E3, QUICK
 
@@ -29,25 +29,24 @@ def train_together(out: Path, rank: int) -> None:
     assert bool(told) == (rank == 0)  # one of them speaks for both
 
 
-def share(rank: int) -> None:
-    """What the functions of devices.py give, by which the processes agree."""
-    assert world_size() == 2
+def share(out: Path, rank: int) -> None:
+    """What the functions of devices.py give."""
+    fabric = launched_fabric(torch.device("cpu"), 2, out=out)
+    assert fabric.world_size == 2
     network = torch.nn.Linear(3, 2).double()
     network.bias.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     own = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     network.weight.grad = own[rank].clone()
-    average_gradients(network)
+    average_gradients(fabric, network)
     torch.testing.assert_close(network.weight.grad, own.mean(dim=0), rtol=0, atol=1e-15)
     assert network.bias.grad is None
-    assert agreed(10.0 + rank, torch.device("cpu")) == 10.0
-    states = gathered({"rank": rank, "tensors": {"own": own[rank]}})
-    assert [state["rank"] for state in states] == [0, 1]
-    assert all(torch.equal(state["tensors"]["own"], own[k]) for k, state in enumerate(states))
+    states = gathered(fabric, {"own": own[rank]})
+    assert all(torch.equal(state["own"], own[k]) for k, state in enumerate(states))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     process = int(os.environ["LOCAL_RANK"])
     train_together(Path(sys.argv[1]), process)
-    share(process)  # in the processes that the training has brought together
+    share(Path(sys.argv[1]), process)  # in the processes that the training has brought together

@@ -1,61 +1,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import LEVELS
-from deeprelax_ase.training.presets import (
-    AUGMENTATION,
-    CONFIG,
-    PAIRS,
-    SETTINGS,
-    PairSettings,
-    departing,
-    training_pairs,
-)
+from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.training import DataSettings, PairSettings
+from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 
 
-def test_no_changes_give_the_presets() -> None:
-    assert departing({}) == (CONFIG, SETTINGS, PAIRS)
-    assert SETTINGS.augmentation == AUGMENTATION
-    assert CONFIG.levels == LEVELS
-
-
-def test_changes_reach_the_record_that_has_the_field() -> None:
-    changes = {"channels": 16, "tempering": 0.25, "perturbed": 0.5, "perturbed_rattle": [0.01, 0.1], "borrowed": 0.25}
-    config, settings, chosen = departing(changes)
-    assert config == replace(CONFIG, channels=16)
-    augmentation = replace(AUGMENTATION, perturbed=0.5, perturbed_rattle=(0.01, 0.1))  # JSON knows no tuples
-    assert chosen == replace(PAIRS, borrowed=0.25)
-    assert settings == replace(SETTINGS, tempering=0.25, augmentation=augmentation)
-
-
-@pytest.mark.parametrize("name", ["num_layers", "augmentation", "max_in_cell", ""])
-def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"Unknown settings \['{name}'\], must be among .*'channels'"):
-        departing({"channels": 8, name: 3})
-
-
-def test_bad_values_are_refused_as_everywhere() -> None:
-    with pytest.raises(ValueError, match="channels must be a whole number"):
-        departing({"channels": 0})
-
-
-def test_no_name_stands_for_two_things() -> None:
-    names = Counter(name for record in (CONFIG, SETTINGS, AUGMENTATION, PAIRS) for name in asdict(record))
-    assert set(names.values()) == {1}
-
-
-def test_augmentation_does_not_touch_the_choice_of_images() -> None:
-    assert AUGMENTATION.rewrapped == 0  # to which the end-to-end network is indifferent
-
-
-# -- pairs
+def pairs_of(file: Path, choice: PairSettings, **options) -> RelaxationPairs:
+    data = DataSettings((str(file),), labels=("relaxed", "m3gnet"), choice=choice, **options)
+    return epoch_pairs(data, read_pairs(data))
 
 
 @pytest.fixture
@@ -77,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_all_labels_are_there_and_dft_ones_several_times(file: Path, copies: int) -> None:
-    pairs = training_pairs([file], PairSettings(dft_copies=copies, borrowed=0.0))
+    pairs = pairs_of(file, PairSettings(dft_copies=copies, borrowed=0.0))
     found = Counter(zip(pairs.numbers.tolist(), (LEVELS[k] for k in pairs.level), strict=True))
     by_dft = {(1, "PBE"): copies, (4, "PBE"): copies}
     assert found == by_dft | {(2, "OAM"): 1, (3, "OAM"): 1, (1, "M3GNet"): 1, (2, "M3GNet"): 1, (4, "M3GNet"): 1}
@@ -85,8 +44,8 @@ def test_all_labels_are_there_and_dft_ones_several_times(file: Path, copies: int
 
 
 def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
-    pairs = training_pairs([file], PairSettings(dft_copies=1, borrowed=0.5))
-    plain = training_pairs([file], PairSettings(dft_copies=1, borrowed=0.0))
+    pairs = pairs_of(file, PairSettings(dft_copies=1, borrowed=0.5))
+    plain = pairs_of(file, PairSettings(dft_copies=1, borrowed=0.0))
     assert len(pairs) == len(plain) + 1  # half of the two
     by_dft = pairs.numbers[pairs.level == LEVELS.index("PBE")].tolist()
     assert set(by_dft) - {1, 4} in ({2}, {3})
@@ -96,7 +55,7 @@ def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
 
 def test_a_share_of_the_pairs_is_the_same_each_time(file: Path) -> None:
     chosen = PairSettings(dft_copies=1, borrowed=0.0, share=0.5)
-    first, again = (training_pairs([file], chosen).numbers.tolist() for _ in range(2))
+    first, again = (pairs_of(file, chosen).numbers.tolist() for _ in range(2))
     assert first == again
     assert len(first) == 4  # two of four, and two of three
 
@@ -107,8 +66,8 @@ def test_pairs_with_known_forces_join_once(file: Path, tmp_path: Path) -> None:
     given |= {name: rng.random((3, 3, 3), dtype=np.float32) for name in ("cell_initial", "virial")}
     np.savez(tmp_path / "forces.npz", index=np.array(index), **given)
     chosen = PairSettings(dft_copies=3, borrowed=0.5, share=0.5)
-    plain = training_pairs([file], chosen)
-    pairs = training_pairs([file], chosen, forces=[tmp_path / "forces.npz"])
+    plain = pairs_of(file, chosen)
+    pairs = pairs_of(file, chosen, forces=(str(tmp_path / "forces.npz"),))
     assert len(pairs) == len(plain) + 2
     assert torch.equal(pairs.numbers[:-2], plain.numbers)
     assert not plain.has_forces.any()

@@ -1,0 +1,54 @@
+"""The pairs that a run learns from, and how often each of them stands in an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
+from deeprelax_ase.data.forces import load_pairs_with_forces
+from deeprelax_ase.training.settings import DataSettings, PairSettings
+
+
+def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
+    """The pairs under each kind of labels, all splits, in single precision."""
+    return [
+        PairDataset.read(
+            data.sources,
+            format=data.format,
+            key=data.key,
+            level=data.level,
+            labels=labels,
+            fractions=data.fractions,
+            seed=data.seed,
+            dtype=torch.float32,
+        ).pairs
+        for labels in data.labels
+    ]
+
+
+def epoch_pairs(data: DataSettings, parts: Sequence[RelaxationPairs]) -> RelaxationPairs:
+    """What an epoch consists of: the training split of ``parts``, and the pairs whose forces are known."""
+    files = zip(data.sources, data.forces, strict=bool(data.forces))
+    has_forces = [load_pairs_with_forces(*both, dtype=torch.float32).in_split("train") for both in files]
+    return mixed([part.in_split("train") for part in parts], data.choice, has_forces=has_forces, seed=data.seed)
+
+
+def mixed(
+    parts: Sequence[RelaxationPairs], chosen: PairSettings, *, has_forces: Sequence[RelaxationPairs] = (), seed: int = 0
+) -> RelaxationPairs:
+    """All ``parts``, as often as ``chosen`` says, and those with known forces once; the same for the same ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(indices: Tensor, share: float) -> Tensor:
+        order = torch.randperm(len(indices), generator=generator)
+        return indices[order[: round(share * len(indices))]]
+
+    pairs = concatenate([part.take(some(torch.arange(len(part)), chosen.share)) for part in parts])
+    by_dft = (pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1)
+    borrowed = pairs.take(some((pairs.level == LEVELS.index("OAM")).nonzero().squeeze(1), chosen.borrowed))
+    borrowed = replace(borrowed, level=torch.full_like(borrowed.level, LEVELS.index("PBE")))
+    return concatenate([pairs, borrowed, *[pairs.take(by_dft)] * (chosen.dft_copies - 1), *has_forces])
