@@ -24,7 +24,7 @@ from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.assessment import Assessment, assess
 from deeprelax_ase.evaluation.calibrate import labels_for, thinned
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.geometry import EDGSettings
 

@@ -20,8 +20,9 @@ from files import write_json
 from rich.console import Console
 
 from deeprelax_ase.data import load_pairs
-from deeprelax_ase.evaluation.baselines import Limits, Relax, torch_sim_fire
-from deeprelax_ase.evaluation.bench import bench
+from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire
+from deeprelax_ase.evaluation.benchmark import bench
+from deeprelax_ase.evaluation.relaxation import Limits, Relax
 
 #: Model and labels of the pairs, by potential.
 UNDER = {"nequix": ("DeepRelax-PBE", "relaxed"), "m3gnet": ("DeepRelax-M3GNet", "m3gnet")}

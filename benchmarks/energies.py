@@ -23,7 +23,7 @@ from rich.console import Console
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.data import crystals_of, load_pairs
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.progress import track
 
 #: The model whose minima are M3GNet's.

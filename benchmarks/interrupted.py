@@ -26,7 +26,7 @@ import torch
 from files import write_json
 from rich.console import Console
 
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.screening.manifest import Folder
 
 #: Seconds between two looks at a run.

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.calculators.registry import get_calculator
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 
 
 def ten_atoms(seed: int) -> Atoms:

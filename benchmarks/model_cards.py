@@ -28,7 +28,7 @@ from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_p
 from deeprelax_ase.data.groups import RARE, chemistry, displacement_sizes, element_shares
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.calibrate import labels_for
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.evaluation.metrics import crystal_errors, prediction_errors
 from deeprelax_ase.evaluation.predicting import predict
 from deeprelax_ase.models.registry import WEIGHTS

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Crystal
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
 
 #: eV/atom, by which an energy must be above another to count as higher.

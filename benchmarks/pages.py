@@ -16,7 +16,7 @@ import model_card_page
 import screening_page
 import tables_page
 
-from deeprelax_ase.evaluation.bench_page import markdown
+from deeprelax_ase.evaluation.benchmark_page import markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

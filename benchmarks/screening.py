@@ -32,7 +32,7 @@ from rich.console import Console
 from screening_page import write_page
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions

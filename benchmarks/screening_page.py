@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.evaluation.bench_page import table
+from deeprelax_ase.evaluation.benchmark_page import table
 
 _HEAD = """# Throughput
 

@@ -27,7 +27,7 @@ from tables_train import DATA, MEMBERS, OURS, PLAIN
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.evaluation.assessment import Assessment, assess
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.evaluation.metrics import rank_correlation
 
 #: Metrics whose distributions are kept, for figure 2, and the ends of their histograms (Å, Å, Å³).

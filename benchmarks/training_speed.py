@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.batches import BatchStream

@@ -58,9 +58,11 @@ def bench(
 
     from deeprelax_ase.cli.evaluate import part
     from deeprelax_ase.data import PairDataset
-    from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES, Limits, torch_sim_fire, torch_sim_model
-    from deeprelax_ase.evaluation.bench import bench as measure
-    from deeprelax_ase.evaluation.bench_page import markdown
+    from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES
+    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire, torch_sim_model
+    from deeprelax_ase.evaluation.benchmark import bench as measure
+    from deeprelax_ase.evaluation.benchmark_page import markdown
+    from deeprelax_ase.evaluation.relaxation import Limits
 
     try:
         if out is not None:

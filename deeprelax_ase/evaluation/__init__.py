@@ -1,1 +1,5 @@
 """How near predictions come to relaxed crystals: metrics, assessment, calibration, baselines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from deeprelax_ase.evaluation.baselines import Advance, Limits, Relax
 
 #: Of each crystal what ASE calls ``energy`` (eV), ``forces`` (N, 3) eV/Å and ``stress`` (6,) eV/Å³.
 Compute = Callable[[Sequence["Atoms"]], Sequence[dict[str, Any]]]
@@ -59,7 +59,6 @@ def ase_optimizer_in_batches(name: str, compute: Compute, limits: Limits, *, ato
         limits: when it ends.
         atoms_per_batch: so many atoms at once; one crystal always fits. On a CPU, larger batches leave the caches.
     """
-    from deeprelax_ase.evaluation.baselines import Relaxed
 
     def relax(crystals: list[Crystal], advance: Advance) -> Relaxed:
         runs: list[_Run] = []

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
-from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.registry import card_file_of, load_model
 from deeprelax_ase.prediction.predictor import Predictor
@@ -57,7 +56,7 @@ def coverage(
         for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
     ]
     true = crystal_errors(pairs, crystals)
-    columns = {
+    told = {
         "coordinates": (true["coordinates"], [e.coordinates for e in read], [e.coordinates_bound for e in read]),
         "volume": (true["relative_volume"], [e.volume for e in read], [e.volume_bound for e in read]),
     }
@@ -66,66 +65,85 @@ def coverage(
     for name, chosen in {"all": np.ones(len(pairs), dtype=bool), **groups}.items():
         if chosen.sum() < _FEWEST:
             continue
-        row: dict[str, float] = {"crystals": int(chosen.sum()), "ood": float(ood[chosen].mean())}
-        for quantity, (error, expected, bound) in columns.items():
-            row[f"{quantity} coverage"] = float((error <= np.array(bound))[chosen].mean())
-            row[f"{quantity} error"] = float(error[chosen].mean())
-            row[f"{quantity} expected"] = float(np.array(expected)[chosen].mean())
-            row[f"{quantity} rank correlation"] = float(spearmanr(error[chosen], np.array(expected)[chosen]).statistic)
-        report[name] = row
+        report[name] = row = {"crystals": int(chosen.sum()), "ood": float(ood[chosen].mean())}
+        for quantity, (error, expected, bound) in told.items():
+            found = reliability(error[chosen], np.array(expected)[chosen], np.array(bound)[chosen])
+            row |= {f"{quantity} {what}": value for what, value in found.items()}
     return report
+
+
+class PredictedSplit(NamedTuple):
+    """Predictions for one split of several files, its pairs, and masks (n,) of its groups."""
+
+    predicted: Predicted
+    pairs: RelaxationPairs
+    groups: dict[str, np.ndarray]
+
+
+def predict_split(
+    predictor: Predictor, files: Sequence[Path], split: str, *, thin: int = 1, cache: Path | None = None
+) -> PredictedSplit:
+    """Predict a split of all ``files``; of crystals without DFT label every ``thin``-th. ``cache`` is a folder."""
+    labels = labels_for(predictor.model.card.level)
+    parts, predicted = [], []
+    for file in files:
+        pairs = thinned(load_pairs(file, labels=labels).in_split(split), thin)
+        kept = cache and cache / f"{predictor.model_name}-{file.stem}-{split}.npz"
+        predicted.append(predict(predictor, crystals_of(pairs, "initial"), kept))
+        parts.append(pairs)
+    pairs = concatenate(parts)
+    shares = element_shares(load_pairs(files, labels=labels).in_split("train"))
+    groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
+    family = np.repeat([file.stem for file in files], [len(part) for part in parts])
+    groups |= {file.stem: family == file.stem for file in files}
+    return PredictedSplit(_join(predicted), pairs, groups | {"DFT-labelled": pairs.dft.numpy()})
+
+
+def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
+    """The calibration under which the errors of the predictions for ``validation`` are most likely.
+
+    Raises:
+        ValueError: there are too few pairs.
+    """
+    predicted, pairs, _ = validation
+    if len(pairs) < _FEWEST:
+        raise ValueError(
+            f"{len(pairs)} pairs for validation are too few for bounds that hold nine times in ten; {_FEWEST} are the "
+            "least, some hundred are better. `deeprelax data convert --fractions` splits otherwise"
+        )
+    true = crystal_errors(pairs, predicted.crystals)
+    return fit_calibration(
+        predicted.error_features(),
+        true["coordinates"],
+        true["relative_volume"],
+        predicted.oxides(),
+        recycles=recycles,
+    )
 
 
 def main() -> None:
     """Fit, write the card, print and keep the coverage."""
     parser = _parser()
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     if find_spec("crepes") is None:
         parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
-    model = load_model(arguments.model)
+    model = load_model(given.model)
     model = replace(model, card=replace(model.card, calibration={}))  # which may be of an older version
-    predictor = Predictor(model, recycles=arguments.recycles)
-    labels = labels_for(predictor.model.card.level)
-    shares = element_shares(load_pairs(arguments.data, labels=labels).in_split("train"))
-
-    def predictions(split: str) -> tuple[Predicted, RelaxationPairs, dict[str, np.ndarray]]:
-        parts, predicted, family = [], [], []
-        for file in arguments.data:
-            pairs = load_pairs(file, labels=labels).in_split(split)
-            pairs = thinned(pairs, arguments.thin)
-            cache = arguments.cache and arguments.cache / f"{predictor.model_name}-{file.stem}-{split}.npz"
-            predicted.append(predict(predictor, crystals_of(pairs, "initial"), cache))
-            parts.append(pairs)
-            family += [file.stem] * len(pairs)
-        pairs = concatenate(parts)
-        groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
-        groups |= {file.stem: np.array(family) == file.stem for file in arguments.data}
-        groups["DFT-labelled"] = pairs.dft.numpy()
-        return _join(predicted), pairs, groups
-
-    predicted, pairs, groups = predictions("validation")
-    if len(pairs) < _FEWEST:
-        parser.error(
-            f"{len(pairs)} pairs for validation are too few for bounds that hold nine times in ten; {_FEWEST} are the "
-            "least, some hundred are better. `deeprelax data convert --fractions` splits otherwise"
-        )
-    true = crystal_errors(pairs, predicted.crystals)
-    calibration = fit_calibration(
-        predicted.error_features(),
-        true["coordinates"],
-        true["relative_volume"],
-        predicted.oxides(),
-        recycles=predictor.recycles,
-    )
-    report = {"validation": coverage(calibration, predicted, pairs, groups)}
-    report["test"] = coverage(calibration, *predictions("test"))
+    predictor = Predictor(model, recycles=given.recycles)
+    validation = predict_split(predictor, given.data, "validation", thin=given.thin, cache=given.cache)
+    try:
+        calibration = calibrate_on(validation, recycles=predictor.recycles)
+    except ValueError as error:
+        parser.error(str(error))
+    test = predict_split(predictor, given.data, "test", thin=given.thin, cache=given.cache)
+    report = {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
     for split, rows in report.items():
         if rows:  # there are none of fewer crystals than can be told about
             _show(split, rows)
-    if arguments.write:
-        replace(predictor.model.card, calibration=calibration.to_dict()).write(card_file_of(arguments.model))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.write:
+        replace(predictor.model.card, calibration=calibration.to_dict()).write(card_file_of(given.model))
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _join(parts: Sequence[Predicted]) -> Predicted:
@@ -136,13 +154,13 @@ def _join(parts: Sequence[Predicted]) -> Predicted:
     )
 
 
-def _show(split: str, rows: dict[str, dict[str, float]]) -> None:
+def _show(split: str, rows: dict[str, dict[str, Any]]) -> None:
     table = Table(title=f"{split}: errors below their {COVERAGE:.0%} bounds")
     columns = list(next(iter(rows.values())))
     for column in ("group", *columns):
         table.add_column(column, justify="left" if column == "group" else "right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.4g}" for column in columns))
+        table.add_row(name, *("" if row[column] is None else f"{row[column]:.4g}" for column in columns))
     Console(width=200).print(table)
 
 

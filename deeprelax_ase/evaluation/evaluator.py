@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,11 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.evaluation.assessment import bond_graph
-from deeprelax_ase.evaluation.metrics import crystal_errors, rank_correlation
+from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
-#: Metrics that a row holds the means of, see :data:`deeprelax_ase.evaluation.assessment.UNITS`.
+#: Errors that a row holds the means of, see :data:`deeprelax_ase.evaluation.assessment.UNITS`.
 METRICS = ("coordinates", "bond_length", "lattice", "relative_volume")
 
 #: Crystals of a bin at the least, and most bins.
@@ -30,13 +29,9 @@ class Evaluator:
         self.pairs = pairs.to("cpu").double()
         self._graph = bond_graph(self.pairs)
 
-    def errors(self, crystals: Sequence[Crystal]) -> dict[str, np.ndarray]:
-        """All errors (G,), see :func:`deeprelax_ase.evaluation.metrics.prediction_errors`."""
-        return crystal_errors(self.pairs, crystals, graph=self._graph)
-
     def row(self, crystals: Sequence[Crystal]) -> dict[str, float]:
         """Means of :data:`METRICS`, and the median of the coordinates' errors (Å)."""
-        found = self.errors(crystals)
+        found = crystal_errors(self.pairs, crystals, graph=self._graph)
         means = {name: float(found[name].mean()) for name in METRICS}
         return means | {"coordinates_median": float(np.median(found["coordinates"]))}
 
@@ -49,31 +44,25 @@ class Evaluator:
         Returns:
             Nothing for a model without calibrated errors. ``bins`` are of equally many crystals, by expected error.
         """
-        read = [(n, p, p.error) for n, p in enumerate(jumps) if p is not None and p.error is not None]
+        read = [(n, p.relaxed, p.error) for n, p in enumerate(jumps) if p is not None and p.error is not None]
         if not read:
             return {}
-        chosen = np.array([n for n, _, _ in read])
-        starts = self.pairs.take(torch.from_numpy(chosen))
-        true = Evaluator(starts).errors([p.relaxed for _, p, _ in read])
-        found: dict[str, Any] = {"aimed coverage": COVERAGE, "ood": float(np.mean([e.ood for _, _, e in read]))}
-        for quantity, expected, bound in (
-            ("coordinates", [e.coordinates for _, _, e in read], [e.coordinates_bound for _, _, e in read]),
-            ("relative_volume", [e.volume for _, _, e in read], [e.volume_bound for _, _, e in read]),
+        chosen, crystals, told = zip(*read, strict=True)
+        true = crystal_errors(self.pairs.take(torch.tensor(chosen)), crystals)
+        found: dict[str, Any] = {"aimed coverage": COVERAGE, "ood": float(np.mean([e.ood for e in told]))}
+        for quantity, expected, bounds in (
+            ("coordinates", [e.coordinates for e in told], [e.coordinates_bound for e in told]),
+            ("relative_volume", [e.volume for e in told], [e.volume_bound for e in told]),
         ):
-            found[quantity] = _agreement(np.array(expected), true[quantity], np.array(bound))
+            error, told_error = true[quantity], np.array(expected)
+            found[quantity] = reliability(error, told_error, np.array(bounds)) | {"bins": bins(error, told_error)}
         return found
 
 
-def _agreement(expected: np.ndarray, error: np.ndarray, bound: np.ndarray) -> dict[str, Any]:
-    rank = rank_correlation(expected, error)
+def bins(error: np.ndarray, expected: np.ndarray) -> list[dict[str, Any]]:
+    """Mean expected and true errors of bins of equally many crystals, by expected error."""
     parts = np.array_split(np.argsort(expected, kind="stable"), min(_BINS, max(1, len(error) // _BIN)))
-    return {
-        "mean error": float(error.mean()),
-        "mean expected": float(expected.mean()),
-        "coverage": float((error <= bound).mean()),
-        "rank correlation": rank if math.isfinite(rank) else None,
-        "bins": [
-            {"crystals": len(part), "expected": float(expected[part].mean()), "error": float(error[part].mean())}
-            for part in parts
-        ],
-    }
+    return [
+        {"crystals": len(part), "expected": float(expected[part].mean()), "error": float(error[part].mean())}
+        for part in parts
+    ]

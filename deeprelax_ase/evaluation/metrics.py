@@ -5,6 +5,7 @@ The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -126,3 +127,19 @@ def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     if len(error) < 2 or np.ptp(uncertainty) == 0 or np.ptp(error) == 0:
         return float("nan")
     return float(spearmanr(uncertainty, error).statistic)
+
+
+def reliability(error: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> dict[str, float | None]:
+    """Whether expected errors (n,) equal the true ones and rank them, and how many of these are within their bounds.
+
+    Returns:
+        ``coverage``, the share within the bounds; the means ``error`` and ``expected``; ``rank correlation``, None
+        where it is not defined.
+    """
+    rank = rank_correlation(expected, error)
+    return {
+        "coverage": float((error <= bound).mean()),
+        "error": float(error.mean()),
+        "expected": float(expected.mean()),
+        "rank correlation": None if math.isnan(rank) else rank,
+    }

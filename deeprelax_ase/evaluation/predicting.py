@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from deeprelax_ase import Crystal, Prediction, Predictor
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.progress import track
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 
@@ -21,7 +24,7 @@ class Predicted:
     Attributes:
         crystals: the relaxed ones.
         uncertainty: (n,) Å, the global uncertainty.
-        features: (n, 8) the signs of error, nan for a model without them.
+        features: (n, 8) what tells of its error, nan for a model without them.
     """
 
     crystals: list[Crystal]
@@ -59,7 +62,7 @@ def predict(
     positions = np.concatenate([r.relaxed.positions for r in results])
     cells = np.stack([r.relaxed.cell for r in results])
     uncertainty = np.array([r.uncertainty.total for r in results])
-    features = np.array([_signs(r) for r in results])
+    features = np.array([_features(r) for r in results])
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, key=key, positions=positions, cells=cells, uncertainty=uncertainty, features=features)
@@ -67,20 +70,28 @@ def predict(
 
 
 def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
-    """Differs wherever predictions may: by the weights, their use, and the crystals."""
+    """Differs wherever predictions may: by the weights, their use, the numbers' type, and the crystals."""
     digest = hashlib.sha256()
     for crystal in crystals:
-        for values in (crystal.numbers, crystal.positions, crystal.cell):
+        for values in (crystal.numbers, crystal.positions, crystal.cell, crystal.pbc):
             digest.update(values.tobytes())
     card = predictor.model.card
-    size = len(predictor.model.networks)
-    left = predictor.calibration if predictor.leave_within_error else None
-    return (
-        f"{left} {card.sha256} {size} {card.level} {predictor.recycles} {predictor.keep_symmetry} {digest.hexdigest()}"
-    )
+    used = {
+        "weights": card.sha256,
+        "members": len(predictor.model.networks),
+        "level": card.level,
+        "recycles": predictor.recycles,
+        "dtype": str(predictor.dtype),
+        "find_symmetry": predictor.find_symmetry,
+        "keep_symmetry": predictor.keep_symmetry,
+        "solver": str(predictor.solver),
+        "left": str(predictor.calibration if predictor.leave_within_error else None),
+        "crystals": digest.hexdigest(),
+    }
+    return json.dumps(used)
 
 
-def _signs(prediction: Prediction) -> list[float]:
+def _features(prediction: Prediction) -> list[float]:
     names = [f.name for f in fields(ErrorFeatures)]
     return [np.nan if prediction.features is None else getattr(prediction.features, name) for name in names]
 

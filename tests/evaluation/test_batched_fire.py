@@ -11,8 +11,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.baselines import Limits, ase_optimizer
+from deeprelax_ase.evaluation.baselines import ase_optimizer
 from deeprelax_ase.evaluation.batched_fire import ase_optimizer_in_batches
+from deeprelax_ase.evaluation.relaxation import Limits
 
 
 class Potential:

@@ -105,7 +105,6 @@ def relaxed_as(pairs: RelaxationPairs, *, scale: float = 1.0) -> Predicted:
     return Predicted(crystals, np.zeros(len(pairs)), np.full((len(pairs), 8), 0.01))
 
 
-@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_coverage_of_all_and_of_groups(pairs_of):
     pairs = pairs_of(40)
     always = ErrorModel(intercept=np.log(0.02), exponents=(0.0,) * 8, ceiling=1e9, factors=(2.0,) * 4)

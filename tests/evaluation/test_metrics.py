@@ -16,6 +16,7 @@ from deeprelax_ase.evaluation.metrics import (
     lattice_mae,
     prediction_errors,
     rank_correlation,
+    reliability,
     rotation_free_lattice_mae,
     volume_error,
 )
@@ -208,3 +209,12 @@ def test_rank_correlation() -> None:
     assert rank_correlation(-error, error) == pytest.approx(-1)
     assert np.isnan(rank_correlation(np.ones(4), error))
     assert np.isnan(rank_correlation(error[:1], error[:1]))
+
+
+def test_reliability() -> None:
+    error = np.linspace(0.2, 2.0, 40)
+    found = reliability(error, error / 2, np.full(40, 1.0))
+    assert found["coverage"] == pytest.approx(0.45, abs=0.03)
+    assert (found["error"], found["expected"]) == (pytest.approx(1.1), pytest.approx(0.55))
+    assert found["rank correlation"] == pytest.approx(1)
+    assert reliability(error, np.ones(40), error)["rank correlation"] is None

@@ -97,8 +97,16 @@ def test_cache_is_read(cache: Path, crystals):
 
 @pytest.mark.parametrize(
     "options",
-    [{"sha256": "abd"}, {"level": "M3GNet"}, {"recycles": 2}, {"keep_symmetry": False}, {"members": 1}],
-    ids=["weights", "level", "recycles", "symmetry", "members"],
+    [
+        {"sha256": "abd"},
+        {"level": "M3GNet"},
+        {"recycles": 2},
+        {"keep_symmetry": False},
+        {"find_symmetry": False},
+        {"members": 1},
+        {"dtype": "float64"},
+    ],
+    ids=lambda options: next(iter(options)),
 )
 def test_another_predictor_does_not_read_it(cache: Path, crystals, options: dict):
     predictor = make_predictor(**options)
@@ -133,14 +141,16 @@ def test_a_crystal_that_fails_is_named(crystals, tmp_path: Path):
     assert not (tmp_path / "kept.npz").exists()
 
 
-def test_a_model_without_signs_of_error(crystals):
-    class WithoutSigns(StandInPredictor):
+def test_a_model_without_features_of_error(crystals):
+    class WithoutFeatures(StandInPredictor):
         def predict_many(self, structures, *, atoms_per_batch=None):
             return super().predict_many(structures)
 
-    stand_in = WithoutSigns()
+    stand_in = WithoutFeatures()
     stand_in.model = make_predictor().model
-    stand_in.recycles, stand_in.keep_symmetry, stand_in.leave_within_error = 1, True, False
+    stand_in.recycles, stand_in.leave_within_error, stand_in.solver = 1, False, None
+    stand_in.keep_symmetry = stand_in.find_symmetry = True
+    stand_in.dtype = torch.float32
     predicted = predict(stand_in, crystals)
     assert np.isnan(predicted.features).all()
     assert predicted.features.shape == (3, len(fields(ErrorFeatures)))

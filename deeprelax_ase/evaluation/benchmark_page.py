@@ -79,7 +79,7 @@ def _uncertainty(found: dict[str, Any]) -> str:
     ]
     for name, title in (("coordinates", "coordinates (Å)"), ("relative_volume", "volume")):
         row = found[name]
-        numbers = f"{row['mean error']:.3f} | {row['mean expected']:.3f} | {row['coverage']:.0%}"
+        numbers = f"{row['error']:.3f} | {row['expected']:.3f} | {row['coverage']:.0%}"
         rank = "" if row["rank correlation"] is None else f"{row['rank correlation']:.2f}"
         lines.append(f"| {title} | {numbers} | {rank} |")
     for name, title in (("coordinates", "coordinates (Å)"), ("relative_volume", "volume")):
