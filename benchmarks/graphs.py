@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.environment import environment
+from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.graph import BACKENDS, build_graph
 
 #: Cells of BaZrO3, of five atoms each, along the axes of a crystal; and how many such crystals are built at once.

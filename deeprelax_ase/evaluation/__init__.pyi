@@ -1,6 +1,5 @@
 from .assessment import Assessment as Assessment
 from .assessment import assess as assess
-from .assessment import bond_graph as bond_graph
 from .baselines import BASELINES as BASELINES
 from .baselines import DEFAULT_BASELINES as DEFAULT_BASELINES
 from .batched_torch_sim import torch_sim_fire as torch_sim_fire
@@ -21,6 +20,8 @@ from .metrics import rank_correlation as rank_correlation
 from .metrics import reliability as reliability
 from .metrics import rotation_free_lattice_mae as rotation_free_lattice_mae
 from .metrics import volume_error as volume_error
+from .pairs import PairPredictions as PairPredictions
+from .pairs import predict_pairs as predict_pairs
 from .predicting import Predicted as Predicted
 from .predicting import predict as predict
 from .relaxation import Limits as Limits

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.metrics import prediction_errors, rank_correlation
 from deeprelax_ase.evaluation.structure_matching import structure_matches
-from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
+from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.graph.torch_builder import neighbor_graph
 
 #: Unit of each metric; ``match`` is 1 or 0, so that its mean is the match rate.
 UNITS = {
@@ -123,7 +123,7 @@ def assess(
         fractional: (N, 3) predicted fractional coordinates.
         cell: (G, 3, 3) predicted cells, Å.
         uncertainty: (G,) the global uncertainty, where there is one.
-        distances: (E,) Å, predicted for the edges of :func:`bond_graph`, by a network that predicts them itself; those
+        distances: (E,) Å, predicted for the edges of that graph, by a network that predicts them itself; those
             in the predicted crystals by default.
         match: whether pymatgen's StructureMatcher compares the crystals too: tens of milliseconds each, twice.
         jobs: processes that do so.
@@ -136,7 +136,7 @@ def assess(
     if not len(pairs):
         raise ValueError("there are no pairs to compare with")
     pairs = pairs.to("cpu").double()
-    graph = bond_graph(pairs, settings)
+    graph = pair_graph(pairs, settings or GraphSettings())
     given = {"fractional": fractional, "cell": cell, "uncertainty": uncertainty, "distances": distances}
     shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),), (graph.edge_index.shape[1],))
     for (name, values), shape in zip(given.items(), shapes, strict=True):
@@ -153,12 +153,6 @@ def assess(
             errors["match"] = np.array([float(m.same) for m in part])
             errors["rmsd"] = np.array([m.rmsd for m in part])
     return Assessment(found, unrelaxed, uncertainty)
-
-
-def bond_graph(pairs: RelaxationPairs, settings: GraphSettings | None = None) -> CrystalGraph:
-    """The graph of the unrelaxed crystals, on whose edges bond lengths are compared."""
-    start = rows_times_matrices(pairs.fractional_initial, pairs.cell_initial[pairs.batch])
-    return neighbor_graph(pairs.numbers, start, pairs.cell_initial, pairs.batch, settings=settings or GraphSettings())
 
 
 def _in_order(errors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

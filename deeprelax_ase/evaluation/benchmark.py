@@ -122,7 +122,8 @@ class _Table:
 def _predictions(table: _Table, model: str, device: str, found: dict[str, Any]) -> tuple[str, list[Prediction | None]]:
     """Rows of the model: as it is, one by one, and its fastest; the first row's name and predictions."""
     predictor = Predictor(model, device=device)
-    name, made = _name_of(predictor), []
+    name = _name_of(predictor)
+    made: list[Prediction | None] = []
     table.measure(name, _predicts(predictor, made))
     jumps = made[-len(table.crystals) :]
     found["device"] = str(predictor.device)

@@ -65,10 +65,11 @@ def coverage(
     for name, chosen in {"all": np.ones(len(pairs), dtype=bool), **groups}.items():
         if chosen.sum() < _FEWEST:
             continue
-        report[name] = row = {"crystals": int(chosen.sum()), "ood": float(ood[chosen].mean())}
+        row: dict[str, Any] = {"crystals": int(chosen.sum()), "ood": float(ood[chosen].mean())}
         for quantity, (error, expected, bound) in told.items():
             found = reliability(error[chosen], np.array(expected)[chosen], np.array(bound)[chosen])
             row |= {f"{quantity} {what}": value for what, value in found.items()}
+        report[name] = row
     return report
 
 

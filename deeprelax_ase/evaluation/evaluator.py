@@ -10,8 +10,9 @@ import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.assessment import bond_graph
+from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
+from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
@@ -27,7 +28,7 @@ class Evaluator:
 
     def __init__(self, pairs: RelaxationPairs) -> None:
         self.pairs = pairs.to("cpu").double()
-        self._graph = bond_graph(self.pairs)
+        self._graph = pair_graph(self.pairs, GraphSettings())
 
     def row(self, crystals: Sequence[Crystal]) -> dict[str, float]:
         """Means of :data:`METRICS`, and the median of the coordinates' errors (Å)."""

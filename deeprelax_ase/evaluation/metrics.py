@@ -32,8 +32,8 @@ def prediction_errors(
         pairs: what was predicted for, N atoms on the device of the predictions.
         fractional: (N, 3) predicted fractional coordinates.
         cell: (G, 3, 3) Å, predicted.
-        graph: of the unrelaxed crystals, see :func:`~deeprelax_ase.evaluation.assessment.bond_graph`; the lengths of
-            its E edges are compared too where it is given.
+        graph: of the unrelaxed crystals, see :func:`~deeprelax_ase.data.batches.pair_graph`; where it is given, the
+            lengths of its E edges are compared too.
         distances: (E,) Å, predicted for these edges by a network that predicts them itself; by default those in the
             predicted crystals.
     """

@@ -80,11 +80,10 @@ def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
         "weights": card.sha256,
         "members": len(predictor.model.networks),
         "level": card.level,
-        "recycles": predictor.recycles,
+        "settings": str(predictor.settings),
         "dtype": str(predictor.dtype),
         "find_symmetry": predictor.find_symmetry,
         "keep_symmetry": predictor.keep_symmetry,
-        "solver": str(predictor.solver),
         "left": str(predictor.calibration if predictor.leave_within_error else None),
         "crystals": digest.hexdigest(),
     }

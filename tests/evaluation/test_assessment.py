@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess, bond_graph
+from deeprelax_ase.data.batches import pair_graph
+from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.settings import GraphSettings
 from tests.pairs import make_pairs
 
 
@@ -37,7 +39,9 @@ def test_the_relaxed_crystals_have_no_error(pairs: RelaxationPairs) -> None:
 
 def test_errors_by_hand(pairs: RelaxationPairs) -> None:
     """Every relaxed crystal is 0.95 of the unrelaxed one in length: with its atoms in place, only lengths differ."""
-    found = prediction_errors(pairs, pairs.fractional_relaxed, pairs.cell_initial, graph=bond_graph(pairs))
+    found = prediction_errors(
+        pairs, pairs.fractional_relaxed, pairs.cell_initial, graph=pair_graph(pairs, GraphSettings())
+    )
     volume = torch.linalg.det(pairs.cell_relaxed).abs()
     np.testing.assert_allclose(found["coordinates"], 0, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found["volume"], volume * (0.95**-3 - 1), rtol=1e-10)
@@ -53,7 +57,9 @@ def test_errors_by_hand(pairs: RelaxationPairs) -> None:
 
 def test_bond_lengths_are_compared_on_a_given_graph_alone(pairs: RelaxationPairs) -> None:
     given = (pairs, pairs.fractional_initial, pairs.cell_initial)
-    assert prediction_errors(*given, graph=bond_graph(pairs)).keys() - prediction_errors(*given) == {"bond_length"}
+    assert prediction_errors(*given, graph=pair_graph(pairs, GraphSettings())).keys() - prediction_errors(*given) == {
+        "bond_length"
+    }
 
 
 def test_single_precision_is_enough_for_predictions(pairs: RelaxationPairs) -> None:
@@ -95,7 +101,7 @@ def test_every_metric_has_a_unit_and_a_title() -> None:
 
 def test_distances_that_a_network_predicts_itself(pairs: RelaxationPairs) -> None:
     """0.1 Å too long each, with the crystals in place: only bond lengths are off."""
-    graph = bond_graph(pairs)
+    graph = pair_graph(pairs, GraphSettings())
     positions = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[pairs.batch])
     distances = torch.linalg.vector_norm(edge_vectors(graph, positions, pairs.cell_relaxed), dim=1) + 0.1
     assert torch.bincount(edge_batch(graph), minlength=6).min() > 0

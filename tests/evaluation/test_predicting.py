@@ -148,7 +148,7 @@ def test_a_model_without_features_of_error(crystals):
 
     stand_in = WithoutFeatures()
     stand_in.model = make_predictor().model
-    stand_in.recycles, stand_in.leave_within_error, stand_in.solver = 1, False, None
+    stand_in.settings, stand_in.leave_within_error = None, False
     stand_in.keep_symmetry = stand_in.find_symmetry = True
     stand_in.dtype = torch.float32
     predicted = predict(stand_in, crystals)
