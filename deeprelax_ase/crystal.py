@@ -6,7 +6,7 @@ Structures are converted and validated once, here at the door; inside, only the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,8 @@ class Crystal:
                 f"{structure.formula} has shared or partly occupied sites. Make an ordered structure first, for "
                 "example with pymatgen's OrderDisorderedStructureTransformation."
             )
+        if made_up := {str(site.specie) for site in structure if type(site.specie).__name__ == "DummySpecies"}:
+            raise UnsupportedElementError(f"{', '.join(sorted(made_up))} is no element. Put elements in its place.")
         numbers = [site.specie.Z for site in structure]
         crystal = cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc)
         validate(crystal)
@@ -158,6 +160,8 @@ def validate(crystal: Crystal) -> None:
     """
     if len(crystal) == 0:
         raise EmptyStructureError("the structure has no atoms; check the file it was read from")
+    if wrong := sorted({z for z in crystal.numbers.tolist() if not 1 <= z <= 118}):
+        raise UnsupportedElementError(f"atomic numbers {wrong[:5]} are those of no element, which are 1 to 118")
     if not (np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()):
         bad = np.flatnonzero(~np.isfinite(crystal.positions).all(axis=1))
         where = f"positions of atoms {bad[:5].tolist()}" if len(bad) else "the cell"
@@ -198,11 +202,17 @@ def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> No
         )
 
 
-def _refuse_partial_occupancy(occupancy: dict | None) -> None:
-    for site, fractions in (occupancy or {}).items():
-        if isinstance(fractions, dict) and (len(fractions) > 1 or abs(sum(fractions.values()) - 1) > 1e-6):
+def _refuse_partial_occupancy(occupancy: object) -> None:
+    """Of ``occupancy`` from ASE's CIF reader: by site, how much there is of each element."""
+    for site, fractions in occupancy.items() if isinstance(occupancy, Mapping) else ():
+        if isinstance(fractions, Mapping) and not _is_whole(list(fractions.values())):
             raise DisorderedStructureError(
                 f"site {site} is occupied by {fractions}. Make an ordered structure first, for example with "
                 "pymatgen's OrderDisorderedStructureTransformation, or delete atoms.info['occupancy'] if the atoms "
                 "at hand are already ordered."
             )
+
+
+def _is_whole(fractions: list) -> bool:
+    """Whether a site is occupied by one element, and wholly so; what is no number, such as a ``?``, says nothing."""
+    return len(fractions) == 1 and (not isinstance(fractions[0], int | float) or abs(fractions[0] - 1) <= 1e-6)

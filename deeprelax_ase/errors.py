@@ -63,6 +63,13 @@ class StructureFileError(StructureError):
     """A structure file cannot be read."""
 
 
+class SourceError(DeepRelaxError, OSError):
+    """What is to be read is away, or the system does not let it be read: no fault of a structure."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
+
 class ConstraintError(DeepRelaxError, ValueError):
     """The atoms carry a constraint or filter that the jump cannot honour."""
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
+    from deeprelax_ase.io.source import Source
     from deeprelax_ase.optimizers.batch import RelaxedFrame
     from deeprelax_ase.prediction.predictor import Predictor
 
@@ -104,7 +106,7 @@ def relax(
     if calculator.lower() == "none" and not (fmax is steps is finish is None):
         stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
     try:
-        frames, file_format = _open(inputs, output)
+        sources, frames, file_format = _open(inputs, output)
         made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(model, made, device)
         relax_frames = _finisher(
@@ -120,21 +122,20 @@ def relax(
     relaxed = relax_frames(frames, predictor, relax_cell=not fixed_cell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
-        tally = _run(relaxed, inputs, output, file_format, quiet=quiet)
+        tally = _run(relaxed, sources, output, file_format, quiet=quiet)
     raise typer.Exit(SOME_FAILED if tally.failed or tally.not_converged else OK)
 
 
-def _open(inputs: list[str], output: str) -> tuple[Iterator[Frame], str]:
-    """The frames of all inputs and the output's format, once all that can be checked before the work has been."""
-    from deeprelax_ase.io.frames import read_frames, split_index
-    from deeprelax_ase.io.sink import check_output
+def _open(inputs: list[str], output: str) -> tuple[list[Source], Iterator[Frame], str]:
+    """The inputs, their frames, and the output's format, once all that can be checked before the work has been."""
+    from deeprelax_ase.io.output import check_output
+    from deeprelax_ase.io.source import open_source
 
-    for name in inputs:
-        split_index(name)
-    frames = chain.from_iterable(read_frames(name) for name in inputs)
+    sources = [open_source(name) for name in inputs]
+    frames = chain.from_iterable(source.frames() for source in sources)
     ahead = list(islice(frames, 2))
-    file_format = check_output(output, inputs=inputs, several=len(ahead) > 1)
-    return chain(ahead, frames), file_format
+    file_format = check_output(output, inputs=sources, several=len(ahead) > 1)
+    return sources, chain(ahead, frames), file_format
 
 
 def _make_calculator(name: str, device: Device) -> Any:
@@ -174,17 +175,18 @@ def _finisher(
 
 
 def _run(
-    relaxed: Iterator[RelaxedFrame], inputs: list[str], output: str, file_format: str, *, quiet: bool
+    relaxed: Iterator[RelaxedFrame], sources: list[Source], output: str, file_format: str, *, quiet: bool
 ) -> console.Tally:
-    from deeprelax_ase.io.frames import count_frames
     from deeprelax_ase.io.sink import open_sink
     from deeprelax_ase.optimizers.batch import write_frame
     from deeprelax_ase.progress import is_live, progress
 
     shown, tally = errors(), console.Tally()
-    total = count_frames(inputs) if is_live(shown) and not quiet else None
+    total = sum(source.count() for source in sources) if is_live(shown) and not quiet else None
     start = time.perf_counter()
     try:
+        if not quiet and Path(output).exists():
+            shown.print(f"{escape(output)} of an earlier run will be replaced", soft_wrap=True)
         with closing(open_sink(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
             task = bar.add_task("relaxing", total=total)
             for frame in relaxed:

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
 from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Members, Quiet, Recycles, argument, optional
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import DeepRelaxError, SourceError
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ Inputs = Annotated[
     list[str],
     argument(
         "INPUT...",
-        "Extended XYZ, folders and archives (zip, tar), ASE databases, pymatgen's JSON (a list, a mapping, or lines), "
+        "Extended XYZ, folders and archives (zip, tar), ASE databases, pymatgen's JSON in all shapes, "
         "Parquet, and whatever else ASE reads; file@0:10 takes a part.",
     ),
 ]
@@ -164,6 +164,8 @@ def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, qui
     except KeyboardInterrupt:
         errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
+    except SourceError as error:
+        stop(f"{error} What was done is kept; the same command goes on.", SOME_FAILED)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     except OSError as error:

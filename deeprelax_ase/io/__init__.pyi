@@ -1,10 +1,10 @@
 from .frame import ID_KEYS as ID_KEYS
 from .frame import Frame as Frame
 from .frame import StructureRef as StructureRef
-from .frames import read_frames as read_frames
+from .output import check_output as check_output
 from .reading import read as read
 from .sink import Sink as Sink
-from .sink import check_output as check_output
 from .sink import open_sink as open_sink
 from .source import Source as Source
 from .source import open_source as open_source
+from .source import read_frames as read_frames

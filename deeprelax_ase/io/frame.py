@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deeprelax_ase.errors import DeepRelaxError, StructureFileError
+
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from deeprelax_ase.errors import DeepRelaxError
 
 #: Names of structures, where nothing else is asked for: the first of these keys of the info, or column, that there is.
 ID_KEYS = ("material_id", "id", "name", "structure_id")
@@ -21,7 +22,7 @@ class StructureRef:
     Attributes:
         source: where it is.
         kind: how ``content`` is to be read, see :func:`~deeprelax_ase.io.reading.read`.
-        content: its text, or what finds it.
+        content: its text, or what finds it; of the kind ``frame`` atoms that were read, or the error in their place.
         name: the name that it has without being looked into, if any.
     """
 
@@ -46,3 +47,25 @@ class Frame:
     atoms: Atoms | None
     error: DeepRelaxError | None = None
     name: str = ""
+
+
+def name_in(values: Mapping[str, Any], id_key: str | None = None) -> str:
+    """The name of a structure among its ``values``, under ``id_key`` or the first of :data:`ID_KEYS`; empty if none."""
+    keys = (id_key,) if id_key else ID_KEYS
+    return escaped(next((str(values[key]) for key in keys if values.get(key) is not None), ""))
+
+
+def escaped(text: str) -> str:
+    """``text`` with escapes for what is no UTF-8, such as bytes of another encoding in the name of a file."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unreadable(label: str, error: Exception, beyond: str = "") -> StructureFileError:
+    """The error of a structure, or of what lies ``beyond`` one, that a format raised ``error`` for."""
+    reason = str(error) if isinstance(error, DeepRelaxError) else f"{type(error).__name__}: {error}"
+    return StructureFileError(
+        escaped(
+            f"{label} cannot be read{beyond} ({reason}). Check that it opens in a viewer such as `ase gui`, or convert "
+            "it to CIF or extended XYZ."
+        )
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from deeprelax_ase.errors import SourceError
 
 #: Bytes, unpacked, of the largest row group that every process may hold; larger ones are read once, by the first.
 LARGEST_GROUP = 2**26
@@ -64,5 +67,7 @@ def _some_rows(path: str, changed: int, group: int, part: int) -> list[dict[str,
 
 @lru_cache(maxsize=1)
 def _group(path: str, changed: int, number: int) -> pa.Table:
+    if Path(path).stat().st_mtime_ns != changed:
+        raise SourceError(errno.ESTALE, f"{path} was written anew while it was read. Begin anew with it.")
     with pq.ParquetFile(path) as file:
         return file.read_row_group(number)

@@ -1,124 +1,137 @@
-"""A structure out of each piece of a source, whatever its format: done where it is relaxed."""
+"""A structure out of each reference to one, whatever its format: done where it is relaxed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from io import BytesIO, StringIO, TextIOWrapper
+from functools import partial
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, StructureFileError
-from deeprelax_ase.io import parquet
-from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef
+from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureFileError
+from deeprelax_ase.io import databases, documents, xyz
+from deeprelax_ase.io.files import reachable
+from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef, name_in, unreadable
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Keys of documents and columns that hold a structure in pymatgen's form.
-_STRUCTURE_KEYS = ("structure", "initial_structure")
+    from deeprelax_ase.io.parquet import RowRef
+
+#: What names a structure, and what makes its atoms.
+_Found = tuple[Mapping[str, Any], Callable[[], "Atoms"]]
 
 
 def read(ref: StructureRef, *, id_key: str | None = None) -> Frame:
-    """The frame that ``ref`` refers to; one that cannot be read has an error, and nothing is raised.
+    """The frame that ``ref`` refers to; one that cannot be read has an error.
+
+    The ``info`` of its atoms has a name under one of :data:`~deeprelax_ase.io.frame.ID_KEYS`, if there is one.
 
     Args:
         ref: of any source.
         id_key: key that names the structure; the first of :data:`~deeprelax_ase.io.frame.ID_KEYS` by default, or
             where there is none of them the name of the file, or the source.
+
+    Raises:
+        SourceError: the system does not let it be read.
     """
-    structure, error, name = None, None, ""
+    name, atoms, error = "", None, None
     try:
-        structure, names = _READERS[ref.kind](ref.content)
-        keys = (id_key,) if id_key else ID_KEYS
-        name = next((str(names[key]) for key in keys if names.get(key) is not None), "")
+        with reachable(ref.source):
+            values, make = _READERS[ref.kind](ref.content)
+            name = name_in(values, id_key)
+            atoms = make()
+    except SourceError:
+        raise
     except DeepRelaxError as told:
         error = told
     except Exception as raised:  # whatever the formats raise
-        error = StructureFileError(f"{ref.source} cannot be read ({type(raised).__name__}: {raised})")
-    return Frame(ref.source, structure, error, name or ref.name or ref.source)
+        error = unreadable(ref.source, raised)
+    if atoms is not None:
+        kept = {key: values[key] for key in (id_key, *ID_KEYS) if key and values.get(key) is not None}
+        atoms.info.update(kept or ({"name": ref.name} if ref.name else {}))
+    return Frame(ref.source, atoms, error, name or ref.name or ref.source)
 
 
-def _from_xyz(text: str) -> tuple[Any, dict]:
-    from ase.io.extxyz import read_xyz
-
-    atoms = next(read_xyz(StringIO(text), 0))
-    return atoms, atoms.info
+def _made(atoms: Atoms) -> _Found:
+    return atoms.info, lambda: atoms
 
 
-def _from_path(path: str) -> tuple[Any, dict]:
+def _xyz(block: bytes) -> _Found:
+    return _made(xyz.parse(block))
+
+
+def _file(content: tuple[str | bytes, str]) -> _Found:
+    """A path, or the content of a member of an archive, and its format by ASE's name for it."""
     from ase.io import read
+    from ase.io.formats import ioformats
 
-    atoms: Any = read(path)
-    return atoms, atoms.info
-
-
-def _from_file(content: tuple[str, bytes]) -> tuple[Any, dict]:
-    from ase.io import read
-    from ase.io.formats import filetype, ioformats
-
-    name, data = content
-    file_format = filetype(name.rsplit("/", 1)[-1], read=False)
-    stream = BytesIO(data)
-    binary = ioformats[file_format].isbinary or file_format == "cif"
-    atoms: Any = read(stream if binary else TextIOWrapper(stream, "utf-8"), format=file_format)
-    return atoms, atoms.info
+    where, file_format = content
+    row = ioformats[file_format]
+    atoms_in: Any = partial(read, format=file_format, do_not_split_by_at_sign=True)
+    if isinstance(where, str):
+        return _made(atoms_in(where))
+    if not row.acceptsfd:
+        with NamedTemporaryFile() as file:
+            Path(file.name).write_bytes(where)
+            return _made(atoms_in(file.name))
+    stream = BytesIO(where)
+    return _made(atoms_in(stream if row.isbinary else TextIOWrapper(stream, "utf-8", "backslashreplace")))
 
 
-def _from_database(content: tuple[str, int]) -> tuple[Any, dict]:
-    from ase.db import connect
-
+def _database(content: tuple[str, int]) -> _Found:
     path, number = content
-    row = connect(path).get(id=number)
-    return row.toatoms(), row.key_value_pairs
+    return _made(databases.atoms_of(databases.connect(Path(path)).get(id=number)))
 
 
-def _from_line(line: str) -> tuple[Any, dict]:
-    return _from_document(json.loads(line))
+def _line(line: bytes) -> _Found:
+    return _document(json.loads(line.decode("utf-8", "surrogateescape")))
 
 
-def _from_document(document: Any) -> tuple[Any, dict]:
-    from pymatgen.core import Structure
-
-    if not isinstance(document, dict):
-        raise StructureFileError(f"a JSON object was expected, not a {type(document).__name__}")
-    held = next((document[key] for key in _STRUCTURE_KEYS if isinstance(document.get(key), dict)), document)
-    if "lattice" not in held:
-        raise StructureFileError("there is no structure of pymatgen's in it, nor under " + ", ".join(_STRUCTURE_KEYS))
-    return Structure.from_dict(held), document
+def _document(document: Any) -> _Found:
+    values = document if isinstance(document, dict) else {}
+    return values, lambda: documents.atoms_in(document)
 
 
-def _from_row(row: dict[str, Any]) -> tuple[Any, dict]:
-    if row.get("error"):
+def _row(row: dict[str, Any]) -> _Found:
+    return row, lambda: _atoms_of_row(row)
+
+
+def _atoms_of_row(row: dict[str, Any]) -> Atoms:
+    if row.get("error") and isinstance(row["error"], str):  # a number in it is the expected error of a prediction
         raise StructureFileError(row["error"])
-    if isinstance(text := row.get("structure"), str):
-        return _from_document({**row, "structure": json.loads(text)})
+    if any(row.get(key) is not None for key in documents.STRUCTURE_KEYS):
+        return documents.atoms_in(row)
     if missing := [name for name in ("numbers", "positions", "cell") if row.get(name) is None]:
         raise StructureFileError(f"the columns numbers, positions and cell are needed, or structure; no {missing}")
     positions, cell = (np.asarray(row[name], dtype=float) for name in ("positions", "cell"))
-    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3)), row
+    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3)).to_atoms()
 
 
-def _from_place(place: parquet.RowRef) -> tuple[Any, dict]:
-    return _from_row(parquet.row_at(place))
+def _place(place: RowRef) -> _Found:
+    from deeprelax_ase.io import parquet
+
+    return _row(parquet.row_at(place))
 
 
-def _from_frame(content: Atoms | StructureFileError) -> tuple[Any, dict]:
-    if isinstance(content, StructureFileError):
+def _frame(content: Atoms | DeepRelaxError) -> _Found:
+    if isinstance(content, DeepRelaxError):
         raise content
-    return content, content.info
+    return _made(content)
 
 
-_READERS: dict[str, Callable[[Any], tuple[Any, Mapping[str, Any]]]] = {
-    "xyz": _from_xyz,
-    "path": _from_path,
-    "file": _from_file,
-    "database": _from_database,
-    "line": _from_line,
-    "document": _from_document,
-    "row": _from_row,
-    "place": _from_place,
-    "frame": _from_frame,
+_READERS: dict[str, Callable[[Any], _Found]] = {
+    "xyz": _xyz,
+    "file": _file,
+    "database": _database,
+    "line": _line,
+    "document": _document,
+    "row": _row,
+    "place": _place,
+    "frame": _frame,
 }

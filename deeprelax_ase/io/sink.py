@@ -1,180 +1,231 @@
-"""Structure files, written as the crystals come: what was written stays readable when a run is interrupted.
+"""Where results go, as the crystals come: what was written stays readable when a run is interrupted.
 
 Formats that grow (extended XYZ, ASE's trajectories and databases) are written crystal by crystal; the others when all
-crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``.
+crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``. Whatever lies
+there from before is replaced once something is written, and not earlier.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+import sqlite3
+from abc import ABC, abstractmethod
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.io.frames import split_index
+from deeprelax_ase.io.frame import name_in
+from deeprelax_ase.io.output import NUMBER
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-_NUMBER = re.compile(r"%0?\d*d")
+
+def open_sink(name: str, file_format: str, *, whole: bool = False) -> Sink:
+    """The sink for ``name``, which :func:`~deeprelax_ase.io.output.check_output` has approved.
+
+    Args:
+        name: path of the output.
+        file_format: ASE's name for its format.
+        whole: whether a file of before stays as it is until all crystals are written, and for good where an error
+            ends the ``with`` block; otherwise it is replaced by the first crystal.
+    """
+    if NUMBER.search(Path(name).name):
+        return _NumberedSink(Path(name), file_format, whole)
+    return _SINKS.get(file_format, _GatheringSink)(Path(name), file_format, whole)
 
 
-class Sink(Protocol):
-    """Takes crystals one by one; an exception other than ``OSError`` concerns that crystal alone."""
+class Sink(ABC):
+    """Takes crystals one by one; an exception other than ``OSError`` concerns that crystal alone.
+
+    A context manager. It writes beside the output, and puts that in its place at the right time.
+    """
+
+    def __init__(self, path: Path, file_format: str, whole: bool) -> None:
+        self._path, self._format, self._whole = path, file_format, whole
+        self._part = path.with_name(f".part-{path.name}")
+        self._written = 0
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._whole and kind is not None:
+            self._written = 0
+        self.close()
 
     def write(self, atoms: Atoms) -> None:
         """Add one crystal."""
+        try:
+            self._write(atoms)
+        except sqlite3.Error as error:  # no space, or no permission
+            raise OSError(str(error)) from error
+        self._written += 1
+        if not self._whole:
+            self._settle()
 
     def close(self) -> None:
         """Finish the file; to be called however the run ends."""
+        self._finish()
+        if self._written:
+            self._settle()
+        self._part.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        """Put what is written into the place of the output; it may go on growing there."""
+        if self._part.exists():
+            self._part.replace(self._path)
+
+    @abstractmethod
+    def _write(self, atoms: Atoms) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
 
 
-def check_output(name: str, *, inputs: Iterable[str], several: bool) -> str:
-    """The format that ``name`` stands for, if results can be written there; nothing is touched.
-
-    Args:
-        name: path of the output, or a numbered one with ``%d`` for one file per crystal.
-        inputs: the structure files that are read, with or without an index; none is overwritten.
-        several: whether there is more than one crystal.
-
-    Raises:
-        OutputError: says what to give instead.
-    """
-    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
-
-    path = Path(name)
-    if path.is_dir():
-        raise OutputError(f"{name} is a folder. Give the name of a file in it, such as {path / 'relaxed.extxyz'}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist. Make it first.")
-    for source in inputs:
-        if _may_overwrite(path, Path(split_index(source)[0])):
-            raise OutputError(f"{name} would overwrite the input {source}. Give another name.")
-    try:
-        file_format = filetype(name, read=False)
-        io_format = get_ioformat(file_format)
-    except (UnknownFileTypeError, ValueError):
-        raise OutputError(
-            f"ASE knows no format for {name}. Use an ending such as .extxyz, .cif, .traj, .db or .vasp; `ase info "
-            "--formats` lists them all."
-        ) from None
-    if not io_format.can_write:
-        raise OutputError(f"ASE reads {file_format} but does not write it. Use .extxyz or .cif instead of {name}.")
-    if several and io_format.single and not _NUMBER.search(path.name):
-        numbered = f"{path.stem}-%04d{path.suffix}"
-        raise OutputError(
-            f"{file_format} holds one crystal, and there are several. Use one file for all, such as "
-            f"{path.with_name('relaxed.extxyz')}, or one file each: {path.with_name(numbered)}"
-        )
-    return file_format
-
-
-def open_sink(name: str, file_format: str) -> Sink:
-    """The writer for ``name``, which :func:`check_output` has approved; an existing file is replaced.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if _NUMBER.search(Path(name).name):
-        return _NumberedWriter(Path(name), file_format)
-    if file_format == "extxyz":
-        return _XyzWriter(name)
-    if file_format == "traj":
-        return _TrajectoryWriter(name)
-    if file_format in ("db", "json"):
-        return _DatabaseWriter(name)
-    return _GatheringWriter(Path(name), file_format)
-
-
-def _may_overwrite(output: Path, source: Path) -> bool:
-    if not _NUMBER.search(output.name):
-        return output.exists() and source.exists() and output.samefile(source)
-    pattern = r"\d+".join(re.escape(part) for part in _NUMBER.split(output.name))
-    return output.parent.resolve() == source.parent.resolve() and bool(re.fullmatch(pattern, source.name))
-
-
-class _XyzWriter:
+class _XyzSink(Sink):
     """Each frame is made in memory and written at once, so that a frame which cannot be written leaves no trace."""
 
-    def __init__(self, name: str) -> None:
+    _file: Any = None
+
+    def _write(self, atoms: Atoms) -> None:
+        from ase.io.extxyz import write_xyz
         from ase.io.formats import open_with_compression
 
-        self._file = open_with_compression(name, "w")
-
-    def write(self, atoms: Atoms) -> None:
-        from ase.io.extxyz import write_xyz
-
         text = StringIO()
-        write_xyz(text, atoms)
+        info = {key: _one_line(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
+        write_xyz(text, _with_info(atoms, info))
+        if self._file is None:
+            self._file = open_with_compression(str(self._part), "w")
         self._file.write(text.getvalue())
         self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
+    def _finish(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
-class _TrajectoryWriter:
-    def __init__(self, name: str) -> None:
+def _with_info(atoms: Atoms, info: dict[str, Any]) -> Atoms:
+    """The same atoms, constraints and results, with other ``info``."""
+    made = atoms.copy()
+    made.info, made.calc = info, atoms.calc
+    return made
+
+
+def _one_line(text: str) -> str:
+    """``text``, as JSON where ASE would not get it back as it is; it takes a backslash for the sign to skip it."""
+    if not re.search(r"[\\\n\r\t]", text):
+        return text
+    return "_JSON " + json.dumps(text, ensure_ascii=False).replace("\\", "\\\\")
+
+
+class _TrajectorySink(Sink):
+    _trajectory: Any = None
+
+    def _write(self, atoms: Atoms) -> None:
         from ase.io.trajectory import TrajectoryWriter
 
-        self._trajectory = TrajectoryWriter(name, mode="w")
-
-    def write(self, atoms: Atoms) -> None:
+        if self._trajectory is None:
+            self._trajectory = TrajectoryWriter(str(self._part), mode="w")
         self._trajectory.write(atoms)
 
-    def close(self) -> None:
-        self._trajectory.close()
+    def _finish(self) -> None:
+        if self._trajectory is not None:
+            self._trajectory.close()
 
 
-class _DatabaseWriter:
+class _DatabaseSink(Sink):
     """An ASE database: the deeprelax keys become columns to select by, the rest of ``info`` goes into ``data``."""
 
-    def __init__(self, name: str) -> None:
-        from ase.db import connect
+    _database: Any = None
 
-        self._database = connect(name, append=False)
-
-    def write(self, atoms: Atoms) -> None:
+    def _write(self, atoms: Atoms) -> None:
+        if self._database is None:
+            self._database = self._connect()
         keys = {key: value for key, value in atoms.info.items() if key.startswith("deeprelax_")}
         data = {key: value for key, value in atoms.info.items() if key not in keys and _is_plain(value)}
         self._database.write(atoms, key_value_pairs=keys, data=data)
 
-    def close(self) -> None:
-        pass
+    def _connect(self) -> Any:
+        from ase.db import connect
+
+        return connect(self._part, append=False)
+
+    def _settle(self) -> None:
+        super()._settle()
+        if self._database is not None:
+            self._database.filename = str(self._path)
+
+    def _finish(self) -> None:
+        """Each row is on the disk already."""
 
 
-class _NumberedWriter:
-    """One file per crystal, counted from 0 as ASE counts frames."""
+class _JsonSink(_DatabaseSink):
+    """A database in JSON, written once: ASE writes the whole file anew for each row."""
 
-    def __init__(self, path: Path, file_format: str) -> None:
-        self._path, self._format, self._written = path, file_format, 0
+    def _connect(self) -> Any:
+        from ase.db.jsondb import JSONDatabase
 
-    def write(self, atoms: Atoms) -> None:
+        class InMemory(JSONDatabase):
+            rows: tuple[dict, list, int] = ({}, [], 1)
+
+            def _read_json(self) -> tuple[dict, list, int]:
+                return self.rows
+
+            def _write_json(self, *rows: Any) -> None:
+                self.rows = rows
+
+            def to_disk(self) -> None:
+                super()._write_json(*self.rows)
+
+        self._part.touch()  # ASE asks for rows where there is a file
+        return InMemory(str(self._part), use_lock_file=False)
+
+    def _settle(self) -> None:
+        """Not before the end."""
+
+    def _finish(self) -> None:
+        if self._written:
+            self._database.to_disk()
+            self._part.replace(self._path)
+
+
+class _NumberedSink(Sink):
+    """One file per crystal, counted from 0 as ASE counts frames; one that cannot be written has a number too."""
+
+    _count = 0
+
+    def _write(self, atoms: Atoms) -> None:
         from ase.io import write
 
-        number, self._written = self._written, self._written + 1
-        name = _NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name)
-        write(self._path.with_name(name), atoms, format=self._format)
+        number, self._count = self._count, self._count + 1
+        name = NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name)
+        part = self._path.with_name(f".part-{name}")
+        try:
+            write(part, atoms, format=self._format)
+            part.replace(self._path.with_name(name))
+        finally:
+            part.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        pass
+    def _finish(self) -> None:
+        """Each file is finished already."""
 
 
-class _GatheringWriter:
+class _GatheringSink(Sink):
     """For formats that cannot grow. Each crystal is tried alone first: one that the format cannot hold costs itself.
 
     Whatever happens in the end, the crystals are written somewhere.
     """
 
-    def __init__(self, path: Path, file_format: str) -> None:
-        self._path, self._format = path, file_format
+    def __init__(self, path: Path, file_format: str, whole: bool) -> None:
+        super().__init__(path, file_format, whole)
         self._frames: list[Atoms] = []
 
-    def write(self, atoms: Atoms) -> None:
+    def _write(self, atoms: Atoms) -> None:
         from ase.io import write
         from ase.io.formats import ioformats
 
@@ -183,28 +234,27 @@ class _GatheringWriter:
             write(trial, atoms, format=self._format)
         self._frames.append(atoms)
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         from ase.io import write
 
-        if not self._frames:
+        if not self._written:
             return
-        unfinished = self._path.with_name(f".part-{self._path.name}")
         frames: Any = self._frames if len(self._frames) > 1 else self._frames[0]
         try:
             self._refuse_silent_loss()
-            write(unfinished, frames, format=self._format)
-            unfinished.replace(self._path)
+            write(self._part, frames, format=self._format)
+            if self._format == "cif":
+                _name_blocks(self._part, [name_in(atoms.info) for atoms in self._frames])
         except OSError:
             raise
         except Exception as error:  # whatever ASE's formats raise
+            self._part.unlink(missing_ok=True)
             instead = self._path.with_name(f"{self._path.name.lower()}.extxyz")  # ASE takes XDATCAR.* for an XDATCAR
             write(instead, self._frames, format="extxyz")
             raise OutputError(
                 f"{self._format} cannot hold these crystals together ({type(error).__name__}: {error}). They are in "
                 f"{instead} instead."
             ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _refuse_silent_loss(self) -> None:
         """ASE before 3.28 writes the first crystal's cell for all into an XDATCAR, and says nothing."""
@@ -216,5 +266,27 @@ class _GatheringWriter:
             raise ValueError("ASE before 3.28 writes one cell for all crystals")
 
 
+def _name_blocks(path: Path, names: list[str]) -> None:
+    """Give each block of a CIF that ASE wrote the name of its crystal, where it has one."""
+    from ase.io.formats import open_with_compression
+
+    with open_with_compression(str(path), "rb") as stream:
+        text = stream.read()
+    named = (re.sub(r"\s", "_", name).encode() for name in names)
+    text = re.sub(
+        rb"(?m)^data_image\d+", lambda block: b"data_" + name if (name := next(named)) else block.group(), text
+    )
+    with open_with_compression(str(path), "wb") as stream:
+        stream.write(text)
+
+
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float | bool | list | dict | np.ndarray | np.number | None)
+
+
+_SINKS: dict[str, type[Sink]] = {
+    "extxyz": _XyzSink,
+    "traj": _TrajectorySink,
+    "db": _DatabaseSink,
+    "json": _JsonSink,
+}

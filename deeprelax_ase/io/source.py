@@ -1,204 +1,169 @@
-"""What is to be screened, of many formats, as pieces that are cheap to find and can be read by another process.
+"""Where structures come from: anything that holds some, as references that any process can read.
 
 A source knows how many structures it has, and what its contents are, so that a run that goes on can tell whether they
-are still the same. Its pieces come in an order that depends on the contents alone.
+are still the same. Its references come lazily, in an order that depends on the contents alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from gzip import open as gzip_open
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.frame import StructureRef
-from deeprelax_ase.io.frames import count_frames, read_frames, xyz_blocks
+from deeprelax_ase.io import formats
+from deeprelax_ase.io.files import File, reachable
+from deeprelax_ase.io.frame import Frame, StructureRef, escaped
+from deeprelax_ase.io.reading import read
 
-#: Endings of files that hold one structure each, in folders and archives.
-STRUCTURE_FILES = (".cif", ".vasp", ".poscar", ".res", ".xsf")
-
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
-_XYZ = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz")
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input.
+    """One input, or a part of one.
 
     Attributes:
-        path: the file or folder.
-        count: how many structures it has.
-        refs: references to them, in order, from the first on.
+        name: as it was given, with its index.
+        path: of the file or folder.
+        files: that hold its structures.
+        index: which structures are wanted: a number, a slice, or a query where the file is an ASE database.
     """
 
+    name: str
     path: Path
-    count: Callable[[], int]
-    refs: Callable[[], Iterator[StructureRef]]
+    files: tuple[File, ...]
+    index: int | slice | str = field(default_factory=lambda: _ALL)
+
+    def refs(self) -> Iterator[StructureRef]:
+        """The structures, in order; an error in place of the first one if there is none.
+
+        Raises:
+            SourceError: the system does not let a file be read.
+        """
+        found = self._selected()
+        first = next(found, None)
+        if first is None:
+            label = escaped(self.name)
+            told = StructureFileError(f"{label} holds no structure. Check the file and the index.")
+            first = StructureRef(label, "frame", told)
+        yield from chain([first], found)
+
+    def frames(self) -> Iterator[Frame]:
+        """The structures, read in this process."""
+        return map(read, self.refs())
+
+    def count(self) -> int:
+        """How many references there are.
+
+        Raises:
+            SourceError: the system does not let a file be read.
+        """
+        if isinstance(self.index, slice):
+            return max(1, len(range(self._total())[self.index]))
+        return 1 if isinstance(self.index, int) else sum(1 for _ in self.refs())
 
     def digest(self) -> str:
-        """Of all contents: 32 hexadecimal digits."""
+        """Of all contents, and of the index if there is one: 32 hexadecimal digits.
+
+        Raises:
+            SourceError: the system does not let a file be read.
+        """
         total = hashlib.blake2b(digest_size=16)
-        files = _structure_files(self.path) if self.path.is_dir() else [self.path]
-        for file in files:
+        for file in self.files:
             if self.path.is_dir():
-                total.update(f"{file.relative_to(self.path)}\0".encode())
-            with file.open("rb") as stream:
+                total.update(os.fsencode(file.name) + b"\0")
+            with reachable(file.label), file.path.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "blake2b").digest())
+        if self.index != _ALL:
+            total.update(f"@{self.index}".encode())
         return total.hexdigest()
 
+    def _total(self) -> int:
+        return sum(formats.count_of(file) for file in self.files)
 
-def open_source(name: str) -> Source:
-    """The source that ``name`` is: a file, folder or archive.
+    def _selected(self) -> Iterator[StructureRef]:
+        if isinstance(self.index, str):
+            return formats.select(self.files[0], self.index)
+        everything = chain.from_iterable(formats.refs_of(file) for file in self.files)
+        if isinstance(self.index, int):
+            place = self.index if self.index >= 0 else self.index + self._total()
+            return islice(everything, place, place + 1) if place >= 0 else iter(())
+        start, stop, step = self.index.start, self.index.stop, self.index.step or 1
+        if step < 0:
+            return iter(list(everything)[self.index])
+        if min(start or 0, stop or 0) < 0:
+            start, stop, step = self.index.indices(self._total())
+        return islice(everything, start, stop, step)
+
+
+def open_source(name: str | os.PathLike) -> Source:
+    """The source that ``name`` is.
+
+    Args:
+        name: a file of any format that ASE reads, extended XYZ, pymatgen's JSON, JSON lines, Parquet, an ASE database,
+            a zip or tar archive, or a folder of such files. After an ``@`` may stand which structures are wanted:
+            ``run.traj@-1``, ``set.parquet@0:100``, ``set.db@energy<0``.
 
     Raises:
-        StructureFileError: there is none, or it holds nothing.
+        StructureFileError: there is none, or it holds nothing, or the index is not understood.
     """
-    path = Path(name)
-    if not path.exists():
-        raise StructureFileError(f"{name}: no such file or folder. Check the name.")
-    if path.is_dir():
-        files = _structure_files(path)
-        if not files:
-            raise StructureFileError(f"{name} holds no structure files ({', '.join(STRUCTURE_FILES)}, POSCAR, CONTCAR)")
-        return Source(path, lambda: len(files), lambda: _files(path, files))
-    for endings, make in (
-        (_ARCHIVES, _archive),
-        ((".parquet",), _parquet),
-        ((".db",), _database),
-        (_XYZ, _xyz),
-        (_JSON, _documents),
-    ):
-        if path.name.lower().endswith(endings):
-            return make(path)
-    return Source(path, lambda: count_frames([name]) or sum(1 for _ in _frames(path)), lambda: _frames(path))
+    path, index = _split_index(os.fspath(name))
+    if not path.is_dir() or any(path.glob("*.ulm")):  # ASE's bundles are folders
+        return Source(os.fspath(name), path, (File.on_disk(path),), index)
+    files = formats.files_in(path)
+    if not files:
+        endings = ", ".join(ending for row in formats.FORMATS for ending in row.endings)
+        raise StructureFileError(f"{escaped(str(path))} holds no structure files ({endings}, POSCAR, CONTCAR)")
+    named = tuple(File.on_disk(file, file.relative_to(path).as_posix()) for file in files)
+    return Source(os.fspath(name), path, named, index)
 
 
-def _counted(path: Path, count: Callable[[], int], refs: Callable[[], Iterator[StructureRef]]) -> Callable[[], int]:
-    """The quick ``count`` of what is whole; what is damaged is counted piece by piece, its error included."""
+def read_frames(names: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterator[Frame]:
+    """The frames of one or several sources, lazily and in order.
 
-    def counted() -> int:
+    Args:
+        names: see :func:`open_source`.
+
+    Yields:
+        each frame. A frame or source that cannot be read gives a frame with ``error`` set.
+
+    Raises:
+        SourceError: the system does not let a file be read.
+    """
+    for name in [names] if isinstance(names, str | os.PathLike) else names:
         try:
-            return count()
-        except Exception:  # whatever the formats raise
-            return sum(1 for _ in _guarded(path, refs()))
-
-    return counted
-
-
-def _is_structure(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(STRUCTURE_FILES) or base.startswith(("POSCAR", "CONTCAR"))
+            source = open_source(name)
+        except StructureFileError as error:
+            yield Frame(escaped(os.fspath(name)), None, error, escaped(os.fspath(name)))
+            continue
+        yield from source.frames()
 
 
-def _structure_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and _is_structure(path.name))
+def _split_index(name: str) -> tuple[Path, int | slice | str]:
+    """The path and the index of ``path@index``; a file of that very name wins, and no index means all structures.
 
+    Raises:
+        StructureFileError: there is no such file, or the index is none that ASE knows.
+    """
+    from ase.io.formats import string2index
 
-def _files(folder: Path, files: list[Path]) -> Iterator[StructureRef]:
-    for file in files:
-        name = str(file.relative_to(folder))
-        yield StructureRef(str(file), "path", str(file), name.rsplit(".", 1)[0])
-
-
-def _archive(path: Path) -> Source:
-    def refs() -> Iterator[StructureRef]:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if _is_structure(name):
-                        yield _member(path, name, archive.read(name))
-            return
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile() and _is_structure(member.name) and (stream := archive.extractfile(member)):
-                    yield _member(path, member.name, stream.read())
-
-    return Source(path, lambda: sum(1 for _ in _guarded(path, refs())), lambda: _guarded(path, refs()))
-
-
-def _member(path: Path, name: str, content: bytes) -> StructureRef:
-    return StructureRef(f"{path}:{name}", "file", (name, content), name.rsplit(".", 1)[0])
-
-
-def _parquet(path: Path) -> Source:
-    from deeprelax_ase.io import parquet
-
-    def refs() -> Iterator[StructureRef]:
-        for number, row in enumerate(parquet.rows_of(path)):
-            yield StructureRef(f"{path}@{number}", "row" if isinstance(row, dict) else "place", row)
-
-    return Source(path, _counted(path, lambda: parquet.count_rows(path), refs), lambda: _guarded(path, refs()))
-
-
-def _database(path: Path) -> Source:
-    from ase.db import connect
-
-    def refs() -> Iterator[StructureRef]:
-        for row in connect(path).select(columns=["id"]):
-            yield StructureRef(f"{path}@id={row.id}", "database", (str(path), row.id), f"{path.stem}-{row.id}")
-
-    return Source(path, _counted(path, connect(path).count, refs), lambda: _guarded(path, refs()))
-
-
-def _xyz(path: Path) -> Source:
-    def refs() -> Iterator[StructureRef]:
-        opener = gzip_open if path.name.endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, text in enumerate(xyz_blocks(lines)):
-                yield StructureRef(f"{path}@{number}", "xyz", text)
-
-    return Source(path, lambda: sum(1 for _ in _guarded(path, refs())), lambda: _guarded(path, refs()))
-
-
-def _documents(path: Path) -> Source:
-    def refs() -> Iterator[StructureRef]:
-        opener = gzip_open if path.name.endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8") as stream:
-            if ".jsonl" not in path.name:
-                for name, document in _json_structures(json.load(stream)):
-                    yield StructureRef(f"{path}@{name}", "document", document, name)
-                return
-            for number, line in enumerate(stream):
-                if line.strip():
-                    yield StructureRef(f"{path}@{number}", "line", line)
-
-    return Source(path, lambda: sum(1 for _ in _guarded(path, refs())), lambda: _guarded(path, refs()))
-
-
-def _json_structures(content: Any) -> Iterator[tuple[str, Any]]:
-    """Documents of a list, of a mapping from names, or of one alone."""
-    if isinstance(content, list):
-        yield from ((str(n), document) for n, document in enumerate(content))
-    elif isinstance(content, dict) and "@class" not in content and "lattice" not in content:
-        yield from content.items()
-    else:
-        yield "0", content
-
-
-def _frames(path: Path) -> Iterator[StructureRef]:
-    for frame in read_frames(str(path)):
-        yield StructureRef(frame.label, "frame", frame.error or frame.atoms)
-
-
-def _guarded(path: Path, refs: Iterator[StructureRef]) -> Iterator[StructureRef]:
-    """The ``pieces``; where they end in an error, it is the last one: what comes after it cannot be read."""
-    number = 0
-    while True:
-        try:
-            ref = next(refs, None)
-        except Exception as error:  # whatever the formats raise
-            reason = str(error) if isinstance(error, StructureFileError) else f"{type(error).__name__}: {error}"
-            told = StructureFileError(f"{path} cannot be read beyond its structure {number} ({reason}).")
-            yield StructureRef(f"{path}@{number}", "frame", told)
-            return
-        if ref is None:
-            return
-        yield ref
-        number += 1
+    path, at, text = name.rpartition("@")
+    if not at or Path(name).exists():
+        path, text = name, ":"
+    if not Path(path).exists():
+        raise StructureFileError(f"{escaped(path)}: no such file or folder. Check the name.")
+    try:
+        index = string2index(text)
+    except (ValueError, TypeError):
+        index = text
+    is_query = isinstance(index, str) and index and Path(path).suffix == ".db"
+    if is_query or isinstance(index, int) or (isinstance(index, slice) and index.step != 0):
+        return Path(path), index
+    raise StructureFileError(
+        f"{escaped(name)}: the index {text!r} is not understood. Write @3 for one structure, @-1 for the last, @0:100 "
+        "or @::10 for several; of an ASE database also what its rows are to have, such as @natoms<50."
+    )

@@ -11,8 +11,8 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.evaluation.metrics import coordinate_mae
-from deeprelax_ase.io.frame import ID_KEYS, Frame
-from deeprelax_ase.io.frames import read_frames
+from deeprelax_ase.io.frame import ID_KEYS, Frame, name_in
+from deeprelax_ase.io.source import read_frames
 from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.report.results import Results, Rows
 
@@ -73,9 +73,11 @@ class Reference:
 def _named(frame: Frame) -> tuple[str | None, str, Crystal]:
     if frame.atoms is None:
         raise frame.error or StructureFileError(f"{frame.label} cannot be read")
-    info = frame.atoms.info
-    name = next((str(info[key]) for key in ID_KEYS if info.get(key) is not None), None)
-    return name, frame.label, Crystal(frame.atoms.numbers, frame.atoms.positions, frame.atoms.cell.array)
+    return (
+        name_in(frame.atoms.info) or None,
+        frame.label,
+        Crystal(frame.atoms.numbers, frame.atoms.positions, frame.atoms.cell.array),
+    )
 
 
 def _error(crystal: Crystal, true: Crystal) -> float:

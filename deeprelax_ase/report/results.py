@@ -12,8 +12,8 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.frame import ID_KEYS, Frame
-from deeprelax_ase.io.frames import read_frames
+from deeprelax_ase.io.frame import Frame, name_in
+from deeprelax_ase.io.source import read_frames
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
 
@@ -159,7 +159,7 @@ class RelaxedFile:
         name = f"{Path(self.name).name}@{place}"
         if frame.atoms is None:
             return name, RelaxationResult.failed(frame.error)
-        name = str(next((frame.atoms.info[key] for key in ID_KEYS if frame.atoms.info.get(key) is not None), name))
+        name = name_in(frame.atoms.info) or name
         initial = None if start is None or start.atoms is None else _crystal(start.atoms)
         if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
             raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -88,13 +89,13 @@ class ScreenedFolder:
 
     def _source(self, name: str, digest: str) -> Source:
         """Names of inputs are relative to where the screening ran, often the folder that its own is in."""
-        places = [place for place in (Path(name), Path(self.name).resolve().parent / name) if place.exists()]
-        if not places:
-            raise StructureFileError(f"{name}, which was screened, is not there any more. Say where with --initial.")
-        for place in places:
-            if (source := open_source(str(place))).digest() == digest:
-                return source
-        raise StructureFileError(f"{name} has changed since it was screened.")
+        told = "is not there any more. Say where with --initial."
+        for place in (Path(name), Path(self.name).resolve().parent / name):
+            with suppress(StructureFileError):
+                if (source := open_source(place)).digest() == digest:
+                    return source
+                told = "has changed since it was screened."
+        raise StructureFileError(f"{name}, which was screened, {told}")
 
 
 def _rows(table: pa.Table, geometry: bool) -> Rows:

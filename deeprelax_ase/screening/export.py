@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +55,12 @@ def export(
     wanted = _wanted(results, statuses, advance or (lambda rows: None))
     if output.endswith(_LINES):
         return _write_lines(wanted, Path(output))
-    from deeprelax_ase.io.sink import check_output, open_sink
+    from deeprelax_ase.io.output import check_output
+    from deeprelax_ase.io.sink import open_sink
 
     file_format = check_output(output, inputs=[], several=request.structures > 1)
     written = 0
-    with closing(open_sink(output, file_format)) as writer:
+    with open_sink(output, file_format, whole=True) as writer:
         for table in wanted:
             for atoms in atoms_of(table):
                 writer.write(atoms)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from deeprelax_ase.io.frame import ID_KEYS, StructureRef
+from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
@@ -155,11 +155,8 @@ def as_input(batch: pa.Table, id_key: str | None = None) -> pa.Table:
     """
     if id_key is None and set(INPUT.names) <= set(batch.column_names):
         return batch.select(INPUT.names).cast(INPUT)
-    rows, keys = batch.to_pylist(), (id_key,) if id_key else ID_KEYS
-    refs = []
-    for row in rows:  # the name of a row that cannot be read is all that tells which it is
-        name = next((str(row[key]) for key in keys if row.get(key) is not None), "")
-        refs.append(StructureRef(row.get("source") or "", "row", row, name))
+    rows = batch.to_pylist()
+    refs = [StructureRef(row.get("source") or "", "row", row) for row in rows]
     table = table_of(refs, first_index=0, id_key=id_key)
     place = INPUT.get_field_index("index")
     return table.set_column(place, INPUT.field(place), pa.array([row.get("index") for row in rows], pa.int64()))

@@ -110,7 +110,8 @@ def _row(structure: Any) -> dict[str, Any]:
         return _geometry(Crystal.of(structure))
     except (DeepRelaxError, TypeError) as error:
         reason = {"error": " ".join(str(error).split())}
-    if hasattr(structure, "numbers") and hasattr(structure, "cell"):  # as it is, for whoever looks into it
+    drawable = hasattr(structure, "numbers") and hasattr(structure, "cell") and min(structure.numbers, default=0) > 0
+    if drawable and max(structure.numbers) <= 118:  # as it is, for whoever looks into it
         return {**_geometry(Crystal(structure.numbers, structure.positions, np.asarray(structure.cell))), **reason}
     return reason
 

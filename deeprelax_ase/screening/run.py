@@ -122,7 +122,7 @@ def _described(sources: Iterable[Source], folder: Folder) -> Iterable[dict]:
     for source in sources:
         digest = source.digest()
         count = counted[digest] if digest in counted else source.count()
-        yield {"name": str(source.path), "digest": digest, "structures": count}
+        yield {"name": source.name, "digest": digest, "structures": count}
 
 
 def _begun(request: Manifest, shard: Shard, journal: Journal) -> Progress:

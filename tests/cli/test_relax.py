@@ -191,7 +191,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["nowhere.cif"], "nowhere.cif: no such file. Check the name and the folder."),
+            (["nowhere.cif"], "nowhere.cif: no such file or folder. Check the name."),
             (["set.extxyz", "nowhere.cif"], "nowhere.cif: no such file"),
             (["set.extxyz@first"], "the index 'first' is not understood"),
             (["set.extxyz", "-o", "set.extxyz"], "set.extxyz would overwrite the input set.extxyz"),

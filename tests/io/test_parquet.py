@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from ase.build import bulk
 
+from deeprelax_ase.errors import SourceError
 from deeprelax_ase.io import parquet
+from deeprelax_ase.io.reading import read
 from deeprelax_ase.io.source import open_source
 from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.rows import structures_table
@@ -64,3 +66,27 @@ def test_a_damaged_row_group_costs_its_rows_alone(file: Path) -> None:
     assert source.count() == table.num_rows == NUMBER
     assert wrong == list(range(300, 600))
     assert isinstance(table, pa.Table)
+
+
+def test_a_file_written_anew_while_it_is_read_stops_the_reading(file: Path) -> None:
+    refs = list(open_source(file).refs())
+    pq.write_table(structures_table([bulk("Ag")], ids=["new"]), file)
+    with pytest.raises(SourceError, match="was written anew while it was read"):
+        read(refs[-1])
+
+
+def test_expected_errors_are_no_messages(tmp_path: Path) -> None:
+    """A screening's own results: numbers in ``error``, and texts in ``reason``."""
+    table = structures_table([bulk("Cu"), bulk("Ag")], ids=["007", "True"]).drop_columns(["error"])
+    table = table.append_column("error", pa.array([0.01, None])).append_column("reason", pa.array([None, "unlike"]))
+    pq.write_table(table, tmp_path / "results.parquet")
+    frames = list(open_source(tmp_path / "results.parquet").frames())
+    assert [frame.error for frame in frames] == [None, None]
+    assert [frame.name for frame in frames] == ["007", "True"]
+
+
+def test_a_row_that_cannot_be_read_keeps_its_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "numbers": [[29]], "positions": [[0.0] * 3]}), tmp_path / "set.parquet")
+    (frame,) = open_source(tmp_path / "set.parquet").frames()
+    assert frame.name == "a"
+    assert "no ['cell']" in str(frame.error)

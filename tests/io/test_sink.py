@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 
 import ase
@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import read, write
 from packaging.version import Version
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.io.sink import check_output, open_sink
+from deeprelax_ase.io.output import check_output
+from deeprelax_ase.io.sink import open_sink
+from deeprelax_ase.io.source import read_frames
 
 
 @pytest.fixture
@@ -165,48 +169,76 @@ def test_a_gathered_format_without_crystals_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-class TestCheckOutput:
-    def test_names_the_format(self, tmp_path):
-        assert check_output(str(tmp_path / "a.extxyz"), inputs=[], several=True) == "extxyz"
-        assert check_output(str(tmp_path / "CONTCAR"), inputs=[], several=False) == "vasp"
-        assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.json", "r.cif", "r-%d.vasp"])
+def test_what_was_there_stays_until_something_is_written(tmp_path, crystals, name):
+    file = tmp_path / name.replace("%d", "0")
+    write_all(tmp_path / name, crystals[:1])
+    before = file.read_bytes()
+    with open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=False)):
+        assert file.read_bytes() == before
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
-    def test_several_crystals_into_a_format_for_one(self, tmp_path):
-        with pytest.raises(
-            OutputError, match=r"vasp holds one crystal, and there are several.*relaxed\.extxyz.*out-%04d\.vasp"
-        ):
-            check_output(str(tmp_path / "out.vasp"), inputs=[], several=True)
-        assert check_output(str(tmp_path / "out-%04d.vasp"), inputs=[], several=True) == "vasp"
 
-    @pytest.mark.parametrize("output", ["POSCAR", "./POSCAR", "link", "hard", "POSCAR-%d"])
-    def test_an_input_is_never_overwritten(self, tmp_path, monkeypatch, crystals, output):
-        monkeypatch.chdir(tmp_path)
-        write_all(Path("POSCAR"), crystals[:1])
-        write_all(Path("POSCAR-7"), crystals[:1])
-        Path("link").symlink_to("POSCAR")
-        os.link("POSCAR", "hard")
-        with pytest.raises(OutputError, match="would overwrite the input"):
-            check_output(output, inputs=["POSCAR", str(tmp_path / "POSCAR-7")], several=False)
+@pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.json", "r.cif"])
+def test_a_whole_file_or_the_one_of_before(tmp_path, crystals, name):
+    write_all(tmp_path / name, crystals[:1])
+    before = (tmp_path / name).read_bytes()
+    file_format = check_output(str(tmp_path / name), inputs=[], several=True)
 
-    def test_an_input_with_an_index_is_one_too(self, tmp_path, crystals):
-        write_all(tmp_path / "a.extxyz", crystals)
-        with pytest.raises(OutputError, match="would overwrite the input"):
-            check_output(str(tmp_path / "a.extxyz"), inputs=[f"{tmp_path / 'a.extxyz'}@0:2"], several=True)
+    def interrupted():
+        with open_sink(str(tmp_path / name), file_format, whole=True) as sink:
+            sink.write(crystals[1])
+            raise KeyError
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("", "is a folder. Give the name of a file in it"),
-            ("no/where.cif", "does not exist. Make it first"),
-            ("result", "ASE knows no format for"),
-            ("result.docx", "ASE knows no format for"),
-            ("result.cube.gz", ""),
-            ("OUTCAR", "ASE reads vasp-out but does not write it"),
-        ],
-    )
-    def test_elsewhere(self, tmp_path, name, message):
-        if not message:
-            assert check_output(str(tmp_path / name), inputs=[], several=False) == "cube"
-            return
-        with pytest.raises(OutputError, match=message):
-            check_output(str(tmp_path / name), inputs=[], several=False)
+    with pytest.raises(KeyError):
+        interrupted()
+    assert (tmp_path / name).read_bytes() == before
+    with open_sink(str(tmp_path / name), file_format, whole=True) as sink:
+        for atoms in crystals:
+            sink.write(atoms)
+        assert (tmp_path / name).read_bytes() == before
+    assert len(read(tmp_path / name, index=":")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.json", "r.cif", "r.xyz.gz", "r.cif.gz"])
+@pytest.mark.parametrize("identity", ["007", "True", "a b", "a\nb\tc", 'quo"te', "back\\slash"])
+def test_names_come_back(tmp_path, crystals, name, identity):
+    for atoms in crystals:
+        atoms.info["material_id"] = identity
+    write_all(tmp_path / name, crystals)
+    expected = re.sub(r"\s", "_", identity) if "cif" in name else identity
+    assert [frame.name for frame in read_frames(tmp_path / name)] == [expected] * 3
+
+
+def test_results_and_constraints_come_back(tmp_path, crystals):
+    crystals[0].calc = SinglePointCalculator(crystals[0], energy=-1.5)
+    crystals[0].set_constraint(FixAtoms([1]))
+    crystals[0].info["note"] = "two\nlines"
+    write_all(tmp_path / "r.extxyz", crystals[:1])
+    (frame,) = read_frames(tmp_path / "r.extxyz")
+    assert frame.atoms.get_potential_energy() == -1.5
+    assert frame.atoms.constraints[0].index.tolist() == [1]
+    assert frame.atoms.info["note"] == "two\nlines"
+    assert crystals[0].info["note"] == "two\nlines"
+
+
+def test_json_takes_time_in_proportion(tmp_path, crystals):
+    """ASE alone writes all rows again for each."""
+
+    def rows_written(number: int) -> int:
+        path = tmp_path / f"{number}.json"
+        with open_sink(str(path), "json") as sink:
+            for _ in range(number):
+                sink.write(crystals[0])
+            assert not path.exists()
+        return len(list(read_frames(path)))
+
+    assert rows_written(200) == 200
+
+
+def test_a_full_disk_ends_a_database_as_it_does_other_files(tmp_path, crystals):
+    (tmp_path / ".part-r.db").mkdir()
+    with pytest.raises(OSError), open_sink(str(tmp_path / "r.db"), "db") as sink:  # noqa: PT011
+        sink.write(crystals[0])

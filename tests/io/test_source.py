@@ -1,175 +1,236 @@
-"""Every format gives the same crystals, in the same order, and damage costs what is damaged."""
+"""Sources: every structure is there, in order, under its name, and any part of them can be asked for."""
 
 from __future__ import annotations
 
 import gzip
-import json
-import tarfile
-import zipfile
-from collections.abc import Callable
+import pickle
+import re
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from ase import Atoms
+from ase.build import bulk
 from ase.db import connect
 from ase.io import write
-from pymatgen.io.ase import AseAtomsAdaptor
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.source import open_source
-from deeprelax_ase.screening.blocks import blocks_of, table_of
-from deeprelax_ase.screening.rows import structures_table
-from tests.screening.conftest import some_crystals
-
-NUMBER = 5
+from deeprelax_ase.errors import SourceError, StructureFileError
+from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.io.reading import read
+from deeprelax_ase.io.source import open_source, read_frames
 
 
-def cifs(folder: Path) -> Path:
-    folder.mkdir()
-    for n, atoms in enumerate(some_crystals(NUMBER)):
-        write(folder / f"crystal-{n}.cif", atoms)
-    (folder / "README.txt").write_text("not a crystal")
-    return folder
+@pytest.fixture
+def crystals() -> list[Atoms]:
+    """Five copies of rocksalt that differ in their lattice parameter, 4.0 to 4.4 Å."""
+    return [bulk("MgO", "rocksalt", a=4.0 + 0.1 * k) for k in range(5)]
 
 
-def zipped(path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(cifs(path.with_suffix("")).iterdir()):
-            archive.write(file, file.name)
+@pytest.fixture
+def xyz(tmp_path: Path, crystals: list[Atoms]) -> Path:
+    path = tmp_path / "set.extxyz"
+    write(path, crystals)
     return path
 
 
-def tarred(path: Path) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for file in sorted(cifs(path.with_suffix("")).iterdir()):
-            archive.add(file, file.name)
-    return path
+def lattice_parameters(frames: list[Frame]) -> list[float]:
+    return [round((4 * frame.atoms.cell.volume) ** (1 / 3), 6) for frame in frames if frame.atoms is not None]
 
 
-def database(path: Path) -> Path:
-    with connect(path) as db:
-        for atoms in some_crystals(NUMBER):
-            db.write(atoms, material_id=atoms.info["material_id"])
-    return path
+def test_all_frames_in_order(xyz):
+    frames = list(read_frames(str(xyz)))
+    assert lattice_parameters(frames) == [4.0, 4.1, 4.2, 4.3, 4.4]
+    assert [frame.label for frame in frames] == [f"{xyz}@{k}" for k in range(5)]
 
 
-def documents() -> list[dict]:
-    return [
-        {"material_id": a.info["material_id"], "structure": AseAtomsAdaptor.get_structure(a).as_dict()}
-        for a in some_crystals(NUMBER)
-    ]
+@pytest.mark.parametrize("ending", ["extxyz", "xyz", "xyz.gz", "traj", "cif", "db", "json"])
+def test_every_format_gives_all_frames(tmp_path, crystals, ending):
+    path = tmp_path / f"set.{ending}"
+    write(path, crystals)
+    assert lattice_parameters(list(read_frames(str(path)))) == [4.0, 4.1, 4.2, 4.3, 4.4]
 
 
-def listed(path: Path) -> Path:
-    path.write_bytes(gzip.compress(json.dumps(documents()).encode()))
-    return path
+@pytest.mark.parametrize("ending", ["extxyz", "traj", "cif", "db", "json"])
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ("0", [4.0]),
+        ("3", [4.3]),
+        ("-1", [4.4]),
+        ("-5", [4.0]),
+        (":", [4.0, 4.1, 4.2, 4.3, 4.4]),
+        ("1:3", [4.1, 4.2]),
+        ("::2", [4.0, 4.2, 4.4]),
+        ("-2:", [4.3, 4.4]),
+        (":-2", [4.0, 4.1, 4.2]),
+        ("-4:4:2", [4.1, 4.3]),
+        ("::-1", [4.4, 4.3, 4.2, 4.1, 4.0]),
+    ],
+)
+def test_index_picks_what_python_picks(tmp_path, crystals, ending, index, expected):
+    path = tmp_path / f"set.{ending}"
+    write(path, crystals)
+    assert lattice_parameters(list(read_frames(f"{path}@{index}"))) == pytest.approx(expected)
 
 
-def mapped(path: Path) -> Path:
-    path.write_text(json.dumps({d["material_id"]: d["structure"] for d in documents()}))
-    return path
+@given(start=st.integers(-7, 7), stop=st.one_of(st.none(), st.integers(-7, 7)), step=st.integers(1, 3))
+def test_any_slice_of_xyz(tmp_path_factory, start, stop, step):
+    path = tmp_path_factory.getbasetemp() / "slices.extxyz"
+    if not path.exists():
+        write(path, [bulk("MgO", "rocksalt", a=4.0 + 0.1 * k) for k in range(5)])
+    name = f"{path}@{start}:{'' if stop is None else stop}:{step}"
+    expected = [4.0, 4.1, 4.2, 4.3, 4.4][start:stop:step]
+    frames = list(read_frames(name))
+    assert lattice_parameters(frames) == pytest.approx(expected)
+    assert len(frames) == max(len(expected), 1)  # an empty selection is an error, told in one frame
+    assert open_source(name).count() == len(frames)
 
 
-def lines(path: Path) -> Path:
-    renamed = [{"material_id": d["material_id"], "initial_structure": d["structure"]} for d in documents()]
-    path.write_text("\n".join(map(json.dumps, renamed)) + "\n")
-    return path
+def test_info_arrays_and_energies_are_kept(tmp_path):
+    atoms = bulk("Fe", cubic=True)
+    atoms.info["name"] = "bcc iron"
+    atoms.set_initial_magnetic_moments([2.2, 2.2])
+    write(tmp_path / "fe.extxyz", atoms)
+    (frame,) = read_frames(str(tmp_path / "fe.extxyz"))
+    assert frame.atoms.info["name"] == "bcc iron"
+    assert frame.atoms.get_initial_magnetic_moments().tolist() == [2.2, 2.2]
 
 
-def parquet(path: Path) -> Path:
-    crystals = some_crystals(NUMBER)
-    pq.write_table(structures_table(crystals, ids=[a.info["material_id"] for a in crystals]), path)
-    return path
+def test_reading_is_lazy(xyz, crystals):
+    with xyz.open("a") as file:
+        file.write("2\n" * 10_000_000)
+    frames = read_frames(f"{xyz}@0:2")
+    assert next(frames).error is None
+    assert len(list(frames)) == 1
 
 
-def xyz_file(path: Path) -> Path:
-    write(path, some_crystals(NUMBER))
-    return path
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("POSCAR", "not a POSCAR\nat all\n"),
+        ("broken.cif", "data_x\nloop_\n_atom_site_label\n"),
+        ("broken.traj", "- of Ulm\x00\x00"),
+        ("broken.json", "{"),
+        ("unknown", "?"),
+        ("empty.extxyz", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:ase")
+def test_an_unreadable_file_is_one_frame_with_an_error(tmp_path, file, content):
+    (tmp_path / file).write_text(content, encoding="latin-1")
+    (frame,) = read_frames(str(tmp_path / file))
+    assert frame.atoms is None
+    assert isinstance(frame.error, StructureFileError)
+    assert file in str(frame.error)
 
 
-FORMATS: dict[str, Callable[[Path], Path]] = {
-    "set.extxyz": xyz_file,
-    "cifs": cifs,
-    "set.zip": zipped,
-    "set.tar.gz": tarred,
-    "set.db": database,
-    "set.json.gz": listed,
-    "set.json": mapped,
-    "set.jsonl": lines,
-    "set.parquet": parquet,
-    "set.traj": xyz_file,
-}
+def test_truncated_compressed_file(tmp_path, xyz):
+    packed = tmp_path / "set.xyz.gz"
+    packed.write_bytes(gzip.compress(xyz.read_bytes() * 50)[:-20])
+    frames = list(read_frames(str(packed)))
+    assert frames[-1].atoms is None
+    assert "EOFError" in str(frames[-1].error)
+    assert open_source(packed).count() == len(frames)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats(name: str, tmp_path: Path) -> None:
-    source = open_source(str(FORMATS[name](tmp_path / name)))
+@pytest.mark.parametrize("index", ["99", "-6", "7:9"])
+def test_an_index_outside_is_told(xyz, index):
+    (frame,) = read_frames(f"{xyz}@{index}")
+    assert frame.atoms is None
+    assert str(frame.error) == f"{xyz}@{index} holds no structure. Check the file and the index."
+    assert open_source(f"{xyz}@{index}").count() == 1
+
+
+def test_labels_of_a_selection_say_where_in_the_file(xyz):
+    frames = list(read_frames(f"{xyz}@1:3"))
+    assert [frame.label for frame in frames] == [f"{xyz}@1", f"{xyz}@2"]
+    assert lattice_parameters(list(read_frames([frame.label for frame in frames]))) == [4.1, 4.2]
+
+
+def test_a_file_for_one_crystal_is_labelled_and_named_by_its_name(tmp_path, crystals):
+    write(tmp_path / "mp-1.vasp", crystals[0])
+    (frame,) = read_frames(tmp_path / "mp-1.vasp")
+    assert frame.label == str(tmp_path / "mp-1.vasp")
+    assert frame.name == frame.atoms.info["name"] == "mp-1"
+
+
+def test_several_sources_one_after_the_other(tmp_path, xyz, crystals):
+    write(tmp_path / "POSCAR", crystals[0])
+    names = [f"{xyz}@1", str(tmp_path / "missing.cif"), str(tmp_path / "POSCAR")]
+    frames = list(read_frames(names))
+    assert lattice_parameters(frames) == [4.1, 4.0]
+    assert "no such file or folder" in str(frames[1].error)
+
+
+def test_database_query(tmp_path, crystals):
+    path = tmp_path / "set.db"
+    with connect(path) as database:
+        for k, atoms in enumerate(crystals):
+            database.write(atoms, run=k)
+    assert lattice_parameters(list(read_frames(f"{path}@run>2"))) == [4.3, 4.4]
+    assert open_source(f"{path}@run>2").count() == 2
+    (frame,) = read_frames(f"{path}@id=4")
+    assert frame.label == f"{path}@id=4"
+
+
+def test_a_part_of_a_folder(tmp_path, crystals):
+    for number, atoms in enumerate(crystals):
+        write(tmp_path / f"{number}.cif", atoms)
+    source = open_source(f"{tmp_path}@1:-1")
+    assert [frame.name for frame in source.frames()] == ["1", "2", "3"]
+    assert source.count() == 3
+
+
+def test_a_part_is_another_source_than_the_whole(xyz):
+    digests = {open_source(f"{xyz}{index}").digest() for index in ("", "@0:2", "@0:3", "@0")}
+    assert len(digests) == 4
+    assert open_source(xyz).digest() == open_source(str(xyz)).digest()
+
+
+def test_references_are_read_by_another_process(xyz):
+    refs = pickle.loads(pickle.dumps(list(open_source(xyz).refs())))
+    assert lattice_parameters([read(ref) for ref in refs]) == [4.0, 4.1, 4.2, 4.3, 4.4]
+
+
+def test_a_file_that_goes_away_stops_the_reading(tmp_path, crystals):
+    """Its structures are not to blame, and a run that goes on finds them again."""
+    for number, atoms in enumerate(crystals):
+        write(tmp_path / f"{number}.cif", atoms)
+    source = open_source(tmp_path)
     refs = list(source.refs())
-    assert source.count() == len(refs) == NUMBER
-    table = table_of(refs, first_index=0)
-    assert table.column("error").null_count == NUMBER, table.column("error").to_pylist()
-    assert table.column("id").to_pylist() == [f"crystal-{n}" for n in range(NUMBER)]
-    for found, atoms in zip(table.to_pylist(), some_crystals(NUMBER), strict=True):
-        assert found["numbers"] == atoms.numbers.tolist()
-        volume = abs(np.linalg.det(np.reshape(found["cell"], (3, 3))))
-        assert volume == pytest.approx(atoms.get_volume(), rel=1e-4)
+    (tmp_path / "3.cif").rename(tmp_path / "away")
+    with pytest.raises(SourceError, match=r"3\.cif cannot be read now: No such file"):
+        read(refs[3])
+    with pytest.raises(SourceError):
+        list(source.refs())
+    with pytest.raises(SourceError):
+        source.count()
+    with pytest.raises(SourceError):
+        source.digest()
+    (tmp_path / "away").rename(tmp_path / "3.cif")
+    assert read(refs[3]).error is None
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_change_is_seen(name: str, tmp_path: Path) -> None:
-    path = FORMATS[name](tmp_path / name)
-    before = open_source(str(path)).digest()
-    assert open_source(str(path)).digest() == before
-    file = sorted(path.glob("*.cif"))[0] if path.is_dir() else path
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    assert open_source(str(path)).digest() != before
+def test_an_error_of_the_system_travels_between_processes(tmp_path):
+    error = pickle.loads(pickle.dumps(SourceError(2, "gone")))
+    assert isinstance(error, SourceError)
+    assert str(error) == "gone"
 
 
-def test_a_truncated_file_gives_what_is_whole_and_says_where_it_ends(tmp_path: Path) -> None:
-    file = xyz_file(tmp_path / "set.extxyz")
-    text = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(text[:-1]))
-    source = open_source(str(file))
-    refs = list(source.refs())
-    assert source.count() == len(refs) == NUMBER
-    table = table_of(refs, first_index=0)
-    assert table.column("error").null_count == NUMBER - 1
-    assert "beyond its structure 4" in table.column("error").to_pylist()[-1]
+class TestOpenSource:
+    def test_a_file_whose_name_holds_the_sign_wins(self, tmp_path, crystals):
+        path = tmp_path / "POSCAR@3"
+        write(path, crystals[0], format="vasp")
+        (frame,) = open_source(path).frames()
+        assert len(frame.atoms) == 2
 
+    def test_missing_file(self):
+        with pytest.raises(StructureFileError, match=r"nowhere\.cif: no such file or folder\. Check the name"):
+            open_source("nowhere.cif@2")
 
-@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "set.json.gz", "set.json", "set.parquet", "set.db"])
-def test_a_broken_file_is_one_row_that_says_so(name: str, tmp_path: Path) -> None:
-    path = FORMATS[name](tmp_path / name)
-    path.write_bytes(path.read_bytes()[:50])
-    source = open_source(str(path))
-    table = table_of(source.refs(), first_index=0)
-    assert source.count() == len(table) == 1
-    assert "cannot be read" in table.column("error").to_pylist()[0]
-
-
-def test_a_bad_file_among_others_costs_itself(tmp_path: Path) -> None:
-    folder = cifs(tmp_path / "cifs")
-    (folder / "crystal-2.cif").write_text("data_broken\n_cell_length_a nothing\n")
-    table = table_of(open_source(str(folder)).refs(), first_index=0)
-    assert [error is None for error in table.column("error").to_pylist()] == [True, True, False, True, True]
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(StructureFileError, match="no such file"):
-        open_source(str(tmp_path / "nothing.cif"))
-    with pytest.raises(StructureFileError, match="no structure files"):
-        open_source(str(tmp_path))
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 7])
-def test_blocks_cover_all_inputs_once(size: int, tmp_path: Path) -> None:
-    sources = [open_source(str(xyz_file(tmp_path / "a.extxyz"))), open_source(str(cifs(tmp_path / "b")))]
-    whole = [ref.source for source in sources for ref in source.refs()]
-    blocks = dict(blocks_of(sources, size, lambda n: True))
-    assert [ref.source for n in sorted(blocks) for ref in blocks[n]] == whole
-    for wanted in (0, 1):
-        part = dict(blocks_of(sources, size, lambda n, wanted=wanted: n % 2 == wanted))
-        assert part == {n: block for n, block in blocks.items() if n % 2 == wanted}
+    @pytest.mark.parametrize("index", ["first", "1:two", "::0", "1:2:3:4", ""])
+    def test_wrong_index(self, xyz, index):
+        message = f"the index {index!r} is not understood. Write @3 for one structure"
+        with pytest.raises(StructureFileError, match=re.escape(message)):
+            open_source(f"{xyz}@{index}")

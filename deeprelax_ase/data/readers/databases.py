@@ -96,16 +96,15 @@ def _is_relaxed(value: Any) -> bool:
 def _rows(
     file: Path, atoms_of: Callable[[Any], Atoms] = lambda row: row.toatoms()
 ) -> Iterator[tuple[dict[str, Any], Atoms]]:
-    from ase.db import connect
+    from deeprelax_ase.io.databases import connect
 
     if not file.exists():
         raise DataError(f"{file}: no such file. Check the name and the folder.")
-    with connect(file) as database:
-        for row in database.select():
-            values = {**row.key_value_pairs, "id": row.id}
-            if "folder" in values:  # where it lay, of which the last part is the material's
-                values["folder"] = str(values["folder"]).rstrip("/").rpartition("/")[2]
-            yield values, atoms_of(row)
+    for row in connect(file).select():
+        values = {**row.key_value_pairs, "id": row.id}
+        if "folder" in values:  # where it lay, of which the last part is the material's
+            values["folder"] = str(values["folder"]).rstrip("/").rpartition("/")[2]
+        yield values, atoms_of(row)
 
 
 def _initial_atoms(row: Any) -> Atoms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
+from deeprelax_ase.io.documents import atoms_of
+from deeprelax_ase.io.files import File
 
 ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 
@@ -35,10 +36,9 @@ def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
 
 def _load(file: Path) -> list[Any]:
     """Documents, or the errors in place of those that cannot be read."""
-    opener = gzip.open if file.name.endswith(".gz") else open
     try:
-        with opener(file, "rt", encoding="utf-8") as stream:
-            text = stream.read()
+        with File.on_disk(file).open() as stream:
+            text = stream.read().decode()
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         return [DataError(f"{file} cannot be read: {error}")]
     if ".jsonl" in file.name:
@@ -68,13 +68,11 @@ def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
     if first is None or last is None:
         side = "initial" if first is None else "final"
         return Refused(name, f"the document has no {side} structure; a relaxation document of atomate2 is needed")
-    from pymatgen.core import Structure
-
     try:
-        structures = [s if isinstance(s, Structure) else Structure.from_dict(dict(s)) for s in (first, last)]
+        initial, relaxed = atoms_of(first), atoms_of(last)
     except (KeyError, ValueError, TypeError) as error:
         return Refused(name, f"its structures cannot be read: {type(error).__name__}: {error}")
-    return raw_pair(name, *structures, in_order=True)
+    return raw_pair(name, initial, relaxed, in_order=True)
 
 
 def _unfinished(task: Mapping) -> str | None:

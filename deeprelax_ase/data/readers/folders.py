@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
-from deeprelax_ase.io.frames import read_frames
+from deeprelax_ase.io.source import read_frames
 
 #: Files of the splits in the layout of the published DeepRelax data, and their columns that name the pairs.
 _SPLIT_FILES = {"train.csv": "train", "val.csv": "validation", "test.csv": "test"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
-from deeprelax_ase.io.frames import read_frames
+from deeprelax_ase.io.source import read_frames
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -1,0 +1,91 @@
+"""Structures in JSON: pymatgen's documents in the shapes that they are kept in, decoded without their other content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import StructureFileError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: Keys of documents, and columns, that hold a structure in pymatgen's form.
+STRUCTURE_KEYS = ("structure", "initial_structure")
+
+
+def documents_in(content: Any) -> Iterator[tuple[str, Any]]:
+    """Name and document of each structure: of a list, of pandas' columns, of a mapping, or of one alone."""
+    if isinstance(content, list):
+        yield from ((str(n), document) for n, document in enumerate(content))
+    elif not isinstance(content, dict) or "@class" in content or _held(content) is not None:
+        yield "", content
+    elif column := next((content[key] for key in STRUCTURE_KEYS if _is_column(content.get(key))), None):
+        for row in column:
+            yield str(row), {key: values.get(row) for key, values in content.items() if isinstance(values, dict)}
+    else:
+        yield from content.items()
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, dict) and "lattice" in v for v in value.values())
+
+
+def _held(document: Any) -> Mapping[str, Any] | None:
+    """The structure that is in a document, or is it."""
+    for held in (*(document.get(key) for key in STRUCTURE_KEYS), document):
+        if isinstance(held, dict) and "lattice" in held:
+            return held
+    return None
+
+
+def is_ase_database(content: Any) -> bool:
+    """Whether JSON is a database of ASE's."""
+    return isinstance(content, dict) and "ids" in content and "nextid" in content
+
+
+def atoms_in(document: Any) -> Atoms:
+    """The atoms of a document.
+
+    Raises:
+        StructureError: it holds no structure, or one that is no ordered crystal.
+    """
+    if not isinstance(document, dict):
+        raise StructureFileError(f"a JSON object was expected, not a {type(document).__name__}")
+    texts = {key: json.loads(document[key]) for key in STRUCTURE_KEYS if isinstance(document.get(key), str)}
+    held = _held({**document, **texts})
+    if held is None:
+        raise StructureFileError("there is no structure of pymatgen's in it, nor under " + ", ".join(STRUCTURE_KEYS))
+    return atoms_of(held)
+
+
+def atoms_of(structure: Mapping[str, Any]) -> Atoms:
+    """The atoms of a structure in pymatgen's form, with the constraints that its sites have.
+
+    Lattice and species are all that pymatgen is given: it would import the modules that other properties name.
+
+    Raises:
+        StructureError: it is no ordered crystal.
+    """
+    from pymatgen.core import Structure
+
+    sites = [{"species": site["species"], "abc": site["abc"]} for site in structure["sites"]]
+    atoms = Crystal.from_structure(Structure.from_dict({"lattice": structure["lattice"], "sites": sites})).to_atoms()
+    free = [(site.get("properties") or {}).get("selective_dynamics") for site in structure["sites"]]
+    if any(flags is not None for flags in free):
+        _fix(atoms, ~np.array([(True, True, True) if flags is None else flags for flags in free], dtype=bool))
+    return atoms
+
+
+def _fix(atoms: Atoms, fixed: np.ndarray) -> None:
+    """Keep the Cartesian components ``fixed`` (N, 3) of the atoms."""
+    from ase.constraints import FixAtoms, FixCartesian
+
+    partly = np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
+    wholly = np.flatnonzero(fixed.all(axis=1))
+    constraints: list[Any] = [FixCartesian([int(n)], mask=fixed[n].tolist()) for n in partly]
+    atoms.set_constraint(([FixAtoms(wholly)] if len(wholly) else []) + constraints)

@@ -1,0 +1,76 @@
+"""Files on the disk and in archives, opened alike whatever compresses them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from deeprelax_ase.errors import SourceError
+from deeprelax_ase.io.frame import escaped
+
+#: What opens files of these endings.
+_COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on the disk, or a member of an archive.
+
+    Attributes:
+        label: where it is, for messages.
+        name: its own, with the folders that it lies in within its source.
+        path: where it is on the disk; of a member, its archive.
+        data: the content of a member, compressed or not; None of a file on the disk.
+    """
+
+    label: str
+    name: str
+    path: Path
+    data: bytes | None = None
+
+    @classmethod
+    def on_disk(cls, path: Path, name: str | None = None) -> File:
+        """The file at ``path``, by its own name or that in its source."""
+        return cls(escaped(str(path)), path.name if name is None else name, path)
+
+    @property
+    def stem(self) -> str:
+        """Its name without endings: what its structure is called."""
+        name = escaped(plain_name(self.name))
+        folder, slash, base = name.rpartition("/")
+        return f"{folder}{slash}{base.rpartition('.')[0] or base}"
+
+    def open(self) -> IO[bytes]:
+        """Its content, unpacked."""
+        ending = self.name[len(plain_name(self.name)) :].lower()
+        where = self.path if self.data is None else BytesIO(self.data)
+        if ending:
+            return _COMPRESSED[ending](where, "rb")
+        return where.open("rb") if isinstance(where, Path) else where
+
+
+def plain_name(name: str) -> str:
+    """``name`` without the ending of what compresses it."""
+    return next((name[: -len(ending)] for ending in _COMPRESSED if name.lower().endswith(ending)), name)
+
+
+@contextmanager
+def reachable(label: str) -> Iterator[None]:
+    """Tells what the operating system refuses, which is nobody's fault in a source, from what is wrong with it.
+
+    Raises:
+        SourceError: in place of such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, SourceError):  # the first: a library makes no sense of the content
+            raise
+        raise SourceError(error.errno, f"{label} cannot be read now: {error.strerror}.") from error

@@ -1,0 +1,255 @@
+"""How files of each format are cut into structures: one row for each, and what folders and archives hold."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import TextIOWrapper
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+from deeprelax_ase.io import cif, databases, documents, xyz
+from deeprelax_ase.io.files import File, plain_name, reachable
+from deeprelax_ase.io.frame import StructureRef, escaped, unreadable
+
+Refs = Iterator[StructureRef]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Files that are cut into structures in the same way.
+
+    Attributes:
+        endings: of their names, without those of what compresses them.
+        refs: their structures, in order; what it raises is told of the one where it happens.
+        rank: in folders and archives files of the lowest rank are taken, and others passed over; None is never taken.
+        count: how many structures a whole file has, if it says so.
+        in_archives: whether members of archives can be read.
+    """
+
+    endings: tuple[str, ...]
+    refs: Callable[[File], Refs]
+    rank: int | None = 0
+    count: Callable[[File], int] | None = None
+    in_archives: bool = True
+
+
+def format_of(name: str) -> Format:
+    """The format of the file ``name``; one that only ASE knows if there is none of its ending."""
+    base = name.rsplit("/", 1)[-1]
+    if base.startswith(("POSCAR", "CONTCAR")):
+        return _ONE_EACH
+    whole, plain = base.lower(), plain_name(base).lower()
+    return next((row for row in FORMATS if whole.endswith(row.endings) or plain.endswith(row.endings)), _OTHER)
+
+
+def guarded(file: File, refs: Refs) -> Refs:
+    """The ``refs``; where they end in an error it is the last one: what comes after it cannot be read.
+
+    Raises:
+        SourceError: the system does not let the file be read.
+    """
+    for number in count():
+        try:
+            with reachable(file.label):
+                ref = next(refs, None)
+        except Exception as error:  # whatever the formats raise
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            beyond = f" beyond its structure {number}" if number else ""
+            yield _damaged(f"{file.label}@{number}" if number else file.label, error, beyond)
+            return
+        if ref is None:
+            return
+        yield ref
+
+
+def refs_of(file: File) -> Refs:
+    """The structures of a file, and the error that they end in, if any."""
+    return guarded(file, format_of(file.name).refs(file))
+
+
+def count_of(file: File) -> int:
+    """How many structures a file has; what is damaged counts as :func:`refs_of` gives it."""
+    told = format_of(file.name).count
+    if told is not None:
+        try:
+            with reachable(file.label):
+                return told(file)
+        except Exception as error:  # whatever the formats raise
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+    return sum(1 for _ in refs_of(file))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder, and of those in it, that hold structures, in the order of their names."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    named = {path: path.relative_to(folder).as_posix() for path in paths}
+    return sorted(_wanted(named, named.get, in_archive=False))
+
+
+def _wanted(items: Iterable[Any], name_of: Callable[[Any], str | None], *, in_archive: bool) -> list[Any]:
+    """Those of the lowest rank, without what is hidden and what macOS leaves behind."""
+    ranked: dict[int, list[Any]] = {}
+    for item in items:
+        name = name_of(item) or ""
+        row = format_of(name)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not hidden and row.rank is not None and (row.in_archives or not in_archive):
+            ranked.setdefault(row.rank, []).append(item)
+    return ranked[min(ranked)] if ranked else []
+
+
+def _damaged(label: str, error: Exception, beyond: str = "") -> StructureRef:
+    return StructureRef(label, "frame", unreadable(label, error, beyond))
+
+
+def _xyz(file: File) -> Refs:
+    with file.open() as lines:
+        for number, block in enumerate(xyz.cut(lines)):
+            label = f"{file.label}@{number}"
+            yield StructureRef(label, "xyz", block) if isinstance(block, bytes) else _damaged(label, block)
+
+
+def _cif(file: File) -> Refs:
+    with file.open() as stream:
+        blocks = cif.cut(stream.read())
+    if len(blocks) == 1:
+        yield from _ase_file(file, "cif")
+        return
+    for number, (name, block) in enumerate(blocks):
+        own = "" if name.startswith("image") and name[5:].isdigit() else name  # ASE's, which tells nothing
+        yield StructureRef(f"{file.label}@{number}", "file", (block, "cif"), own or f"{file.stem}-{number}")
+
+
+def _one_each(file: File) -> Refs:
+    ending = plain_name(file.name).lower().rpartition(".")[2]
+    yield from _ase_file(file, ending if ending in ("res", "xsf") else "vasp")
+
+
+def _ase_file(file: File, file_format: str) -> Refs:
+    """A file of one structure, which is read where it is relaxed."""
+    content: Any = str(file.path)
+    if file.data is not None:
+        with file.open() as stream:
+            content = stream.read()
+    yield StructureRef(file.label, "file", (content, file_format), file.stem)
+
+
+def _lines(file: File) -> Refs:
+    with file.open() as stream:
+        for number, line in enumerate(stream):
+            if line.strip():
+                yield StructureRef(f"{file.label}@{number}", "line", line)
+
+
+def _documents(file: File) -> Refs:
+    with file.open() as stream:
+        content = json.loads(stream.read().decode("utf-8-sig", "surrogateescape"))
+    if documents.is_ase_database(content):
+        yield from _json_database(file)
+        return
+    for name, document in documents.documents_in(content):
+        name = escaped(name)
+        yield StructureRef(f"{file.label}@{name}" if name else file.label, "document", document, name or file.stem)
+
+
+def _json_database(file: File) -> Refs:
+    from ase.db import connect
+
+    with TextIOWrapper(file.open(), "utf-8") as stream:
+        for row in connect(stream, type="json").select():
+            label, name = f"{file.label}@id={row.id}", f"{file.stem}-{row.id}"
+            yield StructureRef(label, "frame", databases.atoms_of(row), name)
+
+
+def _database(file: File, query: str | None = None) -> Refs:
+    for row in databases.connect(file.path).select(query, columns=["id"], include_data=False):
+        content = str(file.path), row.id
+        yield StructureRef(f"{file.label}@id={row.id}", "database", content, f"{file.stem}-{row.id}")
+
+
+def select(file: File, query: str) -> Refs:
+    """The rows of a database that ``query`` selects."""
+    return guarded(file, _database(file, query))
+
+
+def _parquet(file: File) -> Refs:
+    from deeprelax_ase.io import parquet
+
+    for number, row in enumerate(parquet.rows_of(file.path)):
+        yield StructureRef(f"{file.label}@{number}", "row" if isinstance(row, dict) else "place", row)
+
+
+def _count_rows(file: File) -> int:
+    from deeprelax_ase.io import parquet
+
+    return parquet.count_rows(file.path)
+
+
+def _archive(file: File) -> Refs:
+    if zipfile.is_zipfile(file.path):
+        with zipfile.ZipFile(file.path) as archive:
+            for name in _wanted(archive.namelist(), str, in_archive=True):
+                yield from _member(file, name, archive.read)
+        return
+    with tarfile.open(file.path) as packed:
+        names = [member.name for member in packed if member.isfile()]
+    wanted = set(_wanted(names, str, in_archive=True))
+    with tarfile.open(file.path) as packed:  # in one go: there is no way back in what is compressed
+        for member in packed:
+            if member.name in wanted and (stream := packed.extractfile(member)):
+                yield from _member(file, member.name, partial(_content, stream))
+
+
+def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
+    """The structures of a member; one that is damaged costs itself."""
+    label = f"{file.label}:{escaped(name)}"
+    try:
+        member = File(label, name, file.path, read(name))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        yield _damaged(label, error)
+        return
+    yield from refs_of(member)
+
+
+def _content(stream: IO[bytes], name: str) -> bytes:
+    return stream.read()
+
+
+def _ase(file: File) -> Refs:
+    """Of formats that only ASE knows; those that hold several structures are read here, one after the other."""
+    from ase.io import iread
+    from ase.io.formats import filetype, ioformats
+
+    file_format = filetype(str(file.path))
+    if file_format in ioformats and ioformats[file_format].single:
+        yield from _ase_file(file, file_format)
+        return
+    frames = iread(str(file.path), index=":", format=file_format, do_not_split_by_at_sign=True)
+    for number, atoms in enumerate(frames):
+        yield StructureRef(f"{file.label}@{number}", "frame", atoms)
+
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_ONE_EACH = Format((".vasp", ".poscar", ".res", ".xsf"), _one_each)
+_OTHER = Format((), _ase, rank=None, in_archives=False)
+
+#: Every format that has a way of its own; the first whose ending fits is taken.
+FORMATS = (
+    Format(_ARCHIVES, _archive, rank=4, in_archives=False),
+    Format((".extxyz", ".xyz"), _xyz),
+    Format((".cif",), _cif),
+    _ONE_EACH,
+    Format((".traj",), _ase, in_archives=False),
+    Format((".parquet", ".pq"), _parquet, rank=1, count=_count_rows, in_archives=False),
+    Format((".db",), _database, rank=2, count=lambda file: databases.connect(file.path).count(), in_archives=False),
+    Format((".jsonl", ".ndjson"), _lines, rank=3),
+    Format((".json",), _documents, rank=3),
+)

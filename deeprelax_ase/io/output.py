@@ -1,0 +1,93 @@
+"""Whether results can be written to a place, in the format that its name says: asked before the work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.files import plain_name
+
+if TYPE_CHECKING:
+    from deeprelax_ase.io.source import Source
+
+#: What stands for the number of a crystal in the name of its file.
+NUMBER = re.compile(r"%0?\d*d")
+
+
+def check_output(name: str, *, inputs: Iterable[Source], several: bool) -> str:
+    """The format that ``name`` stands for, if results can be written there; nothing is touched.
+
+    Args:
+        name: path of the output, or a numbered one with ``%d`` for one file per crystal.
+        inputs: what is read; none of it is overwritten.
+        several: whether there is more than one crystal.
+
+    Raises:
+        OutputError: says what to give instead.
+    """
+    path = Path(name)
+    _check_place(path)
+    for source in inputs:
+        if any(_may_overwrite(path, file.path) for file in source.files):
+            raise OutputError(f"{name} would overwrite the input {source.name}. Give another name.")
+        if source.path.is_dir() and source.path.resolve() in path.resolve().parents:
+            raise OutputError(f"{name} lies in the input {source.name}. Give another folder.")
+    file_format = _format_of(path)
+    if several and _is_single(file_format) and not NUMBER.search(path.name):
+        numbered = f"{path.stem}-%04d{path.suffix}"
+        raise OutputError(
+            f"{file_format} holds one crystal, and there are several. Use one file for all, such as "
+            f"{path.with_name('relaxed.extxyz')}, or one file each: {path.with_name(numbered)}"
+        )
+    return file_format
+
+
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Give the name of a file in it, such as {path / 'relaxed.extxyz'}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist. Make it first.")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"nothing can be written in {path.parent}: {error.strerror}. Give another folder.") from error
+
+
+def _format_of(path: Path) -> str:
+    """ASE's name for the format of a file that is to be written."""
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    try:
+        file_format = filetype(str(path), read=False)
+        row = get_ioformat(file_format)
+    except (UnknownFileTypeError, ValueError):
+        raise OutputError(
+            f"ASE knows no format for {path}. Use an ending such as .extxyz, .cif, .traj, .db or .vasp; `ase info "
+            "--formats` lists them all."
+        ) from None
+    if not row.can_write:
+        raise OutputError(f"ASE reads {file_format} but does not write it. Use .extxyz or .cif instead of {path}.")
+    plain = plain_name(path.name)
+    if plain != path.name and (file_format in ("traj", "json") or not row.acceptsfd):
+        raise OutputError(
+            f"{file_format} cannot be written compressed. Give {path.with_name(plain)} instead of {path}."
+        )
+    return file_format
+
+
+def _is_single(file_format: str) -> bool:
+    from ase.io.formats import ioformats
+
+    return ioformats[file_format].single
+
+
+def _may_overwrite(output: Path, source: Path) -> bool:
+    if not NUMBER.search(output.name):
+        return output.exists() and source.exists() and output.samefile(source)
+    pattern = r"\d+".join(re.escape(part) for part in NUMBER.split(output.name))
+    return output.parent.resolve() == source.parent.resolve() and bool(re.fullmatch(pattern, source.name))
