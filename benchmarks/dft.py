@@ -38,7 +38,8 @@ from deeprelax_ase import DeepRelaxOptimizer, Predictor
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.machine import environment
-from deeprelax_ase.models.registry import DEFAULT_MODEL, load_model
+from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS
 
 NON_METALS = frozenset(symbols2numbers("HBCNOFSiPSClGeAsSeBr"))

@@ -26,7 +26,6 @@ from relaxing import Run, Task, choose, relax_all
 from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
-from deeprelax_ase.models.registry import load_model
 
 FINISHES = ("fire", "bfgs", "lbfgs", "fast")
 FMAXES = (0.05, 0.01)

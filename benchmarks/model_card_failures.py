@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeprelax_ase.models.registry import ModelCard
+from deeprelax_ase.models.card import ModelCard
 
 #: Sources of the pairs, as the tables call them.
 FILES = {"pairs_universal": "universal", "pairs_xmno": "X-Mn-O"}

@@ -8,7 +8,8 @@ from typing import Any
 
 from model_card_failures import FILES, failures, kind_name, percent
 
-from deeprelax_ase.models.registry import WEIGHTS, ModelCard, available_models
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.registry import WEIGHTS, available_models
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.evaluation.pairs import predict_pairs
-from deeprelax_ase.models.registry import model_of
+from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.run import best_recycles

@@ -18,7 +18,7 @@ import torch
 
 from deeprelax_ase.data import load_pairs
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 
 

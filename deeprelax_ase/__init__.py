@@ -20,7 +20,7 @@ _PUBLIC = {
     "Predictor": "deeprelax_ase.prediction.predictor",
     "Uncertainty": "deeprelax_ase.prediction.record",
     "available_models": "deeprelax_ase.models.registry",
-    "load_model": "deeprelax_ase.models.registry",
+    "load_model": "deeprelax_ase.models.loading",
     "relax_many": "deeprelax_ase.screening.many",
     "relaxation_path": "deeprelax_ase.prediction.paths",
 }
@@ -28,7 +28,8 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from deeprelax_ase.crystal import Crystal
     from deeprelax_ase.graph import CrystalGraph
-    from deeprelax_ase.models.registry import available_models, load_model
+    from deeprelax_ase.models.loading import load_model
+    from deeprelax_ase.models.registry import available_models
     from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions, JumpCriteria
     from deeprelax_ase.prediction.paths import relaxation_path
     from deeprelax_ase.prediction.predictor import Predictor

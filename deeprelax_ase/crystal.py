@@ -45,6 +45,7 @@ class Crystal:
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
+    _validated = False  # the arrays cannot change, so that once is enough
 
     def __init__(self, numbers, positions, cell, pbc=(True, True, True)) -> None:
         fields = {
@@ -114,7 +115,8 @@ class Crystal:
     def of(cls, structure: Crystal | Atoms | Structure) -> Crystal:
         """The crystal of any supported object: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``."""
         if isinstance(structure, Crystal):
-            validate(structure)
+            if not structure._validated:
+                validate(structure)
             return structure
         if hasattr(structure, "numbers") and hasattr(structure, "cell"):
             return cls.from_atoms(structure)
@@ -183,6 +185,7 @@ def validate(crystal: Crystal) -> None:
             f"the lattice vectors are (nearly) linearly dependent, lengths {np.round(lengths, 3).tolist()} Å, volume "
             f"{crystal.volume:.3g} Å³. Give three independent lattice vectors; atoms.cell.complete() adds missing ones."
         )
+    object.__setattr__(crystal, "_validated", True)
 
 
 def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> None:

@@ -25,7 +25,7 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
 from deeprelax_ase.io.source import open_source
-from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, atoms_of

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import settings
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.models.registry import Model, load_model
+from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import BY_DISTANCES, END_TO_END
 

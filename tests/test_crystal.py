@@ -247,3 +247,14 @@ class TestCheckElements:
 def assert_same(a: Crystal, b: Crystal) -> None:
     for name in ("numbers", "positions", "cell", "pbc"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_crystal_is_checked_once(sample_crystals) -> None:
+    """It cannot change; one that was never checked is checked where it enters."""
+    crystal = sample_crystals["triclinic"]
+    again = Crystal(crystal.numbers, crystal.positions, crystal.cell)
+    assert Crystal.of(again) is again
+    broken = Crystal(crystal.numbers, crystal.positions * np.nan, crystal.cell)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError):
+            Crystal.of(broken)

@@ -10,7 +10,8 @@ import torch
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, build_graph
-from deeprelax_ase.models.registry import Model, ModelCard
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelax
 from deeprelax_ase.nn.config import ABLATIONS
 from deeprelax_ase.prediction.predictor import Predictor

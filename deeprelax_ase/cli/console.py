@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deeprelax_ase.crystal import Crystal
-    from deeprelax_ase.models.registry import ModelCard
+    from deeprelax_ase.models.card import ModelCard
     from deeprelax_ase.optimizers.batch import RelaxedFrame
 
 #: Up to so many crystals are listed one by one.

@@ -21,7 +21,8 @@ from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_p
 from deeprelax_ase.data.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
 from deeprelax_ase.evaluation.predicting import Predicted, predict
-from deeprelax_ase.models.registry import card_file_of, load_model
+from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import within_error
 from deeprelax_ase.uncertainty.calibration import COVERAGE, Calibration, fit_calibration

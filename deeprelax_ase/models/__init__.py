@@ -1,1 +1,5 @@
-"""Models: cards, the registry of those that ship with the package, and their weights."""
+"""Models by name: their cards, those that ship, and how they are loaded."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,7 +16,7 @@ class GaussianBasis(nn.Module):
     def __init__(self, num_basis: int, stop: float) -> None:
         super().__init__()
         self.width = stop / (num_basis - 1)
-        self.register_buffer("centers", torch.linspace(0.0, stop, num_basis), persistent=False)
+        self.register_buffer("centers", torch.linspace(0.0, stop, num_basis, dtype=torch.float32), persistent=False)
 
     def forward(self, lengths: Tensor) -> Tensor:
         """(E,) lengths in Å to (E, num_basis)."""

@@ -24,7 +24,7 @@ class ForceReader(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("sizes", torch.tensor(SIZES), persistent=False)
+        self.register_buffer("sizes", torch.tensor(SIZES, dtype=torch.float32), persistent=False)
         count = len(SIZES)
         self.scalars = nn.Sequential(
             nn.Linear(3 * count, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, channels))

@@ -25,7 +25,6 @@ from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers.finish import Finish
 from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
-from deeprelax_ase.optimizers.slab import crystal_of
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.display import html_table
 from deeprelax_ase.prediction.status import ERROR_KEYS, FAILED, JumpDecision, forget
@@ -264,7 +263,7 @@ class DeepRelaxOptimizer(Optimizer):
         refuse_constraints(dof.atoms)
         refuse_pressure_alone(dof)
         if jumps:
-            crystal_of(dof.atoms)  # raises where there is none
+            self._jump.crystal()  # raises where there is none
         if dof.has_calculator:
             refuse_missing_stress(dof)
         if self._symprec is not None and self._jump.record is None and self.nsteps == 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.calculators.levels import model_for
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
@@ -101,6 +102,7 @@ class Jump:
             )
         self._dof, self._settings, self._finish = dof, settings, finish
         self._predictor = settings.predictor
+        self._crystal: tuple[list[bytes], Crystal] | None = None
         self.record: JumpRecord | None = None
         self.prediction: Prediction | None = None
         self.at_prediction = False
@@ -123,6 +125,18 @@ class Jump:
         if (given := self._settings.prediction) is not None:
             _refuse_foreign(given, self._dof, self.predictor.model_name)
 
+    def crystal(self) -> Crystal:
+        """What the model sees of the atoms, checked once as long as they stay where they are.
+
+        Raises:
+            StructureError: the atoms are no crystal and no slab.
+        """
+        atoms = self._dof.atoms
+        place = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
+        if self._crystal is None or self._crystal[0] != place:
+            self._crystal = place, crystal_of(atoms)
+        return self._crystal[1]
+
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
 
@@ -140,7 +154,7 @@ class Jump:
         positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
         prediction = settings.prediction
         if prediction is None:
-            prediction = self.predictor.predict(crystal_of(atoms), relax_cell=dof.moves_cell)
+            prediction = self.predictor.predict(self.crystal(), relax_cell=dof.moves_cell)
         decision = self._follow(prediction)
         self.prediction, self.at_prediction = prediction, decision.kept
         self.record = JumpRecord(

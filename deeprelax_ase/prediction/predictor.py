@@ -16,7 +16,10 @@ from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import DeepRelaxError, ModelError, UnphysicalPredictionError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, build_graph
-from deeprelax_ase.models.registry import DEFAULT_MODEL, Model, ModelCard, load_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.models.model import Model
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
@@ -41,7 +44,7 @@ class Predictor:
     """Predicts relaxed crystals in one shot.
 
     Args:
-        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.registry.Model`.
+        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.model.Model`.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.

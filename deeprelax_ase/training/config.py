@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.errors import DeepRelaxError, ModelError
-from deeprelax_ase.models.registry import ModelCard, card_file_of
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.settings import PRESETS, RunConfig, TrainingSettings
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from deeprelax_ase.models.registry import WEIGHTS, ModelCard, save_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import save_model
+from deeprelax_ase.models.registry import WEIGHTS
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.config import run_config
 from deeprelax_ase.training.settings import AugmentationSettings, DataSettings, RunConfig, TrainingSettings

@@ -17,7 +17,10 @@ from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
-from deeprelax_ase.models.registry import Model, ModelCard, card_file_of, load_model, model_of, save_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import load_model, save_model
+from deeprelax_ase.models.model import Model, model_of
+from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training.config import without_card
 from deeprelax_ase.training.devices import first_process
@@ -47,7 +50,7 @@ def train_model(
         observe: is told the member at work and each record of its log.
 
     Returns:
-        The card, for :func:`~deeprelax_ase.models.registry.load_model`; None if the deadline came first.
+        The card, for :func:`~deeprelax_ase.models.loading.load_model`; None if the deadline came first.
 
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.

@@ -1,1 +1,5 @@
-"""How far off predictions are: the scatter of an ensemble, and what calibration makes of it."""
+"""How far predictions may be off: the ensemble's uncertainty, and errors calibrated on crystals that are known."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from deeprelax_ase import cli
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.models.registry import WEIGHTS, ModelCard, available_models, card_page
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.registry import WEIGHTS, available_models, card_page
 
 HEADINGS = ["Data", "Elements", "Errors and coverage", "Known failures", "Licence", "How to reproduce it"]
 

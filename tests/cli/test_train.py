@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli, load_model
 from deeprelax_ase.cli.training_progress import progress
-from deeprelax_ase.models.registry import save_model
+from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 
 TINY = {"channels": 8, "num_blocks": 1, "layers_per_block": 1, "num_basis": 8}

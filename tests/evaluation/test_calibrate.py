@@ -16,7 +16,8 @@ from deeprelax_ase.evaluation import calibrate
 from deeprelax_ase.evaluation.calibrate import coverage, labels_for, thinned
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.predicting import Predicted, predict
-from deeprelax_ase.models.registry import ModelCard, save_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel

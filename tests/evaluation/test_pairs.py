@@ -13,7 +13,7 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.evaluation.pairs import predict_pairs
-from deeprelax_ase.models.registry import Model
+from deeprelax_ase.models.model import Model
 
 
 @pytest.fixture

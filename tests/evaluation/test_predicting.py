@@ -12,7 +12,8 @@ from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.predicting import Predicted, predict
-from deeprelax_ase.models.registry import Model, ModelCard
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures

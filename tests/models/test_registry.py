@@ -13,16 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import build_graph
-from deeprelax_ase.models.registry import (
-    DEFAULT_MODEL,
-    M3GNET_RELAX_MODEL,
-    WEIGHTS,
-    ModelCard,
-    available_models,
-    load_model,
-    save_model,
-    sha256,
-)
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import load_model, save_model, sha256
+from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, WEIGHTS, available_models
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.uncertainty.calibration import Calibration
 
@@ -454,9 +447,7 @@ def test_a_network_that_reads_no_forces_cannot_correct(tmp_path: Path, config):
     save_model(networks(1, config), tmp_path, "blind", **WORDS)
     load_model(tmp_path / "blind.json")
     edit(tmp_path / "blind.json", reads_forces=True)
-    with pytest.raises(
-        ModelError, match=r"blind\.safetensors does not fit its card: .*corrects, but it reads no forces"
-    ):
+    with pytest.raises(ModelError, match=r"blind\.safetensors does not fit its card: .*reads forces, which it cannot"):
         load_model(tmp_path / "blind.json")
 
 

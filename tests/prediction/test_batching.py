@@ -11,7 +11,7 @@ from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import OversizeError, StructureError, UnphysicalPredictionError
-from deeprelax_ase.models.registry import Model
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.batching import attempt
 from deeprelax_ase.prediction.predictor import Predictor
 

@@ -8,13 +8,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from torch import nn
 
-from deeprelax_ase import crystal
+from deeprelax_ase import DeepRelaxOptimizer, crystal
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
-from deeprelax_ase.models.registry import Model, ModelCard
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config, deeprelax_e3
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction import inference
@@ -278,18 +281,32 @@ def test_layers_keep_their_vacuum(model: Model):
 # Work is done once
 
 
-def test_each_recycle_computes_edge_vectors_once(monkeypatch, model: Model):
-    calls = Counter()
+@pytest.fixture
+def calls(monkeypatch) -> Counter[str]:
+    """How often what should be done once is done."""
+    calls: Counter[str] = Counter()
 
-    def counted(function):
+    def count(place, function):
         def call(*args, **kwargs):
             calls[function.__name__] += 1
             return function(*args, **kwargs)
 
-        return call
+        monkeypatch.setattr(place, function.__name__, call)
 
-    monkeypatch.setattr(deeprelax_e3, "edge_vectors", counted(edge_vectors))
-    monkeypatch.setattr(inference, "network_input", counted(deeprelax_e3.network_input))
-    monkeypatch.setattr(crystal, "validate", counted(crystal.validate))
+    count(deeprelax_e3, edge_vectors)
+    count(inference, deeprelax_e3.network_input)
+    count(crystal, crystal.validate)
+    return calls
+
+
+def test_each_recycle_computes_edge_vectors_once(calls: Counter[str], model: Model):
     predictor(model, recycles=3).predict(CRYSTALS["triclinic"].to_atoms())
     assert calls == {"edge_vectors": 3, "network_input": 3, "validate": 1}
+
+
+@pytest.mark.parametrize("calculator", [None, EMT()])
+def test_a_jump_checks_the_atoms_once(calls: Counter[str], model: Model, calculator):
+    atoms = bulk("Cu", "fcc", a=3.8, cubic=True)
+    atoms.calc = calculator
+    DeepRelaxOptimizer(atoms, predictor=predictor(model), logfile=None).run(steps=1)
+    assert calls == {"edge_vectors": 1, "network_input": 1, "validate": 1}

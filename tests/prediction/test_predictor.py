@@ -31,7 +31,8 @@ from deeprelax_ase.errors import (
     UnsupportedElementError,
 )
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.models.registry import DEFAULT_MODEL, Model
+from deeprelax_ase.models.model import Model
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.devices import default_atoms_per_batch
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction, within_error

@@ -15,7 +15,8 @@ from ase.calculators.emt import EMT
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import MissingCellError, ModelError, UnsupportedElementError
 from deeprelax_ase.graph import build_graph
-from deeprelax_ase.models.registry import ModelCard, save_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import KnownForces

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.models.registry import Model, save_model
+from deeprelax_ase.models.loading import save_model
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.uncertainty.calibration import Calibration, ErrorFeatures, ErrorModel
 from tests.crystals import CRYSTALS, DISTORTED, END_TO_END, assert_same

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.models.registry import save_model
+from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import ConfigError, PairSettings, RunConfig, load_config, run_config
 from deeprelax_ase.training.settings import PAPER_TRAINING, SHIPPED_NETWORK, SHIPPED_TRAINING

@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from deeprelax_ase.models.registry import ModelCard, load_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.training import train
 from tests.training.test_loop import E3, QUICK
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import PairPredictions, predict_pairs
-from deeprelax_ase.models.registry import model_of
+from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from deeprelax_ase.training.e3_loss import relaxation_loss

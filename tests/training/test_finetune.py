@@ -11,7 +11,8 @@ import torch
 
 from deeprelax_ase.data import LEVELS
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.models.registry import ModelCard, load_model, save_model
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.loading import load_model, save_model
 from deeprelax_ase.nn import ABLATIONS, ARCHITECTURES, DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import ConfigError, DataSettings, finetune_config, load_config, run_config, train_model
 from deeprelax_ase.training.finetune import FINETUNING, frozen_parts

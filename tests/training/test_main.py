@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deeprelax_ase.models.registry import load_model
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.training.__main__ import main
 
 

@@ -19,7 +19,8 @@ from deeprelax_ase.data import LEVELS, load_pairs
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
-from deeprelax_ase.models.registry import ModelCard, model_of
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import DataSettings, PairSettings, RunConfig, load_config, run_config, train_model
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs

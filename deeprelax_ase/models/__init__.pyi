@@ -1,0 +1,9 @@
+from .card import ModelCard as ModelCard
+from .loading import load_model as load_model
+from .loading import save_model as save_model
+from .model import Model as Model
+from .model import model_of as model_of
+from .registry import DEFAULT_MODEL as DEFAULT_MODEL
+from .registry import M3GNET_RELAX_MODEL as M3GNET_RELAX_MODEL
+from .registry import available_models as available_models
+from .registry import card_page as card_page

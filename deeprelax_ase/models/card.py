@@ -1,0 +1,86 @@
+"""The card of a model: what a user must know before trusting it, and what inference needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from deeprelax_ase.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user must know about a model before trusting it.
+
+    Attributes:
+        name: of the model; also the stem of its files.
+        description: one sentence.
+        level_of_theory: of the relaxed crystals that it was trained on.
+        training_data: what it was trained on, in words.
+        split: how training, validation and test crystals were told apart.
+        elements: atomic numbers of the training set.
+        members: size of the ensemble: so many of the networks in the file of weights, the first ones.
+        parameters: of one member.
+        config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig` or
+            :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
+        architecture: name of the network, see :data:`~deeprelax_ase.nn.ARCHITECTURES`.
+        level: which of the network's levels of theory the model stands for, where it knows several.
+        recycles: how often the networks look, each time from what they predicted before; end-to-end networks only.
+        reads_forces: whether the network has learnt to read forces at this level of theory, to jump again with them.
+        weights: file of weights beside the card, where it is not called after the card.
+        calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.uncertainty.calibration`.
+        solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
+        metrics: measured with these very weights, by name; nested by test set.
+        training: settings, seeds, time and hardware of the training.
+        commit: of the code that trained it.
+        licence: of the weights.
+        limits: known failures.
+        sha256: of the weights file.
+    """
+
+    name: str
+    description: str
+    level_of_theory: str
+    training_data: str
+    split: str
+    elements: list[int]
+    members: int
+    parameters: int
+    config: dict[str, Any]
+    sha256: str
+    architecture: str = "DeepRelax"
+    level: str = ""
+    recycles: int = 1
+    reads_forces: bool = False
+    weights: str = ""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
+    licence: str = "MIT"
+    limits: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, file: Path) -> ModelCard:
+        """The card in ``file``.
+
+        Raises:
+            ModelError: the file is absent, or is no model card of this version.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            if unknown := set(values) - known:
+                raise TypeError(f"unknown fields {sorted(unknown)}")
+            return cls(**values)
+        except OSError as error:
+            raise ModelError(f"no model card {file}: {error.strerror}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+            raise ModelError(f"{file} is not a model card of this version of deeprelax_ase: {error}") from error
+
+    def write(self, file: Path) -> None:
+        """Write the card to ``file``."""
+        file.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,128 @@
+"""Models read from files and written to them: a JSON card beside a safetensors file. Nothing is ever unpickled.
+
+A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
+first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprelax_ase.errors import ModelError
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import Model, network_of
+from deeprelax_ase.models.registry import DEFAULT_MODEL, card_file_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
+
+
+def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
+    """Load an ensemble.
+
+    Args:
+        name: of a shipped model, or the path of a card (``.json``) or of its weights (``.safetensors``).
+
+    Raises:
+        ModelError: there is no such model, or its files are damaged or of another version.
+    """
+    card_file = card_file_of(name)
+    card = ModelCard.read(card_file)
+    weights = card_file.with_name(card.weights) if card.weights else card_file.with_suffix(".safetensors")
+    if not weights.exists():
+        raise ModelError(f"{card.name}: the weights {weights} are missing; they belong beside the card")
+    if (digest := sha256(weights)) != card.sha256:
+        raise ModelError(
+            f"{weights} is damaged or not the file that the card describes (sha256 {digest[:12]}…, expected "
+            f"{card.sha256[:12]}…). Install the package again, or fetch the file again."
+        )
+    return Model(card, _networks(card, weights))
+
+
+def save_model(
+    networks: Sequence[DeepRelax | DeepRelaxE3],
+    folder: str | os.PathLike,
+    name: str,
+    *,
+    members: int | None = None,
+    **card: Any,
+) -> ModelCard:
+    """Write the members of an ensemble as ``NAME.safetensors``, half precision, and its card as ``NAME.json``.
+
+    Args:
+        networks: members of one configuration.
+        folder: where to write.
+        name: of the model.
+        members: how many of the networks the model uses, the first ones; all by default. Others in the file are those
+            of another card that shares it.
+        **card: the fields of :class:`ModelCard` that do not follow from the networks. ``weights`` names a file that
+            several cards share.
+
+    Raises:
+        ValueError: no networks are given, or they differ in configuration.
+    """
+    from safetensors.torch import save
+
+    configs = [network.config for network in networks]
+    if not configs or any(config != configs[0] for config in configs):
+        raise ValueError("an ensemble needs at least one network, all of one configuration")
+    if members is not None and not 1 <= members <= len(networks):
+        raise ValueError(f"{members=} of {len(networks)} networks")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / (card.get("weights") or f"{name}.safetensors")
+    tensors = {
+        f"member{m}.{key}": tensor.detach().half().cpu().contiguous()
+        for m, network in enumerate(networks)
+        for key, tensor in network.state_dict().items()
+    }
+    weights.write_bytes(save(tensors))  # with the usual permissions, which safetensors' own files lack
+    written = ModelCard(
+        name=name,
+        members=len(networks) if members is None else members,
+        parameters=sum(p.numel() for p in networks[0].parameters()),
+        config=configs[0].to_dict(),
+        architecture=type(networks[0]).__name__,
+        sha256=sha256(weights),
+        **card,
+    )
+    written.write(folder / f"{name}.json")
+    return written
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 digest of ``file``."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from torch import nn
+
+    try:
+        tensors = load_file(weights)
+        held = {key.partition(".")[0] for key in tensors}
+        expected = {f"member{m}" for m in range(card.members)}
+        if not expected or not expected <= held:
+            raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
+        make, config = network_of(card)
+        if card.level and card.level not in (levels := getattr(config, "levels", ())):
+            raise ValueError(f"the card's level {card.level!r} is none of the network's {levels}")
+        if card.reads_forces and not getattr(config, "reads_forces", False):
+            raise ValueError("the card says that the network reads forces, which it cannot")
+        networks = nn.ModuleList(make(config).float() for _ in range(card.members))
+        for m, network in enumerate(networks):
+            prefix = f"member{m}."
+            state = {k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)}
+            network.load_state_dict(state, strict=True)
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{weights} does not fit its card: {error}") from error
+    return networks.eval().requires_grad_(False)

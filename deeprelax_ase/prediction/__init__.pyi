@@ -1,0 +1,12 @@
+from .inference import BatchRelaxation as BatchRelaxation
+from .inference import InferenceSettings as InferenceSettings
+from .inference import relax as relax
+from .judgement import TrustLimits as TrustLimits
+from .judgement import doubt as doubt
+from .paths import PathError as PathError
+from .paths import relaxation_path as relaxation_path
+from .predictor import Predictor as Predictor
+from .record import Prediction as Prediction
+from .record import Uncertainty as Uncertainty
+from .result import RelaxationResult as RelaxationResult
+from .status import JumpDecision as JumpDecision

@@ -1,0 +1,9 @@
+from .calibration import COVERAGE as COVERAGE
+from .calibration import CalibratedError as CalibratedError
+from .calibration import Calibration as Calibration
+from .calibration import ErrorFeatures as ErrorFeatures
+from .calibration import fit_calibration as fit_calibration
+from .ensemble import EnsembleUncertainty as EnsembleUncertainty
+from .ensemble import UncertaintyParts as UncertaintyParts
+from .ensemble import ensemble_mean as ensemble_mean
+from .ensemble import ensemble_uncertainty as ensemble_uncertainty

@@ -1,0 +1,59 @@
+"""What a predictor leaves alone, and what leaves it alone: the process's default type, modules, warnings, threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from deeprelax_ase import Predictor
+from deeprelax_ase.models.loading import load_model
+from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same
+
+
+@pytest.mark.parametrize("name", [END_TO_END, BY_DISTANCES])
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_default_type_does_not_matter(name: str, default: torch.dtype):
+    crystal = CRYSTALS[DISTORTED[0]]
+    expected = Predictor(name, device="cpu").predict(crystal)
+    torch.set_default_dtype(default)
+    try:
+        assert {p.dtype for p in load_model(name).networks.parameters()} == {torch.float32}
+        found = Predictor(name, device="cpu").predict(crystal)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(expected, found, atol=0)
+
+
+def test_a_first_prediction_loads_neither_matgl_nor_dgl():
+    script = (
+        "import sys; from ase.build import bulk; from deeprelax_ase import Predictor; "
+        "Predictor(device='cpu').predict(bulk('MgO', 'rocksalt', a=4.3)); "
+        "print({m.split('.')[0] for m in sys.modules} & {'matgl', 'dgl', 'pymatgen', 'pyarrow', 'ray', 'lightning'})"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_threads_predict_at_the_same_time_and_leave_warnings_alone():
+    predictor = Predictor(device="cpu", members=1)
+    crystals = [CRYSTALS[name] for name in DISTORTED] * 4
+    expected = [predictor.predict(crystal) for crystal in crystals]
+    filters = list(warnings.filters)
+    changed = []
+
+    def predict(crystal):
+        changed.append(list(warnings.filters) != filters)
+        return predictor.predict(crystal)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(predict, crystals))
+    assert not any(changed)
+    assert warnings.filters == filters
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.relaxed.positions, other.relaxed.positions)
