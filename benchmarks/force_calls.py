@@ -25,6 +25,7 @@ from relaxing import Run, Task, choose, relax_all
 
 from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
 
 FINISHES = ("fire", "bfgs", "lbfgs", "fast")
