@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from deeprelax_ase import Crystal, Predictor
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.progress import track

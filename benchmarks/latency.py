@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import Predictor
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.evaluation.machine import environment
 
 

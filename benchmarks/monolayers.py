@@ -30,7 +30,7 @@ from monolayer_relaxing import BatchedM3GNet, Relaxed, relax_in_plane
 from rich.progress import Progress
 from scipy.linalg import polar
 
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import LEVELS
 
 #: Candidates that are relaxed, and stored in the cache, one after the other.

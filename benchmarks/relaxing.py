@@ -22,7 +22,7 @@ from files import write_json
 from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
 from deeprelax_ase.data.pairs import SPLITS

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import DeepRelaxOptimizer
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.errors import CalculatorError
 
 

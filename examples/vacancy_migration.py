@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase import DeepRelaxOptimizer, DeepRelaxPositions
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.prediction.paths import relaxation_path
 

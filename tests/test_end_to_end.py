@@ -18,7 +18,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from deeprelax_ase import DeepRelaxOptimizer, DeepRelaxPositions, cli
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
 

@@ -1,1 +1,5 @@
-"""Finishing calculators by name."""
+"""Finishing calculators by name, and which model's minima they share."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,16 +1,17 @@
-"""CHGNet's ASE calculator with a number of threads of its own."""
+"""CHGNet's ASE calculator, in its own precision and with a number of threads of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from chgnet.model.dynamics import CHGNetCalculator
 
-from deeprelax_ase.calculators.threads import number_of_threads
+from deeprelax_ase.calculators.scope import torch_settings
 
 
-class ThreadedCHGNetCalculator(CHGNetCalculator):
-    """CHGNet in eV, eV/Å and eV/Å³.
+class ScopedCHGNetCalculator(CHGNetCalculator):
+    """CHGNet in eV, eV/Å and eV/Å³, in float32 whatever torch's default type is.
 
     Args:
         threads: how many threads a calculation takes; None for as many as torch is set to.
@@ -19,9 +20,10 @@ class ThreadedCHGNetCalculator(CHGNetCalculator):
 
     def __init__(self, *, threads: int | None = None, **kwargs: Any) -> None:
         self.threads = threads
-        super().__init__(**kwargs)
+        with torch_settings(torch.float32):
+            super().__init__(**kwargs)
 
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         """Compute energy, forces, stress and magnetic moments, as ASE asks for them."""
-        with number_of_threads(self.threads):
+        with torch_settings(torch.float32, self.threads):
             super().calculate(*args, **kwargs)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from threading import RLock
 from typing import Any
 
 import matgl
@@ -16,10 +15,9 @@ import torch
 from ase import Atoms
 from matgl.ext.ase import PESCalculator
 
-from deeprelax_ase.calculators.threads import number_of_threads
+from deeprelax_ase.calculators.scope import torch_settings
 
 _DTYPES = {"float32": (torch.float32, np.float32), "float64": (torch.float64, np.float64)}
-_LOCK = RLock()
 
 
 class MatGLCalculator(PESCalculator):
@@ -44,14 +42,20 @@ class MatGLCalculator(PESCalculator):
         self, atoms: Atoms | None = None, properties: list | None = None, system_changes: list | None = None
     ) -> None:
         """Compute energy, forces and stress, as ASE asks for them."""
-        with number_of_threads(self.threads), _matgl_dtype(self.dtype):
+        with _computing_in(self.dtype, self.threads):
             super().calculate(atoms, properties, system_changes)
 
 
+def load(potential: str) -> Any:
+    """The potential in a folder, or of a name that MatGL knows, in float32."""
+    with _computing_in("float32"):
+        return matgl.load_model(potential)
+
+
 @contextlib.contextmanager
-def _matgl_dtype(dtype: str) -> Iterator[None]:
-    """What MatGL makes its graphs in. It keeps that in global variables, and its own setter changes torch's as well."""
-    with _LOCK:
+def _computing_in(dtype: str, threads: int | None = None) -> Iterator[None]:
+    """What MatGL makes its graphs in, too: global variables of its own, which its setter would not put back."""
+    with torch_settings(_DTYPES[dtype][0], threads):
         before = matgl.float_th, matgl.float_np
         matgl.float_th, matgl.float_np = _DTYPES[dtype]
         try:

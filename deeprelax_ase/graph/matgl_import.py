@@ -10,7 +10,7 @@ from types import ModuleType
 
 from deeprelax_ase.errors import BackendError
 
-_INSTALL = 'pip install "deeprelax-ase[matgl]" (DGL has wheels up to Python 3.11; MatGL needs ASE 3.25 or later)'
+_INSTALL = 'pip install "deeprelax-ase[matgl]" (DGL has wheels up to Python 3.11)'
 
 
 def import_matgl() -> ModuleType:
@@ -21,7 +21,7 @@ def import_matgl() -> ModuleType:
     left alone.
 
     Raises:
-        BackendError: MatGL or DGL is missing or broken, ASE is too old for MatGL, or MatGL already runs on another
+        BackendError: MatGL or DGL is missing or broken, or MatGL already runs on another
             backend, or is of a version that has no DGL. It is an ``ImportError`` too.
     """
     os.environ.setdefault("MATGL_BACKEND", "DGL")
@@ -32,7 +32,7 @@ def import_matgl() -> ModuleType:
             import dgl  # noqa: F401  MatGL itself does not notice that it is missing
             import matgl
             import matgl.config
-            import matgl.ext.ase  # needs ASE 3.25, which MatGL does not ask for
+            import matgl.ext.ase
     except (ImportError, OSError) as error:  # OSError: a DGL built for another torch
         raise BackendError(f"MatGL with DGL cannot be imported ({error}). Install it with {_INSTALL}.") from error
     backend = getattr(matgl.config, "BACKEND", None)

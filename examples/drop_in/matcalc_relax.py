@@ -15,7 +15,7 @@ from ase.build import bulk
 from ase.io import read
 
 from deeprelax_ase import DeepRelaxPositions
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 
 os.environ.setdefault("MATGL_BACKEND", "DGL")  # MatCalc imports MatGL where it is installed
 warnings.filterwarnings("ignore", category=UserWarning, module="chgnet")  # of no concern here

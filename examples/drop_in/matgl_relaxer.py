@@ -10,7 +10,7 @@ import warnings
 from ase.build import bulk
 
 from deeprelax_ase import DeepRelaxOptimizer
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 
 potential = get_calculator("m3gnet").potential  # or matgl.load_model("M3GNet-MP-2021.2.8-PES")
 warnings.filterwarnings("ignore", "Please use atoms.calc", FutureWarning)  # in MatGL's own code

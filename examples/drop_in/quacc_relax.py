@@ -13,7 +13,7 @@ from ase.optimize import BFGS
 from quacc.runners.ase import Runner
 
 from deeprelax_ase import DeepRelaxOptimizer
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators import get_calculator
 
 warnings.filterwarnings("ignore", category=UserWarning, module="chgnet")  # of no concern here
 

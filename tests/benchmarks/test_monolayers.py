@@ -22,7 +22,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.data import load_pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

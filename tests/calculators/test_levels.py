@@ -9,8 +9,8 @@ import pytest
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, get_calculator
 from deeprelax_ase.calculators.levels import model_for
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, get_calculator
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, available_models
 
 

@@ -17,7 +17,7 @@ import typer
 
 pytest.importorskip("sybil", reason="needs sybil")
 
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.cli import app
 from docs.blocks import PAGES, parse, run
 
@@ -68,7 +68,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     """What it takes for given: a calculator, crystals, a file of candidates. Its shell commands are only looked at."""
     from ase.io import write
 
-    from deeprelax_ase.calculators.registry import get_calculator
+    from deeprelax_ase.calculators import get_calculator
 
     crystals = [sample_crystals[name].to_atoms() for name in ("rocksalt", "hcp")]
     write(tmp_path / "candidates.extxyz", crystals)

@@ -81,7 +81,7 @@ def test_nothing_to_relax() -> None:
 
 @pytest.mark.slow
 def test_m3gnet_in_batches_is_m3gnet() -> None:
-    from deeprelax_ase.calculators.registry import get_calculator
+    from deeprelax_ase.calculators import get_calculator
     from deeprelax_ase.errors import CalculatorError
     from deeprelax_ase.evaluation.batched_fire import m3gnet_compute
 

@@ -63,14 +63,3 @@ def test_missing_package(monkeypatch, package):
     with pytest.raises(BackendError, match=r'pip install "deeprelax-ase\[matgl\]"') as caught:
         import_matgl()
     assert isinstance(caught.value, ImportError)
-
-
-@needs_dgl
-def test_an_ase_too_old_for_matgl(tmp_path):
-    done = python(
-        "import sys\nsys.modules['ase.md.bussi'] = None\n"  # which ASE 3.23 does not have
-        "import deeprelax_ase.graph.matgl_import as m\n"
-        "try:\n    m.import_matgl()\nexcept m.BackendError as error:\n    print(error)",
-        tmp_path,
-    )
-    assert "MatGL needs ASE 3.25 or later" in done.stdout

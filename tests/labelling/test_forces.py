@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces

@@ -18,7 +18,7 @@ from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
-from deeprelax_ase.calculators.registry import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.errors import MissingCellError
 from deeprelax_ase.graph.matgl_import import import_matgl
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
