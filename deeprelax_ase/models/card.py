@@ -27,7 +27,7 @@ class ModelCard:
             :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
         architecture: name of the network, see :data:`~deeprelax_ase.nn.ARCHITECTURES`.
         level: which of the network's levels of theory the model stands for, where it knows several.
-        recycles: how often the networks look, each time from what they predicted before; end-to-end networks only.
+        recycles: how often an end-to-end network predicts, each time from where it predicted before.
         reads_forces: whether the network has learnt to read forces at this level of theory, to jump again with them.
         weights: file of weights beside the card, where it is not called after the card.
         calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.uncertainty.calibration`.

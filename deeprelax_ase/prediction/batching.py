@@ -51,4 +51,4 @@ def attempt(
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch raised ``error`` for want of memory, on a GPU or in the host."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

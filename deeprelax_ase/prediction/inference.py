@@ -81,7 +81,7 @@ class InferenceSettings(NamedTuple):
     """How a model relaxes.
 
     Attributes:
-        recycles: how often an end-to-end network looks; each time it starts from the mean of what the ensemble
+        recycles: how often an end-to-end network predicts; each time it starts from the mean of what the ensemble
             predicted before. 1 for the paper's network.
         solver: settings of the geometry solver of the paper's network; None for end-to-end networks, which need none.
     """
@@ -107,7 +107,7 @@ class InferenceSettings(NamedTuple):
             return cls(card.recycles if recycles is None else recycles, None)
         if recycles not in (None, 1):
             raise ModelError(
-                f"{card.name} predicts distances, which a geometry solver turns into positions, and looks once: leave "
+                f"{card.name} predicts distances, which a geometry solver turns into positions, once: leave "
                 f"{recycles=} out, or take an end-to-end model"
             )
         return cls(1, card_solver(card) if solver is None else solver)

@@ -56,8 +56,8 @@ class Predictor:
             is projected, and errors are read as if every atom were free to move. An end-to-end network keeps the
             symmetry by itself, but for rounding.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
-        recycles: how often an end-to-end network looks, each time from what it predicted before; the card's number by
-            default. One is the fastest, further ones sharpen the result. The paper's network looks once.
+        recycles: how often an end-to-end network predicts, each time from where it predicted before; the card's number
+            by default. One is the fastest, further ones sharpen the result. The paper's network predicts once.
         members: how many of the ensemble's networks are asked, the first ones; all by default. Fewer are faster.
         compile: fuse the networks' kernels with ``torch.compile``: a minute at the start, which pays on a GPU from some
             hundred thousand crystals on.
@@ -117,7 +117,7 @@ class Predictor:
 
     @property
     def recycles(self) -> int:
-        """How often the networks look."""
+        """How often the networks predict, each time from where they predicted before."""
         return self.settings.recycles
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """From a network's scales to errors that mean what they say: expected errors, and bounds that hold nine times in ten.
 
-The expected error is a power law, with a ceiling, of the signs of error that a prediction carries, fitted on
+The expected error is a power law, with a ceiling, of the error features that a prediction carries, fitted on
 validation crystals; the bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al.,
 Neural Networks 24, 842 (2011): normalised nonconformity scores). Bounds are one-sided: errors cannot be negative.
 """
@@ -20,7 +20,7 @@ COVERAGE = 0.9
 #: Fewer crystals of a kind share the factor of all.
 _FEWEST = 30
 
-#: Signs below this say no more than "as good as nothing"; it keeps logarithms finite.
+#: Features below this say no more than "as good as nothing"; it keeps logarithms finite.
 _FLOOR = 1e-5
 
 #: Å or relative: the law tells no smaller errors apart.
@@ -45,8 +45,8 @@ class ErrorFeatures:
         volume_scale, shape_scale: predicted scales of the strain, mean over members.
         displacement_spread: Å, root mean square scatter of the members' displacements.
         strain_spread: the same of their strains.
-        last_displacement: Å, root mean square displacement in the last pass.
-        last_strain: Frobenius norm of the strain in the last pass.
+        last_displacement: Å, root mean square displacement in the last recycle.
+        last_strain: Frobenius norm of the strain in the last recycle.
         atoms: in the primitive cell.
     """
 
@@ -74,7 +74,7 @@ def error_groups(features: ErrorFeatures, oxides: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Expected error ``p / (1 + p / ceiling)`` with ``p = exp(intercept) * prod(sign ** exponent)``, and its bound.
+    """Expected error ``p / (1 + p / ceiling)`` with ``p = exp(intercept) * prod(feature ** exponent)``, and its bound.
 
     Attributes:
         intercept: see above.
@@ -101,13 +101,14 @@ class ErrorModel:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a model's signs of error are to be read, for one number of passes.
+    """How a model's error features are to be read, for one number of recycles.
 
     Attributes:
         recycles: of the predictions that it was fitted to.
         coordinates: of the coordinates' error in Å, the mean absolute Cartesian component.
         volume: of the relative error of the volume.
-        ood_limits: largest sign of each kind that is familiar: that of all but one in a hundred validation crystals.
+        ood_limits: largest value of each feature that counts as known: that of all but one in a hundred validation
+            crystals.
     """
 
     recycles: int
@@ -139,14 +140,14 @@ class Calibration:
         def model(part: Mapping[str, Any]) -> ErrorModel:
             exponents = tuple(part["exponents"])
             if len(exponents) != len(fields(ErrorFeatures)):
-                raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorFeatures))} signs of error")
+                raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorFeatures))} error features")
             if len(part["factors"]) != _KINDS:
                 raise ValueError(f"{len(part['factors'])} factors for {_KINDS} kinds of crystals")
             return ErrorModel(part["intercept"], exponents, part["ceiling"], tuple(part["factors"]))
 
         ood_limits = tuple(values["ood_limits"])
         if len(ood_limits) != len(fields(ErrorFeatures)):
-            raise ValueError(f"{len(ood_limits)} familiar values for {len(fields(ErrorFeatures))} signs of error")
+            raise ValueError(f"{len(ood_limits)} limits for {len(fields(ErrorFeatures))} error features")
         return cls(values["recycles"], model(values["coordinates"]), model(values["volume"]), ood_limits)
 
 
@@ -159,7 +160,8 @@ class CalibratedError:
         coordinates_bound: Å, that error stays below it in nine of ten crystals like those of the validation split.
         volume: expected relative error of the cell volume; None where the cell is kept, which is not off.
         volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``; None too.
-        ood: the prediction looks unlike those that the calibration knows: do not rely on any of these numbers.
+        ood: out of distribution: the prediction is unlike those that the calibration knows. Do not rely on any of these
+            numbers.
     """
 
     coordinates: float
@@ -189,7 +191,7 @@ def fit_error_model(features: ErrorFeatures, errors: np.ndarray, oxides: np.ndar
     logarithms, all_errors, errors = features.logarithms(), errors, np.maximum(errors, _LEAST)
     centre = logarithms.mean(axis=0)
     design = np.column_stack([np.ones(len(errors)), logarithms - centre])
-    decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # signs that say the same share the exponent
+    decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # features that say the same share the exponent
 
     def negative_likelihood(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Its value and gradient at (intercept, exponents, logarithm of the ceiling)."""

@@ -218,7 +218,7 @@ def test_recycles_of_a_network_that_looks_once_are_refused(shipped):
     model = shipped("DeepRelax-PBE-v0")
     assert InferenceSettings.of(model.card) == InferenceSettings.of(model.card, recycles=1)
     for refused in (2, 3):
-        with pytest.raises(ModelError, match=rf"DeepRelax-PBE-v0 .* looks once: leave recycles={refused} out"):
+        with pytest.raises(ModelError, match=rf"DeepRelax-PBE-v0 .* once: leave recycles={refused} out"):
             Predictor(model, device="cpu", recycles=refused)
 
 

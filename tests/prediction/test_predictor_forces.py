@@ -33,7 +33,7 @@ every_name = pytest.mark.parametrize("name", [*DISTORTED, "wurtzite"])
 
 
 def write_model(folder: Path, name: str, *, reads_forces: bool) -> Path:
-    """The card of two members with random weights, calibrated for one pass."""
+    """The card of two members with random weights, calibrated for one recycle."""
     torch.manual_seed(5)
     networks = [DeepRelaxE3(CONFIG) for _ in range(2)]
     for network in networks:
@@ -57,7 +57,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def make(card: Path) -> Callable[..., Predictor]:
-    """``make(passes=2)``: exact predictors, which keep no symmetry unless asked."""
+    """``make(recycles=2)``: exact predictors, which keep no symmetry unless asked."""
     options = {"device": "cpu", "dtype": "float64", "graph_backend": "torch", "keep_symmetry": False}
     return lambda **kwargs: Predictor(card, **{**options, **kwargs})
 
@@ -142,7 +142,7 @@ def test_record(predictor: Predictor):
     assert set(corrected.timings) == {"graph", "network", "geometry"}
 
 
-def test_there_is_one_pass(make):
+def test_there_is_one_recycle(make):
     once, thrice = make(recycles=1), make(recycles=3)
     found = found_in(TRICLINIC)
     assert_same(once.predict_with_forces(TRICLINIC, *found), thrice.predict_with_forces(TRICLINIC, *found), atol=0)

@@ -46,7 +46,7 @@ def none(size: int = 1) -> np.ndarray:
 
 
 def one(value: float, **others: float) -> ErrorFeatures:
-    """The signs of one crystal, all of that ``value`` but for the ``others``."""
+    """The features of one crystal, all of that ``value`` but for the ``others``."""
     return ErrorFeatures(**{name: np.array([others.get(name, value)]) for name in KINDS})
 
 
@@ -105,7 +105,7 @@ def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
 
 @needs_crepes
 def test_the_law_reaches_a_thousandth_where_the_signs_vanish(rng):
-    """Sites that symmetry fixes: neither error nor signs. What is said of the others does not change much."""
+    """Sites that symmetry fixes: neither error nor features. What is said of the others does not change much."""
     free = make_signs(rng, 2000)
     errors = make_errors(rng, free)
     fixed = {name: np.full(200, 5e-4 if name in ("volume_scale", "shape_scale") else 0.0) for name in KINDS}
@@ -134,7 +134,7 @@ def test_fit_of_both_errors(rng):
     assert fitted.coordinates == fit_error_model(features, coordinates, oxides)
     assert fitted.volume == fit_error_model(features, volume, oxides)
     ood = np.mean([error.ood for error in fitted.read(features, oxides)])
-    assert 0.01 < ood <= 0.08  # one in a hundred by each of eight signs
+    assert 0.01 < ood <= 0.08  # one in a hundred by each of eight features
     assert fitted.ood_limits == pytest.approx(
         tuple(np.quantile(getattr(features, name), 0.99) for name in KINDS), rel=0.02
     )
@@ -200,7 +200,7 @@ def test_round_trip(calibration: Calibration):
 def test_another_number_of_exponents_is_refused(calibration: Calibration, part: str, count: int):
     values = calibration.to_dict()
     values[part]["exponents"] = [0.1] * count
-    with pytest.raises(ValueError, match=f"{count} exponents for 8 signs of error"):
+    with pytest.raises(ValueError, match=f"{count} exponents for 8 error features"):
         Calibration.from_dict(values)
 
 
@@ -213,7 +213,7 @@ def test_another_number_of_factors_is_refused(calibration: Calibration, part: st
 
 
 def test_another_number_of_familiar_values_is_refused(calibration: Calibration):
-    with pytest.raises(ValueError, match="3 familiar values for 8 signs of error"):
+    with pytest.raises(ValueError, match="3 limits for 8 error features"):
         Calibration.from_dict(calibration.to_dict() | {"ood_limits": [1.0, 2.0, 3.0]})
 
 
