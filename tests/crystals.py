@@ -52,7 +52,7 @@ every_crystal = pytest.mark.parametrize("crystal", CRYSTALS.values(), ids=CRYSTA
 
 
 def assert_same(a: Prediction, b: Prediction, *, atol: float, order: np.ndarray | slice = slice(None)) -> None:
-    """The same relaxed crystal, uncertainty and signs of error, with the atoms of ``a`` taken in ``order``."""
+    """The same relaxed crystal, uncertainty and error features, with the atoms of ``a`` taken in ``order``."""
     np.testing.assert_allclose(b.relaxed.cell, a.relaxed.cell, rtol=0, atol=atol)
     np.testing.assert_allclose(b.relaxed.positions, a.relaxed.positions[order], rtol=0, atol=atol)
     np.testing.assert_allclose(b.uncertainty.per_atom, a.uncertainty.per_atom[order], rtol=0, atol=atol)

@@ -1,4 +1,4 @@
-"""Paths from unrelaxed to relaxed crystals: ends, cells, distances, symmetry, constraints, and two peers."""
+"""Paths from unrelaxed to relaxed crystals: ends, cells, distances, symmetry, and two peers."""
 
 from __future__ import annotations
 
@@ -10,96 +10,29 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms, FixCartesian, FixedPlane, FixSymmetry, Hookean
 from ase.mep import NEB
 from ase.mep.neb import idpp_interpolate
-from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import (
-    ConstraintError,
-    MissingCellError,
-    NonFiniteError,
-    OverlappingAtomsError,
-    StructureError,
-)
-from deeprelax_ase.geometry.idpp import PairPotential
 from deeprelax_ase.geometry.symmetry import symmetry_operations
 from deeprelax_ase.prediction.paths import CLEARANCE, PathError, relaxation_path
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from tests.crystals import rattled, rotation
+from tests.prediction.paths_between import (
+    COPPER,
+    assert_same_path,
+    closest_ratio,
+    deformed,
+    exchanged,
+    hop,
+    straight,
+)
 
 #: Universal crystals whose atoms move by more than 1 Å. On straight lines those of the first get nearest to each other.
 FAR_MOVING = [35202, 37838, 32037, 40227, 31501]
-
-COPPER = bulk("Cu", "fcc", a=3.6, cubic=True)
-
-
-def deformed(crystal: Crystal, rng: np.random.Generator, *, strain: float = 0.05, move: float = 0.1) -> Crystal:
-    """With a symmetric deformation, which does not turn, and displacements."""
-    matrix = rng.normal(scale=strain, size=(3, 3))
-    cell = crystal.cell @ (np.eye(3) + (matrix + matrix.T) / 2)
-    positions = crystal.fractional_positions @ cell + rng.normal(scale=move, size=crystal.positions.shape)
-    return crystal.with_geometry(positions, cell)
-
-
-def exchanged(atoms: Atoms, i: int, j: int) -> Atoms:
-    other = atoms.copy()
-    other.positions[[i, j]] = atoms.positions[[j, i]]
-    return other
-
-
-def hop(repeat: int = 2) -> tuple[Atoms, Atoms]:
-    """A vacancy's neighbour before and after it moves into the vacancy."""
-    start = COPPER.repeat(repeat)
-    vacancy = start.positions[0].copy()
-    del start[0]
-    end = start.copy()
-    end.positions[0] = vacancy
-    return start, end
-
-
-def nearest(atoms: Atoms) -> np.ndarray:
-    """(N,) Å, distance to the nearest neighbour."""
-    i, d = neighbor_list("id", atoms, 6.0)
-    distances = np.full(len(atoms), 6.0)
-    np.minimum.at(distances, i, d)
-    return distances
-
-
-def closest_ratio(images: list[Atoms], between: int = 4) -> float:
-    """Smallest distance over what either atom keeps at both ends, on images and on straight lines between them."""
-    kept = np.minimum(nearest(images[0]), nearest(images[-1]))
-    smallest = 1.0
-    for a, b in pairwise(images):
-        for part in np.arange(between + 1) / between:
-            point = a.copy()
-            point.set_cell((1 - part) * a.cell.array + part * b.cell.array)
-            point.set_positions((1 - part) * a.positions + part * b.positions, apply_constraint=False)
-            i, j, d = neighbor_list("ijd", point, 4.0)
-            smallest = min(smallest, (d / np.maximum(kept[i], kept[j])).min(initial=1.0))
-    return float(smallest)
-
-
-def straight(initial: Atoms, relaxed: Atoms, n_images: int = 9) -> list[Atoms]:
-    images = []
-    for t in np.linspace(0, 1, n_images):
-        image = initial.copy()
-        image.set_cell((1 - t) * initial.cell.array + t * relaxed.cell.array)
-        fractional = [atoms.get_scaled_positions(wrap=False) for atoms in (initial, relaxed)]
-        image.set_scaled_positions((1 - t) * fractional[0] + t * fractional[1])
-        images.append(image)
-    return images
-
-
-def assert_same_path(a: list[Atoms], b: list[Atoms], *, atol: float) -> None:
-    assert len(a) == len(b)
-    for one, other in zip(a, b, strict=True):
-        np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=atol)
-        np.testing.assert_allclose(one.cell.array, other.cell.array, rtol=0, atol=atol)
 
 
 class TestEnds:
@@ -385,130 +318,3 @@ class TestPeers:
         )  # by default it does next to nothing
         theirs = np.array([image.positions for image in images])
         assert np.abs(self.bend(theirs) - self.bend(ours)).max() < 0.15 * np.abs(self.bend(ours)).max()
-
-
-class TestPotential:
-    @pytest.fixture
-    def potential(self, rng) -> PairPotential:
-        pairs = np.array([[0, 1], [0, 1], [1, 2]])
-        shifts = np.array([[0.0, 0, 0], [-4.0, 0, 0], [0, 0, 0]])
-        return PairPotential(pairs, shifts, np.eye(3) + 0.1 * rng.normal(size=(3, 3)), np.array([1.8, 2.6, 2.0]))
-
-    def test_forces_are_its_slope(self, potential, rng):
-        atoms = Atoms("X3", positions=[[0, 0, 0], [2, 0.3, 0.1], [2.5, 1.9, -0.4]])
-        forces, step = potential.get_forces(atoms), 1e-5
-        for i, a in np.ndindex(3, 3):
-            energies = []
-            for sign in (1, -1):
-                moved = atoms.copy()
-                moved.positions[i, a] += sign * step
-                energies.append(potential.get_potential_energy(moved))
-            assert forces[i, a] == pytest.approx((energies[1] - energies[0]) / (2 * step), abs=1e-8)
-        assert np.abs(forces).max() > 1e-2
-
-    def test_is_the_papers(self):
-        """Two atoms 2 Å apart that should be 3 Å apart: (3 - 2)^2 / 2^4."""
-        potential = PairPotential(np.array([[0, 1]]), np.zeros((1, 3)), np.eye(3), np.array([3.0]))
-        assert potential.get_potential_energy(Atoms("X2", positions=[[0, 0, 0], [0, 2, 0]])) == pytest.approx(1 / 16)
-
-
-class TestConstraints:
-    def test_fixed_atoms_stay_where_they_are(self):
-        start, end = hop()
-        start.set_constraint(FixAtoms([5, 6, 7]))
-        images = relaxation_path(start, end, 5)
-        free = relaxation_path(*hop(), 5)
-        for image in images:
-            assert np.array_equal(image.positions[5:8], start.positions[5:8])
-        assert all(image.constraints for image in images[:-1])
-        assert not np.array_equal(images[2].positions[8:], free[2].positions[8:])  # the others know of it
-
-    def test_fixed_atoms_stay_also_when_the_cell_changes_and_atoms_are_pushed(self):
-        start = bulk("MgO", "rocksalt", a=4.5, cubic=True)
-        end = exchanged(start, 0, 1)
-        end.set_cell(start.cell.array * 0.98, scale_atoms=True)
-        end.positions[6] = start.positions[6]
-        end.set_constraint(FixAtoms([6]))
-        for image in relaxation_path(start, end, 7):
-            np.testing.assert_allclose(image.positions[6], start.positions[6], rtol=0, atol=1e-10)
-
-    def test_fixed_coordinates_stay(self):
-        start, end = hop()
-        start.set_constraint(FixCartesian([10], mask=(True, False, True)))
-        moves = [image.positions[10] - start.positions[10] for image in relaxation_path(start, end, 5)]
-        np.testing.assert_allclose(np.array(moves)[:, [0, 2]], 0, rtol=0, atol=1e-12)
-
-    def test_symmetry_stays(self):
-        start = bulk("MgO", "rocksalt", a=4.5, cubic=True)
-        end = start.copy()
-        end.set_cell(start.cell.array * 1.3, scale_atoms=True)  # more than ASE lets a constrained cell change at once
-        start.set_constraint(FixSymmetry(start, verbose=False))
-        images = relaxation_path(start, end, 4)
-        np.testing.assert_allclose(np.diff([np.log(image.cell.volume) for image in images]), np.log(1.3), atol=1e-12)
-
-    def test_ends_that_break_them_are_refused(self):
-        start, end = hop()
-        start.set_constraint(FixAtoms([0, 3]))
-        with pytest.raises(ConstraintError, match=r"FixAtoms holds atoms \[0\]"):
-            relaxation_path(start, end)
-        start.set_constraint()
-        end.set_constraint(FixedPlane([0], (0, 1, 0)))
-        with pytest.raises(ConstraintError, match=r"FixedPlane holds atoms \[0\]"):
-            relaxation_path(start, end)
-
-    def test_those_that_cannot_be_kept_are_refused(self):
-        start, end = hop()
-        start.set_constraint(Hookean(0, 1, k=1.0, rt=2.0))
-        with pytest.raises(ConstraintError, match=r"Hookean cannot be kept.*FixAtoms, FixSymmetry, FixCartesian"):
-            relaxation_path(start, end)
-        start.set_constraint(FixCartesian([10]))
-        end.set_cell(start.cell.array * 1.01)
-        with pytest.raises(ConstraintError, match=r"FixCartesian cannot be kept.*; FixAtoms, FixSymmetry can"):
-            relaxation_path(start, end)
-
-
-class TestErrors:
-    @pytest.fixture
-    def salt(self) -> Atoms:
-        return bulk("NaCl", "rocksalt", a=5.6, cubic=True)
-
-    def test_other_atoms(self, salt):
-        for other in (salt[:-1], salt[::-1], bulk("KCl", "rocksalt", a=6.3, cubic=True)):
-            with pytest.raises(PathError, match=r"different atoms, Na.*same order"):
-                relaxation_path(salt, other)
-        assert issubclass(PathError, StructureError)
-
-    @pytest.mark.parametrize("n_images", [1, 0, -3, 2.5])
-    def test_too_few_images(self, salt, n_images):
-        with pytest.raises(ValueError, match=rf"n_images={n_images} must be a whole number of at least 2"):
-            relaxation_path(salt, salt, n_images)
-
-    @pytest.mark.parametrize("clearance", [-0.1, 1.1, np.nan])
-    def test_clearance_out_of_range(self, salt, clearance):
-        with pytest.raises(ValueError, match=r"clearance.*between 0 and 1"):
-            relaxation_path(salt, salt, clearance=clearance)
-
-    @pytest.mark.parametrize("end", [0, 1])
-    def test_no_numbers(self, salt, end):
-        ends = [salt, salt.copy()]
-        ends[end].positions[3, 1] = np.nan
-        with pytest.raises(NonFiniteError, match=r"positions of atoms \[3\]"):
-            relaxation_path(*ends)
-
-    def test_no_crystals(self, salt):
-        with pytest.raises(MissingCellError):
-            relaxation_path(salt, molecule("N2"))
-        with pytest.raises(TypeError, match="pymatgen Structure is needed, got str"):
-            relaxation_path(salt, "CONTCAR")
-
-    def test_overlapping_atoms(self, salt):
-        relaxed = salt.copy()
-        relaxed.positions[1] = relaxed.positions[0] + 0.1
-        with pytest.raises(OverlappingAtomsError, match=r"atom [01] is 0\.173 Å away"):
-            relaxation_path(salt, relaxed)
-
-    def test_a_mirrored_cell(self, salt):
-        relaxed = salt.copy()
-        relaxed.set_cell(salt.cell.array * [[1], [1], [-1]])
-        with pytest.raises(PathError, match="right-handed and the other left-handed"):
-            relaxation_path(salt, relaxed)

@@ -46,7 +46,7 @@ def test_it_is_as_a_model_of_the_first_members(model: Model, make, alone, member
     whole = make(dtype="float64", leave_within_error=False)
     expected = make(model=alone(members), dtype="float64")
     assert len(part.model.networks) == len(expected.model.networks) == members < len(whole.model.networks)
-    for name in [*DISTORTED, "wurtzite"]:
+    for name in (DISTORTED[0], "wurtzite"):
         found = part.predict(CRYSTALS[name])
         assert_same(expected.predict(CRYSTALS[name]), found, atol=1e-12)
         others = whole.predict(CRYSTALS[name])
@@ -68,8 +68,8 @@ def test_one_member_has_nobody_to_disagree_with(make):
 def test_all_members_are_the_model(model: Model, make):
     everybody, usual = make(members=len(model.networks)), make()
     assert everybody.calibration == usual.calibration
-    for crystal in CRYSTALS.values():
-        assert_same(usual.predict(crystal), everybody.predict(crystal), atol=0)
+    for name in DISTORTED[:2]:
+        assert_same(usual.predict(CRYSTALS[name]), everybody.predict(CRYSTALS[name]), atol=0)
 
 
 @pytest.mark.parametrize("members", [0, -1, 6, 100])
