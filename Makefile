@@ -59,6 +59,7 @@ test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" f
 
 pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured
 	$(BIN)/python benchmarks/pages.py
+	$(BIN)/python benchmarks/paper/page.py
 
 ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.25 (minutes for each)
 	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py

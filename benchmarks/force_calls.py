@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from files import write_json
 from force_calls_report import report
 from relaxing import Run, Task, choose, relax_all
 
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE
-from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL as MODEL
 

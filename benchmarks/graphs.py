@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.spacegroup import crystal as ase_crystal
-from files import write_json
 from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.graph import BACKENDS, build_graph
 
 #: Cells of BaZrO3, of five atoms each, along the axes of a crystal; and how many such crystals are built at once.

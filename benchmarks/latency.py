@@ -24,7 +24,7 @@ from rich.table import Table
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.calculators import get_calculator
-from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.evaluation.results import environment
 
 
 def ten_atoms(seed: int) -> Atoms:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from files import write_json
 from model_card_page import RESULTS, write_card
 from rich.console import Console
 
@@ -28,9 +27,9 @@ from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_p
 from deeprelax_ase.data.groups import RARE, chemistry, displacement_sizes, element_shares
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.calibrate import labels_for
-from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.evaluation.metrics import crystal_errors, prediction_errors
 from deeprelax_ase.evaluation.predicting import predict
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.registry import WEIGHTS
 
 #: Chemistries of fewer crystals in a file's test split are all predicted.

@@ -1,7 +1,12 @@
-"""Nequix as a model of TorchSim, on the neighbour search of this package: in batches and on the device throughout."""
+"""Nequix as a model of TorchSim, on the neighbour search of this package: in batches and on the device throughout.
+
+PYTHONPATH=benchmarks DEEPRELAX_NEQUIX=nequix-oam-1.pt deeprelax bench DeepRelax-PBE --data pairs_universal.npz \\
+    --number 1000 --device cuda --baseline nothing --torch-sim nequix_torch_sim:nequix
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -51,3 +56,8 @@ class Nequix(ModelInterface):
             )
         energy = scatter(energies, batch, dim=0, dim_size=len(cell)).detach().reshape(-1)
         return {"energy": energy, "forces": forces.detach(), "stress": stress.detach()}
+
+
+def nequix() -> Nequix:
+    """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names, on the GPU if there is one."""
+    return Nequix(Path(os.environ["DEEPRELAX_NEQUIX"]), "cuda" if torch.cuda.is_available() else "cpu")

@@ -1,20 +1,21 @@
 """The pages and pictures of the benchmarks, made anew of what was measured: ``make pages``.
 
 python benchmarks/pages.py
+
+writes those of this folder and the models' cards; ``benchmarks/paper/page.py`` writes that of the paper's tables.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
-import energies
+import accuracy_page
 import force_calls_report
 import matplotlib
 import model_card_page
 import screening_page
-import tables_page
+import speed_page
 
 from deeprelax_ase.evaluation.benchmark_page import markdown
 
@@ -22,18 +23,22 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
 #: What ``deeprelax bench`` measured, by title.
-BENCHES = {"bench-M3GNet.json": "DeepRelax-M3GNet beside what else relaxes to M3GNet's minima"}
+BENCHES = {
+    "bench-M3GNet.json": "DeepRelax-M3GNet beside what else relaxes to M3GNet's minima",
+    "bench-M3GNet-60.json": "DeepRelax-M3GNet beside ASE's FIRE under M3GNet, on other crystals",
+    "bench-Nequix.json": "DeepRelax-PBE beside FIRE in batches under Nequix-OAM-1, which made most of its labels",
+}
 
 
 def write(folder: Path) -> None:
     """Write all pages into ``folder``."""
+    accuracy_page.write_page(RESULTS, folder / "accuracy.md")
+    speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
-    tables_page.write_page(_read("tables.json"), folder / "tables.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
         report = force_calls_report.report(_read("force_calls.json"), folder / "force_calls.svg")
     (folder / "force_calls.md").write_text(report, encoding="utf-8")
-    energies.draw(_read("energies.json"), folder / "energies.svg")
     parts = [markdown(_read(name), title) for name, title in BENCHES.items()]
     (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")
 
@@ -42,12 +47,6 @@ def _read(name: str) -> dict:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    """Write them where they belong."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+if __name__ == "__main__":
     write(HERE)
     model_card_page.write_cards()
-
-
-if __name__ == "__main__":
-    main()

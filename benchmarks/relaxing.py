@@ -18,7 +18,6 @@ import torch
 from ase import Atoms
 from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
-from files import write_json
 from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
@@ -26,6 +25,7 @@ from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.groups import crystal_groups, element_shares
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.evaluation.results import write_json
 from deeprelax_ase.optimizers.finish import resolve_finish
 
 MAX_STEPS = 500

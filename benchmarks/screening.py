@@ -27,12 +27,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from candidates import candidates, write
-from files import write_json
 from rich.console import Console
 from screening_page import write_page
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.manifest import Folder
 from deeprelax_ase.screening.options import RelaxOptions

@@ -19,14 +19,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from files import write_json
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 from torch.profiler import ProfilerActivity, profile
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.evaluation.machine import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.batches import BatchStream

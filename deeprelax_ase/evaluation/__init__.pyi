@@ -9,7 +9,6 @@ from .benchmark_page import markdown as markdown
 from .calibrate import calibrate_on as calibrate_on
 from .calibrate import coverage as coverage
 from .calibrate import predict_split as predict_split
-from .machine import environment as environment
 from .metrics import bond_length_mae as bond_length_mae
 from .metrics import cartesian_mae as cartesian_mae
 from .metrics import coordinate_mae as coordinate_mae
@@ -27,6 +26,8 @@ from .predicting import predict as predict
 from .relaxation import Limits as Limits
 from .relaxation import Relax as Relax
 from .relaxation import Relaxed as Relaxed
+from .results import environment as environment
+from .results import write_json as write_json
 from .structure_matching import Match as Match
 from .structure_matching import structure_match as structure_match
 from .structure_matching import structure_matches as structure_matches

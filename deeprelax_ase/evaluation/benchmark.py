@@ -11,8 +11,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import LEVELS, RelaxationPairs, crystals_of
 from deeprelax_ase.evaluation.baselines import BASELINES, DEFAULT_BASELINES, TITLES
 from deeprelax_ase.evaluation.evaluator import Evaluator
-from deeprelax_ase.evaluation.machine import environment
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
+from deeprelax_ase.evaluation.results import environment
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
 

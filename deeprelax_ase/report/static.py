@@ -50,7 +50,11 @@ def write_structures(prediction: Prediction, file: Path, *, reference: Crystal |
         reference: the truly relaxed crystal, to stand beside them.
     """
     panels = {"unrelaxed": prediction.initial, "predicted": prediction.relaxed}
-    panels |= {} if reference is None else {"relaxed": reference}
+    return write_panels(panels | ({} if reference is None else {"relaxed": reference}), file)
+
+
+def write_panels(panels: Mapping[str, Crystal], file: Path) -> list[Path]:
+    """Write crystals side by side, each with its title and its lattice constants; ``file`` has no ending."""
     figure = Figure(figsize=(3.5 * len(panels), 3.6), layout="constrained")
     for axes, (name, crystal) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         plot_atoms(crystal.to_atoms(), axes, rotation="10x,-20y,0z", radii=0.4)

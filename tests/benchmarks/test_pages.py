@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import page as paper
 import pages
 import pytest
 
+PAGES = ("accuracy.md", "bench.md", "force_calls.md", "speed.md", "throughput.md")
+
+
+def assert_up_to_date(made: Path, kept: Path) -> None:
+    if made.suffix == ".svg":
+        assert made.stat().st_size == pytest.approx(kept.stat().st_size, rel=0.05)
+    else:
+        text, expected = made.read_text(encoding="utf-8"), kept.read_text(encoding="utf-8")
+        assert text == expected, f"{kept} is not what the results say: run `make pages`"
+
 
 def test_pages_are_up_to_date(tmp_path: Path) -> None:
-    (tmp_path / "tables_reading.md").write_bytes((pages.HERE / "tables_reading.md").read_bytes())
     pages.write(tmp_path)
-    for name in ("throughput.md", "tables.md", "bench.md", "force_calls.md"):
-        made, kept = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, pages.HERE))
-        assert made == kept, f"{name} is not what benchmarks/pages.py makes of the results: run `make pages`"
-    for name in ("energies.svg", "tables_figure2.svg", "tables_figure5.svg", "force_calls.svg"):
-        assert (tmp_path / name).stat().st_size == pytest.approx((pages.HERE / name).stat().st_size, rel=0.05)
+    for name in (*PAGES, "force_calls.svg"):
+        assert_up_to_date(tmp_path / name, pages.HERE / name)
+
+
+def test_the_page_of_the_paper_is_up_to_date(tmp_path: Path) -> None:
+    paper.write_page(tmp_path)
+    made = {file.name for file in tmp_path.iterdir()}
+    assert {"README.md", "figure2.svg", "figure3-Ba.svg", "figure3-Sr.svg", "figure4.svg", "figure5.svg"} == made
+    for name in made:
+        assert_up_to_date(tmp_path / name, paper.HERE / name)

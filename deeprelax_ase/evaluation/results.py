@@ -1,12 +1,14 @@
-"""What a benchmark ran on, without anything that names the machine."""
+"""What a benchmark found, as a JSON file, and what it ran on."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ import deeprelax_ase
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware, as JSON can hold them."""
+    """Versions and hardware, as JSON can hold them, without anything that names the machine."""
     packages = {}
     for name in ("ase", "matgl", "dgl", "gpaw", "numpy", "pymatgen", "scipy", "spglib", "torch-sim-atomistic"):
         try:
@@ -31,6 +33,14 @@ def environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write ``content``; an interrupted call leaves the old file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def _processor() -> str:

@@ -1,10 +1,10 @@
 """Train every row of the paper's tables 1 to 4 on our data, all under one budget, and predict the test splits.
 
-python benchmarks/tables_train.py --data DIR --out runs/tables [--only xmno] [--steps 3000]
+python benchmarks/paper/train.py --data DIR --out runs/tables [--only xmno] [--steps 3000]
 
 DIR holds pairs_xmno.npz (tables 1 and 4), pairs_universal.npz (table 2) and monolayers.npz (table 3). Several calls on
 one folder share the work: each takes the next row that no other has taken. Rows that are finished are left alone.
-benchmarks/tables.py makes the figures of the predictions.
+benchmarks/paper/measure.py measures the predictions.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def predict_ensemble(data: str, arguments: argparse.Namespace) -> None:
 
 def write(file: Path, fractional: Tensor, cell: Tensor, uncertainty: Tensor | None, kept: dict[str, Any]) -> None:
     """Predictions in single precision, and what is known of the run."""
-    arrays = {"scaled": fractional, "cell": cell} | ({} if uncertainty is None else {"uncertainty": uncertainty})
+    arrays = {"fractional": fractional, "cell": cell} | ({} if uncertainty is None else {"uncertainty": uncertainty})
     np.savez(file, about=json.dumps(kept), **{name: t.float().cpu().numpy() for name, t in arrays.items()})
 
 
