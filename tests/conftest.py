@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import tests.checked_shapes  # noqa: F401  before the package
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model

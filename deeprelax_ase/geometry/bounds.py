@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+
+from deeprelax_ase.graph.shapes import Lengths
 
 
-def distance_bounds(distances: Tensor, scales: Tensor, *, bound_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def distance_bounds(distances: Lengths, scales: Lengths, *, bound_scale: float = 1.0) -> tuple[Lengths, Lengths]:
     """Lower and upper bounds ``d - s b`` and ``d + s b``, eqs. (18)-(19); no lower bound is negative.
 
     Args:
@@ -21,6 +22,6 @@ def distance_bounds(distances: Tensor, scales: Tensor, *, bound_scale: float = 1
     return (distances - half_widths).clamp_min(0), distances + half_widths
 
 
-def bounded_euclidean_distance_loss(lengths: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def bounded_euclidean_distance_loss(lengths: Lengths, lower: Lengths, upper: Lengths) -> Lengths:
     """(E,) Å, by how much each length falls outside its bounds: the terms of eq. (20), before they are summed."""
     return torch.relu(lengths - upper) + torch.relu(lower - lengths)

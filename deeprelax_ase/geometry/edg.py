@@ -21,12 +21,21 @@ import math
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.terms import PullEvaluator, distance_terms, select_atoms
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, atom_counts, edge_batch, edge_vectors
+from deeprelax_ase.graph.shapes import (
+    AtomFlags,
+    Batch,
+    Cells,
+    Columns,
+    CrystalCounts,
+    CrystalFlags,
+    PerCrystal,
+    Positions,
+)
 
 #: Adam's decay rates of the first and second moment, as published.
 _BETA1, _BETA2 = 0.9, 0.999
@@ -94,17 +103,17 @@ class EDGSolution:
         steps: (G,) int64, steps taken until then; zero where the start already met all bounds.
     """
 
-    positions: Tensor
-    loss: Tensor
-    converged: Tensor
-    steps: Tensor
+    positions: Positions
+    loss: PerCrystal
+    converged: CrystalFlags
+    steps: CrystalCounts
 
 
 def solve_edg(
     graph: CrystalGraph,
     quantities: RelaxationQuantities,
     *,
-    start: Tensor | None = None,
+    start: Positions | None = None,
     settings: EDGSettings = DEFAULT_EDG_SETTINGS,
 ) -> EDGSolution:
     """Positions that meet the predicted distances and displacements, in the predicted cell.
@@ -135,8 +144,8 @@ def solve_edg(
 
 
 def _descend(
-    graph: CrystalGraph, quantities: RelaxationQuantities, start: Tensor, settings: EDGSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+    graph: CrystalGraph, quantities: RelaxationQuantities, start: Positions, settings: EDGSettings
+) -> tuple[Positions, CrystalFlags, CrystalCounts]:
     """Positions (N, 3), whether each crystal came to rest, and its steps."""
     evaluate = PullEvaluator(distance_terms(graph, quantities, bound_scale=settings.bound_scale))
     optimizer = _VectorAdam(start.T.clone(memory_format=torch.contiguous_format), settings)
@@ -173,7 +182,7 @@ def _descend(
 class _VectorAdam:
     """Adam on the positions (3, N), its second moment that of the length of each atom's gradient."""
 
-    def __init__(self, positions: Tensor, settings: EDGSettings) -> None:
+    def __init__(self, positions: Columns, settings: EDGSettings) -> None:
         self.positions = positions
         self._settings = settings
         self._first = torch.zeros_like(positions)
@@ -192,7 +201,7 @@ class _VectorAdam:
         """Å, of the kink of the loss in the coming step."""
         return max(self._settings.softness, _SOFTNESS_PER_RATE * self.learning_rate)
 
-    def step(self, gradient: Tensor) -> None:
+    def step(self, gradient: Columns) -> None:
         rate = self.learning_rate
         self._steps += 1
         first_bias, second_bias = 1 - _BETA1**self._steps, math.sqrt(1 - _BETA2**self._steps)
@@ -203,7 +212,7 @@ class _VectorAdam:
         torch.sqrt(self._second, out=self._norms).add_(_EPSILON * second_bias)
         self.positions.addcdiv_(self._first, self._norms, value=-rate * second_bias / first_bias)
 
-    def select(self, kept: Tensor) -> None:
+    def select(self, kept: AtomFlags) -> None:
         """Go on with the atoms ``kept``, (N,) bool."""
         self.positions, self._first, self._second = (t[:, kept] for t in (self.positions, self._first, self._second))
         self._allocate()
@@ -214,20 +223,22 @@ class _VectorAdam:
         self._ones = self._first.new_ones(1, 3)
 
 
-def _largest(pull: Tensor, batch: Tensor, num_crystals: int) -> Tensor:
+def _largest(pull: Columns, batch: Batch, num_crystals: int) -> PerCrystal:
     """(G,) the largest pull (3, N) on any atom of each crystal; NaN where one is NaN."""
     norms = torch.linalg.vector_norm(pull, dim=0)
     return norms.new_zeros(num_crystals).scatter_reduce_(0, batch, norms, "amax")
 
 
-def _drift(graph: CrystalGraph, cell: Tensor, positions: Tensor, *, moved: Tensor) -> Tensor:
+def _drift(graph: CrystalGraph, cell: Cells, positions: Positions, *, moved: CrystalFlags) -> Positions:
     """(N, 3) Å, the mean displacement beyond being carried along by the cell, in crystals that ``moved``."""
     displacements = positions - affine_positions(graph, cell)
     sums = torch.zeros_like(cell[:, 0]).index_add_(0, graph.batch, displacements)
     return (sums / atom_counts(graph)[:, None] * moved[:, None])[graph.batch]
 
 
-def _mean_loss(graph: CrystalGraph, quantities: RelaxationQuantities, positions: Tensor, bound_scale: float) -> Tensor:
+def _mean_loss(
+    graph: CrystalGraph, quantities: RelaxationQuantities, positions: Positions, bound_scale: float
+) -> PerCrystal:
     """(G,) Å, eq. (20) divided by the number of distances and displacements."""
     source, destination = graph.edge_index[:, graph.in_cell]
     lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, quantities.cell), dim=1)
@@ -249,7 +260,7 @@ def _in_float64(quantities: RelaxationQuantities) -> RelaxationQuantities:
     return replace(quantities, **{f.name: getattr(quantities, f.name).detach().double() for f in fields(quantities)})
 
 
-def _check_shapes(graph: CrystalGraph, quantities: RelaxationQuantities, start: Tensor | None) -> None:
+def _check_shapes(graph: CrystalGraph, quantities: RelaxationQuantities, start: Positions | None) -> None:
     pairs = int(graph.in_cell.sum())
     expected = {
         "distances": (graph.num_edges,),

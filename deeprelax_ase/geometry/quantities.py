@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+from deeprelax_ase.graph.shapes import (
+    CrystalCounts,
+    MemberCells,
+    MemberLengths,
+    MemberPairLengths,
+    MemberPositions,
+    PerAtom,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +32,12 @@ class RelaxationQuantities:
             the predicted cell.
     """
 
-    distances: Tensor
-    distance_scales: Tensor
-    displacements: Tensor
-    displacement_scales: Tensor
-    cell: Tensor
-    anchors: Tensor
+    distances: MemberLengths
+    distance_scales: MemberLengths
+    displacements: MemberPairLengths
+    displacement_scales: MemberPairLengths
+    cell: MemberCells
+    anchors: MemberPositions
 
 
 class SiteSymmetry(NamedTuple):
@@ -41,5 +48,5 @@ class SiteSymmetry(NamedTuple):
         primitive_atoms: (G,) int64, atoms of the primitive cells.
     """
 
-    freedom: Tensor
-    primitive_atoms: Tensor
+    freedom: PerAtom
+    primitive_atoms: CrystalCounts

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.shapes import Batch, Cells, Positions
 
 
-def remove_rotation(initial_cell: Tensor, positions: Tensor, cell: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batch: Batch) -> tuple[Positions, Cells]:
     """Relaxed crystals without the rotation Q, in the orientation of the unrelaxed ones.
 
     Strains applied one after the other leave a small rotation behind, which means nothing in a crystal.

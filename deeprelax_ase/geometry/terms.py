@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.geometry.bounds import distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, edge_batch
+from deeprelax_ase.graph.shapes import AtomFlags, Batch, Columns, EdgeAtoms, TermLengths, Terms, TermShifts
 
 #: Å. Two points nearer than this have no direction to each other: their distance pulls with less than its full weight,
 #: and not at all where they coincide.
@@ -37,12 +37,12 @@ class DistanceTerms:
         batch: (N,) int64, the crystal of each atom.
     """
 
-    source: Tensor
-    destination: Tensor
-    shifts: Tensor
-    lower: Tensor
-    upper: Tensor
-    batch: Tensor
+    source: Terms
+    destination: EdgeAtoms
+    shifts: TermShifts
+    lower: TermLengths
+    upper: TermLengths
+    batch: Batch
 
 
 def distance_terms(graph: CrystalGraph, quantities: RelaxationQuantities, *, bound_scale: float = 1.0) -> DistanceTerms:
@@ -65,7 +65,7 @@ def distance_terms(graph: CrystalGraph, quantities: RelaxationQuantities, *, bou
     )
 
 
-def select_atoms(terms: DistanceTerms, kept: Tensor) -> DistanceTerms:
+def select_atoms(terms: DistanceTerms, kept: AtomFlags) -> DistanceTerms:
     """The terms of some crystals alone: those whose atoms are ``kept``, (N,) bool; the crystals keep their numbers."""
     number = kept.cumsum(0) - 1
     keep = kept[terms.source]
@@ -108,7 +108,7 @@ class PullEvaluator:
         self._ones = terms.shifts.new_ones(1, 3)
         self._total = terms.shifts.new_empty(3, atoms)
 
-    def __call__(self, positions: Tensor, softness: float) -> Tensor:
+    def __call__(self, positions: Columns, softness: float) -> Columns:
         """(3, N) the pull on each atom at ``positions`` (3, N); the next call overwrites it."""
         vectors, lengths, excess = self._vectors, self._lengths, self._excess
         torch.index_select(positions.view(-1), 0, self._index, out=self._ends)

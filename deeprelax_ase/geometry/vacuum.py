@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+
+from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, PerAtom, PerCrystal, Positions
 
 #: Å, from which on a gap between lattice planes is a vacuum that somebody put there. Neighbour lists end at 6 Å; gaps
 #: somewhat wider than that are found in open and layered crystals, which close them as they relax.
 VACUUM = 10.0
 
 
-def in_plane_projectors(fractional: Tensor, cell: Tensor, batch: Tensor, gap: float = VACUUM) -> Tensor:
+def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: float = VACUUM) -> Matrices:
     """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
 
     Args:
@@ -30,7 +31,7 @@ def in_plane_projectors(fractional: Tensor, cell: Tensor, batch: Tensor, gap: fl
     return identity - (outer * chosen[:, :, None, None].to(cell.dtype)).sum(dim=1)
 
 
-def widest_gaps(coordinates: Tensor, batch: Tensor, size: int) -> Tensor:
+def widest_gaps(coordinates: PerAtom, batch: Batch, size: int) -> PerCrystal:
     """(G,) the widest gap between the fractional ``coordinates`` (N,) of each crystal, around its period of 1."""
     wrapped = coordinates - torch.floor(coordinates)
     order = torch.argsort(wrapped + 2 * batch.to(wrapped.dtype))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, expand, row_starts
+from deeprelax_ase.graph.shapes import Cell, Destinations, Positions
 
 #: Å, added to the cutoff when bins are looked through, so that rounding loses no neighbour.
 _MARGIN = 1e-2
@@ -14,7 +14,7 @@ _MARGIN = 1e-2
 _MOST_BINS = 128
 
 
-def cell_list_pairs(positions: Tensor, cell: Tensor, *, cutoff: float, destinations: Tensor) -> NeighborList:
+def cell_list_pairs(positions: Positions, cell: Cell, *, cutoff: float, destinations: Destinations) -> NeighborList:
     """Every pair within ``cutoff`` in one crystal, as :func:`~deeprelax_ase.graph.neighbor_pairs` lists them.
 
     The cell is cut into bins at least as wide as the cutoff, where it is wide enough; an atom's neighbours are sought

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.errors import IsolatedAtomError, OverlappingAtomsError
 from deeprelax_ase.graph.edges import NeighborList, row_starts
+from deeprelax_ase.graph.shapes import Batch, Cells, Destinations
 
 #: Å. Atoms nearer than this are an error of the input: the shortest bond of all, that of H2, measures 0.74 Å.
 MIN_DISTANCE = 0.5
@@ -21,7 +21,7 @@ MIN_DISTANCE = 0.5
 _MIN_VOLUME = MIN_DISTANCE**3 / math.sqrt(2)
 
 
-def check_density(cell: Tensor, batch: Tensor) -> None:
+def check_density(cell: Cells, batch: Batch) -> None:
     """Refuse cells so small that atoms must overlap, before their endless neighbours are listed.
 
     Args:
@@ -45,7 +45,7 @@ def check_density(cell: Tensor, batch: Tensor) -> None:
 
 
 def check_distances(
-    neighbors: NeighborList, batch: Tensor, destinations: Tensor | None = None, *, cutoff: float
+    neighbors: NeighborList, batch: Batch, destinations: Destinations | None = None, *, cutoff: float
 ) -> None:
     """Refuse crystals whose distances no relaxation can start from.
 
@@ -69,7 +69,7 @@ def check_distances(
         raise IsolatedAtomError(_isolation(alone, batch, cutoff))
 
 
-def _overlap(neighbors: NeighborList, pair: int, batch: Tensor) -> str:
+def _overlap(neighbors: NeighborList, pair: int, batch: Batch) -> str:
     i, j = int(neighbors.destination[pair]), int(neighbors.source[pair])
     offset, distance = neighbors.offsets[pair].tolist(), float(neighbors.distances[pair])
     crystal, first = _locate(batch, i)
@@ -83,7 +83,7 @@ def _overlap(neighbors: NeighborList, pair: int, batch: Tensor) -> str:
     )
 
 
-def _isolation(alone: Tensor, batch: Tensor, cutoff: float) -> str:
+def _isolation(alone: Destinations, batch: Batch, cutoff: float) -> str:
     crystal, first = _locate(batch, int(alone[0]))
     atoms = (alone[batch[alone] == crystal] - first).tolist()
     named = f"atom {atoms[0]} has" if len(atoms) == 1 else f"atoms {atoms[:5]}{' and more' * (len(atoms) > 5)} have"
@@ -98,7 +98,7 @@ def _prefix(crystal: int, count: int) -> str:
     return f"crystal {crystal}: " if count > 1 else ""
 
 
-def _locate(batch: Tensor, atom: int) -> tuple[int, int]:
+def _locate(batch: Batch, atom: int) -> tuple[int, int]:
     """The crystal of ``atom`` and the first atom of that crystal."""
     crystal = batch[atom]
     return int(crystal), int(torch.searchsorted(batch, crystal))

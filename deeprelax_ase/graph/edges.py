@@ -9,9 +9,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    CellOffsets,
+    Destinations,
+    EdgeFlags,
+    EdgeIndex,
+    Ints,
+    PairFlags,
+    PairLengths,
+    PairOffsets,
+    Pairs,
+    Positions,
+)
 
 #: Å. Neighbours that lie at most this much beyond the last one kept are kept too. Symmetry makes whole shells of equal
 #: distance, and a shell cut by atom order or rounding would break the symmetry of the prediction. Files with four
@@ -33,25 +45,25 @@ class NeighborList(NamedTuple):
         distances: (P,) float, |r_j + k L - r_i| in Å.
     """
 
-    source: Tensor
-    destination: Tensor
-    offsets: Tensor
-    distances: Tensor
+    source: Pairs
+    destination: Pairs
+    offsets: PairOffsets
+    distances: PairLengths
 
 
-def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+def expand(counts: Ints) -> tuple[Pairs, Pairs]:
     """Ragged ranges: for each of ``counts`` (n,) its index, repeated, and the numbers 0 to count - 1."""
     parent = torch.repeat_interleave(counts)
     starts = counts.cumsum(0) - counts
     return parent, torch.arange(len(parent), device=counts.device) - starts[parent]
 
 
-def row_starts(ids: Tensor, size: int) -> Tensor:
+def row_starts(ids: Pairs, size: int) -> Ints:
     """(size + 1,) where each of the ids 0 to size - 1 starts in the ascending ``ids``, and the end."""
     return torch.searchsorted(ids, torch.arange(size + 1, device=ids.device))
 
 
-def in_cell_pairs(positions: Tensor, batch: Tensor, destinations: Tensor | None = None) -> NeighborList:
+def in_cell_pairs(positions: Positions, batch: Batch, destinations: Destinations | None = None) -> NeighborList:
     """All pairs j != i of the same crystal with k = 0, without a cutoff.
 
     Args:
@@ -73,7 +85,7 @@ def in_cell_pairs(positions: Tensor, batch: Tensor, destinations: Tensor | None 
 
 def select_edges(
     neighbors: NeighborList, in_cell: NeighborList, *, settings: GraphSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[EdgeIndex, CellOffsets, EdgeFlags]:
     """The edges of the multigraph.
 
     Of the ``max_neighbors`` nearest neighbours of each atom over all cells, those of other cells (k != 0) become
@@ -109,7 +121,7 @@ def select_edges(
     return edges[:, :2].T.contiguous(), edges[:, 2:].contiguous(), flags
 
 
-def _nearest(pairs: NeighborList, count: int) -> Tensor:
+def _nearest(pairs: NeighborList, count: int) -> PairFlags:
     """(P,) bool, whether a pair is among the ``count`` nearest of its destination, ties included."""
     if not len(pairs.distances):
         return torch.zeros(0, dtype=torch.bool, device=pairs.source.device)
@@ -123,5 +135,5 @@ def _nearest(pairs: NeighborList, count: int) -> Tensor:
     return axis <= axis.sort().values[last] + TIE_TOLERANCE
 
 
-def _ranks(items: Tensor) -> Tensor:
+def _ranks(items: Pairs) -> Pairs:
     return torch.arange(len(items), device=items.device)

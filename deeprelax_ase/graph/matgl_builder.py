@@ -19,6 +19,7 @@ from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs
 from deeprelax_ase.graph.matgl_import import import_matgl
 from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
+from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, PairTable, Positions
 from deeprelax_ase.graph.torch_builder import batch_tensors, neighbor_pairs
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read_dgl_graph(
     return _select(*tensors, neighbors, settings).to(dtype=dtype)
 
 
-def _convert(crystal: Crystal, cutoff: float) -> Tensor:
+def _convert(crystal: Crystal, cutoff: float) -> PairTable:
     """:func:`_table` of a crystal's own graph.
 
     Atoms are wrapped first: memory and time of the converter grow with the cells between atoms and origin, to 13 GB for
@@ -93,16 +94,19 @@ def _convert(crystal: Crystal, cutoff: float) -> Tensor:
     return table
 
 
-def _table(graph: DGLGraph) -> Tensor:
+def _table(graph: DGLGraph) -> PairTable:
     """(5, P) the graph's edges: destination, source and the three offsets."""
     destination, source = graph.edges()
     return torch.stack([destination.long(), source.long(), *graph.edata["pbc_offset"].round().long().T]).cpu()
 
 
 def _neighbor_list(
-    tables: Sequence[Tensor], positions: Tensor, cell: Tensor, batch: Tensor, cutoff: float
+    tables: Sequence[Tensor], positions: Positions, cell: Cells, batch: Batch, cutoff: float
 ) -> NeighborList:
-    """The edges within ``cutoff`` as one sorted list, distances in float64 from the crystals' own positions."""
+    """The edges of ``tables``, one (5, P) a crystal, within ``cutoff`` as one sorted list.
+
+    Distances are computed in float64 from the crystals' own positions.
+    """
     starts = row_starts(batch, len(cell))
     table = torch.cat([torch.cat([t[:2] + start, t[2:]]) for t, start in zip(tables, starts[:-1], strict=True)], dim=1)
     table = table[:, torch.from_numpy(np.lexsort(table.numpy()[::-1]))]
@@ -114,7 +118,7 @@ def _neighbor_list(
 
 
 def _select(
-    numbers: Tensor, positions: Tensor, cell: Tensor, batch: Tensor, neighbors: NeighborList, settings: GraphSettings
+    numbers: Numbers, positions: Positions, cell: Cells, batch: Batch, neighbors: NeighborList, settings: GraphSettings
 ) -> CrystalGraph:
     """The graph of the neighbours that become edges, once their distances are checked."""
     check_distances(neighbors, batch, cutoff=settings.cutoff)

@@ -11,6 +11,21 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    CellOffsets,
+    Cells,
+    CrystalCounts,
+    EdgeAtoms,
+    EdgeFlags,
+    EdgeIndex,
+    EdgeVectors,
+    Numbers,
+    Positions,
+    RowMatrices,
+    Rows,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class CrystalGraph:
@@ -30,13 +45,13 @@ class CrystalGraph:
             edge has k != 0. Without such pairs (``max_in_cell=0``) it is false throughout, and k may be anything.
     """
 
-    numbers: Tensor
-    positions: Tensor
-    cell: Tensor
-    batch: Tensor
-    edge_index: Tensor
-    cell_offsets: Tensor
-    in_cell: Tensor
+    numbers: Numbers
+    positions: Positions
+    cell: Cells
+    batch: Batch
+    edge_index: EdgeIndex
+    cell_offsets: CellOffsets
+    in_cell: EdgeFlags
 
     @property
     def num_atoms(self) -> int:
@@ -62,12 +77,12 @@ class CrystalGraph:
         return replace(self, **moved)
 
 
-def edge_batch(graph: CrystalGraph) -> Tensor:
+def edge_batch(graph: CrystalGraph) -> EdgeAtoms:
     """(E,) the crystal that each edge belongs to."""
     return graph.batch[graph.edge_index[1]]
 
 
-def edge_vectors(graph: CrystalGraph, positions: Tensor | None = None, cell: Tensor | None = None) -> Tensor:
+def edge_vectors(graph: CrystalGraph, positions: Positions | None = None, cell: Cells | None = None) -> EdgeVectors:
     """(E, 3) vectors ``r_j + k L - r_i`` in Å, of the graph's own geometry or of other ``positions`` and ``cell``."""
     positions = graph.positions if positions is None else positions
     cell = graph.cell if cell is None else cell
@@ -76,17 +91,17 @@ def edge_vectors(graph: CrystalGraph, positions: Tensor | None = None, cell: Ten
     return positions[source] + shifts - positions[destination]
 
 
-def fractional_positions(graph: CrystalGraph) -> Tensor:
+def fractional_positions(graph: CrystalGraph) -> Positions:
     """(N, 3) fractional coordinates, not wrapped."""
     return rows_times_matrices(graph.positions, torch.linalg.inv(graph.cell)[graph.batch])
 
 
-def affine_positions(graph: CrystalGraph, cell: Tensor) -> Tensor:
+def affine_positions(graph: CrystalGraph, cell: Cells) -> Positions:
     """(N, 3) Å, the atoms carried along affinely by a new ``cell`` (G, 3, 3): fractional coordinates stay."""
     return rows_times_matrices(fractional_positions(graph), cell[graph.batch])
 
 
-def rows_times_matrices(rows: Tensor, matrices: Tensor) -> Tensor:
+def rows_times_matrices(rows: Rows, matrices: RowMatrices) -> Rows:
     """(n, 3) row vectors times (n, 3, 3) matrices, one each.
 
     Written without a matrix product: autocast and TF32 would round positions to 1e-2 Å.
@@ -94,7 +109,7 @@ def rows_times_matrices(rows: Tensor, matrices: Tensor) -> Tensor:
     return (rows[:, :, None] * matrices).sum(dim=1)
 
 
-def atom_counts(graph: CrystalGraph) -> Tensor:
+def atom_counts(graph: CrystalGraph) -> CrystalCounts:
     """(G,) number of atoms of each crystal."""
     return torch.bincount(graph.batch, minlength=graph.num_crystals)
 

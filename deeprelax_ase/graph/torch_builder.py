@@ -19,6 +19,17 @@ from deeprelax_ase.graph.checks import check_density, check_distances
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, expand, in_cell_pairs, row_starts, select_edges
 from deeprelax_ase.graph.record import CrystalGraph
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    CellOffsets,
+    Cells,
+    Destinations,
+    EdgeFlags,
+    EdgeIndex,
+    Matrices,
+    Numbers,
+    Positions,
+)
 
 #: Pairs and images enumerated at once (upper estimate); larger batches and cells are worked through in chunks of
 #: destinations. On a CPU small chunks stay in its caches; a GPU wants few large ones, at most about 3 GB.
@@ -51,7 +62,7 @@ def build_graph(
     return neighbor_graph(*tensors, settings=settings, check=True).to(dtype=dtype)
 
 
-def batch_tensors(crystals: Sequence[Crystal]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_tensors(crystals: Sequence[Crystal]) -> tuple[Numbers, Positions, Cells, Batch]:
     """``numbers`` (N,), ``positions`` (N, 3), ``cell`` (G, 3, 3) and ``batch`` (N,) of crystals, in float64."""
     if not crystals:
         raise ValueError("no crystals to build a graph of")
@@ -65,10 +76,10 @@ def batch_tensors(crystals: Sequence[Crystal]) -> tuple[Tensor, Tensor, Tensor, 
 
 @torch.no_grad()
 def neighbor_graph(
-    numbers: Tensor,
-    positions: Tensor,
-    cell: Tensor,
-    batch: Tensor,
+    numbers: Numbers,
+    positions: Positions,
+    cell: Cells,
+    batch: Batch,
     *,
     settings: GraphSettings = DEFAULT_SETTINGS,
     check: bool = False,
@@ -111,7 +122,7 @@ def neighbor_graph(
 
 @torch.no_grad()
 def neighbor_pairs(
-    positions: Tensor, cell: Tensor, batch: Tensor, *, cutoff: float, destinations: Tensor | None = None
+    positions: Positions, cell: Cells, batch: Batch, *, cutoff: float, destinations: Destinations | None = None
 ) -> NeighborList:
     """Every pair within ``cutoff``, over all cell offsets; an atom's own images belong to its neighbours.
 
@@ -157,7 +168,7 @@ def neighbor_pairs(
     return NeighborList(source[pair], destination[pair], offset[kept], distances[kept])
 
 
-def _upper_triangular(cell: Tensor) -> tuple[Tensor, Tensor]:
+def _upper_triangular(cell: Cells) -> tuple[Cells, Matrices]:
     """The cell in Cartesian axes that make it upper triangular with a positive diagonal, and these axes in rows."""
     a, b, c = cell.unbind(dim=1)
     normal = torch.linalg.cross(b, c)
@@ -171,7 +182,7 @@ def _upper_triangular(cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pairs_of_one(
-    positions: Tensor, cell: Tensor, batch: Tensor, cutoff: float, destinations: Tensor, crystal: int
+    positions: Positions, cell: Cells, batch: Batch, cutoff: float, destinations: Destinations, crystal: int
 ) -> NeighborList:
     """:func:`neighbor_pairs` by a cell list, for ``destinations`` in one ``crystal``."""
     here = torch.searchsorted(batch, torch.tensor([crystal, crystal + 1], device=batch.device))
@@ -180,7 +191,7 @@ def _pairs_of_one(
     return found._replace(source=found.source + first, destination=found.destination + first)
 
 
-def _chunks(cell: Tensor, batch: Tensor, cutoff: float, chunk_size: int) -> list[tuple[Tensor, int | None]]:
+def _chunks(cell: Cells, batch: Batch, cutoff: float, chunk_size: int) -> list[tuple[Destinations, int | None]]:
     """Consecutive destinations, split so that each part makes about ``chunk_size`` pairs and images at most.
 
     Of large crystals a part holds one alone, whose number comes with it.
@@ -205,6 +216,6 @@ def _chunks(cell: Tensor, batch: Tensor, cutoff: float, chunk_size: int) -> list
     ]
 
 
-def _join(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _join(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[EdgeIndex, CellOffsets, EdgeFlags]:
     edge_index, cell_offsets, in_cell = zip(*parts, strict=True)
     return torch.cat(edge_index, dim=1), torch.cat(cell_offsets), torch.cat(in_cell)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.graph.shapes import CellOffsets, EdgeAtoms, EdgeFeatures, Lengths
+
 
 class GaussianBasis(nn.Module):
     """lambda of eqs. (4)-(5): ``exp(-(d - mu)^2 / (2 w^2))`` with centres mu from 0 to ``stop`` Å, w their spacing."""
@@ -18,12 +20,12 @@ class GaussianBasis(nn.Module):
         self.width = stop / (num_basis - 1)
         self.register_buffer("centers", torch.linspace(0.0, stop, num_basis, dtype=torch.float32), persistent=False)
 
-    def forward(self, lengths: Tensor) -> Tensor:
+    def forward(self, lengths: Lengths) -> EdgeFeatures:
         """(E,) lengths in Å to (E, num_basis)."""
         return torch.exp(-0.5 * ((lengths[:, None] - self.centers) / self.width) ** 2)
 
 
-def cell_offset_index(offsets: Tensor, offset_range: int) -> Tensor:
+def cell_offset_index(offsets: CellOffsets, offset_range: int) -> EdgeAtoms:
     """K of section 4.3.1: ``(k1 + r) + (k2 + r) n + (k3 + r) n^2`` with ``n = 2 r + 1``; (E, 3) to (E,) int64.
 
     Offsets beyond ±r are not clamped: the formula goes on, so K leaves [0, n^3) or falls on the K of another offset;
@@ -35,7 +37,7 @@ def cell_offset_index(offsets: Tensor, offset_range: int) -> Tensor:
     return shifted[:, 0] + base * shifted[:, 1] + base * base * shifted[:, 2]
 
 
-def cell_offset_encoding(offsets: Tensor, channels: int, offset_range: int = 2) -> Tensor:
+def cell_offset_encoding(offsets: CellOffsets, channels: int, offset_range: int = 2) -> EdgeFeatures:
     """Periodic cell offset encoding p(K), eqs. (2)-(3): (E, 3) integer offsets to (E, channels) float32.
 
     Args:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, edge_vectors
+from deeprelax_ase.graph.shapes import CellOffsets, Cells, EdgeFeatures, EdgeVectors, Lengths, Scalars
 from deeprelax_ase.nn.basis import GaussianBasis, cell_offset_encoding
 from deeprelax_ase.nn.config import DeepRelaxConfig
 from deeprelax_ase.nn.heads import DistanceHead, LatticeHead, StrainHead
@@ -51,7 +52,7 @@ class DeepRelax(nn.Module):
             part.compile(dynamic=dynamic)
 
     def forward(
-        self, graph: CrystalGraph, *, cell: Tensor | None = None, anchor_cell: Tensor | None = None
+        self, graph: CrystalGraph, *, cell: Cells | None = None, anchor_cell: Cells | None = None
     ) -> RelaxationQuantities:
         """Predict the relaxation quantities.
 
@@ -93,7 +94,7 @@ class DeepRelax(nn.Module):
             anchors=anchors,
         )
 
-    def _edge_features(self, lengths: Tensor, offsets: Tensor) -> Tensor:
+    def _edge_features(self, lengths: Lengths, offsets: CellOffsets) -> EdgeFeatures:
         """(E, edge_channels), lambda(d) and p(K) side by side."""
         features = self.basis(lengths.to(self.basis.centers.dtype))
         if not self.config.cell_offset_encoding:
@@ -101,16 +102,16 @@ class DeepRelax(nn.Module):
         encoding = cell_offset_encoding(offsets, self.config.encoding_channels, self.config.offset_range)
         return torch.cat([features, encoding.to(features.dtype)], dim=-1)
 
-    def _cell(self, x: Tensor, graph: CrystalGraph, features: Tensor, directions: Tensor) -> Tensor:
+    def _cell(self, x: Scalars, graph: CrystalGraph, features: EdgeFeatures, directions: EdgeVectors) -> Cells:
         if isinstance(self.lattice_head, StrainHead):
             return self.lattice_head(x, graph.cell, graph.batch, graph.edge_index, features, directions)
         return self.lattice_head(x, graph.cell, graph.batch)
 
 
-def _carried_lengths(graph: CrystalGraph, cell: Tensor) -> Tensor:
+def _carried_lengths(graph: CrystalGraph, cell: Cells) -> Lengths:
     """(E,) Å, the length of each edge once ``cell`` has carried the atoms along."""
     return torch.linalg.vector_norm(edge_vectors(graph, affine_positions(graph, cell), cell), dim=-1)
 
 
-def _or_zero(scales: Tensor | None, like: Tensor) -> Tensor:
+def _or_zero(scales: Lengths | None, like: Lengths) -> Lengths:
     return torch.zeros_like(like) if scales is None else scales.to(like.dtype)

@@ -6,9 +6,26 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.shapes import (
+    AtomScales,
+    AtomStrains,
+    Batch,
+    Cells,
+    CrystalCounts,
+    CrystalScalars,
+    EdgeFeatures,
+    EdgeVectors,
+    Harmonics,
+    Matrices,
+    Numbers,
+    Positions,
+    Scalars,
+    Stacks,
+    StrainCoefficients,
+)
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.e3_forces import ForceReader
@@ -36,11 +53,11 @@ class NetworkInput(NamedTuple):
         edges: their ends.
     """
 
-    numbers: Tensor
-    level: Tensor
-    batch: Tensor
-    counts: Tensor
-    vectors: Tensor
+    numbers: Numbers
+    level: CrystalCounts
+    batch: Batch
+    counts: CrystalCounts
+    vectors: EdgeVectors
     known: KnownForces
     edges: EdgeLists
 
@@ -57,8 +74,8 @@ class Block(nn.Module):
         self.refinement = Refinement(channels)
 
     def forward(
-        self, x: Tensor, h: Tensor, radial: Tensor, directions: Tensor, edges: EdgeLists
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        self, x: Scalars, h: Stacks, radial: EdgeFeatures, directions: Harmonics, edges: EdgeLists
+    ) -> tuple[Scalars, Stacks, tuple[Positions, AtomStrains, AtomScales]]:
         """New features x (N, F) and h (N, 8, F), and what :class:`~deeprelax_ase.nn.e3_layers.Refinement` reads off."""
         for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
             weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
@@ -83,7 +100,9 @@ class DeepRelaxE3(nn.Module):
         self.forces = ForceReader(config.channels) if config.reads_forces else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
-    def forward(self, graph: CrystalGraph, level: Tensor | int = 0, *, keep_cell: bool = False) -> list[Relaxation]:
+    def forward(
+        self, graph: CrystalGraph, level: CrystalCounts | int = 0, *, keep_cell: bool = False
+    ) -> list[Relaxation]:
         """The relaxation after each block; the last one is the prediction.
 
         Args:
@@ -126,7 +145,7 @@ class DeepRelaxE3(nn.Module):
             relaxations.append(_relaxation(displacements, strain, raw, given))
         return relaxations
 
-    def _edge_features(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def _edge_features(self, vectors: EdgeVectors) -> tuple[EdgeFeatures, Harmonics]:
         """Radial basis (E, num_basis), in the type that the linear maps compute in, and harmonics (E, 8)."""
         lengths = torch.linalg.vector_norm(vectors, dim=-1)
         dtype = self.basis.centers.dtype
@@ -136,7 +155,7 @@ class DeepRelaxE3(nn.Module):
         return radial.to(lower), harmonics((vectors / lengths[:, None]).to(dtype))
 
 
-def network_input(graph: CrystalGraph, level: Tensor | int, known: KnownForces | None = None) -> NetworkInput:
+def network_input(graph: CrystalGraph, level: CrystalCounts | int, known: KnownForces | None = None) -> NetworkInput:
     """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known."""
     if isinstance(level, int):
         level = torch.full((graph.num_crystals,), level, device=graph.batch.device)
@@ -151,37 +170,37 @@ def network_input(graph: CrystalGraph, level: Tensor | int, known: KnownForces |
     )
 
 
-def no_forces(positions: Tensor, cell: Tensor) -> KnownForces:
+def no_forces(positions: Positions, cell: Cells) -> KnownForces:
     """What is known of the forces on atoms at ``positions`` (N, 3) in ``cell`` (G, 3, 3) without a calculator."""
     has_forces = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
     return KnownForces(torch.zeros_like(positions), torch.zeros_like(cell), has_forces)
 
 
-def moved_vectors(given: NetworkInput, displacements: Tensor, strain: Tensor) -> Tensor:
+def moved_vectors(given: NetworkInput, displacements: Positions, strain: Matrices) -> EdgeVectors:
     """(E, 3) Å, the edge vectors once the strain (G, 3, 3) has carried the atoms along and they are displaced."""
     source, destination = given.edges.source, given.edges.destination
     carried = rows_times_matrices(given.vectors, symmetric_exponential(strain)[given.batch[destination]])
     return carried + displacements[source] - displacements[destination]
 
 
-def strain_matrix(coefficients: Tensor) -> Tensor:
+def strain_matrix(coefficients: StrainCoefficients) -> Matrices:
     """(G, 6) coefficients, trace first, to (G, 3, 3) symmetric matrices."""
     identity = torch.eye(3, dtype=coefficients.dtype, device=coefficients.device)
     return coefficients[:, :1, None] * identity + tensor_matrix(coefficients[:, 1:])
 
 
-def crystal_mean(values: Tensor, given: NetworkInput) -> Tensor:
+def crystal_mean(values: Scalars, given: NetworkInput) -> CrystalScalars:
     """(N, C) values averaged over the atoms of each crystal, (G, C)."""
     sums = values.new_zeros(len(given.counts), values.shape[1]).index_add(0, given.batch, values)
     return sums / given.counts.clamp(min=1)[:, None]
 
 
-def without_drift(displacements: Tensor, given: NetworkInput) -> Tensor:
+def without_drift(displacements: Positions, given: NetworkInput) -> Positions:
     """(N, 3) displacements less the mean over each crystal: where the origin lies is nobody's business."""
     return displacements - crystal_mean(displacements, given)[given.batch]
 
 
-def _relaxation(displacements: Tensor, strain: Tensor, raw: Tensor, given: NetworkInput) -> Relaxation:
+def _relaxation(displacements: Positions, strain: Matrices, raw: AtomScales, given: NetworkInput) -> Relaxation:
     raw = raw.to(displacements.dtype)
     of_cell = crystal_mean(raw[:, 1:], given)
     return Relaxation(

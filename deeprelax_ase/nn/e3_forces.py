@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from deeprelax_ase.graph.shapes import Batch, CrystalCounts, Resolved, ResolvedLengths, RowComponents, Scalars, Stacks
 from deeprelax_ase.nn.harmonics import tensor_coefficients
 from deeprelax_ase.nn.heads import start_at_zero
 from deeprelax_ase.nn.records import KnownForces
@@ -34,7 +35,7 @@ class ForceReader(nn.Module):
         nn.init.zeros_(self.vectors.weight)
         nn.init.zeros_(self.tensors.weight)
 
-    def forward(self, known: KnownForces, batch: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, known: KnownForces, batch: Batch, counts: CrystalCounts) -> tuple[Scalars, Stacks]:
         """What adds to x (N, F) and h (N, 8, F); ``batch`` (N,) is the crystal of each atom, ``counts`` (G,) atoms."""
         dtype = self.vectors.weight.dtype
         of_atoms = -known.virial / counts.clamp(min=1)[:, None, None]  # downhill, as forces are
@@ -47,7 +48,7 @@ class ForceReader(nn.Module):
         has_forces = known.has_forces.to(dtype)[batch, None]
         return has_forces * self.scalars(scalars), has_forces[:, None] * h
 
-    def _resolve(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _resolve(self, values: RowComponents) -> tuple[Resolved, ResolvedLengths]:
         """(n, C) values of C components as (n, C, sizes) resolved ones, and the lengths (n, sizes) of those."""
         unit = values.abs().amax(dim=1, keepdim=True).clamp(min=1.0)  # squares of huge forces would overflow
         values = values / unit

@@ -9,15 +9,26 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from deeprelax_ase.graph.shapes import (
+    AtomScales,
+    AtomStrains,
+    Messages,
+    Positions,
+    Scalars,
+    SourceScalars,
+    Stacks,
+    Tensors,
+    Vectors,
+)
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR, tensor_times_vector, vector_product
 from deeprelax_ase.nn.heads import start_at_zero
 from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
 from deeprelax_ase.nn.paegnn import perceptron, smooth_norm
 
 
-def rms_normalize(stack: Tensor) -> tuple[Tensor, Tensor]:
+def rms_normalize(stack: Stacks) -> tuple[Vectors, Tensors]:
     """Vectors (N, 3, F) and tensors (N, 5, F) of a stack, scaled down where large: ``h / sqrt(1 + mean square)``.
 
     The 1 keeps near-zero features, as symmetry makes them, near zero: dividing those by their own size would blow up
@@ -39,7 +50,7 @@ class Sources(nn.Module):
         self.scalars = perceptron(channels, channels, WEIGHTS * channels)
         self.tensors = tensors
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Scalars, h: Stacks) -> tuple[SourceScalars, Stacks]:
         """B (N, 3, F) and G (N, 8, F) of atoms with x (N, F) and h (N, 8, F)."""
         parts = self.scalars(self.norm(x)).view(len(x), WEIGHTS, -1)
         if not self.tensors:
@@ -64,7 +75,7 @@ class Update(nn.Module):
         self.mix_tensors = nn.Linear(channels, 2 * channels, bias=False)
         self.weights = perceptron(3 * channels, channels, 7 * channels)
 
-    def forward(self, x: Tensor, h: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Scalars, h: Stacks, messages: Messages) -> tuple[Scalars, Stacks]:
         """New x (N, F) and h (N, 8, F) from the old ones and the messages (N, 9, F)."""
         x, h = x + self.scale * messages[:, 0], h + self.scale * messages[:, 1:]
         vector, tensor = rms_normalize(h)
@@ -89,7 +100,7 @@ class Refinement(nn.Module):
             nn.Linear(channels, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, 2 * channels + 4))
         )
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Scalars, h: Stacks) -> tuple[Positions, AtomStrains, AtomScales]:
         """Displacements (N, 3), strain coefficients (N, 6), trace first, and raw scales (N, 3)."""
         channels = x.shape[-1]
         vector, tensor = rms_normalize(h)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor
-
 from deeprelax_ase.graph.edges import row_starts
+from deeprelax_ase.graph.shapes import EdgeAtoms, EdgeIndex, EdgeStarts
 
 
 class EdgeLists(NamedTuple):
@@ -20,14 +19,14 @@ class EdgeLists(NamedTuple):
         source_starts: (N + 1,) int64, where those of each source start; empty likewise.
     """
 
-    source: Tensor
-    destination: Tensor
-    destination_starts: Tensor
-    by_source: Tensor
-    source_starts: Tensor
+    source: EdgeAtoms
+    destination: EdgeAtoms
+    destination_starts: EdgeStarts
+    by_source: EdgeAtoms
+    source_starts: EdgeStarts
 
 
-def edge_lists(edge_index: Tensor, num_atoms: int, *, gradient: bool) -> EdgeLists:
+def edge_lists(edge_index: EdgeIndex, num_atoms: int, *, gradient: bool) -> EdgeLists:
     """The lists of ``edge_index`` (2, E), sorted by destination."""
     source, destination = edge_index
     starts = row_starts(destination, num_atoms)

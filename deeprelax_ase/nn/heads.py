@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    Cells,
+    EdgeFeatures,
+    EdgeIndex,
+    EdgeVectors,
+    Lengths,
+    Matrices,
+    Scalars,
+    Values,
+    Vectors,
+)
 from deeprelax_ase.nn.paegnn import perceptron
 
 #: Å, bounds of the Laplace scale b: below the first the data are not exact, above the second nothing is known.
 SCALE_RANGE = (0.002, 5.0)
 
 
-def bounded_scale(raw: Tensor, bounds: tuple[float, float] = SCALE_RANGE) -> Tensor:
+def bounded_scale(raw: Values, bounds: tuple[float, float] = SCALE_RANGE) -> Values:
     """b = exp(u) with u squashed smoothly between the logarithms of the ``bounds``: no gradient is cut off."""
     low, high = (math.log(bound) for bound in bounds)
     return torch.exp(low + (high - low) * torch.sigmoid(raw))
@@ -52,8 +64,8 @@ class DistanceHead(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, v: Tensor, edge_index: Tensor, edge_features: Tensor, directions: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Scalars, v: Vectors, edge_index: EdgeIndex, edge_features: EdgeFeatures, directions: EdgeVectors
+    ) -> tuple[Lengths, Lengths | None]:
         """(E,) raw distance output in Å and (E,) Laplace scale in Å (None without uncertainty)."""
         source, destination = edge_index
         hidden = self.source(x)[source] + self.destination(x)[destination] + self.edge(edge_features)
@@ -82,7 +94,7 @@ class LatticeHead(nn.Module):
             nn.Linear(2 * channels, channels), nn.SiLU(), start_at_zero(nn.Linear(channels, 9))
         )
 
-    def forward(self, x: Tensor, cell: Tensor, batch: Tensor) -> Tensor:
+    def forward(self, x: Scalars, cell: Cells, batch: Batch) -> Cells:
         """(G, 3, 3) relaxed cell in Å."""
         pooled = x.new_zeros(cell.shape[0], x.shape[1]).index_add(0, batch, self.atoms(x).to(x.dtype))
         features = torch.cat([self.lattice(cell.flatten(start_dim=1).to(x.dtype)), pooled], dim=-1)
@@ -106,8 +118,14 @@ class StrainHead(nn.Module):
         self.scale = 1 / math.sqrt(mean_neighbors)
 
     def forward(
-        self, x: Tensor, cell: Tensor, batch: Tensor, edge_index: Tensor, edge_features: Tensor, directions: Tensor
-    ) -> Tensor:
+        self,
+        x: Scalars,
+        cell: Cells,
+        batch: Batch,
+        edge_index: EdgeIndex,
+        edge_features: EdgeFeatures,
+        directions: EdgeVectors,
+    ) -> Cells:
         """(G, 3, 3) relaxed cell in Å."""
         source, destination = edge_index
         hidden = self.source(x)[source] + self.destination(x)[destination] + self.edge(edge_features)
@@ -121,7 +139,7 @@ class StrainHead(nn.Module):
         return matrix_product(cell, symmetric_exponential(strain))
 
 
-def symmetric_exponential(matrices: Tensor, terms: int = 8) -> Tensor:
+def symmetric_exponential(matrices: Matrices, terms: int = 8) -> Matrices:
     """exp of small symmetric (G, 3, 3) matrices by its series: exact to rounding in float32 for norms below 0.7.
 
     ``torch.linalg.matrix_exp`` synchronises with the host; this does not.
@@ -133,7 +151,7 @@ def symmetric_exponential(matrices: Tensor, terms: int = 8) -> Tensor:
     return result
 
 
-def symmetric_logarithm(matrices: Tensor, terms: int = 9) -> Tensor:
+def symmetric_logarithm(matrices: Matrices, terms: int = 9) -> Matrices:
     """Logarithm of (G, 3, 3) symmetric positive matrices near the identity, without a wait for the device.
 
     ``log C = 2 artanh((C - 1) (C + 1)^-1)`` by its series, exact to 1e-12 for strains up to 0.2.
@@ -147,6 +165,6 @@ def symmetric_logarithm(matrices: Tensor, terms: int = 9) -> Tensor:
     return 2 * matrix_product(ratio, result)
 
 
-def matrix_product(left: Tensor, right: Tensor) -> Tensor:
+def matrix_product(left: Matrices, right: Matrices) -> Matrices:
     """(G, 3, 3) products in full precision: autocast and TF32 would round cells to 1e-2 Å."""
     return (left[:, :, :, None] * right[:, None, :, :]).sum(dim=2)

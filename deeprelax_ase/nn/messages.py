@@ -18,6 +18,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from deeprelax_ase.graph.shapes import Harmonics, Messages, RadialWeights, SourceScalars, Stacks
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
 
@@ -25,7 +26,9 @@ from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
 WEIGHTS, SCALARS = 5, 3
 
 
-def aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists) -> Tensor:
+def aggregate(
+    scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
+) -> Messages:
     """Messages (N, 9, F) of all atoms, in the type of ``weights``; no gradient flows to ``harmonics``.
 
     Args:
@@ -42,7 +45,9 @@ def aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tenso
     return plain_aggregate(scalars, stacks, weights, harmonics, edges)
 
 
-def plain_aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists) -> Tensor:
+def plain_aggregate(
+    scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
+) -> Messages:
     """:func:`aggregate` in plain torch: on CPUs, and the reference for the kernel."""
     source, destination = edges.source, edges.destination
 

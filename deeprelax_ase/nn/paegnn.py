@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from deeprelax_ase.graph.shapes import Components, EdgeFeatures, EdgeIndex, EdgeVectors, Numbers, Scalars, Vectors
 
 #: Added under the square root of a vector's norm: its gradient stays finite where symmetry makes the vector zero.
 NORM_EPSILON = 1e-2
 
 
-def smooth_norm(vectors: Tensor) -> Tensor:
+def smooth_norm(vectors: Components) -> Scalars:
     """Norm along the spatial axis, (N, 3, F) to (N, F), differentiable at zero."""
     return (vectors.square().sum(dim=1) + NORM_EPSILON).sqrt() - math.sqrt(NORM_EPSILON)
 
@@ -40,8 +42,8 @@ class MessagePhase(nn.Module):
         self.scale = 1 / math.sqrt(mean_neighbors)
 
     def forward(
-        self, x: Tensor, v: Tensor, edge_index: Tensor, edge_features: Tensor, directions: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Scalars, v: Vectors, edge_index: EdgeIndex, edge_features: EdgeFeatures, directions: EdgeVectors
+    ) -> tuple[Scalars, Vectors]:
         """m (N, F) and m_vec (N, 3, F), scaled down by the square root of the usual number of neighbours."""
         source, destination = edge_index
         weights = self.scalars(self.norm(x))[source] * self.filters(edge_features)  # (E, 3F)
@@ -63,7 +65,7 @@ class UpdatePhase(nn.Module):
         self.weights = perceptron(2 * channels, channels, 3 * channels)  # W_s1, W_s2, W_v
         self.scale = 1 / math.sqrt(channels)
 
-    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Scalars, v: Vectors) -> tuple[Scalars, Vectors]:
         """New scalars (N, F) and vectors (N, 3, F), to be added to the old ones."""
         u_mixed, v_mixed = self.mix(v).chunk(2, dim=-1)
         plain, gate, vector_gate = self.weights(torch.cat([self.norm(x), smooth_norm(u_mixed)], dim=-1)).chunk(3, -1)
@@ -82,8 +84,8 @@ class PaEGNN(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(
-        self, numbers: Tensor, edge_index: Tensor, edge_features: Tensor, directions: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, numbers: Numbers, edge_index: EdgeIndex, edge_features: EdgeFeatures, directions: EdgeVectors
+    ) -> tuple[Scalars, Vectors]:
         """Features after the last layer.
 
         Args:

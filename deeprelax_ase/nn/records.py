@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+from deeprelax_ase.graph.shapes import (
+    CrystalFlags,
+    Matrices,
+    MemberCells,
+    MemberPerAtom,
+    MemberPerCrystal,
+    MemberPositions,
+    Positions,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +31,11 @@ class Relaxation:
         shape_scales: (G,) Laplace scale of the Frobenius norm of the error of the traceless strain.
     """
 
-    displacements: Tensor
-    strain: Tensor
-    displacement_scales: Tensor
-    volume_scales: Tensor
-    shape_scales: Tensor
+    displacements: MemberPositions
+    strain: MemberCells
+    displacement_scales: MemberPerAtom
+    volume_scales: MemberPerCrystal
+    shape_scales: MemberPerCrystal
 
 
 class KnownForces(NamedTuple):
@@ -39,6 +47,6 @@ class KnownForces(NamedTuple):
         has_forces: (G,) bool, for which crystals both are known.
     """
 
-    forces: Tensor
-    virial: Tensor
-    has_forces: Tensor
+    forces: Positions
+    virial: Matrices
+    has_forces: CrystalFlags

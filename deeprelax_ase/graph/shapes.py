@@ -1,0 +1,104 @@
+"""The shapes of tensors: one glossary of letters, and the names of what has such a shape.
+
+====== ========================================================
+letter stands for
+====== ========================================================
+N      atoms of all crystals of a batch
+G      crystals
+E      edges
+P      neighbour pairs of a list, or in-cell pairs
+D      destinations, atoms whose neighbours are asked for
+T      distances that the geometry solver has to meet
+M      members of an ensemble; ``*M`` is there or not
+F      channels of features
+C      components: 3 of a vector, 5 of a symmetric traceless tensor
+B      channels of an edge: radial basis and cell offset encoding
+S      sizes about which forces are resolved
+n      any number
+====== ========================================================
+
+Nothing is checked at run time. The tests import the networks, graphs and geometry through jaxtyping's hook, where a
+tensor of another shape is an error, and a letter stands for one number throughout a call.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if not TYPE_CHECKING and "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float, Int
+else:
+    from typing import Annotated as Bool
+    from typing import Annotated as Float
+    from typing import Annotated as Int
+
+# Of atoms.
+Numbers = Int[Tensor, "N"]  # atomic numbers
+Batch = Int[Tensor, "N"]  # the crystal of each atom, ascending
+Positions = Float[Tensor, "N 3"]  # Å; also displacements, and fractional coordinates
+PerAtom = Float[Tensor, "N"]
+AtomStrains = Float[Tensor, "N 6"]  # coefficients that an atom adds to the strain, trace first
+AtomScales = Float[Tensor, "N 3"]  # raw: of displacement, volume and shape
+AtomFlags = Bool[Tensor, "N"]
+Columns = Float[Tensor, "3 N"]  # positions or pulls as the geometry solver lays them out
+
+# Of crystals.
+Cell = Float[Tensor, "3 3"]  # Å, lattice vectors in rows
+Cells = Float[Tensor, "G 3 3"]
+Matrices = Float[Tensor, "G 3 3"]  # strains, deformations, projectors
+TensorCoefficients = Float[Tensor, "G 5"]
+StrainCoefficients = Float[Tensor, "G 6"]  # trace first
+PerCrystal = Float[Tensor, "G"]
+CrystalCounts = Int[Tensor, "G"]
+CrystalFlags = Bool[Tensor, "G"]
+
+# Of edges and pairs.
+EdgeIndex = Int[Tensor, "2 E"]  # sources j and destinations i
+EdgeAtoms = Int[Tensor, "E"]
+EdgeStarts = Int[Tensor, "N+1"]  # where the edges of each atom start
+CellOffsets = Int[Tensor, "E 3"]
+EdgeFlags = Bool[Tensor, "E"]
+EdgeVectors = Float[Tensor, "E 3"]  # from destination to source
+Lengths = Float[Tensor, "E"]
+EdgeFeatures = Float[Tensor, "E B"]
+Pairs = Int[Tensor, "P"]
+PairTable = Int[Tensor, "5 P"]  # destination, source and three offsets
+PairOffsets = Int[Tensor, "P 3"]
+PairLengths = Float[Tensor, "P"]
+PairFlags = Bool[Tensor, "P"]
+Destinations = Int[Tensor, "D"]
+Terms = Int[Tensor, "T"]
+TermShifts = Float[Tensor, "3 T"]
+TermLengths = Float[Tensor, "T"]
+
+# Of features.
+Scalars = Float[Tensor, "N F"]
+Vectors = Float[Tensor, "N 3 F"]
+Tensors = Float[Tensor, "N 5 F"]
+Components = Float[Tensor, "N C F"]
+Stacks = Float[Tensor, "N 8 F"]  # vectors, then tensors
+SourceScalars = Float[Tensor, "N 3 F"]
+Messages = Float[Tensor, "N 9 F"]  # a scalar and a stack
+RadialWeights = Float[Tensor, "E 5 F"]
+Harmonics = Float[Tensor, "E 8"]
+CrystalScalars = Float[Tensor, "G F"]
+
+# Of predictions, with or without members.
+MemberPositions = Float[Tensor, "*M N 3"]
+MemberCells = Float[Tensor, "*M G 3 3"]
+MemberPerAtom = Float[Tensor, "*M N"]
+MemberPerCrystal = Float[Tensor, "*M G"]
+MemberLengths = Float[Tensor, "*M E"]
+MemberPairLengths = Float[Tensor, "*M P"]
+
+# Of any number.
+Ints = Int[Tensor, "n"]
+Rows = Float[Tensor, "n 3"]
+RowMatrices = Float[Tensor, "n 3 3"]
+RowComponents = Float[Tensor, "n C"]
+Resolved = Float[Tensor, "n C S"]  # each component at S sizes
+ResolvedLengths = Float[Tensor, "n S"]
+Values = Float[Tensor, "..."]
