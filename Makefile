@@ -64,9 +64,10 @@ pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was meas
 ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.25 (minutes for each)
 	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style, spelling, types and imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

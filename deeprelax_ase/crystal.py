@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeprelax_ase.errors import (
+    CoordinateRangeError,
     DisorderedStructureError,
     EmptyStructureError,
     MissingCellError,
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 #: A cell whose volume is below this fraction of |a||b||c| is taken as singular.
 SINGULAR_CELL_RATIO = 1e-4
+
+#: Å. No coordinate and no lattice vector is longer. In float64 distances are then right to 1e-9 Å, and an atom lies at
+#: most some hundred thousand cells away; what is longer was read in another unit, or is what a failed step left.
+LONGEST = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +162,25 @@ def validate(crystal: Crystal) -> None:
     Distances between atoms are checked where they are computed, by the graph builders.
 
     Raises:
-        EmptyStructureError, NonFiniteError, MissingCellError, PartialPeriodicityError, SingularCellError:
-            each message says how to mend the input.
+        EmptyStructureError, UnsupportedElementError, NonFiniteError, CoordinateRangeError, MissingCellError,
+        PartialPeriodicityError, SingularCellError: each message says how to mend the input.
     """
     if len(crystal) == 0:
         raise EmptyStructureError("the structure has no atoms; check the file it was read from")
     if wrong := sorted({z for z in crystal.numbers.tolist() if not 1 <= z <= 118}):
-        raise UnsupportedElementError(f"atomic numbers {wrong[:5]} are those of no element, which are 1 to 118")
+        raise UnsupportedElementError(
+            f"atomic numbers {wrong[:5]} are those of no element, which go from 1 to 118. Read the file with the right "
+            "format, or set atoms.numbers."
+        )
     if not (np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()):
         bad = np.flatnonzero(~np.isfinite(crystal.positions).all(axis=1))
         where = f"positions of atoms {bad[:5].tolist()}" if len(bad) else "the cell"
         raise NonFiniteError(f"{where} hold NaN or infinity; the step that made the structure failed: make it again")
+    if (longest := max(np.abs(crystal.positions).max(), np.abs(crystal.cell).max())) > LONGEST:
+        raise CoordinateRangeError(
+            f"coordinates or lattice vectors reach {longest:.3g} Å; up to {LONGEST:.0e} Å distances between atoms are "
+            "exact. Check their unit (Å), or wrap the atoms into the cell with atoms.wrap()."
+        )
     lengths = [math.hypot(*vector) for vector in crystal.cell.tolist()]
     if not crystal.pbc.any() or not any(lengths):
         raise MissingCellError(

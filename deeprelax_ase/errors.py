@@ -35,6 +35,10 @@ class NonFiniteError(StructureError):
     """Positions or cell hold NaN or infinite numbers."""
 
 
+class CoordinateRangeError(StructureError):
+    """Positions or lattice vectors are so long that distances between atoms are lost to rounding."""
+
+
 class OverlappingAtomsError(StructureError):
     """Two atoms, or an atom and its own periodic image, sit on top of each other."""
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from deeprelax_ase.crystal import Crystal, check_elements, validate
 from deeprelax_ase.errors import (
+    CoordinateRangeError,
     DeepRelaxError,
     DisorderedStructureError,
     EmptyStructureError,
@@ -113,6 +114,12 @@ class TestAse:
         ):
             Crystal.from_atoms(atoms)
 
+    @pytest.mark.parametrize("occupancy", [np.float64(1.0), "1", [1.0], {"0": 1.0}, {"0": {"Na": "?"}}])
+    def test_an_occupancy_of_another_kind_says_nothing(self, occupancy: object) -> None:
+        atoms = bulk("NaCl", "rocksalt", a=5.6)
+        atoms.info["occupancy"] = occupancy
+        assert len(Crystal.from_atoms(atoms)) == 2
+
 
 class TestPymatgen:
     def test_round_trip_keeps_the_images(self) -> None:
@@ -136,6 +143,13 @@ class TestPymatgen:
         disordered = Structure(CUBE, [species, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
         with pytest.raises(DisorderedStructureError, match="OrderDisorderedStructureTransformation"):
             Crystal.from_structure(disordered)
+
+    def test_what_is_no_element_is_refused(self) -> None:
+        from pymatgen.core import DummySpecies, Structure
+
+        structure = Structure(CUBE, [DummySpecies("X"), "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        with pytest.raises(UnsupportedElementError, match=r"X.* is no element"):
+            Crystal.from_structure(structure)
 
     def test_a_molecule_has_no_lattice(self) -> None:
         from pymatgen.core import Molecule
@@ -187,6 +201,10 @@ BAD = {
         PartialPeriodicityError,
         r"pbc=\[True, True, False\].*relax_cell=False",
     ),
+    "far away": (salt(positions=[[0, 0, 0], [1e17, 0, 0]]), CoordinateRangeError, r"reach 1e\+17 Å.*atoms\.wrap\(\)"),
+    "vast cell": (salt(cell=CUBE * 1e150), CoordinateRangeError, r"reach 4e\+150 Å.*Check their unit"),
+    "no element": (salt(numbers=[0, 17]), UnsupportedElementError, r"atomic numbers \[0\].*from 1 to 118"),
+    "beyond the elements": (salt(numbers=[268, 264]), UnsupportedElementError, r"\[264, 268\]"),  # 12, 8 as uint8
     "flat cell": (salt(cell=np.diag([4.0, 4.0, 0.0])), SingularCellError, r"linearly dependent.*complete\(\)"),
     "parallel vectors": (
         salt(cell=[[4, 0, 0], [4, 1e-5, 0], [0, 0, 4]]),
