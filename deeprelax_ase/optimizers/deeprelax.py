@@ -65,7 +65,7 @@ class DeepRelaxOptimizer(Optimizer):
     Attributes:
         prediction: the :class:`~deeprelax_ase.Prediction`, with uncertainties and timings, as the model
             made it, before constraints; None before the jump, and after a restart.
-        decision: what became of the jump, a :class:`~deeprelax_ase.optimizers.acceptance.JumpDecision`; None before it.
+        decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
 
     Args:
         atoms: bare ``Atoms``, or an ASE filter, which then says for itself what may move.
@@ -90,7 +90,7 @@ class DeepRelaxOptimizer(Optimizer):
             moves, and the finish learns no curvature, as with ``DeepRelax-M3GNet`` under M3GNet and FIRE; else none.
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the
-            calibrated limit (:attr:`~deeprelax_ase.uncertainty.calibration.CalibratedError.ood`), ``math.inf`` for
+            calibrated limit (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`), ``math.inf`` for
             none.
         on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
             ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.

@@ -44,7 +44,7 @@ class Predictor:
     """Predicts relaxed crystals in one shot.
 
     Args:
-        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.model.Model`.
+        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.Model`.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.

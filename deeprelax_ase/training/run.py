@@ -50,7 +50,7 @@ def train_model(
         observe: is told the member at work and each record of its log.
 
     Returns:
-        The card, for :func:`~deeprelax_ase.models.loading.load_model`; None if the deadline came first.
+        The card, for :func:`~deeprelax_ase.load_model`; None if the deadline came first.
 
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.
