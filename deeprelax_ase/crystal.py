@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -220,8 +221,9 @@ def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> No
 
 def _refuse_partial_occupancy(occupancy: object) -> None:
     """Of ``occupancy`` from ASE's CIF reader: by site, how much there is of each element."""
-    for site, fractions in occupancy.items() if isinstance(occupancy, Mapping) else ():
-        if isinstance(fractions, Mapping) and not _is_whole(list(fractions.values())):
+    sites = {} if occupancy is None else occupancy if isinstance(occupancy, Mapping) else {"of all": occupancy}
+    for site, fractions in sites.items():
+        if not _is_whole(fractions):
             raise DisorderedStructureError(
                 f"site {site} is occupied by {fractions}. Make an ordered structure first, for example with "
                 "pymatgen's OrderDisorderedStructureTransformation, or delete atoms.info['occupancy'] if the atoms "
@@ -229,6 +231,7 @@ def _refuse_partial_occupancy(occupancy: object) -> None:
             )
 
 
-def _is_whole(fractions: list) -> bool:
-    """Whether a site is occupied by one element, and wholly so; what is no number, such as a ``?``, says nothing."""
-    return len(fractions) == 1 and (not isinstance(fractions[0], int | float) or abs(fractions[0] - 1) <= 1e-6)
+def _is_whole(fractions: object) -> bool:
+    """Whether a site has one element, and all of it; what is no number, such as a ``?`` in a CIF, does not say so."""
+    amounts = list(fractions.values()) if isinstance(fractions, Mapping) else [fractions]
+    return len(amounts) == 1 and isinstance(amounts[0], Real) and abs(amounts[0] - 1) <= 1e-6

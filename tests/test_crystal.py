@@ -105,8 +105,8 @@ class TestAse:
         atoms.info["occupancy"] = {"0": {"Na": 1.0}, "1": {"Cl": 1.0}}
         assert len(Crystal.from_atoms(atoms)) == 2
 
-    @pytest.mark.parametrize("site", [{"Na": 0.5, "K": 0.5}, {"Na": 0.9}])
-    def test_partial_occupancy_is_refused(self, site: dict[str, float]) -> None:
+    @pytest.mark.parametrize("site", [{"Na": 0.5, "K": 0.5}, {"Na": 0.9}, {"Na": "?"}, {"Na": None}, {}, 0.5, "half"])
+    def test_partial_occupancy_is_refused(self, site: object) -> None:
         atoms = bulk("NaCl", "rocksalt", a=5.6)
         atoms.info["occupancy"] = {"0": site, "1": {"Cl": 1.0}}
         with pytest.raises(
@@ -114,11 +114,25 @@ class TestAse:
         ):
             Crystal.from_atoms(atoms)
 
-    @pytest.mark.parametrize("occupancy", [np.float64(1.0), "1", [1.0], {"0": 1.0}, {"0": {"Na": "?"}}])
-    def test_an_occupancy_of_another_kind_says_nothing(self, occupancy: object) -> None:
+    @pytest.mark.parametrize("occupancy", [1.0, np.float64(1.0), {"0": 1.0}])
+    def test_one_is_order_whatever_it_belongs_to(self, occupancy: object) -> None:
         atoms = bulk("NaCl", "rocksalt", a=5.6)
         atoms.info["occupancy"] = occupancy
         assert len(Crystal.from_atoms(atoms)) == 2
+
+    @pytest.mark.parametrize("occupancy", [0.5, "?", [1.0]])
+    def test_an_occupancy_of_another_kind(self, occupancy: object) -> None:
+        atoms = bulk("NaCl", "rocksalt", a=5.6)
+        atoms.info["occupancy"] = occupancy
+        with pytest.raises(DisorderedStructureError, match="of all is occupied by"):
+            Crystal.from_atoms(atoms)
+
+    @pytest.mark.parametrize("number", [0, 119, 264, 268, -244])
+    def test_numbers_of_no_element(self, number: int) -> None:
+        atoms = bulk("NaCl", "rocksalt", a=5.6)
+        atoms.arrays["numbers"][0] = number
+        with pytest.raises(UnsupportedElementError, match=f"{number}.* are those of no element"):
+            Crystal.from_atoms(atoms)
 
 
 class TestPymatgen:

@@ -310,3 +310,24 @@ def test_full_disk(deeprelax, monkeypatch, crystals):
     result = deeprelax("relax", "set.extxyz")
     assert result.exit_code == 1
     assert "relaxed.extxyz cannot be written: [Errno 28] No space left on device" in result.stderr
+
+
+def test_results_of_before_stay_until_something_is_written(deeprelax, crystals):
+    write("relaxed.extxyz", crystals)
+    Path("bad.cif").write_text("data_broken\n_cell_length_a nothing\n")
+    result = deeprelax("relax", "bad.cif")
+    assert result.exit_code == 1
+    assert "relaxed.extxyz of an earlier run will be replaced" in result.stderr
+    assert len(read("relaxed.extxyz", index=":")) == 3
+    write("good.vasp", crystals[0])
+    assert deeprelax("relax", "good.vasp").exit_code == 0
+    assert len(read("relaxed.extxyz", index=":")) == 1
+
+
+def test_folders_and_names_of_files(deeprelax, crystals):
+    Path("in").mkdir()
+    for number, atoms in enumerate(crystals):
+        write(f"in/mp-{number}.cif", atoms)
+    assert deeprelax("relax", "in@1:", "-o", "out.extxyz").exit_code == 0
+    assert [atoms.info["name"] for atoms in read("out.extxyz", index=":")] == ["mp-1", "mp-2"]
+    assert deeprelax("relax", "in", "-o", "in/out.extxyz").exit_code == 2

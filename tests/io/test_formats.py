@@ -21,7 +21,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.source import open_source
-from deeprelax_ase.screening.blocks import blocks_of, table_of
+from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.rows import structures_table
 from tests.screening.conftest import some_crystals
 
@@ -165,17 +165,6 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_source(str(tmp_path / "nothing.cif"))
     with pytest.raises(StructureFileError, match="no structure files"):
         open_source(str(tmp_path))
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 7])
-def test_blocks_cover_all_inputs_once(size: int, tmp_path: Path) -> None:
-    sources = [open_source(str(xyz_file(tmp_path / "a.extxyz"))), open_source(str(cifs(tmp_path / "b")))]
-    whole = [ref.source for source in sources for ref in source.refs()]
-    blocks = dict(blocks_of(sources, size, lambda n: True))
-    assert [ref.source for n in sorted(blocks) for ref in blocks[n]] == whole
-    for wanted in (0, 1):
-        part = dict(blocks_of(sources, size, lambda n, wanted=wanted: n % 2 == wanted))
-        assert part == {n: block for n, block in blocks.items() if n % 2 == wanted}
 
 
 def names_in(path: Path) -> list[str]:
