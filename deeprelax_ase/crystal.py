@@ -234,4 +234,4 @@ def _refuse_partial_occupancy(occupancy: object) -> None:
 def _is_whole(fractions: object) -> bool:
     """Whether a site has one element, and all of it; what is no number, such as a ``?`` in a CIF, does not say so."""
     amounts = list(fractions.values()) if isinstance(fractions, Mapping) else [fractions]
-    return len(amounts) == 1 and isinstance(amounts[0], Real) and abs(amounts[0] - 1) <= 1e-6
+    return len(amounts) == 1 and isinstance(amounts[0], Real) and abs(float(amounts[0]) - 1) <= 1e-6
