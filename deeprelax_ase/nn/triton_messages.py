@@ -6,21 +6,19 @@ source walks over the edges that leave it, and writes the gradient of their weig
 
 from __future__ import annotations
 
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from deeprelax_ase.graph.shapes import Harmonics, Messages, RadialWeights, SourceScalars, Stacks
 from deeprelax_ase.nn.edge_lists import EdgeLists
 
 _BLOCK = 128
 
 
 @triton.jit
-@no_type_check
 def _forward(scalars, stacks, weights, harmonics, source, starts, out, F: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -66,7 +64,6 @@ def _forward(scalars, stacks, weights, harmonics, source, starts, out, F: tl.con
 
 
 @triton.jit
-@no_type_check
 def _backward(
     grad, scalars, stacks, weights, harmonics, destination, order, starts, grad_scalars, grad_stacks, grad_weights,
     F: tl.constexpr, BLOCK: tl.constexpr,
@@ -150,7 +147,6 @@ def _backward(
     tl.store(dg + 7 * F, dg7, inside)
 
 
-@no_type_check
 class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists):
@@ -180,9 +176,7 @@ class _Aggregate(torch.autograd.Function):
         return *gradients, None, None
 
 
-def fused_aggregate(
-    scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
-) -> Messages:
+def fused_aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists) -> Tensor:
     """:func:`deeprelax_ase.nn.messages.aggregate` in one pass over the edges.
 
     Raises:
