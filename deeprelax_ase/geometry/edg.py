@@ -25,7 +25,7 @@ import torch
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.terms import PullEvaluator, distance_terms, select_atoms
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions, atom_counts, edge_batch, edge_vectors
+from deeprelax_ase.graph.record import CrystalGraph, affine_positions, crystal_mean, edge_batch, edge_vectors
 from deeprelax_ase.graph.shapes import (
     AtomFlags,
     Batch,
@@ -232,8 +232,7 @@ def _largest(pull: Columns, batch: Batch, num_crystals: int) -> PerCrystal:
 def _drift(graph: CrystalGraph, cell: Cells, positions: Positions, *, moved: CrystalFlags) -> Positions:
     """(N, 3) Å, the mean displacement beyond being carried along by the cell, in crystals that ``moved``."""
     displacements = positions - affine_positions(graph, cell)
-    sums = torch.zeros_like(cell[:, 0]).index_add_(0, graph.batch, displacements)
-    return (sums / atom_counts(graph)[:, None] * moved[:, None])[graph.batch]
+    return (crystal_mean(displacements, graph.batch, graph.num_crystals) * moved[:, None])[graph.batch]
 
 
 def _mean_loss(

@@ -6,6 +6,16 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
+from deeprelax_ase.graph.shapes import (
+    AtomSuperbases,
+    Batch,
+    Cells,
+    CrystalCounts,
+    CrystalFlags,
+    PerCrystal,
+    Positions,
+    Superbases,
+)
 
 #: Pairs of the four vectors of a superbase.
 _PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -23,7 +33,7 @@ _REFERENCES = 64
 _ROUNDS = 100
 
 
-def nearest_displacements(difference: Tensor, cell: Tensor, batch: Tensor) -> Tensor:
+def nearest_displacements(difference: Positions, cell: Cells, batch: Batch) -> Positions:
     """Displacements less their mean, to the images that make the sum of their squares the least; (N, 3) Å.
 
     Neither the images that ``difference`` stands for matter, nor the origin, nor the choice of lattice vectors.
@@ -49,7 +59,7 @@ def nearest_displacements(difference: Tensor, cell: Tensor, batch: Tensor) -> Te
     return best.to(difference.dtype)
 
 
-def obtuse_superbase(cell: Tensor) -> Tensor:
+def obtuse_superbase(cell: Cells) -> Superbases:
     """Four vectors (G, 4, 3) that sum up to zero, no two at an acute angle, any three of which span the lattice.
 
     Selling's reduction: where two of them form an acute angle, one is turned round and added to the other two.
@@ -77,7 +87,7 @@ def _selling_steps() -> Tensor:
     return steps
 
 
-def _shortest(vectors: Tensor, superbase: Tensor) -> Tensor:
+def _shortest(vectors: Positions, superbase: AtomSuperbases) -> Positions:
     """The shortest (n, 3) that differ from ``vectors`` (n, 3) by a vector of the lattice, of which each has its own.
 
     It is among fifteen: the rest of the coordinates after rounding down, less any sum of vectors of the superbase
@@ -91,13 +101,13 @@ def _shortest(vectors: Tensor, superbase: Tensor) -> Tensor:
     return images[torch.arange(len(images), device=images.device), nearest]
 
 
-def _nearest_to(drift: Tensor, displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor:
+def _nearest_to(drift: Positions, displacements: Positions, superbase: Superbases, batch: Batch) -> Positions:
     """``displacements`` (N, 3) to the images nearest to a ``drift`` (N, 3) of the crystals, less their mean."""
     found = _shortest(displacements - drift, superbase[batch])
     return found - crystal_mean(found, batch, len(superbase))[batch]
 
 
-def _doubtful(displacements: Tensor, superbase: Tensor, counts: Tensor, batch: Tensor) -> Tensor:
+def _doubtful(displacements: Positions, superbase: Superbases, counts: CrystalCounts, batch: Batch) -> CrystalFlags:
     """(G,) bool, where other images may be nearer.
 
     They cannot be where all displacements differ by less than half the shortest lattice vector: the sum of squares is
@@ -109,7 +119,7 @@ def _doubtful(displacements: Tensor, superbase: Tensor, counts: Tensor, batch: T
     return (4 * longest >= lengths.amin(dim=1)) & (counts > 2)
 
 
-def _searched(displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor:
+def _searched(displacements: Positions, superbase: Superbases, batch: Batch) -> Positions:
     """The least that starting from each atom as the one that did not move leads to."""
     counts = torch.bincount(batch, minlength=len(superbase))
     first = counts.cumsum(0) - counts
@@ -125,7 +135,7 @@ def _searched(displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor
     return best
 
 
-def _about_their_mean(displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor:
+def _about_their_mean(displacements: Positions, superbase: Superbases, batch: Batch) -> Positions:
     """Images nearest to the mean, and the mean of these images, until they agree."""
     least = _sum_of_squares(displacements, superbase, batch)
     for _ in range(_ROUNDS):
@@ -137,7 +147,7 @@ def _about_their_mean(displacements: Tensor, superbase: Tensor, batch: Tensor) -
     return displacements
 
 
-def _moved_one_by_one(displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor:
+def _moved_one_by_one(displacements: Positions, superbase: Superbases, batch: Batch) -> Positions:
     """Takes the atom of each crystal to another image that gains most by it, until none gains.
 
     A displacement ``r`` that becomes ``r + v``, and the mean with it, changes the sum of squares by
@@ -163,6 +173,6 @@ def _moved_one_by_one(displacements: Tensor, superbase: Tensor, batch: Tensor) -
     return displacements
 
 
-def _sum_of_squares(displacements: Tensor, superbase: Tensor, batch: Tensor) -> Tensor:
+def _sum_of_squares(displacements: Positions, superbase: Superbases, batch: Batch) -> PerCrystal:
     """(G,) Å²."""
     return superbase.new_zeros(len(superbase)).index_add(0, batch, displacements.square().sum(dim=1))

@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor
 
 from deeprelax_ase.graph.shapes import (
     Batch,
     CellOffsets,
     Cells,
     CrystalCounts,
+    CrystalMeans,
     EdgeAtoms,
     EdgeFlags,
     EdgeIndex,
     EdgeVectors,
+    Ints,
     Numbers,
     Positions,
+    RowComponents,
     RowMatrices,
     Rows,
 )
@@ -114,7 +116,7 @@ def atom_counts(graph: CrystalGraph) -> CrystalCounts:
     return torch.bincount(graph.batch, minlength=graph.num_crystals)
 
 
-def crystal_mean(values: Tensor, batch: Tensor, size: int) -> Tensor:
+def crystal_mean(values: RowComponents, batch: Ints, size: int) -> CrystalMeans:
     """(n, C) values averaged over those of each of ``size`` crystals, (size, C); one without values gives zero."""
     sums = values.new_zeros(size, values.shape[1]).index_add(0, batch, values)
     return sums / torch.bincount(batch, minlength=size).clamp_min(1)[:, None]

@@ -48,9 +48,12 @@ Columns = Float[Tensor, "3 N"]  # positions or pulls as the geometry solver lays
 # Of crystals.
 Cell = Float[Tensor, "3 3"]  # Å, lattice vectors in rows
 Cells = Float[Tensor, "G 3 3"]
+Superbases = Float[Tensor, "G 4 3"]  # lattice vectors that sum up to zero
+AtomSuperbases = Float[Tensor, "N 4 3"]
 Matrices = Float[Tensor, "G 3 3"]  # strains, deformations, projectors
 TensorCoefficients = Float[Tensor, "G 5"]
 StrainCoefficients = Float[Tensor, "G 6"]  # trace first
+CrystalMeans = Float[Tensor, "G C"]
 PerCrystal = Float[Tensor, "G"]
 CrystalCounts = Int[Tensor, "G"]
 CrystalFlags = Bool[Tensor, "G"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, get_args
 
 from deeprelax_ase.graph.settings import GraphSettings
 
-Record = TypeVar("Record")
 DistanceBaseline = Literal["none", "carried"]
 LatticeHeadKind = Literal["absolute", "residual", "strain"]
 
@@ -24,7 +23,37 @@ _LEAST = {
 
 
 @dataclass(frozen=True)
-class DeepRelaxConfig:
+class NetworkConfig:
+    """What the configurations of all networks do: check their counts, become a dictionary and come back from one."""
+
+    def check_counts(self, least: dict[str, int]) -> None:
+        """Refuse fields that are no whole numbers of at least ``least``."""
+        for name, smallest in least.items():
+            if (count := getattr(self, name)) != int(count) or count < smallest:
+                raise ValueError(f"{name} must be a whole number of at least {smallest}, got {count}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for model cards and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a key is unknown, so the file is of another version.
+        """
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version. Install "
+                "the version that wrote it, or export the model again."
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class DeepRelaxConfig(NetworkConfig):
     """Shape and switches of the :class:`~deeprelax_ase.nn.DeepRelax` network.
 
     Attributes:
@@ -67,9 +96,7 @@ class DeepRelaxConfig:
         for name, kind in (("distance_baseline", DistanceBaseline), ("lattice_head", LatticeHeadKind)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
-        for name, least in _LEAST.items():
-            if (count := getattr(self, name)) != int(count) or count < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
+        self.check_counts(_LEAST)
         if not self.basis_stop > 0:
             raise ValueError(f"basis_stop must be a positive number of Å, got {self.basis_stop}")
         _ = self.graph  # checks the rest
@@ -80,31 +107,6 @@ class DeepRelaxConfig:
     def graph(self) -> GraphSettings:
         """The graph that the network expects."""
         return GraphSettings(cutoff=self.cutoff, max_neighbors=self.max_neighbors, max_in_cell=self.max_in_cell)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for model cards and checkpoints."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DeepRelaxConfig:
-        """The inverse of :meth:`to_dict`; unknown keys are refused.
-
-        Raises:
-            ValueError: a key is unknown, so the file is of another version.
-        """
-        return from_known_fields(cls, values)
-
-
-def from_known_fields(record: type[Record], values: dict[str, Any]) -> Record:
-    """The dataclass ``record`` made of ``values``.
-
-    Raises:
-        ValueError: there is a key that is no field of it.
-    """
-    unknown = set(values) - {f.name for f in fields(record)}  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"Unknown network settings {sorted(unknown)}: the file is of another deeprelax_ase version")
-    return record(**values)
 
 
 _PRINTED: dict[str, Any] = {

@@ -89,6 +89,13 @@ class DeepRelaxE3(nn.Module):
 
     E(3)-equivariant, and indifferent to the choice of origin, of the cell and of periodic images: it reads nothing but
     distances and directions between neighbours. The geometry stays in the graph's floating-point type.
+
+    Block b sees the edges that the blocks before it have moved, and adds to displacements u and strain e what the
+    atoms of each crystal say, on average where it is of the crystal (:class:`~deeprelax_ase.nn.e3_layers.Refinement`)::
+
+        d_ij = (r_j + k L - r_i) exp(e) + u_j - u_i
+        u += u_i - mean(u_i),   e += mean(e_i)
+        relaxed cell = L exp(e)
     """
 
     def __init__(self, config: DeepRelaxE3Config) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.nn.config import from_known_fields
+from deeprelax_ase.nn.config import NetworkConfig
 
 _LEAST = {"channels": 1, "num_blocks": 1, "layers_per_block": 1, "num_basis": 2, "num_elements": 1}
 
 
 @dataclass(frozen=True)
-class DeepRelaxE3Config:
+class DeepRelaxE3Config(NetworkConfig):
     """Shape and switches of the :class:`~deeprelax_ase.nn.DeepRelaxE3` network.
 
     Attributes:
@@ -42,9 +41,7 @@ class DeepRelaxE3Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
-        for name, least in _LEAST.items():
-            if (count := getattr(self, name)) != int(count) or count < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {count}")
+        self.check_counts(_LEAST)
         if not self.levels:
             raise ValueError("levels must name at least one level of theory, such as ('PBE',)")
         _ = self.graph  # checks the rest
@@ -53,16 +50,3 @@ class DeepRelaxE3Config:
     def graph(self) -> GraphSettings:
         """The graph that the network expects: it does not tell the own cell from the others."""
         return GraphSettings(cutoff=self.cutoff, max_neighbors=self.max_neighbors, max_in_cell=0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for model cards and checkpoints."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DeepRelaxE3Config:
-        """The inverse of :meth:`to_dict`; unknown keys are refused.
-
-        Raises:
-            ValueError: a key is unknown, so the file is of another version.
-        """
-        return from_known_fields(cls, values)

@@ -42,7 +42,17 @@ def rms_normalize(stack: Stacks) -> tuple[Vectors, Tensors]:
 
 
 class Sources(nn.Module):
-    """What each atom sends: B and G of :mod:`deeprelax_ase.nn.messages`, eqs. (4)-(5) of the paper taken to rank 2."""
+    """What each atom sends: B and G of :mod:`deeprelax_ase.nn.messages`, eqs. (4)-(5) of the paper taken to rank 2.
+
+    A perceptron W of the scalars gives five rows; v and t are the vectors and tensors of h after
+    :func:`rms_normalize`::
+
+        B0, B1, B2, g3, g4 = W(LayerNorm(x))
+        G[vector] = g3 v
+        G[tensor] = g4 t
+
+    Without ``tensors`` B2 and g4 are zero.
+    """
 
     def __init__(self, channels: int, *, tensors: bool) -> None:
         super().__init__()
@@ -64,7 +74,15 @@ class Sources(nn.Module):
 class Update(nn.Module):
     """Atoms take in their messages, and their scalars, vectors and tensors update each other.
 
-    Eqs. (6)-(7) of the paper, with the products of vectors and tensors that stay within rank 2.
+    Eqs. (6)-(7) of the paper, with the products of vectors and tensors that stay within rank 2. Messages m come scaled
+    by the square root s of the usual number of neighbours; v and t are vectors and tensors after
+    :func:`rms_normalize`, U and V linear maps of channels, ``<a b>`` the mean over components, and the seven gates w a
+    perceptron of the invariants ``LayerNorm(x), |U v|, |U t|``::
+
+        x += m[scalar] / s,  h += m[stack] / s
+        x += w0 + w1 <(U v)(V v)> + w2 <(U t)(V t)>
+        h[vector] += w3 V v + w5 (U t) (V v)           matrix times vector
+        h[tensor] += w4 V t + w6 {(U v) (V v)^T}       traceless symmetric part
     """
 
     def __init__(self, channels: int, mean_neighbors: float) -> None:
@@ -91,7 +109,15 @@ class Update(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Reads from the atoms how they and the cell move, and how sure that is; nothing moves before training."""
+    """Reads from the atoms how they and the cell move, and how sure that is; nothing moves before training.
+
+    The gates g, q, p and r are a perceptron of the scalars, v and t vectors and tensors after :func:`rms_normalize`.
+    For atom i, with the mean ``<>`` over channels::
+
+        u_i = <g v>                displacement
+        e_i = p 1 + Q <q t>        what it adds to the strain, Q the basis of the tensors
+        r_i                        raw Laplace scales of displacement, volume and shape
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -44,6 +44,10 @@ class DistanceHead(nn.Module):
     The linear map of the concatenation ``W_n x_i + W_n x_j + h_ij`` is applied block by block, to the atoms before they
     are gathered; a SiLU and a second linear map follow, as in the paper's own code. With ``directional`` the vector
     features' projections on the bond join: without them an atom with equal bonds all round cannot say where it goes.
+    For the edge from j to i with direction r, and V linear maps of channels, half of them of each end::
+
+        a_ij = W_s x_j + W_d x_i + W_e h_ij [+ W_p (V v_j, V v_i) . r]
+        d_ij, u_ij = W_2 SiLU(W_1 SiLU(a_ij)),   b_ij = exp(u_ij) within SCALE_RANGE
     """
 
     def __init__(
