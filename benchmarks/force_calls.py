@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
     parser.add_argument("--model", default=MODEL, help="of the jump (default %(default)s)")
-    parser.add_argument("--corrections", type=int, help="further jumps (default: the optimizer's)")
+    parser.add_argument("--force-informed-steps", type=int, help="further jumps (default: the optimizer's)")
     parser.add_argument("--split", default="test", help="to take crystals from (default %(default)s)")
     parser.add_argument("--finish", nargs="+", default=list(FINISHES), help="default: all")
     parser.add_argument("--fmax", nargs="+", type=float, default=list(FMAXES), help="eV/Å (default %(default)s)")

@@ -74,7 +74,7 @@ def _energies(finishes: dict[str, Any]) -> str:
         ]
         for finish, of in finishes.items()
     ]
-    return _table([*header, "jumps taken back"], rows)
+    return _table([*header, "jumps rejected"], rows)
 
 
 def draw(results: dict[str, Any], picture: Path) -> None:

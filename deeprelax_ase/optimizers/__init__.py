@@ -1,6 +1,5 @@
-"""The one-shot relaxation as ASE optimizers."""
+"""The one-shot relaxation as an ASE optimizer, its finish, and the same for streams of frames."""
 
-from deeprelax_ase.optimizers.acceptance import JumpCriteria
-from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer, DeepRelaxPositions
+import lazy_loader
 
-__all__ = ["DeepRelaxOptimizer", "DeepRelaxPositions", "JumpCriteria"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

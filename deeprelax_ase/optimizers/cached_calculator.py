@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 class CachedCalculator(Calculator):
     """Answers for one geometry from memory, and asks the atoms' own calculator about all others.
 
-    A jump that is taken back leads to a start whose forces were computed already; a calculator keeps those of its last
+    A jump that is rejected leads to a start whose forces were computed already; a calculator keeps those of its last
     geometry only, and under DFT the next call costs minutes.
 
     Attributes:

@@ -45,7 +45,7 @@ class DeepRelaxOptimizer(Optimizer):
     once; a second ``run`` goes on with the finish. As with every ASE optimizer, ``steps=0`` only evaluates, and a start
     that already satisfies ``fmax`` stays where it is.
 
-    Under a calculator the jump is taken back unless it meets ``criteria``: by default it must not raise the energy.
+    Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy.
     That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
 
     Atoms without a calculator (or with stored results of a file) are left at the prediction, unless the model expects
@@ -86,7 +86,7 @@ class DeepRelaxOptimizer(Optimizer):
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
         force_informed_steps: most further jumps, each with the forces known where the last one landed; one that raises
-            the energy is taken back. By default 2 where the model has learnt to read the calculator's forces, the cell
+            the energy is undone. By default 2 where the model has learnt to read the calculator's forces, the cell
             moves, and the finish learns no curvature, as with ``DeepRelax-M3GNet`` under M3GNet and FIRE; else none.
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the

@@ -23,7 +23,7 @@ _ALIGNED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class CellFreedom:
+class AllowedStrain:
     """How the cell may be strained, in the terms of ASE's filters.
 
     Attributes:
@@ -58,7 +58,7 @@ class DegreesOfFreedom:
 
     atoms: Atoms
     target: Atoms | Filter
-    cell: CellFreedom | None
+    cell: AllowedStrain | None
     visible: np.ndarray
     own_filter: bool = False
 
@@ -116,8 +116,8 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool) -> DegreesOfF
             return DegreesOfFreedom(atoms, atoms, None, everything)
         mask = _mask_of(atoms)
         own = RememberingCellFilter(atoms, mask=None if mask.all() else mask)
-        return DegreesOfFreedom(atoms, own, CellFreedom(mask), everything, own_filter=True)
-    dof = _freedom_of_filter(atoms)
+        return DegreesOfFreedom(atoms, own, AllowedStrain(mask), everything, own_filter=True)
+    dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms)
     return dof
 
@@ -190,7 +190,7 @@ def _mask_of(atoms: Atoms) -> np.ndarray:
     return mask
 
 
-def _freedom_of_filter(target: object) -> DegreesOfFreedom:
+def _dof_of_filter(target: object) -> DegreesOfFreedom:
     if not (isinstance(target, Filter) and type(target).__module__.startswith("ase.")):
         raise _refusal(target, "it is neither Atoms nor one of ASE's filters")
     atoms = target.atoms
@@ -198,7 +198,7 @@ def _freedom_of_filter(target: object) -> DegreesOfFreedom:
         raise _refusal(target, "it filters something else than Atoms")
     everything = np.ones(len(atoms), dtype=bool)
     if isinstance(target, UnitCellFilter):
-        cell = CellFreedom(
+        cell = AllowedStrain(
             _whole_mask(target),
             bool(target.hydrostatic_strain),
             bool(target.constant_volume),
@@ -208,7 +208,7 @@ def _freedom_of_filter(target: object) -> DegreesOfFreedom:
             raise _refusal(target, "constant_volume is on, and its mask frees shears but not all that they lead to")
         return DegreesOfFreedom(atoms, target, cell, everything)
     if isinstance(target, StrainFilter):
-        return DegreesOfFreedom(atoms, target, CellFreedom(_whole_mask(target)), ~everything)
+        return DegreesOfFreedom(atoms, target, AllowedStrain(_whole_mask(target)), ~everything)
     visible = ~everything
     visible[target.index] = True
     return DegreesOfFreedom(atoms, target, None, visible)

@@ -98,7 +98,7 @@ class Jump:
         if settings.force_informed_steps and not self._may_read_forces:
             raise ValueError(
                 f"force_informed_steps={settings.force_informed_steps} need a crystal whose cell may move, as forces "
-                "and stress are read together, and a finish, which looks at what they lead to"
+                "and stress are read together, and a finish, which goes on from them"
             )
         self._dof, self._settings, self._finish = dof, settings, finish
         self._predictor = settings.predictor
@@ -123,7 +123,7 @@ class Jump:
             ValueError: says what differs.
         """
         if (given := self._settings.prediction) is not None:
-            _refuse_foreign(given, self._dof, self.predictor.model_name)
+            _refuse_foreign(given, self.crystal(), self.predictor.model_name, keeps_cell=not self._dof.moves_cell)
 
     def crystal(self) -> Crystal:
         """What the model sees of the atoms, checked once as long as they stay where they are.
@@ -132,9 +132,9 @@ class Jump:
             StructureError: the atoms are no crystal and no slab.
         """
         atoms = self._dof.atoms
-        place = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
-        if self._crystal is None or self._crystal[0] != place:
-            self._crystal = place, crystal_of(atoms)
+        geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
+        if self._crystal is None or self._crystal[0] != geometry:
+            self._crystal = geometry, crystal_of(atoms)
         return self._crystal[1]
 
     def make(self) -> JumpRecord:
@@ -219,21 +219,21 @@ def _moving(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
     return partial(move_to, dof, prediction, predictor)
 
 
-def _refuse_foreign(prediction: Prediction, dof: DegreesOfFreedom, model: str) -> None:
+def _refuse_foreign(prediction: Prediction, crystal: Crystal, model: str, *, keeps_cell: bool) -> None:
     if prediction.model != model:
         raise ValueError(
             f"prediction= was made by {prediction.model}, and the jump is {model}'s: pass predictor=, the one that "
             "made it, or leave prediction= out"
         )
-    here, there = crystal_of(dof.atoms), prediction.initial
-    same = np.array_equal(here.numbers, there.numbers) and all(
-        np.allclose(getattr(here, name), getattr(there, name), rtol=0, atol=_SAME_CRYSTAL)
-        for name in ("cell", "positions")
+    of = prediction.initial
+    same = np.array_equal(crystal.numbers, of.numbers) and all(
+        np.allclose(here, there, rtol=0, atol=_SAME_CRYSTAL)
+        for here, there in ((crystal.cell, of.cell), (crystal.positions, of.positions))
     )
     if not same:
         raise ValueError(
             "prediction= is of another crystal than the atoms, or of other positions or another cell: predict these "
             "atoms, or leave prediction= out"
         )
-    if not dof.moves_cell and not np.array_equal(there.cell, prediction.relaxed.cell):
+    if keeps_cell and not np.array_equal(of.cell, prediction.relaxed.cell):
         raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")

@@ -10,7 +10,7 @@ from ase.filters import StrainFilter
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
-from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom, DegreesOfFreedom
+from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain, DegreesOfFreedom
 from deeprelax_ase.optimizers.slab import slab_normal
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
     _displace(dof, displacements)
 
 
-def permitted(cell: CellFreedom, strain: np.ndarray) -> np.ndarray:
+def permitted(cell: AllowedStrain, strain: np.ndarray) -> np.ndarray:
     """(3, 3) deformation D, ``new_cell = old_cell @ D``: what is allowed of the logarithmic ``strain`` (3, 3)."""
     if cell.hydrostatic:
         strain = np.eye(3) * np.trace(strain) / 3

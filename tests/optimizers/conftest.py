@@ -16,7 +16,7 @@ from ase.optimize import BFGS
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
-from tests.optimizers.corrector import Corrector, M3GNetCalculator
+from tests.optimizers.force_reader import ForceReader, M3GNetCalculator
 
 
 @dataclass
@@ -97,9 +97,9 @@ def stand_in() -> type[StandIn]:
 
 
 @pytest.fixture
-def corrector(predictor: StandIn, minimum: Crystal) -> Corrector:
+def force_reader(predictor: StandIn, minimum: Crystal) -> ForceReader:
     """A model that has learnt to read forces."""
-    return Corrector(predictor, minimum)
+    return ForceReader(predictor, minimum)
 
 
 @pytest.fixture

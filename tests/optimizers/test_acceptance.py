@@ -1,4 +1,4 @@
-"""Never worse: a jump that does not help is taken back, at the price of the one call that showed it."""
+"""Never worse: a jump that does not help is rejected, at the price of the one call that showed it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def itself(atoms: Atoms) -> Atoms:
     ],
     ids=["cell", "positions", "UnitCellFilter", "Filter"],
 )
-def test_a_jump_taken_back_costs_one_call_and_changes_nothing(start, uphill, tmp_path, cls, wrap, kwargs, plain_wrap):
+def test_a_jump_rejected_costs_one_call_and_changes_nothing(start, uphill, tmp_path, cls, wrap, kwargs, plain_wrap):
     """All that the finish does is what it does from the start, but for EMT's rounding, which depends on its past."""
     steps = 8
     other = start.copy()
@@ -102,7 +102,7 @@ def test_failures_after_the_jump_are_overcome(start, predictor, failure, relax_c
     assert start.info["deeprelax_status"] == "converged"
 
 
-def test_strain_filter_is_taken_back_with_its_count(start, uphill):
+def test_strain_filter_is_rejected_with_its_count(start, uphill):
     before = start.copy()
     start.calc = CountingEMT()
     target = StrainFilter(start)
@@ -187,7 +187,7 @@ def test_the_calculator_is_the_callers_after_an_error_in_the_finish(start, uphil
     assert start.calc is calculator
 
 
-def test_the_jump_alone_is_taken_back_too(start, uphill):
+def test_the_jump_alone_is_rejected_too(start, uphill):
     before = start.copy()
     start.calc = CountingEMT()
     assert not quiet(start, uphill, finish=None).run(fmax=FMAX)

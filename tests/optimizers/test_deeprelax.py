@@ -225,7 +225,7 @@ def test_status_of_steps_by_hand(make_atoms, predictor):
 @pytest.mark.parametrize("constrained", [True, False])
 @pytest.mark.parametrize("good", [True, False])
 def test_everything_else_of_the_callers_stays(make_atoms, predictor, near, stand_in, calc, constrained, good):
-    """Whether the jump is kept or, under a calculator, taken back."""
+    """Whether the jump is kept or, under a calculator, rejected."""
     atoms = make_atoms(calc=calc)
     rng = np.random.default_rng(0)
     atoms.set_tags([3, 1, 2, 0])

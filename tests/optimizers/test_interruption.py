@@ -137,7 +137,7 @@ def test_a_finish_that_is_interrupted(make_atoms, predictor, files, tmp_path, fi
 
 
 @pytest.mark.parametrize("call", [3, 4, 6])
-def test_after_a_jump_that_was_taken_back(make_atoms, near, stand_in, files, tmp_path, call):
+def test_after_a_jump_that_was_rejected(make_atoms, near, stand_in, files, tmp_path, call):
     """Whether its first steps were made or not, it is not tried again."""
     uphill = stand_in(near.with_geometry(1.1 * near.positions, 1.1 * near.cell))
     whole = uninterrupted(make_atoms(), uphill, tmp_path / "whole.traj")

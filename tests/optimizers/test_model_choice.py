@@ -18,7 +18,7 @@ from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, WEIGHTS
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.shared import shared_predictor
-from tests.optimizers.corrector import M3GNetCalculator
+from tests.optimizers.force_reader import M3GNetCalculator
 
 ANOTHER = "DeepRelax-PBE-v0"
 
@@ -102,8 +102,8 @@ def test_importing_the_optimizers_does_not_import_the_network():
         ([], DEFAULT_MODEL),
         (["--calculator", "none"], DEFAULT_MODEL),
         (["--calculator", "ase.calculators.emt:EMT"], DEFAULT_MODEL),
-        (["--calculator", "tests.optimizers.corrector:M3GNetCalculator"], M3GNET_RELAX_MODEL),
-        (["--calculator", "tests.optimizers.corrector:M3GNetCalculator", "--model", ANOTHER], ANOTHER),
+        (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator"], M3GNET_RELAX_MODEL),
+        (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator", "--model", ANOTHER], ANOTHER),
         (["--model", ANOTHER], ANOTHER),
     ],
     ids=" ".join,

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from deeprelax_ase.errors import ConstraintError, IsolatedAtomError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
-from deeprelax_ase.optimizers.degrees_of_freedom import CellFreedom
+from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
 from deeprelax_ase.optimizers.moves import permitted
 from tests.optimizers.helpers import HELD, carried, deformation, quiet
 
@@ -225,7 +225,7 @@ BLOCKS += [np.ones((3, 3)), np.outer([1, 1, 0], [1, 1, 0]) + np.diag([0.0, 0.0, 
 
 @given(strain=STRAINS, mask=MASKS, hydrostatic=st.booleans())
 def test_permitted_never_leaves_the_mask(strain, mask, hydrostatic):
-    change = permitted(CellFreedom(mask, hydrostatic=hydrostatic), strain)
+    change = permitted(AllowedStrain(mask, hydrostatic=hydrostatic), strain)
     np.testing.assert_array_equal(change[mask == 0], np.eye(3)[mask == 0])
     np.testing.assert_allclose(change, change.T, rtol=0, atol=1e-14)
     assert (np.linalg.eigvalsh(change) > 0).all()
@@ -233,7 +233,7 @@ def test_permitted_never_leaves_the_mask(strain, mask, hydrostatic):
 
 @given(strain=STRAINS, mask=st.sampled_from(BLOCKS), constant_volume=st.booleans())
 def test_what_is_permitted_is_taken_as_it_is(strain, mask, constant_volume):
-    cell = CellFreedom(mask, constant_volume=constant_volume)
+    cell = AllowedStrain(mask, constant_volume=constant_volume)
     once = permitted(cell, strain)
     again = permitted(cell, logarithmic_strain(np.eye(3), once))
     np.testing.assert_allclose(again, once, rtol=0, atol=1e-13)
@@ -243,7 +243,7 @@ def test_what_is_permitted_is_taken_as_it_is(strain, mask, constant_volume):
 @given(strain=STRAINS, seed=st.integers(0, 99), hydrostatic=st.booleans(), constant_volume=st.booleans())
 def test_without_a_mask_no_direction_is_special(strain, seed, hydrostatic, constant_volume):
     assume(np.abs(strain).max() > 1e-3)
-    cell = CellFreedom(hydrostatic=hydrostatic, constant_volume=constant_volume)
+    cell = AllowedStrain(hydrostatic=hydrostatic, constant_volume=constant_volume)
     turn = Rotation.random(rng=seed).as_matrix()
     np.testing.assert_allclose(
         permitted(cell, turn @ strain @ turn.T), turn @ permitted(cell, strain) @ turn.T, rtol=0, atol=1e-13
@@ -252,4 +252,4 @@ def test_without_a_mask_no_direction_is_special(strain, seed, hydrostatic, const
 
 @given(strain=STRAINS)
 def test_everything_is_permitted_where_nothing_is_held(strain):
-    np.testing.assert_allclose(permitted(CellFreedom(), strain), matrix_function(np.exp, strain), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(permitted(AllowedStrain(), strain), matrix_function(np.exp, strain), rtol=0, atol=1e-14)

@@ -81,7 +81,7 @@ def test_from_the_unrelaxed_crystal_everything_begins_anew(make_atoms, predictor
     np.testing.assert_array_equal(atoms.positions, predictor.relaxed.positions)
 
 
-def test_a_jump_that_was_taken_back_is_not_repeated(make_atoms, near, stand_in, files):
+def test_a_jump_that_was_rejected_is_not_repeated(make_atoms, near, stand_in, files):
     uphill = stand_in(near.with_geometry(1.1 * near.positions, 1.1 * near.cell))
     first = relax(make_atoms(), uphill, 1, **files)
     assert first.decision.outcome == "rejected"

@@ -207,6 +207,6 @@ def test_slabs_without_a_plane_are_refused(predictor):
         quiet(atoms, predictor, relax_cell=False).run()
 
 
-def test_they_are_not_corrected(predictor):
+def test_they_take_no_force_informed_steps(predictor):
     with pytest.raises(ValueError, match="force_informed_steps=1 need a crystal"):
         quiet(slab(calc=True), predictor, force_informed_steps=1)

@@ -18,8 +18,8 @@ class M3GNetCalculator(CountingEMT):
 
 
 @dataclass
-class Corrector:
-    """Jumps as ``jump`` does; each correction goes its share of the way to ``minimum``, the last share for ever."""
+class ForceReader:
+    """Jumps as ``jump`` does; each force-informed step goes its share of the way to ``minimum``, the last for ever."""
 
     jump: object
     minimum: Crystal
@@ -47,9 +47,9 @@ class Corrector:
         return replace(self.predict(structure), relaxed=initial.with_geometry(positions, cell))
 
 
-def bfgs(target, corrector, cls=DeepRelaxOptimizer, **kwargs) -> DeepRelaxOptimizer:
-    """An optimizer without a log that finishes with BFGS, under which there are corrections only if asked for."""
-    return cls(target, logfile=None, predictor=corrector, finish="bfgs", **kwargs)
+def bfgs(target, force_reader, cls=DeepRelaxOptimizer, **kwargs) -> DeepRelaxOptimizer:
+    """An optimizer without a log that finishes with BFGS, under which they come only if asked for."""
+    return cls(target, logfile=None, predictor=force_reader, finish="bfgs", **kwargs)
 
 
 def interpolated(start: Crystal, end: Crystal, share: float) -> tuple[np.ndarray, np.ndarray]:
