@@ -33,7 +33,7 @@ from screening_page import write_page
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import atoms_of
 from deeprelax_ase.screening.run import screen

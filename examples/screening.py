@@ -17,10 +17,7 @@ from ase.io import write
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.screening.manifest import Folder
-from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.rows import atoms_of
-from deeprelax_ase.screening.run import screen
+from deeprelax_ase.screening import Folder, RelaxOptions, atoms_of, screen
 
 #: Å, of MgO and ZnS as measured: every candidate starts in their cells.
 PROTOTYPES = {"rocksalt": 4.21, "zincblende": 5.41}

@@ -24,11 +24,11 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-from deeprelax_ase.io.source import open_source
-from deeprelax_ase.models.loading import load_model
-from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
-from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.rows import OUTPUT, atoms_of
+from deeprelax_ase import load_model
+from deeprelax_ase.io import open_source
+from deeprelax_ase.screening import Folder, RelaxOptions, Shard, atoms_of
+from deeprelax_ase.screening.manifest import Manifest, describe
+from deeprelax_ase.screening.rows import OUTPUT
 
 
 @python_app
@@ -39,16 +39,14 @@ def relax(structures: str, number: int, size: int, options: dict[str, Any], fold
     """
     from pathlib import Path
 
-    from deeprelax_ase.io.source import open_source
-    from deeprelax_ase.screening.blocks import blocks_of
+    from deeprelax_ase.io import open_source
+    from deeprelax_ase.screening import Folder, RelaxOptions
+    from deeprelax_ase.screening.blocks import blocks_of, table_of
     from deeprelax_ase.screening.isolated import shared_relaxer
-    from deeprelax_ase.screening.options import RelaxOptions
-    from deeprelax_ase.screening.workers import Job, relax_block
 
-    how = RelaxOptions.from_dict(options)
-    blocks = blocks_of([open_source(structures)], size, lambda n: n == number)
-    refs = next(blocks)[1]
-    return relax_block(number, refs, Job(Path(folder), how, size, None), shared_relaxer(how)).line()
+    _, refs = next(blocks_of([open_source(structures)], size, lambda n: n == number))
+    relaxed = shared_relaxer(RelaxOptions.from_dict(options))(table_of(refs, first_index=number * size))
+    return Folder(Path(folder)).write(number, relaxed)
 
 
 def configuration(run_dir: str | os.PathLike, *, workers: int = 2, retries: int = 3) -> Config:
@@ -77,16 +75,15 @@ def screen(structures: Path, out: Path, *, size: int, options: RelaxOptions) -> 
         OutputError: the folder holds results of another request, or another process writes to it.
     """
     source, folder = open_source(str(structures.resolve())), Folder(out.resolve())
-    count = source.count()
-    described = {"name": str(source.path), "digest": source.digest(), "structures": count}
-    folder.agree(Manifest((described,), options.to_dict(), size, weights=load_model(options.model).card.sha256))
+    weights = load_model(options.model).card.sha256
+    manifest = Manifest(describe([source], folder.path), options.to_dict(), size, weights=weights)
+    manifest.agree(folder.path)
     failures = {}
     with folder.journal(Shard()) as journal:
-        done = {line["block"] for line in journal.lines}
         running: dict[Future[dict[str, Any]], int] = {
             relax(str(source.path), number, size, options.to_dict(), str(folder.path)): number
-            for number in range(-(-count // size))
-            if number not in done
+            for number in manifest.blocks
+            if number not in journal.lines
         }
         for future in as_completed(running):
             if (error := future.exception()) is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +24,18 @@ def stop(message: str, code: int = USAGE) -> NoReturn:
 def errors() -> Console:
     """Where errors and progress are shown: standard error."""
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings as what they say, without where in the code they come from."""
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        errors().print(f"[yellow]Note:[/] {escape(str(message))}", soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def require(module: str, extra: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
 from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Members, Quiet, Recycles, argument, optional
 from deeprelax_ase.errors import DeepRelaxError, SourceError
 from deeprelax_ase.progress import progress as bar_on
@@ -150,7 +150,7 @@ def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, qui
     from deeprelax_ase.screening.run import screen as run_screen
 
     try:
-        with bar_on(errors(), visible=not quiet, rate=True) as bar:
+        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
             task = bar.add_task("reading", total=None)
 
             def observe(progress: run.Progress) -> None:
@@ -169,7 +169,7 @@ def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, qui
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     except OSError as error:
-        stop(f"{out} cannot be written: {error}. What was done is kept; the same command goes on.", SOME_FAILED)
+        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
 
 
 def export(
@@ -184,13 +184,12 @@ def export(
 ) -> None:
     """Write the crystals of a screening to a file that other programs read."""
     require("pyarrow", "screening")
-    from deeprelax_ase.screening.export import TRUSTED, repeated_ids
-    from deeprelax_ase.screening.export import export as run_export
+    from deeprelax_ase.screening.export import TRUSTED, export_results, repeated_ids
 
     try:
-        with bar_on(errors(), rate=True) as bar:
+        with plain_warnings(), bar_on(errors(), rate=True) as bar:
             task = bar.add_task("writing", total=None)
-            written = run_export(folder, output, statuses=status or TRUSTED, advance=lambda n: bar.advance(task, n))
+            written = export_results(folder, output, statuses=status or TRUSTED, advance=lambda n: bar.advance(task, n))
         repeated = repeated_ids(folder)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import OutputError, StructureFileError
+from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.io.source import Source, open_source
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.report.results import NUMBERS, Rows
-from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import crystals_of, structures_table
 
@@ -39,7 +39,7 @@ class ScreenedFolder:
     def __init__(self, path: Path, initial: str | None) -> None:
         self.name, self._initial = str(path), initial
         self._folder = Folder(path)
-        self._request = self._folder.request()
+        self._request = self._folder.manifest()
         self._options = RelaxOptions.from_dict(self._request.options)
         self.number: int | None = self._request.structures
         self.relax_cell = self._options.relax_cell
@@ -48,7 +48,7 @@ class ScreenedFolder:
         """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""
         columns = ["index", "ood", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
         wanted = None if only is None else pa.array(sorted(only), pa.int64())
-        for table in self._tables(columns):
+        for table in self._folder.tables(columns):
             chosen = table if wanted is None else table.filter(pc.is_in(table.column("index"), wanted))
             if len(chosen):
                 yield _rows(chosen, geometry)
@@ -65,15 +65,6 @@ class ScreenedFolder:
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`~deeprelax_ase.report.results.Results`."""
         return replace(self._options, model=model or self._options.model, device=device, compile=False).predictor()
-
-    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        try:
-            yield from self._folder.tables(columns)
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(
-                f"a file of {self.name} is damaged: {error}. Delete it and its block's line in the journal, and run "
-                "the screening again: it makes that block anew."
-            ) from error
 
     def _sources(self) -> list[Source]:
         """The inputs, if they are what they were."""

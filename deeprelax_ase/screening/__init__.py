@@ -1,5 +1,9 @@
 """Relaxation of very many crystals: columns in, columns out, and nothing lost on the way.
 
-:mod:`~deeprelax_ase.screening.run` is what ``deeprelax screen`` does on one machine; the engines of many machines build
-on :class:`~deeprelax_ase.screening.relaxing.TableRelaxer` alone.
+:func:`screen` is what ``deeprelax screen`` does on one machine; :func:`relax_dataset` and :class:`DeepRelaxMaker` do it
+on Ray's and jobflow's many, and :func:`relax_many` in memory. All of them share one pool of worker processes.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,19 +1,25 @@
-"""Blocks of structures: what a process is given at once, and reads."""
+"""Blocks of structures: what a process is given at once, reads and relaxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.reading import read
+from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import structures_table
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from deeprelax_ase.io.frame import StructureRef
     from deeprelax_ase.io.source import Source
+    from deeprelax_ase.screening.options import RelaxOptions
 
 
 def blocks_of(
@@ -31,7 +37,7 @@ def blocks_of(
             return
 
 
-def table_of(refs: Iterable[StructureRef], *, first_index: int, id_key: str | None = None) -> pa.Table:
+def table_of(refs: Iterable[StructureRef], *, first_index: int = 0, id_key: str | None = None) -> pa.Table:
     """What ``refs`` refer to, as rows of :data:`~deeprelax_ase.screening.rows.INPUT`.
 
     Args:
@@ -46,3 +52,55 @@ def table_of(refs: Iterable[StructureRef], *, first_index: int, id_key: str | No
         sources=[frame.label for frame in frames],
         first_index=first_index,
     )
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Some structures, relaxed.
+
+    Attributes:
+        table: rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`, counted from 0 in each part.
+        seconds: spent on reading and relaxing, and of relaxing on graph, network and geometry.
+    """
+
+    table: pa.Table
+    seconds: Counter[str]
+
+    @classmethod
+    def join(cls, parts: Sequence[Relaxed]) -> Relaxed:
+        """All of them as one."""
+        return cls(pa.concat_tables(part.table for part in parts), sum((part.seconds for part in parts), Counter()))
+
+
+class BlockRelaxer:
+    """Reads and relaxes blocks of structures; holds the model.
+
+    Args:
+        options: how.
+        id_key: see :func:`table_of`.
+        device: instead of that of the options.
+
+    Raises:
+        ModelError, DeviceError, CalculatorError: see :class:`~deeprelax_ase.screening.relaxing.TableRelaxer`.
+    """
+
+    def __init__(self, options: RelaxOptions, id_key: str | None, device: str) -> None:
+        self.id_key, self.relax = id_key, TableRelaxer(replace(options, device=device))
+
+    def __call__(self, refs: Sequence[StructureRef]) -> Relaxed:
+        """What becomes of them.
+
+        Raises:
+            OSError: they cannot be reached any more.
+        """
+        start = time.perf_counter()
+        table = table_of(refs, id_key=self.id_key)
+        read = time.perf_counter()
+        relaxed = self.relax(table)
+        seconds = {"read": read - start, "relax": time.perf_counter() - read, **self.relax.seconds}
+        return Relaxed(relaxed, Counter(seconds))
+
+
+def mark_failed(refs: Sequence[StructureRef], reason: str) -> list[StructureRef]:
+    """References to nothing, whose rows give the reason."""
+    return [replace(ref, kind="frame", content=StructureFileError(reason)) for ref in refs]

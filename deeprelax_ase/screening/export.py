@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.io.output import check_output
+from deeprelax_ase.io.sink import open_sink
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.rows import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
 
 if TYPE_CHECKING:
@@ -25,14 +29,14 @@ TRUSTED = (PREDICTED, CONVERGED)
 _LINES = (".jsonl", ".jsonl.gz")
 
 
-def export(
+def export_results(
     folder: str | os.PathLike,
     output: str,
     *,
     statuses: Collection[str] = TRUSTED,
     advance: Callable[[int], None] | None = None,
 ) -> int:
-    """Write the crystals of a screening, in the order of the inputs.
+    """Write the crystals of a screening, in the order of the inputs; a warning says if some are not done yet.
 
     Args:
         folder: of the screening.
@@ -45,27 +49,35 @@ def export(
         how many crystals are written.
 
     Raises:
-        OutputError: the folder holds no screening, a status is unknown, or the output cannot be written there.
+        OutputError: the folder holds no screening, or is damaged; a status is unknown; or the output cannot be written
+            there. What it held before is still there.
         OSError: no space, no permission.
     """
     if unknown := set(statuses) - set(STATUSES):
         raise OutputError(f"unknown status {', '.join(sorted(unknown))}, must be among {', '.join(STATUSES)}")
     results = Folder(Path(folder))
-    request = results.request()
+    manifest = results.manifest()
+    _refuse_overwriting(Path(output), [*results.files(), *(Path(item["name"]) for item in manifest.inputs)])
+    if missing := results.missing():
+        shards = "" if manifest.shards == 1 else f" (shard {', '.join(map(str, missing))})"
+        left = f"{missing.total():,} of {manifest.structures:,} crystals are not done yet{shards}"
+        warnings.warn(f"{left}, and not exported", stacklevel=2)
     wanted = _wanted(results, statuses, advance or (lambda rows: None))
     if output.endswith(_LINES):
         return _write_lines(wanted, Path(output))
-    from deeprelax_ase.io.output import check_output
-    from deeprelax_ase.io.sink import open_sink
-
-    file_format = check_output(output, inputs=[], several=request.structures > 1)
+    file_format = check_output(output, inputs=[], several=manifest.structures > 1)
     written = 0
-    with open_sink(output, file_format, whole=True) as writer:
+    with open_sink(output, file_format, whole=True) as sink:
         for table in wanted:
             for atoms in atoms_of(table):
-                writer.write(atoms)
+                sink.write(atoms)
                 written += 1
     return written
+
+
+def _refuse_overwriting(output: Path, files: list[Path]) -> None:
+    if output.exists() and any(file.exists() and output.samefile(file) for file in files):
+        raise OutputError(f"{output} belongs to the screening, or is its input. Give another name.")
 
 
 def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int], None]) -> Iterator[pa.Table]:
@@ -76,21 +88,29 @@ def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int],
 
 def _write_lines(tables: Iterator[pa.Table], output: Path) -> int:
     """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` if it is known."""
-    opener = gzip.open if output.name.endswith(".gz") else open
-    written = 0
+    opener, written = gzip.open if output.name.endswith(".gz") else open, 0
     output.parent.mkdir(parents=True, exist_ok=True)
-    with opener(output, "wt", encoding="utf-8") as stream:
-        for table in tables:
-            names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
-            for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
-                if crystal is None:
-                    continue
-                record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
-                if energy is not None and np.isfinite(energy):
-                    record[f"{model}_energy"] = energy
+    part = output.with_name(f".part-{output.name}")
+    try:
+        with opener(part, "wt", encoding="utf-8") as stream:
+            for record in chain.from_iterable(map(_records, tables)):
                 stream.write(json.dumps(record) + "\n")
                 written += 1
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
     return written
+
+
+def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
+    for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
+        if crystal is None:
+            continue
+        record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
+        if energy is not None and np.isfinite(energy):
+            record[f"{model}_energy"] = energy
+        yield record
 
 
 def repeated_ids(folder: str | os.PathLike) -> dict[str, int]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker, job
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from pymatgen.core import Lattice, Structure
 
+from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, SCALARS
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.screening.isolated import shared_processes, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import crystals_of, structures_table
@@ -24,35 +26,34 @@ if TYPE_CHECKING:
     from deeprelax_ase.crystal import Crystal
 
 
-class RelaxedDocument(BaseModel):
-    """What became of one structure; the names are those of :data:`~deeprelax_ase.screening.rows.OUTPUT`."""
+class StructureDocument(BaseModel):
+    """Which structure a document is of, and what became of it."""
 
     index: int = Field(description="place of the structure in the list, from 0")
     id: str = Field(description="name of the structure; its place where it was given none")
     structure: Structure | None = Field(
         None, description="relaxed; as it was given where the status is 'failed', None where it was not to be kept"
     )
-    status: str = Field(description="predicted, uncertain, converged, not converged or failed")
-    reason: str | None = Field(None, description="why the status is not 'predicted'")
-    uncertainty: float | None = Field(None, description="Å, how far the prediction may be off")
-    error: float | None = Field(None, description="Å, expected error of the coordinates, where it is calibrated")
-    error_bound: float | None = Field(None, description="Å, bound that this error keeps in nine of ten crystals")
-    volume_error: float | None = Field(None, description="expected relative error of the volume")
-    volume_error_bound: float | None = Field(None, description="bound that it keeps in nine of ten crystals")
-    ood: bool | None = Field(None, description="whether the crystal is unlike those that the model knows")
-    within_error: bool | None = Field(None, description="whether the crystal was left as it is, being relaxed already")
-    volume_change: float | None = Field(None, description="V_relaxed / V_initial - 1")
-    energy: float | None = Field(None, description="eV, of the calculator that finished the relaxation, if any did")
-    seconds: float | None = Field(None, description="the crystal's share of the time that its batch took")
-    model: str | None = Field(None, description="name of the model")
-    version: str = Field(description="of deeprelax_ase")
+    status: str = Field(description=COLUMNS["status"].meaning)
+
+
+_DERIVED: dict[str, Any] = {
+    name: (column.type | None, Field(None, description=column.meaning))
+    for name, column in COLUMNS.items()
+    if name in SCALARS and name != "status"
+}
+
+#: What became of one structure, with all that its row of :data:`~deeprelax_ase.screening.rows.OUTPUT` tells.
+RelaxedDocument = create_model("RelaxedDocument", __base__=StructureDocument, __module__=__name__, **_DERIVED)
 
 
 class ScreeningDocument(BaseModel):
     """What became of all structures of a screening."""
 
     statuses: dict[str, int] = Field(description="how many structures have each status")
-    documents: list[RelaxedDocument] = Field(description="one for each structure, in the order of the list")
+    documents: list[RelaxedDocument] = Field(  # type: ignore[valid-type]
+        description="one for each structure, in the order of the list"
+    )
 
 
 @dataclass
@@ -74,7 +75,7 @@ class DeepRelaxMaker(Maker):
     @job
     def make(
         self, structures: Structure | Sequence[Structure], ids: Sequence[str] | None = None, first_index: int = 0
-    ) -> list[RelaxedDocument]:
+    ) -> list[StructureDocument]:
         """A job that relaxes ``structures``.
 
         Args:
@@ -136,7 +137,7 @@ class DeepRelaxShardsMaker(Maker):
 
 
 @job(output_schema=ScreeningDocument)
-def collect(parts: Sequence[Sequence[RelaxedDocument]], structures: bool = True) -> ScreeningDocument:
+def collect(parts: Sequence[Sequence[StructureDocument]], structures: bool = True) -> ScreeningDocument:
     """A job that puts the documents of other jobs together.
 
     Args:
@@ -149,17 +150,17 @@ def collect(parts: Sequence[Sequence[RelaxedDocument]], structures: bool = True)
     return ScreeningDocument(statuses=dict(Counter(d.status for d in documents)), documents=documents)
 
 
-def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[RelaxedDocument]:
+def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[StructureDocument]:
     """A document for each row.
 
     Args:
         relaxed: rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`.
         given: the structure of each row, whose site properties, charges and labels its document keeps.
     """
-    rows = relaxed.drop_columns(["source", "numbers", "positions", "cell"]).to_pylist()
+    rows = relaxed.drop_columns(["source", *GEOMETRY]).to_pylist()
     made = []
     for row, crystal, structure in zip(rows, crystals_of(relaxed), given, strict=True):
-        moved = structure if row["status"] == "failed" or crystal is None else _moved(structure, crystal)
+        moved = structure if row["status"] == FAILED or crystal is None else _moved(structure, crystal)
         made.append(RelaxedDocument(structure=moved, **row))
     return made
 

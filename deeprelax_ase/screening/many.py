@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import DeepRelaxError, StructureError
-from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.screening import processes
+from deeprelax_ase.screening.devices import default_workers
 from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.pool import WorkerPool
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,10 +23,8 @@ if TYPE_CHECKING:
 #: Structures that a process is given at once.
 CHUNK = 64
 
-#: Chunks that are on their way, for each process.
-_AHEAD = 2
-
 Given = Any  # Crystal | Atoms | Structure, or the error of one
+Result = Prediction | DeepRelaxError
 
 
 def relax_many(
@@ -42,8 +38,8 @@ def relax_many(
 
     As :meth:`~deeprelax_ase.Predictor.predict_many`, by several processes that have a model each: on a CPU
     one for each core, on GPUs up to eight for each, so that some look after crystals on the host while others have the
-    device. A process that dies costs nothing; a crystal that kills its process yields an error. In a script, call it
-    under ``if __name__ == "__main__":``, because the processes import the script.
+    device. A process that dies costs nothing; a crystal that kills its process, or cannot be sent to one, yields an
+    error. In a script, call it under ``if __name__ == "__main__":``, because the processes import the script.
 
     Args:
         structures: read as they are needed, some ahead.
@@ -59,82 +55,39 @@ def relax_many(
         WorkerError: processes die before they see a structure.
     """
     options = options or RelaxOptions()
-    predictor = options.predictor()
+    predict = _chunk_predictor(options, options.device)  # what is wrong with the options shows here
     if workers == 0:
-        return _predict(predictor, options, structures)
-    del predictor  # it showed that the options can be met
-    return _in_processes(iter(structures), options, workers or processes.default_workers(options.device), chunk)
+        return predict(structures)
+    del predict
+    return _in_processes(iter(structures), options, workers or default_workers(options.device), chunk)
 
 
-def _predict(predictor: Predictor, options: RelaxOptions, structures: Iterable[Given]) -> Iterator[Any]:
-    return predictor.predict_many(structures, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch)
-
-
-def _in_processes(
-    rest: Iterator[Given], options: RelaxOptions, workers: int, chunk: int
-) -> Iterator[Prediction | DeepRelaxError]:
-    def make_pool(size: int = 1) -> ProcessPoolExecutor:
-        return processes.pool(size, _begin, options)
-
-    def isolate_crash(given: list[Given]) -> list[Any]:
-        with make_pool() as alone:
-            try:
-                return alone.submit(_predict_here, given).result()
-            except BrokenProcessPool:
-                pass
-        blamed = processes.isolate_crash(given, make_pool, _try_here, lambda one: StructureError(processes.KILLED))
-        with make_pool() as alone:
-            return alone.submit(_predict_here, blamed).result()
-
-    def submit(given: list[Given]) -> Future[list[Any]] | None:
-        try:
-            return held.submit(_predict_here, given)
-        except BrokenProcessPool:  # which shows when the chunk's turn comes
-            return None
-
-    running: deque[tuple[list[Given], Future[list[Any]] | None]] = deque()
-    held = make_pool(workers)
-    try:
-        while True:
-            while len(running) < workers * _AHEAD and (given := list(islice(rest, chunk))):
-                running.append((given, submit(given)))
-            if not running:
-                return
-            given, future = running.popleft()
-            try:
-                made = None if future is None else future.result()
-            except BrokenProcessPool:
-                made = None
-            if made is None:
-                processes.end(held)
-                made = isolate_crash(given)
-                held = make_pool(workers)
-                running = deque((others, submit(others)) for others, _ in running)
+def _in_processes(rest: Iterator[Given], options: RelaxOptions, workers: int, chunk: int) -> Iterator[Result]:
+    chunks = iter(lambda: list(islice(rest, chunk)), [])
+    with WorkerPool(
+        partial(_list_predictor, options),
+        join=chain.from_iterable,
+        mark_failed=lambda items, reason: [StructureError(reason) for _ in items],
+        workers=workers,
+        device=options.device,
+    ) as pool:
+        for _, made in pool.imap(enumerate(chunks), ordered=True):
             yield from made
-    finally:
-        processes.end(held)
+
+
+def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[Result]]:
+    predictor = replace(options, device=device).predictor()
+    return partial(predictor.predict_many, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch)
 
 
 # -- in the processes
 
-_HERE: dict[str, Any] = {}
 
+def _list_predictor(options: RelaxOptions, device: str) -> Callable[[Sequence[Given]], list[Result]]:
+    predict = _chunk_predictor(options, device)
 
-def _begin(options: RelaxOptions, turn: processes.WorkerSlot) -> None:
-    try:
-        options = replace(options, device=processes.settle(options.device, turn))
-        _HERE.update(options=options, predictor=options.predictor())
-    except Exception as error:  # told when there is work: a pool whose initializer raises only says that it broke
-        _HERE["error"] = error
+    def predict_list(given: Sequence[Given]) -> list[Result]:
+        made = predict([one for one in given if not isinstance(one, DeepRelaxError)])
+        return [one if isinstance(one, DeepRelaxError) else next(made) for one in given]
 
-
-def _predict_here(given: Sequence[Given]) -> list[Any]:
-    if "error" in _HERE:
-        raise _HERE["error"]
-    sound = [one for one in given if not isinstance(one, DeepRelaxError)]
-    made = _predict(_HERE["predictor"], _HERE["options"], sound)
-    return [one if isinstance(one, DeepRelaxError) else next(made) for one in given]
-
-
-def _try_here(given: Sequence[Given]) -> None:
-    _predict_here(given)
+    return predict_list

@@ -21,7 +21,7 @@ from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
-from deeprelax_ase.screening.rows import INPUT, structures_table
+from deeprelax_ase.screening.rows import INPUT, numbered, structures_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -157,6 +157,4 @@ def as_input(batch: pa.Table, id_key: str | None = None) -> pa.Table:
         return batch.select(INPUT.names).cast(INPUT)
     rows = batch.to_pylist()
     refs = [StructureRef(row.get("source") or "", "row", row) for row in rows]
-    table = table_of(refs, first_index=0, id_key=id_key)
-    place = INPUT.get_field_index("index")
-    return table.set_column(place, INPUT.field(place), pa.array([row.get("index") for row in rows], pa.int64()))
+    return numbered(table_of(refs, id_key=id_key), [row.get("index") for row in rows])

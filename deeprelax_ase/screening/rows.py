@@ -11,58 +11,25 @@ import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.prediction.record import labelled_atoms
+from deeprelax_ase.prediction.result import GEOMETRY, RelaxationResult, schema
 from deeprelax_ase.prediction.status import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED, UNCERTAIN
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-_GEOMETRY = [
-    pa.field("numbers", pa.list_(pa.uint8())),
-    pa.field("positions", pa.list_(pa.float64())),
-    pa.field("cell", pa.list_(pa.float64())),
-]
+_RESULT = schema()
+_NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())]
 
 #: What is to be relaxed, a row for each crystal. ``index`` counts them over all inputs; ``id`` is the user's name and
 #: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
 #: (9, lattice vectors in rows) are in Å. ``error`` says why a row cannot be relaxed.
-INPUT = pa.schema(
-    [
-        pa.field("index", pa.int64()),
-        pa.field("id", pa.string()),
-        pa.field("source", pa.string()),
-        *_GEOMETRY,
-        pa.field("error", pa.string()),
-    ]
-)
+INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), pa.field("error", pa.string())])
 
-#: What became of it. ``status`` is one of :data:`STATUSES`, ``reason`` says why where it is not "predicted"; the
-#: geometry is the relaxed one, or the given one where the status is "failed". ``uncertainty``, ``error`` and
-#: ``error_bound`` (of coordinates) are in Å, ``volume_error``, ``volume_error_bound`` and ``volume_change`` relative;
-#: ``outside`` tells crystals unlike those that the model knows, ``settled`` those that are left as they are. ``energy``
-#: is in eV, of the calculator that finished, ``seconds`` the crystal's share of the time that its batch took.
-OUTPUT = pa.schema(
-    [
-        pa.field("index", pa.int64()),
-        pa.field("id", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("status", pa.string()),
-        pa.field("reason", pa.string()),
-        *_GEOMETRY,
-        pa.field("uncertainty", pa.float64()),
-        pa.field("error", pa.float64()),
-        pa.field("error_bound", pa.float64()),
-        pa.field("volume_error", pa.float64()),
-        pa.field("volume_error_bound", pa.float64()),
-        pa.field("ood", pa.bool_()),
-        pa.field("within_error", pa.bool_()),
-        pa.field("volume_change", pa.float64()),
-        pa.field("energy", pa.float64()),
-        pa.field("seconds", pa.float64()),
-        pa.field("model", pa.string()),
-        pa.field("version", pa.string()),
-    ]
-)
+#: What became of it: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
+#: "failed", the geometry is the given one.
+OUTPUT = pa.schema([*_NAMES, *_RESULT])
 
 #: Those of ``deeprelax relax``, and "uncertain" for rows beyond the limits that were set.
 STATUSES = (PREDICTED, UNCERTAIN, CONVERGED, NOT_CONVERGED, FAILED)
@@ -117,16 +84,18 @@ def _row(structure: Any) -> dict[str, Any]:
 
 
 def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:
-    return {
-        "numbers": crystal.numbers.astype(np.uint8),
-        "positions": crystal.positions.ravel(),
-        "cell": crystal.cell.ravel(),
-    }
+    arrays = (crystal.numbers.astype(np.uint8), crystal.positions.ravel(), crystal.cell.ravel())
+    return dict(zip(GEOMETRY, arrays, strict=True))
+
+
+def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
+    """``table`` with another column ``index``."""
+    return table.set_column(table.schema.get_field_index("index"), INPUT.field("index"), pa.array(index, pa.int64()))
 
 
 def crystals_of(table: pa.Table) -> list[Crystal | None]:
     """The crystal of each row, unchecked; None where there is none."""
-    columns = (_arrays(table.column(name)) for name in ("numbers", "positions", "cell"))
+    columns = (_arrays(table.column(name)) for name in GEOMETRY)
     return [None if n is None or not len(n) else Crystal(n, p, c) for n, p, c in zip(*columns, strict=True)]
 
 
@@ -144,17 +113,13 @@ def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
 
 
 def atoms_of(table: pa.Table) -> Iterator[Atoms]:
-    """ASE ``Atoms`` of each row that has a geometry, of either schema; its other columns are in ``info``.
+    """ASE ``Atoms`` of each row of OUTPUT that has a geometry.
 
-    Those that a :class:`~deeprelax_ase.Prediction` names there have that name here too.
+    Their ``info`` is that of the :class:`~deeprelax_ase.prediction.result.RelaxationResult`, and the other columns.
     """
-    named = {"uncertainty": "deeprelax_uncertainty", "error": "deeprelax_error", "status": "deeprelax_status"}
-    named |= {"volume_error": "deeprelax_volume_error", "ood": "deeprelax_ood", "model": "deeprelax_model"}
-    assert set(named.values()) <= set(INFO_KEYS)
-    others = [name for name in table.column_names if name not in ("numbers", "positions", "cell")]
-    values = table.select(others).to_pylist()
-    for crystal, row in zip(crystals_of(table), values, strict=True):
+    rows = table.drop_columns(GEOMETRY).to_pylist()
+    for crystal, row in zip(crystals_of(table), rows, strict=True):
         if crystal is not None:
-            atoms = crystal.to_atoms()
-            atoms.info.update({named.get(name, name): value for name, value in row.items() if value is not None})
-            yield atoms
+            info = RelaxationResult.from_columns(row).info
+            others = {name: row[name] for name in row if f"deeprelax_{name}" not in INFO_KEYS and row[name] is not None}
+            yield labelled_atoms(crystal, {**others, **info})

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.source import Source, open_source
-from deeprelax_ase.screening.blocks import blocks_of
-from deeprelax_ase.screening.manifest import Folder, Manifest, Shard
+from deeprelax_ase.screening.blocks import BlockRelaxer, Relaxed, blocks_of, mark_failed
+from deeprelax_ase.screening.devices import default_workers
+from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.journal import Line
+from deeprelax_ase.screening.manifest import Manifest, Shard, describe, stamp_of
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.processes import default_workers
-from deeprelax_ase.screening.relaxing import TableRelaxer
-from deeprelax_ase.screening.workers import BlockReport, Job, relax_blocks
-
-if TYPE_CHECKING:
-    from deeprelax_ase.screening.manifest import Journal
+from deeprelax_ase.screening.pool import WorkerPool
+from deeprelax_ase.screening.rows import numbered
 
 #: Structures of a block: what an interruption costs, and what a file of results holds.
 BLOCK_SIZE = 1000
@@ -67,7 +68,7 @@ def screen(
             in this process. They import the script that calls this, which must do so under
             ``if __name__ == "__main__":``.
         block_size: structures of a block.
-        id_key: key that names structures, see :func:`~deeprelax_ase.screening.blocks.table_of`.
+        id_key: key that names structures, see :func:`~deeprelax_ase.io.reading.read`.
         observe: is told after each block.
 
     Returns:
@@ -75,62 +76,73 @@ def screen(
 
     Raises:
         StructureFileError: an input does not exist.
-        OutputError: the folder holds results of another request, or another process writes to it.
-        OSError: nothing can be written; what was done is kept.
+        OutputError: the folder holds results of another request, another process writes to it, or an input changes
+            while it is read.
+        OSError: nothing can be written, or read any more; what was done is kept.
         ModelError, DeviceError, CalculatorError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
-    options, shard = options or RelaxOptions(), shard or Shard()
-    relaxer = TableRelaxer(options)  # what is wrong with the options shows here, and not in other processes
+    options, shard, folder = options or RelaxOptions(), shard or Shard(), Folder(Path(out))
+    relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
     sources = [open_source(os.fspath(name)) for name in inputs]
-    folder = Folder(Path(out))
-    request = Manifest(
-        inputs=tuple(_described(sources, folder)),
-        options=options.to_dict(),
-        block_size=block_size,
-        shards=shard.of,
-        id_key=id_key,
-        weights=relaxer.predictor.model.card.sha256,
-    )
-    folder.agree(request)
+    described = describe(sources, folder.path)
+    weights = relaxer.relax.predictor.model.card.sha256
+    manifest = Manifest(described, options.to_dict(), block_size, shard.of, id_key, weights)
+    manifest.agree(folder.path)
     with folder.journal(shard) as journal:
-        finished = {line["block"] for line in journal.lines}
-        progress = _begun(request, shard, journal)
+        progress = _begun(manifest, shard, journal.lines)
         if observe:
             observe(progress)
-        blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in finished)
-        job = Job(folder.path, options, block_size, id_key)
-        if (first := next(blocks, None)) is not None:
-            count = default_workers(options.device) if workers is None else workers
-            for report in relax_blocks(chain([first], blocks), job, workers=count):
-                _keep(report, journal, progress)
-                if observe:
-                    observe(progress)
+        blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in journal.lines)
+        for number, relaxed in _relaxed(blocks, relaxer, workers):
+            _refuse_changed(sources, manifest)
+            line = _written(folder, number, relaxed, first=number * block_size)
+            journal.append(line)
+            progress.statuses.update(line["statuses"])
+            if observe:
+                observe(progress)
     return progress
 
 
-def _keep(report: BlockReport, journal: Journal, progress: Progress) -> None:
-    journal.append(report.line())
-    progress.statuses.update(report.statuses)
-
-
-def _described(sources: Iterable[Source], folder: Folder) -> Iterable[dict]:
-    """Of each input its name, digest and number of structures, which is counted once for a folder."""
-    counted = {}
-    if (folder.path / "screen.json").exists():
-        counted = {item["digest"]: item["structures"] for item in folder.request().inputs}
-    for source in sources:
-        digest = source.digest()
-        count = counted[digest] if digest in counted else source.count()
-        yield {"name": source.name, "digest": digest, "structures": count}
-
-
-def _begun(request: Manifest, shard: Shard, journal: Journal) -> Progress:
-    size = request.block_size
-    blocks = range(-(-request.structures // size))
-    total = sum(min(size, request.structures - n * size) for n in blocks if shard.owns(n))
-    progress = Progress(total)
-    for line in journal.lines:
+def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress:
+    progress = Progress(sum(manifest.size(block) for block in manifest.blocks if shard.owns(block)))
+    for line in lines.values():
         progress.statuses.update(line["statuses"])
     progress.before = progress.done
     return progress
+
+
+def _relaxed(
+    blocks: Iterator[tuple[int, list[StructureRef]]], relaxer: BlockRelaxer, workers: int | None
+) -> Iterator[tuple[int, Relaxed]]:
+    """What becomes of ``blocks``, in the order in which they are done."""
+    options = relaxer.relax.options
+    if workers == 0:
+        yield from ((number, relaxer(refs)) for number, refs in blocks)
+        return
+    with WorkerPool(
+        partial(BlockRelaxer, options, relaxer.id_key),
+        join=Relaxed.join,
+        mark_failed=mark_failed,
+        workers=default_workers(options.device) if workers is None else workers,
+        device=options.device,
+    ) as pool:
+        yield from pool.imap(blocks)
+
+
+def _refuse_changed(sources: Sequence[Source], manifest: Manifest) -> None:
+    """For inputs of one file: a look at each file of a folder would take as long as its structure."""
+    for source, item in zip(sources, manifest.inputs, strict=True):
+        if len(source.files) == 1 and stamp_of(source) != item["stamp"]:
+            raise OutputError(
+                f"{source.name} changed while it was screened. What was done before is kept: bring the input back and "
+                "give the same command, or screen the new one into another folder."
+            )
+
+
+def _written(folder: Folder, number: int, relaxed: Relaxed, *, first: int) -> Line:
+    """The line of a block for the journal, once its file is there."""
+    start = time.perf_counter()
+    line = folder.write(number, numbered(relaxed.table, range(first, first + len(relaxed.table))))
+    seconds = {**relaxed.seconds, "write": time.perf_counter() - start}
+    return {**line, "seconds": {stage: round(value, 3) for stage, value in seconds.items()}}

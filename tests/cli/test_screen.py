@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeprelax_ase.screening.manifest import Folder
+    from deeprelax_ase.screening.folder import Folder
 
     def full(self: Folder, block: int, table: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

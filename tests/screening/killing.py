@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from ase import Atoms
+from ase.calculators.lj import LennardJones
 
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.options import RelaxOptions
@@ -90,6 +92,19 @@ class Deadly(TableRelaxer):
             if name == "deadly" or (name.startswith("once ") and _first(Path(name.removeprefix("once ")))):
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(table)
+
+
+def dies_of_potassium() -> LennardJones:
+    """A calculator that kills its process when it is asked for a crystal with potassium."""
+    return _DiesOfPotassium(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)
+
+
+class _DiesOfPotassium(LennardJones):
+    def calculate(self, atoms: Atoms | None = None, *arguments: object, **more: object) -> None:
+        assert atoms is not None
+        if "K" in atoms.symbols:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().calculate(atoms, *arguments, **more)
 
 
 def _first(marker: Path) -> bool:

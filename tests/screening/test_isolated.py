@@ -11,7 +11,7 @@ import pytest
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.screening.isolated import IsolatedRelaxer, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.processes import KILLED
+from deeprelax_ase.screening.pool import KILLED
 from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Deadly, assert_as_predicted, descendants

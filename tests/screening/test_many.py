@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 
 import deeprelax_ase
-from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, WorkerError
+from deeprelax_ase.errors import MissingCellError, ModelError, StructureError
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.screening import many
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
-from tests.screening.breaking import BreakingPool
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import Killer
 
@@ -63,23 +65,29 @@ def test_wrong_options_show_at_once() -> None:
     assert list(relax_many([], RelaxOptions(members=1), workers=0)) == []
 
 
-@pytest.mark.parametrize("lasts", [0, 1, 2, 3])
-def test_a_chunk_that_a_broken_pool_does_not_take_is_not_lost(
-    quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch, lasts: int
-) -> None:
-    pools = iter([lasts] + [100] * 20)
-    monkeypatch.setattr(many.processes, "pool", lambda *arguments: BreakingPool(next(pools)))
-    monkeypatch.setattr(many, "_predict_here", lambda given: [-n for n in given])
-    assert list(relax_many(range(11), quick, workers=1, chunk=2)) == [-n for n in range(11)]  # type: ignore[arg-type]
+def test_what_cannot_be_sent_yields_an_error(quick: RelaxOptions) -> None:
+    given = some_crystals(3)
+    given[1].info["opened"] = threading.Lock()
+    made = list(relax_many(given, quick, workers=1, chunk=3))
+    error = made.pop(1)
+    assert isinstance(error, StructureError)
+    assert "cannot be sent to another process" in str(error)
+    assert_as_alone(made, [given[0], given[2]])
 
 
-def test_processes_that_die_of_nothing_are_told_from_deadly_crystals(
-    quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As those of a script do that calls this where it is imported."""
-    monkeypatch.setattr(many.processes, "pool", lambda *arguments: BreakingPool(0))
-    with pytest.raises(WorkerError, match="__main__"):
-        list(relax_many(range(3), quick, workers=1))  # type: ignore[arg-type]
+def test_a_script_without_the_guard_is_told_what_is_missing(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from deeprelax_ase import relax_many\n"
+        "from deeprelax_ase.screening import RelaxOptions\n"
+        "print(list(relax_many([], RelaxOptions(members=1, recycles=1, device='cpu'), workers=1)))\n"
+        "from ase.build import bulk\n"
+        "list(relax_many([bulk('Cu')], RelaxOptions(members=1, recycles=1, device='cpu'), workers=1))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "WorkerError" in done.stderr.splitlines()[-1]
+    assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

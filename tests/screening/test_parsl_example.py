@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from ase.io import read, write
 
-from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from tests.screening.killing import assert_as_predicted, has_torch, one_killed
 

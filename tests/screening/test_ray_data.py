@@ -13,7 +13,7 @@ import pytest
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.processes import KILLED
+from deeprelax_ase.screening.pool import KILLED
 from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
 from tests.screening.conftest import some_crystals
 from tests.screening.killing import assert_as_predicted, one_killed

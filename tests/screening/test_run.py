@@ -14,23 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
-from deeprelax_ase.io.frame import StructureRef
-from deeprelax_ase.io.source import open_source
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.screening import workers
-from deeprelax_ase.screening.manifest import Folder, Shard
+from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT
 from deeprelax_ase.screening.run import Progress, screen
-from deeprelax_ase.screening.workers import BlockReport, Job, relax_blocks
-from tests.screening.breaking import BreakingPool
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import Killer, descendants
+from tests.screening.killing import descendants
 
 COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--recycles", "1", "--device", "cpu"]
 
@@ -124,29 +119,44 @@ def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: Re
     assert_complete(tmp_path / "out", 12)
 
 
-@pytest.mark.parametrize("lasts", [0, 1, 2, 3])
-def test_a_block_that_a_broken_pool_does_not_take_is_not_lost(
-    tmp_path: Path, quick: RelaxOptions, monkeypatch: pytest.MonkeyPatch, lasts: int
-) -> None:
-    pools = iter([lasts] + [100] * 20)
-    monkeypatch.setattr(workers, "_pool", lambda job, number: BreakingPool(next(pools)))
-    monkeypatch.setattr(workers, "_relax_here", lambda number, refs: BlockReport(number, {}, 0, {}))
-    blocks = iter([(n, []) for n in range(7)])
-    reports = relax_blocks(blocks, Job(tmp_path, quick, 1, None), workers=1)
-    assert sorted(report.block for report in reports) == list(range(7))
-
-
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
-    refs = list(open_source(str(xyz(6))).refs())
-    refs[3] = StructureRef("evil", "xyz", Killer(), "evil")
-    job = Job(tmp_path, quick, 3, None)
-    reports = list(relax_blocks(iter([(0, refs[:3]), (1, refs[3:])]), job, workers=2))
-    assert sorted(report.block for report in reports) == [0, 1]
-    rows = [row for n in (0, 1) for row in pq.read_table(Folder(tmp_path).file(n)).to_pylist()]
+    """Under a calculator that dies of potassium; the other process goes on."""
+    options = replace(quick, max_uncertainty=1e-9, finish="tests.screening.killing:dies_of_potassium", steps=2)
+    screen([xyz(6)], tmp_path / "out", options, workers=2, block_size=3)
+    rows = results(tmp_path / "out").to_pylist()
     assert [row["index"] for row in rows] == list(range(6))
-    assert [row["status"] for row in rows] == ["predicted"] * 3 + ["failed"] + ["predicted"] * 2
-    assert "was killed" in rows[3]["reason"]
+    assert [row["status"] == "failed" for row in rows] == [n == 2 for n in range(6)]
+    assert "was killed" in rows[2]["reason"]
+
+
+def test_blocks_that_are_damaged_are_done_again(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
+    file, out = xyz(6), tmp_path / "out"
+    screen([file], out, quick, workers=0, block_size=2)
+    os.truncate(Folder(out).file(0), 20)
+    Folder(out).file(2).unlink()
+    with (out / "journal.jsonl").open("a") as journal:
+        journal.write('{}\n{"block": 9, "statuses": {"predicted": 7}, "digest": ""}\n')
+    with pytest.warns(UserWarning, match="ignored"):
+        progress = screen([file], out, quick, workers=0, block_size=2)
+    assert (progress.before, progress.statuses) == (2, {"predicted": 6})
+    assert_complete(out, 6)
+
+
+def test_an_input_that_changes_on_the_way_is_refused(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
+    file, out = xyz(6), tmp_path / "out"
+    text = file.read_text()
+
+    def replace_it(progress: Progress) -> None:
+        if progress.done == 2:
+            file.write_text(text.replace("crystal-5", "another"))
+
+    with pytest.raises(OutputError, match="changed while it was screened"):
+        screen([file], out, quick, workers=0, block_size=2, observe=replace_it)
+    assert [table.num_rows for table in Folder(out).tables()] == [2]
+    file.write_text(text)
+    screen([file], out, quick, workers=0, block_size=2)
+    assert_complete(out, 6)
 
 
 @pytest.mark.slow

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from multiprocessing import Value
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from deeprelax_ase.screening.processes import WorkerSlot, device_of
+from deeprelax_ase.screening.devices import WorkerSlot, default_workers, device_of
 
 
 @pytest.fixture
@@ -23,26 +22,36 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return shares
 
 
+def slots(device: str, workers: int) -> list[WorkerSlot]:
+    return [WorkerSlot(number, workers, device) for number in range(workers)]
+
+
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_gpus_are_given_out_in_turn_and_shared_equally(name: str, two_gpus: dict[str, float]) -> None:
-    turn = WorkerSlot(Value("i", 0), workers=7)
-    assert [device_of(name, turn) for _ in range(7)] == [f"cuda:{n % 2}" for n in range(7)]
+    assert [device_of(slot) for slot in slots(name, 7)] == [f"cuda:{n % 2}" for n in range(7)]
     assert set(two_gpus) == {"cuda:0", "cuda:1"}
     for share in two_gpus.values():
         assert 4 * (share * 80e9 + 1e9) == pytest.approx(80e9)  # four processes at most, each with CUDA's own needs
 
 
 def test_a_gpu_that_is_named_is_everyones(two_gpus: dict[str, float]) -> None:
-    turn = WorkerSlot(Value("i", 0), workers=2)
-    assert [device_of("cuda:1", turn) for _ in range(2)] == ["cuda:1"] * 2
+    assert [device_of(slot) for slot in slots("cuda:1", 2)] == ["cuda:1"] * 2
     assert two_gpus == {"cuda:1": pytest.approx(0.5 - 1 / 80)}
 
 
 def test_a_process_alone_has_all_of_it(two_gpus: dict[str, float]) -> None:
-    assert device_of("auto", WorkerSlot(Value("i", 0), workers=1)) == "cuda:0"
+    assert device_of(WorkerSlot(0, 1, "auto")) == "cuda:0"
     assert not two_gpus
 
 
 def test_without_gpus_the_name_stays() -> None:
-    assert device_of("auto", WorkerSlot(Value("i", 0), workers=4)) == "auto"
-    assert device_of("cpu", WorkerSlot(Value("i", 0), workers=4)) == "cpu"
+    assert {device_of(slot) for slot in slots("auto", 4)} == {"auto"}
+    assert {device_of(slot) for slot in slots("cpu", 4)} == {"cpu"}
+
+
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 64), ("auto", 16), ("cuda", 16), ("cuda:1", 8)])
+def test_as_many_processes_as_the_machine_makes_good_use_of(
+    device: str, workers: int, two_gpus: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert default_workers(device) == workers

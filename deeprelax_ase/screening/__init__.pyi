@@ -1,0 +1,11 @@
+from .export import export_results as export_results
+from .folder import Folder as Folder
+from .jobflow import DeepRelaxMaker as DeepRelaxMaker
+from .jobflow import DeepRelaxShardsMaker as DeepRelaxShardsMaker
+from .manifest import Shard as Shard
+from .many import relax_many as relax_many
+from .options import RelaxOptions as RelaxOptions
+from .ray_data import relax_dataset as relax_dataset
+from .rows import atoms_of as atoms_of
+from .run import Progress as Progress
+from .run import screen as screen

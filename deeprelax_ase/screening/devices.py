@@ -1,0 +1,78 @@
+"""How worker processes divide a machine: cores, GPUs, and the memory of a GPU that several of them share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+#: Processes that share a GPU by default: some look after crystals on the host while others have the device.
+_PER_GPU = 8
+
+#: Bytes of a GPU that a process takes beside its tensors: CUDA's context, kernels, and libraries.
+_OVERHEAD = 10**9
+
+
+@dataclass(frozen=True)
+class WorkerSlot:
+    """The place of one process among those of a pool; one that is started in its place has the same.
+
+    Attributes:
+        number: counted from 0.
+        workers: how many there are.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, for all of them.
+    """
+
+    number: int
+    workers: int
+    device: str
+
+
+def default_workers(device: str) -> int:
+    """Processes that make good use of this machine: one for each core, and on GPUs at most eight for each."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.startswith("cuda:"):
+        gpus = 1
+    elif device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        gpus = torch.cuda.device_count()
+    else:
+        return cores
+    return max(1, min(cores, _PER_GPU * gpus))
+
+
+def claim_device(slot: WorkerSlot) -> str:
+    """Set up this process for its ``slot``, before it computes anything; the device that it is to use.
+
+    Each of several processes computes in one thread, and compiles in one, which for small crystals makes more of the
+    cores than threads do.
+    """
+    if slot.workers > 1:
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        import torch
+
+        torch.set_num_threads(1)
+    return device_of(slot)
+
+
+def device_of(slot: WorkerSlot) -> str:
+    """The device of a process: GPUs are given to processes in turn where the pool's device leaves open which.
+
+    Processes that share a GPU may use equal parts of its memory: one that asks for more is told so by torch, and tries
+    smaller batches, where otherwise the libraries of all would fail.
+    """
+    name, sharing = slot.device, slot.workers
+    if not name.startswith(("auto", "cuda")):
+        return name
+    import torch
+
+    if not torch.cuda.is_available():
+        return name
+    if name in ("auto", "cuda"):
+        gpus = torch.cuda.device_count()
+        name, sharing = f"cuda:{slot.number % gpus}", -(-slot.workers // gpus)
+    torch.cuda.set_device(name)  # where compiled kernels start
+    if sharing > 1:
+        total = torch.cuda.get_device_properties(name).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.01, 1 / sharing - _OVERHEAD / total), name)
+    return name

@@ -1,0 +1,138 @@
+"""The folder of a screening: its manifest, the results of each block, and journals that say which are done.
+
+``screen.json`` is the manifest, ``part-00000012.parquet`` holds block 12, and a journal has a line for each block that
+is done. A block counts once its line is on the disk, and while its file is what the line says. So a run that ends at
+any moment leaves nothing half done: other files are written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deeprelax_ase.errors import OutputError
+from deeprelax_ase.screening.journal import Journal, Line, open_journal, read_journal
+from deeprelax_ase.screening.manifest import Manifest, Shard, to_disk
+from deeprelax_ase.screening.rows import OUTPUT
+
+
+class Folder:
+    """The results of a screening.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def manifest(self) -> Manifest:
+        """What was asked for.
+
+        Raises:
+            OutputError: this is no folder of a screening, or of another version.
+        """
+        return Manifest.read(self.path)
+
+    @contextmanager
+    def journal(self, shard: Shard) -> Iterator[Journal]:
+        """The journal of ``shard``, to be written by this process alone; what is not there is not in it.
+
+        Raises:
+            OutputError: another process writes to it.
+        """
+        blocks = self.manifest().blocks
+
+        def holds(line: Line) -> bool:
+            block = line["block"]
+            return block in blocks and shard.owns(block) and self._data(line) is not None
+
+        with open_journal(self.path / shard.journal, holds) as journal:
+            for part in self.path.glob("part-*.part"):  # of a run that was killed
+                if shard.owns(int(part.name[5:13])):
+                    part.unlink(missing_ok=True)
+            yield journal
+
+    def done(self) -> dict[int, Line]:
+        """The journals' line for each block that is done, in order."""
+        blocks, lines = self.manifest().blocks, dict[int, Line]()
+        for file in sorted(self.path.glob("journal*.jsonl")):
+            lines |= read_journal(file)[0]
+        return {block: lines[block] for block in sorted(lines) if block in blocks}
+
+    def missing(self) -> Counter[Shard]:
+        """How many structures of each shard are not done yet."""
+        manifest, done = self.manifest(), self.done()
+        missing = Counter[Shard]()
+        for block in manifest.blocks:
+            if block not in done:
+                missing[Shard(block % manifest.shards + 1, manifest.shards)] += manifest.size(block)
+        return missing
+
+    def file(self, block: int) -> Path:
+        """Where the rows of ``block`` are."""
+        return self.path / f"part-{block:08d}.parquet"
+
+    def files(self) -> list[Path]:
+        """All that a screening keeps here."""
+        patterns = ("screen.json", "journal*.jsonl", "part-*.parquet")
+        return [file for pattern in patterns for file in self.path.glob(pattern)]
+
+    def write(self, block: int, table: pa.Table) -> Line:
+        """Write the rows of ``block``, whole or not at all.
+
+        Returns:
+            the line for the journal.
+
+        Raises:
+            OSError: no space, no permission.
+        """
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue()
+        file, part = self.file(block), self.path / f"part-{block:08d}.{os.getpid()}.part"
+        try:
+            part.write_bytes(data)
+            to_disk(part)
+            part.replace(file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        statuses = dict(Counter(table.column("status").to_pylist()))
+        return {"block": block, "rows": len(table), "statuses": statuses, "bytes": len(data), "digest": _digest(data)}
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of each block that is done, in order.
+
+        Raises:
+            OutputError: a file is missing, or is not the one that the journal tells of.
+        """
+        for line in self.done().values():
+            data = pa.BufferReader(self._checked(line))
+            yield pq.read_table(data, columns=columns, schema=None if columns else OUTPUT)
+
+    def _checked(self, line: Line) -> bytes:
+        if (data := self._data(line)) is None:
+            raise OutputError(
+                f"{self.file(line['block'])} is missing or damaged. Run the screening again: it makes that block anew."
+            )
+        return data
+
+    def _data(self, line: Line) -> bytes | None:
+        """What the file of a line holds, if it is what the line says."""
+        try:
+            data = self.file(line["block"]).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data if _digest(data) == line["digest"] else None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

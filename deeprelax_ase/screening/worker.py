@@ -1,0 +1,150 @@
+"""A process that holds a model: it is asked through a pipe of its own, answers, and may die of what it is asked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from deeprelax_ase.screening.devices import WorkerSlot, claim_device
+
+#: What a process does: made in it, of the device that it is to use, and then called with each question.
+Make = Callable[[str], Callable[[Any], Any]]
+
+
+class WorkerDied(Exception):
+    """The process ended before it answered."""
+
+
+class NotSentError(Exception):
+    """The question cannot be sent to another process; says why."""
+
+
+class WorkerProcess:
+    """A process of its own, which starts at once and answers one question after the other.
+
+    It ends with this process, however that ends, and leaves Ctrl-C to it. Nothing that it shares with other workers can
+    be left locked, or half written, when it is killed.
+
+    Args:
+        make: makes what answers the questions; is sent to the process by pickle.
+        slot: its place among the processes of a pool.
+    """
+
+    def __init__(self, make: Make, slot: WorkerSlot) -> None:
+        context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, slot), name=f"worker {slot.number}")
+        self._process.start()
+        theirs.close()  # so that the pipe ends with the process
+
+    def wait_until_ready(self) -> None:
+        """Return once the process can be asked.
+
+        Raises:
+            WorkerDied: it died before.
+            Exception: what ``make`` raised.
+        """
+        self._answer()
+
+    def ask(self, question: bytes) -> Any:
+        """The answer to a question that was packed by :func:`pack`.
+
+        Raises:
+            WorkerDied: of this question, or of something else in the meantime.
+            NotSentError: it cannot be unpacked there.
+            Exception: what the answering raised.
+        """
+        try:
+            self._pipe.send_bytes(question)
+        except OSError as error:
+            raise WorkerDied from error
+        return self._answer()
+
+    def end(self) -> None:
+        """End the process at once; whoever waits for an answer gets none."""
+        self._process.terminate()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            if self._pipe not in wait([self._pipe, self._process.sentinel]):
+                raise WorkerDied
+            good, answer = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise WorkerDied from error
+        if good:
+            return answer
+        raise answer
+
+
+def pack(question: Any) -> bytes:
+    """A question as bytes.
+
+    Raises:
+        NotSentError: it holds what cannot be sent to another process.
+    """
+    try:
+        return bytes(ForkingPickler.dumps(question))
+    except Exception as error:  # whatever the objects raise
+        raise _not_sent(error) from error
+
+
+def _not_sent(error: Exception) -> NotSentError:
+    return NotSentError(f"it cannot be sent to another process ({type(error).__name__}: {error})")
+
+
+# -- in the process
+
+
+def _serve(pipe: Connection, make: Make, slot: WorkerSlot) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    made: list[Callable[[Any], Any]] = []
+    pipe.send_bytes(_answered(lambda: made.append(make(claim_device(slot)))))
+    while made:
+        try:
+            question = pipe.recv_bytes()
+        except EOFError:
+            return
+        pipe.send_bytes(_answered(partial(_work, made[0], question)))
+
+
+def _work(work: Callable[[Any], Any], question: bytes) -> Any:
+    try:
+        items = pickle.loads(question)
+    except Exception as error:
+        raise _not_sent(error) from error
+    return work(items)
+
+
+def _end_with_parent() -> None:
+    """There is nobody to work for without it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _answered(work: Callable[[], Any]) -> bytes:
+    """What ``work`` returns, or the exception that it raises, packed; what ends the process is not caught."""
+    try:
+        return bytes(ForkingPickler.dumps((True, work())))
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        try:
+            pickle.loads(told := bytes(ForkingPickler.dumps((False, error))))
+        except Exception:  # exceptions of other libraries may not come through
+            told = bytes(ForkingPickler.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"))))
+        return told

@@ -1,0 +1,90 @@
+"""A table relaxed: its rows are records of results, and what is uncertain goes to the finish as it was predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.calculators.lj import LennardJones
+
+from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.relaxing import TableRelaxer
+from deeprelax_ase.screening.rows import OUTPUT, atoms_of, structures_table
+from tests.screening.conftest import some_crystals
+
+
+def springs() -> LennardJones:
+    return LennardJones(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)
+
+
+class Broken(LennardJones):
+    def calculate(self, *arguments: object, **more: object) -> None:
+        raise RuntimeError("no licence")
+
+
+class CountingPredictor(Predictor):
+    """Notes how it is asked."""
+
+    asked: list[str]
+
+    def predict(self, *arguments, **more):
+        self.asked.append("one")
+        return super().predict(*arguments, **more)
+
+    def predict_many(self, *arguments, **more):
+        self.asked.append("many")
+        return super().predict_many(*arguments, **more)
+
+
+@pytest.fixture
+def finishing(quick: RelaxOptions) -> RelaxOptions:
+    return replace(quick, max_uncertainty=1e-9, finish="tests.screening.test_relaxing:springs", steps=200)
+
+
+def test_rows_are_records(quick: RelaxOptions) -> None:
+    crystals = some_crystals(2)
+    table = TableRelaxer(quick)(structures_table(crystals))
+    assert table.schema.equals(OUTPUT)
+    assert table.column_names == ["index", "id", "source", *COLUMNS]
+    for row, atoms, crystal in zip(table.to_pylist(), atoms_of(table), crystals, strict=True):
+        result = RelaxationResult.from_columns(row)
+        assert result.status == "predicted"
+        np.testing.assert_array_equal(result.relaxed.positions, atoms.positions)
+        np.testing.assert_array_equal(atoms.numbers, crystal.numbers)
+        assert {"id", "index", "version"} <= set(atoms.info)
+        assert result.info.items() <= atoms.info.items()
+
+
+def test_the_network_runs_once_where_something_is_finished(finishing: RelaxOptions) -> None:
+    predictor = CountingPredictor(device="cpu", members=1, recycles=1)
+    predictor.asked = []
+    table = TableRelaxer(finishing, predictor)(structures_table(some_crystals(3)))
+    assert set(table.column("status").to_pylist()) <= {"converged", "not converged"}
+    assert predictor.asked == ["many"]
+
+
+def test_what_belongs_to_a_prediction_leaves_with_it(finishing: RelaxOptions) -> None:
+    calibrated = replace(finishing, members=None, recycles=None, max_uncertainty=None, max_error=1e-9)
+    told = TableRelaxer(replace(calibrated, finish="none"))(structures_table(some_crystals(1))).to_pylist()[0]
+    assert told["status"] == "uncertain"
+    assert told["error"] > 0
+    (row,) = TableRelaxer(calibrated)(structures_table(some_crystals(1))).to_pylist()
+    assert row["status"] in ("converged", "not converged")
+    for name in ("error", "error_bound", "volume_error", "volume_error_bound", "ood", "within_error"):
+        assert row[name] is None
+    assert row["uncertainty"] == pytest.approx(told["uncertainty"])
+    assert row["jump"] in ("kept", "rejected")
+    assert row["steps"] > 0
+    assert np.isfinite(row["energy"])
+    assert row["calculator"] == calibrated.finish
+
+
+def test_a_finish_that_fails_leaves_the_prediction(finishing: RelaxOptions) -> None:
+    broken = replace(finishing, finish="tests.screening.test_relaxing:Broken")
+    (row,) = TableRelaxer(broken)(structures_table(some_crystals(1))).to_pylist()
+    assert row["status"] == "uncertain"
+    assert row["reason"].endswith("failed, so it stays as predicted: RuntimeError: no licence")
+    assert row["energy"] is None
