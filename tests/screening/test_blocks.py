@@ -11,7 +11,7 @@ from ase.io import write
 from deeprelax_ase.errors import SourceError
 from deeprelax_ase.io.source import open_source
 from deeprelax_ase.screening.blocks import blocks_of
-from deeprelax_ase.screening.manifest import Folder
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import Progress, screen
 from tests.screening.conftest import some_crystals
