@@ -54,14 +54,18 @@ def _logger(name: str, out: Path) -> Any:
 
 
 def average_gradients(fabric: Fabric, network: nn.Module) -> None:
-    """Replace the gradients of ``network`` by their mean over all processes, in one message."""
+    """Replace the gradients of ``network`` by their mean over all processes, in one message.
+
+    Not by ``fabric.all_reduce``: that lets all processes wait for each other, and for their GPUs, at every step.
+    """
     if fabric.world_size == 1:
         return
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    mean = fabric.all_reduce(flat, reduce_op="mean")
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    torch.distributed.all_reduce(flat)
+    flat /= fabric.world_size
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def gathered(fabric: Fabric, state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -92,14 +92,13 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     place = pairs.counts.device if device is None else torch.device(device)
     fabric = launched_fabric(place, devices, loggers=loggers, out=out)
-    stream = BatchStream(
-        pairs.counts, settings.atoms_per_batch, settings.seed, rank=fabric.global_rank, world=fabric.world_size
-    )
+    rank, world = fabric.global_rank, fabric.world_size
+    stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, rank=rank, world=world)
     settings = settings.in_steps(stream.steps_per_epoch())
-    # All processes begin with the same weights, and augment with random numbers of their own.
-    torch.manual_seed(settings.seed)
-    own = replace(settings, seed=settings.seed + 1_000_003 * fabric.global_rank)
     with tensor_float_32(settings.tf32):
+        # All processes begin with the same weights, and augment with random numbers of their own.
+        torch.manual_seed(settings.seed)
+        own = replace(settings, seed=settings.seed + 1_000_003 * rank)
         task = make_task(resident(pairs, fabric.device, settings.resident), config, own, fabric.device)
         if initial is not None:
             load_initial(task.network, initial)
@@ -111,12 +110,10 @@ def train(
         finally:
             for log in fabric.loggers:
                 log.finalize("success")
-    if not done:
-        return None
-    if fabric.is_global_zero:
+    if done and fabric.is_global_zero:
         summary = {**loop.summary(), "config": config.to_dict(), "training": asdict(settings)}
         (out / "settings.json").write_text(json.dumps(summary, indent=1))
-    return loop.result()
+    return loop.result() if done else None
 
 
 def _check(
