@@ -6,6 +6,7 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOWrapper
@@ -13,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from deeprelax_ase.errors import SourceError
 from deeprelax_ase.io import cif, databases, documents, xyz
 from deeprelax_ase.io.files import File, plain_name, reachable
 from deeprelax_ase.io.frame import StructureRef, escaped, unreadable
@@ -58,9 +60,9 @@ def guarded(file: File, refs: Refs) -> Refs:
         try:
             with reachable(file.label):
                 ref = next(refs, None)
+        except SourceError:
+            raise
         except Exception as error:  # whatever the formats raise
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
             beyond = f" beyond its structure {number}" if number else ""
             yield _damaged(f"{file.label}@{number}" if number else file.label, error, beyond)
             return
@@ -76,14 +78,14 @@ def refs_of(file: File) -> Refs:
 
 def count_of(file: File) -> int:
     """How many structures a file has; what is damaged counts as :func:`refs_of` gives it."""
-    told = format_of(file.name).count
-    if told is not None:
+    if (told := format_of(file.name).count) is not None:
         try:
             with reachable(file.label):
                 return told(file)
-        except Exception as error:  # whatever the formats raise
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+        except SourceError:
+            raise
+        except Exception:  # whatever the formats raise, which is told of where it happens
+            pass
     return sum(1 for _ in refs_of(file))
 
 
@@ -199,8 +201,9 @@ def _archive(file: File) -> Refs:
             for name in _wanted(archive.namelist(), str, in_archive=True):
                 yield from _member(file, name, archive.read)
         return
-    with tarfile.open(file.path) as packed:
-        names = [member.name for member in packed if member.isfile()]
+    names: list[str] = []
+    with suppress(Exception), tarfile.open(file.path) as packed:  # where it is damaged shows when it is read
+        names += (member.name for member in packed if member.isfile())
     wanted = set(_wanted(names, str, in_archive=True))
     with tarfile.open(file.path) as packed:  # in one go: there is no way back in what is compressed
         for member in packed:
@@ -212,8 +215,11 @@ def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
     """The structures of a member; one that is damaged costs itself."""
     label = f"{file.label}:{escaped(name)}"
     try:
-        member = File(label, name, file.path, read(name))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        with reachable(file.label):
+            member = File(label, name, file.path, read(name))
+    except SourceError:
+        raise
+    except Exception as error:  # whatever the archive raises
         yield _damaged(label, error)
         return
     yield from refs_of(member)
@@ -249,7 +255,13 @@ FORMATS = (
     _ONE_EACH,
     Format((".traj",), _ase, in_archives=False),
     Format((".parquet", ".pq"), _parquet, rank=1, count=_count_rows, in_archives=False),
-    Format((".db",), _database, rank=2, count=lambda file: databases.connect(file.path).count(), in_archives=False),
+    Format(
+        (".db", ".aselmdb"),
+        _database,
+        rank=2,
+        count=lambda file: databases.connect(file.path).count(),
+        in_archives=False,
+    ),
     Format((".jsonl", ".ndjson"), _lines, rank=3),
     Format((".json",), _documents, rank=3),
 )

@@ -160,7 +160,7 @@ def _split_index(name: str) -> tuple[Path, int | slice | str]:
         index = string2index(text)
     except (ValueError, TypeError):
         index = text
-    is_query = isinstance(index, str) and index and Path(path).suffix == ".db"
+    is_query = isinstance(index, str) and index and Path(path).suffix in (".db", ".aselmdb")
     if is_query or isinstance(index, int) or (isinstance(index, slice) and index.step != 0):
         return Path(path), index
     raise StructureFileError(

@@ -243,6 +243,32 @@ class TestArchives:
         assert [frame.error is None for frame in frames] == [True, True, False, True, True]
         assert f"{path}:crystal-2.cif cannot be read" in str(frames[2].error)
 
+    def test_a_damaged_member_that_is_compressed_too(self, tmp_path: Path) -> None:
+        path = tmp_path / "set.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(cifs(tmp_path / "set").glob("*.cif")):
+                archive.write(file, file.name)
+        content = bytearray(path.read_bytes())
+        place = content.index(b"crystal-2.cif") + 40
+        content[place : place + 40] = b"?" * 40
+        path.write_bytes(content)
+        assert [frame.error is None for frame in open_source(path).frames()] == [True, True, False, True, True]
+
+    @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+    def test_a_tar_archive_that_ends_early_gives_what_it_has(self, tmp_path: Path, mode: str) -> None:
+        path = tmp_path / f"set.tar{mode[1:].replace(':', '.')}"
+        with tarfile.open(path, mode) as archive:
+            for atoms in some_crystals(40):
+                write(tmp_path / "a.cif", atoms)
+                archive.add(tmp_path / "a.cif", f"{atoms.info['material_id']}.cif")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 700])
+        frames = list(open_source(path).frames())
+        sound = [frame.name for frame in frames if frame.error is None]
+        assert 5 < len(sound) < 40
+        assert sound == [f"crystal-{n}" for n in range(len(sound))]
+        assert frames[len(sound)].error is not None
+        assert open_source(path).count() == len(frames)
+
     def test_members_of_several_structures(self, tmp_path: Path) -> None:
         file = xyz_file(tmp_path / "set.extxyz")
         with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:

@@ -80,7 +80,7 @@ def format_of(paths: Sequence[Path]) -> Format:
         DataError: a path does not exist, or no format fits.
     """
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not is_trajectory(path):
             raise DataError(f"{path}: no such file or folder. Check the name.")
     for row in FORMATS.values():
         if row.fits(paths):

@@ -106,7 +106,7 @@ def _read(name: str, files: dict[str, Path], split: str | None) -> RawPair | Ref
     relaxed = unrelaxed.with_name(f"{name}{_SIDES[side]}{unrelaxed.suffix}")
     atoms = []
     for file in (unrelaxed, relaxed):
-        frame = next(read_frames(str(file)), None)
+        frame = next(read_frames(file), None)
         if frame is None or frame.atoms is None:
             return Refused(name, str(frame.error) if frame else f"{file} holds no structure")
         atoms.append(frame.atoms)

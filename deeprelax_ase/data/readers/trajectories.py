@@ -19,9 +19,11 @@ _USUAL_KEYS = ("relaxation_id", "material_id", "mp_id", "id", "name")
 
 
 def is_trajectory(path: Path) -> bool:
-    """Whether ``path`` is a file of many frames, or a folder of such files."""
+    """Whether ``path`` is a file of many frames, ``file@0:100`` some of them, or a folder of such files."""
     if path.is_dir():
         return any(_files(path))
+    if not path.exists():
+        path = Path(str(path).rpartition("@")[0])
     return path.name.endswith(ENDINGS)
 
 
@@ -40,7 +42,7 @@ def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
     bad: dict[str, str] = {}
     previous: str | None = None
     broken = ""
-    for frame in read_frames(str(file)):
+    for frame in read_frames(file):
         if frame.atoms is None:
             broken = str(frame.error)
             continue

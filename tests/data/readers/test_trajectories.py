@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ase.io import write
 
-from deeprelax_ase.data.readers import RawPair, Refused
+from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
 from deeprelax_ase.data.readers.trajectories import read_trajectories
 from tests.data.conftest import relaxed, unrelaxed
 
@@ -42,3 +43,12 @@ def test_a_damaged_first_or_last_frame_costs_those_whose_it_may_be(tmp_path: Pat
         refused = {name: item.reason for name, item in found.items() if isinstance(item, Refused)}
         assert sorted(refused) == list(lost)
         assert all("its first or its last frame cannot be read" in reason for reason in refused.values())
+
+
+def test_some_frames_of_a_file(tmp_path: Path) -> None:
+    relaxations(tmp_path / "all.extxyz", None)
+    part = tmp_path / "all.extxyz@3:"
+    assert format_of([part]) is FORMATS["trajectory"]
+    assert [item.name for item in read_trajectories(part, None)] == ["b"]
+    with pytest.raises(DataError, match="no such file"):
+        format_of([tmp_path / "missing.extxyz"])
