@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import config as checks
 
 import tests.checked_shapes  # noqa: F401  before the package
 from deeprelax_ase.crystal import Crystal
@@ -37,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240400865)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For what is compiled: a compiler cannot look into the checks."""
+    checks.update("jaxtyping_disable", True)
+    yield
+    checks.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
