@@ -50,7 +50,7 @@ ONE_SHOTS: dict[str, tuple[str, int | None, int | None]] = {
 def one_shot(name: str) -> Callable[[Atoms], object]:
     """A relaxation without a calculator; ``name`` is a key of :data:`ONE_SHOTS`."""
     model, recycles, members = ONE_SHOTS[name]
-    return Predictor(model, recycles=recycles, members=members, device="cpu", graph_backend="torch").predict
+    return Predictor(model, recycles=recycles, members=members, device="cpu").predict
 
 
 def single_point(name: str) -> Callable[[Atoms], object]:
@@ -103,7 +103,7 @@ def main() -> None:
             if round_ >= 5:  # the first rounds warm caches
                 times[name].append(elapsed)
     potential = times[f"{arguments.calculator} energy+forces+stress"]
-    stages = Predictor(device="cpu", graph_backend="torch").predict(ten_atoms(0)).timings
+    stages = Predictor(device="cpu").predict(ten_atoms(0)).timings
     memory = {name: peak_memory("one-shot", name) for name in ONE_SHOTS}
     memory[f"{arguments.calculator} energy+forces+stress"] = peak_memory("potential", arguments.calculator)
     results = {

@@ -199,7 +199,7 @@ def sizes(files: list[Path], labels: str) -> dict[str, dict[str, Any]]:
 
 def measure(model: str, files: list[Path], layers: Path | None, every: int, cache: Path | None) -> dict[str, Any]:
     """Everything that the card of ``model`` tells beyond its JSON and ``accuracy.py``."""
-    predictor = Predictor(model, graph_backend="torch")
+    predictor = Predictor(model)
     labels = labels_for(predictor.model.card.level)
     trained = load_pairs(files, labels=labels).in_split("train")
     found = find(predictor, files, labels, every, cache)

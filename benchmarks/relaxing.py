@@ -94,7 +94,7 @@ class CountedM3GNet:
 
 #: One of each in a process.
 potential = cache(CountedM3GNet)
-predictor = cache(partial(Predictor, device="cpu", graph_backend="torch"))
+predictor = cache(partial(Predictor, device="cpu"))
 
 
 def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: dict[str, Any]) -> Run:

@@ -79,7 +79,7 @@ def model(request: pytest.FixtureRequest, shipped: Callable[[str], Model]) -> Mo
 @pytest.fixture(scope="module")
 def make(model: Model) -> Callable[..., Predictor]:
     """Predictors on the CPU that share their weights."""
-    return lambda **kwargs: Predictor(**{"model": model, "device": "cpu", "graph_backend": "torch", **kwargs})
+    return lambda **kwargs: Predictor(**{"model": model, "device": "cpu", **kwargs})
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["symmetry kept", "symmetry free"])

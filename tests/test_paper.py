@@ -34,7 +34,7 @@ def paper() -> Predictor:
     card = ModelCard(
         name="paper", elements=list(range(1, 95)), members=2, parameters=0, config=config.to_dict(), **words
     )
-    return Predictor(Model(card, networks), device="cpu", dtype="float64", graph_backend="torch", keep_symmetry=False)
+    return Predictor(Model(card, networks), device="cpu", dtype="float64", keep_symmetry=False)
 
 
 def stacked(predictor: Predictor, graph: CrystalGraph) -> RelaxationQuantities:
@@ -50,7 +50,7 @@ class TestPaper:
     def graphs(self, paper: Predictor, name: str):
         crystal, turn = CRYSTALS[name], rotation(6)
         turned = crystal.with_geometry(crystal.positions @ turn, crystal.cell @ turn)
-        graphs = [build_graph([c], backend="torch", settings=paper.model.config.graph) for c in (crystal, turned)]
+        graphs = [build_graph([c], settings=paper.model.config.graph) for c in (crystal, turned)]
         return crystal, turned, graphs, turn
 
     def test_distances_do_not_turn(self, paper: Predictor, name: str):

@@ -106,7 +106,7 @@ def test_choice_of_images_matters_little(exact: Predictor):
 
 @pytest.mark.slow
 def test_choice_of_images_in_single_precision(shipped):
-    predictor = Predictor(shipped(END_TO_END), device="cpu", graph_backend="torch")
+    predictor = Predictor(shipped(END_TO_END), device="cpu")
     for name, crystal in CRYSTALS.items():
         other, jumps = other_images(crystal)
         still, jumped = predictor.predict(crystal), predictor.predict(other)

@@ -24,7 +24,7 @@ def distorted(pairs_of) -> RelaxationPairs:
 
 def test_bulk_predictions_are_the_predictors(model: Model, distorted: RelaxationPairs) -> None:
     bulk = predict_pairs(model, distorted)
-    predictor = Predictor(model, device="cpu", graph_backend="torch", keep_symmetry=False, leave_within_error=False)
+    predictor = Predictor(model, device="cpu", keep_symmetry=False, leave_within_error=False)
     expected = list(predictor.predict_many(crystals_of(distorted, "initial")))
     cells, batch = bulk.cell, distorted.batch
     positions = (bulk.fractional[:, None] @ cells[batch]).squeeze(1)

@@ -49,7 +49,7 @@ def make_predictor(*, sha256: str = "abc", level: str = "PBE", **options) -> Cou
         level=level,
         **words,
     )
-    return Counting(Model(card, networks), device="cpu", graph_backend="torch", **options)
+    return Counting(Model(card, networks), device="cpu", **options)
 
 
 @pytest.fixture

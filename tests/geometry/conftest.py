@@ -55,7 +55,7 @@ def exact_quantities(graph: CrystalGraph, positions: Tensor, cell: Tensor) -> Re
 
 
 def problem(initial: list[Crystal], relaxed: list[Crystal]) -> Problem:
-    graph = build_graph(initial, backend="torch")
+    graph = build_graph(initial)
     positions = torch.from_numpy(np.concatenate([c.positions for c in relaxed]))
     cell = torch.from_numpy(np.stack([c.cell for c in relaxed]))
     return Problem(graph, exact_quantities(graph, positions, cell), positions)

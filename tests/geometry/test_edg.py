@@ -206,7 +206,7 @@ def test_a_crystal_inside_all_bounds_keeps_its_positions_bit_by_bit(sample_probl
 
 
 def test_atoms_inside_all_bounds_stay_where_others_move(sample_crystals: dict[str, Crystal]):
-    graph = build_graph([sample_crystals["triclinic"]], backend="torch")
+    graph = build_graph([sample_crystals["triclinic"]])
     lengths = edge_vectors(graph).norm(dim=1)
     pairs = graph.edge_index[:, graph.in_cell]
     moves = (graph.positions[pairs[0]] - graph.positions[pairs[1]]).norm(dim=1)

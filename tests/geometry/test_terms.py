@@ -53,7 +53,7 @@ def test_coincident_points_do_not_pull(sample_problem):
 
 def test_an_atom_and_its_images_are_no_term(sample_crystals: dict[str, Crystal]):
     crystal = sample_crystals["one atom"]
-    graph = build_graph([crystal], backend="torch")
+    graph = build_graph([crystal])
     lengths = torch.ones(graph.num_edges, dtype=torch.float64)
     none = lengths.new_zeros(0)
     terms = distance_terms(graph, RelaxationQuantities(lengths, lengths, none, none, graph.cell, graph.positions))

@@ -67,13 +67,13 @@ class TestBadDistances:
 
 def test_an_image_of_its_own_is_company_enough() -> None:
     lonely = Crystal([2], [[0, 0, 0]], np.eye(3) * 5.9)
-    assert build(lonely, backend="torch").num_edges == 6
+    assert build(lonely).num_edges == 6
     with pytest.raises(IsolatedAtomError):
-        build(Crystal([2], [[0, 0, 0]], np.eye(3) * 6.1), backend="torch")
+        build(Crystal([2], [[0, 0, 0]], np.eye(3) * 6.1))
 
 
 def test_a_small_dense_cell_passes_where_atoms_need_not_overlap() -> None:
     """Hydrogen squeezed to fcc with a bond of 0.52 Å: just above the limit of both checks."""
     dense = Crystal([1], [[0, 0, 0]], (np.ones((3, 3)) - np.eye(3)) * 0.52 / 2**0.5)
     settings = g.GraphSettings(cutoff=1.0)
-    assert g.build_graph([dense], backend="torch", settings=settings).num_edges > 0
+    assert g.build_graph([dense], settings=settings).num_edges > 0

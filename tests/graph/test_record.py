@@ -17,7 +17,7 @@ def three(sample_crystals: dict[str, Crystal]) -> list[Crystal]:
 
 @pytest.fixture
 def batch(three: list[Crystal]) -> g.CrystalGraph:
-    return g.build_graph(three, backend="torch")
+    return g.build_graph(three)
 
 
 def test_sizes(batch: g.CrystalGraph) -> None:
@@ -69,7 +69,7 @@ def test_carried_positions_keep_the_fractional_coordinates(batch: g.CrystalGraph
 
 
 def test_collate_is_the_batch_built_at_once(batch: g.CrystalGraph, three: list[Crystal]) -> None:
-    singles = [g.build_graph([c], backend="torch") for c in three]
+    singles = [g.build_graph([c]) for c in three]
     assert_same(g.collate(singles), batch)
     assert_same(g.collate([g.collate(singles[:2]), singles[2]]), batch)
 

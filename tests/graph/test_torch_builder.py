@@ -249,12 +249,12 @@ def test_edges_of_the_wanted_numbers(sample_crystals: Samples) -> None:
 
 def test_refuses_no_crystals() -> None:
     with pytest.raises(ValueError, match="no crystals"):
-        build_graph([], backend="torch")
+        build_graph([])
 
 
 def test_build_graph_is_the_graph_of_the_crystals(sample_crystals: Samples) -> None:
     every = list(sample_crystals.values())
-    built = build_graph(every, backend="torch", dtype=torch.float32)
+    built = build_graph(every, dtype=torch.float32)
     assert built.positions.dtype == built.cell.dtype == torch.float32
     assert built.numbers.tolist() == [z for crystal in every for z in crystal.numbers]
     assert built.batch.tolist() == [g for g, crystal in enumerate(every) for _ in crystal.numbers]
@@ -266,4 +266,4 @@ def test_cuda_gives_the_same_edges(sample_crystals: Samples) -> None:
     every = list(sample_crystals.values())
     on_gpu = build_graph(every, device="cuda")
     assert on_gpu.positions.is_cuda
-    assert_same_edges(on_gpu.to("cpu"), build_graph(every, backend="torch"))
+    assert_same_edges(on_gpu.to("cpu"), build_graph(every))

@@ -68,7 +68,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def graph() -> CrystalGraph:
-    return build_graph(list(CRYSTALS.values()), backend="torch", settings=CONFIG.graph)
+    return build_graph(list(CRYSTALS.values()), settings=CONFIG.graph)
 
 
 def relax(model: Model, graph: CrystalGraph, *, recycles: int = 1, **options) -> BatchRelaxation:
@@ -76,7 +76,7 @@ def relax(model: Model, graph: CrystalGraph, *, recycles: int = 1, **options) ->
 
 
 def predictor(model: Model, **options) -> Predictor:
-    return Predictor(model, device="cpu", dtype="float64", graph_backend="torch", keep_symmetry=False, **options)
+    return Predictor(model, device="cpu", dtype="float64", keep_symmetry=False, **options)
 
 
 def test_the_network_below_does_relax(model: Model, graph: CrystalGraph):

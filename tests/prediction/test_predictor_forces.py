@@ -58,7 +58,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def make(card: Path) -> Callable[..., Predictor]:
     """``make(recycles=2)``: exact predictors, which keep no symmetry unless asked."""
-    options = {"device": "cpu", "dtype": "float64", "graph_backend": "torch", "keep_symmetry": False}
+    options = {"device": "cpu", "dtype": "float64", "keep_symmetry": False}
     return lambda **kwargs: Predictor(card, **{**options, **kwargs})
 
 
@@ -118,7 +118,7 @@ def test_it_is_the_mean_of_what_the_networks_read(predictor: Predictor, name: st
         virial=torch.from_numpy(crystal.volume * stress)[None],
         has_forces=torch.ones(1, dtype=torch.bool),
     )
-    given = network_input(build_graph([crystal], backend="torch", settings=CONFIG.graph), 1, known)
+    given = network_input(build_graph([crystal], settings=CONFIG.graph), 1, known)
     with torch.inference_mode():
         last = [network.refine(given)[-1] for network in predictor.model.networks]
     moves = torch.stack([member.displacements for member in last]).mean(dim=0).numpy()

@@ -16,7 +16,7 @@ LEVELS = ["crystals", "atoms", "distances", "displacements"]
 
 @pytest.fixture(scope="module")
 def graph(sample_crystals: dict[str, Crystal]) -> CrystalGraph:
-    return build_graph(list(sample_crystals.values()), backend="torch")
+    return build_graph(list(sample_crystals.values()))
 
 
 def ensemble(graph: CrystalGraph, members: int, seed: int = 0) -> RelaxationQuantities:
@@ -92,8 +92,8 @@ def test_edges_and_pairs_stand_for_themselves(graph: CrystalGraph):
 
 
 def test_a_batch_is_as_its_crystals_alone(sample_crystals: dict[str, Crystal]):
-    alone = [build_graph([c], backend="torch") for c in sample_crystals.values()]
-    together = build_graph(list(sample_crystals.values()), backend="torch")
+    alone = [build_graph([c]) for c in sample_crystals.values()]
+    together = build_graph(list(sample_crystals.values()))
     parts = [ensemble(graph, 2, seed=seed) for seed, graph in enumerate(alone)]
     joined = RelaxationQuantities(
         **{f.name: torch.cat([getattr(p, f.name) for p in parts], dim=1) for f in fields(RelaxationQuantities)}
