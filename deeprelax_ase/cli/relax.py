@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -187,10 +186,10 @@ def _run(
     try:
         if not quiet and Path(output).exists():
             shown.print(f"{escape(output)} of an earlier run will be replaced", soft_wrap=True)
-        with closing(open_sink(output, file_format)) as writer, progress(shown, visible=not quiet) as bar:
+        with open_sink(output, file_format) as sink, progress(shown, visible=not quiet) as bar:
             task = bar.add_task("relaxing", total=total)
             for frame in relaxed:
-                written = write_frame(writer, frame)
+                written = write_frame(sink, frame)
                 tally.add(written)
                 if not written.result.ok:
                     bar.console.print(escape(console.failure(written)), soft_wrap=True)
