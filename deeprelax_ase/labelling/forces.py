@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -90,21 +90,30 @@ def _m3gnet() -> tuple[Any, Any]:
 Known = tuple[np.ndarray, np.ndarray]
 
 
-def known_forces(crystals: list[Crystal]) -> list[Known | None]:
-    """Forces and virial of each crystal; None where M3GNet fails or is not finite."""
+def known_forces(
+    crystals: list[Crystal], *, compute: Callable[[list[Crystal]], list[Known]] | None = None
+) -> list[Known | None]:
+    """Forces and virial of each crystal; None where ``compute`` fails or is not finite.
+
+    Args:
+        crystals: that are computed together.
+        compute: forces and virials of several crystals, :func:`m3gnet_forces` by default.
+    """
+    found: Sequence[Known | None]
     try:
-        found = _known_forces(crystals)
+        found = (compute or m3gnet_forces)(crystals)
     except Exception:  # far from its training data it may raise anything, overlaps among them
         found = [None] * len(crystals)
     finite = [one is not None and all(np.isfinite(part).all() for part in one) for one in found]
     if all(finite):
-        return found
+        return list(found)
     if len(crystals) == 1:
         return [None]
-    return [known_forces([crystal])[0] for crystal in crystals]  # one may have spoilt the others
+    return [known_forces([crystal], compute=compute)[0] for crystal in crystals]  # one may have spoilt the others
 
 
-def _known_forces(crystals: list[Crystal]) -> list[Known | None]:
+def m3gnet_forces(crystals: list[Crystal]) -> list[Known]:
+    """M3GNet's forces and virials of ``crystals``, computed as one graph of DGL's."""
     import dgl
 
     potential, converter = _m3gnet()
@@ -122,8 +131,42 @@ def _known_forces(crystals: list[Crystal]) -> list[Known | None]:
     return [(force.numpy(), virial) for force, virial in zip(split, virials, strict=True)]
 
 
-def _chunks(items: list[Crystal]) -> Iterator[list[Crystal]]:
-    yield from (items[first : first + _TOGETHER] for first in range(0, len(items), _TOGETHER))
+def forces_in_processes(crystals: list[Crystal], *, workers: int | None) -> list[Known | None]:
+    """:func:`known_forces` of all ``crystals``, a few together, in so many processes."""
+    chunks = [crystals[first : first + _TOGETHER] for first in range(0, len(crystals), _TOGETHER)]
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        runs = track(pool.map(known_forces, chunks), "M3GNet", total=len(chunks))
+        return [one for chunk in runs for one in chunk]
+
+
+def write_forces(
+    file: Path, start: RelaxationPairs, index: np.ndarray, found: Sequence[Known | None], *, largest: float
+) -> int:
+    """Write what :func:`~deeprelax_ase.data.forces.load_pairs_with_forces` reads; returns for how many crystals.
+
+    Args:
+        file: npz file to write.
+        start: G pairs whose unrelaxed side is where the forces were computed.
+        index: (G,) their places in the file of pairs.
+        found: (G,) what is known of each.
+        largest: eV/Å, crystals with larger forces are left out.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    known = {k: one for k, one in enumerate(found) if one is not None and np.abs(one[0]).max() <= largest}
+    if not known:
+        raise ValueError(f"M3GNet gave forces for none of {len(start)} points")
+    kept = start.take(torch.tensor(list(known)))
+    np.savez(
+        file,
+        index=index[list(known)].astype(np.int32),
+        frac_initial=kept.fractional_initial.numpy(),
+        cell_initial=kept.cell_initial.numpy(),
+        forces=np.concatenate([forces for forces, _ in known.values()]).astype(np.float32),
+        virial=np.stack([virial for _, virial in known.values()]).astype(np.float32),
+    )
+    return len(known)
 
 
 def main() -> None:
@@ -135,36 +178,21 @@ def main() -> None:
     if "M3GNet" not in getattr(model.config, "levels", ()):
         raise SystemExit(f"{arguments.model} does not relax to M3GNet's minima")
     with np.load(arguments.data, allow_pickle=False) as arrays:
-        known = np.flatnonzero(arrays["m3gnet_ok"])
+        places = np.flatnonzero(arrays["m3gnet_ok"])
     pairs = load_pairs(arguments.data, labels="m3gnet", dtype=torch.float32)
     chosen = (pairs.split == 0).nonzero().squeeze(1)
-    pairs, index = pairs.take(chosen), known[chosen.numpy()]
+    pairs, index = pairs.take(chosen), places[chosen.numpy()]
     alone = Model(replace(model.card, level="M3GNet"), model.networks[-1:])
     relaxed = predict_pairs(alone, pairs.to(arguments.device), recycles=arguments.recycles)
-    start = replace(
-        pairs,
-        fractional_initial=relaxed.fractional.to(pairs.fractional_initial),
-        cell_initial=relaxed.cell.to(pairs.cell_initial),
-    )
+    fractional, cell = relaxed.fractional.to(pairs.fractional_initial), relaxed.cell.to(pairs.cell_initial)
+    start = replace(pairs, fractional_initial=fractional, cell_initial=cell)
     start = points(start, settings, torch.Generator().manual_seed(arguments.seed))
-    crystals = crystals_of(start, "initial")
-    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        runs = pool.map(known_forces, _chunks(crystals))
-        found = [one for chunk in track(runs, "M3GNet", total=-(-len(crystals) // _TOGETHER)) for one in chunk]
-    kept = [k for k, one in enumerate(found) if one is not None and abs(one[0]).max() <= settings.largest_force]
-    if not kept:
-        raise SystemExit(f"M3GNet gave forces for none of {len(crystals)} points")
-    start = start.take(torch.tensor(kept))
-    known_ones = [one for k in kept if (one := found[k]) is not None]
-    np.savez(
-        arguments.out,
-        index=index[kept].astype(np.int32),
-        frac_initial=start.fractional_initial.numpy(),
-        cell_initial=start.cell_initial.numpy(),
-        forces=np.concatenate([forces for forces, _ in known_ones]).astype(np.float32),
-        virial=np.stack([virial for _, virial in known_ones]).astype(np.float32),
-    )
-    print(f"{len(kept)} of {len(crystals)} points written to {arguments.out}")
+    found = forces_in_processes(crystals_of(start, "initial"), workers=arguments.workers)
+    try:
+        written = write_forces(arguments.out, start, index, found, largest=settings.largest_force)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(f"{written} of {len(start)} points written to {arguments.out}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.labelling import forces as forces_module
-from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, points
+from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, points, write_forces
 from deeprelax_ase.nn.heads import symmetric_exponential, symmetric_logarithm
 from tests.crystals import CRYSTALS, rotation
 
@@ -165,16 +164,12 @@ def test_a_seed_fixes_the_points(pairs_of, dtype: torch.dtype) -> None:
 
 
 @pytest.fixture
-def m3gnet(needs_dgl, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def m3gnet(needs_dgl, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """M3GNet as the environment names it, or from the data folder; skips the test where it is in neither."""
     folder = Path(os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_POTENTIAL)
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     monkeypatch.setenv(M3GNET_VARIABLE, str(folder))
-    kept = forces_module._m3gnet  # a test may put something else in its place
-    kept.cache_clear()
-    yield
-    kept.cache_clear()
 
 
 #: Polonium is no element of M3GNet's; atoms in one place have no direction.
@@ -221,18 +216,16 @@ def test_a_crystal_that_it_cannot_take_leaves_the_others_theirs(m3gnet, name: st
     assert known_forces([STRANGE[name]] * 2) == [None, None]
 
 
-@pytest.mark.parametrize("broken", ["forces", "stress"])
-def test_what_is_not_finite_is_not_known(m3gnet, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    potential, converter = forces_module._m3gnet()
+@pytest.mark.parametrize("broken", ["forces", "virial"])
+def test_what_is_not_finite_is_not_known(broken: str) -> None:
+    def compute(crystals: list[Crystal]) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = [(np.ones((len(crystal), 3)), np.ones((3, 3))) for crystal in crystals]
+        for crystal, (forces, virial) in zip(crystals, found, strict=True):
+            if len(crystal) == len(CRYSTALS["triclinic"]):
+                (forces if broken == "forces" else virial)[0] = np.nan
+        return found
 
-    def breaking(*given):
-        energy, forces, stresses, *others = potential(*given)
-        if int(given[0].batch_num_nodes()[0]) == len(CRYSTALS["triclinic"]):
-            (forces if broken == "forces" else stresses)[0] = torch.nan  # an atom, or a row: both of that crystal
-        return energy, forces, stresses, *others
-
-    monkeypatch.setattr(forces_module, "_m3gnet", lambda: (breaking, converter))
-    first, last = known_forces([CRYSTALS["triclinic"], CRYSTALS["rattled rocksalt"]])
+    first, last = known_forces([CRYSTALS["triclinic"], CRYSTALS["rattled rocksalt"]], compute=compute)
     assert first is None
     assert last is not None
 
@@ -286,45 +279,23 @@ def test_its_file_is_what_training_reads(m3gnet, run, file: Path, tmp_path: Path
     assert not np.isin(has_forces.cell_initial.numpy(), start.cell_initial.numpy()).any()
 
 
-def serial_pool(answer: Callable[[int], tuple[np.ndarray, np.ndarray] | None]) -> type:
-    """A pool without processes, where crystal k has the forces ``answer(k)`` of two or four atoms."""
-
-    class Pool:
-        def __init__(self, *arguments: object) -> None:
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-        def map(self, function, chunks) -> Iterator[list]:
-            number = iter(range(1000))
-            for chunk in chunks:
-                found = [(answer(next(number)), len(crystal)) for crystal in chunk]
-                yield [None if one is None else (np.full((n, 3), one[0]), np.full((3, 3), one[1])) for one, n in found]
-
-    return Pool
-
-
-@pytest.mark.parametrize("together", [16, 2], ids=["one chunk", "several"])
-def test_crystals_without_forces_or_with_huge_ones_are_left_out(
-    run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, together: int
-) -> None:
-    largest = PointSettings().largest_force
-    answers = {1: None, 3: (-1.01 * largest, 3.0), 4: (0.99 * largest, 4.0)}
-    pool = serial_pool(lambda k: answers.get(k, (0.1 * k, float(k))))
-    monkeypatch.setattr(forces_module, "ProcessPoolExecutor", pool)
-    monkeypatch.setattr(forces_module, "_TOGETHER", together)
-    run(file, "--out", tmp_path / "forces.npz")
-    assert "5 of 7 points written to" in capsys.readouterr().out
+def test_crystals_without_forces_or_with_huge_ones_are_left_out(file: Path, tmp_path: Path) -> None:
+    largest, index = 20.0, np.array(TRAINED_ON)
+    start = load_pairs(file, labels="m3gnet", dtype=torch.float32).in_split("train")
+    of_crystals = {1: None, 3: (-1.01 * largest, 3.0), 4: (0.99 * largest, 4.0)}
+    found: list[tuple[np.ndarray, np.ndarray] | None] = []
+    for k, n in enumerate(start.counts.tolist()):
+        answer = of_crystals.get(k, (0.1 * k, float(k)))
+        found.append(None if answer is None else (np.full((n, 3), answer[0]), np.full((3, 3), answer[1])))
+    assert write_forces(tmp_path / "forces.npz", start, index, found, largest=largest) == 5
     has_forces = load_pairs_with_forces(file, tmp_path / "forces.npz")
     with np.load(tmp_path / "forces.npz") as written:
         assert written["index"].tolist() == [TRAINED_ON[k] for k in (0, 2, 4, 5, 6)]
     assert has_forces.virial[:, 0, 0].tolist() == [0, 2, 4, 5, 6]  # each with its own crystal
     expected = torch.tensor([0, 0.2, 0.99 * largest, 0.5, 0.6], dtype=torch.float64)[has_forces.batch]
     torch.testing.assert_close(has_forces.forces[:, 2], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="M3GNet gave forces for none of 7 points"):
+        write_forces(tmp_path / "none.npz", start, index, [None] * 7, largest=largest)
 
 
 def test_help_can_be_asked_for() -> None:
