@@ -78,13 +78,13 @@ class DeepRelaxE3Task:
         """Those of the Laplace loss of all blocks."""
         if self._stream is not None and self._prepared is None:
             self._stream.wait_stream(torch.cuda.current_stream())  # where the pairs may still be on their way
-        batch = self._prepare(crystals) if self._prepared is None else self._prepared
+        batch = self.prepare(crystals) if self._prepared is None else self._prepared
         if self._stream is None:
-            losses, displacements, strain = self._learn(batch.given, batch.truth)
+            losses, displacements, strain = self.learn(batch.given, batch.truth)
             self._prepared = None
         else:
             losses, displacements, strain = self._learn_graphed(batch)
-            self._prepared = self._prepare(upcoming)
+            self._prepared = self.prepare(upcoming)
         self.recycle_buffer.store(crystals, batch.start, displacements, strain)
         return losses
 
@@ -108,7 +108,8 @@ class DeepRelaxE3Task:
         self.generator.set_state(state["generator"].cpu())
         self.recycle_buffer.load_state_dict(state)
 
-    def _prepare(self, crystals: Tensor) -> Prepared:
+    def prepare(self, crystals: Tensor) -> Prepared:
+        """An augmented batch of the pairs ``crystals`` (n,), some of them as last predicted; padded on CUDA."""
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             start = self.recycle_buffer.mix(crystals, self.settings.recycled, self.generator).to(self.device)
@@ -125,29 +126,30 @@ class DeepRelaxE3Task:
         if self._stream is not None:
             present = torch.cuda.current_stream()
             present.wait_stream(self._stream)  # also keeps what follows from changing what was read
-            for tensor in (*_flat(given, truth), *vars(start).values()):
+            for tensor in (*flat_tensors(given, truth), *vars(start).values()):
                 tensor.record_stream(present)
         return Prepared(start, given, truth)
 
     def _learn_graphed(self, batch: Prepared) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         assert self._stream is not None
         if self._graphed is None:
-            self._graphed = GraphedStep(self._graph_step, self.network)
+            self._graphed = GraphedStep(self.graph_step, self.network)
         # the preparation that follows sees what is stored up to here
         self._stream.wait_stream(torch.cuda.current_stream())
-        loss, displacement, volume, shape, displacements, strain = self._graphed(_flat(batch.given, batch.truth))
+        loss, displacement, volume, shape, displacements, strain = self._graphed(flat_tensors(batch.given, batch.truth))
         losses = {"loss": loss, "displacement": displacement, "volume": volume, "shape": shape}
         start = batch.start
         return losses, displacements[: len(start.numbers)], strain[: len(start)]
 
-    def _graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
+    def graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
+        """:meth:`learn` from :func:`flat_tensors` to tensors, as a CUDA graph records it."""
         numbers, level, batch, counts, vectors, *rest = tensors
         known, edges, truth = KnownForces(*rest[:3]), EdgeLists(*rest[3:8]), TrueRelaxation(*rest[8:])
         given = NetworkInput(numbers, level, batch, counts, vectors, known, edges)
-        losses, displacements, strain = self._learn(given, truth)
+        losses, displacements, strain = self.learn(given, truth)
         return [*losses.values(), displacements, strain]
 
-    def _learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
         if self._stream is None:
             self.network.zero_grad(set_to_none=True)
@@ -179,7 +181,8 @@ def hide_forces(pairs: RelaxationPairs, share: float, generator: torch.Generator
     return replace(pairs, has_forces=pairs.has_forces & told)
 
 
-def _flat(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
+def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
+    """All tensors of a batch, in the order in which :meth:`DeepRelaxE3Task.graph_step` takes them."""
     return [*given[:-2], *given.known, *given.edges, *truth]
 
 

@@ -13,9 +13,6 @@ from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrice
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.settings import TrainingSettings
 
-#: Atoms whose graphs are built at once before they are kept.
-_AT_ONCE = 50000
-
 
 @dataclass(frozen=True, eq=False)
 class KeptGraphs:
@@ -33,10 +30,10 @@ class KeptGraphs:
     first_atom: Tensor
 
     @classmethod
-    def of(cls, pairs: RelaxationPairs, settings: GraphSettings) -> KeptGraphs:
-        """Build the graphs of ``pairs``."""
+    def of(cls, pairs: RelaxationPairs, settings: GraphSettings, *, atoms_at_once: int = 50000) -> KeptGraphs:
+        """Build the graphs of ``pairs``, of about so many atoms at once."""
         counts = pairs.counts
-        chunks = cut(torch.arange(len(counts), device=counts.device), counts, _AT_ONCE)
+        chunks = cut(torch.arange(len(counts), device=counts.device), counts, atoms_at_once)
         whole = collate([pair_graph(pairs.take(chunk), settings) for chunk in chunks])
         edges = torch.bincount(whole.batch[whole.edge_index[1]], minlength=len(pairs))
         return cls(whole, edges, edges.cumsum(0) - edges, counts.cumsum(0) - counts)

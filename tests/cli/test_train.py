@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -94,13 +95,20 @@ def test_a_time_limit_ends_with_a_code_of_its_own_and_the_same_command_goes_on()
     assert deeprelax("train", "run.yaml").exit_code == 0
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeprelax_ase.cli import training_progress
+class PressCtrlC(logging.Handler):
+    """Ctrl-C at the first record of a log."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training_progress, "_line", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    def emit(self, record: logging.LogRecord) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_says_how_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    log, press = logging.getLogger("deeprelax_ase.training"), PressCtrlC()
+    log.addHandler(press)
+    with caplog.at_level(logging.INFO, logger=log.name):
         result = deeprelax("train", "run.yaml")
+    log.removeHandler(press)
     assert result.exit_code == 130
     assert "interrupted; `deeprelax train run.yaml` goes on from the last checkpoint" in words(result.stderr)
     assert deeprelax("train", "run.yaml").exit_code == 0

@@ -20,7 +20,7 @@ from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from deeprelax_ase.training.e3_loss import relaxation_loss
-from deeprelax_ase.training.e3_task import DeepRelaxE3Task, _flat, hide_forces
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors, hide_forces
 
 PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
@@ -264,7 +264,7 @@ def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> Non
 @pytest.mark.parametrize("all_blocks", [True, False])
 def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all_blocks: bool) -> None:
     task, everything = task_on(pairs_of(8), CONFIG, all_blocks=all_blocks), torch.arange(8)
-    _, given, truth = task._prepare(everything)
+    _, given, truth = task.prepare(everything)
     weights = {name: getattr(task.settings, name) for name in ("volume_weight", "shape_weight", "tempering")}
     first, last = (relaxation_loss([block], truth, **weights)["loss"].item() for block in task.network.refine(given))
     expected = (first + last) / 2 if all_blocks else last
@@ -275,11 +275,11 @@ def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all
 def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, has_forces) -> None:
     """As it is for a CUDA graph."""
     task = task_on(has_forces(pairs_of(6)))
-    batch = task._prepare(torch.arange(6))
-    losses, displacements, strain = task._learn(batch.given, batch.truth)
-    tensors = _flat(batch.given, batch.truth)
+    batch = task.prepare(torch.arange(6))
+    losses, displacements, strain = task.learn(batch.given, batch.truth)
+    tensors = flat_tensors(batch.given, batch.truth)
     assert all(isinstance(tensor, Tensor) for tensor in tensors)
-    *again, moved, strained = task._graph_step(tensors)
+    *again, moved, strained = task.graph_step(tensors)
     assert again == list(losses.values())
     assert torch.equal(moved, displacements)
     assert torch.equal(strained, strain)

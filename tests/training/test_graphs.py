@@ -12,7 +12,7 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
-from deeprelax_ase.training import AugmentationSettings, TrainingSettings, graphs
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings
 from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs
 
 PairsOf = Callable[..., RelaxationPairs]
@@ -50,15 +50,11 @@ def test_kept_graphs_are_those_that_would_be_built(pairs_of: PairsOf, crystals: 
     assert_same(KeptGraphs.of(pairs, graph).take(chosen, taken), pair_graph(taken, graph))
 
 
-def test_many_are_built_in_pieces(pairs_of: PairsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs, built = pairs_of(9), []
-    build = graphs.pair_graph
-    monkeypatch.setattr(graphs, "_AT_ONCE", 7)
-    monkeypatch.setattr(graphs, "pair_graph", lambda some, graph: (built.append(len(some)), build(some, graph))[1])
-    kept = KeptGraphs.of(pairs, NARROW)
-    assert len(built) > 2
-    assert sum(built) == 9
-    assert_same(kept.whole, build(pairs, NARROW))
+@pytest.mark.parametrize("atoms", [1, 7, 1000])
+def test_many_are_built_in_pieces(pairs_of: PairsOf, atoms: int) -> None:
+    pairs = pairs_of(9)
+    kept = KeptGraphs.of(pairs, NARROW, atoms_at_once=atoms)
+    assert_same(kept.whole, pair_graph(pairs, NARROW))
     assert kept.edges.sum() == kept.whole.edge_index.shape[1]
 
 
