@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,23 @@ Made = TypeVar("Made")
 
 #: What errors say for want of memory that are not torch's own: of the host, and of CUDA's libraries for linear algebra.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "cusolverDnCreate", "cublasCreate")
+
+
+def grouped(
+    items: Iterable[Crystal | DeepRelaxError], atoms_per_batch: int
+) -> Iterator[list[Crystal | DeepRelaxError]]:
+    """The ``items`` in batches of at most so many atoms, lazily and in order; a larger crystal is one alone."""
+    batch: list[Crystal | DeepRelaxError] = []
+    atoms = 0
+    for item in items:
+        size = len(item) if isinstance(item, Crystal) else 0
+        if batch and atoms + size > atoms_per_batch:
+            yield batch
+            batch, atoms = [], 0
+        batch.append(item)
+        atoms += size
+    if batch:
+        yield batch
 
 
 def attempt(

@@ -21,7 +21,7 @@ from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.prediction.batching import attempt
+from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.forces import known_forces
 from deeprelax_ase.prediction.inference import LARGEST_VOLUME_RATIO, BatchRelaxation, InferenceSettings, relax
@@ -189,32 +189,21 @@ class Predictor:
         """
         if atoms_per_batch is None:
             atoms_per_batch = default_atoms_per_batch(self.device)
-        batch: list[Crystal | DeepRelaxError] = []
-        atoms = 0
-        for structure in structures:
-            try:
-                crystal: Crystal | DeepRelaxError = self._admit(structure)
-            except DeepRelaxError as error:
-                crystal = error
-            size = len(crystal) if isinstance(crystal, Crystal) else 0
-            if batch and atoms + size > atoms_per_batch:
-                yield from self._predict_batch(batch, relax_cell, bonds)
-                batch, atoms = [], 0
-            batch.append(crystal)
-            atoms += size
-        yield from self._predict_batch(batch, relax_cell, bonds)
+        for batch in grouped(map(self._admitted, structures), atoms_per_batch):
+            crystals = [c for c in batch if isinstance(c, Crystal)]
+            made = iter(attempt(lambda part: self._predict(part, relax_cell, bonds=bonds), crystals, self.device))
+            yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
         crystal = Crystal.of(structure)
         check_elements(crystal, self.model.card.elements, self.model_name)
         return crystal
 
-    def _predict_batch(
-        self, batch: Sequence[Crystal | DeepRelaxError], relax_cell: bool, bonds: bool
-    ) -> list[Prediction | DeepRelaxError]:
-        crystals = [c for c in batch if isinstance(c, Crystal)]
-        results = iter(attempt(lambda part: self._predict(part, relax_cell, bonds=bonds), crystals, self.device))
-        return [next(results) if isinstance(c, Crystal) else c for c in batch]
+    def _admitted(self, structure: Crystal | Atoms | Structure) -> Crystal | DeepRelaxError:
+        try:
+            return self._admit(structure)
+        except DeepRelaxError as error:
+            return error
 
     @torch.inference_mode()
     def _predict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -61,24 +60,21 @@ class TableRelaxer:
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
         self.seconds = Counter()
-        names = table.select(["index", "id", "source"]).to_pylist()
-        rows = [{**row, **result.columns()} for row, result in zip(names, self._results(table), strict=True)]
-        return pa.Table.from_pylist(rows, schema=OUTPUT)
-
-    def _results(self, table: pa.Table) -> Iterator[RelaxationResult]:
         given = list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
-        options = self.options
         made = self.predictor.predict_many(
             [crystal for crystal, error in given if crystal is not None and not error],
-            relax_cell=options.relax_cell,
-            atoms_per_batch=options.atoms_per_batch,
+            relax_cell=self.options.relax_cell,
+            atoms_per_batch=self.options.atoms_per_batch,
             bonds=False,
         )
-        for crystal, error in given:
+        rows = table.select(["index", "id", "source"]).to_pylist()
+        for row, (crystal, error) in zip(rows, given, strict=True):
             if error or crystal is None:
-                yield RelaxationResult.failed(error or "the row holds no structure", crystal)
+                result = RelaxationResult.failed(error or "the row holds no structure", crystal)
             else:
-                yield self._result(crystal, next(made))
+                result = self._result(crystal, next(made))
+            row |= result.columns()
+        return pa.Table.from_pylist(rows, schema=OUTPUT)
 
     def _result(self, crystal: Crystal, made: Prediction | DeepRelaxError) -> RelaxationResult:
         if isinstance(made, DeepRelaxError):
