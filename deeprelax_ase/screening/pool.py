@@ -11,9 +11,11 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -71,7 +73,9 @@ class Job:
 
 
 class WorkerPool:
-    """Processes that each hold what ``make`` makes, and do jobs with it; they start with the first job.
+    """Processes that each hold what ``make`` makes, and do jobs with it.
+
+    They start with the first job, and end with :meth:`close`, with the pool, or with this process.
 
     Args:
         make: makes of a device, in each process, what takes items and returns their results; is sent by pickle.
@@ -100,7 +104,8 @@ class WorkerPool:
             self._free.put(WorkerSlot(number, workers, device))
         self._processes: dict[WorkerSlot, WorkerProcess] = {}
         self._starting, self._closed = threading.Lock(), False
-        atexit.register(self.close)  # before multiprocessing waits for the processes, which wait for jobs
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)  # before multiprocessing waits for the processes, which wait for jobs
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -116,7 +121,7 @@ class WorkerPool:
         for process in processes:
             process.end()
         self._threads.shutdown(cancel_futures=True)
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
 
     def imap(
         self, jobs: Iterable[tuple[Any, Any]], *, ordered: bool = False, ahead: int = _AHEAD
@@ -215,3 +220,8 @@ class WorkerPool:
                 self._processes.pop(slot).end()
                 raise
         raise WorkerError(DIE_AT_ONCE)
+
+
+def _close(pool: weakref.ref[WorkerPool]) -> None:
+    if (there := pool()) is not None:
+        there.close()

@@ -13,7 +13,7 @@ from typing import Any
 from deeprelax_ase.screening.pool import WorkerPool
 
 
-def pool(workers: int = 2, make: Callable[[str], Any] | None = None) -> WorkerPool:
+def pool(workers: int = 1, make: Callable[[str], Any] | None = None) -> WorkerPool:
     return WorkerPool(
         make or squares,
         join=lambda parts: list(chain.from_iterable(parts)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from tests.screening.killing import Killer, descendants
 
 def test_jobs_are_done_in_order_or_as_they_come() -> None:
     jobs = [[nap, 1], [2, 3], [], [4]]
-    with pool() as workers:
+    with pool(workers=2) as workers:
         assert list(workers.imap(numbered(*jobs), ordered=True)) == [
             (0, ["rested", 1]),
             (1, [4, 9]),
@@ -50,7 +51,7 @@ def test_jobs_are_read_as_they_are_needed() -> None:
             read.append(number)
             yield number, [number]
 
-    with pool(workers=1) as workers:
+    with pool() as workers:
         results = workers.imap(jobs(), ordered=True, ahead=3)
         assert not read
         next(results)
@@ -59,7 +60,7 @@ def test_jobs_are_read_as_they_are_needed() -> None:
 
 def test_an_item_that_kills_costs_itself(tmp_path: Path) -> None:
     once = partial(die_once, tmp_path / "marker")
-    with pool(workers=1) as workers:
+    with pool() as workers:
         made = dict(workers.imap(numbered([1, 2, 3], [4, die, 5], [once, 7], [Killer(), 8], [leave])))
     assert made[0] == [1, 4, 9]
     assert (made[1][0], *made[1][2:]) == (16, 25)
@@ -70,7 +71,7 @@ def test_an_item_that_kills_costs_itself(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_sent_costs_itself() -> None:
-    with pool(workers=1) as workers:
+    with pool() as workers:
         ((_, made),) = workers.imap(numbered([1, threading.Lock(), 2]))
     assert made[0::2] == [1, 4]
     assert made[1].startswith("failed: it cannot be sent to another process (TypeError")
@@ -78,7 +79,7 @@ def test_what_cannot_be_sent_costs_itself() -> None:
 
 def test_a_lost_job_does_not_wait_for_others_nor_they_for_it() -> None:
     """While one process is at the halves of a job, the other goes on."""
-    with pool() as workers:
+    with pool(workers=2) as workers:
         order = [key for key, _ in workers.imap(numbered([die, 1, 2], *([nap] for _ in range(6))), ahead=4)]
     assert order.index(0) > 0
     assert sorted(order) == list(range(7))
@@ -101,7 +102,7 @@ def test_processes_that_die_of_nothing_are_told_from_deadly_items() -> None:
 
 
 def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
-    with pool(workers=1) as workers:
+    with pool() as workers:
         ((_, [first]),) = workers.imap(numbered([identify]))
         os.kill(first, signal.SIGKILL)
         ((_, [second]),) = workers.imap(numbered([identify]))
@@ -109,10 +110,21 @@ def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
 
 
 def test_processes_end_with_the_pool_whatever_they_are_at() -> None:
-    with pool() as workers:
+    with pool(workers=2) as workers:
         stream = workers.imap(numbered(*([nap] for _ in range(8))))
         next(stream)
     assert not [command for command in descendants().values() if "spawn_main" in command]
+
+
+def test_processes_end_with_a_pool_that_nobody_closes() -> None:
+    workers = pool()
+    ((_, [process]),) = workers.imap(numbered([identify]))
+    del workers
+    gc.collect()
+    until = time.monotonic() + 10
+    while "spawn_main" in descendants().get(process, ""):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 SCRIPT = """
