@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.graph.shapes import Batch, Cells, Positions
+from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Positions
 
 
 def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batch: Batch) -> tuple[Positions, Cells]:
@@ -45,3 +45,34 @@ def matrix_function(function: np.ufunc, symmetric: np.ndarray) -> np.ndarray:
     """``function``, such as ``np.exp``, of a ``symmetric`` matrix (n, n)."""
     values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
     return (vectors * function(values)) @ vectors.T
+
+
+def symmetric_exponential(matrices: Matrices, terms: int = 8) -> Matrices:
+    """exp of small symmetric (G, 3, 3) matrices by its series: exact to rounding in float32 for norms below 0.7.
+
+    ``torch.linalg.matrix_exp`` synchronises with the host; this does not.
+    """
+    result = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
+    for n in range(terms, 0, -1):
+        identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+        result = identity + matrix_product(matrices, result) / n
+    return result
+
+
+def symmetric_logarithm(matrices: Matrices, terms: int = 9) -> Matrices:
+    """Logarithm of (G, 3, 3) symmetric positive matrices near the identity, without a wait for the device.
+
+    ``log C = 2 artanh((C - 1) (C + 1)^-1)`` by its series, exact to 1e-12 for strains up to 0.2.
+    """
+    identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    ratio = matrix_product(matrices - identity, torch.linalg.inv_ex(matrices + identity).inverse)
+    square = matrix_product(ratio, ratio)
+    result = torch.zeros_like(matrices)
+    for n in range(terms - 1, -1, -1):
+        result = identity / (2 * n + 1) + matrix_product(square, result)
+    return 2 * matrix_product(ratio, result)
+
+
+def matrix_product(left: Matrices, right: Matrices) -> Matrices:
+    """(G, 3, 3) products in full precision: autocast and TF32 would round cells to 1e-2 Å."""
+    return (left[:, :, :, None] * right[:, None, :, :]).sum(dim=2)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from deeprelax_ase.geometry.strain import symmetric_exponential
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.shapes import (
     AtomScales,
@@ -32,7 +33,7 @@ from deeprelax_ase.nn.e3_forces import ForceReader
 from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
-from deeprelax_ase.nn.heads import bounded_scale, symmetric_exponential
+from deeprelax_ase.nn.heads import bounded_scale
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 

@@ -18,13 +18,12 @@ from torch import Tensor
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.quantities import SiteSymmetry
-from deeprelax_ase.geometry.strain import remove_rotation
+from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
 from deeprelax_ase.geometry.vacuum import in_plane_projectors
 from deeprelax_ase.graph import CrystalGraph, affine_positions, fractional_positions, neighbor_graph
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
-from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures

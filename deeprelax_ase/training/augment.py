@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.nn.heads import matrix_product
 from deeprelax_ase.training.cell_augmentation import augment_cells
 from deeprelax_ase.training.settings import AugmentationSettings
 

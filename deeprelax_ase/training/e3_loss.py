@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
-from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.nn.records import Relaxation
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.nn.heads import matrix_product, symmetric_exponential
 
 
 class RecycleBuffer:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 
-from deeprelax_ase.geometry.strain import remove_rotation
-from deeprelax_ase.nn.heads import symmetric_exponential
+from deeprelax_ase.geometry.strain import (
+    matrix_product,
+    remove_rotation,
+    symmetric_exponential,
+    symmetric_logarithm,
+)
+from deeprelax_ase.graph.record import rows_times_matrices
 
 COUNTS = (1, 3, 2)
 
@@ -86,3 +93,56 @@ def test_turns_with_the_crystal(crystals, generator):
     positions, cell = remove_rotation(cells, positions_in(relaxed, fractional, batch), relaxed, batch)
     turned = remove_rotation(cells @ turn, positions_in(relaxed, fractional, batch), relaxed, batch)
     torch.testing.assert_close(turned, (positions @ turn, cell @ turn), rtol=0, atol=1e-12)
+
+
+def random_symmetric(size: int, norm: float) -> Tensor:
+    matrices = torch.randn(size, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    matrices = matrices + matrices.mT
+    return matrices * (norm / torch.linalg.matrix_norm(matrices, 2))[:, None, None]
+
+
+@pytest.mark.parametrize(("norm", "tolerance"), [(0.05, 1e-15), (0.3, 1e-10), (0.7, 2e-7)])
+def test_exponential_of_symmetric_matrices(norm: float, tolerance: float) -> None:
+    matrices = random_symmetric(50, norm)
+    error = symmetric_exponential(matrices) - torch.linalg.matrix_exp(matrices)
+    assert error.abs().max() < tolerance + 1e-15
+    if norm > 0.1:
+        assert (symmetric_exponential(matrices, terms=3) - torch.linalg.matrix_exp(matrices)).abs().max() > tolerance
+
+
+def test_exponential_of_zero_is_exactly_one() -> None:
+    assert torch.equal(symmetric_exponential(torch.zeros(2, 3, 3)), torch.eye(3).expand(2, 3, 3))
+
+
+def test_matrix_product_is_one() -> None:
+    left, right = random_symmetric(6, 3.0), torch.randn(6, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(matrix_product(left, right), left @ right, rtol=0, atol=1e-14)
+
+
+def test_geometry_keeps_its_precision_under_autocast() -> None:
+    cell = random_symmetric(8, 10.0).float()
+    rows = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = torch.bmm(cell, cell)
+        product, positions = matrix_product(cell, cell), rows_times_matrices(rows, cell)
+        exponential = symmetric_exponential(cell / 100)
+    exact = cell.double() @ cell.double()
+    assert (rounded.double() - exact).abs().max() > 1e-2  # what the functions are there to avoid
+    assert product.dtype == positions.dtype == exponential.dtype == torch.float32
+    assert (product.double() - exact).abs().max() < 1e-4
+    assert (positions.double() - torch.einsum("nx,nxy->ny", rows.double(), cell.double())).abs().max() < 1e-5
+    assert (exponential.double() - torch.linalg.matrix_exp(cell.double() / 100)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("strain", [1e-8, 0.05, 0.2])
+def test_logarithm_is_scipys(strain: float) -> None:
+    matrices = torch.linalg.matrix_exp(2 * random_symmetric(6, strain))
+    found = symmetric_logarithm(matrices)
+    for matrix, actual in zip(matrices, found, strict=True):
+        np.testing.assert_allclose(actual.numpy(), scipy.linalg.logm(matrix.numpy()), rtol=0, atol=1e-13)
+    torch.testing.assert_close(found, 2 * random_symmetric(6, strain), rtol=0, atol=1e-13)
+
+
+def test_logarithm_undoes_the_exponential() -> None:
+    strain = random_symmetric(6, 0.1)
+    torch.testing.assert_close(symmetric_logarithm(symmetric_exponential(strain)), strain, rtol=0, atol=1e-13)

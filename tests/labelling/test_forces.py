@@ -18,9 +18,9 @@ from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_cal
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
+from deeprelax_ase.geometry.strain import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, points, write_forces
-from deeprelax_ase.nn.heads import symmetric_exponential, symmetric_logarithm
 from tests.crystals import CRYSTALS, rotation
 
 STILL = PointSettings(rattled=0.0)

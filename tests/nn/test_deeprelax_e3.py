@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
 from deeprelax_ase.graph import affine_positions, atom_counts, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import (
     DISPLACEMENT_SCALES,
@@ -20,7 +21,7 @@ from deeprelax_ase.nn.deeprelax_e3 import (
     network_input,
     strain_matrix,
 )
-from deeprelax_ase.nn.heads import bounded_scale, matrix_product, symmetric_exponential
+from deeprelax_ase.nn.heads import bounded_scale
 from deeprelax_ase.nn.records import Relaxation
 from tests.relaxations import assert_same
 

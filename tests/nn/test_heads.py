@@ -9,19 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.strain import symmetric_exponential
 from deeprelax_ase.graph import CrystalGraph
-from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn import DeepRelaxConfig
-from deeprelax_ase.nn.heads import (
-    SCALE_RANGE,
-    DistanceHead,
-    LatticeHead,
-    StrainHead,
-    bounded_scale,
-    matrix_product,
-    start_at_zero,
-    symmetric_exponential,
-)
+from deeprelax_ase.nn.heads import SCALE_RANGE, DistanceHead, LatticeHead, StrainHead, bounded_scale, start_at_zero
 
 F, BASIS = 16, 12
 Shuffle = Callable[[nn.Module], nn.Module]
@@ -37,12 +28,6 @@ def moved(crystal: Crystal, isometry: Tensor) -> Crystal:
 def deformation(predicted: Tensor, graph: CrystalGraph) -> Tensor:
     """(G, 3, 3) Cartesian map from the cell of the graph to the predicted one."""
     return torch.linalg.solve(graph.cell, predicted)
-
-
-def random_symmetric(size: int, norm: float) -> Tensor:
-    matrices = torch.randn(size, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    matrices = matrices + matrices.mT
-    return matrices * (norm / torch.linalg.matrix_norm(matrices, 2))[:, None, None]
 
 
 # -- distances
@@ -256,42 +241,6 @@ def test_untrained_residual_head_returns_the_cell_and_absolute_head_nothing() ->
     x, cell, batch = torch.randn(3, F), torch.randn(1, 3, 3), torch.zeros(3, dtype=torch.int64)
     assert torch.equal(LatticeHead(F, residual=True)(x, cell, batch), cell)
     assert not LatticeHead(F, residual=False)(x, cell, batch).any()
-
-
-# -- arithmetic
-
-
-@pytest.mark.parametrize(("norm", "tolerance"), [(0.05, 1e-15), (0.3, 1e-10), (0.7, 2e-7)])
-def test_exponential_of_symmetric_matrices(norm: float, tolerance: float) -> None:
-    matrices = random_symmetric(50, norm)
-    error = symmetric_exponential(matrices) - torch.linalg.matrix_exp(matrices)
-    assert error.abs().max() < tolerance + 1e-15
-    if norm > 0.1:
-        assert (symmetric_exponential(matrices, terms=3) - torch.linalg.matrix_exp(matrices)).abs().max() > tolerance
-
-
-def test_exponential_of_zero_is_exactly_one() -> None:
-    assert torch.equal(symmetric_exponential(torch.zeros(2, 3, 3)), torch.eye(3).expand(2, 3, 3))
-
-
-def test_matrix_product_is_one() -> None:
-    left, right = random_symmetric(6, 3.0), torch.randn(6, 3, 3, dtype=torch.float64)
-    torch.testing.assert_close(matrix_product(left, right), left @ right, rtol=0, atol=1e-14)
-
-
-def test_geometry_keeps_its_precision_under_autocast() -> None:
-    cell = random_symmetric(8, 10.0).float()
-    rows = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = torch.bmm(cell, cell)
-        product, positions = matrix_product(cell, cell), rows_times_matrices(rows, cell)
-        exponential = symmetric_exponential(cell / 100)
-    exact = cell.double() @ cell.double()
-    assert (rounded.double() - exact).abs().max() > 1e-2  # what the functions are there to avoid
-    assert product.dtype == positions.dtype == exponential.dtype == torch.float32
-    assert (product.double() - exact).abs().max() < 1e-4
-    assert (positions.double() - torch.einsum("nx,nxy->ny", rows.double(), cell.double())).abs().max() < 1e-5
-    assert (exponential.double() - torch.linalg.matrix_exp(cell.double() / 100)).abs().max() < 1e-6
 
 
 def test_untrained_network_returns_the_crystal_to_full_precision_under_autocast(

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -13,7 +12,6 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.nn.heads import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 
@@ -84,20 +82,6 @@ def test_a_relaxed_crystal_neither_strains_nor_moves(pairs_of) -> None:
     pairs = pairs_of(4)
     arrived = replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
     assert_known(arrived, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
-
-
-@pytest.mark.parametrize("strain", [1e-8, 0.05, 0.2])
-def test_logarithm_is_scipys(strain: float) -> None:
-    matrices = torch.linalg.matrix_exp(2 * symmetric(6, strain))
-    found = symmetric_logarithm(matrices)
-    for matrix, actual in zip(matrices, found, strict=True):
-        np.testing.assert_allclose(actual.numpy(), scipy.linalg.logm(matrix.numpy()), rtol=0, atol=1e-13)
-    torch.testing.assert_close(found, 2 * symmetric(6, strain), rtol=0, atol=1e-13)
-
-
-def test_logarithm_undoes_the_exponential_of_the_network() -> None:
-    strain = symmetric(6, 0.1)
-    torch.testing.assert_close(symmetric_logarithm(symmetric_exponential(strain)), strain, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])
