@@ -44,10 +44,9 @@ class Format:
 def format_of(name: str) -> Format:
     """The format of the file ``name``; one that only ASE knows if there is none of its ending."""
     base = name.rsplit("/", 1)[-1]
-    if base.startswith(("POSCAR", "CONTCAR")):
-        return _ONE_EACH
+    otherwise = _ONE_EACH if base.startswith(("POSCAR", "CONTCAR")) else _OTHER
     whole, plain = base.lower(), plain_name(base).lower()
-    return next((row for row in FORMATS if whole.endswith(row.endings) or plain.endswith(row.endings)), _OTHER)
+    return next((row for row in FORMATS if whole.endswith(row.endings) or plain.endswith(row.endings)), otherwise)
 
 
 def guarded(file: File, refs: Refs) -> Refs:

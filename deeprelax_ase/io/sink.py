@@ -70,10 +70,12 @@ class Sink(ABC):
 
     def close(self) -> None:
         """Finish the file; to be called however the run ends."""
-        self._finish()
-        if self._written:
-            self._settle()
-        self._part.unlink(missing_ok=True)
+        try:
+            self._finish()
+            if self._written:
+                self._settle()
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def _settle(self) -> None:
         """Put what is written into the place of the output; it may go on growing there."""

@@ -6,6 +6,7 @@ import gzip
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deeprelax_ase.errors import OutputError
+from deeprelax_ase.errors import OutputError, StructureFileError
 from deeprelax_ase.io.output import check_output
 from deeprelax_ase.io.sink import open_sink
+from deeprelax_ase.io.source import open_source
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.rows import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
 
 if TYPE_CHECKING:
     import os
+
+    from deeprelax_ase.screening.manifest import Manifest
 
 #: What is exported unless something else is asked for: what can be trusted.
 TRUSTED = (PREDICTED, CONVERGED)
@@ -57,7 +61,7 @@ def export_results(
         raise OutputError(f"unknown status {', '.join(sorted(unknown))}, must be among {', '.join(STATUSES)}")
     results = Folder(Path(folder))
     manifest = results.manifest()
-    _refuse_overwriting(Path(output), [*results.files(), *(Path(item["name"]) for item in manifest.inputs)])
+    _refuse_overwriting(Path(output), [*results.files(), *_inputs(manifest)])
     if missing := results.missing():
         shards = "" if manifest.shards == 1 else f" (shard {', '.join(map(str, missing))})"
         left = f"{missing.total():,} of {manifest.structures:,} crystals are not done yet{shards}"
@@ -73,6 +77,13 @@ def export_results(
                 sink.write(atoms)
                 written += 1
     return written
+
+
+def _inputs(manifest: Manifest) -> Iterator[Path]:
+    """Files that were screened, as far as they are still there."""
+    for item in manifest.inputs:
+        with suppress(StructureFileError):
+            yield from (file.path for file in open_source(item["name"]).files)
 
 
 def _refuse_overwriting(output: Path, files: list[Path]) -> None:

@@ -183,11 +183,13 @@ TWO_BLOCKS = "data_global\n_journal_name 'none'\n" + "".join(
 
 
 class TestFolders:
-    @pytest.mark.parametrize("file", ["a.cif.gz", "A.CIF", "a.extxyz", "a.xyz.gz", "a.vasp", "POSCAR_a", "a.traj"])
+    @pytest.mark.parametrize(
+        "file", ["a.cif.gz", "A.CIF", "POSCAR.cif", "a.extxyz", "a.xyz.gz", "a.vasp", "POSCAR_a", "a.traj"]
+    )
     def test_every_structure_file_beside_others_is_read(self, tmp_path: Path, file: str) -> None:
         crystals = some_crystals(2)
         write(tmp_path / "z.cif", crystals[0])
-        kind = {"POSCAR_a": "vasp", "A.CIF": "cif"}.get(file)
+        kind = {"POSCAR_a": "vasp", "A.CIF": "cif", "POSCAR.cif": "cif"}.get(file)
         write(tmp_path / file, crystals[1], format=kind)
         assert len(names_in(tmp_path)) == 2
 

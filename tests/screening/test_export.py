@@ -41,6 +41,12 @@ def test_a_shard_that_is_missing_is_said(xyz, tmp_path: Path, quick: RelaxOption
     assert [atoms.info["id"] for atoms in read(tmp_path / "relaxed.extxyz", ":")] == [f"crystal-{n}" for n in range(7)]
 
 
+def test_a_part_of_an_input_is_not_overwritten(xyz, tmp_path: Path, quick: RelaxOptions) -> None:
+    screen([f"{xyz(4)}@1:3"], tmp_path / "out", quick, workers=0)
+    with pytest.raises(OutputError, match="is its input"):
+        export_results(tmp_path / "out", str(tmp_path / "crystals.extxyz"))
+
+
 @pytest.mark.parametrize("name", ["crystals.extxyz", "out/journal.jsonl", "out/part-00000000.parquet"])
 def test_what_the_screening_needs_is_not_overwritten(screened: Folder, tmp_path: Path, name: str) -> None:
     before = (tmp_path / name).read_bytes()
