@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
-from deeprelax_ase.data.groups import displacement_sizes
+from deeprelax_ase.data.pairs import displacement_sizes
 from deeprelax_ase.evaluation.assessment import Assessment, assess
 from deeprelax_ase.evaluation.calibrate import labels_for
 from deeprelax_ase.evaluation.predicting import Predicted, predict

@@ -37,12 +37,12 @@ def ten_atoms(seed: int) -> Atoms:
     return atoms
 
 
-#: Model, passes and members of the relaxations that are timed, by the name of their row.
+#: Model, recycles and members of the relaxations that are timed, by the name of their row.
 ONE_SHOTS: dict[str, tuple[str, int | None, int | None]] = {
-    "DeepRelax-PBE, one pass of one member": ("DeepRelax-PBE", 1, 1),
-    "DeepRelax-PBE, one pass of two members": ("DeepRelax-PBE", 1, 2),
-    "DeepRelax-PBE, three passes of two members": ("DeepRelax-PBE", 3, 2),
-    "DeepRelax-PBE, three passes of four members": ("DeepRelax-PBE", 3, None),
+    "DeepRelax-PBE, one recycle of one member": ("DeepRelax-PBE", 1, 1),
+    "DeepRelax-PBE, one recycle of two members": ("DeepRelax-PBE", 1, 2),
+    "DeepRelax-PBE, three recycles of two members": ("DeepRelax-PBE", 3, 2),
+    "DeepRelax-PBE, three recycles of four members": ("DeepRelax-PBE", 3, None),
     "DeepRelax-PBE-v0": ("DeepRelax-PBE-v0", None, None),
 }
 

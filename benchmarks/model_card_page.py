@@ -57,9 +57,7 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         ValueError: the figures were measured with other weights.
     """
     if measured["sha256"] != card.sha256 or measured["recycles"] != card.recycles:
-        raise ValueError(
-            f"{card.name}: the figures were measured with other weights or passes; run benchmarks/model_cards.py again"
-        )
+        raise ValueError(f"{card.name}: measured with other weights or recycles; run benchmarks/model_cards.py again")
     parts = [
         f"# {card.name}",
         card.description,
@@ -107,7 +105,7 @@ def _purpose(card: ModelCard) -> str:
         without += " `DeepRelax-PBE` errs less; this one is the paper's network, kept to compare with."
     network = (
         f"`{card.architecture}`, {NUMBERS[card.members]} members of {card.parameters / 1e6:.1f} million parameters, "
-        f"{NUMBERS[card.recycles]} {'recycles' if card.recycles > 1 else 'pass'}."
+        f"{NUMBERS[card.recycles]} {'recycles' if card.recycles > 1 else 'recycle'}."
     )
     return "\n\n".join([use, without, f"**Level of theory** that it relaxes to: {theory}.", f"**Network**: {network}"])
 
@@ -169,7 +167,7 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
     bounds = " This model's errors are not calibrated, so it has no bounds."
     if calibrated:
         bounds = (
-            f" Bounds, of the coordinates / of the volume, are meant to hold for {percent(COVERAGE, 0)}; `outside` are "
+            f" Bounds, of the coordinates / of the volume, are meant to hold for {percent(COVERAGE, 0)}; `ood` are "
             "those that the model says not to trust."
         )
     parts = [
@@ -248,7 +246,7 @@ def _reproduce(card: ModelCard, measured: dict[str, Any]) -> str:
 
 def _cost(card: ModelCard, latency: dict[str, Any]) -> str:
     rows = latency["results"]
-    size = f"{NUMBERS[card.recycles]} passes of {NUMBERS[card.members]} members"
+    size = f"{NUMBERS[card.recycles]} recycles of {NUMBERS[card.members]} members"
     milliseconds = next(r["median_ms"] for name, r in rows.items() if name == card.name or name.endswith(size))
     return (
         f"Training, on {card.training['hardware']}: {card.training['cost']}.\n\n"

@@ -23,8 +23,8 @@ from rich.progress import track
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
 from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import crystals_of, load_pairs
-from deeprelax_ase.data.groups import crystal_groups, element_shares
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.results import write_json
 from deeprelax_ase.optimizers.finish import resolve_finish
 
@@ -121,7 +121,7 @@ def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: di
                 break
             calls, seconds = counted.calls, time.perf_counter() - start
             reached[f"{fmax:g}"] = Reached(calls, seconds, float(atoms.get_potential_energy()) / len(atoms))
-            counted.calls = calls  # the look at the energy is ours
+            counted.calls = calls  # the call for the energy is ours
     except Exception as raised:  # far from its training data a potential may raise anything
         error = f"{type(raised).__name__}: {raised}"
     if task.model:

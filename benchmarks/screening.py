@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--formats", nargs="+", choices=("parquet", "extxyz"), default=["parquet"], help="of its inputs"
     )
-    parser.add_argument("--quick", action="store_true", help="whole screenings in one pass of one network")
+    parser.add_argument("--quick", action="store_true", help="whole screenings by one recycle of one network")
     parser.add_argument("--compile", action="store_true", help="their networks compiled")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default all)")
     parser.add_argument("--no-symmetry", dest="symmetry", action="store_false", help="leave out spglib")

@@ -15,7 +15,7 @@ python benchmarks/screening.py --json benchmarks/results/screening.json --page b
 
 Crystals as a search for materials
 makes them (`benchmarks/candidates.py`: similar elements in known prototypes), of 50 and 200 atoms as supercells.
-"1 x 1" is one pass of one network, the fastest; "3 x 4" is `DeepRelax-PBE` as it ships.
+"1 x 1" is one recycle of one network, the fastest; "3 x 4" is `DeepRelax-PBE` as it ships.
 """
 
 

@@ -27,7 +27,7 @@ from train import DATA, MEMBERS, OURS, PLAIN
 from deeprelax_ase import Predictor
 from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
-from deeprelax_ase.data.groups import displacement_sizes
+from deeprelax_ase.data.pairs import displacement_sizes
 from deeprelax_ase.evaluation.assessment import Assessment, assess
 from deeprelax_ase.evaluation.metrics import rank_correlation
 from deeprelax_ase.evaluation.results import environment, write_json

@@ -162,7 +162,7 @@ def train_row(row: Row, arguments: argparse.Namespace, deadline: float | None) -
 def predict(
     network: nn.Module, config: Any, test: RelaxationPairs, validation: RelaxationPairs
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    """Fractional coordinates, cells and, where there is one, the uncertainty; and the passes that were best before."""
+    """Fractional coordinates, cells and, where there is one, the uncertainty; and the recycles that were best."""
     if not isinstance(network, DeepRelax | DeepRelaxE3):
         return *relax_direct(network, config, test), None, 1
     model = model_of([network], "row", level="PBE" if isinstance(network, DeepRelaxE3) else "")

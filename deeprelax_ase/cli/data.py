@@ -17,7 +17,7 @@ from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from deeprelax_ase.data import PairDataset
-    from deeprelax_ase.data.check import Report
+    from deeprelax_ase.data.checks import DatasetReport
 
 _CHECK_EXAMPLES = """\
 Examples:
@@ -83,7 +83,7 @@ def check(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Counts, elements, distributions, duplicates, leakage between the splits, and suspicious pairs."""
-    from deeprelax_ase.data.check import check as checked
+    from deeprelax_ase.data.checks import check as checked
 
     dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
     report = checked(dataset)
@@ -151,7 +151,7 @@ def _read(
             stop(str(error))
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: Console, report: DatasetReport) -> None:
     """The report as tables and lines."""
     counts = report.counts
     console.print(f"{counts['pairs']:,} pairs, {counts['atoms']:,} atoms, {counts['refused']:,} refused")

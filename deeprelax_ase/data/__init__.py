@@ -1,7 +1,5 @@
 """Crystal relaxation pairs: unrelaxed crystals with their relaxed ones."""
 
-from deeprelax_ase.data.dataset import PairDataset
-from deeprelax_ase.data.pairs import LEVELS, RelaxationPairs, concatenate, crystals_of, load_pairs
-from deeprelax_ase.data.readers import DataError
+import lazy_loader
 
-__all__ = ["LEVELS", "DataError", "PairDataset", "RelaxationPairs", "concatenate", "crystals_of", "load_pairs"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import torch
+
+from deeprelax_ase.geometry.nearest_images import nearest_displacements
 
 #: Multiples of reduced lattice vectors that new ones are made of.
 _MULTIPLES = np.array([v for v in product(range(-2, 3), repeat=3) if any(v)])
-
-_NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=3)))
 
 
 def lattice_changes(cell: np.ndarray, other: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -52,32 +53,9 @@ def reduced(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(vectors), np.asarray(change)
 
 
-def without_drift(difference: np.ndarray) -> np.ndarray:
-    """(N, 3) fractional differences less their mean, each rounded into the cell around it."""
-    angle = 2 * np.pi * difference
-    drift = np.arctan2(np.sin(angle).mean(axis=0), np.cos(angle).mean(axis=0)) / (2 * np.pi)
-    difference = difference - drift
-    difference = difference - np.round(difference)
-    return difference - difference.mean(axis=0)
-
-
 def nearest_differences(difference: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """(N, 3) fractional differences to the nearest images in ``cell`` (3, 3), less their mean.
-
-    In a skewed cell the image that rounding gives is not always the nearest.
-    """
-    rounded = without_drift(difference)
-    thinnest = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0).max()  # no lattice vector is shorter
-    if np.linalg.norm(rounded @ cell, axis=1).max() < thinnest / 2:
-        return rounded
-    vectors, change = reduced(cell)
-    found = without_drift(difference @ np.linalg.inv(change))
-    for _ in range(3):  # the mean follows the images, and they follow it
-        images = found[:, None] + _NEIGHBOURS
-        nearest = np.linalg.norm(images @ vectors, axis=2).argmin(axis=1)
-        moved = images[np.arange(len(found)), nearest]
-        moved = moved - moved.mean(axis=0)
-        if np.allclose(moved, found, rtol=0, atol=1e-12):
-            break
-        found = moved
-    return found @ change
+    """(N, 3) fractional differences to the nearest images in ``cell`` (3, 3), less their mean."""
+    rows = torch.tensor(difference, dtype=torch.float64)
+    batch = torch.zeros(len(rows), dtype=torch.int64)
+    moved = nearest_displacements(rows, torch.tensor(cell, dtype=torch.float64)[None], batch)
+    return moved.numpy() @ np.linalg.inv(cell)

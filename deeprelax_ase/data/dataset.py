@@ -29,7 +29,7 @@ class PairDataset:
     Attributes:
         pairs: G pairs as flat tensors.
         names: (G,) what each is called in its source.
-        how: (G,) how each was matched, see :data:`~deeprelax_ase.data.matching.HOW`.
+        how: (G,) how each was matched, see :data:`~deeprelax_ase.data.matching.MATCH_KINDS`.
         refused: those that were left out.
         turned: (G,) radians by which the relaxed crystals were turned back.
     """

@@ -50,7 +50,7 @@ class Matched:
         numbers: (N,) atomic numbers.
         fractional_initial, fractional_relaxed: (N, 3) fractional coordinates, not wrapped, no mean drift between them.
         cell_initial, cell_relaxed: (3, 3) Å; the second is a pure stretch of the first if it was turned at all.
-        how: see :data:`HOW`.
+        how: see :data:`MATCH_KINDS`.
         turned: radians by which the relaxed crystal was turned as a whole, besides mirroring.
     """
 
@@ -155,7 +155,7 @@ class _Candidate:
 
     @property
     def clear(self) -> bool:
-        """Whether nobody would look for another mapping."""
+        """Whether another mapping need not be searched for."""
         return self.largest < _CLEAR and self.strain < _SAME_STRAIN and self.angle < _SAME_TURN and not self.mirrored
 
 

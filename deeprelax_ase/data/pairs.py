@@ -117,6 +117,13 @@ def crystals_of(pairs: RelaxationPairs, which: str) -> list[Crystal]:
     return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 
 
+def displacement_sizes(pairs: RelaxationPairs) -> Tensor:
+    """(G,) Å, the largest displacement of an atom of each crystal beyond being carried along by the cell."""
+    difference = pairs.fractional_relaxed - pairs.fractional_initial
+    moved = torch.einsum("nk,nkx->nx", difference, pairs.cell_relaxed[pairs.batch]).norm(dim=1)
+    return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, "amax")
+
+
 def load_pairs(
     paths: Sequence[str | os.PathLike] | str | os.PathLike,
     *,

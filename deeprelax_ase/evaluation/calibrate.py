@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
-from deeprelax_ase.data.groups import crystal_groups, element_shares
+from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.loading import load_model
@@ -48,7 +48,7 @@ def coverage(
 ) -> dict:
     """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``.
 
-    Crystals that are settled are left as they are, as :class:`~deeprelax_ase.Predictor` does.
+    Crystals that the model would move by less than it errs are left alone, as by :class:`~deeprelax_ase.Predictor`.
     Groups of fewer than ten crystals are left out: nine of ten could not be told there.
     """
     read = calibration.read(predicted.error_features(), predicted.oxides())

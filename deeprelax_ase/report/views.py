@@ -14,7 +14,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.data.groups import NON_METALS
+from deeprelax_ase.evaluation.groups import NON_METALS
 from deeprelax_ase.prediction.record import Uncertainty
 
 #: Neighbours count as bonded up to so many times the sum of their covalent radii.

@@ -126,7 +126,7 @@ class TestPage:
     def test_figures_of_other_weights_are_refused(self, change: dict):
         card = available_models()[0]
         accuracy, latency = figures(card, "accuracy"), {}
-        with pytest.raises(ValueError, match=r"measured with other weights or passes; run benchmarks/model_cards\.py"):
+        with pytest.raises(ValueError, match="measured with other weights or recycles; run"):
             model_card_page.markdown(replace(card, **change), figures(card), accuracy, latency)
 
     def test_kinds_that_end_further_off_are_named(self):

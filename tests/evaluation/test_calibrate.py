@@ -101,7 +101,7 @@ def test_thinning_keeps_what_dft_relaxed(pairs_of, every: int, kept):
 
 
 def relaxed_as(pairs: RelaxationPairs, *, scale: float = 1.0) -> Predicted:
-    """Predictions of the relaxed crystals themselves, ``scale`` times as long; all signs 0.01."""
+    """Predictions of the relaxed crystals themselves, ``scale`` times as long; all features 0.01."""
     crystals = [c.with_geometry(c.positions * scale, c.cell * scale) for c in crystals_of(pairs, "relaxed")]
     return Predicted(crystals, np.zeros(len(pairs)), np.full((len(pairs), 8), 0.01))
 
@@ -154,7 +154,7 @@ def test_card_stays_unless_asked(command, card: Path, file: Path, capsys):
 def test_options_reach_the_predictions(command, card: Path, file: Path, tmp_path: Path):
     command(file, "--model", card, "--write", "--recycles", 1, "--thin", 2, "--json", tmp_path / "coverage.json")
     assert Calibration.from_dict(ModelCard.read(card).calibration).recycles == 1
-    assert Predictor(card, device="cpu").calibration is None  # the card's two passes have none
+    assert Predictor(card, device="cpu").calibration is None  # the card's two recycles have none
     assert json.loads((tmp_path / "coverage.json").read_text())["test"]["all"]["crystals"] == SIZE // 6
 
 
@@ -163,7 +163,7 @@ def test_m3gnet_is_calibrated_on_its_own_minima(command, card: Path, file: Path,
     command(file, "--model", m3gnet, "--write", "--json", tmp_path / "coverage.json")
     row = json.loads((tmp_path / "coverage.json").read_text())["validation"]["all"]
     pairs = load_pairs(file, labels="m3gnet").in_split("validation")
-    predicted = predict(Predictor(m3gnet, device="cpu"), crystals_of(pairs, "initial"))  # which leaves settled ones too
+    predicted = predict(Predictor(m3gnet, device="cpu"), crystals_of(pairs, "initial"))  # which leaves some as they are
     assert row["crystals"] == len(pairs)
     assert row["volume error"] == pytest.approx(crystal_errors(pairs, predicted.crystals)["relative_volume"].mean())
 

@@ -5,15 +5,8 @@ import torch
 from ase.data import chemical_symbols
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.data.groups import (
-    LARGE,
-    NON_METALS,
-    RARE,
-    chemistry,
-    crystal_groups,
-    displacement_sizes,
-    element_shares,
-)
+from deeprelax_ase.data.pairs import displacement_sizes
+from deeprelax_ase.evaluation.groups import LARGE, NON_METALS, RARE, chemistry, crystal_groups, element_shares
 
 
 def make_pairs(*crystals: list[str]) -> RelaxationPairs:

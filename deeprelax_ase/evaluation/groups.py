@@ -63,10 +63,3 @@ def element_shares(pairs: RelaxationPairs) -> Tensor:
     present = torch.zeros(len(pairs), 120, dtype=torch.bool)
     present[pairs.batch, pairs.numbers] = True
     return present.double().mean(dim=0)
-
-
-def displacement_sizes(pairs: RelaxationPairs) -> Tensor:
-    """(G,) Å, the largest displacement of an atom of each crystal beyond being carried along by the cell."""
-    difference = pairs.fractional_relaxed - pairs.fractional_initial
-    moved = torch.einsum("nk,nkx->nx", difference, pairs.cell_relaxed[pairs.batch]).norm(dim=1)
-    return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, "amax")

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from deeprelax_ase.data.dataset import PairDataset, group_names
 from deeprelax_ase.data.fingerprints import Surroundings, fingerprints, surroundings
-from deeprelax_ase.data.groups import displacement_sizes
 from deeprelax_ase.data.matching import MATCH_KINDS
-from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs
+from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, displacement_sizes
 from deeprelax_ase.graph.record import rows_times_matrices
 
 #: Å, nearer than which atoms overlap, and further than which from any other one is alone.
@@ -37,7 +36,7 @@ _DISTANCES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """What :func:`check` finds.
 
     Attributes:
@@ -65,12 +64,12 @@ class Report:
         return not (self.duplicates or same or any(self.suspicious.values()) or self.refused)
 
 
-def check(dataset: PairDataset) -> Report:
+def check(dataset: PairDataset) -> DatasetReport:
     """Look through a data set; a minute for 50,000 pairs."""
     pairs = dataset.pairs.double()
     around = {side: surroundings(pairs, side) for side in ("initial", "relaxed")}
     prints = [fingerprints(pairs, side, around[side]) for side in ("initial", "relaxed")]
-    return Report(
+    return DatasetReport(
         counts=_counts(dataset),
         elements=_elements(pairs),
         distributions=_distributions(pairs),

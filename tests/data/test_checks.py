@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeprelax_ase.data import PairDataset, concatenate
-from deeprelax_ase.data.check import check, mean_displacements, swapped
+from deeprelax_ase.data.checks import check, mean_displacements, swapped
 from deeprelax_ase.data.fingerprints import fingerprints
 from deeprelax_ase.data.readers import Refused
 

@@ -1,0 +1,16 @@
+from .checks import DatasetReport as DatasetReport
+from .checks import check as check
+from .dataset import PairDataset as PairDataset
+from .forces import load_pairs_with_forces as load_pairs_with_forces
+from .matching import MATCH_KINDS as MATCH_KINDS
+from .matching import Matched as Matched
+from .matching import MatchError as MatchError
+from .matching import match as match
+from .pairs import LEVELS as LEVELS
+from .pairs import SPLITS as SPLITS
+from .pairs import RelaxationPairs as RelaxationPairs
+from .pairs import concatenate as concatenate
+from .pairs import crystals_of as crystals_of
+from .pairs import displacement_sizes as displacement_sizes
+from .pairs import load_pairs as load_pairs
+from .readers import DataError as DataError
