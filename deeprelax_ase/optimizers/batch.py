@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import forget
@@ -103,11 +103,11 @@ def finish_frames(
         try:
             result, atoms = finish_atoms(frame.atoms, predictor, calculator, **options)
             yield RelaxedFrame(frame.label, result, atoms)
-        except DeepRelaxError as error:
-            yield _failed(frame, error, predictor.model_name)
         except Exception as error:  # whatever calculators raise
-            yield _failed(frame, f"{type(error).__name__}: {error}", predictor.model_name)
-            calculator = None
+            known = isinstance(error, DeepRelaxError)
+            yield _failed(frame, error if known else f"{type(error).__name__}: {error}", predictor.model_name)
+            if not known or isinstance(error, CalculatorError):
+                calculator = None  # in whatever state it is
 
 
 def finish_atoms(

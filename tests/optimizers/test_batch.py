@@ -208,6 +208,39 @@ class TestFinishFrames:
         assert relaxed[1].atoms == bulk("Au")
         assert Fragile.made == 2
 
+    def test_forces_that_are_no_numbers_cost_their_crystal_alone(self):
+        class Lost(EMT):
+            def calculate(self, *args, **kwargs):
+                super().calculate(*args, **kwargs)
+                self.calls = getattr(self, "calls", 0) + 1
+                if self.calls > 2 and "Au" in self.atoms.symbols:
+                    self.results["forces"] = self.results["forces"] * np.nan
+                    self.calculate = None  # of no use afterwards
+
+        frames = [good("a"), Frame("gold", bulk("Au", a=3.9)), good("b")]
+        relaxed = list(finish_frames(frames, StandInPredictor(), Lost))
+        assert [frame.result.status for frame in relaxed] == ["converged", "failed", "converged"]
+        assert "forces are not finite" in relaxed[1].result.reason
+        assert relaxed[1].atoms == bulk("Au", a=3.9)
+
+    def test_a_calculator_that_keeps_no_results_finishes_too(self):
+        class Forgetful:
+            def get_potential_energy(self, atoms, force_consistent=False):
+                return EMT().get_potential_energy(atoms)
+
+            def get_forces(self, atoms):
+                return EMT().get_forces(atoms)
+
+            def get_stress(self, atoms):
+                return EMT().get_stress(atoms)
+
+            def calculation_required(self, atoms, quantities):
+                return True
+
+        (frame,) = finish_frames([good()], StandInPredictor(), Forgetful)
+        assert frame.result.ok
+        assert frame.result.energy is None
+
     def test_constraints_are_kept(self):
         (frame,) = finish_frames([constrained()], StandInPredictor(), EMT, relax_cell=False)
         assert frame.result.status == "converged"
