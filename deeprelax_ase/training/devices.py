@@ -53,6 +53,16 @@ def _logger(name: str, out: Path) -> Any:
     return WandbLogger(project="deeprelax", name=out.name, save_dir=out, id=out.name, resume="allow")
 
 
+@contextmanager
+def finalized(loggers: Sequence[Any]) -> Iterator[None]:
+    """Have the ``loggers`` write what they hold back, however the run ends."""
+    try:
+        yield
+    finally:
+        for log in loggers:
+            log.finalize("success")
+
+
 def average_gradients(fabric: Fabric, network: nn.Module) -> None:
     """Replace the gradients of ``network`` by their mean over all processes, in one message.
 

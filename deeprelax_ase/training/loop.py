@@ -20,7 +20,14 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches
 from deeprelax_ase.training.batches import BatchStream
 from deeprelax_ase.training.checkpoint import Progress, checkpoint_file, load_checkpoint, save_checkpoint
-from deeprelax_ase.training.devices import LOGGERS, average_gradients, launched_fabric, resident, tensor_float_32
+from deeprelax_ase.training.devices import (
+    LOGGERS,
+    average_gradients,
+    finalized,
+    launched_fabric,
+    resident,
+    tensor_float_32,
+)
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
 from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
@@ -95,21 +102,17 @@ def train(
     rank, world = fabric.global_rank, fabric.world_size
     stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, rank=rank, world=world)
     settings = settings.in_steps(stream.steps_per_epoch())
-    with tensor_float_32(settings.tf32):
-        # All processes begin with the same weights, and augment with random numbers of their own.
-        torch.manual_seed(settings.seed)
-        own = replace(settings, seed=settings.seed + 1_000_003 * rank)
+    # All processes begin with the same weights, and augment with random numbers of their own.
+    torch.manual_seed(settings.seed)
+    own = replace(settings, seed=settings.seed + 1_000_003 * rank)
+    with tensor_float_32(settings.tf32), finalized(fabric.loggers):
         task = make_task(resident(pairs, fabric.device, settings.resident), config, own, fabric.device)
         if initial is not None:
             load_initial(task.network, initial)
         if frozen:
             freeze(task.network, frozen)
         loop = TrainingLoop(fabric, task, settings, out, validation=validation, observe=observe)
-        try:
-            done = loop.run(stream, deadline=deadline)
-        finally:
-            for log in fabric.loggers:
-                log.finalize("success")
+        done = loop.run(stream, deadline=deadline)
     if done and fabric.is_global_zero:
         summary = {**loop.summary(), "config": config.to_dict(), "training": asdict(settings)}
         (out / "settings.json").write_text(json.dumps(summary, indent=1))

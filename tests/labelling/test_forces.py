@@ -24,9 +24,9 @@ from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, po
 from tests.crystals import CRYSTALS, rotation
 
 STILL = PointSettings(rattled=0.0)
-ARRIVED = replace(STILL, at_prediction=1.0)
-ON_THE_WAY = replace(STILL, at_prediction=0.0)
-SHAKEN = replace(ARRIVED, rattled=1.0)
+PREDICTED = replace(STILL, at_prediction=1.0)
+BETWEEN = replace(STILL, at_prediction=0.0)
+SHAKEN = replace(PREDICTED, rattled=1.0)
 
 
 def points_of(pairs: RelaxationPairs, settings: PointSettings, seed: int = 0) -> RelaxationPairs:
@@ -90,16 +90,16 @@ def test_only_the_unrelaxed_side_moves(pairs: RelaxationPairs) -> None:
 
 
 def test_some_points_are_the_prediction_itself(pairs: RelaxationPairs) -> None:
-    made = points_of(pairs, ARRIVED)
+    made = points_of(pairs, PREDICTED)
     torch.testing.assert_close(made.fractional_initial, pairs.fractional_initial, rtol=0, atol=1e-14)
     torch.testing.assert_close(metric(made.cell_initial), metric(pairs.cell_initial), rtol=0, atol=1e-8)
     assert (made.cell_initial - pairs.cell_initial).abs().max() > 0.1  # but for the rotation, which is taken back
 
 
 def test_others_lie_part_of_the_way(pairs: RelaxationPairs) -> None:
-    made = points_of(pairs, ON_THE_WAY)
+    made = points_of(pairs, BETWEEN)
     part = parts_of(pairs, made)
-    assert part.min() >= ON_THE_WAY.least - 1e-9
+    assert part.min() >= BETWEEN.least - 1e-9
     assert part.max() <= 1 + 1e-9
     gone = part[:, None, None] * strain_from_minimum(pairs)  # one part for the whole cell, and for the atoms
     torch.testing.assert_close(strain_from_minimum(made), gone, rtol=0, atol=1e-9)

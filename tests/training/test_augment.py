@@ -78,7 +78,7 @@ def test_shares_are_those_asked_for(pairs_of: PairsOf) -> None:
         assert touched.float().mean().item() == pytest.approx(share, abs=tolerance), name
 
 
-def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -> None:
+def test_interpolated_crystals_lie_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -> None:
     pairs = pairs_of(2000)
     new = augmented(pairs, interpolated=1.0)
     whole = pairs.cell_relaxed - pairs.cell_initial
@@ -95,7 +95,7 @@ def test_on_the_way_lies_on_the_line_to_the_relaxed_crystal(pairs_of: PairsOf) -
     torch.testing.assert_close(new.fractional_initial, fractional, rtol=0, atol=1e-12)
 
 
-def test_arrived_crystals_are_left_alone_by_strain_and_rattling(pairs_of: PairsOf) -> None:
+def test_relaxed_crystals_are_left_alone_by_strain_and_rattling(pairs_of: PairsOf) -> None:
     new = augmented(pairs_of(50), relaxed=1.0, strained=1.0, rattled=1.0, rewrapped=0.5)
     assert torch.equal(new.cell_initial, new.cell_relaxed)
     assert torch.equal(new.fractional_initial, new.fractional_relaxed)

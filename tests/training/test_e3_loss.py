@@ -80,8 +80,8 @@ def test_the_truth_turns_with_the_unrelaxed_crystal(known) -> None:
 
 def test_a_relaxed_crystal_neither_strains_nor_moves(pairs_of) -> None:
     pairs = pairs_of(4)
-    arrived = replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
-    assert_known(arrived, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
+    at_rest = replace(pairs, cell_relaxed=pairs.cell_initial, fractional_relaxed=pairs.fractional_initial)
+    assert_known(at_rest, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])

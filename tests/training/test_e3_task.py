@@ -65,7 +65,7 @@ def predictions(network: torch.nn.Module, pairs: RelaxationPairs, *, recycles: i
     return predict_pairs(model_of([deepcopy(network)], "in training", level="PBE"), pairs, recycles=recycles)
 
 
-def test_predictions_are_replayed(pairs_of: PairsOf) -> None:
+def test_predictions_are_recycled(pairs_of: PairsOf) -> None:
     pairs, chosen = pairs_of(8), torch.tensor([3, 0, 5])
     settings = replace(QUICK, augmentation=STILL, recycled=1.0)
     torch.manual_seed(0)
@@ -81,8 +81,8 @@ def test_predictions_are_replayed(pairs_of: PairsOf) -> None:
     )
     task.gradients(chosen, chosen)  # from there on
     twice = predictions(task.network, pairs.take(chosen), recycles=2)
-    replayed = task.recycle_buffer.cell[chosen]  # which may be turned
-    torch.testing.assert_close(replayed @ replayed.mT, twice.cell @ twice.cell.mT, rtol=0, atol=1e-11)
+    recycled = task.recycle_buffer.cell[chosen]  # which may be turned
+    torch.testing.assert_close(recycled @ recycled.mT, twice.cell @ twice.cell.mT, rtol=0, atol=1e-11)
     assert (twice.cell - predicted.cell).abs().max() > 1e-4
 
 
@@ -133,7 +133,7 @@ def test_a_seed_fixes_the_run(pairs_of: PairsOf, tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_path: Path) -> None:
     pairs = pairs_of(12, dtype=torch.float32)
     expected = trained(pairs, CONFIG, QUICK, tmp_path / "whole").state_dict()
-    for _ in range(5):  # into the second epoch, where predictions are replayed
+    for _ in range(5):  # into the second epoch, where predictions are recycled
         assert train(pairs, CONFIG, QUICK, tmp_path / "pieces", deadline=time.monotonic()) is None
     actual = trained(pairs, CONFIG, QUICK, tmp_path / "pieces").state_dict()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
@@ -144,7 +144,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, tmp_
     assert set(state) == {"fractional", "cell", "generator"}
 
 
-def test_replaying_makes_a_difference_once_there_are_predictions(pairs_of: PairsOf, tmp_path: Path) -> None:
+def test_recycling_makes_a_difference_once_there_are_predictions(pairs_of: PairsOf, tmp_path: Path) -> None:
     pairs = pairs_of(12, dtype=torch.float32)
     settings = replace(QUICK, log_every=1, augmentation=STILL, atoms_per_batch=100)
     for share in (0.0, 1.0):
@@ -296,7 +296,7 @@ def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path
         virial=-2.0 * sign * torch.eye(3),
         has_forces=torch.ones(4, dtype=torch.bool),
     )
-    augmentation = AugmentationSettings()  # it leaves them alone, as replaying does
+    augmentation = AugmentationSettings()  # it leaves them alone, as recycling does
     settings = replace(QUICK, max_steps=60, atoms_per_batch=100, log_every=1, augmentation=augmentation, hidden=0.0)
     for config, name in ((READS, "told"), (CONFIG, "untold")):
         trained(pairs, replace(config, num_blocks=1), settings, tmp_path / name)

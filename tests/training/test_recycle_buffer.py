@@ -75,7 +75,7 @@ def test_only_what_was_predicted_changes_and_only_the_unrelaxed_side(pairs: Rela
         assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
 
 
-def test_a_share_of_the_crystals_is_replayed_as_a_whole(pairs_of) -> None:
+def test_a_share_of_the_crystals_is_recycled_as_a_whole(pairs_of) -> None:
     pairs = pairs_of(3000)
     recycle_buffer, everything = RecycleBuffer(pairs), torch.arange(3000)
     store_exact(recycle_buffer, everything, pairs)

@@ -135,7 +135,7 @@ def test_a_time_limit_leaves_the_rest_to_the_next_call(values_of: ValuesOf, tmp_
     assert ModelCard.read(config.out / "tiny.json").sha256 == expected.sha256
 
 
-# -- validation, levels and passes
+# -- validation, levels and recycles
 
 
 def test_without_validation_the_last_average_is_the_model(values_of: ValuesOf) -> None:

@@ -42,9 +42,9 @@ def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
 
 def test_untrained_network_is_right_about_relaxed_crystals(pairs_of: PairsOf) -> None:
     pairs = pairs_of(5)
-    arrived = replace(pairs, cell_initial=pairs.cell_relaxed, fractional_initial=pairs.fractional_relaxed)
+    at_rest = replace(pairs, cell_initial=pairs.cell_relaxed, fractional_initial=pairs.fractional_relaxed)
     config = replace(CONFIG, local_uncertainty=False)
-    assert max(loss_of(DeepRelax(config).double(), arrived).values()) < 1e-12
+    assert max(loss_of(DeepRelax(config).double(), at_rest).values()) < 1e-12
     assert min(loss_of(DeepRelax(config).double(), pairs).values()) > 1e-2
 
 
