@@ -113,8 +113,6 @@ class RelaxedFile:
 
     def __init__(self, name: str, initial: str | None) -> None:
         self.name, self._initial = name, initial
-        if not Path(name).exists():
-            raise StructureFileError(f"{name}: no such file or folder. Give what deeprelax screen or relax wrote.")
         first = list(islice(read_frames(name), 2))
         if len(first) == 1 and first[0].error is not None:
             raise StructureFileError(f"{first[0].error} Give what deeprelax screen or relax wrote.")

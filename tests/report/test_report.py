@@ -19,6 +19,7 @@ from ase.io import read, write
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.errors import OutputError, StructureFileError
+from deeprelax_ase.io import open_sink
 from deeprelax_ase.report import outcome_of, write_report
 from deeprelax_ase.report.charts import SHARES, coverage, coverages, curve
 from deeprelax_ase.report.pairs import pairs_of
@@ -149,6 +150,18 @@ def test_a_file_and_where_it_began(screened: Path, tmp_path: Path) -> None:
     changes = [b.get_volume() / a.get_volume() - 1 for a, b in zip(given, relaxed, strict=True)]
     np.testing.assert_allclose(outcome.numbers["volume_change"], changes, atol=1e-6)
     assert "Both views have one scale and turn together" in Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
+
+
+def test_a_part_of_a_database(screened: Path, tmp_path: Path) -> None:
+    """The keys of a database tell what became of its crystals, as the info of other files does."""
+    given = read(screened / "given.extxyz", index=":3")
+    predictor = Predictor(device="cpu", recycles=1, members=1)
+    with open_sink(str(tmp_path / "relaxed.db"), "db") as sink:
+        for atoms in given:
+            sink.write(predictor.predict(atoms).to_atoms(atoms))
+    outcome = outcome_of(tmp_path / "relaxed.db@1:")
+    assert outcome.statuses == {"predicted": 2}
+    assert np.isfinite(outcome.numbers["uncertainty"]).all()
 
 
 def test_without_the_unrelaxed_crystals_nothing_is_drawn(screened: Path, tmp_path: Path) -> None:
