@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import subprocess
 import sys
@@ -23,10 +22,6 @@ import deeprelax_ase
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
-WEIGHTS_FOLDER = ROOT / "deeprelax_ase" / "weights"
-WEIGHTS = sorted(WEIGHTS_FOLDER.glob("*.safetensors"))
-
-needs_weights = pytest.mark.skipif(not WEIGHTS, reason="deeprelax_ase/weights/*.safetensors are absent")
 
 
 def constraints() -> dict[str, str]:
@@ -103,17 +98,7 @@ class TestImport:
             _ = deeprelax_ase.nothing
 
 
-class TestWeights:
-    def test_small_enough_to_ship(self):
-        assert sum(path.stat().st_size for path in WEIGHTS) < 60e6
-
-    def test_each_has_a_card(self):
-        cards = [json.loads(path.read_text()) for path in WEIGHTS_FOLDER.glob("*.json")]
-        assert {path.name for path in WEIGHTS} == {c.get("weights") or f"{c['name']}.safetensors" for c in cards}
-
-
 class TestReadme:
-    @needs_weights
     def test_the_first_lines_relax_a_crystal(self):
         code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
         assert len(code.splitlines()) == 6
