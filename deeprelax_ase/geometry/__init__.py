@@ -1,9 +1,12 @@
-"""From predicted relaxation quantities to a crystal: bounds, the distance geometry solver, and symmetry."""
+"""From predicted quantities to a crystal: bounds, the solver, strain, nearest images, vacuum and symmetry."""
 
 from __future__ import annotations
 
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSolution, solve_edg
+from deeprelax_ase.geometry.nearest_images import nearest_displacements
+from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.strain import logarithmic_strain, remove_rotation
 from deeprelax_ase.geometry.symmetry import (
     SYMPREC,
     SymmetryOperations,
@@ -13,22 +16,24 @@ from deeprelax_ase.geometry.symmetry import (
     symmetrize,
     symmetry_operations,
 )
-from deeprelax_ase.geometry.terms import DistanceTerms, PullEvaluator, distance_terms, select_atoms
+from deeprelax_ase.geometry.vacuum import in_plane_projectors
 
 __all__ = [
     "DEFAULT_EDG_SETTINGS",
     "SYMPREC",
-    "DistanceTerms",
     "EDGSettings",
     "EDGSolution",
-    "PullEvaluator",
+    "RelaxationQuantities",
+    "SiteSymmetry",
     "SymmetryOperations",
     "bounded_euclidean_distance_loss",
     "distance_bounds",
-    "distance_terms",
+    "in_plane_projectors",
+    "logarithmic_strain",
+    "nearest_displacements",
     "primitive_atoms",
     "project",
-    "select_atoms",
+    "remove_rotation",
     "site_freedom",
     "solve_edg",
     "symmetrize",

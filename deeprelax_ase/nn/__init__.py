@@ -6,6 +6,7 @@ from deeprelax_ase.nn.config import ABLATIONS, DeepRelaxConfig
 from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
+from deeprelax_ase.nn.records import KnownForces, Relaxation
 
 #: Network and configuration of each architecture, by the name of the network.
 ARCHITECTURES: dict[str, tuple[Any, Any]] = {
@@ -13,4 +14,13 @@ ARCHITECTURES: dict[str, tuple[Any, Any]] = {
     "DeepRelaxE3": (DeepRelaxE3, DeepRelaxE3Config),
 }
 
-__all__ = ["ABLATIONS", "ARCHITECTURES", "DeepRelax", "DeepRelaxConfig", "DeepRelaxE3", "DeepRelaxE3Config"]
+__all__ = [
+    "ABLATIONS",
+    "ARCHITECTURES",
+    "DeepRelax",
+    "DeepRelaxConfig",
+    "DeepRelaxE3",
+    "DeepRelaxE3Config",
+    "KnownForces",
+    "Relaxation",
+]

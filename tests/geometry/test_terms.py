@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry import PullEvaluator, distance_bounds, distance_terms, select_atoms
+from deeprelax_ase.geometry import distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
+from deeprelax_ase.geometry.terms import PullEvaluator, distance_terms, select_atoms
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors
 
 
