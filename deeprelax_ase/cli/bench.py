@@ -93,10 +93,14 @@ def bench(
         text = markdown(found, f"{model} on {', '.join(found['data'])}, {split}")
         Console(highlight=False).print(text, markup=False, soft_wrap=True)
         if out is not None:
-            written = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-            (out / "bench.json").write_text(written, encoding="utf-8")
-            (out / "bench.md").write_text(text, encoding="utf-8")
+            _write(out, found, text)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     except OSError as error:
         stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
+
+
+def _write(out: Path, found: dict[str, Any], text: str) -> None:
+    written = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (out / "bench.json").write_text(written, encoding="utf-8")
+    (out / "bench.md").write_text(text, encoding="utf-8")

@@ -15,7 +15,11 @@ from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli
 from deeprelax_ase.errors import CalculatorError, ModelError
+from deeprelax_ase.models import DEFAULT_MODEL
 from tests.stand_in import SHRINKAGE, StandInPredictor
+
+#: What the command line makes its predictions with.
+PREDICTOR = "deeprelax_ase.prediction.predictor.Predictor"
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +30,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, object, str]]:
-    """The models, calculators and devices that the command line asked for; it gets the stand-in."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The models and devices that the command line asked for; it gets the stand-in."""
     asked = []
 
-    def load(model, calculator, device):
-        asked.append((model, calculator, device.value))
+    def load(model, *, device):
+        asked.append((model, device))
         return StandInPredictor()
 
-    monkeypatch.setattr(cli.relax, "_load_predictor", load)
+    monkeypatch.setattr(PREDICTOR, load)
     return asked
 
 
@@ -67,7 +71,7 @@ class TestRelax:
         result = deeprelax("relax", "POSCAR", "-o", "CONTCAR")
         assert result.exit_code == 0, result.output
         np.testing.assert_allclose(read("CONTCAR").cell.lengths(), 3.6 * SHRINKAGE)
-        assert asked == [(None, None, "auto")]
+        assert asked == [(DEFAULT_MODEL, "auto")]
 
     def test_default_output_and_info(self, deeprelax, crystals):
         write("set.extxyz", crystals)
@@ -92,7 +96,7 @@ class TestRelax:
     def test_model_and_device(self, deeprelax, asked, crystals):
         write("POSCAR", crystals[0])
         deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
-        assert asked == [("My-Model", None, "cpu")]
+        assert asked == [("My-Model", "cpu")]
 
     def test_fixed_cell(self, deeprelax, crystals):
         write("set.extxyz", crystals[0])
@@ -221,10 +225,10 @@ class TestUsage:
         assert Path("set.extxyz").read_bytes() == before
 
     def test_an_unknown_model(self, deeprelax, monkeypatch, crystals):
-        def load(model, calculator, device):
+        def load(model, *, device):
             raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
 
-        monkeypatch.setattr(cli.relax, "_load_predictor", load)
+        monkeypatch.setattr(PREDICTOR, load)
         write("set.extxyz", crystals)
         Path("relaxed.extxyz").write_text("an earlier result")
         result = deeprelax("relax", "set.extxyz", "--model", "B")
@@ -289,7 +293,7 @@ def test_interrupted(deeprelax, monkeypatch, crystals):
             yield from list(super().predict_many(structures, relax_cell=relax_cell))[:2]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.relax, "_load_predictor", lambda *arguments: Interrupted())
+    monkeypatch.setattr(PREDICTOR, lambda *arguments, **options: Interrupted())
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz", "-o", "out.cif")
     assert result.exit_code == 130
