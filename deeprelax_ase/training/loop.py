@@ -66,9 +66,8 @@ def train(
 ) -> Any:
     """Train one network on all ``pairs``.
 
-    Writes ``log.jsonl`` (losses, gradient norm of every part, throughput, validation errors), ``settings.json``,
-    ``checkpoint.ckpt`` and what the ``loggers`` write into ``out``. A checkpoint found there is continued, with the
-    batches and random numbers that an uninterrupted run would have seen.
+    Writes ``log.jsonl``, ``settings.json``, ``checkpoint.ckpt`` and what the ``loggers`` write into ``out``. A
+    checkpoint found there is continued, with the batches and random numbers that an uninterrupted run would have seen.
 
     Args:
         pairs: what to train on.
@@ -76,8 +75,7 @@ def train(
         settings: see :class:`~deeprelax_ase.training.settings.TrainingSettings`.
         out: folder of the run.
         validation: pairs to validate on; the weights that did best there are returned. None for no validation.
-        deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call, when a machine is lent for a
-            shorter time than the run takes.
+        deadline: ``time.monotonic()`` at which to stop and leave the rest to a later call.
         initial: weights to start from, see :func:`~deeprelax_ase.training.weights.load_initial`.
         frozen: beginnings of the names of parameters that stay as they are.
         device: ``cpu`` or ``cuda``; where ``pairs`` lie by default.
@@ -90,8 +88,7 @@ def train(
         The network with its averaged weights, on the device; None if the deadline came first.
 
     Raises:
-        ValueError: there are no pairs, early stopping or the plateau schedule lack validation pairs, a logger is
-            unknown, or the run was begun on another number of devices.
+        ValueError: pairs are missing, a logger is unknown, or the run was begun on another number of devices.
         KeyboardInterrupt: the user stopped it; the same call goes on from the last checkpoint.
     """
     _check(pairs, validation, settings, loggers)
@@ -107,16 +104,20 @@ def train(
     own = replace(settings, seed=settings.seed + 1_000_003 * rank)
     with tensor_float_32(settings.tf32), finalized(fabric.loggers):
         task = make_task(resident(pairs, fabric.device, settings.resident), config, own, fabric.device)
-        if initial is not None:
-            load_initial(task.network, initial)
-        if frozen:
-            freeze(task.network, frozen)
+        _start_from(task.network, initial, frozen)
         loop = TrainingLoop(fabric, task, settings, out, validation=validation, observe=observe)
         done = loop.run(stream, deadline=deadline)
     if done and fabric.is_global_zero:
         summary = {**loop.summary(), "config": config.to_dict(), "training": asdict(settings)}
         (out / "settings.json").write_text(json.dumps(summary, indent=1))
     return loop.result() if done else None
+
+
+def _start_from(network: nn.Module, initial: str | Path | dict[str, Tensor] | None, frozen: Sequence[str]) -> None:
+    if initial is not None:
+        load_initial(network, initial)
+    if frozen:
+        freeze(network, frozen)
 
 
 def _check(

@@ -142,7 +142,9 @@ def test_errors(arguments: list[str], reason: str) -> None:
 
 def test_finetuning_ends_with_a_model(model: str) -> None:
     given = ["--data", "pairs", "--epochs", 2, "--members", 1, "--freeze", "elements", "--device", "cpu"]
-    result = deeprelax("finetune", model, *given, "--out", "tuned", "--name", "mine", "--learning-rate", "1e-3")
+    result = deeprelax(
+        "finetune", model, *given, "--out", "tuned", "--name", "mine", "--set", "training.learning_rate=1e-3"
+    )
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "written to tuned/mine.json; use it with --model tuned/mine.json"
     tuned = load_model("tuned/mine.json")
@@ -165,6 +167,7 @@ def test_finetuning_stops_at_a_time_limit(model: str) -> None:
     [
         (["start.json", "--data", "pairs", "--members", "3"], "members=3 must be between 1 and 2, the size of start"),
         (["start.json", "--data", "pairs", "--level", "SCAN"], "Unknown level='SCAN'"),
+        (["start.json", "--data", "pairs", "--set", "training.clp=1"], "did you mean training.clip?"),
         (["start.json", "--data", "pairs", "--level", "OAM"], "relaxed to ['OAM'], which the network's levels"),
         (["start.json", "--data", "pairs", "--freeze", "heads"], "Invalid value for '--freeze'"),
         (["nowhere.json", "--data", "pairs"], "no model card nowhere.json"),
