@@ -70,7 +70,8 @@ def assert_stays(predictor: Predictor, pairs: RelaxationPairs, most: Bounds) -> 
     assert np.mean([abs(p.volume_change) for p in made]) < 0.03
 
 
-# Measured on each third crystal: 0.113, 0.323, 0.0072 Å; 0.263, 0.620, 0.0004 Å.
+# Measured with DeepRelax-PBE: 0.086, 0.291; on each third crystal 0.113, 0.323, 0.0072 Å, and with PBE-v0 0.263,
+# 0.620, 0.0004 Å.
 @pytest.mark.parametrize(
     ("model", "most"),
     [
@@ -79,7 +80,7 @@ def assert_stays(predictor: Predictor, pairs: RelaxationPairs, most: Bounds) -> 
     ],
 )
 def test_unseen_chemistry(predictors, test_pairs, model: str, most: Bounds):
-    pairs = test_pairs("universal", dft_only=True, every=6)
+    pairs = test_pairs("universal", dft_only=True, every=12)
     assert_holds(predictors(model), pairs, most)
     assert_stays(predictors(model), pairs.take(torch.arange(0, len(pairs), 3)), most)
 
@@ -111,7 +112,7 @@ def test_minima_of_m3gnet(predictors, test_pairs, name: str, every: int, most: B
 
 
 def test_calibrated_errors_rank_and_bound_the_true_ones(predictors, test_pairs):
-    pairs = test_pairs("universal", every=50)
+    pairs = test_pairs("universal", every=75)
     predictor = predictors("DeepRelax-PBE")
     made = predictions(predictor, pairs, "initial")
     volumes = torch.linalg.det(pairs.cell_relaxed).abs().numpy()

@@ -50,7 +50,7 @@ def least(difference: Tensor, cell: Tensor) -> float:
 
 
 @given(seed=st.integers(0, 10**6), atoms=st.integers(2, 3), noise=st.sampled_from([0.1, 0.4, 0.8]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_choice_of_images_is_nearer(seed: int, atoms: int, noise: float) -> None:
     difference, cell, batch = drawn(seed, atoms, noise)
     assert squares(nearest_displacements(difference, cell, batch)) == pytest.approx(least(difference, cell), abs=1e-8)
@@ -70,7 +70,7 @@ def test_four_atoms_off_by_a_fifth_of_the_distance_between_them(seed: int) -> No
     shift=st.lists(st.floats(-3, 3), min_size=3, max_size=3),
     change=st.sampled_from(list(CHANGES)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_neither_origin_nor_images_nor_lattice_vectors_nor_order_matter(
     seed: int, atoms: int, noise: float, shift: list[float], change: Tensor
 ) -> None:
