@@ -6,6 +6,8 @@ from .matching import MATCH_KINDS as MATCH_KINDS
 from .matching import Matched as Matched
 from .matching import MatchError as MatchError
 from .matching import match as match
+from .packed import read_packed as read_packed
+from .packed import write_packed as write_packed
 from .pairs import LEVELS as LEVELS
 from .pairs import SPLITS as SPLITS
 from .pairs import RelaxationPairs as RelaxationPairs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data.matching import MATCH_KINDS, Matched, MatchError, match
+from deeprelax_ase.data.packed import is_packed, read_packed
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
 
@@ -66,7 +67,7 @@ class PairDataset:
             key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
             level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
-            labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`.
+            labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; packed ones have ``relaxed`` alone.
             fractions: shares for training, validation and test, of sources that do not say what belongs where.
             group_by: what such pairs must share to be kept together, one of :data:`GROUPS`.
             seed: of that split, which does not depend on the order of the pairs.
@@ -129,6 +130,8 @@ class PairDataset:
             dft=pairs.dft.numpy(),
             level=pairs.level.to(torch.uint8).numpy(),
             split=pairs.split.to(torch.uint8).numpy(),
+            kind=pairs.kind.to(torch.int16).numpy(),
+            fixed_cell=pairs.fixed_cell.numpy(),
             names=np.array(self.names),
         )
 
@@ -146,7 +149,10 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDat
     names: list[str] = []
     for path in paths:
         try:
-            part = load_pairs(path, labels=labels, dtype=dtype)
+            packed = is_packed(path)
+            if packed and labels != "relaxed":
+                raise ValueError(f"packed pairs have no labels but 'relaxed', got {labels=}")
+            part = read_packed(path, dtype=dtype) if packed else load_pairs(path, labels=labels, dtype=dtype)
             with np.load(path, allow_pickle=False) as arrays:
                 given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
         except (OSError, ValueError, BadZipFile) as error:
@@ -201,6 +207,8 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         forces=torch.zeros(atoms, 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
+        kind=torch.full((size,), -1),
+        fixed_cell=torch.zeros(size, dtype=torch.bool),
     )
 
 

@@ -21,6 +21,10 @@ SPLITS = {"train": 0, "validation": 1, "test": 2}
 LEVELS = ("PBE", "OAM", "M3GNet")
 
 
+#: Values of ``kind`` in the files whose cells were fixed while the atoms relaxed: slabs, and defects in supercells.
+FIXED_CELL_KINDS = (8, 9)
+
+
 @dataclass(frozen=True, eq=False)
 class RelaxationPairs:
     """Unrelaxed and relaxed crystals, atom by atom in the same order and nearest periodic image.
@@ -37,6 +41,8 @@ class RelaxationPairs:
         forces: (N, 3) eV/Å, in the unrelaxed crystal; zero, as the next, where not known.
         virial: (G, 3, 3) eV, stress times volume of the unrelaxed crystal.
         has_forces: (G,) bool, whether forces and virial are known.
+        kind: (G,) int64, how the unrelaxed crystal was made, by the number that its file gives; -1 where it gives none.
+        fixed_cell: (G,) bool, whether the cell was fixed while the atoms relaxed.
     """
 
     numbers: Tensor
@@ -51,6 +57,8 @@ class RelaxationPairs:
     forces: Tensor
     virial: Tensor
     has_forces: Tensor
+    kind: Tensor
+    fixed_cell: Tensor
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -134,7 +142,9 @@ def load_pairs(
 
     Args:
         paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'; an array
-            ``level`` says whose minima the relaxed crystals are, otherwise DFT's are PBE's and the others OAM's.
+            ``level`` says whose minima the relaxed crystals are, otherwise DFT's are PBE's and the others OAM's; an
+            array ``fixed_cell`` says whose cells were fixed, otherwise those whose ``kind`` is in
+            :data:`FIXED_CELL_KINDS`.
         labels: ``relaxed``, the arrays frac_relaxed and cell_relaxed: DFT's minima, or the potential's where there are
             none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks, or the
             relaxed ones where the level of all is M3GNet's.
@@ -159,6 +169,8 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Relaxatio
         if missing := [name for name in needed if name not in arrays]:
             raise ValueError(f"{file} lacks the arrays {missing}; relaxation pairs need {needed}")
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
+        kind = torch.from_numpy(arrays["kind"]).long() if "kind" in arrays else torch.full((len(raw["dft"]),), -1)
+        fixed = torch.from_numpy(arrays["fixed_cell"]) if "fixed_cell" in arrays else is_fixed_cell(kind)
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
     pairs = RelaxationPairs(
         numbers=raw["numbers"].long(),
@@ -173,8 +185,15 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Relaxatio
         forces=torch.zeros(raw["frac_initial"].shape, dtype=dtype),
         virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
         has_forces=torch.zeros_like(raw["dft"]),
+        kind=kind,
+        fixed_cell=fixed,
     )
     return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs
+
+
+def is_fixed_cell(kind: Tensor) -> Tensor:
+    """(G,) bool, whether crystals of that ``kind`` (G,) relaxed in fixed cells."""
+    return torch.isin(kind, torch.tensor(FIXED_CELL_KINDS, device=kind.device))
 
 
 def _all_m3gnet(level: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -42,6 +43,8 @@ def predict_pairs(
 ) -> PairPredictions:
     """What :class:`~deeprelax_ase.Predictor` predicts, but for the symmetry of the pairs, which is not looked for.
 
+    Fixed cells are kept where the model reads that they are, see :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
+
     Args:
         model: of either architecture, on any device; it is moved to that of the pairs.
         pairs: whose unrelaxed crystals are relaxed.
@@ -59,12 +62,21 @@ def predict_pairs(
     networks = model.networks.to(device)
     dtype = next(networks.parameters()).dtype
     atoms = default_atoms_per_batch(device) if atoms_per_batch is None else atoms_per_batch
-    parts = []
-    for chunk in Batches(pairs.counts, atoms):
-        graph = pair_graph(pairs.take(chunk), model.config.graph)
-        relaxed = relax(model, graph, settings, dtype=dtype)
-        fractional = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[graph.batch])
-        parts.append(PairPredictions(fractional, relaxed.cell, relaxed.uncertainty.crystals.total))
-    return PairPredictions(
-        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairPredictions)}
-    )
+    fixed = pairs.fixed_cell & bool(getattr(model.config, "reads_cell_freedom", False))
+    parts, order = [], []
+    for relax_cell in (True, False):
+        crystals = (fixed != relax_cell).nonzero().squeeze(1)
+        for chunk in Batches(pairs.counts[crystals], atoms):
+            graph = pair_graph(pairs.take(crystals[chunk]), model.config.graph)
+            relaxed = relax(model, graph, settings, dtype=dtype, relax_cell=relax_cell)
+            fractional = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[graph.batch])
+            parts.append(PairPredictions(fractional, relaxed.cell, relaxed.uncertainty.crystals.total))
+        order.append(crystals)
+    return _in_order(parts, torch.cat(order), pairs)
+
+
+def _in_order(parts: Sequence[PairPredictions], order: Tensor, pairs: RelaxationPairs) -> PairPredictions:
+    """The ``parts``, which hold the ``pairs`` in that ``order`` (G,), as one and in the order of the pairs."""
+    joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairPredictions)}
+    crystals, atoms = order.argsort(), pairs.atoms_of(order).argsort()
+    return PairPredictions(joined["fractional"][atoms], joined["cell"][crystals], joined["uncertainty"][crystals])

@@ -1,14 +1,43 @@
-"""Layers in a vacuum: how wide it is, no network can tell, nor does it matter."""
+"""In which directions cells may be strained: how wide the vacuum of a layer is, no network can tell, nor matters."""
 
 from __future__ import annotations
 
 import torch
 
-from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, PerAtom, PerCrystal, Positions
+from deeprelax_ase.geometry.strain import matrix_product
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    Cells,
+    CrystalCounts,
+    CrystalFlags,
+    Matrices,
+    PerAtom,
+    PerCrystal,
+    Positions,
+)
 
 #: Å, from which on a gap between lattice planes is a vacuum that somebody put there. Neighbour lists end at 6 Å; gaps
 #: somewhat wider than that are found in open and layered crystals, which close them as they relax.
 VACUUM = 10.0
+
+
+def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_cell: CrystalFlags) -> Matrices:
+    """(G, 3, 3) projectors onto the directions in which cells may be strained.
+
+    Zero where ``fixed_cell`` (G,) says so, else those of :func:`in_plane_projectors`.
+    """
+    planes = in_plane_projectors(fractional, cell, batch)
+    return torch.where(fixed_cell[:, None, None], torch.zeros_like(planes), planes)
+
+
+def project_strain(strain: Matrices, projectors: Matrices) -> Matrices:
+    """(G, 3, 3) P e P, the part of the ``strain`` within the directions that ``projectors`` leave."""
+    return matrix_product(matrix_product(projectors, strain), projectors)
+
+
+def free_directions(projectors: Matrices) -> CrystalCounts:
+    """(G,) int64, how many directions ``projectors`` (G, 3, 3) leave: 3, or 2 of a layer, or 0 of a fixed cell."""
+    return projectors.diagonal(dim1=1, dim2=2).sum(dim=1).round().long()
 
 
 def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: float = VACUUM) -> Matrices:
@@ -20,7 +49,8 @@ def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: f
         batch: (N,) the crystal of each atom, ascending.
         gap: Å, width of an empty slab between lattice planes from which on it is vacuum.
     """
-    normals = torch.linalg.inv(cell).mT  # rows: reciprocal vectors, at right angles to the planes of the other two
+    # Rows: reciprocal vectors, at right angles to the planes of the other two. The inverse does not wait for a GPU.
+    normals = torch.linalg.inv_ex(cell).inverse.mT
     spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
     wide = torch.stack([widest_gaps(fractional[:, k], batch, len(cell)) for k in range(3)], dim=1) * spacings > gap
     units = normals * spacings[:, :, None]

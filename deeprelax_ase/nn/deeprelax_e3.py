@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from deeprelax_ase.geometry.strain import symmetric_exponential
+from deeprelax_ase.geometry.vacuum import free_directions, project_strain
 from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.shapes import (
     AtomScales,
@@ -47,6 +48,7 @@ class NetworkInput(NamedTuple):
     Attributes:
         numbers: (N,) int64, atomic numbers.
         level: (G,) int64, index of the level of theory to relax to.
+        strain_projectors: (G, 3, 3) onto the directions in which the cell may be strained.
         batch: (N,) int64, the crystal of each atom.
         counts: (G,) int64, atoms of each crystal.
         vectors: (E, 3) Å, from destination to source.
@@ -56,6 +58,7 @@ class NetworkInput(NamedTuple):
 
     numbers: Numbers
     level: CrystalCounts
+    strain_projectors: Matrices
     batch: Batch
     counts: CrystalCounts
     vectors: EdgeVectors
@@ -95,8 +98,10 @@ class DeepRelaxE3(nn.Module):
     atoms of each crystal say, on average where it is of the crystal (:class:`~deeprelax_ase.nn.e3_layers.Refinement`)::
 
         d_ij = (r_j + k L - r_i) exp(e) + u_j - u_i
-        u += u_i - mean(u_i),   e += mean(e_i)
+        u += u_i - mean(u_i),   e += P mean(e_i) P
         relaxed cell = L exp(e)
+
+    The projector P is zero for a fixed cell, and leaves a layer the strains in its plane.
     """
 
     def __init__(self, config: DeepRelaxE3Config) -> None:
@@ -105,20 +110,24 @@ class DeepRelaxE3(nn.Module):
         self.basis = GaussianBasis(config.num_basis, config.cutoff)
         self.elements = nn.Embedding(config.num_elements + 1, config.channels)
         self.levels = nn.Embedding(len(config.levels), config.channels)
+        # By the number of directions, 0 to 3. A network learns from zero what they change.
+        self.freedoms = nn.Embedding(4, config.channels) if config.reads_cell_freedom else None
+        if self.freedoms is not None:
+            nn.init.zeros_(self.freedoms.weight)
         self.forces = ForceReader(config.channels) if config.reads_forces else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
     def forward(
-        self, graph: CrystalGraph, level: CrystalCounts | int = 0, *, keep_cell: bool = False
+        self, graph: CrystalGraph, level: CrystalCounts | int = 0, *, strain_projectors: Matrices | None = None
     ) -> list[Relaxation]:
         """The relaxation after each block; the last one is the prediction.
 
         Args:
             graph: the unrelaxed crystals.
             level: index into ``config.levels`` of the level of theory to relax to; (G,) for one of each crystal.
-            keep_cell: no strain.
+            strain_projectors: (G, 3, 3) onto the directions in which the cell may be strained; all by default.
         """
-        return self.refine(network_input(graph, level), keep_cell=keep_cell)
+        return self.refine(network_input(graph, level, strain_projectors=strain_projectors))
 
     def compile_parts(self, *, dynamic: bool) -> None:
         """Have everything compiled but the sum over neighbours, which is a kernel of its own on CUDA.
@@ -131,9 +140,12 @@ class DeepRelaxE3(nn.Module):
             if isinstance(part, Sources | Update | Refinement | ForceReader):
                 part.compile(dynamic=dynamic)
 
-    def refine(self, given: NetworkInput, *, keep_cell: bool = False) -> list[Relaxation]:
+    def refine(self, given: NetworkInput) -> list[Relaxation]:
         """:meth:`forward` on plain tensors."""
-        x = self.elements(given.numbers) + self.levels(given.level)[given.batch]
+        of_crystals = self.levels(given.level)
+        if self.freedoms is not None:
+            of_crystals = of_crystals + self.freedoms(free_directions(given.strain_projectors))
+        x = self.elements(given.numbers) + of_crystals[given.batch]
         h = x.new_zeros(len(x), 8, x.shape[1])
         if self.forces is not None:
             by_forces, h = self.forces(given.known, given.batch, given.counts)
@@ -146,10 +158,9 @@ class DeepRelaxE3(nn.Module):
             # back through it.
             vectors = moved_vectors(given, displacements.detach(), strain.detach())
             x, h, (shift, coefficients, raw) = block(x, h, *self._edge_features(vectors), given.edges)
-            if keep_cell:
-                coefficients = torch.zeros_like(coefficients)
             displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)
-            strain = strain.detach() + strain_matrix(crystal_mean(coefficients.to(strain.dtype), given))
+            step = strain_matrix(crystal_mean(coefficients.to(strain.dtype), given))
+            strain = strain.detach() + project_strain(step, given.strain_projectors.to(step.dtype))
             relaxations.append(_relaxation(displacements, strain, raw, given))
         return relaxations
 
@@ -163,13 +174,26 @@ class DeepRelaxE3(nn.Module):
         return radial.to(lower), harmonics((vectors / lengths[:, None]).to(dtype))
 
 
-def network_input(graph: CrystalGraph, level: CrystalCounts | int, known: KnownForces | None = None) -> NetworkInput:
-    """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known."""
+def network_input(
+    graph: CrystalGraph,
+    level: CrystalCounts | int,
+    known: KnownForces | None = None,
+    *,
+    strain_projectors: Matrices | None = None,
+) -> NetworkInput:
+    """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known.
+
+    The cells may be strained in the directions that ``strain_projectors`` (G, 3, 3) leave, by default in all.
+    """
+    if strain_projectors is None:
+        identity = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
+        strain_projectors = identity.expand_as(graph.cell)
     if isinstance(level, int):
         level = torch.full((graph.num_crystals,), level, device=graph.batch.device)
     return NetworkInput(
         numbers=graph.numbers,
         level=level,
+        strain_projectors=strain_projectors,
         batch=graph.batch,
         counts=atom_counts(graph),
         vectors=edge_vectors(graph),

@@ -24,6 +24,8 @@ class DeepRelaxE3Config(NetworkConfig):
         max_neighbors: nearest neighbours of each atom that become edges, ties included.
         tensor_messages: whether rank-2 features travel between atoms; if not, they only form within one, from products
             of its vectors.
+        reads_cell_freedom: whether the network is told in how many directions each cell may be strained: atoms relax
+            otherwise in a fixed cell. If so, layers are strained in their plane alone, in every block.
         reads_forces: whether forces and stress in the unrelaxed crystal are read, where they are known.
         levels: levels of theory that the network relaxes to, in the order of its embedding of them.
     """
@@ -36,6 +38,7 @@ class DeepRelaxE3Config(NetworkConfig):
     cutoff: float = 6.0
     max_neighbors: int = 30
     tensor_messages: bool = True
+    reads_cell_freedom: bool = False
     reads_forces: bool = False
     levels: tuple[str, ...] = ("PBE",)
 

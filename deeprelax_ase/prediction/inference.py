@@ -19,11 +19,12 @@ from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.quantities import SiteSymmetry
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
-from deeprelax_ase.geometry.vacuum import in_plane_projectors
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
 from deeprelax_ase.graph import CrystalGraph, affine_positions, fractional_positions, neighbor_graph
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
+from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
@@ -196,16 +197,17 @@ def _end_to_end(
     physical = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
     with timed("geometry"):
         planes = in_plane_projectors(fractional_positions(exact), exact.cell, exact.batch)
+        projectors = _strain_projectors(model, planes, relax_cell=relax_cell)
     for _ in range(recycles - 1):
         with timed("network"):
-            members, _ = _refine(model, graph, dtype, relax_cell, known)
+            members, _ = _refine(model, graph, dtype, projectors, known)
             positions, cell = _moved(graph, member_mean(members), planes)
             positions, cell, sound = keep_physical(exact, positions, cell)
         physical, known = physical & sound, None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
-        members, given = _refine(model, graph, dtype, relax_cell, known)
+        members, given = _refine(model, graph, dtype, projectors, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), planes)
@@ -242,19 +244,29 @@ def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple
     return kept, torch.where(sound[:, None, None], cell, start.cell), sound
 
 
+def _strain_projectors(model: Model, planes: Tensor, *, relax_cell: bool) -> Tensor | None:
+    """Onto the directions in which the networks may strain cells; None for all of them.
+
+    A network that does not read how many they are has learnt to strain layers across their plane too: its blocks go on
+    seeing that, and the prediction alone is projected onto the ``planes`` (G, 3, 3).
+    """
+    if not relax_cell:
+        return torch.zeros_like(planes)
+    return planes if cast("DeepRelaxE3Config", model.config).reads_cell_freedom else None
+
+
 def _refine(
-    model: Model, graph: CrystalGraph, dtype: torch.dtype, relax_cell: bool, known: KnownForces | None
+    model: Model, graph: CrystalGraph, dtype: torch.dtype, projectors: Tensor | None, known: KnownForces | None
 ) -> tuple[Relaxation, NetworkInput]:
     """What every member predicts, along a leading member axis, and what they read, with exact edge vectors."""
-    given = network_input(graph, model.level, known)
+    given = network_input(graph, model.level, known, strain_projectors=projectors)
     rounded = given._replace(vectors=given.vectors.to(dtype))
     networks = cast("list[DeepRelaxE3]", list(model.networks))
-    return stack_members([network.refine(rounded, keep_cell=not relax_cell)[-1] for network in networks]), given
+    return stack_members([network.refine(rounded)[-1] for network in networks]), given
 
 
 def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed; layers are strained in their plane."""
-    strain = matrix_product(matrix_product(planes, relaxation.strain.double()), planes)
-    stretch = symmetric_exponential(strain)
+    stretch = symmetric_exponential(project_strain(relaxation.strain.double(), planes))
     cell = matrix_product(graph.cell, stretch)
     return affine_positions(graph, cell) + relaxation.displacements.double(), cell

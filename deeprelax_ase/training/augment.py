@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
+from deeprelax_ase.geometry.vacuum import project_strain, strain_projectors
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
 from deeprelax_ase.training.settings import AugmentationSettings
@@ -19,7 +20,7 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
     :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images, and that
     :attr:`~AugmentationSettings.sheared`, ``permuted`` and ``supercell`` describe both sides anew. Crystals whose
-    forces are known stay where those were found.
+    forces are known stay where those were found. Fixed cells are not strained, and layers in their plane only.
     """
     pairs = augment_cells(
         pairs,
@@ -52,12 +53,18 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
         & ~relaxed
     )
     way = torch.where(relaxed | perturbed, torch.ones_like(way), way)
-    cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way[:, None, None])
+    fixed_cell = pairs.fixed_cell
+    if settings.in_relaxed_cell:  # a share of zero takes no random numbers
+        fixed_cell = fixed_cell | (~pairs.has_forces & (uniform() < settings.in_relaxed_cell))
+    projectors = strain_projectors(pairs.fractional_initial, pairs.cell_initial, batch, fixed_cell)
+    # Where a cell was fixed already, both are the same.
+    way_of_cell = torch.where(fixed_cell, torch.ones_like(way), way)
+    cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way_of_cell[:, None, None])
     fractional = torch.lerp(pairs.fractional_initial, pairs.fractional_relaxed, way[batch, None])
 
     strain = normal(size, 3, 3)
     deviation = amplitude(uniform() < settings.strained, settings.strain, perturbed, settings.perturbed_strain)
-    strain = (strain + strain.mT) / 2 * deviation[:, None, None]
+    strain = project_strain((strain + strain.mT) / 2, projectors) * deviation[:, None, None]
     cell = cell + matrix_product(cell, strain)
     deviation = amplitude(uniform() < settings.rattled, settings.rattle, perturbed, settings.perturbed_rattle)
     shake = normal(len(batch), 3) * deviation[batch, None]
@@ -69,6 +76,7 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     images = torch.where(shift != 0, -torch.floor(fractional + shift), torch.zeros_like(fractional))
     return replace(
         pairs,
+        fixed_cell=fixed_cell,
         cell_initial=cell,
         fractional_initial=fractional + shift + images,
         fractional_relaxed=pairs.fractional_relaxed + shift + images,

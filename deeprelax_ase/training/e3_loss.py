@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
+from deeprelax_ase.geometry.vacuum import free_directions, project_strain
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.records import Relaxation
@@ -21,8 +22,8 @@ class TrueRelaxation(NamedTuple):
     Attributes:
         displacements: (N, 3) Å.
         strain: (G, 3, 3), symmetric.
-        atoms: (N,) weights.
-        crystals: (G,) weights.
+        atoms: (N,) weights of the displacements.
+        crystals: (G,) weights of the strains.
         batch: (N,) int64, the crystal of each atom.
     """
 
@@ -36,15 +37,18 @@ class TrueRelaxation(NamedTuple):
 def true_relaxation(pairs: RelaxationPairs, given: NetworkInput, *, forces_weight: float = 1.0) -> TrueRelaxation:
     """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
-    The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. Crystals
-    whose forces are known count ``forces_weight``.
+    The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. It is
+    taken within the directions in which the ``given`` cells may be strained; where there are none, it has no weight.
+    Crystals whose forces are known count ``forces_weight``.
     """
     deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
     strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
+    strain = project_strain(strain, given.strain_projectors.to(strain.dtype))
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
     moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, cell[given.batch])
     weights = torch.where(given.known.has_forces, forces_weight, torch.ones_like(strain[:, 0, 0]))
-    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], weights, given.batch)
+    of_strains = torch.where(free_directions(given.strain_projectors) > 0, weights, torch.zeros_like(weights))
+    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], of_strains, given.batch)
 
 
 def relaxation_loss(
@@ -98,4 +102,5 @@ def _laplace(error: Tensor, scale: Tensor, components: int, tempering: float | T
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum()
+    # Where all cells are fixed, no strain counts.
+    return (values * weights).sum() / weights.sum().clamp(min=1e-9)

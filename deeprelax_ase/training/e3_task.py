@@ -18,7 +18,7 @@ from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
 from deeprelax_ase.training.graphed import GraphedStep
-from deeprelax_ase.training.graphs import kept_graphs
+from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
@@ -92,7 +92,8 @@ class DeepRelaxE3Task:
     def validate(self, network: nn.Module, pairs: RelaxationPairs) -> dict[str, Tensor]:
         """The loss and its parts, and the absolute errors weighted as in the loss, in Å."""
         known = KnownForces(pairs.forces, pairs.virial, pairs.has_forces)
-        given = network_input(pair_graph(pairs, self.config.graph), known_levels(pairs, self.config), known)
+        graph, level = pair_graph(pairs, self.config.graph), known_levels(pairs, self.config)
+        given = network_input(graph, level, known, strain_projectors=self._strain_projectors(pairs))
         losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
         settings = self.settings
         of_cell = settings.volume_weight * losses["volume"] + settings.shape_weight * losses["shape"]
@@ -108,6 +109,10 @@ class DeepRelaxE3Task:
         self.generator.set_state(state["generator"].cpu())
         self.recycle_buffer.load_state_dict(state)
 
+    def _strain_projectors(self, pairs: RelaxationPairs) -> Tensor | None:
+        """Those of ``pairs``, for a network that reads them; None for all directions."""
+        return pair_strain_projectors(pairs) if self.config.reads_cell_freedom else None
+
     def prepare(self, crystals: Tensor) -> Prepared:
         """An augmented batch of the pairs ``crystals`` (n,), some of them as last predicted; padded on CUDA."""
         self._state_before = self.generator.get_state()
@@ -117,7 +122,8 @@ class DeepRelaxE3Task:
             start = augment(start, self.settings.augmentation, self.generator)
             graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
             known = KnownForces(start.forces, start.virial, start.has_forces)
-            given = network_input(graph, self.level[crystals.to(self.level.device)].to(self.device), known)
+            level = self.level[crystals.to(self.level.device)].to(self.device)
+            given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
             truth = true_relaxation(start, given, forces_weight=self.settings.forces_weight)
             if self._stream is not None:
                 if self._sizes is None or not self._sizes.hold(given):
@@ -143,9 +149,9 @@ class DeepRelaxE3Task:
 
     def graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
         """:meth:`learn` from :func:`flat_tensors` to tensors, as a CUDA graph records it."""
-        numbers, level, batch, counts, vectors, *rest = tensors
+        numbers, level, projectors, batch, counts, vectors, *rest = tensors
         known, edges, truth = KnownForces(*rest[:3]), EdgeLists(*rest[3:8]), TrueRelaxation(*rest[8:])
-        given = NetworkInput(numbers, level, batch, counts, vectors, known, edges)
+        given = NetworkInput(numbers, level, projectors, batch, counts, vectors, known, edges)
         losses, displacements, strain = self.learn(given, truth)
         return [*losses.values(), displacements, strain]
 

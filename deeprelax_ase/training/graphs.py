@@ -9,9 +9,15 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import cut, pair_graph
+from deeprelax_ase.geometry.vacuum import strain_projectors
 from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.settings import TrainingSettings
+
+
+def pair_strain_projectors(pairs: RelaxationPairs) -> Tensor:
+    """(G, 3, 3) projectors onto the directions in which the unrelaxed cells of ``pairs`` may be strained."""
+    return strain_projectors(pairs.fractional_initial, pairs.cell_initial, pairs.batch, pairs.fixed_cell)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import RelaxationPairs
@@ -28,6 +28,7 @@ from deeprelax_ase.training.devices import (
     resident,
     tensor_float_32,
 )
+from deeprelax_ase.training.parameters import make_optimizers
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
 from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
@@ -161,16 +162,11 @@ class TrainingLoop:
         self.network, self.average = task.network, deepcopy(task.network).requires_grad_(False)
         if settings.compile:
             task.compile()
-        self.optimizer = AdamW(  # as in section 4.8 of the paper
-            [p for p in self.network.parameters() if p.requires_grad],
-            lr=0.0 if settings.schedule == "cosine" else settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            betas=(0.9, 0.98),
-            fused=fabric.device.type == "cuda",
-        )
+        self.optimizers = make_optimizers(self.network, settings, fused=fabric.device.type == "cuda")
         factor, patience = settings.plateau_factor, settings.plateau_patience
-        self.plateau = ReduceLROnPlateau(self.optimizer, factor=factor, patience=patience)
-        self.parts = {name: getattr(self, name) for name in ("network", "average", "optimizer", "plateau")}
+        # With several optimizers the schedule is another one, see TrainingSettings.
+        self.plateau = ReduceLROnPlateau(self._optimizer, factor=factor, patience=patience)
+        self.parts = {"network": self.network, "average": self.average, "plateau": self.plateau, **self.optimizers}
         self.progress = Progress()
         if checkpoint_file(out).exists():
             self.progress = load_checkpoint(fabric, checkpoint_file(out), self.parts, task)
@@ -214,16 +210,23 @@ class TrainingLoop:
         told = {} if self.validation is None else {"best": best}
         return {"steps": progress.step, "seconds": progress.seconds, **told}
 
+    @property
+    def _optimizer(self) -> Optimizer:
+        """The one, or the first of those that share their learning rate."""
+        return next(iter(self.optimizers.values()))
+
     def _learn(self, crystals: Tensor, upcoming: Tensor, share: float) -> None:
         """A step of the optimizer, at that ``share`` of the budget."""
         settings, progress = self.settings, self.progress
         if settings.schedule == "cosine":
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.rate(share)
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate(share)
         losses = self.task.gradients(crystals, upcoming)
         average_gradients(self.fabric, self.network)
         norms = clip_gradients(self.network, settings.clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         update_average(self.average, self.network, settings.average_decay, progress.step)
         progress.step += 1
         self._throughput.count(len(crystals) * self.fabric.world_size)
@@ -271,7 +274,7 @@ class TrainingLoop:
     def _log_step(self, share: float, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
         values = {name: round(value.item(), 4) for name, value in losses.items()}
         gradient = {name: round(norm.item(), 3) for name, norm in norms.items()}
-        rate, speed = self.optimizer.param_groups[0]["lr"], round(self._throughput.rate())
+        rate, speed = self._optimizer.param_groups[0]["lr"], round(self._throughput.rate())
         record = {
             "step": self.progress.step,
             "seconds": round(self._elapsed(), 1),

@@ -52,6 +52,7 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
     return NetworkInput(
         numbers=_fill(given.numbers, more.atoms, 0),
         level=_fill(given.level, more.crystals, 0),
+        strain_projectors=torch.cat([given.strain_projectors, given.strain_projectors.new_zeros(more.crystals, 3, 3)]),
         batch=_fill(given.batch, more.atoms, sizes.crystals - 1),
         counts=_fill(given.counts, more.crystals, more.atoms),
         vectors=torch.cat([given.vectors, given.vectors.new_tensor([[1.0, 0.0, 0.0]]).expand(more.edges, 3)]),

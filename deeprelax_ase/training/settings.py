@@ -16,6 +16,7 @@ from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3Config
 
 Schedule = Literal["cosine", "plateau"]
 Residence = Literal["auto", "always", "never"]
+OptimizerName = Literal["adamw", "muon"]
 
 #: Where a network is trained; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
@@ -35,6 +36,8 @@ class AugmentationSettings:
             logarithms of the ranges that follow.
         perturbed_strain: range of the standard deviation of that strain.
         perturbed_rattle: Å, range of the standard deviation of that rattling.
+        in_relaxed_cell: put into the cells of their relaxed crystals, which are then fixed: a minimum is one in a fixed
+            cell, too. For networks that read it, see :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
         strained: strained by a random symmetric matrix.
         strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
         rattled: fractional coordinates shaken.
@@ -52,6 +55,7 @@ class AugmentationSettings:
     perturbed: float = 0.0
     perturbed_strain: tuple[float, float] = (0.003, 0.1)
     perturbed_rattle: tuple[float, float] = (0.003, 0.2)
+    in_relaxed_cell: float = 0.0
     strained: float = 0.3
     strain: float = 0.03
     rattled: float = 0.1
@@ -91,8 +95,10 @@ class TrainingSettings:
         max_steps: budget of the whole run in optimizer steps, across resumes.
         max_epochs: the same in epochs.
         atoms_per_batch: atoms in a batch, to the nearest crystal; of each device, where there are several.
-        learning_rate: peak rate of AdamW.
-        weight_decay: of AdamW.
+        learning_rate: peak rate of the optimizer.
+        weight_decay: of the optimizer, decoupled.
+        optimizer: ``adamw``, or ``muon`` for matrices in the blocks of the end-to-end network and AdamW for the rest.
+            Muon needs torch 2.9, and the cosine schedule.
         schedule: ``cosine``, or the paper's ``plateau`` (section 4.8): the rate falls by ``plateau_factor`` when the
             validation error has not improved for ``plateau_patience`` validations.
         plateau_patience, plateau_factor: of that schedule; the paper gives 5 epochs and no factor.
@@ -129,6 +135,7 @@ class TrainingSettings:
     atoms_per_batch: int = 8000
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    optimizer: OptimizerName = "adamw"
     schedule: Schedule = "cosine"
     plateau_patience: int = 5
     plateau_factor: float = 0.5
@@ -157,9 +164,11 @@ class TrainingSettings:
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
     def __post_init__(self) -> None:
-        for name, kind in (("schedule", Schedule), ("resident", Residence)):
+        for name, kind in (("schedule", Schedule), ("resident", Residence), ("optimizer", OptimizerName)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
+        if self.optimizer == "muon" and self.schedule != "cosine":
+            raise ValueError("optimizer='muon' goes with schedule='cosine' only")
         for f in fields(self):
             if f.type == "float" and not math.isfinite(number := getattr(self, f.name)):
                 raise ValueError(f"{f.name} must be a finite number, got {number}")

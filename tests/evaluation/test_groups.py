@@ -29,6 +29,8 @@ def make_pairs(*crystals: list[str]) -> RelaxationPairs:
         forces=torch.zeros_like(fractional),
         virial=torch.zeros_like(cells),
         has_forces=none > 0,
+        kind=none - 1,
+        fixed_cell=none > 0,
     )
 
 

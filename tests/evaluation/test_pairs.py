@@ -13,7 +13,8 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.evaluation.pairs import predict_pairs
-from deeprelax_ase.models.model import Model
+from deeprelax_ase.models.model import Model, model_of
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 
 
 @pytest.fixture
@@ -73,3 +74,32 @@ def test_layers_keep_their_vacuum(distorted: RelaxationPairs, shipped) -> None:
         areas = [torch.linalg.vector_norm(torch.linalg.cross(cell[0], cell[1])).item() for cell in (before, after)]
         assert volumes[1] / areas[1] == pytest.approx(volumes[0] / areas[0], abs=1e-6)  # Å, the height
         assert areas[1] != pytest.approx(areas[0], abs=1e-3)
+
+
+def reader(**switches: bool) -> Model:
+    """A small random network, of one level of theory."""
+    torch.manual_seed(3)
+    network = DeepRelaxE3(DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8, **switches))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model_of([network.double()], "small", level="PBE")
+
+
+def test_fixed_cells_are_kept_by_networks_that_read_them(pairs_of) -> None:
+    pairs = pairs_of(6, seed=5)
+    pairs = replace(pairs, fixed_cell=torch.tensor([True, False, False, True, True, False]))
+    model = reader(reads_cell_freedom=True)
+    mixed = predict_pairs(model, pairs, atoms_per_batch=5)
+    assert torch.equal(mixed.cell[pairs.fixed_cell], pairs.cell_initial[pairs.fixed_cell])
+    assert (mixed.cell - pairs.cell_initial)[~pairs.fixed_cell].abs().amax(dim=(1, 2)).min() > 1e-4
+    for k in range(6):  # each in its own place
+        alone = predict_pairs(model, pairs.take(torch.tensor([k])))
+        torch.testing.assert_close(mixed.fractional[pairs.batch == k], alone.fractional, rtol=0, atol=1e-9)
+        torch.testing.assert_close(mixed.cell[k], alone.cell[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(mixed.uncertainty[k], alone.uncertainty[0], rtol=1e-9, atol=0)
+
+
+def test_networks_that_do_not_read_fixed_cells_relax_them(pairs_of) -> None:
+    pairs = pairs_of(4, seed=5)
+    fixed = replace(pairs, fixed_cell=torch.ones(4, dtype=torch.bool))
+    assert torch.equal(predict_pairs(reader(), fixed).cell, predict_pairs(reader(), pairs).cell)

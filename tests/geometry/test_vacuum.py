@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.vacuum import in_plane_projectors, widest_gaps
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, strain_projectors, widest_gaps
 from tests.crystals import END_TO_END
 
 
@@ -65,6 +65,14 @@ def test_the_width_of_a_vacuum_may_be_said() -> None:
 def test_wires_and_molecules_are_no_layers() -> None:
     wire = Crystal([6, 6], [[0, 0, 0], [0, 0, 1.3]], np.diag([12.0, 12.0, 2.6]))
     np.testing.assert_array_equal(in_plane_projectors(*tensors(wire))[0], np.eye(3))
+
+
+def test_fixed_cells_are_not_strained_at_all() -> None:
+    crystals = (Crystal.of(bulk("NaCl", "rocksalt", a=5.6)), layer(15.0)) * 2
+    fixed_cell = torch.tensor([False, False, True, True])
+    projectors = strain_projectors(*tensors(*crystals), fixed_cell)
+    assert projectors.diagonal(dim1=1, dim2=2).sum(dim=1).tolist() == pytest.approx([3, 2, 0, 0])
+    assert not projectors[2:].any()
 
 
 def test_the_vacuum_is_kept_and_the_plane_relaxes(shipped) -> None:

@@ -25,6 +25,7 @@ from deeprelax_ase.nn.heads import bounded_scale
 from deeprelax_ase.nn.records import Relaxation
 from tests.relaxations import assert_same
 
+NONE, PLANE = (torch.diag(torch.tensor(ends, dtype=torch.float64))[None] for ends in ([0.0] * 3, [1.0, 1.0, 0.0]))
 NAMES = ("triclinic", "rocksalt", "hcp", "thin", "skewed", "one atom", "left-handed")
 every_kind = pytest.mark.parametrize("tensor_messages", [True, False])
 
@@ -209,10 +210,35 @@ def test_the_crystal_as_a_whole_does_not_drift(e3_network, graph_of, sample_crys
 
 def test_a_kept_cell_is_kept_exactly(relax, sample_crystals) -> None:
     crystals = [sample_crystals["triclinic"], sample_crystals["thin"]]
-    kept, free = relax(crystals, keep_cell=True), relax(crystals)
+    kept, free = relax(crystals, strain_projectors=NONE.expand(2, 3, 3)), relax(crystals)
     assert not any(relaxation.strain.any() for relaxation in kept)
     assert torch.equal(kept[0].displacements, free[0].displacements)  # the first block sees the same crystal
     assert (kept[1].displacements - free[1].displacements).abs().max() > 1e-5
+
+
+def test_a_layer_is_strained_in_its_plane_alone(relax, sample_crystals) -> None:
+    for relaxation in relax(sample_crystals["triclinic"], strain_projectors=PLANE):
+        assert not relaxation.strain[0, 2].any()
+        assert not relaxation.strain[0, :, 2].any()
+        assert relaxation.strain[0, :2, :2].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("projectors", [NONE, PLANE], ids=["fixed", "layer"])
+def test_cell_freedom_is_read_once_it_is_learnt(e3_network, relax, sample_crystals, projectors: Tensor) -> None:
+    network, crystal = e3_network(reads_cell_freedom=True), sample_crystals["triclinic"]
+    torch.nn.init.zeros_(network.freedoms.weight)
+    unlearnt, free = relax(crystal, network, strain_projectors=projectors)[0], relax(crystal, network)[0]
+    assert torch.equal(unlearnt.displacements, free.displacements)
+    torch.nn.init.normal_(network.freedoms.weight)
+    learnt = relax(crystal, network, strain_projectors=projectors)[0]
+    assert (learnt.displacements - free.displacements).abs().max() > 1e-5
+
+
+def test_a_network_begins_without_knowledge_of_cell_freedom(e3_network) -> None:
+    assert not e3_network(reads_cell_freedom=True, shuffled=False).freedoms.weight.any()
+    plain = e3_network()
+    assert not plain.config.reads_cell_freedom
+    assert not any(name.startswith("freedoms") for name in plain.state_dict())
 
 
 def test_cells_of_one_atom_strain_alone(relax, sample_crystals) -> None:

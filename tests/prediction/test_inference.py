@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, mx2
 from ase.calculators.emt import EMT
 from torch import nn
 
@@ -310,3 +311,35 @@ def test_a_jump_checks_the_atoms_once(calls: Counter[str], model: Model, calcula
     atoms.calc = calculator
     DeepRelaxOptimizer(atoms, predictor=predictor(model), logfile=None).run(steps=1)
     assert calls == {"edge_vectors": 1, "network_input": 1, "validate": 1}
+
+
+# -- cells that may not be strained in all directions
+
+
+@pytest.fixture(scope="module")
+def reader() -> Model:
+    """Reads in how many directions cells may be strained."""
+    return make_model(config=replace(CONFIG, reads_cell_freedom=True))
+
+
+@pytest.mark.parametrize("recycles", [1, 2])
+def test_networks_are_told_that_cells_are_fixed(reader: Model, graph: CrystalGraph, recycles: int):
+    told = relax(reader, graph, relax_cell=False, recycles=recycles)
+    untold = Model(reader.card, deepcopy(reader.networks))
+    for network in untold.networks:
+        network.freedoms.weight.copy_(network.freedoms.weight[3].expand(4, -1))  # as if all directions were free
+    assert torch.equal(told.cell, graph.cell)
+    assert (relax(untold, graph, relax_cell=False, recycles=recycles).positions - told.positions).abs().max() > 1e-3
+    free = [relax(model, graph, recycles=recycles).positions for model in (untold, reader)]
+    assert torch.equal(*free)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_layers_are_strained_in_their_plane(reader: Model, model: Model, reads: bool):
+    atoms = mx2("MoS2", vacuum=8.0)
+    layer = build_graph([crystal.Crystal(atoms.numbers, atoms.positions, atoms.cell.array)], settings=CONFIG.graph)
+    relaxed = relax(reader if reads else model, layer)
+    assert (relaxed.cell[0, 2] - layer.cell[0, 2]).abs().max() < 1e-12
+    assert (relaxed.cell[0, :2] - layer.cell[0, :2]).abs().max() > 1e-3
+    # A network that is not told strains across the plane, and the prediction alone is projected.
+    assert bool(relaxed.members.strain[:, 0, 2].abs().max() > 1e-12) != reads

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -260,3 +260,39 @@ def test_the_input_is_not_changed(pairs_of: PairsOf) -> None:
     augment(pairs, AugmentationSettings(), torch.Generator().manual_seed(1))
     for f in fields(RelaxationPairs):
         assert torch.equal(getattr(pairs, f.name), getattr(pairs_of(20), f.name)), f.name
+
+
+def test_fixed_cells_are_not_strained(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(40)
+    pairs = replace(pairs, fixed_cell=torch.arange(40) % 2 == 0, cell_relaxed=pairs.cell_initial)
+    new = augmented(pairs, interpolated=0.3, perturbed=0.3, strained=1.0, rattled=1.0)
+    strained = changed(new.cell_initial, pairs.cell_relaxed)
+    assert torch.equal(strained, ~pairs.fixed_cell)
+    assert torch.equal(new.fixed_cell, pairs.fixed_cell)
+    assert changed(new.fractional_initial, pairs.fractional_initial).all()
+
+
+def test_layers_are_strained_in_their_plane(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(2).take(torch.tensor([0, 0]))
+    slab = torch.diag_embed(torch.tensor([[3.6, 3.6, 20.0]] * 2, dtype=torch.float64))
+    flat = pairs.fractional_initial * torch.tensor([1.0, 1.0, 0.1])
+    pairs = replace(pairs, cell_initial=slab, cell_relaxed=slab, fractional_initial=flat, fractional_relaxed=flat)
+    cell = augmented(pairs, strained=1.0).cell_initial
+    assert torch.equal(cell[:, 2], slab[:, 2])
+    assert not cell[:, :2, 2].any()
+    assert changed(cell[:, :2, :2], slab[:, :2, :2]).all()
+
+
+def test_crystals_in_their_relaxed_cells_keep_them(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(400)
+    new = augmented(pairs, in_relaxed_cell=0.4)
+    fixed = new.fixed_cell
+    assert fixed.float().mean().item() == pytest.approx(0.4, abs=0.1)
+    assert torch.equal(new.cell_initial[fixed], pairs.cell_relaxed[fixed])
+    assert torch.equal(new.cell_initial[~fixed], pairs.cell_initial[~fixed])
+    assert torch.equal(new.fractional_initial, pairs.fractional_initial)
+
+
+def test_where_forces_are_known_no_cell_is_changed(pairs_of: PairsOf, has_forces) -> None:
+    pairs = has_forces(pairs_of(20))
+    assert torch.equal(augmented(pairs, in_relaxed_cell=1.0).fixed_cell, ~pairs.has_forces)

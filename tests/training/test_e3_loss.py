@@ -261,3 +261,46 @@ def test_one_tempering_for_each_crystal_is_one_for_all_where_they_agree(temperin
     truth = some_truth()
     each, all_of_them = (tempered(value, truth)[0] for value in (torch.full((CRYSTALS,), tempering), tempering))
     assert each == pytest.approx(all_of_them, abs=1e-12)
+
+
+# -- cells that may not be strained in all directions
+
+
+def projected_truth(pairs: RelaxationPairs, projectors: Tensor) -> TrueRelaxation:
+    graph = pair_graph(pairs, GraphSettings(max_in_cell=0))
+    return true_relaxation(pairs, network_input(graph, 0, strain_projectors=projectors))
+
+
+def test_the_strain_of_a_fixed_cell_is_zero_and_has_no_weight(known) -> None:
+    pairs, strain, _ = known
+    fixed_cell = torch.arange(8) % 2 == 0
+    projectors = torch.eye(3, dtype=torch.float64) * (~fixed_cell)[:, None, None]
+    truth = projected_truth(pairs, projectors)
+    assert not truth.strain[fixed_cell].any()
+    torch.testing.assert_close(truth.strain[~fixed_cell], strain[~fixed_cell], rtol=0, atol=1e-12)
+    assert truth.crystals.tolist() == (~fixed_cell).double().tolist()
+    assert truth.atoms.tolist() == [1.0] * len(pairs.numbers)
+
+
+def test_the_strain_of_a_layer_lies_in_its_plane(known) -> None:
+    pairs, strain, _ = known
+    plane = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)).expand(8, 3, 3)
+    truth = projected_truth(pairs, plane)
+    torch.testing.assert_close(truth.strain[:, :2, :2], strain[:, :2, :2], rtol=0, atol=1e-12)
+    assert not truth.strain[:, 2].any()
+    assert truth.crystals.tolist() == [1.0] * 8
+
+
+def test_where_all_cells_are_fixed_no_strain_counts(known) -> None:
+    pairs, _, _ = known
+    truth = projected_truth(pairs, torch.zeros(8, 3, 3, dtype=torch.float64))
+    strain = torch.zeros(8, 3, 3, dtype=torch.float64, requires_grad=True)
+    scales = {"displacement_scales": torch.ones(len(truth.atoms)).double()}
+    scales |= {name: torch.full((8,), 0.1).double().requires_grad_() for name in ("volume_scales", "shape_scales")}
+    found = Relaxation(displacements=truth.displacements + 0.1, strain=strain, **scales)
+    losses = relaxation_loss([found], truth, **WEIGHTS)
+    assert losses["volume"] == losses["shape"] == 0
+    losses["loss"].backward()
+    for value in (strain, found.volume_scales, found.shape_scales):
+        assert not value.grad.any()
+    assert losses["loss"].item() == pytest.approx(0.1 * 3**0.5)

@@ -21,6 +21,7 @@ from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
 from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors, hide_forces
+from deeprelax_ase.training.padding import Sizes, pad
 
 PairsOf = Callable[..., RelaxationPairs]
 SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
@@ -323,3 +324,65 @@ def test_a_network_that_reads_forces_starts_from_one_that_does_not(
     learning = trained(pairs, READS, QUICK, tmp_path / "last", initial=tmp_path / "first.safetensors")
     assert learning.forces.vectors.weight.any()
     assert learning.forces.tensors.weight.any()
+
+
+# -- cells that may not be strained in all directions
+
+FREEDOM = replace(CONFIG, reads_cell_freedom=True)
+
+
+def half_fixed(pairs: RelaxationPairs) -> RelaxationPairs:
+    """Every other cell fixed, where it is."""
+    fixed_cell = torch.arange(len(pairs)) % 2 == 0
+    cell = torch.where(fixed_cell[:, None, None], pairs.cell_initial, pairs.cell_relaxed)
+    return replace(pairs, fixed_cell=fixed_cell, cell_relaxed=cell)
+
+
+def test_fixed_cells_are_learnt_from_at_their_atoms_alone(pairs_of: PairsOf) -> None:
+    pairs = half_fixed(pairs_of(8))
+    task = task_on(pairs, FREEDOM)
+    both = task.gradients(torch.arange(8), torch.arange(8))
+    assert torch.equal(task.recycle_buffer.cell[pairs.fixed_cell], pairs.cell_initial[pairs.fixed_cell])
+    assert changed(task.recycle_buffer.cell, pairs.cell_initial) == (~pairs.fixed_cell).tolist()
+    free = task.gradients(torch.arange(1, 8, 2), torch.arange(8))
+    torch.testing.assert_close(both["volume"], free["volume"])  # the errors of the strains that there are
+    torch.testing.assert_close(both["shape"], free["shape"])
+    assert gradients(task)["freedoms.weight"].any(dim=1).tolist() == [True, False, False, True]
+    validated = task.validate(task.network, pairs)
+    torch.testing.assert_close(validated["volume"], both["volume"])
+
+
+def changed(a: Tensor, b: Tensor) -> list[bool]:
+    return ((a - b).abs().amax(dim=(1, 2)) > 1e-6).tolist()
+
+
+def test_a_network_that_does_not_read_fixed_cells_learns_as_before(pairs_of: PairsOf) -> None:
+    pairs = half_fixed(pairs_of(8))
+    free = replace(pairs, fixed_cell=torch.zeros(8, dtype=torch.bool))
+    assert_equal(gradients(task_on(pairs, CONFIG)), gradients(task_on(free, CONFIG)))
+    assert differ(gradients(task_on(pairs, FREEDOM)), gradients(task_on(free, FREEDOM)))
+
+
+def test_a_step_of_padded_fixed_cells_is_the_same(pairs_of: PairsOf) -> None:
+    pairs = half_fixed(pairs_of(8))
+    task = task_on(pairs, FREEDOM)
+    batch = task.prepare(torch.arange(8))
+    losses, displacements, strain = task.learn(batch.given, batch.truth)
+    padded = pad(batch.given, batch.truth, Sizes.around(batch.given))
+    *again, moved, strained = task.graph_step(flat_tensors(*padded))
+    torch.testing.assert_close(torch.stack(again), torch.stack(list(losses.values())))
+    torch.testing.assert_close(moved[: len(displacements)], displacements)
+    torch.testing.assert_close(strained[: len(strain)], strain)
+    assert not strained[len(strain) :].any()
+
+
+def test_training_with_fixed_cells_relaxes_the_atoms(pairs_of: PairsOf, tmp_path: Path) -> None:
+    pairs = half_fixed(pairs_of(12, dtype=torch.float32))
+    augmentation = replace(STILL, in_relaxed_cell=0.2)
+    settings = replace(QUICK, max_steps=40, atoms_per_batch=100, learning_rate=1e-2, log_every=1)
+    network = trained(pairs, FREEDOM, replace(settings, average_decay=0.9, augmentation=augmentation), tmp_path)
+    relaxed = predictions(network, pairs)
+    assert torch.equal(relaxed.cell[pairs.fixed_cell].to(pairs.cell_initial), pairs.cell_initial[pairs.fixed_cell])
+    first, *_, last = records(tmp_path)
+    for name in ("displacement", "volume"):
+        assert last[name] < 0.7 * first[name], name

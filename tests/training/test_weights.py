@@ -38,8 +38,9 @@ def weights(tmp_path: Path) -> Callable[..., Path]:
         (DeepRelaxE3(E3), DeepRelaxE3(E3)),
         (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, reads_forces=True))),
         (DeepRelaxE3(replace(E3, reads_forces=True)), DeepRelaxE3(replace(E3, reads_forces=True))),
+        (DeepRelaxE3(E3), DeepRelaxE3(replace(E3, reads_cell_freedom=True))),
     ],
-    ids=["paper's", "end to end", "begins to read forces", "reads forces"],
+    ids=["paper's", "end to end", "begins to read forces", "reads forces", "begins to read cell freedom"],
 )
 def test_weights_of_an_earlier_run_are_taken_up(
     weights, earlier: torch.nn.Module, later: torch.nn.Module, kind: str
