@@ -16,7 +16,7 @@ from deeprelax_ase.geometry.symmetry import (
     symmetrize,
     symmetry_operations,
 )
-from deeprelax_ase.geometry.vacuum import in_plane_projectors
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, strain_projectors
 
 __all__ = [
     "DEFAULT_EDG_SETTINGS",
@@ -36,6 +36,7 @@ __all__ = [
     "remove_rotation",
     "site_freedom",
     "solve_edg",
+    "strain_projectors",
     "symmetrize",
     "symmetry_operations",
 ]
