@@ -51,4 +51,7 @@ def mixed(
     by_dft = (pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1)
     borrowed = pairs.take(some((pairs.level == LEVELS.index("OAM")).nonzero().squeeze(1), chosen.borrowed))
     borrowed = replace(borrowed, level=torch.full_like(borrowed.level, LEVELS.index("PBE")))
-    return concatenate([pairs, borrowed, *[pairs.take(by_dft)] * (chosen.dft_copies - 1), *has_forces])
+    once = concatenate([pairs, borrowed])
+    fixed = once.take(once.fixed_cell.nonzero().squeeze(1))
+    dft_copies = [pairs.take(by_dft)] * (chosen.dft_copies - 1)
+    return concatenate([once, *dft_copies, *[fixed] * (chosen.fixed_cell_copies - 1), *has_forces])

@@ -201,12 +201,14 @@ class PairSettings:
     Attributes:
         dft_copies: times that pairs which DFT relaxed stand in each epoch: they are few beside the potentials' and what
             the models are for.
+        fixed_cell_copies: times that pairs in fixed cells stand in each epoch, borrowed ones too.
         borrowed: share of the potential's pairs that stand a second time, as if they were DFT's: DFT's own all start
             near their minima.
         share: of all training pairs, for studies of data size.
     """
 
     dft_copies: int = 1
+    fixed_cell_copies: int = 1
     borrowed: float = 0.0
     share: float = 1.0
 

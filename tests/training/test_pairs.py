@@ -53,6 +53,16 @@ def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
     assert not pairs.dft[pairs.numbers == 3].any()
 
 
+def test_pairs_in_fixed_cells_stand_several_times(file: Path) -> None:
+    with np.load(file) as arrays:
+        np.savez(file.with_name("fixed.npz"), **arrays, kind=np.array([8, 9, 0, 10, 8]))
+    pairs = pairs_of(file.with_name("fixed.npz"), PairSettings(dft_copies=2, fixed_cell_copies=3, borrowed=1.0))
+    found = Counter(zip(pairs.numbers.tolist(), (LEVELS[k] for k in pairs.level), strict=True))
+    fixed = {(1, "PBE"): 4, (1, "M3GNet"): 3, (2, "OAM"): 3, (2, "PBE"): 3, (2, "M3GNet"): 3}
+    assert found == fixed | {(3, "OAM"): 1, (3, "PBE"): 1, (4, "PBE"): 2, (4, "M3GNet"): 1}
+    assert pairs.fixed_cell.tolist() == [number < 3 for number in pairs.numbers.tolist()]
+
+
 def test_a_share_of_the_pairs_is_the_same_each_time(file: Path) -> None:
     chosen = PairSettings(dft_copies=1, borrowed=0.0, share=0.5)
     first, again = (pairs_of(file, chosen).numbers.tolist() for _ in range(2))
