@@ -1,9 +1,9 @@
 """One pool of worker processes for every door: a crystal that kills its process costs itself, and nothing else.
 
-Each process has a pipe of its own, and a thread here that asks it. Other pools were tried under ``kill -9``: workers of
-pebble 5.2 share one pipe behind a lock, so that a process that is killed while it takes a job, or while it waits for
-one, breaks the pool (four runs of four). loky, and joblib on it, end all workers when one dies, as the standard library
-does.
+Each process has a pipe of its own, and a thread here that asks it. Kept libraries were tried under ``kill -9`` first.
+Workers of pebble 5.2 share one pipe behind a lock, so that a process that is killed while it takes a job, or while it
+waits for one, breaks the pool (four runs of four). loky 3.7, and joblib on it, end all workers when one dies: every job
+that is not done is lost with it.
 """
 
 from __future__ import annotations
