@@ -222,7 +222,8 @@ def _reproduce(card: ModelCard, measured: dict[str, Any]) -> str:
     training = card.training
     commands = training.get("commands") or [training["command"]]
     parts = [
-        f"Commit `{card.commit}`; the weights `{card.weights or card.name + '.safetensors'}` have the SHA-256 "
+        f"Commit `{card.commit}`, in whose words commands and settings are; "
+        f"the weights `{card.weights or card.name + '.safetensors'}` have the SHA-256 "
         f"`{card.sha256}`.",
         "```text\n" + "\n".join(commands) + "\n```",
     ]

@@ -136,7 +136,7 @@ class TestNotebook:
             "from ase.build import bulk\n"
             "from deeprelax_ase import DeepRelaxOptimizer, Predictor\n"
             "from deeprelax_ase.progress import track\n"
-            "predictor = Predictor(passes=1, members=1, device='cpu')",
+            "predictor = Predictor(recycles=1, members=1, device='cpu')",
             "crystals = [bulk('MgO', 'rocksalt', a=4 + 0.05 * n) for n in range(20)]\n"
             "for prediction in track(predictor.predict_many(crystals, atoms_per_batch=4), total=len(crystals)):\n"
             "    time.sleep(0.05)",

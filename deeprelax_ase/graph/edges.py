@@ -19,9 +19,9 @@ from deeprelax_ase.graph.shapes import (
     EdgeIndex,
     Ints,
     PairFlags,
+    PairInts,
     PairLengths,
     PairOffsets,
-    Pairs,
     Positions,
 )
 
@@ -45,20 +45,20 @@ class NeighborList(NamedTuple):
         distances: (P,) float, |r_j + k L - r_i| in Å.
     """
 
-    source: Pairs
-    destination: Pairs
+    source: PairInts
+    destination: PairInts
     offsets: PairOffsets
     distances: PairLengths
 
 
-def expand(counts: Ints) -> tuple[Pairs, Pairs]:
+def expand(counts: Ints) -> tuple[PairInts, PairInts]:
     """Ragged ranges: for each of ``counts`` (n,) its index, repeated, and the numbers 0 to count - 1."""
     parent = torch.repeat_interleave(counts)
     starts = counts.cumsum(0) - counts
     return parent, torch.arange(len(parent), device=counts.device) - starts[parent]
 
 
-def row_starts(ids: Pairs, size: int) -> Ints:
+def row_starts(ids: PairInts, size: int) -> Ints:
     """(size + 1,) where each of the ids 0 to size - 1 starts in the ascending ``ids``, and the end."""
     return torch.searchsorted(ids, torch.arange(size + 1, device=ids.device))
 
@@ -135,5 +135,5 @@ def _nearest(pairs: NeighborList, count: int) -> PairFlags:
     return axis <= axis.sort().values[last] + TIE_TOLERANCE
 
 
-def _ranks(items: Pairs) -> Pairs:
+def _ranks(items: PairInts) -> PairInts:
     return torch.arange(len(items), device=items.device)

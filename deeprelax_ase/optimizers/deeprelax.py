@@ -27,7 +27,7 @@ from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.display import html_table
-from deeprelax_ase.prediction.status import ERROR_KEYS, FAILED, JumpDecision, forget
+from deeprelax_ase.prediction.status import ERROR_KEYS, JumpDecision, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -309,7 +309,7 @@ class DeepRelaxOptimizer(Optimizer):
                 reason += "; the atoms are back at the last geometry where they were"
             if self.finish is not None:
                 self.finish.forget()
-            self._dof.atoms.info["deeprelax_status"] = f"{FAILED}: {reason}"
+            log.label_failure(self._dof.atoms, reason)
             raise CalculatorError(f"{reason}. Check the calculator there, or relax with smaller steps.")
 
     def _irun_without_calculator(self, steps: int) -> Iterator[bool]:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.prediction.status import CONVERGED, INFO_KEYS, NOT_CONVERGED, PREDICTED, REFUSED, forget
+from deeprelax_ase.prediction.status import (
+    CONVERGED,
+    FAILED,
+    INFO_KEYS,
+    NOT_CONVERGED,
+    PREDICTED,
+    REFUSED,
+    forget,
+    info_of,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,22 +32,28 @@ def label_prediction(atoms: Atoms, prediction: Prediction) -> None:
 
 def label(dof: DegreesOfFreedom, jump: JumpRecord | None, *, converged: bool, at_prediction: bool) -> None:
     """Write the jump, what became of it and how things stand into ``atoms.info``."""
-    info = dof.atoms.info
+    values: dict[str, Any] = {"status": _status(dof, jump, converged, at_prediction)}
     if jump is not None:
-        info.update(
-            deeprelax_model=jump.model,
-            deeprelax_uncertainty=jump.uncertainty,
-            deeprelax_jump=jump.decision.outcome,
-            deeprelax_jump_reason=jump.decision.reason,
-        )
+        values |= {"model": jump.model, "uncertainty": jump.uncertainty}
+        values |= {"jump": jump.decision.outcome, "jump_reason": jump.decision.reason}
+    dof.atoms.info.update(info_of(values))
+
+
+def label_failure(atoms: Atoms, reason: str) -> None:
+    """Write into ``atoms.info`` that the relaxation failed, and why."""
+    atoms.info.update(info_of({"status": f"{FAILED}: {reason}"}))
+
+
+def _status(dof: DegreesOfFreedom, jump: JumpRecord | None, converged: bool, at_prediction: bool) -> str | None:
     if converged and dof.has_calculator:
-        info["deeprelax_status"] = CONVERGED
-    elif at_prediction:
-        info["deeprelax_status"] = PREDICTED
-    elif jump is not None and dof.has_calculator:
-        info["deeprelax_status"] = NOT_CONVERGED
-    elif jump is not None:
-        info["deeprelax_status"] = PREDICTED if jump.decision.kept else REFUSED
+        return CONVERGED
+    if at_prediction:
+        return PREDICTED
+    if jump is None:
+        return None
+    if dof.has_calculator:
+        return NOT_CONVERGED
+    return PREDICTED if jump.decision.kept else REFUSED
 
 
 def jump_line(jump: JumpRecord, optimizer: str, step: int) -> str:

@@ -32,7 +32,7 @@ DIE_AT_ONCE = (
     "'__main__':`, because they import it; otherwise, is there enough memory?"
 )
 
-#: How often an item may end a process that saw nothing else before it is blamed: others, too, kill processes.
+#: How often an item may end a process that saw nothing else before it is marked as failed: others, too, kill processes.
 TRIES = 2
 
 #: Jobs that are on their way, for each process.

@@ -12,8 +12,8 @@ import pyarrow as pa
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError
 from deeprelax_ase.prediction.record import labelled_atoms
-from deeprelax_ase.prediction.result import GEOMETRY, RelaxationResult, schema
-from deeprelax_ase.prediction.status import CONVERGED, FAILED, INFO_KEYS, NOT_CONVERGED, PREDICTED, UNCERTAIN
+from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, schema
+from deeprelax_ase.prediction.status import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, UNCERTAIN
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -115,11 +115,14 @@ def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
 def atoms_of(table: pa.Table) -> Iterator[Atoms]:
     """ASE ``Atoms`` of each row of OUTPUT that has a geometry.
 
-    Their ``info`` is that of the :class:`~deeprelax_ase.prediction.result.RelaxationResult`, and the other columns.
+    Their ``info`` is that of the :class:`~deeprelax_ase.prediction.result.RelaxationResult`, its other columns,
+    likewise with ``deeprelax_`` before their names, and ``index``, ``id`` and ``source`` as they are.
     """
     rows = table.drop_columns(GEOMETRY).to_pylist()
     for crystal, row in zip(crystals_of(table), rows, strict=True):
         if crystal is not None:
             info = RelaxationResult.from_columns(row).info
-            others = {name: row[name] for name in row if f"deeprelax_{name}" not in INFO_KEYS and row[name] is not None}
+            others = {
+                f"deeprelax_{name}" if name in COLUMNS else name: row[name] for name in row if row[name] is not None
+            }
             yield labelled_atoms(crystal, {**others, **info})

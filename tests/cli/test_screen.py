@@ -54,7 +54,7 @@ def test_export(screened: Path, tmp_path: Path) -> None:
     assert all(a.info["deeprelax_status"] == "predicted" and a.info["deeprelax_uncertainty"] > 0 for a in atoms)
     failed = run("export", screened, "-o", tmp_path / "failed.extxyz", "--status", "failed")
     assert "1 crystals written" in failed.output
-    assert "Xe" in read(tmp_path / "failed.extxyz").info["reason"]
+    assert "Xe" in read(tmp_path / "failed.extxyz").info["deeprelax_reason"]
 
 
 @pytest.mark.parametrize("name", ["relaxed.db", "relaxed-%03d.cif", "relaxed.jsonl", "relaxed.jsonl.gz"])

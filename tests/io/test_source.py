@@ -194,7 +194,7 @@ def test_references_are_read_by_another_process(xyz):
 
 
 def test_a_file_that_goes_away_stops_the_reading(tmp_path, crystals):
-    """Its structures are not to blame, and a run that goes on finds them again."""
+    """Its structures are not at fault, and a run that goes on finds them again."""
     for number, atoms in enumerate(crystals):
         write(tmp_path / f"{number}.cif", atoms)
     source = open_source(tmp_path)
