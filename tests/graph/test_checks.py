@@ -65,11 +65,11 @@ class TestBadDistances:
         assert build(SOUND, *sample_crystals.values(), backend=backend).num_crystals == len(sample_crystals) + 1
 
 
-def test_an_image_of_its_own_is_company_enough() -> None:
+def test_an_image_of_its_own_is_company_enough(backend: str) -> None:
     lonely = Crystal([2], [[0, 0, 0]], np.eye(3) * 5.9)
-    assert build(lonely).num_edges == 6
+    assert build(lonely, backend=backend).num_edges == 6
     with pytest.raises(IsolatedAtomError):
-        build(Crystal([2], [[0, 0, 0]], np.eye(3) * 6.1))
+        build(Crystal([2], [[0, 0, 0]], np.eye(3) * 6.1), backend=backend)
 
 
 def test_a_small_dense_cell_passes_where_atoms_need_not_overlap() -> None:

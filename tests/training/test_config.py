@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeprelax_ase.models.loading import save_model
@@ -216,6 +216,7 @@ def test_numbers_are_of_the_kind_that_is_asked_for() -> None:
     assert made("training: {max_steps: null}").training.max_steps is None
 
 
+@settings(max_examples=15)
 @given(
     st.sampled_from(["DeepRelaxE3", *ABLATIONS]),
     st.one_of(st.none(), st.integers(1, 10**6)),
