@@ -85,7 +85,7 @@ def make(model: Model) -> Callable[..., Predictor]:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["symmetry kept", "symmetry free"])
 def exact(model: Model, request: pytest.FixtureRequest) -> Predictor:
-    """In double precision; of two end-to-end members, as what each of them keeps, a larger ensemble keeps in more time."""
+    """In double precision; of two end-to-end members: what each of them keeps, a larger ensemble keeps too."""
     members = 2 if model.card.name == END_TO_END else model.card.members
     few = Model(replace(model.card, members=members), model.networks[:members])
     return Predictor(few, device="cpu", dtype="float64", keep_symmetry=request.param)
