@@ -19,10 +19,6 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.skipif(
-    not list((ROOT / "deeprelax_ase" / "weights").glob("*.safetensors")), reason="the weights are absent"
-)
-
 
 @pytest.fixture(scope="module")
 def example() -> Iterator[ModuleType]:

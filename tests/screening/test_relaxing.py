@@ -54,7 +54,7 @@ def test_rows_are_records(quick: RelaxOptions) -> None:
         assert result.status == "predicted"
         np.testing.assert_array_equal(result.relaxed.positions, atoms.positions)
         np.testing.assert_array_equal(atoms.numbers, crystal.numbers)
-        assert {"id", "index", "version"} <= set(atoms.info)
+        assert {"id", "index", "deeprelax_version"} <= set(atoms.info)
         assert result.info.items() <= atoms.info.items()
 
 
