@@ -83,7 +83,9 @@ def make(model: Model) -> Callable[..., Predictor]:
     return lambda **kwargs: Predictor(**{"model": model, "device": "cpu", **kwargs})
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["symmetry kept", "symmetry free"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(True, marks=pytest.mark.slow), False], ids=["symmetry kept", "symmetry free"]
+)
 def exact(model: Model, request: pytest.FixtureRequest) -> Predictor:
     """In double precision; of two end-to-end members: what each of them keeps, a larger ensemble keeps too."""
     members = 2 if model.card.name == END_TO_END else model.card.members

@@ -111,6 +111,7 @@ def test_minima_of_m3gnet(predictors, test_pairs, name: str, every: int, most: B
 # How far errors are known
 
 
+@pytest.mark.slow
 def test_calibrated_errors_rank_and_bound_the_true_ones(predictors, test_pairs):
     pairs = test_pairs("universal", every=75)
     predictor = predictors("DeepRelax-PBE")
