@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import pickle
 import re
-from pathlib import Path
 
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from ase.db import connect
 from ase.io import write
@@ -19,19 +17,6 @@ from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.io.source import open_source, read_frames
-
-
-@pytest.fixture
-def crystals() -> list[Atoms]:
-    """Five copies of rocksalt that differ in their lattice parameter, 4.0 to 4.4 Å."""
-    return [bulk("MgO", "rocksalt", a=4.0 + 0.1 * k) for k in range(5)]
-
-
-@pytest.fixture
-def xyz(tmp_path: Path, crystals: list[Atoms]) -> Path:
-    path = tmp_path / "set.extxyz"
-    write(path, crystals)
-    return path
 
 
 def lattice_parameters(frames: list[Frame]) -> list[float]:
