@@ -95,12 +95,15 @@ class Prediction:
         """What relaxed atoms carry in their ``info``.
 
         ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
-        expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept)
-        and ``deeprelax_ood`` (whether the crystal is unlike those that the model knows).
+        expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept),
+        ``deeprelax_ood`` (whether the crystal is unlike those that the model knows), and where the model has statistics
+        of them ``deeprelax_novelty`` and ``deeprelax_odds_worse``, see
+        :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`.
         """
         values: dict[str, Any] = {"model": self.model, "uncertainty": float(self.uncertainty.total)}
         if (error := self.error) is not None:
             values |= {"error": error.coordinates, "volume_error": error.volume, "ood": error.ood}
+            values |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
         return info_of(values)
 
     @property
@@ -137,6 +140,10 @@ def _error_facts(error: CalibratedError) -> dict[str, str]:
             f"{100 * error.volume:.1f} %; below {100 * error.volume_bound:.1f} % in 9 of 10"
         )
     facts["like what the model knows"] = "no: do not rely on these errors" if error.ood else "yes"
+    if error.novelty is not None:
+        facts["novelty"] = f"{error.novelty:.2f} of the largest that counts as known"
+    if error.odds_worse is not None:
+        facts["odds to end further off"] = f"{100 * error.odds_worse:.0f} %"
     return facts
 
 

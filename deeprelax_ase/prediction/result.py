@@ -55,6 +55,8 @@ class RelaxationResult:
     volume_error: float | None = _column("expected relative error of the volume")
     volume_error_bound: float | None = _column("bound that it keeps in nine of ten crystals")
     ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
+    novelty: float | None = _column("its distance to those in the network's features; beyond 1 it is unlike them")
+    odds_worse: float | None = _column("probability that the prediction ends further from the minimum than the start")
     within_error: bool | None = _column("whether the crystal was left as it is, being relaxed already")
     volume_change: float | None = _column("V_relaxed / V_initial - 1")
     jump: str | None = _column("kept, rejected or refused: what became of the jump under a calculator")
@@ -83,6 +85,7 @@ class RelaxationResult:
         if error is not None:
             known = {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
             known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
+            known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
         return cls(
             status=UNCERTAIN if doubt else PREDICTED,
             reason=doubt or None,

@@ -22,12 +22,21 @@ KEPT, REJECTED = "kept", "rejected"
 
 #: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They
 #: leave with the first step away from it.
-OF_THE_PREDICTION = ("error", "error_bound", "volume_error", "volume_error_bound", "ood", "within_error")
+OF_THE_PREDICTION = (
+    *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty", "odds_worse"),
+    "within_error",
+)
 
 _PREFIX = "deeprelax_"
 
 #: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.
-ERROR_KEYS = ("deeprelax_error", "deeprelax_volume_error", "deeprelax_ood")
+ERROR_KEYS = (
+    "deeprelax_error",
+    "deeprelax_volume_error",
+    "deeprelax_ood",
+    "deeprelax_novelty",
+    "deeprelax_odds_worse",
+)
 
 #: Keys of ``atoms.info`` about what became of a jump, and why.
 JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")

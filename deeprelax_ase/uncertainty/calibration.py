@@ -162,6 +162,11 @@ class CalibratedError:
         volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``; None too.
         ood: out of distribution: the prediction is unlike those that the calibration knows. Do not rely on any of these
             numbers.
+        novelty: distance of the crystal to those that the model has learnt from, in the network's own features, over
+            the largest that ordinary validation crystals keep; beyond 1 the crystal is unlike them, and ``ood`` is
+            true. None where the model has no such statistics.
+        odds_worse: calibrated probability that the prediction ends further from the minimum than the unrelaxed crystal;
+            None where the model has no such statistics.
     """
 
     coordinates: float
@@ -169,6 +174,8 @@ class CalibratedError:
     volume: float | None
     volume_bound: float | None
     ood: bool
+    novelty: float | None = None
+    odds_worse: float | None = None
 
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""

@@ -81,12 +81,14 @@ class TestPredictFrames:
         assert frame.result.reason is None
 
     def test_calibrated_errors_go_with_the_crystal(self):
-        error = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=False)
+        error = CalibratedError(0.03, 0.08, 0.02, 0.05, ood=False, novelty=0.4, odds_worse=0.02)
         (frame,) = predict_frames([good()], StandInPredictor(error=error))
         assert {key: frame.atoms.info[key] for key in ERROR_KEYS} == {
             "deeprelax_error": 0.03,
             "deeprelax_volume_error": 0.02,
             "deeprelax_ood": False,
+            "deeprelax_novelty": 0.4,
+            "deeprelax_odds_worse": 0.02,
         }
 
     @pytest.mark.parametrize("kind", ["good", "helium", "constrained"])

@@ -211,7 +211,7 @@ def test_none_follows_a_jump_into_the_minimum(atoms, stand_in, minimum):
 
 
 def test_calibrated_errors_leave_with_the_first_of_them(atoms, force_reader, stand_in, near):
-    error = CalibratedError(coordinates=0.01, coordinates_bound=0.02, volume=0.01, volume_bound=0.02, ood=False)
+    error = CalibratedError(0.01, 0.02, 0.01, 0.02, ood=False, novelty=0.4, odds_worse=0.02)
     force_reader.jump = stand_in(near, error=error)
     optimizer = bfgs(atoms, force_reader, force_informed_steps=1)
     optimizer.run(fmax=FMAX, steps=1)

@@ -10,8 +10,16 @@ from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 KEPT_UNDER_EMT = "energy -0.1305 eV/atom, fmax 2.722 -> 0.475 eV/Å"
-ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=False)
-WRITTEN = dict(zip(ERROR_KEYS, (0.03, 0.02, False), strict=True))
+ERROR = CalibratedError(
+    coordinates=0.03,
+    coordinates_bound=0.08,
+    volume=0.02,
+    volume_bound=0.05,
+    ood=False,
+    novelty=0.4,
+    odds_worse=0.02,
+)
+WRITTEN = dict(zip(ERROR_KEYS, (0.03, 0.02, False, 0.4, 0.02), strict=True))
 
 
 def of_the_jump(*, calc: bool) -> dict:

@@ -18,7 +18,7 @@ from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.helpers import assert_at, quiet
 
-ERROR = CalibratedError(coordinates=0.31, coordinates_bound=0.6, volume=0.08, volume_bound=0.2, ood=True)
+ERROR = CalibratedError(coordinates=0.31, coordinates_bound=0.6, volume=0.08, volume_bound=0.2, ood=True, novelty=1.7)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_atoms_are_left_where_they_are(make_atoms, unsure, cls, tmp_path):
     assert_at(atoms, before)
     assert optimizer.decision.outcome == atoms.info["deeprelax_jump"] == atoms.info["deeprelax_status"] == "refused"
     assert atoms.info["deeprelax_jump_reason"] == optimizer.decision.reason
-    assert [atoms.info[key] for key in ERROR_KEYS] == [0.31, 0.08, True]
+    assert [atoms.info[key] for key in ERROR_KEYS if key in atoms.info] == [0.31, 0.08, True, 1.7]
     assert optimizer.prediction.error is ERROR  # to be looked at all the same
     assert "jump of stand-in refused: the crystal is unlike" in log.getvalue()
     assert not optimizer.converged()

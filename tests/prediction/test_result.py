@@ -15,7 +15,15 @@ from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS, OF_THE_PREDIC
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import StandInPredictor
 
-ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=True)
+ERROR = CalibratedError(
+    coordinates=0.03,
+    coordinates_bound=0.08,
+    volume=0.02,
+    volume_bound=0.05,
+    ood=True,
+    novelty=1.5,
+    odds_worse=0.2,
+)
 
 
 @pytest.fixture
@@ -52,6 +60,7 @@ def test_a_prediction(prediction):
     assert (result.status, result.reason, result.ok) == ("predicted", None, True)
     assert (result.error, result.error_bound, result.ood) == (0.03, 0.08, True)
     assert (result.volume_error, result.volume_error_bound) == (0.02, 0.05)
+    assert (result.novelty, result.odds_worse) == (1.5, 0.2)
     assert (result.model, result.version, result.seconds) == ("stand-in", __version__, 0.75)
     assert result.volume_change == prediction.volume_change
     assert result.relaxed is prediction.relaxed
