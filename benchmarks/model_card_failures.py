@@ -34,7 +34,7 @@ def failures(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         f"their coordinates than they started, {percent(volume['further_off'])} in their volume (by over "
         f"{measured['margin']:g} Å, and {percent(measured['margin'])})",
         _worst_groups(found),
-        _worse_than_nothing(found),
+        worse_than_nothing(found),
         _familiarity(found),
         _worst_elements(measured["elements"]),
         _stay(accuracy),
@@ -61,7 +61,7 @@ def _worst_groups(found: dict[str, Any]) -> str:
     return "that happens most often to these: " + "; ".join(f"{name} ({percent(off[name])})" for name in worst)
 
 
-def _worse_than_nothing(found: dict[str, Any]) -> str:
+def worse_than_nothing(found: dict[str, Any]) -> str:
     """The kinds of crystals that are further off on average than they started."""
     worse = []
     for name, row in _told(found).items():

@@ -10,12 +10,18 @@ import os
 from pathlib import Path
 
 import torch
-from nequix.torch_impl.model import load_model, scatter
 from torch import Tensor
-from torch_sim import SimState
-from torch_sim.models.interface import ModelInterface
 
 from deeprelax_ase.graph import GraphSettings, neighbor_graph
+
+try:
+    from nequix.torch_impl.model import load_model, scatter
+    from torch_sim import SimState
+    from torch_sim.models.interface import ModelInterface
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"{__doc__}\n{error.name} is missing: pip install nequix torch-sim-atomistic") from error
 
 
 class Nequix(ModelInterface):
@@ -61,3 +67,7 @@ class Nequix(ModelInterface):
 def nequix() -> Nequix:
     """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names, on the GPU if there is one."""
     return Nequix(Path(os.environ["DEEPRELAX_NEQUIX"]), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    print(__doc__)

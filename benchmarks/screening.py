@@ -15,9 +15,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +29,7 @@ from rich.console import Console
 from screening_page import write_page
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data.parallel import map_in_processes
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.folder import Folder
@@ -147,8 +146,7 @@ def _files(folder: Path, prototypes: Path, number: int) -> list[Path]:
         (prototypes, last - first, seed, folder / f"{seed}.parquet")
         for seed, (first, last) in enumerate(pairwise(cuts))
     ]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_file, parts))
+    return list(map_in_processes(_file, parts))
 
 
 def _file(part: tuple[Path, int, int, Path]) -> Path:
@@ -158,8 +156,7 @@ def _file(part: tuple[Path, int, int, Path]) -> Path:
 
 
 def _as_extxyz(files: list[Path]) -> list[Path]:
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_extxyz, files))
+    return list(map_in_processes(_extxyz, files))
 
 
 def _extxyz(file: Path) -> Path:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from functools import partial
-from multiprocessing import get_context
 from typing import NamedTuple
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data.parallel import map_in_processes
 
 
 class Match(NamedTuple):
@@ -46,9 +43,7 @@ def structure_matches(
     if len(predicted) != len(true):
         raise ValueError(f"{len(predicted)} predicted crystals, but {len(true)} true ones")
     matches = []
-    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        compare = map if pool is None else partial(pool.map, chunksize=16)
-        for match in compare(structure_match, predicted, true):
-            matches.append(match)
-            advance()
+    for match in map_in_processes(structure_match, predicted, true, workers=jobs, chunksize=16):
+        matches.append(match)
+        advance()
     return matches

@@ -116,10 +116,14 @@ def atom_counts(graph: CrystalGraph) -> CrystalCounts:
     return torch.bincount(graph.batch, minlength=graph.num_crystals)
 
 
-def crystal_mean(values: RowComponents, batch: Ints, size: int) -> CrystalMeans:
-    """(n, C) values averaged over those of each of ``size`` crystals, (size, C); one without values gives zero."""
+def crystal_mean(values: RowComponents, batch: Ints, size: int, *, counts: CrystalCounts | None = None) -> CrystalMeans:
+    """(n, C) values averaged over those of each of ``size`` crystals, (size, C); one without values gives zero.
+
+    ``counts`` (size,) of the values, where they are known, save a wait for the device.
+    """
     sums = values.new_zeros(size, values.shape[1]).index_add(0, batch, values)
-    return sums / torch.bincount(batch, minlength=size).clamp_min(1)[:, None]
+    counts = torch.bincount(batch, minlength=size) if counts is None else counts
+    return sums / counts.clamp_min(1)[:, None]
 
 
 def collate(graphs: Sequence[CrystalGraph]) -> CrystalGraph:

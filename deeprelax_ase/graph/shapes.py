@@ -87,7 +87,6 @@ SourceScalars = Float[Tensor, "N 3 F"]
 Messages = Float[Tensor, "N 9 F"]  # a scalar and a stack
 RadialWeights = Float[Tensor, "E 5 F"]
 Harmonics = Float[Tensor, "E 8"]
-CrystalScalars = Float[Tensor, "G F"]
 
 # Of predictions, with or without members.
 MemberPositions = Float[Tensor, "*M N 3"]

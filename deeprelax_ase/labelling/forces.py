@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.data.parallel import map_in_processes
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
@@ -134,9 +133,8 @@ def m3gnet_forces(crystals: list[Crystal]) -> list[Known]:
 def forces_in_processes(crystals: list[Crystal], *, workers: int | None) -> list[Known | None]:
     """:func:`known_forces` of all ``crystals``, a few together, in so many processes."""
     chunks = [crystals[first : first + _TOGETHER] for first in range(0, len(crystals), _TOGETHER)]
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        runs = track(pool.map(known_forces, chunks), "M3GNet", total=len(chunks))
-        return [one for chunk in runs for one in chunk]
+    runs = map_in_processes(known_forces, chunks, workers=workers, torch_threads=1)
+    return [one for chunk in track(runs, "M3GNet", total=len(chunks)) for one in chunk]
 
 
 def write_forces(

@@ -10,20 +10,21 @@ from torch import nn
 
 from deeprelax_ase.geometry.strain import symmetric_exponential
 from deeprelax_ase.geometry.vacuum import free_directions, project_strain
-from deeprelax_ase.graph.record import CrystalGraph, atom_counts, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.record import CrystalGraph, atom_counts, crystal_mean, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.shapes import (
     AtomScales,
     AtomStrains,
     Batch,
     Cells,
     CrystalCounts,
-    CrystalScalars,
+    CrystalMeans,
     EdgeFeatures,
     EdgeVectors,
     Harmonics,
     Matrices,
     Numbers,
     Positions,
+    RowComponents,
     Scalars,
     Stacks,
     StrainCoefficients,
@@ -159,7 +160,7 @@ class DeepRelaxE3(nn.Module):
             vectors = moved_vectors(given, displacements.detach(), strain.detach())
             x, h, (shift, coefficients, raw) = block(x, h, *self._edge_features(vectors), given.edges)
             displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)
-            step = strain_matrix(crystal_mean(coefficients.to(strain.dtype), given))
+            step = strain_matrix(_mean(coefficients.to(strain.dtype), given))
             strain = strain.detach() + project_strain(step, given.strain_projectors.to(step.dtype))
             relaxations.append(_relaxation(displacements, strain, raw, given))
         return relaxations
@@ -221,20 +222,18 @@ def strain_matrix(coefficients: StrainCoefficients) -> Matrices:
     return coefficients[:, :1, None] * identity + tensor_matrix(coefficients[:, 1:])
 
 
-def crystal_mean(values: Scalars, given: NetworkInput) -> CrystalScalars:
-    """(N, C) values averaged over the atoms of each crystal, (G, C)."""
-    sums = values.new_zeros(len(given.counts), values.shape[1]).index_add(0, given.batch, values)
-    return sums / given.counts.clamp(min=1)[:, None]
-
-
 def without_drift(displacements: Positions, given: NetworkInput) -> Positions:
     """(N, 3) displacements less the mean over each crystal: where the origin lies is nobody's business."""
-    return displacements - crystal_mean(displacements, given)[given.batch]
+    return displacements - _mean(displacements, given)[given.batch]
+
+
+def _mean(values: RowComponents, given: NetworkInput) -> CrystalMeans:
+    return crystal_mean(values, given.batch, len(given.counts), counts=given.counts)
 
 
 def _relaxation(displacements: Positions, strain: Matrices, raw: AtomScales, given: NetworkInput) -> Relaxation:
     raw = raw.to(displacements.dtype)
-    of_cell = crystal_mean(raw[:, 1:], given)
+    of_cell = _mean(raw[:, 1:], given)
     return Relaxation(
         displacements=displacements,
         strain=strain,

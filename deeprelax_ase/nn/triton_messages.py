@@ -19,6 +19,38 @@ _BLOCK = 128
 
 
 @triton.jit
+def _load(row, inside):
+    return tl.load(row, inside).to(tl.float32)
+
+
+@triton.jit
+def _load8(row, F: tl.constexpr, inside):
+    """The eight rows of a stack, F channels apart."""
+    return (
+        _load(row, inside),
+        _load(row + F, inside),
+        _load(row + 2 * F, inside),
+        _load(row + 3 * F, inside),
+        _load(row + 4 * F, inside),
+        _load(row + 5 * F, inside),
+        _load(row + 6 * F, inside),
+        _load(row + 7 * F, inside),
+    )
+
+
+@triton.jit
+def _store8(row, F: tl.constexpr, inside, v0, v1, v2, v3, v4, v5, v6, v7):
+    tl.store(row, v0, inside)
+    tl.store(row + F, v1, inside)
+    tl.store(row + 2 * F, v2, inside)
+    tl.store(row + 3 * F, v3, inside)
+    tl.store(row + 4 * F, v4, inside)
+    tl.store(row + 5 * F, v5, inside)
+    tl.store(row + 6 * F, v6, inside)
+    tl.store(row + 7 * F, v7, inside)
+
+
+@triton.jit
 def _forward(scalars, stacks, weights, harmonics, source, starts, out, F: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -36,31 +68,24 @@ def _forward(scalars, stacks, weights, harmonics, source, starts, out, F: tl.con
         j = tl.load(source + e).to(tl.int64)
         w = weights + e * 5 * F + c
         b = scalars + j * 3 * F + c
-        g = stacks + j * 8 * F + c
         y = harmonics + e * 8
-        t1 = tl.load(b + F, inside).to(tl.float32) * tl.load(w + F, inside).to(tl.float32)
-        t2 = tl.load(b + 2 * F, inside).to(tl.float32) * tl.load(w + 2 * F, inside).to(tl.float32)
-        w3 = tl.load(w + 3 * F, inside).to(tl.float32)
-        w4 = tl.load(w + 4 * F, inside).to(tl.float32)
-        m0 += tl.load(b, inside).to(tl.float32) * tl.load(w, inside).to(tl.float32)
-        m1 += t1 * tl.load(y) + w3 * tl.load(g, inside).to(tl.float32)
-        m2 += t1 * tl.load(y + 1) + w3 * tl.load(g + F, inside).to(tl.float32)
-        m3 += t1 * tl.load(y + 2) + w3 * tl.load(g + 2 * F, inside).to(tl.float32)
-        m4 += t2 * tl.load(y + 3) + w4 * tl.load(g + 3 * F, inside).to(tl.float32)
-        m5 += t2 * tl.load(y + 4) + w4 * tl.load(g + 4 * F, inside).to(tl.float32)
-        m6 += t2 * tl.load(y + 5) + w4 * tl.load(g + 5 * F, inside).to(tl.float32)
-        m7 += t2 * tl.load(y + 6) + w4 * tl.load(g + 6 * F, inside).to(tl.float32)
-        m8 += t2 * tl.load(y + 7) + w4 * tl.load(g + 7 * F, inside).to(tl.float32)
+        t1 = _load(b + F, inside) * _load(w + F, inside)
+        t2 = _load(b + 2 * F, inside) * _load(w + 2 * F, inside)
+        w3 = _load(w + 3 * F, inside)
+        w4 = _load(w + 4 * F, inside)
+        g0, g1, g2, g3, g4, g5, g6, g7 = _load8(stacks + j * 8 * F + c, F, inside)
+        m0 += _load(b, inside) * _load(w, inside)
+        m1 += t1 * tl.load(y) + w3 * g0
+        m2 += t1 * tl.load(y + 1) + w3 * g1
+        m3 += t1 * tl.load(y + 2) + w3 * g2
+        m4 += t2 * tl.load(y + 3) + w4 * g3
+        m5 += t2 * tl.load(y + 4) + w4 * g4
+        m6 += t2 * tl.load(y + 5) + w4 * g5
+        m7 += t2 * tl.load(y + 6) + w4 * g6
+        m8 += t2 * tl.load(y + 7) + w4 * g7
     o = out + i * 9 * F + c
     tl.store(o, m0, inside)
-    tl.store(o + F, m1, inside)
-    tl.store(o + 2 * F, m2, inside)
-    tl.store(o + 3 * F, m3, inside)
-    tl.store(o + 4 * F, m4, inside)
-    tl.store(o + 5 * F, m5, inside)
-    tl.store(o + 6 * F, m6, inside)
-    tl.store(o + 7 * F, m7, inside)
-    tl.store(o + 8 * F, m8, inside)
+    _store8(o + F, F, inside, m1, m2, m3, m4, m5, m6, m7, m8)
 
 
 @triton.jit
@@ -72,18 +97,8 @@ def _backward(
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < F
     b = scalars + j * 3 * F + c
-    g = stacks + j * 8 * F + c
-    b0 = tl.load(b, inside).to(tl.float32)
-    b1 = tl.load(b + F, inside).to(tl.float32)
-    b2 = tl.load(b + 2 * F, inside).to(tl.float32)
-    g0 = tl.load(g, inside).to(tl.float32)
-    g1 = tl.load(g + F, inside).to(tl.float32)
-    g2 = tl.load(g + 2 * F, inside).to(tl.float32)
-    g3 = tl.load(g + 3 * F, inside).to(tl.float32)
-    g4 = tl.load(g + 4 * F, inside).to(tl.float32)
-    g5 = tl.load(g + 5 * F, inside).to(tl.float32)
-    g6 = tl.load(g + 6 * F, inside).to(tl.float32)
-    g7 = tl.load(g + 7 * F, inside).to(tl.float32)
+    b0, b1, b2 = _load(b, inside), _load(b + F, inside), _load(b + 2 * F, inside)
+    g0, g1, g2, g3, g4, g5, g6, g7 = _load8(stacks + j * 8 * F + c, F, inside)
     db0 = tl.zeros([BLOCK], tl.float32)
     db1 = tl.zeros([BLOCK], tl.float32)
     db2 = tl.zeros([BLOCK], tl.float32)
@@ -101,23 +116,16 @@ def _backward(
         w = weights + e * 5 * F + c
         y = harmonics + e * 8
         o = grad + i * 9 * F + c
-        o0 = tl.load(o, inside).to(tl.float32)
-        o1 = tl.load(o + F, inside).to(tl.float32)
-        o2 = tl.load(o + 2 * F, inside).to(tl.float32)
-        o3 = tl.load(o + 3 * F, inside).to(tl.float32)
-        o4 = tl.load(o + 4 * F, inside).to(tl.float32)
-        o5 = tl.load(o + 5 * F, inside).to(tl.float32)
-        o6 = tl.load(o + 6 * F, inside).to(tl.float32)
-        o7 = tl.load(o + 7 * F, inside).to(tl.float32)
-        o8 = tl.load(o + 8 * F, inside).to(tl.float32)
+        o0 = _load(o, inside)
+        o1, o2, o3, o4, o5, o6, o7, o8 = _load8(o + F, F, inside)
         along1 = o1 * tl.load(y) + o2 * tl.load(y + 1) + o3 * tl.load(y + 2)
         along2 = o4 * tl.load(y + 3) + o5 * tl.load(y + 4) + o6 * tl.load(y + 5)
         along2 += o7 * tl.load(y + 6) + o8 * tl.load(y + 7)
-        w3 = tl.load(w + 3 * F, inside).to(tl.float32)
-        w4 = tl.load(w + 4 * F, inside).to(tl.float32)
-        db0 += o0 * tl.load(w, inside).to(tl.float32)
-        db1 += along1 * tl.load(w + F, inside).to(tl.float32)
-        db2 += along2 * tl.load(w + 2 * F, inside).to(tl.float32)
+        w3 = _load(w + 3 * F, inside)
+        w4 = _load(w + 4 * F, inside)
+        db0 += o0 * _load(w, inside)
+        db1 += along1 * _load(w + F, inside)
+        db2 += along2 * _load(w + 2 * F, inside)
         dg0 += o1 * w3
         dg1 += o2 * w3
         dg2 += o3 * w3
@@ -136,15 +144,7 @@ def _backward(
     tl.store(db, db0, inside)
     tl.store(db + F, db1, inside)
     tl.store(db + 2 * F, db2, inside)
-    dg = grad_stacks + j * 8 * F + c
-    tl.store(dg, dg0, inside)
-    tl.store(dg + F, dg1, inside)
-    tl.store(dg + 2 * F, dg2, inside)
-    tl.store(dg + 3 * F, dg3, inside)
-    tl.store(dg + 4 * F, dg4, inside)
-    tl.store(dg + 5 * F, dg5, inside)
-    tl.store(dg + 6 * F, dg6, inside)
-    tl.store(dg + 7 * F, dg7, inside)
+    _store8(grad_stacks + j * 8 * F + c, F, inside, dg0, dg1, dg2, dg3, dg4, dg5, dg6, dg7)
 
 
 class _Aggregate(torch.autograd.Function):

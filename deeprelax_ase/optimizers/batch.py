@@ -139,12 +139,16 @@ def finish_atoms(
     Raises:
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
     """
+    from deeprelax_ase.calculators.counting import CallCounter
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
 
     relaxed = atoms.copy()
     relaxed.calc = calculator
     options: dict[str, Any] = {"prediction": prediction, "relax_cell": relax_cell, "finish": finish}
-    with DeepRelaxOptimizer(relaxed, logfile=None, predictor=predictor, **options) as optimizer:
+    with (
+        CallCounter(calculator) as counter,
+        DeepRelaxOptimizer(relaxed, logfile=None, predictor=predictor, **options) as optimizer,
+    ):
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
     result = RelaxationResult.finished(
@@ -156,6 +160,7 @@ def finish_atoms(
         model=predictor.model_name,
         energy=relaxed.calc.results.get("energy"),
         steps=optimizer.nsteps,
+        force_calls=counter.calls,
     )
     forget(relaxed)
     relaxed.info.update(result.info)

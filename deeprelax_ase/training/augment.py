@@ -11,7 +11,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.geometry.vacuum import project_strain, strain_projectors
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
 from deeprelax_ase.training.settings import AugmentationSettings
 
@@ -39,19 +39,14 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype, generator=generator)
 
-    def amplitude(chosen: Tensor, usual: float, perturbed: Tensor, bounds: tuple[float, float]) -> Tensor:
+    def amplitude(chosen: Tensor, usual: float, bounds: tuple[float, float]) -> Tensor:
         low, high = (math.log(bound) for bound in bounds)
         usually = usual * (chosen & ~relaxed & ~pairs.has_forces)
         return torch.where(perturbed, torch.exp(low + (high - low) * uniform()), usually)
 
     draw = torch.where(pairs.has_forces, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
+    relaxed, perturbed = _kinds(draw, settings)
     way = torch.where(draw < settings.interpolated, uniform(), torch.zeros_like(draw))
-    relaxed = (draw >= settings.interpolated) & (draw < settings.interpolated + settings.relaxed)
-    perturbed = (
-        (draw < settings.interpolated + settings.relaxed + settings.perturbed)
-        & (draw >= settings.interpolated)
-        & ~relaxed
-    )
     way = torch.where(relaxed | perturbed, torch.ones_like(way), way)
     fixed_cell = pairs.fixed_cell
     if settings.in_relaxed_cell:  # a share of zero takes no random numbers
@@ -63,12 +58,12 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     fractional = torch.lerp(pairs.fractional_initial, pairs.fractional_relaxed, way[batch, None])
 
     strain = normal(size, 3, 3)
-    deviation = amplitude(uniform() < settings.strained, settings.strain, perturbed, settings.perturbed_strain)
+    deviation = amplitude(uniform() < settings.strained, settings.strain, settings.perturbed_strain)
     strain = project_strain((strain + strain.mT) / 2, projectors) * deviation[:, None, None]
     cell = cell + matrix_product(cell, strain)
-    deviation = amplitude(uniform() < settings.rattled, settings.rattle, perturbed, settings.perturbed_rattle)
+    deviation = amplitude(uniform() < settings.rattled, settings.rattle, settings.perturbed_rattle)
     shake = normal(len(batch), 3) * deviation[batch, None]
-    shake = shake - _mean_per_crystal(shake, batch, size)[batch]
+    shake = shake - crystal_mean(shake, batch, size)[batch]
     fractional = fractional + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
 
     shift = torch.rand(size, 3, device=device, dtype=dtype, generator=generator)
@@ -83,6 +78,9 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     )
 
 
-def _mean_per_crystal(values: Tensor, batch: Tensor, size: int) -> Tensor:
-    sums = values.new_zeros(size, values.shape[1]).index_add(0, batch, values)
-    return sums / torch.bincount(batch, minlength=size)[:, None]
+def _kinds(draw: Tensor, settings: AugmentationSettings) -> tuple[Tensor, Tensor]:
+    """Which crystals start at the relaxed one, and which around it; shares follow on that of the interpolated ones."""
+    beyond = draw >= settings.interpolated
+    relaxed = beyond & (draw < settings.interpolated + settings.relaxed)
+    perturbed = beyond & ~relaxed & (draw < settings.interpolated + settings.relaxed + settings.perturbed)
+    return relaxed, perturbed

@@ -100,18 +100,29 @@ def train(
     rank, world = fabric.global_rank, fabric.world_size
     stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, rank=rank, world=world)
     settings = settings.in_steps(stream.steps_per_epoch())
-    # All processes begin with the same weights, and augment with random numbers of their own.
-    torch.manual_seed(settings.seed)
-    own = replace(settings, seed=settings.seed + 1_000_003 * rank)
     with tensor_float_32(settings.tf32), finalized(fabric.loggers):
-        task = make_task(resident(pairs, fabric.device, settings.resident), config, own, fabric.device)
+        task = _seeded_task(make_task, resident(pairs, fabric.device, settings.resident), config, settings, fabric)
         _start_from(task.network, initial, frozen)
         loop = TrainingLoop(fabric, task, settings, out, validation=validation, observe=observe)
-        done = loop.run(stream, deadline=deadline)
-    if done and fabric.is_global_zero:
-        summary = {**loop.summary(), "config": config.to_dict(), "training": asdict(settings)}
-        (out / "settings.json").write_text(json.dumps(summary, indent=1))
-    return loop.result() if done else None
+        if not loop.run(stream, deadline=deadline):
+            return None
+    if fabric.is_global_zero:
+        _write_settings(out, config, settings, loop.summary())
+    return loop.result()
+
+
+def _seeded_task(
+    make_task: Callable[..., Task], pairs: RelaxationPairs, config: Any, settings: TrainingSettings, fabric: Fabric
+) -> Task:
+    """All processes begin with the same weights, and augment with random numbers of their own."""
+    torch.manual_seed(settings.seed)
+    own = replace(settings, seed=settings.seed + 1_000_003 * fabric.global_rank)
+    return make_task(pairs, config, own, fabric.device)
+
+
+def _write_settings(out: Path, config: Any, settings: TrainingSettings, summary: dict[str, Any]) -> None:
+    told = {**summary, "config": config.to_dict(), "training": asdict(settings)}
+    (out / "settings.json").write_text(json.dumps(told, indent=1))
 
 
 def _start_from(network: nn.Module, initial: str | Path | dict[str, Tensor] | None, frozen: Sequence[str]) -> None:

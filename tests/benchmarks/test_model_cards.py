@@ -140,7 +140,7 @@ class TestPage:
             "chemistry, universal": {"good": row((0.1, 0.05), (0.1, 0.05)), "bad": row((0.1, 0.2), (0.1, 0.05))},
             "change of the volume": {"up to 5%": row((0.1, 0.05), (0.02, 0.04)), "over 5%": {"crystals": 3}},
         }
-        assert model_card_failures._worse_than_nothing(found) == (
+        assert model_card_failures.worse_than_nothing(found) == (
             "on average these are further off than they started: bad, in coordinates (0.2000 Å, unrelaxed 0.1000 Å); "
             "change of the volume up to 5 %, in volume (4.0 %, unrelaxed 2.0 %)"
         )

@@ -93,7 +93,7 @@ def test_some_points_are_the_prediction_itself(pairs: RelaxationPairs) -> None:
     made = points_of(pairs, PREDICTED)
     torch.testing.assert_close(made.fractional_initial, pairs.fractional_initial, rtol=0, atol=1e-14)
     torch.testing.assert_close(metric(made.cell_initial), metric(pairs.cell_initial), rtol=0, atol=1e-8)
-    assert (made.cell_initial - pairs.cell_initial).abs().max() > 0.1  # but for the rotation, which is taken back
+    assert (made.cell_initial - pairs.cell_initial).abs().max() > 0.1  # but for the rotation, which is undone
 
 
 def test_others_lie_part_of_the_way(pairs: RelaxationPairs) -> None:
@@ -245,7 +245,7 @@ TRAINED_ON = [3, 5, 6, 7, 8, 10, 11]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """``run(PAIRS, "--out", FILE)``: the command, on the CPU; what it sets in this process is taken back."""
+    """``run(PAIRS, "--out", FILE)``: the command, on the CPU; what it sets in this process is set back."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
 

@@ -298,9 +298,16 @@ def test_strain_is_its_trace_and_a_traceless_part() -> None:
     torch.testing.assert_close(strain.square().sum((1, 2)), expected, rtol=0, atol=1e-13)
 
 
-def test_neighbours_fade_out_at_the_cutoff(e3_network) -> None:
-    network = e3_network()
-    lengths = torch.tensor([5.99, 6.0, 6.00009], dtype=torch.float64)
-    radial, _ = network._edge_features(lengths[:, None] * torch.tensor([[0.6, 0.0, 0.8]]).double())
-    assert radial[0].abs().max() > 1e-6
-    assert radial[1:].abs().max() < 1e-16
+def test_neighbours_fade_out_at_the_cutoff(e3_network, graph_of, relax) -> None:
+    network = e3_network(num_blocks=1)  # a second one would see them drawn nearer by the first
+
+    def layers(distance: float) -> Crystal:
+        """Two atoms whose images above and below are so far away, in Å."""
+        return Crystal([11, 17], [[0.0, 0.0, 0.0], [2.0, 1.5, 2.6]], np.diag([6.6, 6.8, distance]))
+
+    # Neighbours that rounding would lose are kept: up to 1e-4 Å further away.
+    before, within, beyond = (layers(network.config.cutoff + step) for step in (-0.05, 0.9e-4, 1.1e-4))
+    edges = [graph_of([crystal], network.config).num_edges for crystal in (before, within, beyond)]
+    assert edges[0] == edges[1] > edges[2]
+    assert_same(relax(beyond, network), relax(within, network), atol=1e-6)
+    assert (relax(before, network)[-1].displacements - relax(beyond, network)[-1].displacements).abs().max() > 1e-4

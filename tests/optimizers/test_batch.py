@@ -19,6 +19,7 @@ from deeprelax_ase.optimizers.batch import RelaxedFrame, finish_frames, predict_
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
+from tests.optimizers.helpers import CountingEMT
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
 
@@ -174,6 +175,19 @@ class TestFinishFrames:
         assert copper.atoms.get_potential_energy() == alone.atoms.get_potential_energy()
         assert silver.atoms.get_potential_energy() != copper.atoms.get_potential_energy()
 
+    def test_force_calls_are_those_of_this_crystal(self):
+        made: list[CountingEMT] = []
+
+        def make() -> CountingEMT:
+            made.append(CountingEMT())
+            return made[-1]
+
+        relaxed = list(finish_frames([good("a"), Frame("silver", bulk("Ag", "fcc", a=4.2))], StandInPredictor(), make))
+        asked = [frame.result.force_calls for frame in relaxed]
+        assert all(calls >= frame.result.steps for calls, frame in zip(asked, relaxed, strict=True))
+        assert len(made) == 1
+        assert sum(asked) == made[0].calls
+
     def test_out_of_steps(self):
         (frame,) = finish_frames([good()], StandInPredictor(), EMT, fmax=1e-6, steps=2)
         assert frame.result.status == "not converged"
@@ -242,6 +256,7 @@ class TestFinishFrames:
         (frame,) = finish_frames([good()], StandInPredictor(), Forgetful)
         assert frame.result.ok
         assert frame.result.energy is None
+        assert frame.result.force_calls is None  # who knows
 
     def test_constraints_are_kept(self):
         (frame,) = finish_frames([constrained()], StandInPredictor(), EMT, relax_cell=False)
