@@ -19,9 +19,9 @@ from deeprelax_ase.errors import (
     EmptyStructureError,
     MissingCellError,
     NonFiniteError,
-    PartialPeriodicityError,
     SingularCellError,
     UnsupportedElementError,
+    VacuumError,
 )
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ SINGULAR_CELL_RATIO = 1e-4
 #: most some hundred thousand cells away; what is longer was read in another unit, or is what a failed step left.
 LONGEST = 1e6
 
+#: Å of vacuum above atoms that repeat in two directions, where their cell has less: more than any model sees across.
+PUT_VACUUM = 12.0
+
 
 @dataclass(frozen=True, eq=False)
 class Crystal:
-    """A three-dimensionally periodic crystal. The arrays are read-only copies.
+    """A crystal; also a layer or slab, with vacuum in its cell. The arrays are read-only copies.
 
     Attributes:
         numbers: (N,) int64, atomic numbers.
@@ -83,14 +86,14 @@ class Crystal:
     def from_atoms(cls, atoms: Atoms) -> Crystal:
         """The crystal of an ASE ``Atoms``; constraints, calculator, magnetic moments and ``info`` stay with the atoms.
 
+        Those that repeat in two directions get :data:`PUT_VACUUM` above them, unless their cell has as much.
+
         Raises:
             StructureError: see :func:`validate`; also for a fractional occupancy in ``atoms.info["occupancy"]``,
                 where ASE's CIF reader puts it.
         """
         _refuse_partial_occupancy(atoms.info.get("occupancy"))
-        crystal = cls(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-        validate(crystal)
-        return crystal
+        return cls(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)._admitted()
 
     @classmethod
     def from_structure(cls, structure: Structure) -> Crystal:
@@ -113,17 +116,13 @@ class Crystal:
         if made_up := {str(site.specie) for site in structure if type(site.specie).__name__ == "DummySpecies"}:
             raise UnsupportedElementError(f"{', '.join(sorted(made_up))} is no element. Put elements in its place.")
         numbers = [site.specie.Z for site in structure]
-        crystal = cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc)
-        validate(crystal)
-        return crystal
+        return cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc)._admitted()
 
     @classmethod
     def of(cls, structure: Crystal | Atoms | Structure) -> Crystal:
         """The crystal of any supported object: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``."""
         if isinstance(structure, Crystal):
-            if not structure._validated:
-                validate(structure)
-            return structure
+            return structure if structure._validated else structure._admitted()
         if hasattr(structure, "numbers") and hasattr(structure, "cell"):
             return cls.from_atoms(structure)
         if hasattr(structure, "is_ordered"):
@@ -132,6 +131,12 @@ class Crystal:
             f"a Crystal, an ASE Atoms or a pymatgen Structure is needed, got {type(structure).__name__}. Read a file "
             "with ase.io.read first."
         )
+
+    def _admitted(self) -> Crystal:
+        """Validated, and with vacuum where it repeats in two directions."""
+        crystal = _with_vacuum(self) if self.pbc.sum() == 2 else self
+        validate(crystal)
+        return crystal
 
     def to_atoms(self) -> Atoms:
         """A new ASE ``Atoms`` with these numbers, positions and cell."""
@@ -151,6 +156,27 @@ class Crystal:
         return Crystal(self.numbers, positions, cell, self.pbc)
 
 
+def plane_normal(pbc: np.ndarray, cell: np.ndarray) -> np.ndarray | None:
+    """(3,) unit vector out of the plane in which a ``cell`` (3, 3) repeats in two directions; None for all others."""
+    periodic = np.asarray(pbc, dtype=bool)
+    if periodic.sum() != 2:
+        return None
+    normal = np.cross(*cell[periodic])
+    length = np.linalg.norm(normal)
+    return normal / length if length > 0 else None
+
+
+def _with_vacuum(crystal: Crystal) -> Crystal:
+    """``crystal``, which repeats in two directions, repeated in all three with enough vacuum above it."""
+    normal = plane_normal(crystal.pbc, crystal.cell)
+    if normal is None or not len(crystal):
+        return crystal
+    cell, height = crystal.cell.copy(), np.ptp(crystal.positions @ normal) + PUT_VACUUM
+    if not abs(cell[~crystal.pbc][0] @ normal) >= height:
+        cell[~crystal.pbc] = height * normal
+    return Crystal(crystal.numbers, crystal.positions, cell)
+
+
 def _determinant(cell: np.ndarray) -> float:
     """That of a (3, 3) matrix: a tenth of the time that numpy takes to begin with it."""
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
@@ -164,7 +190,7 @@ def validate(crystal: Crystal) -> None:
 
     Raises:
         EmptyStructureError, UnsupportedElementError, NonFiniteError, CoordinateRangeError, MissingCellError,
-        PartialPeriodicityError, SingularCellError: each message says how to mend the input.
+        VacuumError, SingularCellError: each message says how to mend the input.
     """
     if len(crystal) == 0:
         raise EmptyStructureError("the structure has no atoms; check the file it was read from")
@@ -189,10 +215,10 @@ def validate(crystal: Crystal) -> None:
             "atoms.pbc = True; relax a molecule with a calculator and an ASE optimizer instead."
         )
     if not crystal.pbc.all():
-        raise PartialPeriodicityError(
-            f"pbc={crystal.pbc.tolist()}: the model knows crystals that repeat in all three directions. "
-            "DeepRelaxOptimizer also takes slabs, which repeat in two; elsewhere give a slab a cell with vacuum, set "
-            "atoms.pbc = True and keep the cell with relax_cell=False."
+        raise VacuumError(
+            f"pbc={crystal.pbc.tolist()}: the atoms are a wire, which repeats in one direction only, and no model here "
+            "has learnt to relax that. Relax it with a calculator and an ASE optimizer. If the atoms are a crystal, "
+            "set atoms.pbc = True."
         )
     if crystal.volume <= SINGULAR_CELL_RATIO * math.prod(lengths):
         raise SingularCellError(

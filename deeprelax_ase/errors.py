@@ -23,8 +23,8 @@ class MissingCellError(StructureError):
     """The structure has no periodic cell: a molecule, or a crystal whose cell was lost."""
 
 
-class PartialPeriodicityError(StructureError):
-    """The structure is periodic along one or two directions only."""
+class VacuumError(StructureError):
+    """There is vacuum in two or three directions: a wire or a molecule, which no model here has learnt to relax."""
 
 
 class SingularCellError(StructureError):
@@ -56,7 +56,7 @@ class DisorderedStructureError(StructureError):
 
 
 class UnphysicalPredictionError(StructureError):
-    """What the model predicts for the structure is no crystal: NaN, or a cell that collapses or bursts."""
+    """What the model predicts for the structure is no crystal: NaN, atoms that collide, or a cell that bursts."""
 
 
 class OversizeError(StructureError):

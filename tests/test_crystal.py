@@ -18,10 +18,10 @@ from deeprelax_ase.errors import (
     EmptyStructureError,
     MissingCellError,
     NonFiniteError,
-    PartialPeriodicityError,
     SingularCellError,
     StructureError,
     UnsupportedElementError,
+    VacuumError,
 )
 
 CUBE = np.eye(3) * 4.0
@@ -210,10 +210,10 @@ BAD = {
         r"no periodic cell.*set atoms\.cell and atoms\.pbc = True",
     ),
     "not periodic": (salt(pbc=False), MissingCellError, "no periodic cell"),
-    "slab": (
-        salt(pbc=[True, True, False]),
-        PartialPeriodicityError,
-        r"pbc=\[True, True, False\].*relax_cell=False",
+    "wire": (
+        salt(pbc=[True, False, False]),
+        VacuumError,
+        r"pbc=\[True, False, False\].*a wire.*set atoms\.pbc = True",
     ),
     "far away": (salt(positions=[[0, 0, 0], [1e17, 0, 0]]), CoordinateRangeError, r"reach 1e\+17 Å.*atoms\.wrap\(\)"),
     "vast cell": (salt(cell=CUBE * 1e150), CoordinateRangeError, r"reach 4e\+150 Å.*Check their unit"),

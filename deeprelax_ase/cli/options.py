@@ -28,7 +28,10 @@ def optional(text: str, *names: str, metavar: str | None = None, min: float | No
 
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")]
-FixedCell = Annotated[bool, typer.Option("--fixed-cell", help="Move the atoms and keep the cells.")]
+RelaxCell = Annotated[
+    bool | None,
+    typer.Option("--relax-cell/--fixed-cell", help="Move or keep all cells. Default: keep those of slabs only."),
+]
 Recycles = Annotated[int | None, optional("How often the network refines its prediction. Default: the model's", min=1)]
 Members = Annotated[int | None, optional("Networks of the ensemble. Default: all", min=1)]
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Quiet, argument, optional
+from deeprelax_ase.cli.options import Device, DeviceOption, Quiet, RelaxCell, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def relax(
     fmax: Fmax = None,
     steps: Steps = None,
     device: DeviceOption = Device.AUTO,
-    fixed_cell: FixedCell = False,
+    relax_cell: RelaxCell = None,
     quiet: Quiet = False,
 ) -> None:
     """Relax the crystals of structure files.
@@ -118,7 +118,7 @@ def relax(
         )
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    relaxed = relax_frames(frames, predictor, relax_cell=not fixed_cell)
+    relaxed = relax_frames(frames, predictor, relax_cell=relax_cell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
         tally = _run(relaxed, sources, output, file_format, quiet=quiet)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, FixedCell, Members, Quiet, Recycles, argument, optional
+from deeprelax_ase.cli.options import Device, DeviceOption, Members, Quiet, Recycles, RelaxCell, argument, optional
 from deeprelax_ase.errors import DeepRelaxError, SourceError
 from deeprelax_ase.progress import progress as bar_on
 
@@ -103,7 +103,7 @@ def screen(
     members: Members = None,
     symmetry: Symmetry = True,
     compile: Compile = False,
-    fixed_cell: FixedCell = False,
+    relax_cell: RelaxCell = None,
     id_key: IdKey = None,
     device: DeviceOption = Device.AUTO,
     quiet: Quiet = False,
@@ -122,7 +122,7 @@ def screen(
             device=device.value,
             recycles=recycles,
             members=members,
-            relax_cell=not fixed_cell,
+            relax_cell=relax_cell,
             find_symmetry=symmetry,
             atoms_per_batch=atoms_per_batch,
             compile=compile,

@@ -16,7 +16,7 @@ from deeprelax_ase.geometry.symmetry import (
     symmetrize,
     symmetry_operations,
 )
-from deeprelax_ase.geometry.vacuum import in_plane_projectors, strain_projectors
+from deeprelax_ase.geometry.vacuum import Vacuum, in_plane_projectors, strain_projectors, vacuum_of
 
 __all__ = [
     "DEFAULT_EDG_SETTINGS",
@@ -26,6 +26,7 @@ __all__ = [
     "RelaxationQuantities",
     "SiteSymmetry",
     "SymmetryOperations",
+    "Vacuum",
     "bounded_euclidean_distance_loss",
     "distance_bounds",
     "in_plane_projectors",
@@ -39,4 +40,5 @@ __all__ = [
     "strain_projectors",
     "symmetrize",
     "symmetry_operations",
+    "vacuum_of",
 ]

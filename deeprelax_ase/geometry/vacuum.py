@@ -1,33 +1,125 @@
-"""In which directions cells may be strained: how wide the vacuum of a layer is, no network can tell, nor matters."""
+"""Where there is vacuum, told by the atoms: molecules and wires, layers and slabs, and how their cells may be strained.
+
+Flags of periodicity do not count, nor does the choice of the cell. Atoms are linked where their spheres come near, and
+in how many directions the links repeat says what they make up, see :mod:`deeprelax_ase.geometry.periodicity`. A pore is
+no vacuum, since the framework around it repeats in all directions; nor is the space between the molecules of a crystal,
+which are near to each other.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 
+from deeprelax_ase.geometry.periodicity import periodicity
 from deeprelax_ase.geometry.strain import matrix_product
+from deeprelax_ase.graph import CrystalGraph, edge_vectors, fractional_positions
+from deeprelax_ase.graph.settings import DEFAULT_SETTINGS
 from deeprelax_ase.graph.shapes import (
     Batch,
     Cells,
     CrystalCounts,
     CrystalFlags,
+    EdgeFlags,
+    LatticeIndices,
+    Lengths,
     Matrices,
     PerAtom,
     PerCrystal,
     Positions,
+    Values,
 )
 
-#: Å, from which on a gap between lattice planes is a vacuum that somebody put there. Neighbour lists end at 6 Å; gaps
-#: somewhat wider than that are found in open and layered crystals, which close them as they relax.
+#: Å between the covalent spheres of two atoms, up to which they are near each other: no vacuum is between them.
+NEAR = 4.0
+
+#: Å likewise, up to which atoms hold together as one layer. Molecules further apart are no layer.
+HELD = 2.5
+
+#: Å, from which thickness on a layer is a slab, cut from a crystal whose lattice it keeps.
+SLAB = 6.5
+
+#: Å, from which on a gap between lattice planes of a pair to learn from is a vacuum that somebody put there.
 VACUUM = 10.0
 
 
-def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_cell: CrystalFlags) -> Matrices:
-    """(G, 3, 3) projectors onto the directions in which cells may be strained.
+class Vacuum(NamedTuple):
+    """Where there is vacuum in G crystals.
 
-    Zero where ``fixed_cell`` (G,) says so, else those of :func:`in_plane_projectors`.
+    Attributes:
+        directions: (G,) int64, in how many: 0 crystal, 1 layer or slab, 2 wire, 3 molecule.
+        indices: (G, 3) int64. Of a layer the Miller indices (hkl) of its plane, of a wire the lattice vector [uvw] that
+            it repeats by; zero for all others.
+        planes: (G, 3, 3) projectors onto the plane of a layer; the identity for all others.
+        thickness: (G,) Å, from the lowest to the highest atom of a layer; zero for all others.
+        width: (G,) Å, of the vacuum above it, from atom to atom; zero for all others.
     """
-    planes = in_plane_projectors(fractional, cell, batch)
-    return torch.where(fixed_cell[:, None, None], torch.zeros_like(planes), planes)
+
+    directions: CrystalCounts
+    indices: LatticeIndices
+    planes: Matrices
+    thickness: PerCrystal
+    width: PerCrystal
+
+    @property
+    def slabs(self) -> CrystalFlags:
+        """(G,) bool, the layers that are so thick that they are slabs."""
+        return (self.directions == 1) & (self.thickness > SLAB)
+
+
+def vacuum_of(graph: CrystalGraph) -> Vacuum:
+    """Where there is vacuum in the crystals of ``graph``.
+
+    Across a vacuum no two atoms are nearer than :data:`NEAR` and within the reach of the paper's graph, 6 Å: there the
+    network sees nothing. What repeats in two directions is a layer only if it is :data:`HELD` together in both of them.
+    """
+    lengths = torch.linalg.vector_norm(edge_vectors(graph), dim=1)
+    near = (lengths <= DEFAULT_SETTINGS.cutoff) & (sphere_gaps(graph, lengths) <= NEAR)
+    rank, indices = _linked(graph, near)
+    layers = rank == 2
+    zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
+    if not layers.any():  # waits for the device
+        return Vacuum(3 - rank, indices, identity, zeros, zeros)
+    held, lines = _linked(graph, near & (sphere_gaps(graph, lengths) <= HELD))
+    rank = torch.where(layers, torch.minimum(rank, held), rank)
+    layers = rank == 2
+    indices = torch.where((rank == 1)[:, None] & (held == 1)[:, None], lines, indices)
+    indices = torch.where((rank > 0)[:, None], indices, torch.zeros_like(indices))
+
+    miller = torch.where(layers[:, None], indices, torch.tensor([0, 0, 1], device=indices.device)).to(graph.cell.dtype)
+    normals = (miller[:, :, None] * torch.linalg.inv_ex(graph.cell).inverse.mT).sum(dim=1)
+    spacings = 1 / torch.linalg.vector_norm(normals, dim=1)
+    heights = (fractional_positions(graph) * miller[graph.batch]).sum(dim=1)
+    width = widest_gaps(heights, graph.batch, graph.num_crystals) * spacings
+    across = normals * spacings[:, None]
+    outer = across[:, :, None] * across[:, None, :] * layers[:, None, None].to(across.dtype)
+    thickness = torch.where(layers, spacings - width, zeros)
+    return Vacuum(3 - rank, indices, identity - outer, thickness, torch.where(layers, width, zeros))
+
+
+def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:
+    """(E,) Å, between the covalent spheres of the ends of edges of these ``lengths``; negative where they overlap."""
+    radii = covalent_radii().to(lengths)[graph.numbers]
+    return lengths - radii[graph.edge_index].sum(dim=0)
+
+
+@cache
+def covalent_radii() -> Values:
+    """(Z,) Å by atomic number: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them."""
+    from ase.data import covalent_radii as radii
+
+    return torch.from_numpy(radii)
+
+
+def _linked(graph: CrystalGraph, edges: EdgeFlags) -> tuple[CrystalCounts, LatticeIndices]:
+    chosen = edges.nonzero().squeeze(1)
+    return periodicity(graph.edge_index[:, chosen], graph.cell_offsets[chosen], graph.batch, graph.num_crystals)
+
+
+def _identity(cell: Cells) -> Matrices:
+    return torch.eye(3, dtype=cell.dtype, device=cell.device).expand(len(cell), 3, 3)
 
 
 def project_strain(strain: Matrices, projectors: Matrices) -> Matrices:
@@ -38,6 +130,15 @@ def project_strain(strain: Matrices, projectors: Matrices) -> Matrices:
 def free_directions(projectors: Matrices) -> CrystalCounts:
     """(G,) int64, how many directions ``projectors`` (G, 3, 3) leave: 3, or 2 of a layer, or 0 of a fixed cell."""
     return projectors.diagonal(dim1=1, dim2=2).sum(dim=1).round().long()
+
+
+def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_cell: CrystalFlags) -> Matrices:
+    """(G, 3, 3) projectors onto the directions in which cells may be strained.
+
+    Zero where ``fixed_cell`` (G,) says so, else those of :func:`in_plane_projectors`.
+    """
+    planes = in_plane_projectors(fractional, cell, batch)
+    return torch.where(fixed_cell[:, None, None], torch.zeros_like(planes), planes)
 
 
 def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: float = VACUUM) -> Matrices:

@@ -57,6 +57,7 @@ CrystalMeans = Float[Tensor, "G C"]
 PerCrystal = Float[Tensor, "G"]
 CrystalCounts = Int[Tensor, "G"]
 CrystalFlags = Bool[Tensor, "G"]
+LatticeIndices = Int[Tensor, "G 3"]  # of planes or directions
 
 # Of edges and pairs.
 EdgeIndex = Int[Tensor, "2 E"]  # sources j and destinations i

@@ -37,13 +37,15 @@ class RelaxedFrame(NamedTuple):
     atoms: Atoms | None
 
 
-def predict_frames(frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool = True) -> Iterator[RelaxedFrame]:
+def predict_frames(
+    frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool | None = None
+) -> Iterator[RelaxedFrame]:
     """One-shot relaxation of ``frames``, in batches.
 
     Args:
         frames: read as they are needed.
         predictor: does the work.
-        relax_cell: if not, each cell is kept exactly.
+        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
 
     Yields:
         what became of each frame, in order.
@@ -80,7 +82,7 @@ def finish_frames(
     fmax: float = 0.05,
     steps: int = 500,
     finish: str = "fire",
-    relax_cell: bool = True,
+    relax_cell: bool | None = None,
 ) -> Iterator[RelaxedFrame]:
     """Relaxation of ``frames`` that finishes each prediction under a calculator.
 
@@ -119,7 +121,7 @@ def finish_atoms(
     fmax: float = 0.05,
     steps: int = 500,
     finish: str = "fire",
-    relax_cell: bool = True,
+    relax_cell: bool | None = None,
 ) -> tuple[RelaxationResult, Atoms]:
     """Relaxation of one crystal that finishes its prediction under a calculator.
 
@@ -131,7 +133,7 @@ def finish_atoms(
         fmax: eV/Å, the largest force, and cell gradient, that counts as converged.
         steps: most steps, the jump included.
         finish: name of the optimizer that finishes.
-        relax_cell: if not, the cell is kept exactly.
+        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
 
     Returns:
         what became of it; and the relaxed atoms, which hold energy, forces and stress as the calculator gave them.

@@ -52,8 +52,8 @@ class DeepRelaxOptimizer(Optimizer):
     to be further off than ``max_error``: then they stay where they are. Nothing can be said about forces, so ``run``
     returns whether the prediction was made and its geometry solver came to rest.
 
-    Constraints and filters are honoured exactly: the jump goes as far as they allow. Atoms that repeat in two
-    directions (``pbc=(1, 1, 0)``) are strained in the plane alone, so that an upright cell vector out of it is kept.
+    Constraints and filters are honoured exactly: the jump goes as far as they allow. Layers and slabs,
+    whatever their ``pbc`` says, are strained in their plane alone, so that an upright cell vector out of it is kept.
 
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
     :attr:`~deeprelax_ase.prediction.record.Prediction.info`, the calibrated errors until the finish moves on;
@@ -82,6 +82,7 @@ class DeepRelaxOptimizer(Optimizer):
         prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
             it and predicts nothing again.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
+            By default it is, unless they are a slab. Layers and slabs are strained in their plane only.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
@@ -119,7 +120,7 @@ class DeepRelaxOptimizer(Optimizer):
         model: Any = None,
         predictor: Predictor | None = None,
         prediction: Prediction | None = None,
-        relax_cell: bool = True,
+        relax_cell: bool | None = None,
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
         force_informed_steps: int | None = None,

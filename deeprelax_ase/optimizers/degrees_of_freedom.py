@@ -9,9 +9,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 
+from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import CalculatorError, ConstraintError
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
-from deeprelax_ase.optimizers.slab import slab_normal
+from deeprelax_ase.optimizers.slab import layer_of
 
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
 HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
@@ -54,6 +55,8 @@ class DegreesOfFreedom:
         cell: how the cell may change; None where it is kept, and never written to.
         visible: (N,) bool, the atoms that may move beyond being carried along by the cell.
         own_filter: whether ``target`` is a filter made here, not the caller's.
+        normal: (3,) unit vector out of the plane of atoms that repeat in two directions only, and of bare atoms whose
+            cell moves in the plane of a layer; None for all others.
     """
 
     atoms: Atoms
@@ -61,6 +64,7 @@ class DegreesOfFreedom:
     cell: AllowedStrain | None
     visible: np.ndarray
     own_filter: bool = False
+    normal: np.ndarray | None = None
 
     @property
     def moves_cell(self) -> bool:
@@ -98,13 +102,13 @@ class DegreesOfFreedom:
             self.target.orig_cell = orig_cell
 
 
-def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool) -> DegreesOfFreedom:
+def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool | None) -> DegreesOfFreedom:
     """The degrees of freedom that ``atoms`` stand for.
 
-    Bare ``Atoms`` move as ``relax_cell`` says; those that repeat in two directions only keep the third one's share of
-    the cell. A filter says for itself: ``FrechetCellFilter``, ``UnitCellFilter`` and ``ExpCellFilter`` move positions
-    and cell, within ``mask``, ``hydrostatic_strain``, ``constant_volume``; ``StrainFilter`` the cell alone, and a plain
-    ``Filter`` the positions of the atoms that it shows.
+    Bare ``Atoms`` move as ``relax_cell`` says; None keeps the cell of slabs and moves all others. Layers and slabs are
+    strained in their plane only. A filter says for itself: ``FrechetCellFilter``, ``UnitCellFilter`` and
+    ``ExpCellFilter`` move positions and cell, within ``mask``, ``hydrostatic_strain``, ``constant_volume``;
+    ``StrainFilter`` the cell alone, and a plain ``Filter`` the positions of the atoms that it shows.
 
     Raises:
         ConstraintError: the filter or a constraint is of a kind that the jump cannot honour.
@@ -112,11 +116,13 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool) -> DegreesOfF
     if isinstance(atoms, Atoms):
         refuse_constraints(atoms)
         everything = np.ones(len(atoms), dtype=bool)
-        if not relax_cell:
-            return DegreesOfFreedom(atoms, atoms, None, everything)
-        mask = _mask_of(atoms)
+        layer = None if relax_cell is False else layer_of(atoms)
+        if relax_cell is False or (relax_cell is None and layer is not None and layer.thick):
+            return DegreesOfFreedom(atoms, atoms, None, everything, normal=plane_normal(atoms.pbc, atoms.cell.array))
+        normal = None if layer is None else layer.normal
+        mask = np.ones((3, 3)) if normal is None else _mask_of(atoms, normal)
         own = RememberingCellFilter(atoms, mask=None if mask.all() else mask)
-        return DegreesOfFreedom(atoms, own, AllowedStrain(mask), everything, own_filter=True)
+        return DegreesOfFreedom(atoms, own, AllowedStrain(mask), everything, own_filter=True, normal=normal)
     dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms)
     return dof
@@ -168,16 +174,13 @@ def _is_honoured(constraint: object) -> bool:
     return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED
 
 
-def _mask_of(atoms: Atoms) -> np.ndarray:
-    """(3, 3) what of the strain of bare atoms may change: of those that repeat in two directions, that in the plane."""
+def _mask_of(atoms: Atoms, normal: np.ndarray) -> np.ndarray:
+    """(3, 3) what of the strain of a layer with this ``normal`` (3,) may change: that in its plane."""
     mask = np.ones((3, 3))
-    normal = slab_normal(atoms)
-    if normal is None:
-        return mask
     axis = int(np.abs(normal).argmax())
     if 1 - abs(normal[axis]) > _ALIGNED**2:
         raise ConstraintError(
-            f"the atoms repeat in a plane whose normal {np.round(normal, 3).tolist()} is no Cartesian axis, and ASE's "
+            f"the atoms are a layer whose normal {np.round(normal, 3).tolist()} is no Cartesian axis, and ASE's "
             "filters strain along these. Turn the slab (atoms.rotate(normal, 'z', rotate_cell=True)), or keep the "
             "cell with relax_cell=False."
         )
@@ -197,6 +200,7 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
     if not isinstance(atoms, Atoms):
         raise _refusal(target, "it filters something else than Atoms")
     everything = np.ones(len(atoms), dtype=bool)
+    normal = plane_normal(atoms.pbc, atoms.cell.array)
     if isinstance(target, UnitCellFilter):
         cell = AllowedStrain(
             _whole_mask(target),
@@ -206,12 +210,12 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
         )
         if cell.constant_volume and not _is_group(cell.mask):
             raise _refusal(target, "constant_volume is on, and its mask frees shears but not all that they lead to")
-        return DegreesOfFreedom(atoms, target, cell, everything)
+        return DegreesOfFreedom(atoms, target, cell, everything, normal=normal)
     if isinstance(target, StrainFilter):
-        return DegreesOfFreedom(atoms, target, AllowedStrain(_whole_mask(target)), ~everything)
+        return DegreesOfFreedom(atoms, target, AllowedStrain(_whole_mask(target)), ~everything, normal=normal)
     visible = ~everything
     visible[target.index] = True
-    return DegreesOfFreedom(atoms, target, None, visible)
+    return DegreesOfFreedom(atoms, target, None, visible, normal=normal)
 
 
 def _whole_mask(target: UnitCellFilter | StrainFilter) -> np.ndarray:

@@ -16,7 +16,6 @@ from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.restart import JumpRecord
 from deeprelax_ase.optimizers.shared import shared_predictor
-from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
 from deeprelax_ase.prediction.judgement import ON_UNCERTAIN, announce, refusal
 from deeprelax_ase.prediction.status import KEPT, JumpDecision
 
@@ -94,7 +93,7 @@ class Jump:
 
     def __init__(self, dof: DegreesOfFreedom, settings: JumpSettings, *, finish: str | None) -> None:
         # the network reads forces and stress together, of a crystal that moves as a whole
-        self._may_read_forces = dof.moves_cell and finish is not None and slab_normal(dof.atoms) is None
+        self._may_read_forces = dof.moves_cell and finish is not None and dof.normal is None
         if settings.force_informed_steps and not self._may_read_forces:
             raise ValueError(
                 f"force_informed_steps={settings.force_informed_steps} need a crystal whose cell may move, as forces "
@@ -129,12 +128,12 @@ class Jump:
         """What the model sees of the atoms, checked once as long as they stay where they are.
 
         Raises:
-            StructureError: the atoms are no crystal and no slab.
+            StructureError: the atoms are no crystal, layer or slab.
         """
         atoms = self._dof.atoms
         geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         if self._crystal is None or self._crystal[0] != geometry:
-            self._crystal = geometry, crystal_of(atoms)
+            self._crystal = geometry, Crystal.from_atoms(atoms)
         return self._crystal[1]
 
     def make(self) -> JumpRecord:
@@ -179,7 +178,7 @@ class Jump:
             return False
         stress = dof.atoms.get_stress(voigt=False) + dof.pressure * np.eye(3)
         try:
-            prediction = self.predictor.predict_with_forces(crystal_of(dof.atoms), dof.atoms.get_forces(), stress)
+            prediction = self.predictor.predict_with_forces(dof.atoms, dof.atoms.get_forces(), stress)
         except StructureError:  # the last jump led where the network cannot follow; the finish may
             return False
         kept = attempt(dof, _moving(dof, prediction), JumpCriteria()).kept

@@ -11,7 +11,6 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain, DegreesOfFreedom
-from deeprelax_ase.optimizers.slab import slab_normal
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -31,7 +30,7 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
     the cell as it may be; without it, the displacements stay those of the prediction.
     """
     crystal, relaxed = prediction.initial, prediction.relaxed
-    if dof.free and slab_normal(dof.atoms) is None:
+    if dof.free and dof.normal is None:
         _set_geometry(dof, relaxed)
         return
     displacements = prediction.displacements

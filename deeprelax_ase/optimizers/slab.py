@@ -1,39 +1,39 @@
-"""Atoms that repeat in two directions: slabs and layers, which the model sees as crystals with vacuum between them."""
+"""Layers and slabs among the atoms that an optimizer is given: they are strained in their plane only."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 
-from deeprelax_ase.crystal import Crystal
-
-#: Å of vacuum above a slab as the model sees it: more than its cutoff, so that slabs do not see each other.
-_VACUUM = 12.0
+from deeprelax_ase.crystal import Crystal, plane_normal
+from deeprelax_ase.errors import StructureError
 
 
-def slab_normal(atoms: Atoms) -> np.ndarray | None:
-    """(3,) unit vector out of the plane of ``atoms`` that repeat in two directions; None for all others."""
-    periodic = np.asarray(atoms.pbc, dtype=bool)
-    if periodic.sum() != 2:
-        return None
-    normal = np.cross(*atoms.cell.array[periodic])
-    length = np.linalg.norm(normal)
-    return normal / length if length > 0 else None
+class Layer(NamedTuple):
+    """Atoms with vacuum in one direction.
 
-
-def crystal_of(atoms: Atoms) -> Crystal:
-    """What the model sees of the atoms: slabs get a cell with vacuum, across which it does not see.
-
-    Raises:
-        StructureError: the atoms are no crystal and no slab.
+    Attributes:
+        normal: (3,) unit vector out of their plane.
+        thick: whether they are a slab, whose cell is kept unless asked.
     """
-    normal = slab_normal(atoms)
-    if normal is None:
-        return Crystal.from_atoms(atoms)
-    cell = atoms.cell.array.copy()
-    cell[~atoms.pbc] = (np.ptp(atoms.positions @ normal) + _VACUUM) * normal
-    stand_in = atoms.copy()
-    stand_in.set_constraint()
-    stand_in.set_cell(cell)
-    stand_in.pbc = True
-    return Crystal.from_atoms(stand_in)
+
+    normal: np.ndarray
+    thick: bool
+
+
+def layer_of(atoms: Atoms) -> Layer | None:
+    """The layer or slab that ``atoms`` are; None for all others, and for what no model can relax."""
+    from deeprelax_ase.geometry.vacuum import vacuum_of  # here, as it loads torch
+    from deeprelax_ase.graph import GraphSettings, build_graph
+
+    normal = plane_normal(atoms.pbc, atoms.cell.array)
+    try:
+        vacuum = vacuum_of(build_graph([Crystal.from_atoms(atoms)], settings=GraphSettings(max_in_cell=0)))
+    except StructureError:  # the jump tells why
+        return None if normal is None else Layer(normal, thick=False)
+    if normal is None and vacuum.directions.item() == 1:
+        across = (np.eye(3) - vacuum.planes[0].numpy()).sum(axis=0)
+        normal = across / np.linalg.norm(across)
+    return None if normal is None else Layer(normal, thick=bool(vacuum.slabs.item()))

@@ -6,7 +6,6 @@ from ase import Atoms
 
 from deeprelax_ase.errors import ConstraintError, StructureError
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
-from deeprelax_ase.optimizers.slab import slab_normal
 
 
 def symmetrize_first(dof: DegreesOfFreedom, symprec: float) -> None:
@@ -23,7 +22,7 @@ def symmetrize_first(dof: DegreesOfFreedom, symprec: float) -> None:
     from ase.spacegroup.symmetrize import refine_symmetry
 
     atoms = dof.atoms
-    if not dof.own_filter or not dof.free or slab_normal(atoms) is not None:
+    if not dof.own_filter or not dof.free or dof.normal is not None:
         raise ConstraintError(
             f"{symprec=} makes positions and cell symmetric first, which only bare Atoms may be whose cell moves in "
             "all directions, without constraints. Call ase.spacegroup.symmetrize.refine_symmetry(atoms, symprec) "

@@ -17,15 +17,18 @@ from torch import Tensor
 
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
-from deeprelax_ase.geometry.quantities import SiteSymmetry
+from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
-from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
-from deeprelax_ase.graph import CrystalGraph, affine_positions, fractional_positions, neighbor_graph
+from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
+from deeprelax_ase.graph import CrystalGraph, affine_positions, neighbor_graph
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
+from deeprelax_ase.prediction.freedom import CellFreedom
+from deeprelax_ase.prediction.physical import Flaw, first_flaws, flaws_of_vacuum, keep_physical
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import (
@@ -36,9 +39,6 @@ from deeprelax_ase.uncertainty.ensemble import (
     stack_members,
 )
 from deeprelax_ase.uncertainty.features import error_features, implied_distances
-
-#: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.
-LARGEST_VOLUME_RATIO = 8.0
 
 #: ``timed("network")``: a context whose duration counts for that stage: graph, network or geometry.
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -62,8 +62,10 @@ class BatchRelaxation:
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
-        physical: (G,) bool, whether there is a prediction at all, see :func:`keep_physical`; the crystal is unchanged
-            where there is none.
+        flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`; the crystal
+            is unchanged where there is none.
+        vacuum: where there is vacuum in the unrelaxed crystals.
+        fixed_cell: (G,) bool, whose cells are kept.
     """
 
     positions: Tensor
@@ -74,7 +76,14 @@ class BatchRelaxation:
     members: Relaxation | None
     converged: Tensor
     steps: Tensor
-    physical: Tensor
+    flaws: Tensor
+    vacuum: Vacuum
+    fixed_cell: Tensor
+
+    @property
+    def physical(self) -> Tensor:
+        """(G,) bool, whether there is a prediction."""
+        return self.flaws == Flaw.NONE
 
 
 class InferenceSettings(NamedTuple):
@@ -128,7 +137,7 @@ def relax(
     settings: InferenceSettings | None = None,
     *,
     dtype: torch.dtype = torch.float32,
-    relax_cell: bool = True,
+    relax_cell: bool | None = None,
     known: KnownForces | None = None,
     symmetry: BatchSymmetry | None = None,
     timed: Timed = untimed,
@@ -140,45 +149,69 @@ def relax(
         graph: the unrelaxed crystals, with the edges that the model expects.
         settings: how; those of the model's card by default.
         dtype: of the model's networks.
-        relax_cell: if not, cells stay as they are. The vacuum between layers stays either way.
+        relax_cell: whether cells move; None for all but those of slabs. Layers and slabs are strained in their plane
+            only, so that their vacuum stays either way.
         known: forces in the unrelaxed crystals, for networks that read them; the first recycle alone sees them.
         symmetry: of the unrelaxed crystals; None for none.
         timed: takes the time of the stages.
     """
     settings = InferenceSettings.of(model.card) if settings is None else settings
     exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
+    with timed("geometry"):
+        freedom = CellFreedom.of(vacuum_of(exact), relax_cell)
     if settings.solver is not None:
-        relaxed = _by_distances(model, exact, dtype, timed, relax_cell=relax_cell, solver=settings.solver)
+        relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, solver=settings.solver)
     else:
         with timed("geometry"):
             sites = None if symmetry is None else symmetry.sites(exact.cell.device)
         relaxed = _end_to_end(
-            model, exact, dtype, timed, relax_cell=relax_cell, recycles=settings.recycles, known=known, sites=sites
+            model, exact, dtype, timed, freedom=freedom, recycles=settings.recycles, known=known, sites=sites
         )
-    if symmetry is None:
-        return relaxed
     with timed("geometry"):
-        positions, cell = symmetry.project(relaxed.positions, relaxed.cell, relax_cell=relax_cell)
+        positions, cell = relaxed.positions, relaxed.cell
+        if symmetry is not None:
+            positions, cell = symmetry.project(positions, cell, fixed_cell=freedom.fixed)
         return replace(relaxed, positions=positions, cell=cell)
 
 
 def _by_distances(
-    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, relax_cell: bool, solver: EDGSettings
+    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, freedom: CellFreedom, solver: EDGSettings
 ) -> BatchRelaxation:
     """The paper's way: predicted distances, made into positions by the Euclidean distance geometry solver."""
     with timed("network"):
         graph = exact.to(dtype=dtype)
-        members = stack_members([network(graph, cell=None if relax_cell else graph.cell) for network in model.networks])
+        networks = cast("list[DeepRelax]", list(model.networks))
+        members = stack_members([_in_allowed_cell(network, graph, freedom) for network in networks])
         uncertainty = ensemble_uncertainty(members, exact)
         quantities = ensemble_mean(members)
-        if not relax_cell:
-            quantities = replace(quantities, cell=exact.cell)
+        if freedom.restricts:  # exactly, where members agree but for rounding
+            quantities = replace(quantities, cell=freedom.permitted(exact.cell, quantities.cell.double()))
     with timed("geometry"):
         solution = solve_edg(exact, quantities, settings=solver)
-    positions, cell, physical = keep_physical(exact, solution.positions, quantities.cell.double())
+    positions, cell, flaws = keep_physical(exact, solution.positions, quantities.cell.double())
+    flaws = first_flaws(flaws_of_vacuum(freedom.vacuum), flaws)
     return BatchRelaxation(
-        positions, cell, uncertainty, exact, None, None, solution.converged, solution.steps, physical
+        positions,
+        cell,
+        uncertainty,
+        exact,
+        features=None,
+        members=None,
+        converged=solution.converged,
+        steps=solution.steps,
+        flaws=flaws,
+        vacuum=freedom.vacuum,
+        fixed_cell=freedom.fixed,
     )
+
+
+def _in_allowed_cell(network: DeepRelax, graph: CrystalGraph, freedom: CellFreedom) -> RelaxationQuantities:
+    """What the ``network`` predicts in its own cell, or in what is allowed of it."""
+    if not freedom.restricts:
+        return network(graph)
+    if freedom.fixes_all:
+        return network(graph, cell=graph.cell)
+    return network(graph, cell=freedom.permitted(graph.cell, network(graph).cell))
 
 
 def _end_to_end(
@@ -187,72 +220,51 @@ def _end_to_end(
     dtype: torch.dtype,
     timed: Timed,
     *,
-    relax_cell: bool,
+    freedom: CellFreedom,
     recycles: int,
     known: KnownForces | None,
     sites: SiteSymmetry | None,
 ) -> BatchRelaxation:
     """The end-to-end way: predicted displacements and strain, ``recycles`` times over."""
-    graph = exact
-    physical = torch.ones_like(exact.cell[:, 0, 0], dtype=torch.bool)
-    with timed("geometry"):
-        planes = in_plane_projectors(fractional_positions(exact), exact.cell, exact.batch)
-        projectors = _strain_projectors(model, planes, relax_cell=relax_cell)
+    graph, flaws = exact, flaws_of_vacuum(freedom.vacuum)
+    reads = cast("DeepRelaxE3Config", model.config).reads_cell_freedom
+    projectors = freedom.seen(exact.cell, reads_layers=reads)
     for _ in range(recycles - 1):
         with timed("network"):
             members, _ = _refine(model, graph, dtype, projectors, known)
-            positions, cell = _moved(graph, member_mean(members), planes)
-            positions, cell, sound = keep_physical(exact, positions, cell)
-        physical, known = physical & sound, None
+            positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
+            positions, cell, new = keep_physical(exact, positions, cell)
+        flaws, known = first_flaws(flaws, new), None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
         members, given = _refine(model, graph, dtype, projectors, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
-        positions, cell = _moved(graph, member_mean(members), planes)
-        if relax_cell:
-            positions, cell = remove_rotation(exact.cell, positions, cell, exact.batch)
-        else:
-            cell = exact.cell
-        positions, cell, sound = keep_physical(exact, positions, cell)
-    done, physical = torch.ones_like(physical), physical & sound
+        positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
+        if not freedom.fixes_all:
+            kept = freedom.fixed
+            turned, turned_cell = remove_rotation(exact.cell, positions, cell, exact.batch)
+            positions = torch.where(kept[exact.batch, None], positions, turned)
+            cell = torch.where(kept[:, None, None], cell, turned_cell)
+        cell = torch.where(freedom.fixed[:, None, None], exact.cell, cell)
+        positions, cell, new = keep_physical(exact, positions, cell)
+    flaws = first_flaws(flaws, new)
     if sites is None:
         sites = SiteSymmetry(torch.ones_like(positions[:, 0]), torch.bincount(exact.batch))
-    features = error_features(members, exact.batch, sites)
-    steps = torch.zeros_like(done, dtype=torch.long)
-    return BatchRelaxation(positions, cell, uncertainty, graph, features, members, done, steps, physical)
-
-
-def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The crystals where they are given, or where they were if that is nowhere, so that one spoils no other's batch.
-
-    Args:
-        start: the unrelaxed crystals.
-        positions: (N, 3) Å.
-        cell: (G, 3, 3) Å.
-
-    Returns:
-        Positions and cell, and (G,) bool: whether they are finite, and the volume is within
-        :data:`LARGEST_VOLUME_RATIO` of what it was.
-    """
-    ratio = torch.linalg.det(cell) / torch.linalg.det(start.cell)  # NaN where the cell holds any
-    lost = (~torch.isfinite(positions).all(dim=1)).to(cell.dtype)
-    sound = (ratio > 1 / LARGEST_VOLUME_RATIO) & (ratio < LARGEST_VOLUME_RATIO)
-    sound &= torch.zeros_like(ratio).index_add(0, start.batch, lost) == 0
-    kept = torch.where(sound[start.batch, None], positions, start.positions)
-    return kept, torch.where(sound[:, None, None], cell, start.cell), sound
-
-
-def _strain_projectors(model: Model, planes: Tensor, *, relax_cell: bool) -> Tensor | None:
-    """Onto the directions in which the networks may strain cells; None for all of them.
-
-    A network that does not read how many they are has learnt to strain layers across their plane too: its blocks go on
-    seeing that, and the prediction alone is projected onto the ``planes`` (G, 3, 3).
-    """
-    if not relax_cell:
-        return torch.zeros_like(planes)
-    return planes if cast("DeepRelaxE3Config", model.config).reads_cell_freedom else None
+    return BatchRelaxation(
+        positions,
+        cell,
+        uncertainty,
+        graph,
+        features=error_features(members, exact.batch, sites),
+        members=members,
+        converged=torch.ones_like(flaws, dtype=torch.bool),
+        steps=torch.zeros_like(flaws),
+        flaws=flaws,
+        vacuum=freedom.vacuum,
+        fixed_cell=freedom.fixed,
+    )
 
 
 def _refine(

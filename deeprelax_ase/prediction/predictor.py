@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deeprelax_ase.crystal import Crystal, check_elements
-from deeprelax_ase.errors import DeepRelaxError, ModelError, UnphysicalPredictionError
+from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, build_graph
 from deeprelax_ase.models.card import ModelCard
@@ -24,7 +24,8 @@ from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.forces import known_forces
-from deeprelax_ase.prediction.inference import LARGEST_VOLUME_RATIO, BatchRelaxation, InferenceSettings, relax
+from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax
+from deeprelax_ase.prediction.physical import flaw_error
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import predictions_of
@@ -123,12 +124,13 @@ class Predictor:
     def __repr__(self) -> str:
         return f"Predictor({self.model_name!r}, device='{self.device}', dtype={str(self.dtype).split('.')[-1]!r})"
 
-    def predict(self, structure: Crystal | Atoms | Structure, *, relax_cell: bool = True) -> Prediction:
+    def predict(self, structure: Crystal | Atoms | Structure, *, relax_cell: bool | None = None) -> Prediction:
         """The relaxed crystal of one unrelaxed one; ``structure`` is not changed.
 
         Args:
             structure: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``.
-            relax_cell: if not, the cell stays exactly as it is and only atoms move.
+            relax_cell: whether the cell moves; if not, it stays exactly as it is. By default it does, unless the
+                crystal is a slab. Layers and slabs are strained in their plane only, so that their vacuum stays.
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
@@ -142,7 +144,7 @@ class Predictor:
         forces: ArrayLike,
         stress: ArrayLike,
         *,
-        relax_cell: bool = True,
+        relax_cell: bool | None = None,
     ) -> Prediction:
         """The relaxed crystal, now that the forces in ``structure`` are known: a second jump, of one recycle.
 
@@ -170,7 +172,7 @@ class Predictor:
         self,
         structures: Iterable[Crystal | Atoms | Structure],
         *,
-        relax_cell: bool = True,
+        relax_cell: bool | None = None,
         atoms_per_batch: int | None = None,
         bonds: bool = True,
     ) -> Iterator[Prediction | DeepRelaxError]:
@@ -207,7 +209,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(
-        self, crystals: Sequence[Crystal], relax_cell: bool, known: KnownForces | None = None, *, bonds: bool = True
+        self,
+        crystals: Sequence[Crystal],
+        relax_cell: bool | None,
+        known: KnownForces | None = None,
+        *,
+        bonds: bool = True,
     ) -> list[Prediction | DeepRelaxError]:
         timings: dict[str, float] = {}
         timed = partial(stopwatch, timings, device=self.device)
@@ -233,7 +240,7 @@ class Predictor:
             symmetry=symmetry,
             timed=timed,
         )
-        errors = self._errors(crystals, relaxation, relax_cell) if known is None else None
+        errors = self._errors(crystals, relaxation) if known is None else None
         made = predictions_of(
             crystals,
             relaxation,
@@ -243,32 +250,28 @@ class Predictor:
             leave_within_error=self.leave_within_error,
             bonds=bonds,
         )
-        return [p if sound else _unphysical(p) for p, sound in zip(made, relaxation.physical.tolist(), strict=True)]
+        flaws = relaxation.flaws.tolist()
+        return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
-    def _errors(
-        self, crystals: Sequence[Crystal], relaxation: BatchRelaxation, relax_cell: bool
-    ) -> list[CalibratedError] | None:
+    def _errors(self, crystals: Sequence[Crystal], relaxation: BatchRelaxation) -> list[CalibratedError] | None:
         """The calibrated errors; those of volumes only where cells relax too."""
         if self.calibration is None or relaxation.features is None:
             return None
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
         with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
             errors = self.calibration.read(relaxation.features, oxides)
-        return errors if relax_cell else [error.with_cell_kept() for error in errors]
+        kept = relaxation.fixed_cell.tolist()
+        errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
+        if getattr(self.model.config, "reads_cell_freedom", False):
+            return errors
+        slabs = relaxation.vacuum.slabs.tolist()  # of which such a model has learnt nothing
+        return [replace(error, ood=error.ood or slab) for error, slab in zip(errors, slabs, strict=True)]
 
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
     if isinstance(result, DeepRelaxError):
         raise result
     return result
-
-
-def _unphysical(prediction: Prediction) -> UnphysicalPredictionError:
-    return UnphysicalPredictionError(
-        f"{prediction.model} predicts no crystal here: coordinates that are not finite, or a volume beyond "
-        f"{LARGEST_VOLUME_RATIO:g} times what it was, or below a {LARGEST_VOLUME_RATIO:g}th. Bring the cell near to a "
-        "sensible volume first, or relax this crystal with a calculator."
-    )
 
 
 def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:

@@ -164,9 +164,13 @@ def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> 
 
 
 def labelled_atoms(crystal: Crystal, info: Mapping[str, Any], template: Atoms | None = None) -> Atoms:
-    """``crystal`` as ASE ``Atoms``, or as a copy of ``template`` moved there; ``info`` replaces an earlier run's."""
+    """``crystal`` as ASE ``Atoms``, or as a copy of ``template`` moved there; ``info`` replaces an earlier run's.
+
+    Where the template repeats in two directions only, it keeps its vector out of the plane, which is its vacuum.
+    """
     atoms = crystal.to_atoms() if template is None else template.copy()
-    atoms.set_cell(crystal.cell, apply_constraint=False)
+    kept = ~atoms.pbc if atoms.pbc.sum() == 2 else np.zeros(3, dtype=bool)
+    atoms.set_cell(np.where(kept[:, None], atoms.cell.array, crystal.cell), apply_constraint=False)
     atoms.set_positions(crystal.positions, apply_constraint=False)
     forget(atoms)
     atoms.info.update(info)

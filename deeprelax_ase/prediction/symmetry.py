@@ -40,10 +40,14 @@ class BatchSymmetry:
         atoms = np.array([primitive_atoms(*pair) for pair in pairs])
         return SiteSymmetry(torch.from_numpy(freedom).to(device), torch.from_numpy(atoms).to(device))
 
-    def project(self, positions: Tensor, cell: Tensor, *, relax_cell: bool) -> tuple[Tensor, Tensor]:
-        """Predicted ``positions`` (N, 3) and ``cell`` (G, 3, 3) as symmetry allows; a cell that is kept is exact."""
+    def project(self, positions: Tensor, cell: Tensor, *, fixed_cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted ``positions`` (N, 3) and ``cell`` (G, 3, 3) as symmetry allows.
+
+        Cells that are kept, where ``fixed_cell`` (G,) says so, are exact.
+        """
         operations = self.operations if self.keep else [None] * len(self.crystals)
-        cells = cell.cpu().numpy() if relax_cell else [crystal.cell for crystal in self.crystals]
+        given = zip(self.crystals, cell.cpu().numpy(), fixed_cell.tolist(), strict=True)
+        cells = [crystal.cell if fixed else predicted for crystal, predicted, fixed in given]
         split = split_atoms(positions.cpu().numpy(), self.crystals)
         projected = [project(*parts) for parts in zip(self.crystals, split, cells, operations, strict=True)]
         geometry = np.concatenate([xyz for xyz, _ in projected]), np.stack([cell for _, cell in projected])

@@ -22,7 +22,7 @@ class RelaxOptions:
         dtype: ``float32`` or ``float64``, in which the network computes.
         recycles: how often the network looks; the model's own number by default.
         members: how many networks of the ensemble are asked; all by default.
-        relax_cell: if not, each cell is kept.
+        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
         find_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
         atoms_per_batch: see :meth:`~deeprelax_ase.Predictor.predict_many`.
         compile: see :class:`~deeprelax_ase.Predictor`.
@@ -42,7 +42,7 @@ class RelaxOptions:
     dtype: str = "float32"
     recycles: int | None = None
     members: int | None = None
-    relax_cell: bool = True
+    relax_cell: bool | None = None
     find_symmetry: bool = True
     atoms_per_batch: int | None = None
     compile: bool = False

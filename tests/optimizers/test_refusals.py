@@ -18,8 +18,8 @@ from deeprelax_ase.errors import (
     EmptyStructureError,
     MissingCellError,
     NonFiniteError,
-    PartialPeriodicityError,
     SingularCellError,
+    VacuumError,
 )
 from tests.optimizers.helpers import CountingEMT, quiet
 
@@ -55,7 +55,7 @@ def shared_site() -> Atoms:
     [
         (lambda: molecule("H2O"), MissingCellError, r"set atoms\.cell"),
         (Atoms, EmptyStructureError, "check the file"),
-        (wire, PartialPeriodicityError, r"pbc=\[True, False, False\]"),
+        (wire, VacuumError, r"pbc=\[True, False, False\]"),
         (flat, SingularCellError, "three independent"),
         (not_a_number, NonFiniteError, r"atoms \[1\]"),
         (shared_site, DisorderedStructureError, "ordered structure"),

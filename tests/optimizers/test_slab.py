@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc100, fcc111
+from ase.build import fcc100, fcc111, mx2
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import Filter, FrechetCellFilter
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import ConstraintError, MissingCellError, PartialPeriodicityError, StructureError
+from deeprelax_ase.errors import ConstraintError, MissingCellError, StructureError, VacuumError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
-from deeprelax_ase.optimizers.slab import crystal_of, slab_normal
+from deeprelax_ase.optimizers.slab import layer_of
 from tests.optimizers.helpers import carried, deformation, quiet
 
 KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)
@@ -61,36 +61,43 @@ def turned(atoms: Atoms) -> Atoms:
 
 @pytest.mark.parametrize("free", [0, 1, 2])
 def test_it_is_a_crystal_with_vacuum(free):
-    """12 Å of it, whatever the atoms' own third vector: short, leaning or absent."""
-    atoms = slab()
+    """12 Å of it where the atoms' own third vector gives less: short, leaning or absent."""
+    atoms = slab(vacuum=0.1)
     order = np.roll([0, 1, 2], free - 2)
     atoms.set_cell(atoms.cell.array[order][:, order])
     atoms.set_positions(atoms.positions[:, order])
     atoms.pbc = np.arange(3) != free
     normal = np.eye(3)[free]
-    np.testing.assert_allclose(np.abs(slab_normal(atoms)), normal, atol=1e-15)
-    expected = crystal_of(atoms)
     height = np.ptp(atoms.positions @ normal) + 12.0
-    np.testing.assert_allclose(np.abs(expected.cell[free]), height * normal, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(np.delete(expected.cell, free, axis=0), np.delete(atoms.cell.array, free, axis=0))
-    for third in (3 * atoms.cell.array[free], [1.0, -2.0, 30.0], [0, 0, 0]):
+    for third in (atoms.cell.array[free], [1.0, -2.0, 3.0], [0, 0, 0]):
         atoms.cell[free] = third
-        crystal = crystal_of(atoms)
-        np.testing.assert_array_equal(crystal.cell, expected.cell)
-        np.testing.assert_allclose(crystal.positions, atoms.positions, rtol=0, atol=1e-12)
+        crystal = Crystal.of(atoms)
+        np.testing.assert_allclose(np.abs(crystal.cell[free]), height * normal, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(np.delete(crystal.cell, free, axis=0), np.delete(atoms.cell.array, free, axis=0))
+        np.testing.assert_array_equal(crystal.positions, atoms.positions)
+        assert crystal.pbc.all()
 
 
-def test_slabs_do_not_see_each_other():
-    """The nearest image across the vacuum is as far off as the vacuum is high."""
-    atoms = crystal_of(slab(vacuum=0.1)).to_atoms()
-    gap = np.linalg.norm(atoms.cell[2]) - np.ptp(atoms.positions[:, 2])
-    assert gap == pytest.approx(12.0)
+def test_a_vacuum_of_its_own_is_taken_as_it_is():
+    atoms = slab(vacuum=6.5)
+    np.testing.assert_array_equal(Crystal.of(atoms).cell, atoms.cell.array)
 
 
-def test_crystals_are_seen_as_they_are(make_atoms):
-    atoms = make_atoms()
-    assert slab_normal(atoms) is None
-    np.testing.assert_array_equal(crystal_of(atoms).cell, atoms.cell.array)
+@pytest.mark.parametrize("pbc", [True, (True, True, False)])
+def test_layers_and_slabs_are_told_by_their_atoms(pbc):
+    thin, thick = mx2("MoS2", vacuum=7.0), fcc111("Cu", (1, 1, 6), vacuum=7.0)
+    for atoms, is_slab in ((thin, False), (thick, True)):
+        atoms.pbc = pbc
+        layer = layer_of(atoms)
+        np.testing.assert_allclose(np.abs(layer.normal), [0, 0, 1], rtol=0, atol=1e-12)
+        assert layer.thick is is_slab
+
+
+def test_crystals_are_no_layers(make_atoms):
+    assert layer_of(make_atoms()) is None
+    broken = make_atoms()
+    broken.positions[0] = np.nan
+    assert layer_of(broken) is None
 
 
 # The jump
@@ -188,9 +195,7 @@ def test_a_slab_without_height_is_refused_unless_its_cell_is_kept(predictor):
     assert len(predictor.seen) == 2
 
 
-@pytest.mark.parametrize(
-    ("pbc", "error"), [((True, False, False), PartialPeriodicityError), ((False,) * 3, StructureError)]
-)
+@pytest.mark.parametrize(("pbc", "error"), [((True, False, False), VacuumError), ((False,) * 3, StructureError)])
 @pytest.mark.parametrize("relax_cell", [True, False])
 def test_wires_and_molecules_are_refused(predictor, pbc, error, relax_cell):
     atoms = slab()

@@ -23,10 +23,10 @@ from deeprelax_ase.errors import (
     ModelError,
     NonFiniteError,
     OverlappingAtomsError,
-    PartialPeriodicityError,
     SingularCellError,
     StructureError,
     UnsupportedElementError,
+    VacuumError,
 )
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models.model import Model
@@ -281,7 +281,7 @@ def shared_site() -> Atoms:
     [
         (Atoms(cell=np.eye(3), pbc=True), EmptyStructureError, "no atoms; check the file"),
         (molecule("H2O"), MissingCellError, r"no periodic cell.*atoms\.pbc = True"),
-        (cu(pbc=(True, True, False)), PartialPeriodicityError, "all three directions.*relax_cell=False"),
+        (cu(pbc=(True, False, False)), VacuumError, "a wire, which repeats in one direction only.*calculator"),
         (cu(cell=np.ones((3, 3))), SingularCellError, "linearly dependent.*complete"),
         (cu(positions=np.full((4, 3), np.inf)), NonFiniteError, r"atoms \[0, 1, 2, 3\] hold NaN or infinity"),
         (cu(positions=np.zeros((4, 3))), OverlappingAtomsError, "0.000 Å apart.*duplicate"),

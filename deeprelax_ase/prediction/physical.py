@@ -1,0 +1,98 @@
+"""What a prediction must be to be handed out at all: a crystal in which no atoms collide and that has not burst."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import StructureError, UnphysicalPredictionError, VacuumError
+from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
+from deeprelax_ase.graph import CrystalGraph
+
+if TYPE_CHECKING:
+    from deeprelax_ase.prediction.record import Prediction
+
+#: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.
+LARGEST_VOLUME_RATIO = 8.0
+
+
+class Flaw(IntEnum):
+    """Why there is no prediction of a crystal."""
+
+    NONE = 0
+    MOLECULE = 1
+    WIRE = 2
+    NOT_FINITE = 3
+    VOLUME = 4
+    COLLISION = 5
+
+
+def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The crystals where they are given, or where they were if that is nowhere, so that one spoils no other's batch.
+
+    Args:
+        start: the unrelaxed crystals.
+        positions: (N, 3) Å.
+        cell: (G, 3, 3) Å.
+
+    Returns:
+        Positions and cell, and (G,) the :class:`Flaw` of each: none where they are finite, and the volume is within
+        :data:`LARGEST_VOLUME_RATIO` of what it was.
+    """
+    ratio = torch.linalg.det(cell) / torch.linalg.det(start.cell)  # NaN where the cell holds any
+    lost = (~torch.isfinite(positions).all(dim=1)).to(cell.dtype)
+    finite = torch.isfinite(ratio) & (torch.zeros_like(ratio).index_add(0, start.batch, lost) == 0)
+    sized = (ratio > 1 / LARGEST_VOLUME_RATIO) & (ratio < LARGEST_VOLUME_RATIO)
+    flaws = torch.where(sized, int(Flaw.NONE), int(Flaw.VOLUME))
+    flaws = torch.where(finite, flaws, int(Flaw.NOT_FINITE))
+    sound = flaws == Flaw.NONE
+    kept = torch.where(sound[start.batch, None], positions, start.positions)
+    return kept, torch.where(sound[:, None, None], cell, start.cell), flaws
+
+
+def first_flaws(*flaws: Tensor) -> Tensor:
+    """(G,) of each crystal the first flaw among ``flaws``, each (G,), that is one."""
+    found = flaws[0]
+    for more in flaws[1:]:
+        found = torch.where(found == Flaw.NONE, more, found)
+    return found
+
+
+def flaws_of_vacuum(vacuum: Vacuum) -> Tensor:
+    """(G,) the flaw of molecules and wires, which no model here has learnt to relax."""
+    molecule = torch.where(vacuum.directions == 3, int(Flaw.MOLECULE), int(Flaw.NONE))
+    return torch.where(vacuum.directions == 2, int(Flaw.WIRE), molecule)
+
+
+def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
+    """The error that says why there is no ``prediction``, and what to do instead."""
+    if flaw in (Flaw.MOLECULE, Flaw.WIRE):
+        return VacuumError(_about_vacuum(Flaw(flaw), prediction.initial))
+    what = {
+        Flaw.NOT_FINITE: "coordinates that are not finite",
+        Flaw.VOLUME: f"a volume beyond {LARGEST_VOLUME_RATIO:g} times what it was, or below a "
+        f"{LARGEST_VOLUME_RATIO:g}th. Bring the cell near to a sensible volume first",
+    }[Flaw(flaw)]
+    return UnphysicalPredictionError(
+        f"{prediction.model} predicts no crystal here: {what}, or relax this crystal with a calculator."
+    )
+
+
+def _about_vacuum(flaw: Flaw, crystal: Crystal) -> str:
+    """Which way the vacuum lies, and how wide it is."""
+    fractional = torch.from_numpy(crystal.fractional_positions)
+    batch = torch.zeros(len(crystal), dtype=torch.long)
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.cell), axis=0)
+    gaps = [float(widest_gaps(fractional[:, k], batch, 1)) * heights[k] for k in range(3)]
+    along = ", ".join(f"{gap:.1f} Å along {axis}" for gap, axis in zip(gaps, "abc", strict=True))
+    kind, directions = ("a molecule", "all three") if flaw == Flaw.MOLECULE else ("a wire", "two")
+    return (
+        f"the atoms are {kind}: there is vacuum around them in {directions} directions (empty: {along}), and no model "
+        "here has learnt to relax that. Relax them with a calculator and an ASE optimizer. If they are a crystal, "
+        "check the lengths of the cell and the unit of the positions (Å)."
+    )
