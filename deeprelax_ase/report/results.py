@@ -81,7 +81,7 @@ class Results(Protocol):
 
     name: str
     number: int | None
-    relax_cell: bool
+    relax_cell: bool | None
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """All rows, or those at the places ``only``, in order."""
@@ -109,7 +109,7 @@ class RelaxedFile:
     """
 
     number: int | None = None
-    relax_cell = True
+    relax_cell: bool | None = True
 
     def __init__(self, name: str, initial: str | None) -> None:
         self.name, self._initial = name, initial
