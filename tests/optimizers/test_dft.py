@@ -85,6 +85,7 @@ def compare(make: Callable[[], Atoms], **options: Any) -> tuple[int, int]:
     return calls[0], calls[1]
 
 
+@pytest.mark.slow
 def test_silicon():
     without, jumped = compare(silicon, ecut=250, mesh=3)
     assert jumped <= without

@@ -82,7 +82,7 @@ def assert_goes_on(files: dict[str, Path], predictor, whole: list[Atoms], finish
     assert len(predictor.asked) == asked
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_process_that_is_ended(make_atoms, predictor, files, tmp_path, end):
     write(tmp_path / "start.traj", make_atoms(calc=False))
     write(tmp_path / "predicted.traj", predictor.relaxed.to_atoms())

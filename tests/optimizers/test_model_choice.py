@@ -100,11 +100,8 @@ def test_importing_the_optimizers_does_not_import_the_network():
     ("options", "name"),
     [
         ([], DEFAULT_MODEL),
-        (["--calculator", "none"], DEFAULT_MODEL),
-        (["--calculator", "ase.calculators.emt:EMT"], DEFAULT_MODEL),
         (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator"], M3GNET_RELAX_MODEL),
         (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator", "--model", ANOTHER], ANOTHER),
-        (["--model", ANOTHER], ANOTHER),
     ],
     ids=" ".join,
 )

@@ -40,7 +40,7 @@ def alone(model: Model, tmp_path: Path) -> Callable[[int], Path]:
     return save
 
 
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_it_is_as_a_model_of_the_first_members(model: Model, make, alone, members: int):
     part = make(model=calibrated(model), members=members, dtype="float64")
     whole = make(dtype="float64", leave_within_error=False)

@@ -75,6 +75,7 @@ def test_what_cannot_be_sent_yields_an_error(quick: RelaxOptions) -> None:
     assert_as_alone(made, [given[0], given[2]])
 
 
+@pytest.mark.slow
 def test_a_script_without_the_guard_is_told_what_is_missing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

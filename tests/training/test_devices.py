@@ -16,7 +16,7 @@ import yaml
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.training import train
-from tests.training.test_loop import E3, QUICK
+from tests.training.runs import E3, QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
 

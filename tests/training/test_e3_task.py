@@ -2,45 +2,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import PairPredictions, predict_pairs
-from deeprelax_ase.models.model import model_of
-from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings, train
-from deeprelax_ase.training.e3_loss import relaxation_loss
-from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors, hide_forces
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors
 from deeprelax_ase.training.padding import Sizes, pad
-
-PairsOf = Callable[..., RelaxationPairs]
-SMALL = {"channels": 8, "num_blocks": 2, "layers_per_block": 1, "num_basis": 8, "max_neighbors": 14}
-CONFIG = DeepRelaxE3Config(**SMALL)
-STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
-#: Twelve pairs have 36 atoms: three batches an epoch.
-QUICK = TrainingSettings(max_steps=7, atoms_per_batch=15, log_every=2, learning_rate=5e-3, recycled=0.5, clip=10.0)
-MEASURES = ("displacement", "volume", "shape")
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def trained(*arguments, **options) -> DeepRelaxE3:
-    network = train(*arguments, **options)
-    assert isinstance(network, DeepRelaxE3)
-    return network
-
+from tests.training.e3_runs import (
+    CONFIG,
+    MEASURES,
+    QUICK,
+    assert_equal,
+    differ,
+    gradients,
+    predictions,
+    task_on,
+    trained,
+)
+from tests.training.runs import STILL, PairsOf, records
 
 # -- the task
 
@@ -60,10 +47,6 @@ def test_gradients_are_those_of_the_batch_and_not_added_up(pairs_of: PairsOf) ->
     assert any(gradient.any() for gradient in gradients)
     # An untrained network moves nothing: its errors are how far the crystals relax.
     assert first["volume"].item() == pytest.approx(-3 * np.log(0.95), rel=1e-4)
-
-
-def predictions(network: torch.nn.Module, pairs: RelaxationPairs, *, recycles: int = 1) -> PairPredictions:
-    return predict_pairs(model_of([deepcopy(network)], "in training", level="PBE"), pairs, recycles=recycles)
 
 
 def test_predictions_are_recycled(pairs_of: PairsOf) -> None:
@@ -104,7 +87,7 @@ def test_levels_are_counted_as_the_network_does(pairs_of: PairsOf) -> None:
 # -- runs
 
 
-@pytest.mark.parametrize("tempering", [0.0, 0.5])
+@pytest.mark.parametrize("tempering", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_training_lowers_the_loss_and_relaxes_crystals(pairs_of: PairsOf, tmp_path: Path, tempering: float) -> None:
     pairs = pairs_of(12, dtype=torch.float32)
     settings = replace(
@@ -166,164 +149,6 @@ def test_log_and_settings_tell_the_run(pairs_of: PairsOf, tmp_path: Path) -> Non
     assert DeepRelaxE3Config.from_dict(summary["config"]) == CONFIG
     augmentation = AugmentationSettings(**summary["training"].pop("augmentation"))
     assert TrainingSettings(**summary["training"], augmentation=augmentation) == QUICK
-
-
-# -- known forces
-
-READS = replace(CONFIG, reads_forces=True)
-
-
-def task_on(pairs: RelaxationPairs, config: DeepRelaxE3Config = READS, **changes) -> DeepRelaxE3Task:
-    """A task on starts that stay as they are, whose network is not as untrained as it would be."""
-    settings = replace(QUICK, **{"augmentation": STILL, "recycled": 0.0, "hidden": 0.0, **changes})
-    torch.manual_seed(0)
-    task = DeepRelaxE3Task(pairs, config, settings)
-    for parameter in task.network.double().parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return task
-
-
-def gradients(task: DeepRelaxE3Task) -> dict[str, Tensor]:
-    """Of all parameters, from one step on all pairs; zero where there are none."""
-    everything = torch.arange(len(task.level))
-    task.gradients(everything, everything)
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in task.network.named_parameters()
-    }
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    for name, values in a.items():
-        torch.testing.assert_close(b[name], values, rtol=0, atol=1e-12, msg=name)
-
-
-def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return any((a[name] - b[name]).abs().max() > 1e-6 for name in a)
-
-
-def test_a_share_of_the_forces_is_hidden(pairs_of: PairsOf, has_forces) -> None:
-    pairs = has_forces(pairs_of(4000))
-    hidden = hide_forces(pairs, 0.3, torch.Generator().manual_seed(0))
-    assert not (hidden.has_forces & ~pairs.has_forces).any()
-    told = hidden.has_forces.sum() / pairs.has_forces.sum()
-    assert told.item() == pytest.approx(0.7, abs=0.041)  # four standard deviations
-    for f in fields(RelaxationPairs):
-        if f.name != "has_forces":
-            assert getattr(hidden, f.name) is getattr(pairs, f.name), f.name
-    assert not hide_forces(pairs, 1.0, torch.Generator().manual_seed(0)).has_forces.any()
-    assert torch.equal(hide_forces(pairs, 0.0, torch.Generator().manual_seed(0)).has_forces, pairs.has_forces)
-    assert pairs.has_forces.sum() == 2000
-
-
-def test_gradients_reach_the_reader_of_forces(pairs_of: PairsOf, has_forces) -> None:
-    of_reader = {name for name, _ in DeepRelaxE3(READS).named_parameters() if name.startswith("forces.")}
-    assert len(of_reader) == 6
-    for pairs, told in ((has_forces(pairs_of(8)), True), (pairs_of(8), False)):
-        found = gradients(task_on(pairs))
-        for name in of_reader:
-            assert found[name].isfinite().all(), name
-            assert bool(found[name].any()) == told, name
-
-
-def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: PairsOf, has_forces) -> None:
-    pairs = has_forces(pairs_of(8))
-    unknown = replace(pairs, has_forces=torch.zeros_like(pairs.has_forces))
-    hidden = gradients(task_on(pairs, hidden=1.0, forces_weight=0.1, forces_tempering=0.0))
-    assert_equal(hidden, gradients(task_on(unknown)))
-    rattled = {"augmentation": replace(STILL, rattled=1.0, strained=1.0)}
-    moved = gradients(task_on(pairs, hidden=1.0, **rattled))
-    assert differ(moved, hidden)
-    assert_equal(moved, gradients(task_on(unknown, **rattled)))
-
-
-def test_crystals_whose_forces_are_known_have_a_weight_and_a_tempering_of_their_own(
-    pairs_of: PairsOf, has_forces
-) -> None:
-    pairs = has_forces(pairs_of(8), every=1)  # of all
-    usual = gradients(task_on(pairs, tempering=0.5, forces_tempering=0.5, forces_weight=1.0))
-    sharp = gradients(task_on(pairs, tempering=0.5, forces_tempering=0.0, forces_weight=1.0))
-    assert differ(usual, sharp)
-    assert_equal(gradients(task_on(pairs, tempering=0.0, forces_tempering=0.5, forces_weight=1.0)), usual)
-    assert_equal(gradients(task_on(pairs, tempering=0.5, forces_tempering=0.0, forces_weight=0.2)), sharp)
-    half = has_forces(pairs_of(8))
-    weighed = {weight: gradients(task_on(half, forces_weight=weight)) for weight in (0.0, 1.0)}
-    assert differ(weighed[0.0], weighed[1.0])
-    without = gradients(task_on(half.take((~half.has_forces).nonzero().squeeze(1))))
-    assert_equal(weighed[0.0], without)
-
-
-def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> None:
-    last, every = (gradients(task_on(pairs_of(8), CONFIG, all_blocks=blocks)) for blocks in (False, True))
-    earlier = {name for name in last if name.startswith("blocks.0.refinement.")}
-    assert earlier
-    for name in earlier:  # no gradient comes back through the geometry
-        assert not last[name].any(), name
-        assert every[name].any(), name
-    assert last["blocks.0.filters.0.weight"].any()  # through the features it does
-
-
-@pytest.mark.parametrize("all_blocks", [True, False])
-def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all_blocks: bool) -> None:
-    task, everything = task_on(pairs_of(8), CONFIG, all_blocks=all_blocks), torch.arange(8)
-    _, given, truth = task.prepare(everything)
-    weights = {name: getattr(task.settings, name) for name in ("volume_weight", "shape_weight", "tempering")}
-    first, last = (relaxation_loss([block], truth, **weights)["loss"].item() for block in task.network.refine(given))
-    expected = (first + last) / 2 if all_blocks else last
-    assert task.gradients(everything, everything)["loss"].item() == pytest.approx(expected, abs=1e-10)
-    assert abs(first - last) > 1e-2
-
-
-def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, has_forces) -> None:
-    """As it is for a CUDA graph."""
-    task = task_on(has_forces(pairs_of(6)))
-    batch = task.prepare(torch.arange(6))
-    losses, displacements, strain = task.learn(batch.given, batch.truth)
-    tensors = flat_tensors(batch.given, batch.truth)
-    assert all(isinstance(tensor, Tensor) for tensor in tensors)
-    *again, moved, strained = task.graph_step(tensors)
-    assert again == list(losses.values())
-    assert torch.equal(moved, displacements)
-    assert torch.equal(strained, strain)
-    assert displacements.abs().max() > 1e-3
-
-
-def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path: Path) -> None:
-    """Equal starts, of which every other one swells and the others shrink."""
-    pairs = pairs_of(1, dtype=torch.float32).take(torch.zeros(4, dtype=torch.int64))
-    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]
-    pairs = replace(
-        pairs,
-        cell_relaxed=pairs.cell_initial * (1 + 0.05 * sign),
-        virial=-2.0 * sign * torch.eye(3),
-        has_forces=torch.ones(4, dtype=torch.bool),
-    )
-    augmentation = AugmentationSettings()  # it leaves them alone, as recycling does
-    settings = replace(QUICK, max_steps=60, atoms_per_batch=100, log_every=1, augmentation=augmentation, hidden=0.0)
-    for config, name in ((READS, "told"), (CONFIG, "untold")):
-        trained(pairs, replace(config, num_blocks=1), settings, tmp_path / name)
-    told, untold = (records(tmp_path / name) for name in ("told", "untold"))
-    assert told[-1]["volume"] < 0.3 * told[0]["volume"]
-    assert untold[-1]["volume"] > 0.9 * untold[0]["volume"]
-    assert told[-1]["gradient_norm"]["forces"] > 0
-    assert "forces" not in untold[-1]["gradient_norm"]
-
-
-def test_a_network_that_reads_forces_starts_from_one_that_does_not(
-    pairs_of: PairsOf, has_forces, tmp_path: Path
-) -> None:
-    pairs = has_forces(pairs_of(12, dtype=torch.float32))
-    first = trained(pairs, CONFIG, QUICK, tmp_path / "first")
-    save_file(first.state_dict(), tmp_path / "first.safetensors")
-    settings = replace(QUICK, learning_rate=0.0, weight_decay=0.0)
-    network = trained(pairs, READS, settings, tmp_path / "next", initial=tmp_path / "first.safetensors")
-    for name, weight in network.state_dict().items():
-        if name.startswith("forces."):
-            assert bool(weight.any()) == name.startswith("forces.scalars.0"), name
-        else:
-            assert torch.equal(weight, first.state_dict()[name]), name
-    learning = trained(pairs, READS, QUICK, tmp_path / "last", initial=tmp_path / "first.safetensors")
-    assert learning.forces.vectors.weight.any()
-    assert learning.forces.tensors.weight.any()
 
 
 # -- cells that may not be strained in all directions

@@ -12,7 +12,7 @@ import torch
 from deeprelax_ase.training import train
 from deeprelax_ase.training.devices import average_gradients, gathered, launched_fabric
 from tests.pairs import make_pairs
-from tests.training.test_loop import E3, QUICK
+from tests.training.runs import E3, QUICK
 
 
 def train_together(out: Path, rank: int) -> None:
