@@ -22,6 +22,7 @@ from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
 from deeprelax_ase.calculators import get_calculator
+from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
@@ -79,21 +80,8 @@ class Run:
         return cls(**{**stored, "reached": {fmax: Reached(**one) for fmax, one in stored["reached"].items()}})
 
 
-class CountedM3GNet:
-    """M3GNet on the CPU; ``calls`` counts those of its ``calculate``: energy, forces and stress together."""
-
-    def __init__(self) -> None:
-        self.calculator = get_calculator("m3gnet")
-        self._calculate, self.calculator.calculate = self.calculator.calculate, self._counted
-        self.calls = 0
-
-    def _counted(self, *args: Any, **kwargs: Any) -> None:
-        self.calls += 1
-        self._calculate(*args, **kwargs)
-
-
 #: One of each in a process.
-potential = cache(CountedM3GNet)
+potential = cache(partial(get_calculator, "m3gnet"))
 predictor = cache(partial(Predictor, device="cpu"))
 
 
@@ -106,22 +94,22 @@ def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: di
         fmaxes: eV/Å, falling.
         settings: further ones of :class:`DeepRelaxOptimizer`.
     """
-    counted = potential()
-    counted.calculator.reset()
-    counted.calls = 0
+    calculator = potential()
+    calculator.reset()
     atoms = crystal.to_atoms()
-    atoms.calc = counted.calculator
+    atoms.calc = calculator
     options = OPTIONS.get(task.finish, {})
     reached: dict[str, Reached] = {}
     start, error, jump, reason = time.perf_counter(), None, "", ""
     try:
-        optimizer = _optimizer(atoms, task, options, settings)
-        for fmax in fmaxes:
-            if not optimizer.run(fmax=fmax, steps=MAX_STEPS - optimizer.nsteps):
-                break
-            calls, seconds = counted.calls, time.perf_counter() - start
-            reached[f"{fmax:g}"] = Reached(calls, seconds, float(atoms.get_potential_energy()) / len(atoms))
-            counted.calls = calls  # the call for the energy is ours
+        with CallCounter(calculator) as counted:
+            optimizer = _optimizer(atoms, task, options, settings)
+            for fmax in fmaxes:
+                if not optimizer.run(fmax=fmax, steps=MAX_STEPS - optimizer.nsteps):
+                    break
+                calls, seconds = counted.calls, time.perf_counter() - start
+                reached[f"{fmax:g}"] = Reached(calls, seconds, float(atoms.get_potential_energy()) / len(atoms))
+                counted.calls = calls  # the call for the energy is ours
     except Exception as raised:  # far from its training data a potential may raise anything
         error = f"{type(raised).__name__}: {raised}"
     if task.model:

@@ -39,9 +39,9 @@ class ScreenedFolder:
     def __init__(self, path: Path, initial: str | None) -> None:
         self.name, self._initial = str(path), initial
         self._folder = Folder(path)
-        self._request = self._folder.manifest()
-        self._options = RelaxOptions.from_dict(self._request.options)
-        self.number: int | None = self._request.structures
+        self._manifest = self._folder.manifest()
+        self._options = RelaxOptions.from_dict(self._manifest.options)
+        self.number: int | None = self._manifest.structures
         self.relax_cell = self._options.relax_cell
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
@@ -69,12 +69,12 @@ class ScreenedFolder:
     def _sources(self) -> list[Source]:
         """The inputs, if they are what they were."""
         if self._initial is None:
-            return [self._source(item["name"], item["digest"]) for item in self._request.inputs]
+            return [self._source(item["name"], item["digest"]) for item in self._manifest.inputs]
         source = open_source(self._initial)
-        if (count := source.count()) != self._request.structures:
+        if (count := source.count()) != self._manifest.structures:
             raise StructureFileError(
                 f"{self._initial} holds {count:,} structures, and {self.name} was made from "
-                f"{self._request.structures:,}. Give what was screened."
+                f"{self._manifest.structures:,}. Give what was screened."
             )
         return [source]
 

@@ -20,7 +20,7 @@ class RelaxOptions:
         model: name of a shipped model, or path of a card.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
-        recycles: how often the network looks; the model's own number by default.
+        recycles: how often the network is applied, each time to what it predicted; the model's own number by default.
         members: how many networks of the ensemble are asked; all by default.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
         find_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.

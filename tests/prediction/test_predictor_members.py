@@ -68,8 +68,8 @@ def test_one_member_has_nobody_to_disagree_with(make):
 def test_all_members_are_the_model(model: Model, make):
     everybody, usual = make(members=len(model.networks)), make()
     assert everybody.calibration == usual.calibration
-    for name in DISTORTED[:2]:
-        assert_same(usual.predict(CRYSTALS[name]), everybody.predict(CRYSTALS[name]), atol=0)
+    crystal = CRYSTALS[DISTORTED[0]]
+    assert_same(usual.predict(crystal), everybody.predict(crystal), atol=0)
 
 
 @pytest.mark.parametrize("members", [0, -1, 6, 100])
@@ -82,7 +82,7 @@ def test_there_are_no_others(model: Model, make, members: int):
 def test_errors_are_calibrated_for_the_whole_ensemble(shipped):
     model = calibrated(shipped(END_TO_END))
     size = len(model.networks)
-    for members in (None, size, size - 1, 1):
+    for members in (None, size, size - 1):
         predictor = Predictor(model, device="cpu", members=members)
         prediction = predictor.predict(CRYSTALS["triclinic"])
         told = members in (None, size)

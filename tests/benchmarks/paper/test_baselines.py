@@ -140,7 +140,7 @@ def test_an_untrained_network_predicts_the_unrelaxed_crystal(config: DirectConfi
 def test_a_network_relaxes_what_it_has_learnt(config: DirectConfig, tmp_path: Path) -> None:
     pairs = make_pairs(12, dtype=torch.float32)
     settings = TrainingSettings(
-        max_steps=120, learning_rate=5e-3, average_decay=0.9, lattice_weight=1.0, augmentation=STILL, log_every=10
+        max_steps=60, learning_rate=1e-2, average_decay=0.9, lattice_weight=1.0, augmentation=STILL, log_every=10
     )
     network = train(pairs, config, settings, tmp_path, make_task=DirectTask)
     task = DirectTask(pairs, config, settings)
