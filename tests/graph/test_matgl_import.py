@@ -30,13 +30,6 @@ def test_matgl_on_dgl():
 
 
 @needs_dgl
-def test_import_is_quiet_and_leaves_no_dgl_file(tmp_path):
-    done = python("from deeprelax_ase.graph.matgl_import import import_matgl; import_matgl()", tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not (tmp_path / ".dgl").exists()
-
-
-@needs_dgl
 def test_users_choice_of_backend_is_not_overruled(tmp_path):
     done = python(
         "import os, deeprelax_ase.graph.matgl_import as m\n"
