@@ -23,7 +23,7 @@ class StandInPredictor:
 
     def __init__(self, *, solver_converged: bool = True, error: CalibratedError | None = None) -> None:
         self.solver_converged = solver_converged
-        self.error = error
+        self.error = self.calibration = error
 
     def predict(self, structure: Crystal | Atoms, *, relax_cell: bool = True) -> Prediction:
         initial = Crystal.of(structure)

@@ -71,7 +71,7 @@ def test_jump_alone(predictor: Predictor):
     np.testing.assert_allclose(atoms.positions, prediction.relaxed.positions, rtol=0, atol=1e-12)
     assert atoms.info["deeprelax_model"] == DEFAULT_MODEL
     assert atoms.info["deeprelax_uncertainty"] == prediction.uncertainty.total
-    assert atoms.info["deeprelax_status"] == "predicted"
+    assert atoms.info["deeprelax_status"] == "accepted"
     assert optimizer.nsteps == 1
     volume = 4.21**3 / 4
     assert abs(atoms.get_volume() - volume) < 0.5 * abs(before.get_volume() - volume)
@@ -134,7 +134,7 @@ def test_relax_a_file(folder: Path):
     nearer = []
     for start, end in zip(before, after, strict=True):
         assert end.info["deeprelax_model"] == DEFAULT_MODEL
-        assert end.info["deeprelax_status"] == "predicted"
+        assert end.info["deeprelax_status"] == "accepted"
         assert 0 < end.info["deeprelax_uncertainty"] < 1
         assert end.info["name"] == start.info["name"]
         np.testing.assert_array_equal(end.numbers, start.numbers)
@@ -154,8 +154,8 @@ def test_bad_frames_among_good_ones(folder: Path):
     alone = deeprelax("relax", UNRELAXED.as_posix() + "@:3", "-o", "alone.extxyz")
     assert alone.exit_code == 0
     expected, got = read("alone.extxyz", ":"), read("relaxed.extxyz", ":")
-    statuses = [atoms.info["deeprelax_status"].split(":")[0] for atoms in got]
-    assert statuses == ["predicted", "predicted", "failed", "failed", "predicted"]
+    statuses = [atoms.info["deeprelax_status"] for atoms in got]
+    assert statuses == ["accepted", "accepted", "refused", "refused", "accepted"]
     for a, b in zip(frames[2:4], got[2:4], strict=True):  # as they were
         np.testing.assert_array_equal(b.cell.array, a.cell.array)
     for a, b in zip(expected, [got[0], got[1], got[4]], strict=True):
@@ -212,5 +212,5 @@ def test_without_network_or_home(folder: Path):
     done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert read(folder / "relaxed.extxyz").info["deeprelax_status"] == "predicted"
+    assert read(folder / "relaxed.extxyz").info["deeprelax_status"] == "accepted"
     assert [file.name for file in folder.iterdir()] == ["relaxed.extxyz"]

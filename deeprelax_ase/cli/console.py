@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import statistics
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.prediction.status import FAILED, NOT_CONVERGED
+from deeprelax_ase.prediction.status import (
+    FINISHED,
+    JUMP_REJECTED,
+    NOT_CONVERGED,
+    REJECTED,
+    STATUSES,
+    TRUSTED,
+    UNCERTAIN,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,45 +40,90 @@ KEY_METRICS = 4
 
 @dataclass
 class Tally:
-    """Counts over a run, of any length: only the first rows and one number per crystal are kept.
+    """Counts over a run, of any length: only the first rows and some numbers per crystal are kept.
 
     Attributes:
-        written: crystals in the output, failed ones included.
-        failed: crystals that could not be read, relaxed or written.
-        not_converged: crystals that the calculator did not bring to fmax.
-        total: all frames.
-        uncertainties: Å, of each prediction.
-        rows: label, formula, volume change, uncertainty and status of the first crystals.
+        written: crystals in the output, refused and failed ones included.
+        statuses: how many crystals there are of each status.
+        rejected: jumps that were rejected under the calculator.
+        force_calls: geometries that the calculator computed; None before it computed any.
+        errors: Å, expected of the coordinates of each prediction that is calibrated.
+        volume_errors: relative, the same of the volume.
+        rows: what the table tells of the first crystals.
     """
 
     written: int = 0
-    failed: int = 0
-    not_converged: int = 0
-    total: int = 0
-    uncertainties: array = field(default_factory=lambda: array("f"))
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    rejected: int = 0
+    force_calls: int | None = None
+    errors: array = field(default_factory=lambda: array("f"))
+    volume_errors: array = field(default_factory=lambda: array("f"))
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """All frames."""
+        return self.statuses.total()
+
+    @property
+    def sound(self) -> bool:
+        """Whether all crystals are relaxed, as far as can be known."""
+        return not set(self.statuses) - set(TRUSTED)
 
     def add(self, frame: RelaxedFrame) -> None:
         """Count one frame, once it was written."""
         result = frame.result
-        self.total += 1
         self.written += frame.atoms is not None
-        self.failed += result.status == FAILED
-        self.not_converged += result.status == NOT_CONVERGED
-        if result.uncertainty is not None:
-            self.uncertainties.append(result.uncertainty)
+        self.statuses[result.status] += 1
+        self.rejected += result.jump == REJECTED
+        if result.force_calls is not None:
+            self.force_calls = (self.force_calls or 0) + result.force_calls
+        for kept, value in ((self.errors, result.error), (self.volume_errors, result.volume_error)):
+            if value is not None:
+                kept.append(value)
         if self.total <= TABLE_ROWS:
-            self.rows.append(_row(frame))
+            self.rows.append(Row.of(frame))
 
 
-def _row(frame: RelaxedFrame) -> tuple[str, ...]:
-    result, label = frame.result, frame.label
-    label = label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
-    volume = "" if result.volume_change is None else f"{result.volume_change:+.1%}"
-    uncertainty = "" if result.uncertainty is None else f"{result.uncertainty:.3f}"
-    remark = result.reason if result.steps is None else f"{result.steps} steps"
-    status = f"{result.status} ({remark})" if result.ok and remark else result.status
-    return label, _formula(result.relaxed), volume, uncertainty, status
+class Row(NamedTuple):
+    """What the table tells of one crystal, in the order of :data:`COLUMNS`."""
+
+    crystal: str
+    formula: str
+    volume: str
+    error: str
+    volume_error: str
+    uncertainty: str
+    calls: str
+    status: str
+
+    @classmethod
+    def of(cls, frame: RelaxedFrame) -> Row:
+        """That of ``frame``; the uncertainty stands in where there is no calibrated error."""
+        result, label = frame.result, frame.label
+        label = label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
+        status = result.status
+        if result.jump == REJECTED and status != JUMP_REJECTED:
+            status += ", jump rejected"
+        finished = result.status in FINISHED
+        return cls(
+            label,
+            _formula(result.relaxed),
+            _told(result.volume_change, "+.1%"),
+            _told(result.error, ".3f"),
+            _told(result.volume_error, ".1%"),
+            "" if result.error is not None or finished else _told(result.uncertainty, ".3f"),
+            _told(result.force_calls, ",d"),
+            status,
+        )
+
+
+#: Heads of the table.
+COLUMNS = Row("crystal", "formula", "volume", "error (Å)", "volume error", "uncertainty (Å)", "force calls", "status")
+
+
+def _told(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def _formula(crystal: Crystal | None) -> str:
@@ -80,10 +134,16 @@ def _formula(crystal: Crystal | None) -> str:
     return str(Symbols(crystal.numbers).formula.reduce()[0].format("metal"))
 
 
+def is_reported(frame: RelaxedFrame) -> bool:
+    """Whether a line of its own says what became of a crystal; uncertain ones are told of where that is asked for."""
+    return not frame.result.ok and frame.result.status != UNCERTAIN
+
+
 def failure(frame: RelaxedFrame) -> str:
-    """One line: which crystal, and why it failed or fell short."""
+    """One line: which crystal, and why it is refused, failed or fell short."""
     result = frame.result
     reason = f"{result.status} after {result.steps} steps" if result.status == NOT_CONVERGED else result.reason or ""
+    reason = f"{result.status}: {reason}" if result.status == JUMP_REJECTED else reason
     known = reason.startswith(frame.label)  # errors of reading name the file themselves
     return reason if known else f"{frame.label}: {reason}"
 
@@ -91,24 +151,35 @@ def failure(frame: RelaxedFrame) -> str:
 def print_results(console: Console, tally: Tally, output: str, *, seconds: float) -> None:
     """A row for each crystal, where they are few, and a line for all."""
     if tally.total <= TABLE_ROWS:
-        table = Table("crystal", "formula", box=None, pad_edge=False)
-        table.add_column("volume", justify="right")
-        table.add_column("uncertainty (Å)", justify="right")
-        table.add_column("status")
+        shown = [n for n in range(len(COLUMNS)) if COLUMNS[n] in _ALWAYS or any(row[n] for row in tally.rows)]
+        table = Table(box=None, pad_edge=False)
+        for n in shown:
+            table.add_column(COLUMNS[n], justify="left" if COLUMNS[n] in _ALWAYS else "right")
         for row in tally.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(row[n]) for n in shown))
         console.print(table)
     console.print(summary(tally, output, seconds=seconds), markup=False, soft_wrap=True)
 
 
+#: Columns that are there whether or not there is anything in them.
+_ALWAYS = (COLUMNS.crystal, COLUMNS.formula, COLUMNS.status)
+
+
+def counts(statuses: Mapping[str, int]) -> str:
+    """``3 accepted, 1 failed``: the better ones first."""
+    order = sorted(statuses, key=(*STATUSES, *statuses).index)
+    return ", ".join(f"{statuses[status]:,} {status}" for status in order if statuses[status]) or "nothing"
+
+
 def summary(tally: Tally, output: str, *, seconds: float) -> str:
     """One line for the whole run."""
-    parts = [f"{tally.total - tally.failed - tally.not_converged} relaxed", f"{tally.failed} failed"]
-    if tally.not_converged:
-        parts.insert(1, f"{tally.not_converged} not converged")
+    parts = [f"{counts(tally.statuses)} of {tally.total:,}"]
+    if tally.force_calls is not None:
+        parts.append(f"{tally.rejected:,} jumps rejected, {tally.force_calls:,} force calls")
+    if tally.errors:
+        volume = f", of volumes {statistics.median(tally.volume_errors):.1%}" if tally.volume_errors else ""
+        parts.append(f"median expected error {statistics.median(tally.errors):.3f} Å{volume}")
     parts.append(f"{seconds:.1f} s, {tally.total / max(seconds, 1e-9):.3g} crystals/s")
-    if tally.uncertainties:
-        parts.append(f"median deeprelax_uncertainty {statistics.median(tally.uncertainties):.3f} Å")
     if tally.written:
         parts.append(f"written to {output}")
     return "; ".join(parts)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from deeprelax_ase.cli.common import stop
 
 
 class Device(StrEnum):
@@ -14,6 +17,15 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class OnUncertain(StrEnum):
+    """What comes of predictions that are not to be trusted."""
+
+    KEEP = "keep"
+    WARN = "warn"
+    SKIP = "skip"
+    FINISH = "finish"
 
 
 def argument(metavar: str, text: str) -> typer.models.ArgumentInfo:
@@ -32,6 +44,60 @@ RelaxCell = Annotated[
     bool | None,
     typer.Option("--relax-cell/--fixed-cell", help="Move or keep all cells. Default: keep those of slabs only."),
 ]
+ModelName = Annotated[
+    str | None,
+    optional(
+        "Model, by name or path; `deeprelax models` lists them. Default: the one for the calculator",
+        "-m",
+        "--model",
+        metavar="NAME",
+    ),
+]
+
+# -- which predictions are to be trusted, and what comes of the others
+
+MaxError = Annotated[
+    float | None, optional("Å; predictions expected to be further off in their coordinates are uncertain.", min=0.0)
+]
+MaxVolumeError = Annotated[
+    float | None, optional("The same of the volume, as a fraction: 0.02 is two in a hundred.", min=0.0)
+]
+MaxUncertainty = Annotated[float | None, optional("Å; so are those of a larger deeprelax_uncertainty.", min=0.0)]
+OnUncertainOption = Annotated[
+    OnUncertain | None,
+    optional(
+        "What comes of uncertain predictions, and of crystals unlike those that the model knows: keep hands them out, "
+        "marked; warn does so with a warning; skip leaves the crystal as it was; finish relaxes it under the "
+        "calculator, and it alone. Default: keep",
+        "--on-uncertain",
+    ),
+]
+
+# -- under which calculator, and how, predictions are finished
+
+FMAX, STEPS, FINISH = 0.05, 500, "fire"
+CalculatorName = Annotated[
+    str,
+    typer.Option(
+        "-c",
+        "--calculator",
+        metavar="NAME",
+        help="Finish each prediction under this calculator, or with --on-uncertain finish the uncertain ones: none, "
+        "m3gnet, tensornet, chgnet, the folder of a MatGL potential, or module:factory, where the factory returns an "
+        "ASE calculator.",
+    ),
+]
+Finish = Annotated[
+    str | None,
+    optional(
+        "Optimizer that finishes, by its name in ASE; fast, which takes the fewest force calls; or none, for the jump "
+        f"alone. Default: {FINISH}",
+        metavar="NAME",
+    ),
+]
+Fmax = Annotated[float | None, optional(f"Largest force when finished, eV/Å. Default: {FMAX}", min=0.0)]
+Steps = Annotated[int | None, optional(f"Most steps for each crystal. Default: {STEPS}", min=1)]
+
 Recycles = Annotated[int | None, optional("How often the network refines its prediction. Default: the model's", min=1)]
 Members = Annotated[int | None, optional("Networks of the ensemble. Default: all", min=1)]
 
@@ -48,3 +114,31 @@ PairLevel = Annotated[
 ]
 PairLabels = Annotated[str, typer.Option("--labels", help="Of npz files: relaxed or m3gnet.")]
 Split = Annotated[str, typer.Option("--split", help="Part of the pairs: train, validation, test or all.")]
+
+
+def refuse_contradictions(
+    *,
+    calculator: str,
+    on_uncertain: OnUncertain | None,
+    limits: Sequence[float | None],
+    finishing: Sequence[str | float | None],
+) -> None:
+    """End with advice where options have no use beside the others: nothing is passed over in silence.
+
+    Args:
+        calculator: its name, or none.
+        on_uncertain: what is to come of uncertain predictions.
+        limits: what predictions have to meet.
+        finishing: how a calculator is to finish.
+    """
+    without = calculator.lower() == "none"
+    if without and any(value is not None for value in finishing):
+        stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
+    if without and on_uncertain is OnUncertain.FINISH:
+        stop("--on-uncertain finish needs a calculator; give one with --calculator.")
+    chosen = on_uncertain is not None or any(value is not None for value in limits)
+    if not without and chosen and on_uncertain is not OnUncertain.FINISH:
+        stop(
+            "Under a calculator every crystal is finished, and limits and --on-uncertain have no use. Add "
+            "--on-uncertain finish to finish the uncertain ones alone."
+        )

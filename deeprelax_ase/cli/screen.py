@@ -12,8 +12,33 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, Members, Quiet, Recycles, RelaxCell, argument, optional
+from deeprelax_ase.cli.console import counts
+from deeprelax_ase.cli.options import (
+    FINISH,
+    FMAX,
+    STEPS,
+    CalculatorName,
+    Device,
+    DeviceOption,
+    Finish,
+    Fmax,
+    MaxError,
+    MaxUncertainty,
+    MaxVolumeError,
+    Members,
+    ModelName,
+    OnUncertain,
+    OnUncertainOption,
+    Quiet,
+    Recycles,
+    RelaxCell,
+    Steps,
+    argument,
+    optional,
+    refuse_contradictions,
+)
 from deeprelax_ase.errors import DeepRelaxError, SourceError
+from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
@@ -24,22 +49,22 @@ SCREEN_EXAMPLES = """\
 Examples:
 
     deeprelax screen candidates.extxyz --out screened
-    deeprelax screen cifs/ wbm.json.gz more.parquet --out screened --max-error 0.05
-    deeprelax screen candidates.db --out screened --max-error 0.05 --finish m3gnet
+    deeprelax screen cifs/ wbm.json.gz more.parquet --out screened --max-error 0.05 --max-volume-error 0.03
+    deeprelax screen candidates.db --out screened --calculator m3gnet --on-uncertain finish
     srun deeprelax screen candidates.parquet --out screened --shard $((SLURM_ARRAY_TASK_ID + 1))/64
     deeprelax export screened -o relaxed.extxyz
 
 The same command goes on with a run that was interrupted, whatever interrupted it.
 
-Exit code: 0 all crystals are relaxed; 1 some are uncertain or failed, or nothing more could be written; 2 nothing was
-done; 130 interrupted.
+Exit code: 0 all crystals are relaxed; 1 some are uncertain, refused or failed, or did not reach fmax, or nothing more
+could be written; 2 nothing was done; 130 interrupted.
 """
 
 EXPORT_EXAMPLES = """\
 Examples:
 
     deeprelax export screened -o relaxed.extxyz
-    deeprelax export screened -o relaxed.db --status predicted --status uncertain
+    deeprelax export screened -o relaxed.db --status accepted --status uncertain
     deeprelax export screened -o cifs/%06d.cif
     deeprelax export screened -o geo-opt.jsonl.gz        # Matbench Discovery's geometries
 """
@@ -54,21 +79,6 @@ Inputs = Annotated[
     ),
 ]
 Out = Annotated[Path, optional("Folder for the results.", "-o", "--out", metavar="DIR")]
-ModelName = Annotated[
-    str | None, optional("By name or path. Default: the one for the finish", "-m", "--model", metavar="NAME")
-]
-MaxUncertainty = Annotated[
-    float | None, optional("Å; predictions of a larger deeprelax_uncertainty count as uncertain.", min=0.0)
-]
-MaxError = Annotated[
-    float | None,
-    optional("Å; so do those expected to be further off, or unlike the crystals that the model knows.", min=0.0),
-]
-Finish = Annotated[
-    str, typer.Option(metavar="NAME", help="Calculator under which uncertain crystals are relaxed: m3gnet, chgnet, ...")
-]
-Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when that is finished, eV/Å.")]
-Steps = Annotated[int, typer.Option(min=1, help="Most steps of that.")]
 ShardOption = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="This process's share of the work, where several share a folder.")
 ]
@@ -90,11 +100,14 @@ def screen(
     inputs: Inputs,
     out: Out,
     model: ModelName = None,
-    max_uncertainty: MaxUncertainty = None,
     max_error: MaxError = None,
-    finish: Finish = "none",
-    fmax: Fmax = 0.05,
-    steps: Steps = 500,
+    max_volume_error: MaxVolumeError = None,
+    max_uncertainty: MaxUncertainty = None,
+    on_uncertain: OnUncertainOption = None,
+    calculator: CalculatorName = "none",
+    finish: Finish = None,
+    fmax: Fmax = None,
+    steps: Steps = None,
     shard: ShardOption = "1/1",
     workers: Workers = None,
     block_size: BlockSize = 1000,
@@ -110,10 +123,14 @@ def screen(
 ) -> None:
     """Relax very many crystals, on all cores or GPUs, and lose nothing.
 
-    The folder holds Parquet files with a row for each crystal: the relaxed geometry, its uncertainty, and a status:
-    "predicted", "uncertain" beyond the limits set, "converged" or "not converged" under the finish, "failed" with the
-    reason. A journal says what is done.
+    The folder holds Parquet files with a row for each crystal: the relaxed geometry, its expected errors, and a status
+    with its reason: "accepted", "unchanged" (left as it is, being relaxed as far as the model can tell) or "uncertain";
+    "converged" or "not converged" under the calculator; "refused" or "failed". A journal says what is done.
     """
+    limits = (max_error, max_volume_error, max_uncertainty)
+    refuse_contradictions(
+        calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=(finish, fmax, steps)
+    )
     require("pyarrow", "screening")
     from deeprelax_ase.screening.options import RelaxOptions
 
@@ -126,13 +143,16 @@ def screen(
             find_symmetry=symmetry,
             atoms_per_batch=atoms_per_batch,
             compile=compile,
-            max_uncertainty=max_uncertainty,
             max_error=max_error,
-            finish=finish,
-            fmax=fmax,
-            steps=steps,
+            max_volume_error=max_volume_error,
+            max_uncertainty=max_uncertainty,
+            on_uncertain=(on_uncertain or OnUncertain.KEEP).value,
+            calculator="none" if calculator.lower() == "none" else calculator,
+            finish=finish or FINISH,
+            fmax=FMAX if fmax is None else fmax,
+            steps=steps or STEPS,
         )
-        options = replace(options, model=_model(model, finish, device))
+        options = replace(options, model=_model(model, options.calculator, device))
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     start = time.perf_counter()
@@ -140,8 +160,7 @@ def screen(
     progress = _run(inputs, out, options, quiet=quiet, **work)
     if not quiet:
         Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
-    sound = all(progress.statuses[status] == 0 for status in ("uncertain", "not converged", "failed"))
-    raise typer.Exit(OK if sound else SOME_FAILED)
+    raise typer.Exit(SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK)
 
 
 def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:
@@ -156,8 +175,8 @@ def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, qui
             def observe(progress: run.Progress) -> None:
                 if progress.done == progress.before:  # so that the rate is this call's
                     bar.reset(task, total=progress.total, completed=progress.done)
-                failed = progress.statuses["failed"]
-                text = f"relaxing, {failed:,} failed" if failed else "relaxing"
+                failed = sum(progress.statuses[status] for status in UNRELAXED)
+                text = f"relaxing, {failed:,} refused or failed" if failed else "relaxing"
                 bar.update(task, description=text, total=progress.total, completed=progress.done)
 
             return run_screen(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
@@ -179,12 +198,13 @@ def export(
         typer.Option("-o", "--output", metavar="OUT", help="File, in the format of its ending.", show_default=False),
     ],
     status: Annotated[
-        list[str] | None, typer.Option(help="Of the crystals wanted; repeatable. Default: predicted, converged")
+        list[str] | None,
+        typer.Option(help="Status wanted; repeatable. Default: accepted, unchanged, converged"),
     ] = None,
 ) -> None:
     """Write the crystals of a screening to a file that other programs read."""
     require("pyarrow", "screening")
-    from deeprelax_ase.screening.export import TRUSTED, export_results, repeated_ids
+    from deeprelax_ase.screening.export import export_results, repeated_ids
 
     try:
         with plain_warnings(), bar_on(errors(), rate=True) as bar:
@@ -201,20 +221,19 @@ def export(
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
 
 
-def _model(name: str | None, finish: str, device: Device) -> str:
+def _model(name: str | None, calculator: str, device: Device) -> str:
     """That of the user, or the one whose minima the calculator has that finishes."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL
 
-    if name is not None or finish == "none":
+    if name is not None or calculator == "none":
         return name or DEFAULT_MODEL
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.calculators.registry import get_calculator
 
-    return model_for(get_calculator(finish, device=device.value))
+    return model_for(get_calculator(calculator, device=device.value))
 
 
 def _summary(progress: run.Progress, out: Path, seconds: float) -> str:
-    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(progress.statuses.items())) or "nothing"
     made = progress.done - progress.before
     rate = f"{seconds:.1f} s, {made / max(seconds, 1e-9):,.3g} crystals/s"
-    return f"{counts} of {progress.total:,}; {made:,} of them now, in {rate}; in {escape(str(out))}"
+    return f"{counts(progress.statuses)} of {progress.total:,}; {made:,} of them now, in {rate}; in {escape(str(out))}"

@@ -24,7 +24,7 @@ from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.record import within_error
+from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import COVERAGE, Calibration, fit_calibration
 
 #: Fewer crystals make no group of their own.
@@ -53,7 +53,7 @@ def coverage(
     """
     read = calibration.read(predicted.error_features(), predicted.oxides())
     crystals = [
-        start if within_error(start, end, error) else end
+        start if why_unchanged(start, end, error) else end
         for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
     ]
     true = crystal_errors(pairs, crystals)

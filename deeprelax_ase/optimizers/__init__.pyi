@@ -5,6 +5,6 @@ from .batch import finish_frames as finish_frames
 from .batch import predict_frames as predict_frames
 from .batch import write_frame as write_frame
 from .deeprelax import DeepRelaxOptimizer as DeepRelaxOptimizer
-from .deeprelax import DeepRelaxPositions as DeepRelaxPositions
 from .model_hessian import ModelHessianBFGS as ModelHessianBFGS
 from .model_hessian import Springs as Springs
+from .positions import DeepRelaxPositions as DeepRelaxPositions

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError
 from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.prediction.judgement import (
+    KEEP,
+    SKIP,
+    WITHOUT_CALCULATOR,
+    Judgement,
+    TrustLimits,
+    announce,
+    check_on_uncertain,
+    judge,
+)
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import forget
 
@@ -38,7 +47,12 @@ class RelaxedFrame(NamedTuple):
 
 
 def predict_frames(
-    frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool | None = None
+    frames: Iterable[Frame],
+    predictor: Predictor,
+    *,
+    relax_cell: bool | None = None,
+    limits: TrustLimits | None = None,
+    on_uncertain: str = KEEP,
 ) -> Iterator[RelaxedFrame]:
     """One-shot relaxation of ``frames``, in batches.
 
@@ -46,32 +60,25 @@ def predict_frames(
         frames: read as they are needed.
         predictor: does the work.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
+        limits: what a prediction has to meet, or is uncertain.
+        on_uncertain: what comes of one that is, see :data:`~deeprelax_ase.prediction.judgement.ON_UNCERTAIN`: all but
+            ``"finish"``.
 
     Yields:
         what became of each frame, in order.
+
+    Raises:
+        ValueError: another word.
+        UncertainPredictionError: that is what is wanted.
     """
-    waiting: deque[tuple[Frame, DeepRelaxError | None]] = deque()
-
-    def structures() -> Iterator[Atoms]:
-        for frame in frames:
-            error = frame.error or _constraint_error(frame)
-            waiting.append((frame, error))
-            if error is None and frame.atoms is not None:
-                yield frame.atoms
-
-    for made in predictor.predict_many(structures(), relax_cell=relax_cell):
-        while (error := waiting[0][1]) is not None:
-            yield _failed(waiting.popleft()[0], error, predictor.model_name)
-        frame, _ = waiting.popleft()
+    check_on_uncertain(on_uncertain, allowed=WITHOUT_CALCULATOR)
+    for frame, made in _predicted(frames, predictor, relax_cell=relax_cell):
         if isinstance(made, DeepRelaxError):
-            yield _failed(frame, made, predictor.model_name)
-            continue
-        remark = None if made.solver_converged else "the geometry solver did not come to rest"
-        result = replace(RelaxationResult.of(made), reason=remark)
-        yield RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
-    for frame, error in waiting:
-        if error is not None:
-            yield _failed(frame, error, predictor.model_name)
+            yield _unrelaxed(frame, made, predictor.model_name)
+        else:
+            judgement = judge(made, limits)
+            announce(judgement, on_uncertain, of=frame.label, error=made.error)
+            yield _as_predicted(frame, made, judgement, skip=on_uncertain == SKIP)
 
 
 def finish_frames(
@@ -81,8 +88,10 @@ def finish_frames(
     *,
     fmax: float = 0.05,
     steps: int = 500,
-    finish: str = "fire",
+    finish: str | None = "fire",
     relax_cell: bool | None = None,
+    limits: TrustLimits | None = None,
+    only_uncertain: bool = False,
 ) -> Iterator[RelaxedFrame]:
     """Relaxation of ``frames`` that finishes each prediction under a calculator.
 
@@ -91,24 +100,35 @@ def finish_frames(
         predictor: makes the jump.
         make_calculator: called once, and again after a crystal that failed, whatever state that left behind.
         fmax: see :func:`finish_atoms`, as of ``steps``, ``finish`` and ``relax_cell``.
+        limits: what a prediction has to meet, or is uncertain.
+        only_uncertain: finish the predictions that are uncertain, and those that constraints do not let be made in
+            batches; hand out the others as they are.
 
     Yields:
         what became of each frame, in order.
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
     calculator: Calculator | None = None
-    for frame in frames:
-        if frame.atoms is None:
-            yield _failed(frame, frame.error, predictor.model_name)
+    predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
+    if only_uncertain:
+        predicted = _predicted(frames, predictor, relax_cell=relax_cell)
+    for frame, made in predicted:
+        if isinstance(made, DeepRelaxError) and not isinstance(made, ConstraintError):
+            yield _unrelaxed(frame, made, predictor.model_name)
+            continue
+        prediction = None if isinstance(made, DeepRelaxError) else made
+        if prediction is not None and not (judgement := judge(prediction, limits)).uncertain:
+            yield _as_predicted(frame, prediction, judgement)
+            continue
+        if frame.atoms is None:  # without an error either: no source makes such a frame
             continue
         calculator = make_calculator() if calculator is None else calculator
         try:
-            result, atoms = finish_atoms(frame.atoms, predictor, calculator, **options)
+            result, atoms = finish_atoms(frame.atoms, predictor, calculator, prediction=prediction, **options)
             yield RelaxedFrame(frame.label, result, atoms)
         except Exception as error:  # whatever calculators raise
-            known = isinstance(error, DeepRelaxError)
-            yield _failed(frame, error if known else f"{type(error).__name__}: {error}", predictor.model_name)
-            if not known or isinstance(error, CalculatorError):
+            yield _unrelaxed(frame, error, predictor.model_name)
+            if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
                 calculator = None  # in whatever state it is
 
 
@@ -120,7 +140,7 @@ def finish_atoms(
     prediction: Prediction | None = None,
     fmax: float = 0.05,
     steps: int = 500,
-    finish: str = "fire",
+    finish: str | None = "fire",
     relax_cell: bool | None = None,
 ) -> tuple[RelaxationResult, Atoms]:
     """Relaxation of one crystal that finishes its prediction under a calculator.
@@ -132,7 +152,7 @@ def finish_atoms(
         prediction: of ``atoms``, where ``predictor`` has made it before; nothing is predicted again then.
         fmax: eV/Å, the largest force, and cell gradient, that counts as converged.
         steps: most steps, the jump included.
-        finish: name of the optimizer that finishes.
+        finish: name of the optimizer that finishes; None for the jump alone.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
 
     Returns:
@@ -159,6 +179,7 @@ def finish_atoms(
         converged=converged,
         prediction=optimizer.prediction,  # None where the start was converged already
         decision=optimizer.decision,
+        alone=finish is None,
         model=predictor.model_name,
         energy=relaxed.calc.results.get("energy"),
         steps=optimizer.nsteps,
@@ -188,14 +209,41 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
         given = frame.result
         earlier = "" if given.ok or not given.reason else f"{given.reason}; "
         reason = f"{earlier}cannot be written in this format ({type(error).__name__}: {error})"
-        return RelaxedFrame(frame.label, RelaxationResult.failed(reason, given.initial, model=given.model), None)
+        return RelaxedFrame(frame.label, RelaxationResult.unrelaxed(reason, given.initial, model=given.model), None)
     return frame
 
 
-def _failed(frame: Frame, reason: object, model: str) -> RelaxedFrame:
+def _predicted(
+    frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool | None
+) -> Iterator[tuple[Frame, Prediction | DeepRelaxError]]:
+    """Each frame, and its prediction or why there is none."""
+    waiting: deque[tuple[Frame, DeepRelaxError | None]] = deque()
+
+    def structures() -> Iterator[Atoms]:
+        for frame in frames:
+            error = frame.error or _constraint_error(frame)
+            waiting.append((frame, error))
+            if error is None and frame.atoms is not None:
+                yield frame.atoms
+
+    for made in predictor.predict_many(structures(), relax_cell=relax_cell):
+        while (error := waiting[0][1]) is not None:
+            yield waiting.popleft()[0], error
+        yield waiting.popleft()[0], made
+    for frame, error in waiting:
+        if error is not None:
+            yield frame, error
+
+
+def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:
+    result = RelaxationResult.of(prediction, judgement, skip=skip)
+    return RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
+
+
+def _unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
     """Of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
     crystal = None if frame.atoms is None else _crystal(frame.atoms)
-    result = RelaxationResult.failed(reason, crystal, model=model)
+    result = RelaxationResult.unrelaxed(error, crystal, model=model)
     if frame.atoms is not None:
         forget(frame.atoms)  # of an earlier run
         frame.atoms.info.update(result.info)

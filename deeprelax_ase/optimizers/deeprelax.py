@@ -27,7 +27,8 @@ from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.display import html_table
-from deeprelax_ase.prediction.status import ERROR_KEYS, JumpDecision, forget
+from deeprelax_ase.prediction.judgement import SKIP, Judgement, TrustLimits
+from deeprelax_ase.prediction.status import ERROR_KEYS, TRUSTED, JumpDecision, forget
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -48,24 +49,27 @@ class DeepRelaxOptimizer(Optimizer):
     Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy.
     That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
 
-    Atoms without a calculator (or with stored results of a file) are left at the prediction, unless the model expects
-    to be further off than ``max_error``: then they stay where they are. Nothing can be said about forces, so ``run``
-    returns whether the prediction was made and its geometry solver came to rest.
+    Atoms without a calculator (or with stored results of a file) are left at the prediction, unless it is not to be
+    trusted: then they stay where they are, and ``on_uncertain`` says what else. Nothing can be said about forces, so
+    ``run`` returns whether the prediction is to be trusted.
 
     Constraints and filters are honoured exactly: the jump goes as far as they allow. Layers and slabs,
     whatever their ``pbc`` says, are strained in their plane alone, so that an upright cell vector out of it is kept.
 
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
     :attr:`~deeprelax_ase.prediction.record.Prediction.info`, the calibrated errors until the finish moves on;
-    ``deeprelax_jump``, ``"kept"``, ``"rejected"`` or ``"refused"``, with the reason in ``deeprelax_jump_reason``; and
-    ``deeprelax_status``, one of ``"predicted"`` (the atoms are where the model put them, and not converged or not
-    checked), ``"refused"``, ``"converged"`` and ``"not converged"`` (of a finish). Atoms are not wrapped into the cell.
-    Where a run ends at a geometry that was come back to, the calculator is asked anew when the atoms are.
+    ``deeprelax_jump``, ``"kept"``, ``"rejected"`` or ``"skipped"``, with the reason in ``deeprelax_jump_reason``; and
+    ``deeprelax_status``: that of the :attr:`judgement` as long as nothing moves on from the prediction; then
+    ``"converged"``, ``"not converged"``, or ``"jump rejected"`` where the jump was all; ``deeprelax_reason`` tells why.
+    Atoms are not wrapped into the cell. Where a run ends at a geometry that was come back to, the calculator is asked
+    anew when the atoms are.
 
     Attributes:
         prediction: the :class:`~deeprelax_ase.Prediction`, with uncertainties and timings, as the model
             made it, before constraints; None before the jump, and after a restart.
         decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
+        judgement: whether the prediction is to be trusted, a :class:`~deeprelax_ase.prediction.Judgement`; None before
+            the jump.
 
     Args:
         atoms: bare ``Atoms``, or an ASE filter, which then says for itself what may move.
@@ -90,11 +94,13 @@ class DeepRelaxOptimizer(Optimizer):
             the energy is undone. By default 2 where the model has learnt to read the calculator's forces, the cell
             moves, and the finish learns no curvature, as with ``DeepRelax-M3GNet`` under M3GNet and FIRE; else none.
         criteria: when a jump under a calculator is kept.
-        max_error: Å, the largest expected error of the coordinates that is trusted without a calculator; None for the
-            calibrated limit (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`), ``math.inf`` for
-            none.
-        on_uncertain: what comes with a jump that is refused for that: ``"warn"`` for a warning, ``"raise"`` for an
-            ``UncertainPredictionError``, ``"keep"`` for nothing but the note in ``atoms.info`` and log.
+        max_error: Å, the largest expected error of the coordinates that is trusted; None for no limit. Crystals unlike
+            those that the model knows (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`) are never trusted.
+        max_volume_error: the same of the volume, as a fraction.
+        on_uncertain: what comes of a prediction that is not to be trusted, where no calculator checks the jump:
+            ``"skip"`` leaves the atoms where they are, with a note in ``atoms.info`` and log; ``"keep"`` moves them,
+            with such a note; ``"warn"`` does so with a warning; ``"finish"`` asks for a calculator; ``"raise"`` is an
+            ``UncertainPredictionError``.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -104,7 +110,8 @@ class DeepRelaxOptimizer(Optimizer):
     Raises:
         ConstraintError: the atoms carry a constraint, or a filter restricts the motion, that a jump cannot honour.
         StructureError: when run, for atoms that the model cannot relax, such as molecules.
-        CalculatorError: when run, for bare atoms whose calculator has no stress to relax the cell with.
+        CalculatorError: when run, for bare atoms whose calculator has no stress to relax the cell with; or where a
+            calculator is to finish uncertain predictions, and there is none.
     """
 
     fmax: Any
@@ -126,7 +133,8 @@ class DeepRelaxOptimizer(Optimizer):
         force_informed_steps: int | None = None,
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
-        on_uncertain: str = "warn",
+        max_volume_error: float | None = None,
+        on_uncertain: str = SKIP,
         symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "torch",
@@ -142,7 +150,7 @@ class DeepRelaxOptimizer(Optimizer):
             graph_backend=graph_backend,
             force_informed_steps=force_informed_steps,
             criteria=criteria or JumpCriteria(),
-            max_error=max_error,
+            limits=TrustLimits(max_error, max_volume_error),
             on_uncertain=on_uncertain,
         )
         self._jump = Jump(self._dof, settings, finish=None if self.finish is None else self.finish.name)
@@ -167,6 +175,11 @@ class DeepRelaxOptimizer(Optimizer):
     def decision(self) -> JumpDecision | None:
         """What became of the jump; None before it."""
         return None if self._jump.record is None else self._jump.record.decision
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """Whether the prediction is to be trusted; None before the jump."""
+        return None if self._jump.record is None else self._jump.record.judgement
 
     @property
     def prediction(self) -> Prediction | None:
@@ -218,7 +231,7 @@ class DeepRelaxOptimizer(Optimizer):
         """
         if not self._dof.has_calculator:
             record = self._jump.record
-            return record is not None and record.solver_converged and record.decision.kept
+            return record is not None and record.judgement.status in TRUSTED
         if gradient is not None:
             return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
         return satisfies(self, forces)
@@ -265,6 +278,7 @@ class DeepRelaxOptimizer(Optimizer):
         refuse_pressure_alone(dof)
         if jumps:
             self._jump.crystal()  # raises where there is none
+            self._jump.refuse_missing_calculator()
         if dof.has_calculator:
             refuse_missing_stress(dof)
         if self._symprec is not None and self._jump.record is None and self.nsteps == 0:
@@ -282,7 +296,7 @@ class DeepRelaxOptimizer(Optimizer):
         record = self._jump.make()
         if self._jump.prediction is not None:
             log.label_prediction(self._dof.atoms, self._jump.prediction)
-        write_log(self, log.jump_line(record, type(self).__name__, self.nsteps + 1))
+        write_log(self, log.jump_line(record, self._jump.prediction, type(self).__name__, self.nsteps + 1))
 
     def _facts(self) -> dict[str, str]:
         finish = "none" if self.finish is None else self.finish.name
@@ -333,14 +347,5 @@ class DeepRelaxOptimizer(Optimizer):
             forget_snapshot(self._dof)
 
     def _label(self, converged: bool) -> None:
-        log.label(self._dof, self._jump.record, converged=converged, at_prediction=self._jump.at_prediction)
-
-
-class DeepRelaxPositions(DeepRelaxOptimizer):
-    """:class:`DeepRelaxOptimizer` that keeps the cell of bare ``Atoms``, exactly.
-
-    For libraries that pass bare ``Atoms`` and mean a fixed cell, and wrap them in a cell filter when it may move.
-    """
-
-    def __init__(self, atoms: Atoms | Filter, *args: Any, relax_cell: bool = False, **kwargs: Any) -> None:
-        super().__init__(atoms, *args, relax_cell=relax_cell, **kwargs)
+        jump, finishes = self._jump, self.finish is not None
+        log.label(self._dof, jump.record, converged=converged, at_prediction=jump.at_prediction, finishes=finishes)

@@ -11,13 +11,21 @@ import numpy as np
 
 from deeprelax_ase.calculators.levels import model_for
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import ModelError, StructureError
+from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.restart import JumpRecord
 from deeprelax_ase.optimizers.shared import shared_predictor
-from deeprelax_ase.prediction.judgement import ON_UNCERTAIN, announce, refusal
-from deeprelax_ase.prediction.status import KEPT, JumpDecision
+from deeprelax_ase.prediction.judgement import (
+    FINISH,
+    SKIP,
+    Judgement,
+    TrustLimits,
+    announce,
+    check_on_uncertain,
+    judge,
+)
+from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -45,8 +53,8 @@ class JumpSettings:
         graph_backend: what builds the graph.
         force_informed_steps: most further jumps; None for the number that suits model and calculator.
         criteria: when a jump under a calculator is kept.
-        max_error: Å, largest expected error that is trusted without one; None for the calibrated limit.
-        on_uncertain: what comes with a refusal.
+        limits: what a prediction has to meet.
+        on_uncertain: what comes of one that does not, where no calculator checks the jump.
 
     Raises:
         ValueError: settings that contradict each other, or make no sense.
@@ -59,19 +67,16 @@ class JumpSettings:
     graph_backend: str = "torch"
     force_informed_steps: int | None = None
     criteria: JumpCriteria = field(default_factory=JumpCriteria)
-    max_error: float | None = None
-    on_uncertain: str = "warn"
+    limits: TrustLimits = field(default_factory=TrustLimits)
+    on_uncertain: str = SKIP
 
     def __post_init__(self) -> None:
         if self.predictor is not None and self.model is not None:
             raise ValueError("give either a predictor or a model, not both")
-        if self.on_uncertain not in ON_UNCERTAIN:
-            raise ValueError(f"on_uncertain={self.on_uncertain!r} must be one of {ON_UNCERTAIN}")
+        check_on_uncertain(self.on_uncertain)
         steps = self.force_informed_steps
         if steps is not None and (steps < 0 or steps != int(steps)):
             raise ValueError(f"force_informed_steps={steps} must be a whole number, 0 for none")
-        if self.max_error is not None and not self.max_error >= 0:
-            raise ValueError(f"max_error={self.max_error} must be a length in Å, math.inf for no limit")
 
 
 class Jump:
@@ -115,6 +120,18 @@ class Jump:
             self._predictor = shared_predictor(model, device=wanted.device, graph_backend=wanted.graph_backend)
         return self._predictor
 
+    def refuse_missing_calculator(self) -> None:
+        """Refuse to finish uncertain predictions under a calculator that is not there.
+
+        Raises:
+            CalculatorError: says what to do.
+        """
+        if self._settings.on_uncertain == FINISH and not self._dof.has_calculator:
+            raise CalculatorError(
+                f"on_uncertain={FINISH!r} finishes uncertain predictions under a calculator, and the atoms have none: "
+                "set atoms.calc, or choose another word"
+            )
+
     def refuse_foreign_prediction(self) -> None:
         """Refuse a prediction that was handed in and is not this model's, of the atoms as they are now.
 
@@ -141,7 +158,7 @@ class Jump:
 
         Raises:
             StructureError: the model cannot relax the atoms.
-            UncertainPredictionError: it does not trust itself, and that is to be an error.
+            UncertainPredictionError: the prediction is not to be trusted, and that is to be an error.
         """
         dof, atoms, settings = self._dof, self._dof.atoms, self._settings
         if settings.force_informed_steps and not self.predictor.reads_forces:
@@ -154,7 +171,8 @@ class Jump:
         prediction = settings.prediction
         if prediction is None:
             prediction = self.predictor.predict(self.crystal(), relax_cell=dof.moves_cell)
-        decision = self._follow(prediction)
+        judgement = judge(prediction, settings.limits)
+        decision = self._follow(prediction, judgement)
         self.prediction, self.at_prediction = prediction, decision.kept
         self.record = JumpRecord(
             numbers=atoms.numbers.copy(),
@@ -162,7 +180,7 @@ class Jump:
             cell=cell,
             model=prediction.model,
             uncertainty=float(prediction.uncertainty.total),
-            solver_converged=bool(prediction.solver_converged),
+            judgement=judgement,
             decision=decision,
             over=not decision.kept,
             orig_cell=dof.orig_cell,
@@ -192,15 +210,15 @@ class Jump:
         if self.record is not None:
             self.record = replace(self.record, over=True)
 
-    def _follow(self, prediction: Prediction) -> JumpDecision:
-        """Move the atoms there, unless the calculator, or without one the expected error, is against it."""
+    def _follow(self, prediction: Prediction, judgement: Judgement) -> JumpDecision:
+        """Move the atoms there, unless the calculator, or without one the judgement, is against it."""
         dof, settings = self._dof, self._settings
         step = _moving(dof, prediction, self.predictor)
         if dof.has_calculator:
             return attempt(dof, step, settings.criteria)
-        if (refused := refusal(prediction, settings.max_error)) is not None:
-            announce(refused, settings.on_uncertain)
-            return refused
+        announce(judgement, settings.on_uncertain, of="the prediction", error=prediction.error)
+        if judgement.uncertain and settings.on_uncertain == SKIP:
+            return JumpDecision(SKIPPED, judgement.reason)
         move(dof, step)
         return JumpDecision(KEPT, "no calculator to check it, no finish")
 

@@ -13,6 +13,7 @@ from ase.io.jsonio import read_json, write_json
 from ase.optimize.optimize import RestartError
 
 from deeprelax_ase.optimizers.acceptance import JumpDecision
+from deeprelax_ase.prediction.judgement import Judgement
 
 
 class FinishMemory(NamedTuple):
@@ -47,7 +48,7 @@ class JumpRecord:
         cell: (3, 3) Å, that of the unrelaxed crystal.
         model: name of the model.
         uncertainty: Å, predicted uncertainty of the crystal.
-        solver_converged: whether the geometry solver came to rest.
+        judgement: of the prediction.
         decision: what became of the jump.
         force_informed_steps: further jumps tried since.
         over: whether no further jump is to be tried.
@@ -60,7 +61,7 @@ class JumpRecord:
     cell: np.ndarray
     model: str
     uncertainty: float
-    solver_converged: bool
+    judgement: Judgement
     decision: JumpDecision
     force_informed_steps: int = 0
     over: bool = False
@@ -79,6 +80,7 @@ def write_record(path: str | os.PathLike, record: JumpRecord) -> None:
     unfinished = Path(f"{os.fspath(path)}.tmp")
     content = {f.name: getattr(record, f.name) for f in fields(record)}
     content["decision"] = (record.decision.outcome, record.decision.reason)
+    content["judgement"] = (record.judgement.status, record.judgement.reason)
     write_json(unfinished, content)
     unfinished.replace(path)
 
@@ -93,7 +95,8 @@ def read_record(path: str | os.PathLike, atoms: Atoms) -> JumpRecord:
         with open(path) as file:
             record = JumpRecord(**read_json(file, always_array=False))
         memory = None if record.memory is None else FinishMemory(*record.memory)
-        record = replace(record, decision=JumpDecision(*record.decision), memory=memory)  # type: ignore[misc]
+        decision, judgement = JumpDecision(*record.decision), Judgement(*record.judgement)  # type: ignore[misc]
+        record = replace(record, decision=decision, judgement=judgement, memory=memory)
     except (ValueError, TypeError, KeyError) as error:
         raise RestartError(
             f"Could not decode {path}: it is no restart file of DeepRelaxOptimizer. Delete it, or give restart= "

@@ -1,8 +1,9 @@
 from .inference import BatchRelaxation as BatchRelaxation
 from .inference import InferenceSettings as InferenceSettings
 from .inference import relax as relax
+from .judgement import Judgement as Judgement
 from .judgement import TrustLimits as TrustLimits
-from .judgement import doubt as doubt
+from .judgement import judge as judge
 from .paths import PathError as PathError
 from .paths import relaxation_path as relaxation_path
 from .predictor import Predictor as Predictor

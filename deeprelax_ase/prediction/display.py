@@ -7,6 +7,8 @@ from html import escape
 
 import numpy as np
 
+from deeprelax_ase.uncertainty.calibration import CalibratedError
+
 _CELL = "text-align: left; padding: 0.1em 0.8em"
 
 
@@ -17,6 +19,12 @@ def html_table(title: str, facts: Mapping[str, str]) -> str:
         for name, value in facts.items()
     )
     return f'<table><caption style="{_CELL}">{escape(title)}</caption><tbody>{rows}</tbody></table>'
+
+
+def expected_errors(error: CalibratedError) -> str:
+    """``expected error 0.031 Å, volume 0.8 %``; without the volume's where the cell is kept."""
+    volume = "" if error.volume is None else f", volume {100 * error.volume:.1f} %"
+    return f"expected error {error.coordinates:.3f} Å{volume}"
 
 
 def crystal_label(numbers: np.ndarray) -> str:

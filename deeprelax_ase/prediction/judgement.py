@@ -1,16 +1,32 @@
-"""Whether a prediction is to be trusted: the one place that says so."""
+"""Whether a prediction is to be trusted, and what comes of one that is not: the one place that says so.
+
+Every door asks :func:`judge`: records, the optimizer, the commands ``relax`` and ``screen``, jobflow, Ray, reports.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
-from deeprelax_ase.errors import ModelError, UncertainPredictionError
-from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.status import REFUSED, JumpDecision
+from deeprelax_ase.errors import (
+    ConstraintError,
+    DeepRelaxError,
+    ModelError,
+    StructureError,
+    StructureFileError,
+    UncertainPredictionError,
+)
+from deeprelax_ase.prediction.display import expected_errors
+from deeprelax_ase.prediction.status import ACCEPTED, FAILED, REFUSED, UNCERTAIN, UNCHANGED
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 
-#: What may come with a refusal: nothing, a warning, an error.
-ON_UNCERTAIN = ("keep", "warn", "raise")
+#: What may come of an uncertain prediction. It is handed out, marked; handed out with a warning; the crystal is left as
+#: it was, marked; it is finished under a calculator; it is an error.
+KEEP, WARN, SKIP, FINISH, RAISE = ON_UNCERTAIN = ("keep", "warn", "skip", "finish", "raise")
+
+#: Those that need no calculator.
+WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
 
 @dataclass(frozen=True)
@@ -19,69 +35,165 @@ class TrustLimits:
 
     Attributes:
         max_error: Å, the largest expected error of the coordinates; None for no limit.
+        max_volume_error: relative, the largest expected error of the volume; None for no limit. Where the cell is kept,
+            the volume is not off.
         max_uncertainty: Å, the largest :attr:`~deeprelax_ase.Uncertainty.total`; None for no limit.
-        ood: whether a crystal unlike those that the model knows (out of distribution) is trusted.
-        unsettled: whether a geometry is trusted whose solver did not come to rest.
+        ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
+
+    Raises:
+        ValueError: a limit is negative, or no number.
     """
 
     max_error: float | None = None
+    max_volume_error: float | None = None
     max_uncertainty: float | None = None
     ood: bool = False
-    unsettled: bool = False
+
+    def __post_init__(self) -> None:
+        units = {"max_error": "a length in Å", "max_volume_error": "a fraction", "max_uncertainty": "a length in Å"}
+        for name, unit in units.items():
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value} must be {unit}, math.inf or None for no limit")
+
+    def check(self, model: str, *, calibrated: bool) -> None:
+        """Refuse limits of errors that a ``model`` does not know.
+
+        Raises:
+            ModelError: its errors are not ``calibrated``.
+        """
+        limited = [name for name in ("max_error", "max_volume_error") if getattr(self, name) is not None]
+        if limited and not calibrated:
+            raise ModelError(
+                f"{model} has no calibrated errors to hold against {' and '.join(limited)}, or not with so many "
+                "recycles and members: leave it out, or set max_uncertainty"
+            )
 
 
-def doubt(prediction: Prediction, limits: TrustLimits) -> str:
-    """Why a prediction is not to be trusted; empty where it is. An error that is no number is above any limit.
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be thought of a prediction.
+
+    Attributes:
+        status: ``"accepted"``, ``"unchanged"`` or ``"uncertain"``; of a crystal that nothing is predicted of,
+            ``"refused"`` or ``"failed"``.
+        reason: one line; empty where it is accepted.
+    """
+
+    status: str
+    reason: str = ""
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether there is a prediction that is not to be trusted."""
+        return self.status == UNCERTAIN
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
+class _Total(Protocol):
+    @property
+    def total(self) -> float: ...
+
+
+class Judged(Protocol):
+    """What a judgement is made of: a :class:`~deeprelax_ase.Prediction` tells all of it."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+
+    @property
+    def error(self) -> CalibratedError | None:
+        """The calibrated errors."""
+
+    @property
+    def uncertainty(self) -> _Total:
+        """The uncertainty, in total in Å."""
+
+    @property
+    def solver_converged(self) -> bool:
+        """Whether the geometry solver came to rest."""
+
+    @property
+    def unchanged(self) -> str:
+        """Why the crystal was left as it was; empty where it was not."""
+
+
+def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgement:
+    """What is to be thought of a prediction, or of the error in its place.
+
+    A crystal that was left as it was may be uncertain too: where it is unlike those that the model knows, its expected
+    error does not tell that it is relaxed.
+
+    Args:
+        made: the prediction, or why there is none.
+        limits: what it has to meet; by default that the crystal is like those that the model knows.
 
     Raises:
         ModelError: an error is limited, and the model's are not calibrated.
     """
-    error, uncertainty = prediction.error, prediction.uncertainty.total
-    if not (limits.unsettled or prediction.solver_converged):
+    if isinstance(made, Exception):
+        known = isinstance(made, DeepRelaxError)
+        reason = str(made) if known else f"{type(made).__name__}: {made}"
+        return Judgement(REFUSED if is_refusal(made) else FAILED, " ".join(reason.split()))
+    if reason := _doubt(made, limits or TrustLimits()):
+        return Judgement(UNCERTAIN, reason)
+    return Judgement(UNCHANGED, made.unchanged) if made.unchanged else Judgement(ACCEPTED)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether ``error`` tells of a crystal that was read, and that nothing is predicted of."""
+    return isinstance(error, StructureError | ConstraintError) and not isinstance(error, StructureFileError)
+
+
+def _doubt(made: Judged, limits: TrustLimits) -> str:
+    """Why a prediction is not to be trusted; empty where it is. An error that is no number is above any limit."""
+    error, uncertainty = made.error, made.uncertainty.total
+    if not made.solver_converged:
         return "the geometry solver did not come to rest"
     if limits.max_uncertainty is not None and not uncertainty <= limits.max_uncertainty:
         return f"its uncertainty {uncertainty:.3g} Å is above max_uncertainty={limits.max_uncertainty:g} Å"
     if error is None:
-        if limits.max_error is None:
-            return ""
-        raise ModelError(
-            f"{prediction.model} has no calibrated errors to hold against max_error={limits.max_error}: leave it out"
-        )
+        limits.check(made.model, calibrated=False)
+        return ""
     if error.ood and not limits.ood:
-        of_the_volume = "" if error.volume is None else f", of the volume {100 * error.volume:.1f} %"
-        return (
-            "the crystal is unlike those that the model knows "
-            f"(expected error {error.coordinates:.3f} Å{of_the_volume})"
-        )
+        novelty = "" if error.novelty is None else f", novelty {error.novelty:.2f}"
+        return f"the crystal is unlike those that the model knows{novelty}"
     if limits.max_error is not None and not error.coordinates <= limits.max_error:
         return f"its expected error {error.coordinates:.3f} Å is above max_error={limits.max_error:g} Å"
+    if limits.max_volume_error is not None and error.volume is not None and not error.volume <= limits.max_volume_error:
+        return f"its expected volume error {error.volume:.1%} is above max_volume_error={limits.max_volume_error:g}"
     return ""
 
 
-def refusal(prediction: Prediction, max_error: float | None) -> JumpDecision | None:
-    """Why a jump that no calculator checks is not made; None where it is.
+def check_on_uncertain(on_uncertain: str, *, allowed: tuple[str, ...] = ON_UNCERTAIN) -> None:
+    """Refuse words that say nothing of what comes of an uncertain prediction.
+
+    Raises:
+        ValueError: names those that do.
+    """
+    if on_uncertain not in allowed:
+        raise ValueError(f"{on_uncertain=} must be one of {allowed}")
+
+
+def announce(judgement: Judgement, on_uncertain: str, *, of: str, error: CalibratedError | None) -> None:
+    """Say of an uncertain prediction what the caller wants to hear of it; of others nothing.
 
     Args:
-        prediction: of a model whose errors are calibrated; those of other models are never refused.
-        max_error: Å, the largest expected error of the coordinates; None for the limit that calibration has set, beyond
-            which a prediction is unlike those that its errors are known of.
+        judgement: of it.
+        on_uncertain: one of :data:`ON_UNCERTAIN`; ``"warn"`` and ``"raise"`` are heard.
+        of: what it is of: ``"the prediction"``, or the name of the crystal.
+        error: its expected errors.
 
     Raises:
-        ModelError: a limit is given, and the model's errors are not calibrated.
+        UncertainPredictionError: that is what is wanted.
     """
-    reason = doubt(prediction, TrustLimits(max_error=max_error, ood=max_error is not None, unsettled=True))
-    return JumpDecision(REFUSED, reason) if reason else None
-
-
-def announce(decision: JumpDecision, on_uncertain: str) -> None:
-    """Say of a refused jump what the caller wants to hear of it.
-
-    Raises:
-        UncertainPredictionError: if that is ``"raise"``.
-    """
-    advice = "Attach a calculator, which can tell, or raise max_error (math.inf for any)."
-    text = f"the crystal is left as it is: {decision.reason}. {advice}"
-    if on_uncertain == "raise":
+    if not judgement.uncertain or on_uncertain not in (WARN, RAISE):
+        return
+    told = "" if error is None else f" ({expected_errors(error)})"
+    text = f"{of} is uncertain: {judgement.reason}{told}. Finish it under a calculator, which can tell."
+    if on_uncertain == RAISE:
         raise UncertainPredictionError(text)
-    if on_uncertain == "warn":
-        warnings.warn(text, stacklevel=2)
+    warnings.warn(text, stacklevel=3)

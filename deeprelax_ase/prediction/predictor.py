@@ -52,7 +52,8 @@ class Predictor:
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
             symmetry do not move and equal sites stay equal.
         leave_within_error: leave a crystal as it is that the model would move by less than it expects to be off, where
-            its errors are calibrated and its cell may move, see :func:`~deeprelax_ase.prediction.record.within_error`.
+            its errors are calibrated and its cell may move, see
+            :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`.
         find_symmetry: look for the space group of each crystal at all, which takes spglib 1 to 3 ms. Without it nothing
             is projected, and errors are read as if every atom were free to move. An end-to-end network keeps the
             symmetry by itself, but for rounding.

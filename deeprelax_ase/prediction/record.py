@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.prediction.display import crystal_label, html_table
+from deeprelax_ase.prediction.display import crystal_label, expected_errors, html_table
+from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, judge
 from deeprelax_ase.prediction.status import forget, info_of
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 
@@ -52,7 +53,9 @@ class Prediction:
         timings: seconds spent in each stage: graph, network, geometry.
         features: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
-        within_error: whether the crystal was left as it is, see :func:`within_error`.
+        unchanged: why the crystal was left as it is, see :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`;
+            empty where it was not.
+        limits: what it has to meet to be trusted.
     """
 
     initial: Crystal
@@ -64,21 +67,24 @@ class Prediction:
     timings: dict[str, float] = field(default_factory=dict)
     features: ErrorFeatures | None = None
     error: CalibratedError | None = None
-    within_error: bool = False
+    unchanged: str = ""
+    limits: TrustLimits = field(default_factory=TrustLimits)
 
     def __repr__(self) -> str:
         facts = self.facts
-        told = [f"volume {facts['volume']}", f"largest displacement {facts['largest displacement']}"]
-        if self.within_error:
-            told = ["unchanged"]
-        if self.error is not None:
-            told.append(f"error {self.error.coordinates:.3f} Å expected")
-            told += ["out of distribution"] if self.error.ood else []
-        told.append(f"uncertainty {facts['uncertainty']}")
-        return f"<Prediction {facts['crystal']}: {', '.join(told)}; {facts['model']}>"
+        told = [facts["judgement"]]
+        if not self.unchanged:
+            told.append(f"volume {facts['volume']}, largest displacement {facts['largest displacement']}")
+        told.append(f"uncertainty {facts['uncertainty']}" if self.error is None else expected_errors(self.error))
+        return f"<Prediction {facts['crystal']}: {'; '.join([*told, self.model])}>"
 
     def _repr_html_(self) -> str:
         return html_table("Prediction", self.facts)
+
+    @property
+    def judgement(self) -> Judgement:
+        """Whether it is to be trusted, by its :attr:`limits`, and why not."""
+        return judge(self, self.limits)
 
     @property
     def volume_change(self) -> float:
@@ -94,13 +100,16 @@ class Prediction:
     def info(self) -> dict[str, Any]:
         """What relaxed atoms carry in their ``info``.
 
+        ``deeprelax_status`` and, unless it is ``"accepted"``, ``deeprelax_reason``, of the :attr:`judgement`;
         ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
         expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept),
         ``deeprelax_ood`` (whether the crystal is unlike those that the model knows), and where the model has statistics
         of them ``deeprelax_novelty`` and ``deeprelax_odds_worse``, see
         :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`.
         """
-        values: dict[str, Any] = {"model": self.model, "uncertainty": float(self.uncertainty.total)}
+        judgement = self.judgement
+        values: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
+        values |= {"model": self.model, "uncertainty": float(self.uncertainty.total)}
         if (error := self.error) is not None:
             values |= {"error": error.coordinates, "volume_error": error.volume, "ood": error.ood}
             values |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
@@ -112,13 +121,13 @@ class Prediction:
         lengths = np.linalg.norm(self.displacements, axis=1)
         facts = {
             "crystal": crystal_label(self.initial.numbers),
+            "judgement": str(self.judgement),
             "volume": f"{self.initial.volume:.2f} → {self.relaxed.volume:.2f} Å³ ({100 * self.volume_change:+.1f} %)",
             "largest displacement": f"{lengths.max():.3f} Å",
             "mean displacement": f"{lengths.mean():.3f} Å",
             **({} if self.error is None else _error_facts(self.error)),
         }
         facts["uncertainty"] = f"{self.uncertainty.total:.3f} Å"
-        facts["unchanged"] = "yes: it would move by less than it is expected to be off" if self.within_error else "no"
         facts["model"] = self.model
         return facts
 
@@ -145,22 +154,6 @@ def _error_facts(error: CalibratedError) -> dict[str, str]:
     if error.odds_worse is not None:
         facts["odds to end further off"] = f"{100 * error.odds_worse:.0f} %"
     return facts
-
-
-def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
-    """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
-
-    That holds of the mean absolute component of the displacements, of the volume, and of the largest strain. Without an
-    expected error of the volume, as where the cell is kept, it does not hold.
-    """
-    if error.volume is None:
-        return False
-    moves = relaxed.fractional_positions - initial.fractional_positions
-    moves = (moves - moves.mean(axis=0)) @ relaxed.cell
-    deformation = np.linalg.solve(initial.cell, relaxed.cell)
-    strains = np.log(np.linalg.eigvalsh(deformation @ deformation.T)) / 2
-    swells = max(abs(strains.sum()), np.abs(strains).max())
-    return bool(np.abs(moves).mean() <= error.coordinates and swells <= error.volume)
 
 
 def labelled_atoms(crystal: Crystal, info: Mapping[str, Any], template: Atoms | None = None) -> Atoms:

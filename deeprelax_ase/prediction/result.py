@@ -10,15 +10,21 @@ import numpy as np
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.judgement import Judgement, judge
 from deeprelax_ase.prediction.record import Prediction, labelled_atoms
 from deeprelax_ase.prediction.status import (
+    ACCEPTED,
     CONVERGED,
     FAILED,
+    FINISHED,
+    JUMP_REJECTED,
     NOT_CONVERGED,
     OF_THE_PREDICTION,
-    PREDICTED,
-    UNCERTAIN,
+    REJECTED,
+    STATUSES,
+    TRUSTED,
     UNKNOWN,
+    UNRELAXED,
     JumpDecision,
     info_of,
     values_of,
@@ -43,12 +49,13 @@ class RelaxationResult:
 
     Attributes:
         initial: the crystal as it was given.
-        relaxed: the relaxed crystal, atoms in the same order; where the status is "failed", the given one.
+        relaxed: the relaxed crystal, atoms in the same order; where nothing was predicted, or an uncertain prediction
+            was not to be handed out, the given one.
         timings: seconds spent in each stage: graph, network, geometry.
     """
 
-    status: str = _column("predicted, uncertain, refused, converged, not converged or failed", PREDICTED)
-    reason: str | None = _column("why the status is not 'predicted', or a remark")
+    status: str = _column(f"what became of it: {', '.join(STATUSES)}", ACCEPTED)
+    reason: str | None = _column("why the status is not 'accepted', or a remark")
     uncertainty: float | None = _column("Å, how far the prediction may be off")
     error: float | None = _column("Å, expected error of the coordinates, where it is calibrated")
     error_bound: float | None = _column("Å, bound that this error keeps in nine of ten crystals")
@@ -57,9 +64,9 @@ class RelaxationResult:
     ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
     novelty: float | None = _column("its distance to those in the network's features; beyond 1 it is unlike them")
     odds_worse: float | None = _column("probability that the prediction ends further from the minimum than the start")
-    within_error: bool | None = _column("whether the crystal was left as it is, being relaxed already")
+    unchanged: bool | None = _column("whether the crystal was left as it is")
     volume_change: float | None = _column("V_relaxed / V_initial - 1")
-    jump: str | None = _column("kept, rejected or refused: what became of the jump under a calculator")
+    jump: str | None = _column("kept, rejected or skipped: what became of the jump under a calculator")
     jump_reason: str | None = _column("why")
     energy: float | None = _column("eV, of the calculator that finished the relaxation, if any did")
     steps: int | None = _column("steps of the relaxation, the jump included")
@@ -73,26 +80,21 @@ class RelaxationResult:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, prediction: Prediction, doubt: str = "") -> RelaxationResult:
+    def of(cls, prediction: Prediction, judgement: Judgement | None = None, *, skip: bool = False) -> RelaxationResult:
         """The result of a ``prediction`` that nothing finishes.
 
         Args:
             prediction: as the model made it.
-            doubt: why it is not to be trusted, see :mod:`deeprelax_ase.prediction.judgement`; empty where it is.
+            judgement: of it; by default that of the default limits.
+            skip: leave the crystal as it was where the prediction is uncertain.
         """
-        error = prediction.error
-        known: dict[str, Any] = {}
-        if error is not None:
-            known = {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
-            known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
-            known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
+        judgement = judge(prediction) if judgement is None else judgement
+        left = bool(prediction.unchanged) or (skip and judgement.uncertain)
         return cls(
-            status=UNCERTAIN if doubt else PREDICTED,
-            reason=doubt or None,
-            within_error=prediction.within_error,
-            relaxed=prediction.relaxed,
-            volume_change=prediction.volume_change,
-            **known,
+            unchanged=left,
+            relaxed=prediction.initial if left else prediction.relaxed,
+            volume_change=0.0 if left else prediction.volume_change,
+            **_judged(prediction, judgement),
             **_of_the_jump(prediction),
         )
 
@@ -105,29 +107,55 @@ class RelaxationResult:
         converged: bool,
         prediction: Prediction | None = None,
         decision: JumpDecision | None = None,
+        alone: bool = False,
         **known: Any,
     ) -> RelaxationResult:
-        """The result of a relaxation that a calculator finished, after the jump of a ``prediction`` or without any.
+        """The result of a relaxation under a calculator, after the jump of a ``prediction`` or without any.
 
         Args:
             initial: as it was given.
-            relaxed: where the finish ended.
+            relaxed: where it ended.
             converged: whether it converged.
             prediction: None where the start was converged already.
             decision: what became of the jump.
+            alone: whether the jump was all that was to be done. One that is kept and has not converged is still the
+                prediction, and is judged as that.
             **known: other fields: model, energy, steps, force_calls, calculator, reason.
         """
-        values: dict[str, Any] = {} if prediction is None else _of_the_jump(prediction)
+        values: dict[str, Any] = {"status": CONVERGED if converged else NOT_CONVERGED}
+        values |= {} if prediction is None else _of_the_jump(prediction)
         if decision is not None:
             values |= {"jump": decision.outcome, "jump_reason": decision.reason}
+        if alone and not converged and decision is not None:
+            if decision.outcome == REJECTED:
+                values |= {"status": JUMP_REJECTED, "reason": decision.reason}
+            elif prediction is not None:
+                values |= _judged(prediction, judge(prediction))
         values |= {"initial": initial, "relaxed": relaxed, "volume_change": _volume_change(initial, relaxed)}
-        return cls(status=CONVERGED if converged else NOT_CONVERGED, **{**values, **known})
+        return cls(**{**values, **known})
 
     @classmethod
-    def failed(cls, reason: object, initial: Crystal | None = None, *, model: str | None = None) -> RelaxationResult:
-        """The result of a crystal that cannot be relaxed, or not even read: ``reason`` says why, in one line."""
-        text = " ".join(str(reason).split())
-        return cls(status=FAILED, reason=text, initial=initial, relaxed=initial, model=model)
+    def unrelaxed(
+        cls,
+        reason: Exception | str,
+        initial: Crystal | None = None,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+    ) -> RelaxationResult:
+        """The result of a crystal that is refused, or that failed.
+
+        Args:
+            reason: the error, or what it says.
+            initial: the crystal as it was given; None where it could not be read.
+            model: name of the model.
+            status: "refused" or "failed"; by default what :func:`~deeprelax_ase.prediction.judgement.judge` says of an
+                error, and "failed" of a text.
+        """
+        judgement = judge(reason) if isinstance(reason, Exception) else Judgement(FAILED, " ".join(reason.split()))
+        return cls(
+            status=status or judgement.status, reason=judgement.reason, initial=initial, relaxed=initial, model=model
+        )
 
     @classmethod
     def from_columns(cls, row: Mapping[str, Any], *, initial: Crystal | None = None) -> RelaxationResult:
@@ -138,19 +166,18 @@ class RelaxationResult:
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         numbers, positions, cell = (values.pop(name) for name in GEOMETRY)
         relaxed = None if numbers is None or not len(numbers) else Crystal(numbers, positions, cell)
-        if values["status"] in (CONVERGED, NOT_CONVERGED):
+        if values["status"] in FINISHED:
             values |= dict.fromkeys(OF_THE_PREDICTION)
         return cls(**values, initial=initial, relaxed=relaxed)
 
     @classmethod
     def from_atoms(cls, atoms: Atoms, *, initial: Crystal | None = None) -> RelaxationResult:
         """What ``atoms`` carry in their ``info``, the inverse of :meth:`to_atoms`; the crystal is not checked."""
-        values = values_of(atoms.info)
-        status, _, reason = str(values.pop("status", PREDICTED if values else UNKNOWN)).partition(": ")
+        values = {"status": UNKNOWN, **values_of(atoms.info)}
         relaxed = Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-        if initial is not None and status != FAILED:
+        if initial is not None and values["status"] not in UNRELAXED:
             values["volume_change"] = _volume_change(initial, relaxed)
-        values |= {"status": status, "reason": reason or None, "version": None}
+        values["version"] = None
         return cls(**values, initial=initial, relaxed=relaxed)
 
     @property
@@ -160,14 +187,13 @@ class RelaxationResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the crystal is relaxed: predicted, or under a calculator converged."""
-        return self.status in (PREDICTED, CONVERGED)
+        """Whether the crystal is relaxed, as far as can be known: accepted, unchanged or converged."""
+        return self.status in TRUSTED
 
     @property
     def info(self) -> dict[str, Any]:
-        """What relaxed atoms carry in their ``info``; a failure's reason stands with its status."""
-        status = f"{FAILED}: {self.reason}" if self.status == FAILED else self.status
-        return info_of({**{name: getattr(self, name) for name in SCALARS}, "status": status})
+        """What relaxed atoms carry in their ``info``."""
+        return info_of({name: getattr(self, name) for name in SCALARS})
 
     def columns(self) -> dict[str, Any]:
         """A row of a table, see :data:`COLUMNS`; the geometry as flat arrays."""
@@ -194,6 +220,16 @@ class RelaxationResult:
 def _volume_change(initial: Crystal, relaxed: Crystal) -> float | None:
     """V_relaxed / V_initial - 1; None for slabs whose cell has no vector out of the plane."""
     return relaxed.volume / initial.volume - 1 if initial.volume and relaxed.volume else None
+
+
+def _judged(prediction: Prediction, judgement: Judgement) -> dict[str, Any]:
+    """What is known of a ``prediction`` as long as nothing moves on from it."""
+    known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
+    if (error := prediction.error) is not None:
+        known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
+        known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
+        known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
+    return known
 
 
 def _of_the_jump(prediction: Prediction) -> dict[str, Any]:

@@ -9,22 +9,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: What became of a crystal. A prediction is trusted, doubted, or not made at all; a finish under a calculator converges
-#: or does not; the rest failed.
-PREDICTED, UNCERTAIN, REFUSED = "predicted", "uncertain", "refused"
-CONVERGED, NOT_CONVERGED, FAILED = "converged", "not converged", "failed"
+#: What became of a crystal without a calculator: the prediction is to be trusted; the crystal was left where it was, as
+#: the model would not bring it nearer to its minimum; the prediction is not to be trusted; the crystal was read, and
+#: none is handed out; it could not be read, or something broke.
+ACCEPTED, UNCHANGED, UNCERTAIN, REFUSED, FAILED = "accepted", "unchanged", "uncertain", "refused", "failed"
+
+#: The same under a calculator: the finish converged, or did not; there was none, and the jump was not kept.
+CONVERGED, NOT_CONVERGED, JUMP_REJECTED = "converged", "not converged", "jump rejected"
+
+#: All of them, the better ones first.
+STATUSES = (ACCEPTED, UNCHANGED, CONVERGED, UNCERTAIN, NOT_CONVERGED, JUMP_REJECTED, REFUSED, FAILED)
+
+#: Those of crystals that are relaxed, as far as can be known; those of crystals that a calculator looked at last; those
+#: of crystals that are as they were given.
+TRUSTED = (ACCEPTED, UNCHANGED, CONVERGED)
+FINISHED = (CONVERGED, NOT_CONVERGED, JUMP_REJECTED)
+UNRELAXED = (REFUSED, FAILED)
 
 #: Of structures in a file that does not tell what became of them.
 UNKNOWN = "unknown"
 
 #: What became of a jump.
-KEPT, REJECTED = "kept", "rejected"
+KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 
 #: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They
 #: leave with the first step away from it.
 OF_THE_PREDICTION = (
     *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty", "odds_worse"),
-    "within_error",
+    "unchanged",
 )
 
 _PREFIX = "deeprelax_"
@@ -38,11 +50,14 @@ ERROR_KEYS = (
     "deeprelax_odds_worse",
 )
 
+#: Keys of ``atoms.info`` about what became of the crystal, and why.
+STATUS_KEYS = ("deeprelax_status", "deeprelax_reason")
+
 #: Keys of ``atoms.info`` about what became of a jump, and why.
 JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
 
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
-INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", "deeprelax_status", *ERROR_KEYS, *JUMP_KEYS)
+INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", *STATUS_KEYS, *ERROR_KEYS, *JUMP_KEYS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class JumpDecision:
     """What became of a jump, and why.
 
     Attributes:
-        outcome: ``"kept"``, ``"rejected"`` or ``"refused"`` (before it was made).
+        outcome: ``"kept"``, ``"rejected"`` or ``"skipped"`` (it was not made).
         reason: a sentence.
     """
 

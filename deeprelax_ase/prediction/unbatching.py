@@ -9,8 +9,9 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.inference import BatchRelaxation
-from deeprelax_ase.prediction.record import Prediction, Uncertainty, within_error
+from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.prediction.symmetry import split_atoms
+from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
 
@@ -33,7 +34,7 @@ def predictions_of(
     cells = relaxation.cell.cpu().numpy()
     relaxed = [c.with_geometry(xyz, cell) for c, xyz, cell in zip(crystals, positions, cells, strict=True)]
     left = [
-        errors is not None and leave_within_error and within_error(c, r, errors[g])
+        why_unchanged(c, r, errors[g]) if errors is not None and leave_within_error else ""
         for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
     ]
     uncertainty = relaxation.uncertainty
@@ -65,7 +66,7 @@ def predictions_of(
             timings=dict(timings),
             features=features[g],
             error=None if errors is None else errors[g],
-            within_error=left[g],
+            unchanged=left[g],
         )
         for g, crystal in enumerate(crystals)
     ]

@@ -13,6 +13,7 @@ from deeprelax_ase.uncertainty.calibration import COVERAGE
 #: Titles of the numbers of each crystal.
 TITLES = {
     "error": "expected error of the coordinates (Å)",
+    "volume_error": "expected relative error of the volume",
     "uncertainty": "uncertainty (Å)",
     "volume_change": "relative change of the volume",
 }

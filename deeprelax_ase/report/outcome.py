@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
 from deeprelax_ase.report.screened import ScreenedFolder
@@ -21,10 +21,11 @@ _KEPT = 1000
 
 
 class Failure(NamedTuple):
-    """A crystal that failed: its place among the inputs, its id, and why."""
+    """A crystal that is refused or failed: its place among the inputs, its id, the status, and why."""
 
     place: int
     name: str
+    status: str
     reason: str
 
 
@@ -40,8 +41,8 @@ class Outcome:
         true_errors: (G,) Å, mean absolute Cartesian component from the reference, NaN without one.
         ood: (G,) bool, unlike what the model knows.
         statuses: how many have each status.
-        reasons: how many failed for each reason, numbers in it left out.
-        failures: the first ones that failed.
+        reasons: how many are refused or failed for each reason, numbers in it left out.
+        failures: the first ones of them.
         models: names of the models, and how many crystals each predicted.
         versions: the same of the versions of this package.
         displacements: (S,) Å, root mean square displacements of a sample of the crystals, the cell's motion apart.
@@ -79,7 +80,7 @@ class Outcome:
         Up to a third of them are failures, each for another reason as far as possible; then come the most uncertain,
         then those whose volume changes most.
         """
-        chosen = {failure.place: "failed" for failure in self._various_failures()[: (number + 2) // 3]}
+        chosen = {failure.place: failure.status for failure in self._various_failures()[: (number + 2) // 3]}
         changes = np.abs(self.numbers["volume_change"])
         named = ((self.numbers[self.doubt], "most uncertain"), (changes, "largest change of volume"))
         for turn, (values, why) in enumerate(named, start=1):
@@ -152,14 +153,14 @@ def outcome_of(
 def _count(outcome: Outcome, rows: Rows) -> None:
     outcome.statuses.update(rows.statuses)
     outcome.versions.update(filter(None, rows.versions))
-    made = (model for model, status in zip(rows.models, rows.statuses, strict=True) if status != FAILED)
+    made = (model for model, status in zip(rows.models, rows.statuses, strict=True) if status not in UNRELAXED)
     outcome.models.update(filter(None, made))
     for n, status in enumerate(rows.statuses):
-        if status == FAILED:
+        if status in UNRELAXED:
             reason = rows.reasons[n] or "no reason is given"
             outcome.reasons[_general(reason)] += 1
             if len(outcome.failures) < _KEPT:
-                outcome.failures.append(Failure(int(rows.index[n]), rows.ids[n], reason))
+                outcome.failures.append(Failure(int(rows.index[n]), rows.ids[n], status, reason))
 
 
 def _general(reason: str) -> str:

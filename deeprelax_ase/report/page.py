@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from deeprelax_ase import __version__
 from deeprelax_ase.evaluation.metrics import rank_correlation
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import STATUSES, UNRELAXED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.outcome import Outcome, outcome_of
 from deeprelax_ase.report.pairs import Pair, pairs_of
@@ -123,10 +123,13 @@ def _subtitle(outcome: Outcome) -> str:
 
 def _facts(outcome: Outcome) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = [{"name": "crystals", "value": f"{len(outcome):,}"}]
-    for status, count in outcome.statuses.most_common():
-        facts.append({"name": status, "value": f"{count:,}", "bad": status == FAILED})
+    for status in sorted(outcome.statuses, key=(*STATUSES, *outcome.statuses).index):
+        facts.append({"name": status, "value": f"{outcome.statuses[status]:,}", "bad": status in UNRELAXED})
     facts.append({"name": "unlike what the model knows", "value": f"{int(outcome.ood.sum()):,}"})
     facts.append({"name": "median expected error", "value": _median(outcome.numbers["error"])})
+    facts.append(
+        {"name": "median of the volume's", "value": _median(100 * outcome.numbers["volume_error"], "{:.2f} %")}
+    )
     facts.append({"name": "median uncertainty", "value": _median(outcome.numbers["uncertainty"])})
     if outcome.has_reference:
         facts += _facts_of_errors(outcome)
@@ -137,7 +140,7 @@ def _facts_of_errors(outcome: Outcome) -> list[dict[str, Any]]:
     true, expected = outcome.true_errors, outcome.numbers[outcome.doubt]
     known = np.isfinite(true)
     facts = [{"name": "mean true error", "value": f"{true[known].mean():.3f} Å"}]
-    if known.sum() < len(outcome) - outcome.statuses[FAILED]:
+    if known.sum() < len(outcome) - sum(outcome.statuses[status] for status in UNRELAXED):
         facts.insert(0, {"name": "with a reference", "value": f"{known.sum():,}"})
     if (share := coverage(outcome)) is not None:
         facts.append({"name": "of true errors below their 90 % bound", "value": f"{100 * share:.0f} %"})
@@ -147,9 +150,9 @@ def _facts_of_errors(outcome: Outcome) -> list[dict[str, Any]]:
     return facts
 
 
-def _median(values: np.ndarray) -> str:
+def _median(values: np.ndarray, told: str = "{:.3f} Å") -> str:
     known = values[np.isfinite(values)]
-    return f"{np.median(known):.3f} Å" if len(known) else ""
+    return told.format(np.median(known)) if len(known) else ""
 
 
 def _crystals_note(crystals: list[StructureCard], missing: str) -> str:

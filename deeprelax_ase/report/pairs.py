@@ -9,7 +9,7 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.report.results import Results
 
 #: Å³. Cells of less hold no crystal.
@@ -62,7 +62,7 @@ def pairs_of(results: Results, wanted: Collection[int]) -> tuple[dict[int, Pair]
         columns = (rows.index.tolist(), rows.ids, rows.statuses, rows.reasons, rows.models, rows.crystals)
         for place, *told, stored in zip(*columns, strict=True):
             name, status, reason, model = told
-            ends = _ends(before.get(place), stored, failed=status == FAILED)
+            ends = _ends(before.get(place), stored, failed=status in UNRELAXED)
             pairs[place] = Pair(place, name, status, reason, model, *ends)
     return pairs, missing
 

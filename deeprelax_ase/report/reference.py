@@ -13,7 +13,7 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.evaluation.metrics import coordinate_mae
 from deeprelax_ase.io.frame import ID_KEYS, Frame, name_in
 from deeprelax_ase.io.source import read_frames
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.report.results import Results, Rows
 
 
@@ -59,7 +59,7 @@ class Reference:
         errors = np.full(len(rows.index), np.nan)
         for n, (crystal, status) in enumerate(zip(rows.crystals, rows.statuses, strict=True)):
             found = self._frames.get(int(rows.index[n]) if self._by_place else rows.ids[n])
-            if crystal is None or found is None or status == FAILED:
+            if crystal is None or found is None or status in UNRELAXED:
                 continue
             label, true = found
             if not np.array_equal(true.numbers, crystal.numbers):

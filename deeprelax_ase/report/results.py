@@ -20,8 +20,9 @@ from deeprelax_ase.prediction.result import RelaxationResult
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume.
-NUMBERS = ("error", "error_bound", "uncertainty", "volume_change")
+#: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume
+#: and the error that is expected of it.
+NUMBERS = ("error", "error_bound", "uncertainty", "volume_change", "volume_error")
 
 _CHUNK = 1000
 
@@ -156,7 +157,7 @@ class RelaxedFile:
         """The id of a crystal, and what became of it."""
         name = f"{Path(self.name).name}@{place}"
         if frame.atoms is None:
-            return name, RelaxationResult.failed(frame.error)
+            return name, RelaxationResult.unrelaxed(frame.error or "it cannot be read")
         name = name_in(frame.atoms.info) or name
         initial = None if start is None or start.atoms is None else _crystal(start.atoms)
         if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):

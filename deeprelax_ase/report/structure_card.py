@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.prediction.display import expected_errors
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import ACCEPTED, UNCERTAIN, UNCHANGED, UNRELAXED
 from deeprelax_ase.report import views
 from deeprelax_ase.report.pairs import Pair
 from deeprelax_ase.report.results import Results
@@ -78,11 +79,11 @@ def _shown(pair: Pair, why: str, predicted: Any) -> StructureCard:
     crystal = pair.initial or pair.relaxed
     formula = f": {crystal.to_atoms().get_chemical_formula('metal')}" if crystal is not None else ""
     shown = StructureCard(pair.place, f"{pair.name}{formula}", [why])
-    if pair.status not in (why, "predicted"):
+    if pair.status not in (why, ACCEPTED):
         shown.tags.append(pair.status)
     if pair.reason:
         shown.notes.append(pair.reason)
-    if pair.status == FAILED:
+    if pair.status in UNRELAXED:
         return _alone(shown, pair.initial)
     if pair.initial is None or pair.relaxed is None:
         shown.notes.append("Not drawn: its unrelaxed form is not known.")
@@ -119,9 +120,9 @@ def _alone(shown: StructureCard, crystal: Crystal | None) -> StructureCard:
 def _tags(prediction: Prediction) -> list[str]:
     tags = [f"uncertainty {prediction.uncertainty.total:.3f} Å"]
     if prediction.error is not None:
-        tags.append(f"expected error {prediction.error.coordinates:.3f} Å")
+        tags.append(expected_errors(prediction.error))
         tags += ["unlike what the model knows"] if prediction.error.ood else []
-    return [*tags, *(["within_error"] if prediction.within_error else [])]
+    return tags
 
 
 def _differences(prediction: Prediction, pair: Pair) -> list[str]:
@@ -130,7 +131,7 @@ def _differences(prediction: Prediction, pair: Pair) -> list[str]:
     apart = float(np.abs(prediction.relaxed.positions - pair.relaxed.positions).max())
     if apart < _SAME:
         return []
-    if pair.status in ("predicted", "uncertain"):
+    if pair.status in (ACCEPTED, UNCHANGED, UNCERTAIN):
         why = "it was predicted by another model or with other options, or changed since"
     else:
         why = "a calculator, or another program, finished it"

@@ -19,16 +19,14 @@ from deeprelax_ase.errors import OutputError, StructureFileError
 from deeprelax_ase.io.output import check_output
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source
+from deeprelax_ase.prediction.status import STATUSES, TRUSTED
 from deeprelax_ase.screening.folder import Folder
-from deeprelax_ase.screening.rows import CONVERGED, PREDICTED, STATUSES, atoms_of, crystals_of
+from deeprelax_ase.screening.rows import atoms_of, crystals_of
 
 if TYPE_CHECKING:
     import os
 
     from deeprelax_ase.screening.manifest import Manifest
-
-#: What is exported unless something else is asked for: what can be trusted.
-TRUSTED = (PREDICTED, CONVERGED)
 
 _LINES = (".jsonl", ".jsonl.gz")
 
@@ -46,7 +44,7 @@ def export_results(
         folder: of the screening.
         output: file, in the format of its ending: any that ASE writes, ``name-%06d.cif`` for a file for each crystal,
             or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by.
-        statuses: of the crystals that are wanted.
+        statuses: of the crystals that are wanted; by default what can be trusted.
         advance: is told after each block how many rows there were.
 
     Returns:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, create_model
 from pymatgen.core import Lattice, Structure
 
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, SCALARS
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.screening.isolated import shared_processes, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import crystals_of, structures_table
@@ -32,7 +32,8 @@ class StructureDocument(BaseModel):
     index: int = Field(description="place of the structure in the list, from 0")
     id: str = Field(description="name of the structure; its place where it was given none")
     structure: Structure | None = Field(
-        None, description="relaxed; as it was given where the status is 'failed', None where it was not to be kept"
+        None,
+        description="relaxed; as it was given where it is 'refused' or 'failed', None where it was not to be kept",
     )
     status: str = Field(description=COLUMNS["status"].meaning)
 
@@ -160,7 +161,7 @@ def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[Structur
     rows = relaxed.drop_columns(["source", *GEOMETRY]).to_pylist()
     made = []
     for row, crystal, structure in zip(rows, crystals_of(relaxed), given, strict=True):
-        moved = structure if row["status"] == FAILED or crystal is None else _moved(structure, crystal)
+        moved = structure if row["status"] in UNRELAXED or crystal is None else _moved(structure, crystal)
         made.append(RelaxedDocument(structure=moved, **row))
     return made
 

@@ -8,10 +8,11 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.errors import DeepRelaxError, StructureError
+from deeprelax_ase.errors import DeepRelaxError, StructureError, UncertainPredictionError
+from deeprelax_ase.prediction.judgement import SKIP, announce
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening.devices import default_workers
-from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def relax_many(
 
     Args:
         structures: read as they are needed, some ahead.
-        options: how to relax; ``max_uncertainty``, ``max_error`` and ``finish``, which are for tables, are not heeded.
+        options: how to relax. ``on_uncertain`` says what comes of an uncertain prediction: with ``"raise"`` its error
+            is yielded, with ``"skip"`` its ``relaxed`` is the crystal as it was. No calculator finishes anything here.
         workers: processes; 0 does everything in this one.
         chunk: structures that a process is given at once.
 
@@ -51,15 +53,23 @@ def relax_many(
         a :class:`~deeprelax_ase.Prediction`, or the error that ``Predictor.predict`` would raise.
 
     Raises:
+        ValueError: a calculator is to finish them.
         ModelError, DeviceError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
     options = options or RelaxOptions()
+    if options.calculator != NONE:
+        raise ValueError(
+            f"relax_many only predicts: leave calculator={options.calculator!r} out, or finish under it with "
+            "deeprelax_ase.screening.screen"
+        )
     predict = _chunk_predictor(options, options.device)  # what is wrong with the options shows here
     if workers == 0:
-        return predict(structures)
-    del predict
-    return _in_processes(iter(structures), options, workers or default_workers(options.device), chunk)
+        made = predict(structures)
+    else:
+        del predict
+        made = _in_processes(iter(structures), options, workers or default_workers(options.device), chunk)
+    return (_handed_out(number, one, options) for number, one in enumerate(made))
 
 
 def _in_processes(rest: Iterator[Given], options: RelaxOptions, workers: int, chunk: int) -> Iterator[Result]:
@@ -78,6 +88,20 @@ def _in_processes(rest: Iterator[Given], options: RelaxOptions, workers: int, ch
 def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[Result]]:
     predictor = replace(options, device=device).predictor()
     return partial(predictor.predict_many, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch)
+
+
+def _handed_out(number: int, made: Result, options: RelaxOptions) -> Result:
+    """What comes of one result, now that it is known whether it is uncertain."""
+    if isinstance(made, DeepRelaxError):
+        return made
+    made = replace(made, limits=options.limits())
+    try:
+        announce(made.judgement, options.on_uncertain, of=f"the prediction of structure {number}", error=made.error)
+    except UncertainPredictionError as error:
+        return error
+    if made.judgement.uncertain and options.on_uncertain == SKIP:
+        return replace(made, relaxed=made.initial, unchanged="its prediction is uncertain")
+    return made
 
 
 # -- in the processes

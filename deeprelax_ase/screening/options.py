@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.prediction.judgement import TrustLimits
+from deeprelax_ase.prediction.judgement import FINISH, KEEP, TrustLimits, check_on_uncertain
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
+
+#: No calculator, or no optimizer.
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,21 @@ class RelaxOptions:
         find_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
         atoms_per_batch: see :meth:`~deeprelax_ase.Predictor.predict_many`.
         compile: see :class:`~deeprelax_ase.Predictor`.
-        max_uncertainty: Å, predictions whose ``deeprelax_uncertainty`` is larger count as uncertain.
-        max_error: Å, those count so too whose expected error of the coordinates is larger, or outside of what the model
-            knows; for models whose errors are calibrated.
-        finish: calculator under which what is uncertain is finished, by name; ``none`` leaves it as it is predicted.
-        fmax: eV/Å, largest force there when finished.
-        steps: most steps there.
+        max_error: Å, predictions whose expected error of the coordinates is larger are uncertain, as those are of
+            crystals unlike the ones that the model knows; for models whose errors are calibrated.
+        max_volume_error: the same of the volume, as a fraction.
+        max_uncertainty: Å, those are uncertain too whose ``deeprelax_uncertainty`` is larger.
+        on_uncertain: what comes of them: ``keep`` hands them out, marked; ``warn`` does so with a warning; ``skip``
+            leaves the crystal as it was, marked; ``finish`` finishes them under the calculator; ``raise`` yields an
+            error, where predictions are yielded.
+        calculator: by name, see :func:`~deeprelax_ase.calculators.get_calculator`; ``none`` for none. It finishes every
+            crystal, or with ``on_uncertain="finish"`` the uncertain ones alone.
+        finish: optimizer that finishes, by its name in ASE, or ``fast``; ``none`` for the jump alone.
+        fmax: eV/Å, largest force when finished.
+        steps: most steps for each crystal.
 
     Raises:
-        ValueError: a calculator is to finish what is uncertain, and nothing says what is.
+        ValueError: an unknown word, a limit that makes no sense, or options that contradict each other.
     """
 
     model: str = DEFAULT_MODEL
@@ -46,27 +55,36 @@ class RelaxOptions:
     find_symmetry: bool = True
     atoms_per_batch: int | None = None
     compile: bool = False
-    max_uncertainty: float | None = None
     max_error: float | None = None
-    finish: str = "none"
+    max_volume_error: float | None = None
+    max_uncertainty: float | None = None
+    on_uncertain: str = KEEP
+    calculator: str = NONE
+    finish: str = "fire"
     fmax: float = 0.05
     steps: int = 500
 
     def __post_init__(self) -> None:
-        if self.finish != "none" and self.max_uncertainty is None and self.max_error is None:
+        self.limits()  # says what is wrong with them
+        check_on_uncertain(self.on_uncertain)
+        if self.on_uncertain == FINISH and self.calculator == NONE:
+            raise ValueError(f"on_uncertain={FINISH!r} finishes uncertain predictions: say under which calculator")
+        if self.on_uncertain not in (KEEP, FINISH) and self.calculator != NONE:
             raise ValueError(
-                f"finish={self.finish!r} finishes what is uncertain: say what is, with max_uncertainty or max_error"
+                f"calculator={self.calculator!r} finishes every crystal, uncertain or not: leave "
+                f"on_uncertain={self.on_uncertain!r} out, or choose {FINISH!r} to finish the uncertain ones alone"
             )
 
     def predictor(self) -> Predictor:
         """What makes the predictions.
 
         Raises:
-            ModelError, DeviceError: see :class:`~deeprelax_ase.Predictor`.
+            ModelError: errors are limited that are not calibrated; also as :class:`~deeprelax_ase.Predictor`.
+            DeviceError: see there.
         """
         from deeprelax_ase.prediction.predictor import Predictor
 
-        return Predictor(
+        predictor = Predictor(
             self.model,
             device=self.device,
             dtype=self.dtype,
@@ -75,10 +93,17 @@ class RelaxOptions:
             find_symmetry=self.find_symmetry,
             compile=self.compile,
         )
+        self.limits().check(predictor.model_name, calibrated=predictor.calibration is not None)
+        return predictor
 
     def limits(self) -> TrustLimits:
         """What a prediction has to meet, or else is uncertain."""
-        return TrustLimits(self.max_error, self.max_uncertainty, ood=self.max_error is None)
+        return TrustLimits(self.max_error, self.max_volume_error, self.max_uncertainty)
+
+    @property
+    def finishes_all(self) -> bool:
+        """Whether a calculator finishes every crystal."""
+        return self.calculator != NONE and self.on_uncertain != FINISH
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, ModelError
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
-from deeprelax_ase.prediction.judgement import doubt
+from deeprelax_ase.optimizers.finish import resolve_finish
+from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, WARN, judge
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.prediction.status import UNCERTAIN
-from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.prediction.status import FAILED, REFUSED, UNCERTAIN
+from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, crystals_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class TableRelaxer:
         seconds: spent on the last table's predictions, by stage: graph, network, geometry.
 
     Raises:
+        ValueError: an uncertain prediction is to be an error, and tables have rows; or the finish is unknown.
         ModelError: errors are to be limited, and the model's are not calibrated; also as
             :class:`~deeprelax_ase.Predictor`.
         DeviceError: see there.
@@ -42,17 +45,17 @@ class TableRelaxer:
     """
 
     def __init__(self, options: RelaxOptions, predictor: Predictor | None = None) -> None:
+        if options.on_uncertain == RAISE:
+            raise ValueError(f"on_uncertain={RAISE!r} would end all with one crystal; rows are marked instead: 'keep'")
         self.options = options
         self.predictor = predictor or options.predictor()
-        if options.max_error is not None and self.predictor.calibration is None:
-            raise ModelError(
-                f"max_error needs calibrated errors, which {self.predictor.model_name} has not, or not with so many "
-                "recycles and members. Set max_uncertainty instead."
-            )
+        options.limits().check(self.predictor.model_name, calibrated=self.predictor.calibration is not None)
         self.seconds = Counter[str]()
         self._calculator: Calculator | None = None
-        if options.finish != "none":
-            self._make_calculator()  # a wrong name shows before the work
+        if options.calculator != NONE:  # wrong names show before the work
+            if options.finish != NONE:
+                resolve_finish(options.finish)
+            self._make_calculator()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.
@@ -68,31 +71,38 @@ class TableRelaxer:
             bonds=False,
         )
         rows = table.select(["index", "id", "source"]).to_pylist()
-        for row, (crystal, error) in zip(rows, given, strict=True):
+        refused = table.column("refused").to_pylist()
+        for row, (crystal, error), is_refused in zip(rows, given, refused, strict=True):
             if error or crystal is None:
-                result = RelaxationResult.failed(error or "the row holds no structure", crystal)
+                status = REFUSED if is_refused else FAILED
+                result = RelaxationResult.unrelaxed(error or "the row holds no structure", crystal, status=status)
             else:
                 result = self._result(crystal, next(made))
             row |= result.columns()
+        if self.options.on_uncertain == WARN and (count := sum(row["status"] == UNCERTAIN for row in rows)):
+            warnings.warn(f"{count:,} of {len(rows):,} predictions are uncertain: their rows say why", stacklevel=2)
         return pa.Table.from_pylist(rows, schema=OUTPUT)
 
     def _result(self, crystal: Crystal, made: Prediction | DeepRelaxError) -> RelaxationResult:
         if isinstance(made, DeepRelaxError):
-            return RelaxationResult.failed(made, crystal, model=self.predictor.model_name)
+            return RelaxationResult.unrelaxed(made, crystal, model=self.predictor.model_name)
         self.seconds.update(made.timings)
-        result = RelaxationResult.of(made, doubt(made, self.options.limits()))
-        if result.status != UNCERTAIN or self.options.finish == "none":
+        options, judgement = self.options, judge(made, self.options.limits())
+        result = RelaxationResult.of(made, judgement, skip=options.on_uncertain == SKIP)
+        if not options.finishes_all and not (judgement.uncertain and options.on_uncertain == FINISH):
             return result
         try:
             return self._finished(made)
         except Exception as error:  # whatever calculators raise
             self._calculator = None  # in whatever state it is
-            why = str(error) if isinstance(error, DeepRelaxError) else f"{type(error).__name__}: {error}"
-            failed = f"{self.options.finish} failed, so it stays as predicted: {why}"
-            return replace(result, reason=" ".join(failed.split()))
+            why = judge(error).reason
+            if options.finishes_all:
+                return RelaxationResult.unrelaxed(f"{options.calculator} failed: {why}", crystal, model=made.model)
+            reason = f"{judgement.reason}; {options.calculator} failed, so it stays as predicted: {why}"
+            return replace(result, reason=reason)
 
     def _finished(self, prediction: Prediction) -> RelaxationResult:
-        """What the calculator makes of an uncertain prediction, the jump included."""
+        """What the calculator makes of a prediction, the jump included."""
         options = self.options
         result, _ = finish_atoms(
             prediction.initial.to_atoms(),
@@ -101,13 +111,14 @@ class TableRelaxer:
             prediction=prediction,
             fmax=options.fmax,
             steps=options.steps,
+            finish=None if options.finish == NONE else options.finish,
             relax_cell=options.relax_cell,
         )
-        return replace(result, calculator=options.finish, reason=f"{result.steps} steps")
+        return replace(result, calculator=options.calculator)
 
     def _make_calculator(self) -> Calculator:
         from deeprelax_ase.calculators.registry import get_calculator
 
         if self._calculator is None:
-            self._calculator = get_calculator(self.options.finish, device=self.options.device)
+            self._calculator = get_calculator(self.options.calculator, device=self.options.device)
         return self._calculator

@@ -11,28 +11,27 @@ import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, schema
-from deeprelax_ase.prediction.status import CONVERGED, FAILED, NOT_CONVERGED, PREDICTED, UNCERTAIN
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
 _RESULT = schema()
+_REASONS = [pa.field("error", pa.string()), pa.field("refused", pa.bool_())]
 _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())]
 
 #: What is to be relaxed, a row for each crystal. ``index`` counts them over all inputs; ``id`` is the user's name and
 #: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
-#: (9, lattice vectors in rows) are in Å. ``error`` says why a row cannot be relaxed.
-INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), pa.field("error", pa.string())])
+#: (9, lattice vectors in rows) are in Å. ``error`` says why a row cannot be relaxed, and ``refused`` whether the
+#: crystal was read, and is the reason.
+INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), *_REASONS])
 
 #: What became of it: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
-#: "failed", the geometry is the given one.
+#: "refused" or "failed", the geometry is the given one.
 OUTPUT = pa.schema([*_NAMES, *_RESULT])
-
-#: Those of ``deeprelax relax``, and "uncertain" for rows beyond the limits that were set.
-STATUSES = (PREDICTED, UNCERTAIN, CONVERGED, NOT_CONVERGED, FAILED)
 
 
 def structures_table(
@@ -67,7 +66,7 @@ def structures_table(
 
 def _row(structure: Any) -> dict[str, Any]:
     if isinstance(structure, Exception):
-        return {"error": " ".join(str(structure).split())}
+        return _reason(structure)
     try:
         if getattr(structure, "constraints", None):
             raise ConstraintError(
@@ -76,11 +75,15 @@ def _row(structure: Any) -> dict[str, Any]:
             )
         return _geometry(Crystal.of(structure))
     except (DeepRelaxError, TypeError) as error:
-        reason = {"error": " ".join(str(error).split())}
+        reason = _reason(error)
     drawable = hasattr(structure, "numbers") and hasattr(structure, "cell") and min(structure.numbers, default=0) > 0
     if drawable and max(structure.numbers) <= 118:  # as it is, for whoever looks into it
         return {**_geometry(Crystal(structure.numbers, structure.positions, np.asarray(structure.cell))), **reason}
     return reason
+
+
+def _reason(error: Exception) -> dict[str, Any]:
+    return {"error": " ".join(str(error).split()), "refused": is_refusal(error)}
 
 
 def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from typer.testing import CliRunner, Result
 from deeprelax_ase import cli
 from deeprelax_ase.errors import CalculatorError, ModelError
 from deeprelax_ase.models import DEFAULT_MODEL
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import SHRINKAGE, StandInPredictor
+
+ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=False)
 
 #: What the command line makes its predictions with.
 PREDICTOR = "deeprelax_ase.prediction.predictor.Predictor"
@@ -34,8 +38,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The models and devices that the command line asked for; it gets the stand-in."""
     asked = []
 
-    def load(model, *, device):
-        asked.append((model, device))
+    def load(model, *, device, **options):
+        asked.append((model, device, *options.items()))
         return StandInPredictor()
 
     monkeypatch.setattr(PREDICTOR, load)
@@ -80,7 +84,7 @@ class TestRelax:
             {
                 "id": f"crystal {k}",
                 "deeprelax_model": "stand-in",
-                "deeprelax_status": "predicted",
+                "deeprelax_status": "accepted",
                 "deeprelax_uncertainty": 0.04,
             }
             for k in range(3)
@@ -98,6 +102,11 @@ class TestRelax:
         deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
         assert asked == [("My-Model", "cpu")]
 
+    def test_recycles_and_members(self, deeprelax, asked, crystals):
+        write("POSCAR", crystals[0])
+        deeprelax("relax", "POSCAR", "--recycles", "2", "--members", "1")
+        assert asked == [(DEFAULT_MODEL, "auto", ("recycles", 2), ("members", 1))]
+
     def test_fixed_cell(self, deeprelax, crystals):
         write("set.extxyz", crystals[0])
         deeprelax("relax", "set.extxyz", "--fixed-cell")
@@ -108,16 +117,16 @@ class TestRelax:
         result = deeprelax("relax", "set.extxyz")
         lines = result.stdout.splitlines()
         assert lines[0].split() == ["crystal", "formula", "volume", "uncertainty", "(Å)", "status"]
-        assert lines[1].split() == ["set.extxyz@0", "Cu", "-8.7%", "0.040", "predicted"]
+        assert lines[1].split() == ["set.extxyz@0", "Cu", "-8.7%", "0.040", "accepted"]
         assert len(lines) == 5
-        assert lines[4].startswith("3 relaxed; 0 failed; ")
-        assert lines[4].endswith("; median deeprelax_uncertainty 0.040 Å; written to relaxed.extxyz")
+        assert lines[4].startswith("3 accepted of 3; ")
+        assert lines[4].endswith(" crystals/s; written to relaxed.extxyz")
         assert result.stderr == ""
 
     def test_a_long_report_is_one_line(self, deeprelax, crystals):
         write("set.extxyz", crystals * 20)
         result = deeprelax("relax", "set.extxyz")
-        assert result.stdout.startswith("60 relaxed; 0 failed; ")
+        assert result.stdout.startswith("60 accepted of 60; ")
         assert result.stdout.count("\n") == 1
 
     def test_quiet(self, deeprelax, mixed):
@@ -127,14 +136,69 @@ class TestRelax:
         assert len(result.stderr.splitlines()) == 3
 
 
+class TestUncertain:
+    """One crystal of three is unlike those that the model knows."""
+
+    @pytest.fixture(autouse=True)
+    def doubtful(self, asked, monkeypatch, crystals):
+        class Doubtful(StandInPredictor):
+            def predict(self, structure, *, relax_cell=True):
+                made = super().predict(structure, relax_cell=relax_cell)
+                return replace(made, error=replace(ERROR, ood=bool(made.initial.cell[0, 0] < 3.65)))
+
+        monkeypatch.setattr(PREDICTOR, lambda *arguments, **options: Doubtful(error=ERROR))
+        write("set.extxyz", crystals)
+
+    def test_they_are_handed_out_and_told(self, deeprelax):
+        result = deeprelax("relax", "set.extxyz")
+        assert result.exit_code == 1
+        assert result.stderr == ""
+        head, first, second, _, told = result.stdout.splitlines()
+        assert head.split() == ["crystal", "formula", "volume", "error", "(Å)", "volume", "error", "status"]
+        assert first.split() == ["set.extxyz@0", "Cu", "-8.7%", "0.030", "2.0%", "uncertain"]
+        assert second.split() == ["set.extxyz@1", "Cu", "-8.7%", "0.030", "2.0%", "accepted"]
+        assert told.startswith("2 accepted, 1 uncertain of 3; median expected error 0.030 Å, of volumes 2.0%; ")
+        atoms = read("relaxed.extxyz", index="0")
+        assert atoms.cell.lengths()[0] == pytest.approx(3.6 * SHRINKAGE)
+        assert atoms.info["deeprelax_status"] == "uncertain"
+        assert atoms.info["deeprelax_reason"] == "the crystal is unlike those that the model knows"
+
+    def test_limits(self, deeprelax):
+        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-error", "0.02").stdout
+        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-volume-error", "0.01").stdout
+        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-uncertainty", "0.01").stdout
+
+    def test_a_warning(self, deeprelax):
+        result = deeprelax("relax", "set.extxyz", "--on-uncertain", "warn")
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Note: set.extxyz@0 is uncertain: the crystal is unlike")
+
+    def test_they_are_left_as_they_are(self, deeprelax):
+        assert deeprelax("relax", "set.extxyz", "--on-uncertain", "skip").exit_code == 1
+        first, second, _ = read("relaxed.extxyz", index=":")
+        assert first.cell.lengths()[0] == pytest.approx(3.6)
+        assert first.info["deeprelax_status"] == "uncertain"
+        assert second.cell.lengths()[0] == pytest.approx(3.7 * SHRINKAGE)
+
+    def test_they_alone_are_finished(self, deeprelax):
+        emt = ("--calculator", "ase.calculators.emt:EMT", "--on-uncertain", "finish")
+        result = deeprelax("relax", "set.extxyz", *emt)
+        assert result.exit_code == 0, result.output
+        assert "2 accepted, 1 converged of 3" in result.stdout
+        assert [atoms.info["deeprelax_status"] for atoms in read("relaxed.extxyz", index=":")] == [
+            *("converged", "accepted", "accepted")
+        ]
+
+
 class TestFailures:
     def test_bad_frames_do_not_stop_the_others(self, deeprelax, mixed):
         write("set.extxyz", mixed)
         result = deeprelax("relax", "set.extxyz", "-o", "out.extxyz")
         assert result.exit_code == 1
         found = read("out.extxyz", index=":")
-        assert [atoms.info["deeprelax_status"].split(":")[0] for atoms in found] == ["predicted", "failed"] * 3
-        assert "3 relaxed; 3 failed" in result.stdout
+        assert [atoms.info["deeprelax_status"] for atoms in found] == ["accepted", "refused"] * 3
+        assert "3 accepted, 3 refused of 6" in result.stdout
         failures = result.stderr.splitlines()
         assert [line.split(":")[0] for line in failures] == ["set.extxyz@1", "set.extxyz@3", "set.extxyz@5"]
         assert "the structure has no periodic cell" in failures[0]
@@ -149,7 +213,8 @@ class TestFailures:
         ]:
             assert atoms == initial
             assert "deeprelax_uncertainty" not in atoms.info
-            assert atoms.info["deeprelax_status"].startswith("failed: ")
+            assert atoms.info["deeprelax_status"] == "refused"
+            assert atoms.info["deeprelax_reason"]
 
     def test_a_damaged_frame_is_reported(self, deeprelax, crystals):
         write("set.extxyz", crystals)
@@ -160,7 +225,7 @@ class TestFailures:
         assert result.exit_code == 1
         assert result.stderr.startswith("set.extxyz@1 cannot be read (")
         assert [atoms.info["id"] for atoms in read("relaxed.extxyz", index=":")] == ["crystal 0", "crystal 2"]
-        assert "2 relaxed; 1 failed" in result.stdout
+        assert "2 accepted, 1 failed of 3" in result.stdout
 
     @pytest.mark.filterwarnings("ignore::UserWarning:ase")
     def test_an_unreadable_file_does_not_stop_the_others(self, deeprelax, crystals):
@@ -209,6 +274,12 @@ class TestUsage:
             (["set.extxyz", "--steps", "3"], "give one with --calculator"),
             (["set.extxyz", "--finish", "fast"], "give one with --calculator"),
             (["set.extxyz", "-c", "ase.calculators.emt:EMT", "--finish", "newton"], "finish='newton' cannot finish"),
+            (["set.extxyz", "--on-uncertain", "finish"], "needs a calculator; give one with --calculator"),
+            (["set.extxyz", "--on-uncertain", "raise"], "'raise' is not one of"),
+            (["set.extxyz", "-c", "ase.calculators.emt:EMT", "--max-error", "0.1"], "Add --on-uncertain finish"),
+            (["set.extxyz", "-c", "ase.calculators.emt:EMT", "--on-uncertain", "skip"], "Add --on-uncertain finish"),
+            (["set.extxyz", "--max-error", "0.1"], "no calibrated errors to hold against max_error"),
+            (["set.extxyz", "--max-volume-error", "-1"], "greater than or"),
             (["set.extxyz", "--device", "tpu"], "tpu"),
             (["set.extxyz", "-c", "chgnet", "--fmax", "-1"], "greater than or equal to 0"),
             ([], "INPUT"),
@@ -257,8 +328,27 @@ class TestCalculator:
         write("set.extxyz", crystals)
         result = deeprelax("relax", "set.extxyz", "-c", "ase.calculators.emt:EMT", "--steps", "1", "--fmax", "1e-6")
         assert result.exit_code == 1
-        assert result.stdout.splitlines()[-1].startswith("0 relaxed; 3 not converged; 0 failed")
+        assert result.stdout.splitlines()[-1].startswith("3 not converged of 3; 1 jumps rejected, 6 force calls; ")
         assert len(read("relaxed.extxyz", index=":")) == 3
+
+    def test_jumps_and_calls_are_told(self, deeprelax, crystals):
+        tight = bulk("Cu", "fcc", a=3.55, cubic=True)  # below the minimum under EMT, and the stand-in shrinks it
+        write("set.extxyz", [crystals[2], tight])
+        result = deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT", "--fmax", "0.01")
+        head, first, second, told = result.stdout.splitlines()
+        assert head.split() == ["crystal", "formula", "volume", "force", "calls", "status"]
+        assert first.split()[-1] == "converged"
+        assert second.split()[-3:] == ["converged,", "jump", "rejected"]
+        calls = [int(first.split()[3]), int(second.split()[3])]
+        assert told.startswith(f"2 converged of 2; 1 jumps rejected, {sum(calls)} force calls; ")
+
+    def test_the_jump_alone(self, deeprelax, crystals):
+        write("set.extxyz", [crystals[2], bulk("Cu", "fcc", a=3.55, cubic=True)])
+        emt = ("--calculator", "ase.calculators.emt:EMT", "--finish", "none")
+        result = deeprelax("relax", "set.extxyz", *emt, "--fmax", "1e-6")
+        assert result.exit_code == 1
+        assert "set.extxyz@1: jump rejected: it raises the energy" in result.stderr
+        assert result.stdout.splitlines()[-1].startswith("1 accepted, 1 jump rejected of 2; 1 jumps rejected, 4 force ")
 
     def test_a_calculator_that_cannot_be_made_again_ends_the_run(self, deeprelax, monkeypatch, crystals):
         class Broken(EMT):
@@ -284,7 +374,7 @@ class TestCalculator:
     def test_none_in_any_case(self, deeprelax, crystals):
         write("set.extxyz", crystals)
         assert deeprelax("relax", "set.extxyz", "-c", "None").exit_code == 0
-        assert read("relaxed.extxyz").info["deeprelax_status"] == "predicted"
+        assert read("relaxed.extxyz").info["deeprelax_status"] == "accepted"
 
 
 def test_interrupted(deeprelax, monkeypatch, crystals):

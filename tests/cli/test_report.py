@@ -16,10 +16,10 @@ from deeprelax_ase.cli import app
 
 @pytest.fixture
 def relaxed(tmp_path: Path) -> Path:
-    """As ``deeprelax relax`` writes it: one predicted, one failed."""
+    """As ``deeprelax relax`` writes it: one accepted, one refused."""
     good, bad = bulk("MgO", "rocksalt", a=4.2), bulk("Cu")
-    good.info.update(deeprelax_model="DeepRelax-PBE", deeprelax_uncertainty=0.02, deeprelax_status="predicted")
-    bad.info["deeprelax_status"] = "failed: atoms 0 and 1 overlap"
+    good.info.update(deeprelax_model="DeepRelax-PBE", deeprelax_uncertainty=0.02, deeprelax_status="accepted")
+    bad.info.update(deeprelax_status="refused", deeprelax_reason="atoms 0 and 1 overlap")
     write(tmp_path / "relaxed.extxyz", [good, bad])
     return tmp_path / "relaxed.extxyz"
 

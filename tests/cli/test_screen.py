@@ -35,7 +35,7 @@ def screened(tmp_path: Path) -> Path:
     write(tmp_path / "set.extxyz", atoms)
     done = run("screen", tmp_path / "set.extxyz", "-o", tmp_path / "out", "--block-size", 3, *QUICK)
     assert done.exit_code == 1, done.output
-    assert "1 failed, 3 predicted of 4; 4 of them now" in done.output
+    assert "3 accepted, 1 refused of 4; 4 of them now" in done.output
     return tmp_path / "out"
 
 
@@ -51,8 +51,8 @@ def test_export(screened: Path, tmp_path: Path) -> None:
     assert "1 ids belong to more than one crystal: crystal-0 (2)" in done.output
     atoms = read(tmp_path / "relaxed.extxyz", ":")
     assert [a.info["index"] for a in atoms] == [0, 1, 3]
-    assert all(a.info["deeprelax_status"] == "predicted" and a.info["deeprelax_uncertainty"] > 0 for a in atoms)
-    failed = run("export", screened, "-o", tmp_path / "failed.extxyz", "--status", "failed")
+    assert all(a.info["deeprelax_status"] == "accepted" and a.info["deeprelax_uncertainty"] > 0 for a in atoms)
+    failed = run("export", screened, "-o", tmp_path / "failed.extxyz", "--status", "refused")
     assert "1 crystals written" in failed.output
     assert "Xe" in read(tmp_path / "failed.extxyz").info["deeprelax_reason"]
 
@@ -80,7 +80,10 @@ def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
         (("screen", "nothing.extxyz", "-o", tmp_path / "new", *QUICK), "no such file"),
         (("screen", tmp_path / "set.extxyz", "-o", screened, *QUICK), "another block size"),
         (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--shard", "3/2", *QUICK), "shard 3/2"),
-        (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--finish", "m3gnet", *QUICK), "say what is"),
+        (
+            ("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--on-uncertain", "finish", *QUICK),
+            "needs a calculator",
+        ),
         (("export", tmp_path, "-o", tmp_path / "a.extxyz"), "holds no screening"),
         (("export", screened, "-o", tmp_path / "a.extxyz", "--status", "good"), "unknown status good"),
         (("export", screened, "-o", tmp_path / "a.nothing"), "knows no format"),

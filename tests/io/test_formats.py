@@ -327,8 +327,8 @@ def test_a_database_that_is_not_ases_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_database_keeps_its_keys(tmp_path: Path) -> None:
     with connect(tmp_path / "set.db") as db:
-        db.write(some_crystals(1)[0], deeprelax_status="predicted", data={"name": "salt"})
+        db.write(some_crystals(1)[0], deeprelax_status="accepted", data={"name": "salt"})
     (frame,) = open_source(tmp_path / "set.db").frames()
     assert frame.atoms is not None
-    assert frame.atoms.info == {"deeprelax_status": "predicted", "name": "salt"}
+    assert frame.atoms.info == {"deeprelax_status": "accepted", "name": "salt"}
     assert frame.name == "salt"

@@ -26,7 +26,7 @@ from deeprelax_ase.io.source import read_frames
 def crystals() -> list[Atoms]:
     made = [bulk("MgO", "rocksalt", a=4.0 + 0.1 * k) for k in range(3)]
     for k, atoms in enumerate(made):
-        atoms.info.update(deeprelax_status="predicted", deeprelax_uncertainty=0.01 * k, source={"row": k})
+        atoms.info.update(deeprelax_status="accepted", deeprelax_uncertainty=0.01 * k, source={"row": k})
     return made
 
 
@@ -68,7 +68,7 @@ def test_info_comes_back(tmp_path, crystals, name):
 def test_a_database_can_be_searched_for_the_keys(tmp_path, crystals, name):
     write_all(tmp_path / name, crystals)
     (row,) = connect(tmp_path / name).select("deeprelax_uncertainty>0.015")
-    assert row.deeprelax_status == "predicted"
+    assert row.deeprelax_status == "accepted"
     assert row.data == {"source": {"row": 2}}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,14 +15,18 @@ from ase.constraints import FixAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.errors import StructureFileError, UncertainPredictionError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.batch import RelaxedFrame, finish_frames, predict_frames, write_frame
+from deeprelax_ase.prediction.judgement import TrustLimits
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.helpers import CountingEMT
 from tests.stand_in import SHRINKAGE, StandInPredictor
+
+SURE = CalibratedError(0.03, 0.08, 0.02, 0.05, ood=False, novelty=0.4, odds_worse=0.02)
+UNSURE = CalibratedError(0.03, 0.08, 0.02, 0.05, ood=True, novelty=1.4, odds_worse=0.2)
 
 
 def good(label: str = "good") -> Frame:
@@ -47,11 +53,11 @@ def constrained(label: str = "constrained") -> Frame:
 
 FRAMES = {"good": good, "helium": helium, "molecule": molecule, "unreadable": unreadable, "constrained": constrained}
 STATUS = {
-    "good": "predicted",
-    "helium": "failed",
-    "molecule": "failed",
+    "good": "accepted",
+    "helium": "refused",
+    "molecule": "refused",
     "unreadable": "failed",
-    "constrained": "failed",
+    "constrained": "refused",
 }
 
 
@@ -65,14 +71,14 @@ class TestPredictFrames:
 
     def test_a_relaxed_crystal(self):
         frame = good()
-        frame.atoms.info.update(id=7, deeprelax_status="failed: earlier", deeprelax_uncertainty=9.0)
+        frame.atoms.info.update(id=7, deeprelax_status="failed", deeprelax_reason="earlier", deeprelax_uncertainty=9.0)
         frame.atoms.calc = EMT()
         (frame,) = predict_frames([frame], StandInPredictor())
         assert frame.result.ok
         assert frame.atoms.info == {
             "id": 7,
             "deeprelax_model": "stand-in",
-            "deeprelax_status": "predicted",
+            "deeprelax_status": "accepted",
             "deeprelax_uncertainty": 0.04,
         }
         assert frame.result.uncertainty == 0.04
@@ -82,8 +88,7 @@ class TestPredictFrames:
         assert frame.result.reason is None
 
     def test_calibrated_errors_go_with_the_crystal(self):
-        error = CalibratedError(0.03, 0.08, 0.02, 0.05, ood=False, novelty=0.4, odds_worse=0.02)
-        (frame,) = predict_frames([good()], StandInPredictor(error=error))
+        (frame,) = predict_frames([good()], StandInPredictor(error=SURE))
         assert {key: frame.atoms.info[key] for key in ERROR_KEYS} == {
             "deeprelax_error": 0.03,
             "deeprelax_volume_error": 0.02,
@@ -97,8 +102,32 @@ class TestPredictFrames:
         frame = FRAMES[kind]()
         frame.atoms.info.update(dict.fromkeys(ERROR_KEYS, "earlier"))
         for relax in (predict_frames, partial(finish_frames, make_calculator=EMT)):
-            (frame,) = relax([frame], StandInPredictor())
-            assert not set(ERROR_KEYS) & set(frame.atoms.info)
+            (relaxed,) = relax([frame], StandInPredictor())
+            assert not set(ERROR_KEYS) & set(relaxed.atoms.info)
+
+    @pytest.mark.parametrize("on_uncertain", ["keep", "warn", "skip", "raise"])
+    def test_what_comes_of_an_uncertain_prediction(self, on_uncertain):
+        relaxed = predict_frames([good()], StandInPredictor(error=UNSURE), on_uncertain=on_uncertain)
+        if on_uncertain == "raise":
+            with pytest.raises(UncertainPredictionError, match="good is uncertain"):
+                next(relaxed)
+            return
+        told = pytest.warns(UserWarning, match="good is uncertain") if on_uncertain == "warn" else nullcontext()
+        with told:
+            (frame,) = relaxed
+        assert frame.result.status == frame.atoms.info["deeprelax_status"] == "uncertain"
+        assert "unlike" in frame.atoms.info["deeprelax_reason"]
+        moved = 1.0 if on_uncertain == "skip" else SHRINKAGE
+        np.testing.assert_allclose(frame.atoms.cell.lengths(), 3.7 * moved)
+
+    def test_limits(self):
+        limits = TrustLimits(max_volume_error=0.01)
+        (frame,) = predict_frames([good()], StandInPredictor(error=SURE), limits=limits)
+        assert "above max_volume_error=0.01" in frame.result.reason
+
+    def test_a_finish_needs_a_calculator(self):
+        with pytest.raises(ValueError, match="must be one of"):
+            next(predict_frames([good()], StandInPredictor(), on_uncertain="finish"))
 
     def test_fixed_cell(self):
         (frame,) = predict_frames([good()], StandInPredictor(), relax_cell=False)
@@ -110,8 +139,12 @@ class TestPredictFrames:
         (frame,) = predict_frames([frame], StandInPredictor())
         assert not frame.result.ok
         assert frame.atoms == helium().atoms
-        assert frame.atoms.info.keys() == {"id", "deeprelax_model", "deeprelax_status"}
-        assert frame.atoms.info["deeprelax_status"] == f"failed: {frame.result.reason}"
+        assert frame.atoms.info == {
+            "id": 7,
+            "deeprelax_model": "stand-in",
+            "deeprelax_status": "refused",
+            "deeprelax_reason": frame.result.reason,
+        }
         assert "was not trained on He" in frame.result.reason
 
     def test_constraints_are_refused_not_ignored(self):
@@ -123,9 +156,9 @@ class TestPredictFrames:
         assert frame.result.reason == "cannot be read"
         assert frame.atoms is None
 
-    def test_a_restless_solver_is_remarked(self):
+    def test_a_restless_solver_makes_it_uncertain(self):
         (frame,) = predict_frames([good()], StandInPredictor(solver_converged=False))
-        assert frame.result.ok
+        assert frame.result.status == "uncertain"
         assert "did not come to rest" in frame.result.reason
 
     def test_reads_no_further_than_the_predictor_needs(self):
@@ -218,7 +251,7 @@ class TestFinishFrames:
         frames = [good("a"), Frame("gold", bulk("Au")), good("b"), molecule(), unreadable(), constrained()]
         frames.append(good("c"))
         relaxed = list(finish_frames(frames, StandInPredictor(), Fragile))
-        status = ["converged", "failed", "converged", "failed", "failed", "converged", "converged"]
+        status = ["converged", "failed", "converged", "refused", "failed", "converged", "converged"]
         assert [frame.result.status for frame in relaxed] == status
         assert relaxed[1].result.reason == "RuntimeError: SCF did not converge"
         assert relaxed[1].atoms == bulk("Au")
@@ -258,6 +291,27 @@ class TestFinishFrames:
         assert frame.result.energy is None
         assert frame.result.force_calls is None  # who knows
 
+    @pytest.mark.parametrize(("rises", "status"), [(False, "accepted"), (True, "jump rejected")])
+    def test_the_jump_alone(self, rises, status):
+        frame = good() if not rises else Frame("tight", bulk("Cu", "fcc", a=3.55, cubic=True))
+        (made,) = finish_frames([frame], StandInPredictor(), EMT, fmax=1e-6, finish=None)
+        assert made.result.status == made.atoms.info["deeprelax_status"] == status
+        assert made.result.jump == ("rejected" if rises else "kept")
+        assert ("raises the energy" in (made.result.reason or "")) is rises
+
+    def test_the_uncertain_ones_alone(self):
+        class Doubtful(StandInPredictor):
+            def predict(self, structure, **options):
+                made = super().predict(structure, **options)
+                return replace(made, error=SURE if made.initial.numbers[0] == 29 else UNSURE)
+
+        frames = [good("a"), Frame("gold", bulk("Au", a=4.2)), unreadable(), helium(), constrained()]
+        made = list(finish_frames(frames, Doubtful(), EMT, only_uncertain=True))
+        status = ["accepted", "converged", "failed", "refused", "converged"]
+        assert [frame.result.status for frame in made] == status
+        assert [frame.result.error for frame in made] == [0.03, None, None, None, None]
+        assert made[0].atoms.calc is None
+
     def test_constraints_are_kept(self):
         (frame,) = finish_frames([constrained()], StandInPredictor(), EMT, relax_cell=False)
         assert frame.result.status == "converged"
@@ -280,7 +334,7 @@ class Picky(Full):
 
 
 def failed(reason: str, atoms: Atoms | None) -> RelaxedFrame:
-    return RelaxedFrame("a", RelaxationResult.failed(reason), atoms)
+    return RelaxedFrame("a", RelaxationResult.unrelaxed(reason), atoms)
 
 
 class TestWriteFrame:

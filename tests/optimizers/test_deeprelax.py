@@ -138,7 +138,7 @@ def test_jump_alone(make_atoms, predictor, near, minimum, stand_in):
     assert not optimizer.run(fmax=FMAX, steps=100)
     assert optimizer.nsteps == 1
     np.testing.assert_array_equal(atoms.positions, near.positions)
-    assert atoms.info["deeprelax_status"] == "predicted"
+    assert atoms.info["deeprelax_status"] == "accepted"
     assert not optimizer.run(fmax=FMAX)
     assert optimizer.nsteps == 1
     with pytest.raises(RuntimeError, match="finish=None"):
@@ -197,7 +197,7 @@ def test_frames_hold_their_own_status(make_atoms, predictor, tmp_path):
     optimizer.run(fmax=FMAX)
     with Trajectory(path) as frames:
         status = [frame.info.get("deeprelax_status") for frame in frames]
-        assert status == [None, "predicted", *["not converged"] * (optimizer.nsteps - 2), "converged"]
+        assert status == [None, "accepted", *["not converged"] * (optimizer.nsteps - 2), "converged"]
         assert frames[0].info == {}
         assert frames[1].info["deeprelax_uncertainty"] == 0.02
         assert frames.description["finish"] == "FIRE"
@@ -217,7 +217,7 @@ def test_status_of_steps_by_hand(make_atoms, predictor):
     for _ in range(2):
         optimizer.step()
         status.append(atoms.info["deeprelax_status"])
-    assert status == ["predicted", "not converged"]
+    assert status == ["accepted", "not converged"]
     assert atoms.info["deeprelax_model"] == "stand-in"
 
 

@@ -92,7 +92,7 @@ def test_atoms_that_moved_since_are_not_computed(optimizer):
 def test_without_a_calculator():
     optimizer = DeepRelaxOptimizer(copper(), predictor=StandInPredictor(), logfile=None)
     optimizer.run()
-    assert repr(optimizer) == "<DeepRelaxOptimizer Cu4, 4 atoms: jump kept, steps 1, predicted>"
+    assert repr(optimizer) == "<DeepRelaxOptimizer Cu4, 4 atoms: jump kept, steps 1, accepted>"
 
 
 def test_calculators_that_cannot_tell_what_they_know(optimizer):

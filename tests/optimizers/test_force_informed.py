@@ -137,7 +137,7 @@ def test_they_follow_the_jump(atoms, force_reader, near, minimum, tmp_path):
         for frame, share in ((frames[2], 0.6), (frames[3], 0.84)):
             assert_at(frame, interpolated(near, minimum, share), atol=1e-12)
         status = [frame.info.get("deeprelax_status") for frame in frames]
-        assert status == [None, "predicted", "not converged", "not converged"]
+        assert status == [None, "accepted", "not converged", "not converged"]
     assert len(force_reader.seen) == 2
     np.testing.assert_array_equal(optimizer.prediction.relaxed.positions, near.positions)  # the jump's own
 

@@ -27,7 +27,7 @@ def of_the_jump(*, calc: bool) -> dict:
     return {
         "deeprelax_model": "stand-in",
         "deeprelax_uncertainty": 0.02,
-        "deeprelax_status": "predicted",
+        "deeprelax_status": "accepted",
         "deeprelax_jump": "kept",
         "deeprelax_jump_reason": KEPT_UNDER_EMT if calc else "no calculator to check it, no finish",
     }

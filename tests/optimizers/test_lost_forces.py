@@ -27,7 +27,8 @@ def test_the_last_finite_geometry_is_restored(make_atoms, predictor, tmp_path, l
     assert len(frames) == 4
     assert_at(atoms, frames[-1])
     assert atoms.calc.calls == 5
-    assert atoms.info["deeprelax_status"].startswith("failed: the calculator's forces are not finite")
+    assert atoms.info["deeprelax_status"] == "failed"
+    assert atoms.info["deeprelax_reason"].startswith("the calculator's forces are not finite")
 
 
 def test_it_goes_on_with_a_calculator_that_works(make_atoms, predictor):

@@ -94,17 +94,17 @@ def test_a_jump_that_was_rejected_is_not_repeated(make_atoms, near, stand_in, fi
     assert len(read(files["trajectory"], index=":")) == 5
 
 
-def test_a_refused_jump_is_not_repeated(make_atoms, near, stand_in, files):
+def test_a_skipped_jump_is_not_repeated(make_atoms, near, stand_in, files):
     error = CalibratedError(coordinates=0.3, coordinates_bound=0.6, volume=0.1, volume_bound=0.2, ood=True)
     predictor = stand_in(near, error=error)
-    with quiet(make_atoms(calc=False), predictor, on_uncertain="keep", **files) as optimizer:
+    with quiet(make_atoms(calc=False), predictor, **files) as optimizer:
         assert optimizer.run() is False
     atoms = last_frame(files)
     again = quiet(atoms, predictor, append_trajectory=True, **files)
     assert again.run() is False
     assert len(predictor.asked) == 1
-    assert again.decision == optimizer.decision
-    assert atoms.info["deeprelax_status"] == "refused"
+    assert (again.decision, again.judgement) == (optimizer.decision, optimizer.judgement)
+    assert atoms.info["deeprelax_status"] == "uncertain"
 
 
 def test_constraints_and_filters_go_on(make_atoms, predictor, files):
@@ -138,7 +138,7 @@ def test_restart_without_calculator(make_atoms, predictor, files):
     assert again.run() is True
     assert again.nsteps == 0
     assert len(predictor.asked) == 1
-    assert atoms.info["deeprelax_status"] == "predicted"
+    assert atoms.info["deeprelax_status"] == "accepted"
 
 
 @pytest.mark.parametrize("change", ["finish", "filter"])

@@ -25,7 +25,7 @@ def test_without_calculator_the_jump_is_all(make_atoms, predictor, near):
     np.testing.assert_array_equal(atoms.positions, near.positions)
     np.testing.assert_array_equal(atoms.cell.array, near.cell)
     assert optimizer.decision.kept
-    assert atoms.info["deeprelax_status"] == "predicted"
+    assert atoms.info["deeprelax_status"] == "accepted"
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("DeepRelaxOptimizer:    1 ")
     assert "jump of stand-in kept: no calculator to check it, no finish; uncertainty 0.020 Å" in line
@@ -61,7 +61,7 @@ def test_without_calculator_irun_trajectory_and_observers(make_atoms, predictor,
         assert len(frames) == 2
         np.testing.assert_array_equal(frames[0].positions, make_atoms().positions)
         np.testing.assert_array_equal(frames[1].positions, near.positions)
-        assert frames[1].info["deeprelax_status"] == "predicted"
+        assert frames[1].info["deeprelax_status"] == "accepted"
 
 
 def test_run_says_when_the_geometry_solver_failed(make_atoms, near, stand_in):
@@ -90,7 +90,7 @@ def test_stored_results_are_no_calculator(make_atoms, predictor, near, tmp_path)
     path = tmp_path / "jump.traj"
     assert quiet(atoms, predictor, trajectory=path).run(fmax=FMAX)
     np.testing.assert_array_equal(atoms.positions, near.positions)
-    assert atoms.info["deeprelax_status"] == "predicted"
+    assert atoms.info["deeprelax_status"] == "accepted"
     assert atoms.calc is stored
     with Trajectory(path) as frames:
         assert frames[0].get_potential_energy() == 1.0

@@ -46,8 +46,8 @@ class TestPrediction:
             repr(prediction)
             == str(prediction)
             == (
-                "<Prediction Cu4, 4 atoms: volume 54.87 → 50.08 Å³ (-8.7 %), largest displacement 0.000 Å, "
-                "error 0.012 Å expected, uncertainty 0.040 Å; stand-in>"
+                "<Prediction Cu4, 4 atoms: accepted; volume 54.87 → 50.08 Å³ (-8.7 %), largest displacement 0.000 Å; "
+                "expected error 0.012 Å, volume 0.7 %; stand-in>"
             )
         )
 
@@ -59,7 +59,7 @@ class TestPrediction:
         assert rows["expected error, volume"] == "0.7 %; below 2.3 % in 9 of 10"
         assert rows["like what the model knows"] == "yes"
         assert rows["uncertainty"] == "0.040 Å"
-        assert rows["unchanged"] == "no"
+        assert rows["judgement"] == "accepted"
         assert rows["model"] == "stand-in"
 
     def test_displacements_are_those_beyond_the_cell(self, prediction):
@@ -72,13 +72,13 @@ class TestPrediction:
 
     def test_doubt_is_told(self, prediction):
         ood = replace(prediction, error=replace(ERROR, ood=True))
-        assert "out of distribution" in repr(ood)
+        assert "uncertain: the crystal is unlike those that the model knows" in repr(ood)
         assert Table(ood._repr_html_()).rows["like what the model knows"].startswith("no")
 
     def test_a_crystal_within_the_expected_error(self, prediction):
-        left = replace(prediction, relaxed=prediction.initial, within_error=True)
-        assert "unchanged" in repr(left)
-        assert Table(left._repr_html_()).rows["unchanged"].startswith("yes")
+        left = replace(prediction, relaxed=prediction.initial, unchanged="it would move by little")
+        assert "unchanged: it would move by little;" in repr(left)
+        assert Table(left._repr_html_()).rows["judgement"] == "unchanged: it would move by little"
 
     def test_a_cell_that_is_kept_is_not_off(self, prediction):
         kept = replace(prediction, error=ERROR.with_cell_kept())

@@ -1,20 +1,23 @@
-"""Whether a prediction is to be trusted."""
+"""Whether a prediction is to be trusted, and what comes of one that is not."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 from ase.build import bulk
 
+from deeprelax_ase import errors
 from deeprelax_ase.errors import ModelError, UncertainPredictionError
-from deeprelax_ase.prediction.judgement import TrustLimits, announce, doubt, refusal
-from deeprelax_ase.prediction.status import JumpDecision
+from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, announce, check_on_uncertain, judge
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import StandInPredictor
 
 ERROR = CalibratedError(coordinates=0.31, coordinates_bound=0.6, volume=0.08, volume_bound=0.2, ood=False)
+ACCEPTED = Judgement("accepted")
+UNLIKE = "the crystal is unlike those that the model knows"
 
 
 @pytest.fixture
@@ -28,58 +31,105 @@ def prediction():
         (TrustLimits(), ""),
         (TrustLimits(max_error=0.31), ""),
         (TrustLimits(max_error=0.3), r"its expected error 0.310 Å is above max_error=0.3 Å"),
+        (TrustLimits(max_volume_error=0.08), ""),
+        (TrustLimits(max_volume_error=0.05), r"its expected volume error 8.0% is above max_volume_error=0.05"),
         (TrustLimits(max_uncertainty=0.04), ""),
         (TrustLimits(max_uncertainty=0.03), r"its uncertainty 0.04 Å is above max_uncertainty=0.03 Å"),
         (TrustLimits(max_error=0.3, max_uncertainty=0.04), r"its expected error 0.310 Å is above max_error=0.3 Å"),
     ],
 )
 def test_limits(prediction, limits, reason):
-    assert doubt(prediction, limits) == reason
+    assert judge(prediction, limits) == (Judgement("uncertain", reason) if reason else ACCEPTED)
+    assert replace(prediction, limits=limits).judgement == judge(prediction, limits)
+
+
+@pytest.mark.parametrize("name", ["max_error", "max_volume_error", "max_uncertainty"])
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_limits_that_are_none(name, value):
+    with pytest.raises(ValueError, match=rf"{name}=.* must be a"):
+        TrustLimits(**{name: value})
 
 
 def test_numbers_that_are_none_are_above_any_limit(prediction):
-    lost = replace(prediction, error=replace(ERROR, coordinates=math.nan))
-    assert doubt(lost, TrustLimits(max_error=9.0))
+    lost = replace(prediction, error=replace(ERROR, coordinates=math.nan, volume=math.nan))
+    assert judge(lost, TrustLimits(max_error=9.0)).uncertain
+    assert judge(lost, TrustLimits(max_volume_error=9.0)).uncertain
     lost = replace(prediction, uncertainty=replace(prediction.uncertainty, total=math.nan))
-    assert doubt(lost, TrustLimits(max_uncertainty=9.0))
+    assert judge(lost, TrustLimits(max_uncertainty=9.0)).uncertain
 
 
 def test_crystals_unlike_those_that_the_model_knows(prediction):
     ood = replace(prediction, error=replace(ERROR, ood=True))
-    assert doubt(ood, TrustLimits()) == (
-        "the crystal is unlike those that the model knows (expected error 0.310 Å, of the volume 8.0 %)"
-    )
-    kept = replace(prediction, error=replace(ERROR, ood=True).with_cell_kept())
-    assert doubt(kept, TrustLimits()).endswith("(expected error 0.310 Å)")
-    assert not doubt(ood, TrustLimits(ood=True))
-    assert not doubt(replace(prediction, error=None), TrustLimits())
+    assert ood.judgement == judge(ood) == Judgement("uncertain", UNLIKE)
+    assert judge(ood, TrustLimits(max_error=9.0, max_volume_error=9.0)).uncertain  # a limit does not lift another
+    assert judge(ood, TrustLimits(ood=True)) == ACCEPTED
+    novel = replace(prediction, error=replace(ERROR, ood=True, novelty=1.7))
+    assert judge(novel).reason == f"{UNLIKE}, novelty 1.70"
+    assert judge(replace(prediction, error=None)) == ACCEPTED
+
+
+def test_a_volume_that_is_kept_is_not_off(prediction):
+    kept = replace(prediction, error=ERROR.with_cell_kept())
+    assert judge(kept, TrustLimits(max_volume_error=0.0)) == ACCEPTED
+
+
+def test_crystals_that_are_left_as_they_are(prediction):
+    left = replace(prediction, relaxed=prediction.initial, unchanged="it would move by little")
+    assert judge(left) == Judgement("unchanged", "it would move by little")
+    assert judge(replace(left, error=replace(ERROR, ood=True))) == Judgement("uncertain", UNLIKE)
 
 
 def test_a_solver_that_did_not_come_to_rest(prediction):
     moving = replace(prediction, solver_converged=False)
-    assert doubt(moving, TrustLimits()) == "the geometry solver did not come to rest"
-    assert not doubt(moving, TrustLimits(unsettled=True))
+    assert judge(moving) == Judgement("uncertain", "the geometry solver did not come to rest")
 
 
 def test_errors_that_are_not_calibrated_cannot_be_limited(prediction):
     bare = replace(prediction, error=None)
-    with pytest.raises(ModelError, match=r"stand-in has no calibrated errors .*max_error=0.1.* leave it out"):
-        doubt(bare, TrustLimits(max_error=0.1))
-    assert not doubt(bare, TrustLimits(max_uncertainty=0.1))
+    for name in ("max_error", "max_volume_error"):
+        with pytest.raises(ModelError, match=rf"stand-in has no calibrated errors .*{name}.* leave it out"):
+            judge(bare, TrustLimits(**{name: 0.1}))
+    assert judge(bare, TrustLimits(max_uncertainty=0.1)) == ACCEPTED
 
 
-def test_a_jump_that_no_calculator_checks(prediction):
-    ood = replace(prediction, error=replace(ERROR, ood=True))
-    assert refusal(prediction, None) is None
-    assert refusal(ood, None).outcome == "refused"
-    assert refusal(ood, 0.31) is None  # who sets a limit has set all of it
-    assert refusal(ood, 0.3).reason == refusal(prediction, 0.3).reason
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.StructureError("odd"), "refused"),
+        (errors.DisorderedStructureError("odd"), "refused"),
+        (errors.UnphysicalPredictionError("odd"), "refused"),
+        (errors.ConstraintError("odd"), "refused"),
+        (errors.StructureFileError("odd"), "failed"),
+        (errors.CalculatorError("odd"), "failed"),
+        (errors.WorkerError("odd"), "failed"),
+    ],
+)
+def test_crystals_that_nothing_is_predicted_of(error, status):
+    assert judge(error) == Judgement(status, "odd")
 
 
-def test_what_is_said_of_a_refusal():
-    decision = JumpDecision("refused", "of something")
-    announce(decision, "keep")
-    with pytest.warns(UserWarning, match="left as it is: of something. Attach a calculator"):
-        announce(decision, "warn")
-    with pytest.raises(UncertainPredictionError, match="left as it is: of something"):
-        announce(decision, "raise")
+def test_errors_that_nobody_foresaw_are_told_with_their_kind():
+    assert judge(RuntimeError("two\n lines")) == Judgement("failed", "RuntimeError: two lines")
+
+
+def test_what_is_said_of_an_uncertain_prediction():
+    doubt = Judgement("uncertain", "of something")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for word in ("keep", "skip", "finish"):
+            announce(doubt, word, of="it", error=ERROR)
+        for judgement in (ACCEPTED, Judgement("unchanged", "of something")):
+            for word in ("warn", "raise"):
+                announce(judgement, word, of="it", error=ERROR)
+    said = r"it is uncertain: of something \(expected error 0.310 Å, volume 8.0 %\). Finish it under a calculator"
+    with pytest.warns(UserWarning, match=said):
+        announce(doubt, "warn", of="it", error=ERROR)
+    with pytest.raises(UncertainPredictionError, match=said):
+        announce(doubt, "raise", of="it", error=ERROR)
+    with pytest.raises(UncertainPredictionError, match=r"it is uncertain: of something\. Finish"):
+        announce(doubt, "raise", of="it", error=None)
+
+
+def test_other_words():
+    with pytest.raises(ValueError, match=r"on_uncertain='ignore' must be one of \('keep', 'warn', 'skip', 'finish'"):
+        check_on_uncertain("ignore")

@@ -32,7 +32,7 @@ from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.record import within_error
+from deeprelax_ase.prediction.unchanged import within_error
 from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
 
@@ -96,11 +96,11 @@ def test_a_crystal_within_its_error_is_left_exactly_as_it_is():
     left = []
     for name in ("rocksalt", "triclinic"):
         near = moving.predict(CRYSTALS[name])
-        assert not near.within_error
+        assert not near.unchanged
         free, again = moving.predict(near.relaxed), predictor.predict(near.relaxed)
-        left.append(again.within_error)
-        assert again.within_error is within_error(near.relaxed, free.relaxed, again.error)
-        end = near.relaxed if again.within_error else free.relaxed
+        left.append(bool(again.unchanged))
+        assert bool(again.unchanged) is within_error(near.relaxed, free.relaxed, again.error)
+        end = near.relaxed if again.unchanged else free.relaxed
         np.testing.assert_array_equal(again.relaxed.positions, end.positions)
         np.testing.assert_array_equal(again.relaxed.cell, end.cell)
     assert any(left)

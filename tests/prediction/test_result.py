@@ -10,6 +10,8 @@ import pytest
 from ase.build import bulk
 
 from deeprelax_ase import Crystal, Prediction, __version__
+from deeprelax_ase.errors import StructureError
+from deeprelax_ase.prediction.judgement import Judgement
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult, schema
 from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS, OF_THE_PREDICTION, JumpDecision
 from deeprelax_ase.uncertainty.calibration import CalibratedError
@@ -57,7 +59,8 @@ def assert_same(one: RelaxationResult, other: RelaxationResult) -> None:
 
 def test_a_prediction(prediction):
     result = RelaxationResult.of(prediction)
-    assert (result.status, result.reason, result.ok) == ("predicted", None, True)
+    doubt = "the crystal is unlike those that the model knows, novelty 1.50"
+    assert (result.status, result.reason, result.ok) == ("uncertain", doubt, False)
     assert (result.error, result.error_bound, result.ood) == (0.03, 0.08, True)
     assert (result.volume_error, result.volume_error_bound) == (0.02, 0.05)
     assert (result.novelty, result.odds_worse) == (1.5, 0.2)
@@ -66,15 +69,47 @@ def test_a_prediction(prediction):
     assert result.relaxed is prediction.relaxed
     assert result.initial is prediction.initial
     assert result.energy is result.jump is result.decision is None
-    assert result.info == {**prediction.info, "deeprelax_status": "predicted"}
+    assert result.info == prediction.info
+    assert result.unchanged is False
     with pytest.raises(FrozenInstanceError):
         result.status = "converged"
 
 
-def test_a_prediction_that_is_doubted(prediction):
-    result = RelaxationResult.of(prediction, "it looks odd")
-    assert (result.status, result.reason, result.ok) == ("uncertain", "it looks odd", False)
+def test_a_prediction_that_is_trusted(prediction):
+    result = RelaxationResult.of(prediction, Judgement("accepted"))
+    assert (result.status, result.reason, result.ok) == ("accepted", None, True)
+    left = replace(prediction, relaxed=prediction.initial, unchanged="it would move by little")
+    result = RelaxationResult.of(left, Judgement("unchanged", left.unchanged))
+    assert (result.status, result.reason, result.ok) == ("unchanged", left.unchanged, True)
+    assert (result.unchanged, result.volume_change) == (True, 0.0)
+
+
+def test_an_uncertain_prediction_may_be_skipped(prediction):
+    result = RelaxationResult.of(prediction, skip=True)
+    assert (result.status, result.unchanged, result.volume_change) == ("uncertain", True, 0.0)
+    assert result.relaxed is prediction.initial
     assert result.error == 0.03
+    kept = RelaxationResult.of(prediction, Judgement("accepted"), skip=True)
+    assert kept.relaxed is prediction.relaxed
+
+
+@pytest.mark.parametrize("outcome", ["kept", "rejected"])
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_jump_that_was_all(prediction, outcome, converged):
+    result = RelaxationResult.finished(
+        prediction.initial,
+        prediction.relaxed if outcome == "kept" else prediction.initial,
+        converged=converged,
+        prediction=prediction,
+        decision=JumpDecision(outcome, "energy decides"),
+        alone=True,
+    )
+    if converged:
+        assert result.status == "converged"
+    elif outcome == "kept":
+        assert (result.status, result.reason, result.error) == ("uncertain", prediction.judgement.reason, 0.03)
+    else:
+        assert (result.status, result.reason, result.error) == ("jump rejected", "energy decides", None)
 
 
 def test_what_belongs_to_a_prediction_leaves_with_it(finished, prediction):
@@ -94,19 +129,25 @@ def test_a_start_that_had_converged_already(prediction):
 
 
 def test_a_failure(prediction):
-    result = RelaxationResult.failed(ValueError("two\n lines"), prediction.initial, model="a model")
+    result = RelaxationResult.unrelaxed("two\n lines", prediction.initial, model="a model")
     assert (result.status, result.reason, result.ok) == ("failed", "two lines", False)
     assert result.relaxed is prediction.initial
     assert result.volume_change is None
-    assert result.info == {"deeprelax_status": "failed: two lines", "deeprelax_model": "a model"}
-    unread = RelaxationResult.failed("no such file")
+    assert result.info == {
+        "deeprelax_status": "failed",
+        "deeprelax_reason": "two lines",
+        "deeprelax_model": "a model",
+    }
+    refused = RelaxationResult.unrelaxed(StructureError("odd"), prediction.initial)
+    assert (refused.status, refused.reason, refused.ok) == ("refused", "odd", False)
+    unread = RelaxationResult.unrelaxed("no such file")
     assert unread.columns()["positions"] is None
     with pytest.raises(ValueError, match="no crystal: no such file"):
         unread.to_atoms()
 
 
 def test_columns_of_a_table(finished, prediction):
-    results = [finished, RelaxationResult.of(prediction), RelaxationResult.failed("no such file")]
+    results = [finished, RelaxationResult.of(prediction), RelaxationResult.unrelaxed("no such file")]
     table = pa.Table.from_pylist([result.columns() for result in results], schema=schema())
     assert table.column_names == list(COLUMNS)
     assert table.schema.field("numbers").type == pa.list_(pa.uint8())
@@ -128,7 +169,7 @@ def test_columns_that_a_table_lacks():
 
 
 def test_atoms(prediction, finished):
-    for result in (RelaxationResult.of(prediction), finished, RelaxationResult.failed("odd", prediction.initial)):
+    for result in (RelaxationResult.of(prediction), finished, RelaxationResult.unrelaxed("odd", prediction.initial)):
         template = prediction.initial.to_atoms()
         template.info.update(dict.fromkeys(INFO_KEYS, "earlier"), id="mp-1")
         atoms = result.to_atoms(template)
@@ -144,6 +185,6 @@ def test_atoms_that_do_not_tell():
     atoms = bulk("Cu")
     assert RelaxationResult.from_atoms(atoms).status == "unknown"
     atoms.info["deeprelax_model"] = "a model"
-    assert RelaxationResult.from_atoms(atoms).status == "predicted"
+    assert RelaxationResult.from_atoms(atoms).status == "unknown"
     atoms.cell[:] = 0
     assert RelaxationResult.from_atoms(atoms, initial=Crystal.of(bulk("Cu"))).volume_change is None

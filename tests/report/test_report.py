@@ -84,7 +84,7 @@ class Tags(HTMLParser):
 def test_what_is_told(screened: Path) -> None:
     outcome = outcome_of(screened / "out", reference=screened / "true.extxyz")
     assert len(outcome) == 4
-    assert outcome.statuses == {"predicted": 3, "failed": 1}
+    assert outcome.statuses == {"accepted": 3, "refused": 1}
     (reason,) = outcome.reasons
     assert "apart" in reason
     assert outcome.failures[0][:2] == (3, f"{EVIL}-3")
@@ -101,7 +101,7 @@ def test_the_page_holds_all_and_loads_nothing(page: Path) -> None:
     tags = Tags(page.read_text(encoding="utf-8"))
     assert not tags.loads
     assert page.stat().st_size < 15e6
-    for told in ("4crystals", "1failed", "are … Å apart", "MgO", "true error"):
+    for told in ("4crystals", "1refused", "are … Å apart", "MgO", "true error"):
         assert told in tags.text.replace("\n", "")
 
 
@@ -146,7 +146,7 @@ def test_a_file_and_where_it_began(screened: Path, tmp_path: Path) -> None:
     outcome = write_report(
         tmp_path / "relaxed.extxyz", tmp_path / "p.html", initial=f"{screened}/given.extxyz@:3", show=1, device="cpu"
     )
-    assert outcome.statuses == {"predicted": 3}
+    assert outcome.statuses == {"accepted": 3}
     changes = [b.get_volume() / a.get_volume() - 1 for a, b in zip(given, relaxed, strict=True)]
     np.testing.assert_allclose(outcome.numbers["volume_change"], changes, atol=1e-6)
     assert "Both views have one scale and turn together" in Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
@@ -160,7 +160,7 @@ def test_a_part_of_a_database(screened: Path, tmp_path: Path) -> None:
         for atoms in given:
             sink.write(predictor.predict(atoms).to_atoms(atoms))
     outcome = outcome_of(tmp_path / "relaxed.db@1:")
-    assert outcome.statuses == {"predicted": 2}
+    assert outcome.statuses == {"accepted": 2}
     assert np.isfinite(outcome.numbers["uncertainty"]).all()
 
 

@@ -44,7 +44,7 @@ def test_a_source_that_is_away_for_a_while_costs_no_crystal(tmp_path: Path, quic
         screen([folder], tmp_path / "out", quick, workers=0, block_size=2, observe=leave)
     away.rename(folder)
     progress = screen([folder], tmp_path / "out", quick, workers=0, block_size=2)
-    assert (progress.before, progress.statuses) == (2, {"predicted": 6})
+    assert (progress.before, progress.statuses) == (2, {"accepted": 6})
     assert [table.num_rows for table in Folder(tmp_path / "out").tables()] == [2, 2, 2]
 
 

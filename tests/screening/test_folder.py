@@ -23,7 +23,7 @@ from deeprelax_ase.screening.rows import OUTPUT
 
 
 def rows(*indices: int) -> pa.Table:
-    return pa.Table.from_pylist([{"index": n, "status": "predicted"} for n in indices], schema=OUTPUT)
+    return pa.Table.from_pylist([{"index": n, "status": "accepted"} for n in indices], schema=OUTPUT)
 
 
 def begun(path: Path, *, structures: int = 8, shards: int = 1) -> Folder:
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def line(block: int) -> Line:
-    return {"block": block, "statuses": {"predicted": 2}, "digest": "12"}
+    return {"block": block, "statuses": {"accepted": 2}, "digest": "12"}
 
 
 def encoded(*lines: object) -> bytes:

@@ -67,7 +67,7 @@ def test_a_flow_of_parts_gives_what_the_predictor_gives(quick: RelaxOptions, tmp
     flow = DeepRelaxShardsMaker(relax_maker=DeepRelaxMaker(options=quick), structures_per_job=3).make(structures)
     assert [job.name for job in flow.jobs] == ["DeepRelax 0-2", "DeepRelax 3-5", "DeepRelax 6-6", "collect"]
     found = ScreeningDocument.model_validate(run(flow, tmp_path))
-    assert found.statuses == {"predicted": 7}
+    assert found.statuses == {"accepted": 7}
     assert [document.id for document in found.documents] == [str(n) for n in range(7)]
     assert {document.model for document in found.documents} == {"DeepRelax-PBE"}
     assert_as_predicted(table_of(found.documents), structures, quick)
@@ -81,7 +81,7 @@ def test_a_job_keeps_what_structures_carry_and_tells_of_bad_ones(quick: RelaxOpt
     before = good.copy()
     made = run(DeepRelaxMaker(options=quick).make([good, disordered], ["good", "bad"]), tmp_path)
     assert good == before
-    assert [(d.id, d.status) for d in made] == [("good", "predicted"), ("bad", "failed")]
+    assert [(d.id, d.status) for d in made] == [("good", "accepted"), ("bad", "failed")]
     assert made[0].structure.site_properties["magmom"] == [1.0, -1.0]
     assert made[0].structure.properties == {"source": "a paper"}
     assert made[0].structure.volume == pytest.approx(good.volume * (1 + made[0].volume_change), abs=1e-5)
@@ -91,7 +91,7 @@ def test_a_job_keeps_what_structures_carry_and_tells_of_bad_ones(quick: RelaxOpt
 
 def test_one_structure_and_none(quick: RelaxOptions, tmp_path) -> None:
     (document,) = run(DeepRelaxMaker(options=quick).make(some_structures(1)[0]), tmp_path)
-    assert document.status == "predicted"
+    assert document.status == "accepted"
     found = ScreeningDocument.model_validate(run(DeepRelaxShardsMaker().make([]), tmp_path))
     assert found == ScreeningDocument(statuses={}, documents=[])
 
@@ -126,6 +126,6 @@ def test_a_killed_worker_changes_nothing(quick: RelaxOptions, tmp_path) -> None:
     with one_killed(lambda pid, command: "spawn_main" in command and has_torch(pid)) as killed:
         found = ScreeningDocument.model_validate(run(flow, tmp_path))
     assert len(killed) == 1
-    assert found.statuses == {"predicted": 200}
+    assert found.statuses == {"accepted": 200}
     assert_as_predicted(table_of(found.documents), structures, quick)
     assert np.isfinite([document.uncertainty for document in found.documents]).all()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.lj import LennardJones
 
+from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import OUTPUT, atoms_of, structures_table
 from tests.screening.conftest import some_crystals
+
+SPRINGS = "tests.screening.test_relaxing:springs"
 
 
 def springs() -> LennardJones:
@@ -41,7 +46,7 @@ class CountingPredictor(Predictor):
 
 @pytest.fixture
 def finishing(quick: RelaxOptions) -> RelaxOptions:
-    return replace(quick, max_uncertainty=1e-9, finish="tests.screening.test_relaxing:springs", steps=200)
+    return replace(quick, max_uncertainty=1e-9, on_uncertain="finish", calculator=SPRINGS, steps=200)
 
 
 def test_rows_are_records(quick: RelaxOptions) -> None:
@@ -51,7 +56,7 @@ def test_rows_are_records(quick: RelaxOptions) -> None:
     assert table.column_names == ["index", "id", "source", *COLUMNS]
     for row, atoms, crystal in zip(table.to_pylist(), atoms_of(table), crystals, strict=True):
         result = RelaxationResult.from_columns(row)
-        assert result.status == "predicted"
+        assert result.status == "accepted"
         np.testing.assert_array_equal(result.relaxed.positions, atoms.positions)
         np.testing.assert_array_equal(atoms.numbers, crystal.numbers)
         assert {"id", "index", "deeprelax_version"} <= set(atoms.info)
@@ -68,23 +73,72 @@ def test_the_network_runs_once_where_something_is_finished(finishing: RelaxOptio
 
 def test_what_belongs_to_a_prediction_leaves_with_it(finishing: RelaxOptions) -> None:
     calibrated = replace(finishing, members=None, recycles=None, max_uncertainty=None, max_error=1e-9)
-    told = TableRelaxer(replace(calibrated, finish="none"))(structures_table(some_crystals(1))).to_pylist()[0]
+    told = TableRelaxer(replace(calibrated, on_uncertain="keep", calculator="none"))(
+        structures_table(some_crystals(1))
+    ).to_pylist()[0]
     assert told["status"] == "uncertain"
     assert told["error"] > 0
     (row,) = TableRelaxer(calibrated)(structures_table(some_crystals(1))).to_pylist()
     assert row["status"] in ("converged", "not converged")
-    for name in ("error", "error_bound", "volume_error", "volume_error_bound", "ood", "within_error"):
+    for name in ("error", "error_bound", "volume_error", "volume_error_bound", "ood", "unchanged"):
         assert row[name] is None
     assert row["uncertainty"] == pytest.approx(told["uncertainty"])
     assert row["jump"] in ("kept", "rejected")
     assert row["force_calls"] >= row["steps"] > 0
     assert np.isfinite(row["energy"])
-    assert row["calculator"] == calibrated.finish
+    assert row["calculator"] == SPRINGS
+    assert row["force_calls"] > 0
 
 
 def test_a_finish_that_fails_leaves_the_prediction(finishing: RelaxOptions) -> None:
-    broken = replace(finishing, finish="tests.screening.test_relaxing:Broken")
+    broken = replace(finishing, calculator="tests.screening.test_relaxing:Broken")
     (row,) = TableRelaxer(broken)(structures_table(some_crystals(1))).to_pylist()
     assert row["status"] == "uncertain"
     assert row["reason"].endswith("failed, so it stays as predicted: RuntimeError: no licence")
     assert row["energy"] is None
+
+
+def test_a_calculator_finishes_all_unless_told_otherwise(quick: RelaxOptions) -> None:
+    table = structures_table(some_crystals(2))
+    finished = TableRelaxer(replace(quick, calculator=SPRINGS, steps=5))(table).to_pylist()
+    assert {row["calculator"] for row in finished} == {SPRINGS}
+    trusted = TableRelaxer(replace(quick, calculator=SPRINGS, on_uncertain="finish"))(table).to_pylist()
+    assert [(row["status"], row["calculator"]) for row in trusted] == [("accepted", None)] * 2
+    (row,) = TableRelaxer(replace(quick, calculator="tests.screening.test_relaxing:Broken"))(table[:1]).to_pylist()
+    assert row["status"] == "failed"
+    assert row["reason"].endswith("Broken failed: RuntimeError: no licence")
+
+
+def test_a_jump_alone(quick: RelaxOptions) -> None:
+    (row,) = TableRelaxer(replace(quick, calculator=SPRINGS, finish="none"))(
+        structures_table(some_crystals(1))
+    ).to_pylist()
+    assert row["status"] == ("jump rejected" if row["jump"] == "rejected" else "accepted")
+    assert row["steps"] == 1
+
+
+@pytest.mark.parametrize("on_uncertain", ["keep", "warn", "skip"])
+def test_what_comes_of_uncertain_ones(quick: RelaxOptions, on_uncertain: str) -> None:
+    crystals = some_crystals(2)
+    relaxer = TableRelaxer(replace(quick, max_uncertainty=1e-9, on_uncertain=on_uncertain))
+    told = pytest.warns(UserWarning, match="2 of 2 predictions are uncertain")
+    with told if on_uncertain == "warn" else nullcontext():
+        rows = relaxer(structures_table(crystals)).to_pylist()
+    for row, crystal in zip(rows, crystals, strict=True):
+        assert row["status"] == "uncertain"
+        assert row["unchanged"] is (on_uncertain == "skip")
+        assert np.array_equal(row["cell"], crystal.cell.array.ravel()) is (on_uncertain == "skip")
+
+
+def test_rows_tell_who_is_at_fault(quick: RelaxOptions) -> None:
+    unread, helium = StructureFileError("cannot be read"), some_crystals(1)[0]
+    helium.symbols[0] = "Xe"
+    rows = TableRelaxer(quick)(structures_table([unread, helium, Atoms("H2")])).to_pylist()
+    assert [row["status"] for row in rows] == ["failed", "refused", "refused"]
+
+
+def test_tables_hold_no_errors(quick: RelaxOptions) -> None:
+    with pytest.raises(ValueError, match="on_uncertain='raise' would end all"):
+        TableRelaxer(replace(quick, on_uncertain="raise"))
+    with pytest.raises(ValueError, match="'newton' cannot finish"):
+        TableRelaxer(replace(quick, calculator=SPRINGS, finish="newton"))

@@ -43,7 +43,7 @@ def assert_complete(out: Path, number: int) -> None:
     predictor = Predictor(members=1, recycles=1, device="cpu")
     for row, atoms in zip(table.to_pylist()[::3], some_crystals(number)[::3], strict=True):
         alone = predictor.predict(atoms)
-        assert row["status"] == "predicted"
+        assert row["status"] == "accepted"
         np.testing.assert_allclose(row["positions"], alone.relaxed.positions.ravel(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(row["cell"], alone.relaxed.cell.ravel(), rtol=0, atol=1e-5)
         assert row["uncertainty"] == pytest.approx(alone.uncertainty.total, abs=1e-5)
@@ -56,7 +56,7 @@ def test_here(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -
         [xyz(11)], tmp_path / "out", quick, workers=0, block_size=4, observe=lambda p: seen.append(p.done)
     )
     assert progress == Progress(11, 0, progress.statuses)
-    assert progress.statuses == {"predicted": 11}
+    assert progress.statuses == {"accepted": 11}
     assert seen == [0, 4, 8, 11]
     assert_complete(tmp_path / "out", 11)
 
@@ -78,7 +78,7 @@ def test_bad_crystals_are_rows(tmp_path: Path, quick: RelaxOptions) -> None:
     write(tmp_path / "set.extxyz", atoms)
     screen([tmp_path / "set.extxyz"], tmp_path / "out", quick, workers=0)
     rows = results(tmp_path / "out").to_pylist()
-    assert [row["status"] for row in rows] == ["predicted", "failed", "predicted", "failed", "failed", "predicted"]
+    assert [row["status"] for row in rows] == ["accepted", "refused", "accepted", "refused", "refused", "accepted"]
     for n, told in ((1, "NaN"), (3, "on top of each other|closer|apart"), (4, "Xe")):
         assert re.search(told, rows[n]["reason"]), rows[n]["reason"]
         np.testing.assert_array_equal(rows[n]["cell"], atoms[n].cell.array.ravel())
@@ -106,11 +106,17 @@ def test_a_changed_input_is_refused(xyz: Callable[[int], Path], tmp_path: Path, 
 
 
 def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="max_error needs calibrated errors"):
+    with pytest.raises(ModelError, match="no calibrated errors to hold against max_error"):
         screen([xyz(2)], tmp_path / "out", RelaxOptions(members=1, recycles=1, max_error=0.1, device="cpu"))
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="say what is"):
-        RelaxOptions(finish="m3gnet")
+    for wrong, told in (
+        ({"on_uncertain": "finish"}, "under which calculator"),
+        ({"on_uncertain": "skip", "calculator": "m3gnet"}, "finishes every crystal"),
+        ({"on_uncertain": "ignore"}, "must be one of"),
+        ({"max_volume_error": -1.0}, "must be a fraction"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            RelaxOptions(**wrong)
 
 
 def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
@@ -122,7 +128,7 @@ def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: Re
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
     """Under a calculator that dies of potassium; the other process goes on."""
-    options = replace(quick, max_uncertainty=1e-9, finish="tests.screening.killing:dies_of_potassium", steps=2)
+    options = replace(quick, calculator="tests.screening.killing:dies_of_potassium", steps=2)
     screen([xyz(6)], tmp_path / "out", options, workers=2, block_size=3)
     rows = results(tmp_path / "out").to_pylist()
     assert [row["index"] for row in rows] == list(range(6))
@@ -136,10 +142,10 @@ def test_blocks_that_are_damaged_are_done_again(xyz: Callable[[int], Path], tmp_
     os.truncate(Folder(out).file(0), 20)
     Folder(out).file(2).unlink()
     with (out / "journal.jsonl").open("a") as journal:
-        journal.write('{}\n{"block": 9, "statuses": {"predicted": 7}, "digest": ""}\n')
+        journal.write('{}\n{"block": 9, "statuses": {"accepted": 7}, "digest": ""}\n')
     with pytest.warns(UserWarning, match="ignored"):
         progress = screen([file], out, quick, workers=0, block_size=2)
-    assert (progress.before, progress.statuses) == (2, {"predicted": 6})
+    assert (progress.before, progress.statuses) == (2, {"accepted": 6})
     assert_complete(out, 6)
 
 
@@ -204,7 +210,7 @@ def test_uncertain_ones_are_told_and_finished(tmp_path: Path) -> None:
     screen([tmp_path / "set.extxyz"], tmp_path / "told", options, workers=0)
     assert results(tmp_path / "told").column("status").to_pylist() == ["uncertain"] * 2
     assert "max_uncertainty=1e-09" in results(tmp_path / "told").column("reason").to_pylist()[0]
-    finished = replace(options, finish="tests.screening.test_run:springs", steps=200)
+    finished = replace(options, on_uncertain="finish", calculator="tests.screening.test_run:springs", steps=200)
     screen([tmp_path / "set.extxyz"], tmp_path / "finished", finished, workers=0)
     rows = results(tmp_path / "finished").to_pylist()
     assert {row["status"] for row in rows} <= {"converged", "not converged"}
