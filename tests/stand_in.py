@@ -25,10 +25,10 @@ class StandInPredictor:
         self.solver_converged = solver_converged
         self.error = self.calibration = error
 
-    def predict(self, structure: Crystal | Atoms, *, relax_cell: bool = True) -> Prediction:
+    def predict(self, structure: Crystal | Atoms, *, relax_cell: bool | None = None) -> Prediction:
         initial = Crystal.of(structure)
         check_elements(initial, set(range(1, 95)) - {2}, self.model_name)
-        cell = initial.cell * SHRINKAGE if relax_cell else initial.cell
+        cell = initial.cell * SHRINKAGE if relax_cell is not False else initial.cell
         return Prediction(
             initial=initial,
             relaxed=initial.with_geometry(initial.fractional_positions @ cell, cell),
@@ -42,7 +42,7 @@ class StandInPredictor:
         )
 
     def predict_many(
-        self, structures: Iterable[Crystal | Atoms], *, relax_cell: bool = True
+        self, structures: Iterable[Crystal | Atoms], *, relax_cell: bool | None = None
     ) -> Iterator[Prediction | DeepRelaxError]:
         structures = iter(structures)
         while batch := list(islice(structures, 2)):

@@ -68,8 +68,7 @@ class DeepRelaxOptimizer(Optimizer):
         prediction: the :class:`~deeprelax_ase.Prediction`, with uncertainties and timings, as the model
             made it, before constraints; None before the jump, and after a restart.
         decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
-        judgement: whether the prediction is to be trusted, a :class:`~deeprelax_ase.prediction.Judgement`; None before
-            the jump.
+        judgement: of the prediction, a :class:`~deeprelax_ase.prediction.Judgement`; None before the jump.
 
     Args:
         atoms: bare ``Atoms``, or an ASE filter, which then says for itself what may move.
