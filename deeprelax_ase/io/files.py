@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 from collections.abc import Callable, Iterator
@@ -71,6 +72,7 @@ def reachable(label: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, SourceError):  # the first: a library makes no sense of the content
+        # no number: a library makes no sense of the content; EINVAL: the content sends it to a place that there is not
+        if error.errno in (None, errno.EINVAL) or isinstance(error, SourceError):
             raise
         raise SourceError(error.errno, f"{label} cannot be read now: {error.strerror}.") from error

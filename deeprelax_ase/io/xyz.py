@@ -85,6 +85,7 @@ def parse(block: bytes) -> Atoms:
     from ase.io.extxyz import read_xyz
 
     text = block.decode("utf-8", "surrogateescape")
+    _refuse_missing_columns(text)
     atoms = next(read_xyz(StringIO(text), 0))
     comment = text.split("\n", 2)[1]
     for key in ID_KEYS:
@@ -94,3 +95,11 @@ def parse(block: bytes) -> Atoms:
     if not text.isascii():
         atoms.info = {escaped(k): escaped(v) if isinstance(v, str) else v for k, v in atoms.info.items()}
     return atoms
+
+
+def _refuse_missing_columns(text: str) -> None:
+    """ASE would look for each column that the comment promises, however many."""
+    _, comment, first, *_ = text.split("\n", 3) + [""] * 3
+    promised = sum(int(width) for width in re.findall(r":(\d+)(?=[:\s\"']|$)", comment.partition("roperties=")[2]))
+    if promised > 100 and promised > 2 * len(first.split()):
+        raise StructureFileError(f"the comment promises {promised} columns, and there are {len(first.split())}")
