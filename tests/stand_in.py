@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 from ase import Atoms
@@ -20,6 +21,7 @@ class StandInPredictor:
     """Predicts in batches of two, as the real one does in larger ones: it reads ahead of what it yields."""
 
     model_name = "stand-in"
+    model = SimpleNamespace(card=SimpleNamespace(sha256="none"))
 
     def __init__(self, *, solver_converged: bool = True, error: CalibratedError | None = None) -> None:
         self.solver_converged = solver_converged
@@ -42,7 +44,7 @@ class StandInPredictor:
         )
 
     def predict_many(
-        self, structures: Iterable[Crystal | Atoms], *, relax_cell: bool | None = None
+        self, structures: Iterable[Crystal | Atoms], *, relax_cell: bool | None = None, **options: object
     ) -> Iterator[Prediction | DeepRelaxError]:
         structures = iter(structures)
         while batch := list(islice(structures, 2)):

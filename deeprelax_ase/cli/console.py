@@ -175,7 +175,8 @@ def summary(tally: Tally, output: str, *, seconds: float) -> str:
     """One line for the whole run."""
     parts = [f"{counts(tally.statuses)} of {tally.total:,}"]
     if tally.force_calls is not None:
-        parts.append(f"{tally.rejected:,} jumps rejected, {tally.force_calls:,} force calls")
+        jumps = "jump" if tally.rejected == 1 else "jumps"
+        parts.append(f"{tally.rejected:,} {jumps} rejected, {tally.force_calls:,} force calls")
     if tally.errors:
         volume = f", of volumes {statistics.median(tally.volume_errors):.1%}" if tally.volume_errors else ""
         parts.append(f"median expected error {statistics.median(tally.errors):.3f} Å{volume}")

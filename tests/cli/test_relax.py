@@ -329,7 +329,7 @@ class TestCalculator:
         write("set.extxyz", crystals)
         result = deeprelax("relax", "set.extxyz", "-c", "ase.calculators.emt:EMT", "--steps", "1", "--fmax", "1e-6")
         assert result.exit_code == 1
-        assert result.stdout.splitlines()[-1].startswith("3 not converged of 3; 1 jumps rejected, 6 force calls; ")
+        assert result.stdout.splitlines()[-1].startswith("3 not converged of 3; 1 jump rejected, 6 force calls; ")
         assert len(read("relaxed.extxyz", index=":")) == 3
 
     def test_jumps_and_calls_are_told(self, deeprelax, crystals):
@@ -341,7 +341,7 @@ class TestCalculator:
         assert first.split()[-1] == "converged"
         assert second.split()[-3:] == ["converged,", "jump", "rejected"]
         calls = [int(first.split()[3]), int(second.split()[3])]
-        assert told.startswith(f"2 converged of 2; 1 jumps rejected, {sum(calls)} force calls; ")
+        assert told.startswith(f"2 converged of 2; 1 jump rejected, {sum(calls)} force calls; ")
 
     def test_the_jump_alone(self, deeprelax, crystals):
         write("set.extxyz", [crystals[2], bulk("Cu", "fcc", a=3.55, cubic=True)])
@@ -349,7 +349,7 @@ class TestCalculator:
         result = deeprelax("relax", "set.extxyz", *emt, "--fmax", "1e-6")
         assert result.exit_code == 1
         assert "set.extxyz@1: jump rejected: it raises the energy" in result.stderr
-        assert result.stdout.splitlines()[-1].startswith("1 accepted, 1 jump rejected of 2; 1 jumps rejected, 4 force ")
+        assert result.stdout.splitlines()[-1].startswith("1 accepted, 1 jump rejected of 2; 1 jump rejected, 4 force ")
 
     def test_a_calculator_that_cannot_be_made_again_ends_the_run(self, deeprelax, monkeypatch, crystals):
         class Broken(EMT):
