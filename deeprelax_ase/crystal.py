@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeprelax_ase.errors import (
+    ConstraintError,
     CoordinateRangeError,
     DisorderedStructureError,
     EmptyStructureError,
@@ -154,6 +155,25 @@ class Crystal:
     def with_geometry(self, positions: np.ndarray, cell: np.ndarray) -> Crystal:
         """The same atoms at new ``positions`` (N, 3) in a new ``cell`` (3, 3), both in Å."""
         return Crystal(self.numbers, positions, cell, self.pbc)
+
+
+def refuse_fixed_atoms(structure: object) -> None:
+    """Refuse a structure of which some atoms may not move, where all will be moved.
+
+    Raises:
+        ConstraintError: an ASE ``Atoms`` carries constraints; or ``selective_dynamics`` fixes sites of a pymatgen
+            ``Structure``.
+    """
+    named = {type(constraint).__name__ for constraint in getattr(structure, "constraints", None) or ()}
+    flags = getattr(structure, "site_properties", {}).get("selective_dynamics", ())
+    if any(free is not None and not np.all(free) for free in flags):
+        named.add("selective_dynamics")
+    if named:
+        raise ConstraintError(
+            f"the structure carries constraints ({', '.join(sorted(named))}), and predictions move every atom. Finish "
+            "under a calculator, with DeepRelaxOptimizer(atoms) or --calculator, which keeps them; or remove them with "
+            "atoms.set_constraint() or structure.remove_site_property('selective_dynamics')."
+        )
 
 
 def plane_normal(pbc: np.ndarray, cell: np.ndarray) -> np.ndarray | None:

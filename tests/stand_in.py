@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from ase import Atoms
 
-from deeprelax_ase.crystal import Crystal, check_elements
+from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
@@ -28,6 +28,7 @@ class StandInPredictor:
         self.error = self.calibration = error
 
     def predict(self, structure: Crystal | Atoms, *, relax_cell: bool | None = None) -> Prediction:
+        refuse_fixed_atoms(structure)
         initial = Crystal.of(structure)
         check_elements(initial, set(range(1, 95)) - {2}, self.model_name)
         cell = initial.cell * SHRINKAGE if relax_cell is not False else initial.cell

@@ -26,8 +26,7 @@ class Periodicity(NamedTuple):
 
     Attributes:
         rank: (G,) int64, in how many: 3 of a crystal, 2 of a layer, 1 of a wire, 0 of a molecule.
-        indices: (G, 3) int64. Of a layer the Miller indices (hkl) of its plane, without a common factor. Of a wire the
-            lattice vector [uvw] along which it repeats. Zero for all others.
+        indices: (G, 3) int64, Miller indices (hkl) of a layer's plane, without a common factor; zero for all others.
     """
 
     rank: CrystalCounts
@@ -58,11 +57,8 @@ def periodicity(edge_index: EdgeIndex, cell_offsets: CellOffsets, batch: Batch, 
     any_third = _last_where(out_of_plane, closing, crystal, size)[1]
 
     rank = any_first.long() + any_second.long() + any_third.long()
-    indices = torch.where(any_second[:, None], second, first)
-    divisor = torch.gcd(torch.gcd(indices[:, 0], indices[:, 1]), indices[:, 2]).clamp_min(1)
-    divisor = torch.where(rank == 2, divisor, torch.ones_like(divisor))
-    partly = ((rank == 1) | (rank == 2))[:, None]
-    return Periodicity(rank, torch.where(partly, indices // divisor[:, None], torch.zeros_like(indices)))
+    divisor = torch.gcd(torch.gcd(second[:, 0], second[:, 1]), second[:, 2]).clamp_min(1)
+    return Periodicity(rank, torch.where((rank == 2)[:, None], second // divisor[:, None], torch.zeros_like(second)))
 
 
 def _closing_vectors(source: EdgeAtoms, destination: EdgeAtoms, offsets: CellOffsets, atoms: int) -> CellOffsets:

@@ -7,7 +7,7 @@ pair of atoms of a crystal; large ones have a cell list instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -104,20 +104,35 @@ def neighbor_graph(
     """
     if check:
         check_density(cell, batch)
-    if chunk_size is None:
-        chunk_size = CHUNK_SIZES.get(positions.device.type, CHUNK_SIZES["cpu"])
     parts = []
-    for destinations, crystal in _chunks(cell, batch, settings.cutoff, chunk_size):
-        if crystal is None:
-            neighbors = neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff, destinations=destinations)
-        else:
-            neighbors = _pairs_of_one(positions, cell, batch, settings.cutoff, destinations, crystal)
+    for destinations, neighbors in listed_pairs(positions, cell, batch, cutoff=settings.cutoff, chunk_size=chunk_size):
         if check:
             check_distances(neighbors, batch, destinations, cutoff=settings.cutoff)
         inner = in_cell_pairs(positions, batch, destinations if settings.max_in_cell else destinations[:0])
         parts.append(select_edges(neighbors, inner, settings=settings))
     edge_index, cell_offsets, in_cell = parts[0] if len(parts) == 1 else _join(parts)
     return CrystalGraph(numbers, positions, cell, batch, edge_index, cell_offsets, in_cell)
+
+
+def listed_pairs(
+    positions: Positions, cell: Cells, batch: Batch, *, cutoff: float, chunk_size: int | None = None
+) -> Iterator[tuple[Destinations, NeighborList]]:
+    """What :func:`neighbor_pairs` lists, in parts that bound the memory, and by a cell list where crystals are large.
+
+    Args:
+        positions, cell, batch, cutoff: see there.
+        chunk_size: see :func:`neighbor_graph`.
+
+    Yields:
+        consecutive destinations, and their pairs.
+    """
+    if chunk_size is None:
+        chunk_size = CHUNK_SIZES.get(positions.device.type, CHUNK_SIZES["cpu"])
+    for destinations, crystal in _chunks(cell, batch, cutoff, chunk_size):
+        if crystal is None:
+            yield destinations, neighbor_pairs(positions, cell, batch, cutoff=cutoff, destinations=destinations)
+        else:
+            yield destinations, _pairs_of_one(positions, cell, batch, cutoff, destinations, crystal)
 
 
 @torch.no_grad()

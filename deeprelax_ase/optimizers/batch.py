@@ -217,22 +217,21 @@ def _predicted(
     frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool | None
 ) -> Iterator[tuple[Frame, Prediction | DeepRelaxError]]:
     """Each frame, and its prediction or why there is none."""
-    waiting: deque[tuple[Frame, DeepRelaxError | None]] = deque()
+    waiting: deque[Frame] = deque()
 
     def structures() -> Iterator[Atoms]:
         for frame in frames:
-            error = frame.error or _constraint_error(frame)
-            waiting.append((frame, error))
-            if error is None and frame.atoms is not None:
+            waiting.append(frame)
+            if frame.error is None and frame.atoms is not None:
                 yield frame.atoms
 
     for made in predictor.predict_many(structures(), relax_cell=relax_cell):
-        while (error := waiting[0][1]) is not None:
-            yield waiting.popleft()[0], error
-        yield waiting.popleft()[0], made
-    for frame, error in waiting:
-        if error is not None:
-            yield frame, error
+        while (error := waiting[0].error) is not None:
+            yield waiting.popleft(), error
+        yield waiting.popleft(), made
+    for frame in waiting:
+        if frame.error is not None:
+            yield frame, frame.error
 
 
 def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:
@@ -263,15 +262,3 @@ def _keep_results(atoms: Atoms, calculator: Calculator) -> None:
     results = {} if calculator.calculation_required(atoms, ["energy"]) else calculator.results
     kept = {name: value for name, value in results.items() if name in all_properties}
     atoms.calc = SinglePointCalculator(atoms, **kept)
-
-
-def _constraint_error(frame: Frame) -> DeepRelaxError | None:
-    """Why a frame cannot be predicted in a batch; None where it can."""
-    if frame.atoms is None or not frame.atoms.constraints:
-        return None
-    names = ", ".join(sorted({type(constraint).__name__ for constraint in frame.atoms.constraints}))
-    return ConstraintError(
-        f"the atoms carry constraints ({names}), and predictions in batches move every atom. Finish under a "
-        "--calculator, or call DeepRelaxOptimizer(atoms).run(): both keep them. Or remove them with "
-        "atoms.set_constraint()."
-    )

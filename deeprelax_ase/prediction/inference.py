@@ -28,7 +28,13 @@ from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_inp
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.freedom import CellFreedom
-from deeprelax_ase.prediction.physical import Flaw, first_flaws, flaws_of_vacuum, keep_physical
+from deeprelax_ase.prediction.physical import (
+    Flaw,
+    first_flaws,
+    flaws_of_contacts,
+    flaws_of_vacuum,
+    keep_physical,
+)
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import (
@@ -62,8 +68,8 @@ class BatchRelaxation:
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
-        flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`; the crystal
-            is unchanged where there is none.
+        flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
+            is unchanged where it would be nowhere, or have burst.
         vacuum: where there is vacuum in the unrelaxed crystals.
         fixed_cell: (G,) bool, whose cells are kept.
     """
@@ -171,7 +177,9 @@ def relax(
         positions, cell = relaxed.positions, relaxed.cell
         if symmetry is not None:
             positions, cell = symmetry.project(positions, cell, fixed_cell=freedom.fixed)
-        return replace(relaxed, positions=positions, cell=cell)
+        collisions = flaws_of_contacts(exact.numbers, positions, cell, exact.batch)
+        flaws = first_flaws(relaxed.flaws, collisions)
+        return replace(relaxed, positions=positions, cell=cell, flaws=flaws)
 
 
 def _by_distances(

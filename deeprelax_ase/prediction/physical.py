@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError, UnphysicalPredictionError, VacuumError
+from deeprelax_ase.geometry.contacts import closest_contact, colliding
 from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
 from deeprelax_ase.graph import CrystalGraph
 
@@ -55,6 +56,11 @@ def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple
     return kept, torch.where(sound[:, None, None], cell, start.cell), flaws
 
 
+def flaws_of_contacts(numbers: Tensor, positions: Tensor, cell: Tensor, batch: Tensor) -> Tensor:
+    """(G,) the flaw of crystals in which two atoms collide; see :func:`~deeprelax_ase.geometry.contacts.colliding`."""
+    return torch.where(colliding(numbers, positions, cell, batch), int(Flaw.COLLISION), int(Flaw.NONE))
+
+
 def first_flaws(*flaws: Tensor) -> Tensor:
     """(G,) of each crystal the first flaw among ``flaws``, each (G,), that is one."""
     found = flaws[0]
@@ -73,6 +79,8 @@ def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
     """The error that says why there is no ``prediction``, and what to do instead."""
     if flaw in (Flaw.MOLECULE, Flaw.WIRE):
         return VacuumError(_about_vacuum(Flaw(flaw), prediction.initial))
+    if flaw == Flaw.COLLISION:
+        return UnphysicalPredictionError(_about_collision(prediction))
     what = {
         Flaw.NOT_FINITE: "coordinates that are not finite",
         Flaw.VOLUME: f"a volume beyond {LARGEST_VOLUME_RATIO:g} times what it was, or below a "
@@ -80,6 +88,21 @@ def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
     }[Flaw(flaw)]
     return UnphysicalPredictionError(
         f"{prediction.model} predicts no crystal here: {what}, or relax this crystal with a calculator."
+    )
+
+
+def _about_collision(prediction: Prediction) -> str:
+    """Which atoms collide, and whether they did from the start."""
+    contact, before = closest_contact(prediction.relaxed), closest_contact(prediction.initial)
+    mend = "Relax this crystal with a calculator."
+    if before.collides:
+        mend = (
+            f"Atoms {before.first} and {before.second} are {before.distance:.2f} Å apart from the start: take one of "
+            "them out, or move them apart."
+        )
+    return (
+        f"{prediction.model} predicts no crystal here: atoms {contact.first} and {contact.second} end "
+        f"{contact.distance:.2f} Å apart, and relaxed crystals of their elements keep {contact.least:.2f} Å. {mend}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from deeprelax_ase.crystal import Crystal, check_elements
+from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, build_graph
@@ -135,6 +135,7 @@ class Predictor:
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
+            ConstraintError: some of its atoms may not move.
         """
         crystal = self._admit(structure)
         return _or_raise(self._predict([crystal], relax_cell)[0])
@@ -198,6 +199,7 @@ class Predictor:
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
+        refuse_fixed_atoms(structure)
         crystal = Crystal.of(structure)
         check_elements(crystal, self.model.card.elements, self.model_name)
         return crystal

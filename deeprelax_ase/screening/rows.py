@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.crystal import Crystal, refuse_fixed_atoms
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, schema
@@ -68,11 +68,7 @@ def _row(structure: Any) -> dict[str, Any]:
     if isinstance(structure, Exception):
         return _reason(structure)
     try:
-        if getattr(structure, "constraints", None):
-            raise ConstraintError(
-                "the atoms carry constraints, and a screening moves every atom. Remove them with "
-                "atoms.set_constraint(), or relax these crystals with DeepRelaxOptimizer."
-            )
+        refuse_fixed_atoms(structure)
         return _geometry(Crystal.of(structure))
     except (DeepRelaxError, TypeError) as error:
         reason = _reason(error)

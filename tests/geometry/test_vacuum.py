@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, mx2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,13 +11,21 @@ from hypothesis import strategies as st
 from deeprelax_ase import Predictor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.vacuum import (
+    Vacuum,
     free_directions,
     in_plane_projectors,
     project_strain,
     strain_projectors,
+    vacuum_of,
     widest_gaps,
 )
+from deeprelax_ase.graph import GraphSettings, build_graph
 from tests.crystals import END_TO_END
+from tests.geometry.structures import CRYSTALS, LAYERS, MOLECULES, SLABS, WIRES, boxed, leaning
+
+
+def judged(*structures: Atoms | Crystal, **settings: int) -> Vacuum:
+    return vacuum_of(build_graph([Crystal.of(s) for s in structures], settings=GraphSettings(**settings)))
 
 
 def tensors(*crystals: Crystal) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,6 +40,51 @@ def layer(vacuum: float, turn: int = 0) -> Crystal:
     atoms.pbc = True
     order = np.roll(np.arange(3), turn)
     return Crystal(atoms.numbers, atoms.positions, atoms.cell.array[order])
+
+
+@pytest.mark.parametrize("max_in_cell", [0, 20])
+@pytest.mark.parametrize(
+    ("kinds", "directions"), [(CRYSTALS, 0), ({**LAYERS, **SLABS}, 1), (WIRES, 2)], ids=["crystals", "layers", "wires"]
+)
+def test_vacuum_is_told_by_the_atoms(kinds, directions: int, max_in_cell: int) -> None:
+    """Together in one batch, by the graph of either network."""
+    found = judged(*(make() for make in kinds.values()), max_in_cell=max_in_cell)
+    assert dict(zip(kinds, found.directions.tolist(), strict=True)) == dict.fromkeys(kinds, directions)
+
+
+def test_molecules_have_vacuum_around_them_in_boxes_of_any_size() -> None:
+    found = judged(*(boxed(*arguments) for arguments in MOLECULES.values()))
+    told = dict(zip(MOLECULES, found.directions.tolist(), strict=True))
+    assert {name for name, directions in told.items() if directions < 2} == set()
+    assert {directions for name, directions in told.items() if "C60" not in name} == {3}
+
+
+def test_slabs_are_thicker_than_layers() -> None:
+    found = judged(*(make() for make in {**LAYERS, **SLABS}.values()))
+    assert found.slabs.tolist() == [False] * len(LAYERS) + [True] * len(SLABS)
+    np.testing.assert_allclose(found.width, [15, 15, 15, 8, 15, 15], rtol=0, atol=1e-9)
+    assert found.thickness[1].item() == pytest.approx(3.19, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *SLABS])
+def test_the_plane_of_a_layer_is_found_in_any_cell(name: str) -> None:
+    atoms = {**LAYERS, **SLABS}[name]()
+    found = judged(atoms, leaning(atoms))
+    for plane in found.planes:
+        np.testing.assert_allclose(plane, np.diag([1.0, 1.0, 0.0]), rtol=0, atol=1e-9)
+
+
+def test_what_floats_above_a_slab_does_not_count() -> None:
+    atoms = SLABS["Al(111)"]() * (3, 3, 1)
+    atoms += Atoms("CO", positions=[atoms.positions[-1] + [0, 0, 1.9], atoms.positions[-1] + [0, 0, 3.05]])
+    assert judged(atoms).directions.tolist() == [1]
+
+
+def test_a_batch_is_its_crystals() -> None:
+    atoms = [made for kinds in (CRYSTALS, LAYERS, WIRES, SLABS) for make in kinds.values() if len(made := make()) < 50]
+    together, alone = judged(*atoms), [judged(one) for one in atoms]
+    for field in Vacuum._fields:
+        np.testing.assert_array_equal(getattr(together, field), torch.cat([getattr(one, field) for one in alone]))
 
 
 def test_gaps_by_hand() -> None:
@@ -57,7 +111,7 @@ def test_a_layer_keeps_what_is_across_it(turn: int) -> None:
 
 def test_crystals_are_no_layers() -> None:
     rock_salt = bulk("NaCl", "rocksalt", a=5.6)
-    thin = layer(8.0)  # a gap that closes, no vacuum
+    thin = layer(8.0)
     projectors = in_plane_projectors(*tensors(Crystal.of(rock_salt), thin, layer(15.0)))
     for projector in projectors[:2]:
         np.testing.assert_array_equal(projector, np.eye(3))

@@ -1,0 +1,186 @@
+"""What the limits of geometry are measured by: vacuum, slabs, and how near atoms come, in pairs of known kinds.
+
+python benchmarks/geometry_limits.py shared/data/pairs_*.npz --json benchmarks/results/geometry_limits.json
+
+Ends with an error where a constant of the package no longer fits what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from deeprelax_ase.data import RelaxationPairs, load_pairs
+from deeprelax_ase.data.batches import Batches, pair_graph
+from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.geometry.contacts import NEAREST, TOLERATED, colliding, covalent_radii
+from deeprelax_ase.geometry.vacuum import HELD, NEAR, SLAB, vacuum_of
+from deeprelax_ase.graph import GraphSettings, neighbor_pairs
+from deeprelax_ase.graph.record import rows_times_matrices
+
+LAYERS, SLABS = 7, 8
+KINDS = {LAYERS: "layers", SLABS: "slabs"}
+WORDS = ("crystal", "layer or slab", "wire", "molecule")
+ATOMS_AT_ONCE = 4000
+
+#: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
+FAR = 3.3
+
+
+def vacuum_found(pairs: RelaxationPairs) -> tuple[np.ndarray, np.ndarray]:
+    """Of each unrelaxed crystal the number of directions of vacuum, and the thickness in Å where that is one."""
+    directions, thickness = [], []
+    for chunk in Batches(pairs.counts, ATOMS_AT_ONCE):
+        vacuum = vacuum_of(pair_graph(pairs.take(chunk), GraphSettings(max_in_cell=0)))
+        directions.append(vacuum.directions)
+        thickness.append(vacuum.thickness)
+    return torch.cat(directions).numpy(), torch.cat(thickness).numpy()
+
+
+def by_kind(pairs: RelaxationPairs, per_kind: int) -> tuple[dict[str, dict[str, float]], dict[int, np.ndarray]]:
+    """Shares of what the crystals of each kind are taken for, and the thicknesses of layers and slabs."""
+    generator = torch.Generator().manual_seed(0)
+    groups = {name: (pairs.kind == kind).nonzero().squeeze(1) for kind, name in KINDS.items()}
+    groups["all others"] = (~torch.isin(pairs.kind, torch.tensor(list(KINDS)))).nonzero().squeeze(1)
+    shares, thicknesses = {}, {}
+    for name, members in groups.items():
+        chosen = members[torch.randperm(len(members), generator=generator)[:per_kind]]
+        directions, thickness = vacuum_found(pairs.take(chosen))
+        shares[name] = {word: float((directions == n).mean()) for n, word in enumerate(WORDS)}
+        shares[name]["crystals"] = len(chosen)
+        thicknesses[name] = thickness[directions == 1]
+    return shares, {kind: thicknesses[name] for kind, name in KINDS.items()}
+
+
+def slab_limit(layers: np.ndarray, slabs: np.ndarray) -> dict[str, float]:
+    """Where as many layers are thicker as slabs are thinner, and what :data:`SLAB` makes of them."""
+    steps = np.arange(2.0, 12.0, 0.05)
+    balance = [abs((layers > step).mean() - (slabs <= step).mean()) for step in steps]
+    return {
+        "equal errors at (Å)": float(steps[int(np.argmin(balance))]),
+        "SLAB (Å)": SLAB,
+        "layers taken for slabs": float((layers > SLAB).mean()),
+        "slabs taken for layers": float((slabs <= SLAB).mean()),
+        "layers, median (Å)": float(np.median(layers)),
+        "slabs, median (Å)": float(np.median(slabs)),
+    }
+
+
+def nearest(pairs: RelaxationPairs) -> dict[str, Any]:
+    """The shortest distances of each element in relaxed crystals, as shares of the sum of covalent radii."""
+    radii, training = covalent_radii(), pairs.split == 0
+    least = torch.full_like(radii, torch.inf)
+    collided = torch.zeros(len(pairs), dtype=torch.bool)
+    for chunk in Batches(pairs.counts, ATOMS_AT_ONCE):
+        part = pairs.take(chunk)
+        batch, numbers = part.batch, part.numbers
+        positions = rows_times_matrices(part.fractional_relaxed, part.cell_relaxed[batch])
+        found = neighbor_pairs(positions, part.cell_relaxed, batch, cutoff=FAR)
+        i, j = found.destination, found.source
+        shares = found.distances / (radii[numbers[i]] + radii[numbers[j]])
+        learnt = training[chunk][batch[i]]
+        for end in (i, j):
+            least.scatter_reduce_(0, numbers[end][learnt], shares[learnt], "amin")
+        collided[chunk] = colliding(numbers, positions, part.cell_relaxed, batch)
+    known = torch.isfinite(least)
+    return {
+        "least": {chemical_symbols[z]: round(float(least[z]), 4) for z in known.nonzero().squeeze(1).tolist()},
+        "relaxed crystals that would be refused": {
+            "training": int(collided[training].sum()),
+            "of": int(training.sum()),
+            "validation and test": int(collided[~training].sum()),
+            "of them": int((~training).sum()),
+        },
+    }
+
+
+def volumes(pairs: RelaxationPairs) -> dict[str, float]:
+    """How much volumes change as crystals relax: the range that pairs were kept in when they were made."""
+    ratios = (torch.linalg.det(pairs.cell_relaxed) / torch.linalg.det(pairs.cell_initial))[pairs.split == 0].numpy()
+    return {f"{q:g}": float(np.quantile(ratios, q)) for q in (0, 0.001, 0.5, 0.999, 1)}
+
+
+def outdated(found: dict[str, Any]) -> list[str]:
+    """Why constants do not fit what was found."""
+    measured = found["nearest"]["least"]
+    wrong = [
+        f"NEAREST of {symbol} is {NEAREST[chemical_symbols.index(symbol) - 1]}, found {share}"
+        for symbol, share in measured.items()
+        if not 0 <= share - NEAREST[chemical_symbols.index(symbol) - 1] < 2e-3
+    ]
+    best = found["slabs"]["equal errors at (Å)"]
+    return wrong + ([f"SLAB is {SLAB} Å, found {best:.2f} Å"] if abs(best - SLAB) > 0.3 else [])
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page of ``geometry_limits.json`` in ``results``."""
+    found = json.loads((results / "geometry_limits.json").read_text(encoding="utf-8"))
+    kinds = "\n".join(
+        f"| {name} | {row['crystals']:,} | " + " | ".join(f"{row[word]:.2%}" for word in WORDS) + " |"
+        for name, row in found["kinds"].items()
+    )
+    slab, near = found["slabs"], found["nearest"]
+    refused = near["relaxed crystals that would be refused"]
+    shares = sorted(near["least"].items(), key=lambda item: item[1])
+    (lowest, low), (highest, high) = shares[0], shares[-1]
+    thick, thin = slab["layers taken for slabs"], slab["slabs taken for layers"]
+    page.write_text(
+        f"""# Limits of geometry
+
+```sh
+python benchmarks/geometry_limits.py pairs_*.npz --json benchmarks/results/geometry_limits.json
+```
+
+What unrelaxed crystals are taken for. Atoms are near each other up to {found["NEAR (Å)"]:g} Å between their covalent
+spheres; a layer holds together where they are up to {found["HELD (Å)"]:g} Å apart. Vacuum in "all others" is that of
+two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
+
+| kind | crystals | {" | ".join(WORDS)} |
+| --- | ---: | ---: | ---: | ---: | ---: |
+{kinds}
+
+A layer is a slab from {slab["SLAB (Å)"]:g} Å on, from its lowest to its highest atom. As many layers are thicker as
+slabs are thinner at {slab["equal errors at (Å)"]:.2f} Å. Taken for slabs: {thick:.1%} of layers; for layers: {thin:.1%}
+of slabs.
+
+How near atoms come in relaxed training crystals, as a share of the sum of covalent radii: from {low:.3f} ({lowest}) to
+{high:.3f} ({highest}), by element. Predictions below {found["TOLERATED"]:g} of that are refused. Of relaxed crystals
+that would refuse {refused["training"]} of {refused["of"]:,} of training and {refused["validation and test"]} of
+{refused["of them"]:,} others.
+""",
+        encoding="utf-8",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", help="pairs in npz files")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--per-kind", type=int, default=12000, help="training crystals looked at for vacuum")
+    options = parser.parse_args()
+    pairs = load_pairs(options.files)
+    kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), options.per_kind)
+    found = {
+        "environment": environment(),
+        "NEAR (Å)": NEAR,
+        "HELD (Å)": HELD,
+        "TOLERATED": TOLERATED,
+        "kinds": kinds,
+        "slabs": slab_limit(thickness[LAYERS], thickness[SLABS]),
+        "nearest": nearest(pairs),
+        "volume ratios, quantiles": volumes(pairs),
+    }
+    write_json(options.json, found)
+    write_page(options.json.parent, options.json.parent.parent / "geometry_limits.md")
+    if wrong := outdated(found):
+        raise SystemExit("constants to be set again:\n" + "\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

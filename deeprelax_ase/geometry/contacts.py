@@ -1,0 +1,115 @@
+"""How near two atoms come in relaxed crystals: what is nearer has collided."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Lengths, Numbers, Positions, Values
+from deeprelax_ase.graph.torch_builder import batch_tensors, listed_pairs
+
+#: Of each element, hydrogen to curium, the shortest distance to any other atom in relaxed crystals, as a share of the
+#: sum of their covalent radii: the least of all training crystals of ``pairs_*.npz``, as
+#: ``benchmarks/geometry_limits.py`` measures it. Zero for elements that are not among them:
+#: the least of all counts for those.
+# fmt: off
+NEAREST = (
+    0.781, 0, 0.635, 0.776, 0.783, 0.699, 0.653, 0.647, 0.775, 0, 0.653, 0.719, 0.774, 0.801, 0.787, 0.778,
+    0.788, 0, 0.627, 0.677, 0.636, 0.633, 0.584, 0.606, 0.596, 0.618, 0.638, 0.708, 0.761, 0.826, 0.787, 0.789,
+    0.794, 0.727, 0.733, 0, 0.593, 0.652, 0.691, 0.632, 0.653, 0.629, 0.632, 0.63, 0.653, 0.729, 0.788, 0.754,
+    0.799, 0.794, 0.764, 0.782, 0.745, 0, 0.571, 0.626, 0.64, 0.596, 0.665, 0.685, 0.673, 0.643, 0.676, 0.672,
+    0.683, 0.692, 0.679, 0.704, 0.689, 0.679, 0.679, 0.647, 0.662, 0.636, 0.658, 0.677, 0.702, 0.743, 0.749,
+    0.799, 0.728, 0.776, 0.724, 0, 0, 0, 0, 0, 0.643, 0.65, 0.615, 0.59, 0.602, 0.595, 0, 0,
+)
+# fmt: on
+
+#: Share of :data:`NEAREST` below which atoms have collided: a prediction may be off by some hundredths of an Å.
+TOLERATED = 0.9
+
+
+def colliding(numbers: Numbers, positions: Positions, cell: Cells, batch: Batch) -> CrystalFlags:
+    """(G,) bool, in which crystals two atoms are nearer than :data:`TOLERATED` of what relaxed crystals keep.
+
+    Of two elements the one that keeps the larger share of the radii counts: no relaxed crystal has less of either.
+
+    Args:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Å.
+        cell: (G, 3, 3) Å.
+        batch: (N,) the crystal of each atom, ascending.
+    """
+    limits = TOLERATED * _limits().to(positions)
+    found = torch.zeros_like(cell[:, 0, 0])
+    for _, pairs in listed_pairs(positions, cell, batch, cutoff=_reach()):
+        near = pairs.distances < limits[numbers[pairs.destination], numbers[pairs.source]]
+        found = found.index_add(0, batch[pairs.destination], near.to(found))
+    return found > 0
+
+
+class Contact(NamedTuple):
+    """The two atoms of a crystal that are nearest to a collision, or furthest into one.
+
+    Attributes:
+        first, second: their places in the crystal; the same for an atom and its own image.
+        distance: Å.
+        least: Å, what relaxed crystals of their elements keep.
+    """
+
+    first: int
+    second: int
+    distance: float
+    least: float
+
+    @property
+    def collides(self) -> bool:
+        """Whether they are nearer than :data:`TOLERATED` of that."""
+        return self.distance < TOLERATED * self.least
+
+
+def closest_contact(crystal: Crystal) -> Contact:
+    """The atoms of ``crystal`` that are nearest to a collision; infinitely far apart where none are near."""
+    numbers, positions, cell, batch = batch_tensors([crystal])
+    limits = _limits()
+    nearest, ratio = Contact(0, 0, float("inf"), 0.0), float("inf")
+    for _, pairs in listed_pairs(positions, cell, batch, cutoff=float(limits.max())):
+        ratios = pairs.distances / limits[numbers[pairs.destination], numbers[pairs.source]]
+        if len(ratios) and ratios.min() < ratio:
+            worst = int(ratios.argmin())
+            i, j, distance = (int(pairs.destination[worst]), int(pairs.source[worst]), float(pairs.distances[worst]))
+            ratio = float(ratios[worst])
+            nearest = Contact(min(i, j), max(i, j), distance, distance / ratio)
+    return nearest
+
+
+def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:
+    """(E,) Å, between the covalent spheres of the ends of edges of these ``lengths``; negative where they overlap."""
+    radii = covalent_radii().to(lengths)[graph.numbers]
+    return lengths - radii[graph.edge_index].sum(dim=0)
+
+
+@cache
+def covalent_radii() -> Values:
+    """(Z,) Å by atomic number: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them."""
+    from ase.data import covalent_radii as radii
+
+    return torch.from_numpy(radii)
+
+
+@cache
+def _limits() -> Values:
+    """(Z, Z) Å by atomic numbers, what relaxed crystals keep; of elements that are not among them, the least share."""
+    radii = covalent_radii()
+    shares = torch.zeros_like(radii)
+    shares[1 : len(NEAREST) + 1] = torch.tensor(NEAREST, dtype=shares.dtype)
+    shares = torch.where(shares > 0, shares, shares[shares > 0].min())
+    return torch.maximum(shares[:, None], shares) * (radii[:, None] + radii)
+
+
+@cache
+def _reach() -> float:
+    """Å, beyond which no two atoms have collided."""
+    return TOLERATED * float(_limits().max())

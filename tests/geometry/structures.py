@@ -1,0 +1,133 @@
+"""Structures of every kind that vacuum is told apart in, by name."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, fcc111, graphene, make_supercell, molecule, mx2, nanotube
+from ase.spacegroup import crystal
+
+BOXES = (8.0, 10.0, 12.0, 15.0, 20.0)
+
+
+def boxed(name: str, box: float) -> Atoms:
+    """A molecule in a cube, with atoms on both sides of the cell's faces."""
+    atoms = molecule(name)
+    atoms.set_cell([box] * 3)
+    atoms.pbc = True
+    atoms.positions -= atoms.positions[0]
+    atoms.wrap()
+    return atoms
+
+
+def leaning(atoms: Atoms) -> Atoms:
+    """The same lattice in a cell none of whose faces is a face of the former one."""
+    return make_supercell(atoms, [[1, 1, 0], [0, 1, 1], [1, 0, 0]])
+
+
+def with_vacuum(atoms: Atoms, vacuum: float = 15.0) -> Atoms:
+    atoms.center(vacuum=vacuum / 2, axis=2)
+    atoms.pbc = True
+    return atoms
+
+
+def tube() -> Atoms:
+    atoms = nanotube(6, 0, length=1)
+    atoms.center(vacuum=6.0, axis=(0, 1))
+    atoms.pbc = True
+    return atoms
+
+
+def chain() -> Atoms:
+    return Atoms("C2", positions=[[0, 0, 0], [0, 0, 1.3]], cell=[12, 12, 2.6], pbc=True)
+
+
+def hollow(radius: float = 8.0) -> Atoms:
+    """Copper with a spherical pore in each cell."""
+    atoms = bulk("Cu", cubic=True) * 6
+    centre = atoms.cell.array.sum(axis=0) / 2
+    del atoms[np.linalg.norm(atoms.positions - centre, axis=1) < radius]
+    return atoms
+
+
+def faujasite() -> Atoms:
+    """All-silica zeolite with windows of 7 Å and cages of 12 Å; Hriljac et al., J. Solid State Chem. 106, 66 (1993)."""
+    sites = [
+        (-0.05392, 0.1253, 0.03589),
+        (0, -0.10623, 0.10623),
+        (-0.00323, -0.00323, 0.14066),
+        (0.0757, 0.0757, -0.03577),
+        (0.07063, 0.07063, 0.32115),
+    ]
+    cell = [24.2576] * 3 + [90] * 3
+    return crystal(["Si", "O", "O", "O", "O"], sites, spacegroup=227, setting=2, cellpar=cell, primitive_cell=True)
+
+
+def benzene_crystal() -> Atoms:
+    sites = [
+        (-0.0569, 0.1387, -0.0054),
+        (-0.1335, 0.0460, 0.1264),
+        (-0.0774, -0.0925, 0.1295),
+        (-0.0976, 0.2447, -0.0177),
+        (-0.2409, 0.0794, 0.2218),
+        (-0.1371, -0.1631, 0.2312),
+    ]
+    return crystal("CCCHHH", sites, spacegroup=61, cellpar=[7.39, 9.42, 6.81, 90, 90, 90])
+
+
+def ice() -> Atoms:
+    sites = [
+        (0, 0.6648, 0.0631),
+        (0.5, 0.8255, -0.0631),
+        (0, 0.6636, 0.1963),
+        (0, 0.5363, 0.0183),
+        (0.6766, -0.2252, -0.0183),
+    ]
+    return crystal("OOHHH", sites, spacegroup=36, cellpar=[4.465, 7.858, 7.292, 90, 90, 90])
+
+
+def dry_ice() -> Atoms:
+    return crystal("CO", [(0, 0, 0), (0.1185,) * 3], spacegroup=205, cellpar=[5.62] * 3 + [90] * 3)
+
+
+def graphite() -> Atoms:
+    sites = [(0, 0, 0.25), (1 / 3, 2 / 3, 0.25)]
+    return crystal("CC", sites, spacegroup=194, cellpar=[2.46, 2.46, 6.71, 90, 90, 120])
+
+
+def molybdenite() -> Atoms:
+    sites = [(1 / 3, 2 / 3, 0.25), (1 / 3, 2 / 3, 0.62)]
+    return crystal(["Mo", "S"], sites, spacegroup=194, cellpar=[3.16, 3.16, 12.3, 90, 90, 120])
+
+
+MOLECULES = {
+    f"{name} in {box:g} Å": (name, box)
+    for name in ("H2O", "CO2", "C6H6", "CH4", "C60")
+    for box in BOXES
+    if name != "C60" or box > 10  # in smaller ones they are as near as in their crystal
+}
+WIRES = {"chain": chain, "leaning chain": lambda: leaning(chain()), "nanotube": tube}
+LAYERS = {
+    "graphene": lambda: with_vacuum(graphene()),
+    "MoS2": lambda: with_vacuum(mx2("MoS2")),
+    "leaning MoS2": lambda: leaning(with_vacuum(mx2("MoS2"))),
+    "MoS2 in 8 Å": lambda: with_vacuum(mx2("MoS2"), 8.0),
+}
+SLABS = {
+    "Al(111)": lambda: with_vacuum(fcc111("Al", (1, 1, 6))),
+    "leaning Al(111)": lambda: leaning(with_vacuum(fcc111("Al", (2, 2, 6)))),
+}
+CRYSTALS = {
+    "copper": lambda: bulk("Cu"),
+    "hollow copper": hollow,
+    "faujasite": faujasite,
+    "benzene": benzene_crystal,
+    "ice XI": ice,
+    "dry ice": dry_ice,
+    "argon": lambda: bulk("Ar", "fcc", a=5.26),
+    "graphite": graphite,
+    "molybdenite": molybdenite,
+    "leaning graphite": lambda: leaning(graphite()),
+    "stretched sodium": lambda: bulk("Na", "bcc", a=1.2 * 4.29),
+    "stretched caesium": lambda: bulk("Cs", "bcc", a=1.1 * 6.14),
+}
