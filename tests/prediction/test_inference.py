@@ -43,7 +43,7 @@ def random_network(seed: int, config: DeepRelaxE3Config = CONFIG) -> DeepRelaxE3
 
     shuffle(network, 1.5)
     for block in network.blocks:
-        shuffle(block.refinement.gates[-1], 0.25)
+        shuffle(block.refinement.gates[-1], 0.12)
     return network
 
 

@@ -11,7 +11,6 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import (
@@ -127,7 +126,6 @@ def test_callers_atoms_stay(predictor: Predictor):
     atoms.set_initial_magnetic_moments(np.arange(8.0))
     atoms.set_tags(range(8))
     atoms.info["id"] = {"nested": [1, 2]}
-    atoms.set_constraint(FixAtoms([0]))
     atoms.calc = calculator = EMT()
     before = snapshot(atoms)
     predictor.predict(atoms)
