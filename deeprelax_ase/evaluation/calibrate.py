@@ -20,8 +20,10 @@ from rich.table import Table
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
+from deeprelax_ase.evaluation.novelty import fit_novelty_on
 from deeprelax_ase.evaluation.predicting import Predicted, predict
-from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.models.loading import load_model, save_novelty
+from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import why_unchanged
@@ -130,8 +132,8 @@ def main() -> None:
     if find_spec("crepes") is None:
         parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
     model = load_model(given.model)
-    model = replace(model, card=replace(model.card, calibration={}))  # which may be of an older version
-    predictor = Predictor(model, recycles=given.recycles)
+    model = replace(model, card=replace(model.card, calibration={}), novelty=None)  # which may be of an older version
+    predictor = Predictor(model, device=given.device, recycles=given.recycles)
     validation = predict_split(predictor, given.data, "validation", thin=given.thin, cache=given.cache)
     try:
         calibration = calibrate_on(validation, recycles=predictor.recycles)
@@ -143,9 +145,23 @@ def main() -> None:
         if rows:  # there are none of fewer crystals than can be told about
             _show(split, rows)
     if given.write:
-        replace(predictor.model.card, calibration=calibration.to_dict()).write(card_file_of(given.model))
+        file = card_file_of(given.model)
+        replace(predictor.model.card, calibration=calibration.to_dict()).write(file)
+        if given.novelty and predictor.model.card.architecture != "DeepRelax":
+            _write_novelty(file, predictor.model, given.data, given.novelty)
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_novelty(card_file: Path, model: Model, files: Sequence[Path], crystals: int) -> None:
+    """Fit what tells novelty to so many training ``crystals`` of the ``files``, and write it beside the card."""
+    pairs = load_pairs(files, labels=labels_for(model.card.level))
+    training = pairs.in_split("train")
+    if not len(training):
+        Console(stderr=True).print("there are no training pairs in these files: novelty is not told")
+        return
+    novelty, fitted = fit_novelty_on(model, training, pairs.in_split("validation"), crystals=crystals)
+    save_novelty(card_file, novelty.tensors(), **fitted)
 
 
 def _join(parts: Sequence[Predicted]) -> Predicted:
@@ -173,7 +189,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recycles", type=int, help="of the network; the card's number by default")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--write", action="store_true", help="write the calibration into the model's card")
+    parser.add_argument("--device", default="auto", help="where to predict (default %(default)s)")
+    parser.add_argument("--novelty", type=int, default=4000, help="training crystals to fit novelty to; 0 for none")
+    parser.add_argument(
+        "--write", action="store_true", help="write both into the card and beside it"
+    )
     parser.add_argument("--json", type=Path, help="write the coverage here")
     return parser
 

@@ -31,6 +31,8 @@ class ModelCard:
         reads_forces: whether the network has learnt to read forces at this level of theory, to jump again with them.
         weights: file of weights beside the card, where it is not called after the card.
         calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.uncertainty.calibration`.
+        novelty: what tells how unlike a crystal is to those of the training set, see
+            :mod:`deeprelax_ase.uncertainty.novelty`: its file beside the card, its digest, what it was fitted to.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
         metrics: measured with these very weights, by name; nested by test set.
         training: settings, seeds, time and hardware of the training.
@@ -56,6 +58,7 @@ class ModelCard:
     reads_forces: bool = False
     weights: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
+    novelty: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)

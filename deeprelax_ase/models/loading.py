@@ -2,13 +2,15 @@
 
 A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
 first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
+What tells novelty lies in ``NAME-novelty.safetensors``, where the card speaks of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from deeprelax_ase.models.model import Model, network_of
 from deeprelax_ase.models.registry import DEFAULT_MODEL, card_file_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
 
@@ -35,14 +37,8 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     card_file = card_file_of(name)
     card = ModelCard.read(card_file)
     weights = card_file.with_name(card.weights) if card.weights else card_file.with_suffix(".safetensors")
-    if not weights.exists():
-        raise ModelError(f"{card.name}: the weights {weights} are missing; they belong beside the card")
-    if (digest := sha256(weights)) != card.sha256:
-        raise ModelError(
-            f"{weights} is damaged or not the file that the card describes (sha256 {digest[:12]}…, expected "
-            f"{card.sha256[:12]}…). Install the package again, or fetch the file again."
-        )
-    return Model(card, _networks(card, weights))
+    _check_file(card, "weights", weights, card.sha256)
+    return Model(card, _networks(card, weights), _novelty(card, card_file))
 
 
 def save_model(
@@ -96,10 +92,56 @@ def save_model(
     return written
 
 
+def save_novelty(card_file: Path, tensors: Mapping[str, Tensor], **fitted: Any) -> ModelCard:
+    """Write what tells novelty beside a card, and the card anew, which then speaks of it.
+
+    Args:
+        card_file: of the model.
+        tensors: by name.
+        **fitted: what they were fitted to.
+    """
+    from safetensors.torch import save
+
+    card = ModelCard.read(card_file)
+    file = card_file.with_name(f"{card_file.stem}-novelty.safetensors")
+    file.write_bytes(save({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}))
+    written = replace(card, novelty={"file": file.name, "sha256": sha256(file), **fitted})
+    written.write(card_file)
+    return written
+
+
 def sha256(file: Path) -> str:
     """Hexadecimal SHA-256 digest of ``file``."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_file(card: ModelCard, what: str, file: Path, expected: str) -> None:
+    if not file.exists():
+        raise ModelError(f"{card.name}: the {what} {file} are missing; they belong beside the card")
+    if (digest := sha256(file)) != expected:
+        raise ModelError(
+            f"{file} is damaged or not the file that the card describes (sha256 {digest[:12]}…, expected "
+            f"{expected[:12]}…). Install the package again, or fetch the file again."
+        )
+
+
+def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
+    """The tensors that the ``card`` speaks of; None where it does not."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not card.novelty:
+        return None
+    try:
+        file, digest = card_file.with_name(card.novelty["file"]), card.novelty["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: what the card says of novelty is not of this version: {error}") from error
+    _check_file(card, "statistics of novelty", file, digest)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ModelError(f"{file} holds no statistics of novelty: {error}") from error
 
 
 def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:

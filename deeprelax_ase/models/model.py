@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.card import ModelCard
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An ensemble of networks with its card."""
+    """An ensemble of networks with its card.
+
+    Attributes:
+        card: what is to be known of it.
+        networks: the members.
+        novelty: tensors by name, see :class:`~deeprelax_ase.uncertainty.novelty.Novelty`; None where there are none.
+    """
 
     card: ModelCard
     networks: nn.ModuleList
+    novelty: Mapping[str, Tensor] | None = None
 
     @property
     def config(self) -> DeepRelaxConfig | DeepRelaxE3Config:

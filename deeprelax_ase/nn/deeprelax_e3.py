@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -143,6 +144,10 @@ class DeepRelaxE3(nn.Module):
 
     def refine(self, given: NetworkInput) -> list[Relaxation]:
         """:meth:`forward` on plain tensors."""
+        return [relaxation for relaxation, _ in self.stages(given)]
+
+    def stages(self, given: NetworkInput) -> Iterator[tuple[Relaxation, Scalars]]:
+        """The relaxation after each block, as it is reached, with the scalars x (N, F) of the atoms."""
         of_crystals = self.levels(given.level)
         if self.freedoms is not None:
             of_crystals = of_crystals + self.freedoms(free_directions(given.strain_projectors))
@@ -153,7 +158,6 @@ class DeepRelaxE3(nn.Module):
             x = x + by_forces
         displacements = given.vectors.new_zeros(len(x), 3)
         strain = given.vectors.new_zeros(len(given.counts), 3, 3)
-        relaxations = []
         for block in self.blocks:
             # Each block learns from the geometry that it is given, as it would from any other start: no gradient flows
             # back through it.
@@ -162,8 +166,7 @@ class DeepRelaxE3(nn.Module):
             displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)
             step = strain_matrix(_mean(coefficients.to(strain.dtype), given))
             strain = strain.detach() + project_strain(step, given.strain_projectors.to(step.dtype))
-            relaxations.append(_relaxation(displacements, strain, raw, given))
-        return relaxations
+            yield _relaxation(displacements, strain, raw, given), x
 
     def _edge_features(self, vectors: EdgeVectors) -> tuple[EdgeFeatures, Harmonics]:
         """Radial basis (E, num_basis), in the type that the linear maps compute in, and harmonics (E, 8)."""

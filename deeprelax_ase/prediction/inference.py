@@ -66,6 +66,7 @@ class BatchRelaxation:
         graph: what the networks saw last.
         features: what to calibrate errors by; None where the architecture has none.
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
+        scalars: (N, F) of the atoms of the unrelaxed crystals, see :func:`atom_scalars`; None for the paper's network.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
         flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
@@ -80,6 +81,7 @@ class BatchRelaxation:
     graph: CrystalGraph
     features: ErrorFeatures | None
     members: Relaxation | None
+    scalars: Tensor | None
     converged: Tensor
     steps: Tensor
     flaws: Tensor
@@ -205,6 +207,7 @@ def _by_distances(
         exact,
         features=None,
         members=None,
+        scalars=None,
         converged=solution.converged,
         steps=solution.steps,
         flaws=flaws,
@@ -235,18 +238,18 @@ def _end_to_end(
 ) -> BatchRelaxation:
     """The end-to-end way: predicted displacements and strain, ``recycles`` times over."""
     graph, flaws = exact, flaws_of_vacuum(freedom.vacuum)
-    reads = cast("DeepRelaxE3Config", model.config).reads_cell_freedom
-    projectors = freedom.seen(exact.cell, reads_layers=reads)
+    projectors, scalars = _seen_projectors(model, exact, freedom), None
     for _ in range(recycles - 1):
         with timed("network"):
-            members, _ = _refine(model, graph, dtype, projectors, known)
+            members, _, first = _refine(model, graph, dtype, projectors, known)
+            scalars = first if scalars is None else scalars
             positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
             positions, cell, new = keep_physical(exact, positions, cell)
         flaws, known = first_flaws(flaws, new), None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
     with timed("network"):
-        members, given = _refine(model, graph, dtype, projectors, known)
+        members, given, first = _refine(model, graph, dtype, projectors, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
@@ -267,6 +270,7 @@ def _end_to_end(
         graph,
         features=error_features(members, exact.batch, sites),
         members=members,
+        scalars=first if scalars is None else scalars,
         converged=torch.ones_like(flaws, dtype=torch.bool),
         steps=torch.zeros_like(flaws),
         flaws=flaws,
@@ -275,14 +279,33 @@ def _end_to_end(
     )
 
 
+@torch.no_grad()
+def atom_scalars(model: Model, graph: CrystalGraph, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N, F) scalars of the atoms of ``graph`` after the first block of the first member, as :func:`relax` has them.
+
+    They depend on what lies around each atom, and not on how the crystal relaxes: novelty is told by them.
+    """
+    exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
+    projectors = _seen_projectors(model, exact, CellFreedom.of(vacuum_of(exact), None))
+    given = network_input(exact, model.level, strain_projectors=projectors)
+    network = cast("DeepRelaxE3", model.networks[0])
+    return next(network.stages(given._replace(vectors=given.vectors.to(dtype))))[1]
+
+
+def _seen_projectors(model: Model, exact: CrystalGraph, freedom: CellFreedom) -> Tensor | None:
+    reads = cast("DeepRelaxE3Config", model.config).reads_cell_freedom
+    return freedom.seen(exact.cell, reads_layers=reads)
+
+
 def _refine(
     model: Model, graph: CrystalGraph, dtype: torch.dtype, projectors: Tensor | None, known: KnownForces | None
-) -> tuple[Relaxation, NetworkInput]:
-    """What every member predicts, along a leading member axis, and what they read, with exact edge vectors."""
+) -> tuple[Relaxation, NetworkInput, Tensor]:
+    """What every member predicts, along a leading member axis; what they read, with exact edge vectors; the scalars."""
     given = network_input(graph, model.level, known, strain_projectors=projectors)
     rounded = given._replace(vectors=given.vectors.to(dtype))
-    networks = cast("list[DeepRelaxE3]", list(model.networks))
-    return stack_members([network.refine(rounded)[-1] for network in networks]), given
+    one, *others = cast("list[DeepRelaxE3]", list(model.networks))
+    stages = list(one.stages(rounded))
+    return stack_members([stages[-1][0], *(network.refine(rounded)[-1] for network in others)]), given, stages[0][1]
 
 
 def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import predictions_of
 from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
+from deeprelax_ase.uncertainty.novelty import Novelty
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -100,10 +101,11 @@ class Predictor:
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
         # a copy: another predictor may hold the same model on another device or in another type
         networks = deepcopy(loaded.networks[:members]).to(self.device, self.dtype)
-        self.model = Model(replace(loaded.card, members=len(networks)), networks)
+        self.model = replace(loaded, card=replace(loaded.card, members=len(networks)), networks=networks)
         if compile:
             for network in networks:
                 cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
+        self.novelty = _novelty_of(self.model, self.device)
         whole = len(self.model.networks) == len(loaded.networks)
         self.calibration = _calibration_of(self.model.card, self.recycles) if whole else None
 
@@ -265,6 +267,10 @@ class Predictor:
             errors = self.calibration.read(relaxation.features, oxides)
         kept = relaxation.fixed_cell.tolist()
         errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
+        if self.novelty is not None and relaxation.scalars is not None:
+            graph = relaxation.graph  # of the last recycle: the same atoms
+            found = self.novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
+            errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
         if getattr(self.model.config, "reads_cell_freedom", False):
             return errors
         slabs = relaxation.vacuum.slabs.tolist()  # of which such a model has learnt nothing
@@ -275,6 +281,16 @@ def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
     if isinstance(result, DeepRelaxError):
         raise result
     return result
+
+
+def _novelty_of(model: Model, device: torch.device) -> Novelty | None:
+    """What tells novelty to the ``model``; None where it has nothing."""
+    if model.novelty is None:
+        return None
+    try:
+        return Novelty.from_tensors(model.novelty).to(device)
+    except ValueError as error:
+        raise ModelError(f"{model.card.name}: its statistics of novelty are not of this version: {error}") from error
 
 
 def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:

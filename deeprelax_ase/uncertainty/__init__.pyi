@@ -7,3 +7,5 @@ from .ensemble import EnsembleUncertainty as EnsembleUncertainty
 from .ensemble import UncertaintyParts as UncertaintyParts
 from .ensemble import ensemble_mean as ensemble_mean
 from .ensemble import ensemble_uncertainty as ensemble_uncertainty
+from .novelty import Novelty as Novelty
+from .novelty import fit_novelty as fit_novelty

@@ -177,6 +177,10 @@ class CalibratedError:
     novelty: float | None = None
     odds_worse: float | None = None
 
+    def with_novelty(self, novelty: float) -> CalibratedError:
+        """The same of a crystal of that ``novelty``: beyond 1 it is out of distribution."""
+        return replace(self, novelty=novelty, ood=self.ood or not novelty <= 1.0)  # also where it is not a number
+
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""
         return replace(self, volume=None, volume_bound=None)

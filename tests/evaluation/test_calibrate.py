@@ -15,6 +15,7 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation import calibrate
 from deeprelax_ase.evaluation.calibrate import coverage, labels_for, thinned
 from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.novelty import makers_for
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
@@ -130,7 +131,7 @@ def test_calibration_is_written_into_the_card(command, card: Path, file: Path, t
     before = ModelCard.read(card)
     command(file, "--model", card, "--write", "--json", tmp_path / "coverage.json")
     after = ModelCard.read(card)
-    assert replace(after, calibration={}) == before
+    assert replace(after, calibration={}, novelty={}) == before
     calibration = Calibration.from_dict(after.calibration)
     assert calibration.recycles == 2
     report = json.loads((tmp_path / "coverage.json").read_text())
@@ -141,7 +142,9 @@ def test_calibration_is_written_into_the_card(command, card: Path, file: Path, t
     assert report["test"]["all"]["volume coverage"] > 0.7
     predictor = Predictor(card, device="cpu")
     assert predictor.calibration == calibration
-    assert predictor.predict(crystals_of(load_pairs(file), "initial")[0]).error is not None
+    assert predictor.predict(crystals_of(load_pairs(file), "initial")[0]).error.novelty is not None
+    assert after.novelty["crystals"] == SIZE // 3
+    assert {"slab", "wire", "vacancy"} <= set(after.novelty["kinds"])
 
 
 def test_card_stays_unless_asked(command, card: Path, file: Path, capsys):
@@ -191,3 +194,19 @@ def test_too_few_to_test_on_are_left_out(command, card: Path, pairs_of, tmp_path
     assert "validation: errors below" in shown
     assert "test: errors below" not in shown
     assert ModelCard.read(card).calibration
+
+
+def test_novelty_is_left_out_without_training_pairs(command, card: Path, pairs_of, tmp_path: Path, capsys):
+    file = write_pairs(replace(pairs_of(60), split=torch.arange(60) % 2 + 1), tmp_path / "untaught.npz")
+    command(file, "--model", card, "--write")
+    assert "novelty is not told" in capsys.readouterr().err
+    assert ModelCard.read(card).novelty == {}
+
+
+def test_kinds_that_were_taught_are_no_outliers(pairs_of):
+    pairs = pairs_of(6)
+    assert {"slab", "layer", "vacancy", "dopant"} <= set(makers_for(pairs, [3, 9]))
+    pairs.kind[:] = torch.tensor([0, 7, 9, 0, 0, 4])
+    left = set(makers_for(pairs, [3, 9]))
+    assert "slab" in left
+    assert not {"layer", "vacancy", "dopant"} & left

@@ -100,15 +100,15 @@ class Spoiled(torch.nn.Module):
         super().__init__()
         self.network, self.harm = network, harm
 
-    def refine(self, given, **options):
-        *_, last = self.network.refine(given, **options)
+    def stages(self, given):
+        *_, (last, scalars) = self.network.stages(given)
         bad = given.numbers[torch.searchsorted(given.batch, torch.arange(len(given.counts)))] == 55
         displacements, strain = last.displacements.clone(), last.strain.clone()
         if self.harm == "nan":
             displacements[bad[given.batch]] = torch.nan
         else:
             strain[bad] = (torch.eye(3) * (2.0 if self.harm == "burst" else -2.0)).to(strain)
-        return [replace(last, displacements=displacements, strain=strain)]
+        yield replace(last, displacements=displacements, strain=strain), scalars
 
 
 def test_without_a_space_group_symmetry_holds_all_the_same(shipped) -> None:

@@ -1,0 +1,100 @@
+"""Fits what tells novelty: training crystals against outliers made of them, with a limit that others keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import RelaxationPairs, crystals_of
+from deeprelax_ase.evaluation.outliers import MOST_ATOMS, SHAPES, TAUGHT_BY, Maker, substituted
+from deeprelax_ase.graph import build_graph
+from deeprelax_ase.models.model import Model
+from deeprelax_ase.prediction.batching import attempt, grouped
+from deeprelax_ase.prediction.devices import default_atoms_per_batch
+from deeprelax_ase.prediction.inference import atom_scalars
+from deeprelax_ase.progress import track
+from deeprelax_ase.uncertainty.novelty import Novelty, fit_novelty
+
+
+class AtomScalars(NamedTuple):
+    """What a network makes of the N atoms of G crystals, on the device of the network.
+
+    Attributes:
+        scalars: (N, F) see :func:`~deeprelax_ase.prediction.inference.atom_scalars`.
+        numbers: (N,) atomic numbers.
+        batch: (N,) the crystal of each atom.
+        size: G.
+    """
+
+    scalars: Tensor
+    numbers: Tensor
+    batch: Tensor
+    size: int
+
+
+def fit_novelty_on(
+    model: Model, training: RelaxationPairs, validation: RelaxationPairs, *, crystals: int, seed: int = 0
+) -> tuple[Novelty, dict[str, object]]:
+    """What tells novelty to the ``model``, and what it was fitted to.
+
+    Args:
+        model: on the device that is to compute.
+        training: pairs that the model has learnt from. Kinds of crystals that are among them are no outliers.
+        validation: ordinary pairs that it has not learnt from.
+        crystals: so many unrelaxed training crystals are drawn; of each kind of outliers a tenth of that.
+        seed: of the draws and of the fit.
+    """
+    rng = np.random.default_rng(seed)
+    known = crystals_of(_drawn(training, crystals, rng), "initial")
+    makers = makers_for(training, model.card.elements)
+    each = max(1, crystals // 10)
+    strange = [made for maker in makers.values() for made in outliers(maker, training, each, rng)]
+    atoms = atom_scalars_of(model, [*known, *strange], "novelty: training crystals and outliers")
+    is_outlier = torch.arange(atoms.size, device=atoms.batch.device) >= len(known)
+    novelty = fit_novelty(atoms.scalars, atoms.numbers, atoms.batch, is_outlier, seed=seed)
+    ordinary = atom_scalars_of(model, crystals_of(validation, "initial"), "novelty: validation crystals")
+    fitted = {"crystals": len(known), "outliers": len(strange), "kinds": list(makers), "validation": ordinary.size}
+    return novelty.limited(novelty.logits(*ordinary)), fitted | {"seed": seed}
+
+
+def makers_for(training: RelaxationPairs, elements: Sequence[int]) -> Mapping[str, Maker]:
+    """Makers of the kinds of outliers, by name, that ``training`` does not teach; of these ``elements``."""
+    taught = {name for kind in training.kind.unique().tolist() for name in TAUGHT_BY.get(kind, ())}
+    return {name: maker for name, maker in {**SHAPES, **substituted(elements)}.items() if name not in taught}
+
+
+def outliers(maker: Maker, training: RelaxationPairs, count: int, rng: np.random.Generator) -> list[Crystal]:
+    """Up to ``count`` of one kind, of training crystals of which every other one is relaxed."""
+    drawn = _drawn(training, count, rng)
+    sources = [*crystals_of(drawn, "initial")[::2], *crystals_of(drawn, "relaxed")[1::2]]
+    made = [maker(crystal, rng) for crystal in sources]
+    return [crystal for crystal in made if crystal is not None and len(crystal) <= MOST_ATOMS]
+
+
+def atom_scalars_of(model: Model, crystals: Sequence[Crystal], words: str) -> AtomScalars:
+    """What the ``model`` makes of the atoms of the ``crystals``, but for those of which no graph can be made."""
+    device = next(model.networks.parameters()).device
+
+    def scalars_of(some: Sequence[Crystal]) -> list[Tensor]:
+        graph = build_graph(some, settings=model.config.graph, device=device)
+        return [*atom_scalars(model, graph).split([len(crystal) for crystal in some])]
+
+    kept: list[tuple[Crystal, Tensor]] = []
+    for batch in grouped(track(crystals, words), default_atoms_per_batch(device)):
+        some = cast("list[Crystal]", batch)
+        made = attempt(scalars_of, some, device)
+        kept += [(crystal, scalars) for crystal, scalars in zip(some, made, strict=True) if isinstance(scalars, Tensor)]
+    numbers = torch.from_numpy(np.concatenate([crystal.numbers for crystal, _ in kept]))
+    counts = torch.tensor([len(crystal) for crystal, _ in kept])
+    batch_of = torch.repeat_interleave(torch.arange(len(kept)), counts)
+    return AtomScalars(torch.cat([x for _, x in kept]), numbers.to(device), batch_of.to(device), len(kept))
+
+
+def _drawn(pairs: RelaxationPairs, count: int, rng: np.random.Generator) -> RelaxationPairs:
+    chosen = rng.choice(len(pairs), size=min(count, len(pairs)), replace=False)
+    return pairs.take(torch.from_numpy(np.sort(chosen)))

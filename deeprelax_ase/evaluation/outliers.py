@@ -1,0 +1,186 @@
+"""Crystals unlike those that a model has learnt from, made of crystals that it has: what novelty is fitted against.
+
+Each maker takes a :class:`Crystal` and a random generator. What it makes is physical in shape alone: nobody relaxes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from deeprelax_ase.crystal import Crystal
+
+#: Makes an outlier of a crystal; None where that crystal does not allow it.
+Maker = Callable[[Crystal, np.random.Generator], Crystal | None]
+
+#: Atoms that an outlier has at most.
+MOST_ATOMS = 60
+
+#: Å, between which a vacuum is drawn.
+_VACUUM = (8.0, 18.0)
+
+#: Å, between which the thickness of a slab is drawn.
+_THICKNESS = (6.0, 15.0)
+
+#: Å, that an interstitial atom has around it at least.
+_ROOM = 1.2
+
+#: Points at which room for an interstitial atom is looked for.
+_POINTS = 400
+
+#: Between which volumes are scaled, of crystals under pressure and of those pulled apart.
+_COMPRESSED, _EXPANDED = (0.45, 0.72), (1.5, 3.0)
+
+#: Å, standard deviation of the coordinates of shaken crystals.
+_SHAKEN = 0.35
+
+
+def slab(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """Cut anywhere along one of the cell's axes."""
+    axis = int(rng.integers(3))
+    wanted = int(rng.uniform(*_THICKNESS) / _heights(crystal)[axis]) + 1
+    copies = [1, 1, 1]
+    copies[axis] = max(1, min(wanted, MOST_ATOMS // len(crystal)))
+    shifted = crystal.with_geometry(crystal.positions + rng.random() * crystal.cell[axis], crystal.cell)
+    return cut_free(repeated(shifted, copies), [axis], rng.uniform(*_VACUUM))
+
+
+def layer(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """One period between the two lattice planes that lie furthest apart."""
+    widest, axis, start = -1.0, 0, 0.0
+    for k, height in enumerate(_heights(crystal)):
+        planes = np.sort(crystal.fractional_positions[:, k] % 1.0)
+        gaps = np.diff(planes, append=planes[0] + 1.0) * height
+        if gaps.max() > widest:
+            widest, axis, start = float(gaps.max()), k, float(planes[(gaps.argmax() + 1) % len(planes)])
+    shifted = crystal.with_geometry(crystal.positions - (start - 1e-6) * crystal.cell[axis], crystal.cell)
+    return cut_free(shifted, [axis], rng.uniform(*_VACUUM))
+
+
+def wire(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """A column of cells along one of its axes."""
+    kept = int(rng.integers(3))
+    return cut_free(crystal, [k for k in range(3) if k != kept], rng.uniform(*_VACUUM))
+
+
+def cluster(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """The atoms of one cell alone."""
+    return cut_free(crystal, [0, 1, 2], rng.uniform(*_VACUUM))
+
+
+def vacancy(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """A supercell without one of its atoms."""
+    whole = supercell(crystal, int(rng.integers(8, 32)))
+    kept = np.arange(len(whole)) != rng.integers(len(whole))
+    return Crystal(whole.numbers[kept], whole.positions[kept], whole.cell)
+
+
+def interstitial(crystal: Crystal, rng: np.random.Generator) -> Crystal | None:
+    """A supercell with one more atom of its elements, where there is most room."""
+    whole = supercell(crystal, int(rng.integers(8, 32)))
+    images = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    atoms = ((whole.fractional_positions % 1.0)[None] + images[:, None]).reshape(-1, 3) @ whole.cell
+    points = rng.random((_POINTS, 3)) @ whole.cell
+    room = np.linalg.norm(points[:, None] - atoms[None], axis=2).min(axis=1)
+    if room.max() < _ROOM:
+        return None
+    positions = np.vstack([whole.positions, points[room.argmax()]])
+    return Crystal(np.append(whole.numbers, rng.choice(crystal.numbers)), positions, whole.cell)
+
+
+def compressed(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """At half to three quarters of its volume."""
+    return scaled(crystal, rng.uniform(*_COMPRESSED))
+
+
+def expanded(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """At one and a half times to three times its volume."""
+    return scaled(crystal, rng.uniform(*_EXPANDED))
+
+
+def shaken(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """All atoms moved at random, as no relaxation begins."""
+    return crystal.with_geometry(crystal.positions + rng.normal(0.0, _SHAKEN, crystal.positions.shape), crystal.cell)
+
+
+def substituted(elements: Sequence[int]) -> dict[str, Maker]:
+    """Makers of crystals with any of the ``elements`` (atomic numbers) in place of one or two atoms, or of all."""
+
+    def dopant(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+        whole = supercell(crystal, int(rng.integers(8, 32)))
+        numbers = whole.numbers.copy()
+        sites = rng.choice(len(whole), size=min(int(rng.integers(1, 3)), len(whole)), replace=False)
+        numbers[sites] = rng.choice(elements, size=len(sites))
+        return Crystal(numbers, whole.positions, whole.cell)
+
+    def exchanged(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+        own = np.unique(crystal.numbers)
+        others = rng.choice(elements, size=len(own), replace=len(own) > len(elements))
+        return Crystal(others[np.searchsorted(own, crystal.numbers)], crystal.positions, crystal.cell)
+
+    return {"dopant": dopant, "exchanged": exchanged}
+
+
+#: What is made of any crystal, by name.
+SHAPES: Mapping[str, Maker] = {
+    "slab": slab,
+    "layer": layer,
+    "wire": wire,
+    "cluster": cluster,
+    "vacancy": vacancy,
+    "interstitial": interstitial,
+    "compressed": compressed,
+    "expanded": expanded,
+    "shaken": shaken,
+}
+
+#: Which of them pairs of a kind, by the number that their files give, teach a model.
+TAUGHT_BY: Mapping[int, tuple[str, ...]] = {
+    6: ("vacancy", "dopant"),
+    7: ("layer",),
+    8: ("slab", "layer"),
+    9: ("vacancy", "dopant"),
+}
+
+
+def cut_free(crystal: Crystal, axes: Sequence[int], vacuum: float) -> Crystal:
+    """The atoms of one cell with ``vacuum`` (Å) around them along ``axes``, at right angles to the others."""
+    kept = [k for k in range(3) if k not in axes]
+    positions = (crystal.fractional_positions % 1.0) @ crystal.cell
+    directions = np.linalg.svd(np.vstack([crystal.cell[kept], np.zeros((1, 3))]))[2][len(kept) :]
+    open_ = directions * (np.ptp(positions @ directions.T, axis=0) + vacuum)[:, None]
+    cell = np.vstack([crystal.cell[kept], open_])
+    if np.linalg.det(cell) < 0:
+        cell[-1] *= -1
+    return Crystal(crystal.numbers, positions, cell)
+
+
+def repeated(crystal: Crystal, copies: Sequence[int]) -> Crystal:
+    """``copies`` of the cell along each axis."""
+    shifts = np.stack(np.meshgrid(*map(range, copies), indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = (crystal.positions[None] + (shifts @ crystal.cell)[:, None]).reshape(-1, 3)
+    return Crystal(np.tile(crystal.numbers, len(shifts)), positions, crystal.cell * np.array(copies)[:, None])
+
+
+def supercell(crystal: Crystal, atoms: int) -> Crystal:
+    """The cell doubled along its shortest side until it holds so many ``atoms``, or one more would be too many."""
+    copies = [1, 1, 1]
+    while len(crystal) * np.prod(copies) < atoms:
+        axis = int(np.argmin(np.linalg.norm(crystal.cell, axis=1) * copies))
+        longer = [n + (k == axis) for k, n in enumerate(copies)]
+        if len(crystal) * np.prod(longer) > MOST_ATOMS:
+            break
+        copies = longer
+    return repeated(crystal, copies)
+
+
+def scaled(crystal: Crystal, ratio: float) -> Crystal:
+    """The crystal at ``ratio`` times its volume."""
+    stretch = ratio ** (1 / 3)
+    return crystal.with_geometry(crystal.positions * stretch, crystal.cell * stretch)
+
+
+def _heights(crystal: Crystal) -> np.ndarray:
+    """(3,) Å, distances between the lattice planes that each pair of the other two vectors spans."""
+    return 1 / np.linalg.norm(np.linalg.inv(crystal.cell), axis=0)
