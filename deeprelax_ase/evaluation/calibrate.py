@@ -191,9 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--device", default="auto", help="where to predict (default %(default)s)")
     parser.add_argument("--novelty", type=int, default=4000, help="training crystals to fit novelty to; 0 for none")
-    parser.add_argument(
-        "--write", action="store_true", help="write both into the card and beside it"
-    )
+    parser.add_argument("--write", action="store_true", help="write both into the card and beside it")
     parser.add_argument("--json", type=Path, help="write the coverage here")
     return parser
 

@@ -135,7 +135,7 @@ def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
         return None
     try:
         file, digest = card_file.with_name(card.novelty["file"]), card.novelty["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{card.name}: what the card says of novelty is not of this version: {error}") from error
     _check_file(card, "statistics of novelty", file, digest)
     try:
