@@ -222,7 +222,7 @@ class TestRecycles:
         assert other.calibration is None
         assert prediction.error is None
         assert prediction.features is not None
-        assert set(prediction.info) == {"deeprelax_model", "deeprelax_uncertainty"}
+        assert set(prediction.info) == {"deeprelax_model", "deeprelax_status", "deeprelax_uncertainty"}
 
     @pytest.mark.parametrize(
         ("change", "reason"),

@@ -81,7 +81,7 @@ def test_a_job_keeps_what_structures_carry_and_tells_of_bad_ones(quick: RelaxOpt
     before = good.copy()
     made = run(DeepRelaxMaker(options=quick).make([good, disordered], ["good", "bad"]), tmp_path)
     assert good == before
-    assert [(d.id, d.status) for d in made] == [("good", "accepted"), ("bad", "failed")]
+    assert [(d.id, d.status) for d in made] == [("good", "accepted"), ("bad", "refused")]
     assert made[0].structure.site_properties["magmom"] == [1.0, -1.0]
     assert made[0].structure.properties == {"source": "a paper"}
     assert made[0].structure.volume == pytest.approx(good.volume * (1 + made[0].volume_change), abs=1e-5)
