@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+#: What other calculators than those of ASE's class, such as GPAW's, are asked by.
+_QUESTIONS = ("get_potential_energy", "get_forces", "get_stress", "get_property")
+
 
 class CallCounter:
-    """Counts the calls of a calculator's ``calculate`` while it is entered; answers from its cache are none.
+    """Counts the geometries that a calculator computes while it is entered; answers from its cache are none.
+
+    Energy and forces of one geometry are one, also where a code computes them one after the other.
 
     >>> with CallCounter(calculator) as counter:
     ...     relax(atoms)
     >>> counter.calls
 
     Attributes:
-        calls: how many so far; None where the calculator has no ``calculate``.
+        calls: how many so far; None where the calculator is none of ASE's kinds.
 
     Args:
         calculator: stays what it is, so that its class can be asked for.
@@ -22,24 +31,36 @@ class CallCounter:
 
     def __init__(self, calculator: Any) -> None:
         self._calculator = calculator
-        self.calls: int | None = 0 if hasattr(calculator, "calculate") else None
+        names = ("calculate",) if isinstance(calculator, Calculator) else _QUESTIONS
+        self._counted = tuple(name for name in names if hasattr(calculator, name))
+        self._own: dict[str, Any] = {}
+        self._last: list[bytes] = []
+        self.calls: int | None = 0 if self._counted else None
 
     def __enter__(self) -> CallCounter:
-        if self.calls is not None:
-            self._own = vars(self._calculator).get("calculate")
-            self._calculate = self._calculator.calculate
-            self._calculator.calculate = self._counted
+        for name in self._counted:
+            if name in vars(self._calculator):
+                self._own[name] = vars(self._calculator)[name]
+            setattr(self._calculator, name, self._counting(getattr(self._calculator, name)))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.calls is None:
-            return
-        if self._own is None:
-            del self._calculator.calculate
-        else:
-            self._calculator.calculate = self._own
+        for name in self._counted:
+            vars(self._calculator).pop(name, None)
+        if self._own:
+            vars(self._calculator).update(self._own)
 
-    def _counted(self, *args: Any, **options: Any) -> Any:
-        assert self.calls is not None
-        self.calls += 1
-        return self._calculate(*args, **options)
+    def _counting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any, **options: Any) -> Any:
+            for atoms in (*args, *options.values()):
+                if isinstance(atoms, Atoms):
+                    self._count(atoms)
+            return method(*args, **options)
+
+        return counting
+
+    def _count(self, atoms: Atoms) -> None:
+        here = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
+        if here != self._last:
+            self._last = here
+            self.calls = (self.calls or 0) + 1

@@ -34,6 +34,25 @@ def test_the_calculator_is_left_as_it_was_even_after_an_error() -> None:
     assert "calculate" not in vars(atoms.calc)
 
 
+def test_a_geometry_counts_once_whatever_is_asked_of_it() -> None:
+    class Slow(EMT):
+        def calculate(self, atoms, properties, system_changes):
+            super().calculate(atoms, properties, system_changes)
+            self.results = {name: self.results[name] for name in properties}
+
+    class OfAnotherClass:
+        get_potential_energy = get_forces = lambda self, atoms: EMT().get_potential_energy(atoms)
+
+    for calculator in (Slow(), OfAnotherClass()):
+        atoms = bulk("Cu")
+        with CallCounter(calculator) as counter:
+            for _ in range(3):
+                calculator.get_potential_energy(atoms)
+                calculator.get_forces(atoms)
+                atoms.positions += 0.1
+        assert counter.calls == 3
+
+
 def test_what_cannot_be_counted_is_not_known() -> None:
     with CallCounter(object()) as counter:
         pass

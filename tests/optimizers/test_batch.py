@@ -289,7 +289,7 @@ class TestFinishFrames:
         (frame,) = finish_frames([good()], StandInPredictor(), Forgetful)
         assert frame.result.ok
         assert frame.result.energy is None
-        assert frame.result.force_calls is None  # who knows
+        assert frame.result.force_calls >= frame.result.steps
 
     @pytest.mark.parametrize(("rises", "status"), [(False, "accepted"), (True, "jump rejected")])
     def test_the_jump_alone(self, rises, status):
