@@ -15,7 +15,8 @@ import torch
 from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import BACKENDS, build_graph
+from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
+from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
@@ -30,7 +31,9 @@ from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import predictions_of
 from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
+from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.novelty import Novelty
+from deeprelax_ase.uncertainty.worsening import Steps
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -245,7 +248,7 @@ class Predictor:
             symmetry=symmetry,
             timed=timed,
         )
-        errors = self._errors(crystals, relaxation) if known is None else None
+        errors = self._errors(crystals, graph, relaxation) if known is None else None
         made = predictions_of(
             crystals,
             relaxation,
@@ -258,17 +261,18 @@ class Predictor:
         flaws = relaxation.flaws.tolist()
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
-    def _errors(self, crystals: Sequence[Crystal], relaxation: BatchRelaxation) -> list[CalibratedError] | None:
-        """The calibrated errors; those of volumes only where cells relax too."""
+    def _errors(
+        self, crystals: Sequence[Crystal], graph: CrystalGraph, relaxation: BatchRelaxation
+    ) -> list[CalibratedError] | None:
+        """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too."""
         if self.calibration is None or relaxation.features is None:
             return None
         oxides = np.array([8 in crystal.numbers for crystal in crystals])
         with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-            errors = self.calibration.read(relaxation.features, oxides)
+            errors = self.calibration.read(relaxation.features, oxides, _steps(graph, relaxation))
         kept = relaxation.fixed_cell.tolist()
         errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
         if self.novelty is not None and relaxation.scalars is not None:
-            graph = relaxation.graph  # of the last recycle: the same atoms
             found = self.novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
             errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
         if getattr(self.model.config, "reads_cell_freedom", False):
@@ -291,6 +295,12 @@ def _novelty_of(model: Model, device: torch.device) -> Novelty | None:
         return Novelty.from_tensors(model.novelty).to(device)
     except ValueError as error:
         raise ModelError(f"{model.card.name}: its statistics of novelty are not of this version: {error}") from error
+
+
+def _steps(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
+    """From the crystals of ``graph`` to where they are relaxed."""
+    moved = rows_times_matrices(relaxation.positions, torch.linalg.inv_ex(relaxation.cell).inverse[graph.batch])
+    return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
 
 
 def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:

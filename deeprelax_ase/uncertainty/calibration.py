@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from deeprelax_ase.uncertainty.worsening import Steps, WorseningModel
+
 #: Share of errors that lie within the bounds.
 COVERAGE = 0.9
 
@@ -109,24 +111,40 @@ class Calibration:
         volume: of the relative error of the volume.
         ood_limits: largest value of each feature that counts as known: that of all but one in a hundred validation
             crystals.
+        worsening: of the odds that a prediction ends further off than the crystal began; None where they are not known.
     """
 
     recycles: int
     coordinates: ErrorModel
     volume: ErrorModel
     ood_limits: tuple[float, ...]
+    worsening: WorseningModel | None = None
 
-    def read(self, features: ErrorFeatures, oxides: np.ndarray) -> list[CalibratedError]:
-        """The calibrated errors of each crystal; ``oxides`` (G,) bool marks those with oxygen."""
+    def read(self, features: ErrorFeatures, oxides: np.ndarray, steps: Steps | None = None) -> list[CalibratedError]:
+        """The calibrated errors of each crystal.
+
+        Args:
+            features: of G predictions.
+            oxides: (G,) bool, which crystals hold oxygen.
+            steps: of the predictions; without them there are no odds.
+        """
         parts = (self.coordinates, self.volume)
         columns = [values for part in parts for values in (part.expected(features), part.bound(features, oxides))]
         beyond = features.logarithms() > np.log(np.maximum(self.ood_limits, _FLOOR))
         ood = np.any(beyond, axis=1).tolist()
+        odds = [None] * len(ood)
+        if self.worsening is not None and steps is not None:
+            odds = self.worsening.odds(features.logarithms(), steps).tolist()
         return [
             CalibratedError(
-                coordinates=float(c), coordinates_bound=float(cb), volume=float(v), volume_bound=float(vb), ood=o
+                coordinates=float(c),
+                coordinates_bound=float(cb),
+                volume=float(v),
+                volume_bound=float(vb),
+                ood=o,
+                odds_worse=p,
             )
-            for c, cb, v, vb, o in zip(*columns, ood, strict=True)
+            for c, cb, v, vb, o, p in zip(*columns, ood, odds, strict=True)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +166,14 @@ class Calibration:
         ood_limits = tuple(values["ood_limits"])
         if len(ood_limits) != len(fields(ErrorFeatures)):
             raise ValueError(f"{len(ood_limits)} limits for {len(fields(ErrorFeatures))} error features")
-        return cls(values["recycles"], model(values["coordinates"]), model(values["volume"]), ood_limits)
+        worsening = values.get("worsening")
+        return cls(
+            values["recycles"],
+            model(values["coordinates"]),
+            model(values["volume"]),
+            ood_limits,
+            None if worsening is None else WorseningModel.from_dict(worsening),
+        )
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
-from deeprelax_ase.graph.record import CrystalGraph
+from deeprelax_ase.graph.record import CrystalGraph, crystal_mean, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, moved_vectors
 from deeprelax_ase.nn.records import Relaxation
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import member_mean
+from deeprelax_ase.uncertainty.worsening import Steps
 
 
 def error_features(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorFeatures:
@@ -40,6 +41,21 @@ def error_features(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> E
         last_strain=torch.linalg.matrix_norm(mean.strain),
         atoms=sites.primitive_atoms,
     )
+
+
+def step_sizes(initial: Tensor, relaxed: Tensor, cell: Tensor, batch: Tensor, *, cell_kept: Tensor) -> Steps:
+    """How far G crystals with N atoms are moved.
+
+    Args:
+        initial, relaxed: (N, 3) fractional coordinates of the unrelaxed crystals, and where they are predicted.
+        cell: (G, 3, 3) Å, predicted.
+        batch: (N,) crystal of each atom, ascending.
+        cell_kept: (G,) bool, whether only atoms move.
+    """
+    moves = relaxed - initial
+    moves = moves - crystal_mean(moves, batch, len(cell))[batch]
+    lengths = rows_times_matrices(moves, cell[batch]).abs().mean(dim=1, keepdim=True)
+    return Steps(crystal_mean(lengths, batch, len(cell)).squeeze(1).cpu().numpy(), cell_kept.cpu().numpy())
 
 
 def implied_distances(members: Relaxation, graph: CrystalGraph, given: NetworkInput) -> RelaxationQuantities:

@@ -19,6 +19,7 @@ from deeprelax_ase.uncertainty.calibration import (
     fit_calibration,
     fit_error_model,
 )
+from deeprelax_ase.uncertainty.worsening import Steps, WorseningModel
 
 KINDS = [f.name for f in fields(ErrorFeatures)]
 LAW = ErrorModel(intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0, 0.0), ceiling=0.03, factors=(1.0,) * 4)
@@ -178,7 +179,7 @@ def test_reading(calibration: Calibration):
         bounds = (2.0 + kind) * coordinates, (2.5 + kind) * volume
         assert found == CalibratedError(coordinates, bounds[0], volume, bounds[1], ood=False)
     plain = read[0]
-    assert {type(value) for value in vars(plain).values()} == {float, bool}
+    assert {type(value) for value in vars(plain).values()} <= {float, bool, type(None)}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -229,3 +230,30 @@ def test_reading_needs_neither_torch_nor_crepes():
     code = "import sys, deeprelax_ase.uncertainty.calibration; print({'torch', 'crepes', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# The odds that a prediction ends further off
+
+
+@pytest.fixture
+def with_odds(calibration: Calibration) -> Calibration:
+    return replace(calibration, worsening=WorseningModel(-3.0, -1.0, (0.0,) * 8, 2.0))
+
+
+def test_odds_are_read_with_the_errors(with_odds: Calibration):
+    steps = Steps(np.array([0.0, 0.01, 0.1, 0.1]), np.array([False, False, False, True]))
+    features = ErrorFeatures(**{name: np.full(4, 0.05) for name in KINDS})
+    still, short, long, kept = (error.odds_worse for error in with_odds.read(features, none(4), steps))
+    assert still == 0
+    assert short == pytest.approx(1 / (1 + np.exp(3) * 0.01))
+    assert long == pytest.approx(1 / (1 + np.exp(3) * 0.1))
+    assert kept == pytest.approx(1 / (1 + np.exp(1) * 0.1))
+
+
+def test_without_steps_there_are_no_odds(with_odds: Calibration, calibration: Calibration):
+    assert with_odds.read(one(0.05), none())[0].odds_worse is None
+    assert calibration.read(one(0.05), none(), Steps(np.array([0.1]), np.array([False])))[0].odds_worse is None
+
+
+def test_round_trip_with_odds(with_odds: Calibration):
+    assert Calibration.from_dict(with_odds.to_dict()) == with_odds

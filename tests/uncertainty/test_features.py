@@ -9,7 +9,7 @@ from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import Relaxation
-from deeprelax_ase.uncertainty.features import error_features, implied_distances
+from deeprelax_ase.uncertainty.features import error_features, implied_distances, step_sizes
 from tests.crystals import CRYSTALS
 
 
@@ -113,3 +113,17 @@ def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph
     )
     for g in range(len(CRYSTALS)):
         assert features.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
+
+
+# Steps
+
+
+def test_steps_leave_cell_and_drift_apart():
+    """The first crystal swells and is shifted as a whole; in the second, whose cell is kept, atoms part by 0.3 Å."""
+    start = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]] * 2, dtype=torch.float64)
+    end = start + torch.tensor([[0.1, 0, 0], [0.1, 0, 0], [0, 0, 0], [0.075, 0, 0]], dtype=torch.float64)
+    cell = torch.stack([4.4 * torch.eye(3, dtype=torch.float64), 4 * torch.eye(3, dtype=torch.float64)])
+    kept = torch.tensor([False, True])
+    steps = step_sizes(start, end, cell, torch.tensor([0, 0, 1, 1]), cell_kept=kept)
+    assert steps.displacement == pytest.approx([0, 0.05], abs=1e-12)
+    assert steps.cell_kept.tolist() == [False, True]
