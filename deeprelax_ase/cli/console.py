@@ -100,14 +100,12 @@ class Row(NamedTuple):
     @classmethod
     def of(cls, frame: RelaxedFrame) -> Row:
         """That of ``frame``; the uncertainty stands in where there is no calibrated error."""
-        result, label = frame.result, frame.label
-        label = label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
-        status = result.status
+        result, status = frame.result, frame.result.status
         if result.jump == REJECTED and status != JUMP_REJECTED:
             status += ", jump rejected"
         finished = result.status in FINISHED
         return cls(
-            label,
+            short(frame.label),
             _formula(result.relaxed),
             _told(result.volume_change, "+.1%"),
             _told(result.error, ".3f"),
@@ -120,6 +118,11 @@ class Row(NamedTuple):
 
 #: Heads of the table.
 COLUMNS = Row("crystal", "formula", "volume", "error (Å)", "volume error", "uncertainty (Å)", "force calls", "status")
+
+
+def short(label: str) -> str:
+    """``label``, cut from the left where it is long."""
+    return label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
 
 
 def _told(value: float | None, spec: str) -> str:

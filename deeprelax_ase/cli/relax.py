@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,10 +126,10 @@ def relax(
         )
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    relaxed = relax_frames(frames, predictor, relax_cell=relax_cell)
     with plain_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
-        tally = _run(relaxed, sources, output, file_format, quiet=quiet, slow=made is not None)
+        chosen = partial(relax_frames, frames, predictor, relax_cell=relax_cell)
+        tally = _run(chosen, sources, output, file_format, quiet=quiet, slow=made is not None)
     raise typer.Exit(OK if tally.sound else SOME_FAILED)
 
 
@@ -172,8 +173,6 @@ def _relaxing(
     **options: Any,
 ) -> Callable[..., Iterator[RelaxedFrame]]:
     """What relaxes frames, under ``calculator`` first and under others of that name if more are needed."""
-    from functools import partial
-
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
 
@@ -200,7 +199,13 @@ def _relaxing(
 
 
 def _run(
-    relaxed: Iterator[RelaxedFrame], sources: list[Source], output: str, file_format: str, *, quiet: bool, slow: bool
+    relax_frames: Callable[..., Iterator[RelaxedFrame]],
+    sources: list[Source],
+    output: str,
+    file_format: str,
+    *,
+    quiet: bool,
+    slow: bool,
 ) -> console.Tally:
     from deeprelax_ase.io.sink import open_sink
     from deeprelax_ase.optimizers.batch import write_frame
@@ -214,7 +219,11 @@ def _run(
             shown.print(f"{escape(output)} of an earlier run will be replaced", soft_wrap=True)
         with open_sink(output, file_format) as sink, progress(shown, visible=not quiet, rate=True) as bar:
             task = bar.add_task("relaxing", total=sum(source.count() for source in sources) if counts else None)
-            for frame in relaxed:
+
+            def observe(label: str, step: int) -> None:
+                bar.update(task, description=f"relaxing {escape(console.short(label))}, step {step}")
+
+            for frame in relax_frames(observe=observe) if slow else relax_frames():
                 written = write_frame(sink, frame)
                 tally.add(written)
                 if console.is_reported(written):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from deeprelax_ase.io.sink import Sink
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
+
+
+#: What is told of a crystal that a calculator finishes: its label, and the step.
+Observer = Callable[[str, int], None]
 
 
 class RelaxedFrame(NamedTuple):
@@ -92,6 +97,7 @@ def finish_frames(
     relax_cell: bool | None = None,
     limits: TrustLimits | None = None,
     only_uncertain: bool = False,
+    observe: Observer | None = None,
 ) -> Iterator[RelaxedFrame]:
     """Relaxation of ``frames`` that finishes each prediction under a calculator.
 
@@ -103,6 +109,7 @@ def finish_frames(
         limits: what a prediction has to meet, or is uncertain.
         only_uncertain: finish the predictions that are uncertain, and those that constraints do not let be made in
             batches; hand out the others as they are.
+        observe: is told after each step.
 
     Yields:
         what became of each frame, in order.
@@ -124,7 +131,10 @@ def finish_frames(
             continue
         calculator = make_calculator() if calculator is None else calculator
         try:
-            result, atoms = finish_atoms(frame.atoms, predictor, calculator, prediction=prediction, **options)
+            told = None if observe is None else partial(observe, frame.label)
+            result, atoms = finish_atoms(
+                frame.atoms, predictor, calculator, prediction=prediction, observe=told, **options
+            )
             yield RelaxedFrame(frame.label, result, atoms)
         except Exception as error:  # whatever calculators raise
             yield _unrelaxed(frame, error, predictor.model_name)
@@ -142,6 +152,7 @@ def finish_atoms(
     steps: int = 500,
     finish: str | None = "fire",
     relax_cell: bool | None = None,
+    observe: Callable[[int], None] | None = None,
 ) -> tuple[RelaxationResult, Atoms]:
     """Relaxation of one crystal that finishes its prediction under a calculator.
 
@@ -154,6 +165,7 @@ def finish_atoms(
         steps: most steps, the jump included.
         finish: name of the optimizer that finishes; None for the jump alone.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
+        observe: is told after each step which it was.
 
     Returns:
         what became of it; and the relaxed atoms, which hold energy, forces and stress as the calculator gave them.
@@ -171,6 +183,8 @@ def finish_atoms(
         CallCounter(calculator) as counter,
         DeepRelaxOptimizer(relaxed, logfile=None, predictor=predictor, **options) as optimizer,
     ):
+        if observe is not None:
+            optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
     result = RelaxationResult.finished(

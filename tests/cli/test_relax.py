@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli
+from deeprelax_ase.cli import relax as command
 from deeprelax_ase.errors import CalculatorError, ModelError
 from deeprelax_ase.models import DEFAULT_MODEL
 from deeprelax_ase.uncertainty.calibration import CalibratedError
@@ -342,6 +345,15 @@ class TestCalculator:
         assert second.split()[-3:] == ["converged,", "jump", "rejected"]
         calls = [int(first.split()[3]), int(second.split()[3])]
         assert told.startswith(f"2 converged of 2; 1 jump rejected, {sum(calls)} force calls; ")
+
+    def test_progress_on_a_terminal(self, deeprelax, monkeypatch, crystals):
+        shown = StringIO()
+        monkeypatch.setattr(command, "errors", lambda: Console(file=shown, force_terminal=True, width=120))
+        write("set.extxyz", crystals)
+        deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT")
+        assert "relaxing set.extxyz@2, step" in shown.getvalue()
+        assert "3/3" in shown.getvalue()
+        assert "/s" in shown.getvalue()
 
     def test_the_jump_alone(self, deeprelax, crystals):
         write("set.extxyz", [crystals[2], bulk("Cu", "fcc", a=3.55, cubic=True)])

@@ -221,6 +221,12 @@ class TestFinishFrames:
         assert len(made) == 1
         assert sum(asked) == made[0].calls
 
+    def test_steps_are_told(self):
+        told = []
+        frames = [good("a"), good("b")]
+        made = list(finish_frames(frames, StandInPredictor(), EMT, observe=lambda *step: told.append(step)))
+        assert told == [(f.label, n) for f in made for n in range(f.result.steps + 1)]
+
     def test_out_of_steps(self):
         (frame,) = finish_frames([good()], StandInPredictor(), EMT, fmax=1e-6, steps=2)
         assert frame.result.status == "not converged"
