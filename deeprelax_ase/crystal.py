@@ -9,18 +9,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeprelax_ase.errors import (
     ConstraintError,
     CoordinateRangeError,
+    DeepRelaxError,
     DisorderedStructureError,
     EmptyStructureError,
     MissingCellError,
     NonFiniteError,
     SingularCellError,
+    StructureError,
     UnsupportedElementError,
     VacuumError,
 )
@@ -59,13 +61,13 @@ class Crystal:
 
     def __init__(self, numbers, positions, cell, pbc=(True, True, True)) -> None:
         fields = {
-            "numbers": np.array(numbers, dtype=np.int64).reshape(-1),
+            "numbers": _whole(numbers).reshape(-1),
             "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
             "cell": np.array(cell, dtype=np.float64).reshape(3, 3),
             "pbc": np.array(pbc if np.ndim(pbc) else [pbc] * 3, dtype=bool).reshape(3),
         }
         if len(fields["numbers"]) != len(fields["positions"]):
-            raise ValueError(f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions")
+            raise StructureError(f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions")
         for name, array in fields.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -195,6 +197,36 @@ def _with_vacuum(crystal: Crystal) -> Crystal:
     if not abs(cell[~crystal.pbc][0] @ normal) >= height:
         cell[~crystal.pbc] = height * normal
     return Crystal(crystal.numbers, crystal.positions, cell)
+
+
+def crystal_or_error(structure: Any) -> Crystal | DeepRelaxError:
+    """The crystal of any supported object whose atoms may all move, or the error in its place, whatever is in it."""
+    try:
+        refuse_fixed_atoms(structure)
+        return Crystal.of(structure)
+    except DeepRelaxError as error:
+        return error
+    except Exception as error:  # whatever is in such an object
+        told = error if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        return StructureError(f"this is no structure that can be read: {told}")
+
+
+def crystal_as_it_is(atoms: Any) -> Crystal | None:
+    """The crystal of an object like ASE's ``Atoms``, unchecked, to be drawn or kept; None where there is none in it."""
+    try:
+        return Crystal(atoms.numbers, atoms.positions, np.asarray(atoms.cell), atoms.pbc)
+    except Exception:  # whatever is in such an object
+        return None
+
+
+def _whole(numbers: object) -> np.ndarray:
+    """(...) int64; nothing is rounded."""
+    given = np.asarray(numbers)
+    with np.errstate(invalid="ignore"):
+        whole = given.astype(np.int64)
+    if not np.array_equal(whole, given):
+        raise UnsupportedElementError(f"atomic numbers must be whole, not {given.ravel()[:5].tolist()}")
+    return whole
 
 
 def _determinant(cell: np.ndarray) -> float:

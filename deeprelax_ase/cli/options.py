@@ -54,6 +54,8 @@ ModelName = Annotated[
     ),
 ]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies there from before.")]
+
 # -- which predictions are to be trusted, and what comes of the others
 
 MaxError = Annotated[

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +31,7 @@ from deeprelax_ase.cli.options import (
     ModelName,
     OnUncertain,
     OnUncertainOption,
+    Overwrite,
     Quiet,
     Recycles,
     RelaxCell,
@@ -95,6 +95,7 @@ def relax(
     members: Members = None,
     device: DeviceOption = Device.AUTO,
     relax_cell: RelaxCell = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Relax the crystals of structure files.
@@ -110,7 +111,7 @@ def relax(
         calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=(finish, fmax, steps)
     )
     try:
-        sources, frames, file_format = _open(inputs, output)
+        sources, frames, file_format = _open(inputs, output, overwrite)
         made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(model, made, device, recycles=recycles, members=members)
         relax_frames = _relaxing(
@@ -129,11 +130,11 @@ def relax(
     with plain_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
         chosen = partial(relax_frames, frames, predictor, relax_cell=relax_cell)
-        tally = _run(chosen, sources, output, file_format, quiet=quiet, slow=made is not None)
+        tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
     raise typer.Exit(OK if tally.sound else SOME_FAILED)
 
 
-def _open(inputs: list[str], output: str) -> tuple[list[Source], Iterator[Frame], str]:
+def _open(inputs: list[str], output: str, overwrite: bool) -> tuple[list[Source], Iterator[Frame], str]:
     """The inputs, their frames, and the output's format, once all that can be checked before the work has been."""
     from deeprelax_ase.io.output import check_output
     from deeprelax_ase.io.source import open_source
@@ -141,7 +142,7 @@ def _open(inputs: list[str], output: str) -> tuple[list[Source], Iterator[Frame]
     sources = [open_source(name) for name in inputs]
     frames = chain.from_iterable(source.frames() for source in sources)
     ahead = list(islice(frames, 2))
-    file_format = check_output(output, inputs=sources, several=len(ahead) > 1)
+    file_format = check_output(output, inputs=sources, several=len(ahead) > 1, overwrite=overwrite)
     return sources, chain(ahead, frames), file_format
 
 
@@ -204,6 +205,7 @@ def _run(
     output: str,
     file_format: str,
     *,
+    overwrite: bool,
     quiet: bool,
     slow: bool,
 ) -> console.Tally:
@@ -215,9 +217,10 @@ def _run(
     counts = not quiet and (slow or is_live(shown))
     start = time.perf_counter()
     try:
-        if not quiet and Path(output).exists():
-            shown.print(f"{escape(output)} of an earlier run will be replaced", soft_wrap=True)
-        with open_sink(output, file_format) as sink, progress(shown, visible=not quiet, rate=True) as bar:
+        with (
+            open_sink(output, file_format, overwrite=overwrite) as sink,
+            progress(shown, visible=not quiet, rate=True) as bar,
+        ):
             task = bar.add_task("relaxing", total=sum(source.count() for source in sources) if counts else None)
 
             def observe(label: str, step: int) -> None:

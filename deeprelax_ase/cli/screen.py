@@ -29,6 +29,7 @@ from deeprelax_ase.cli.options import (
     ModelName,
     OnUncertain,
     OnUncertainOption,
+    Overwrite,
     Quiet,
     Recycles,
     RelaxCell,
@@ -78,7 +79,7 @@ Inputs = Annotated[
         "Parquet, and whatever else ASE reads; file@0:10 takes a part.",
     ),
 ]
-Out = Annotated[Path, optional("Folder for the results.", "-o", "--out", metavar="DIR")]
+Out = Annotated[str, optional("Folder for the results.", "-o", "--out", metavar="DIR")]
 ShardOption = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="This process's share of the work, where several share a folder.")
 ]
@@ -163,7 +164,7 @@ def screen(
     raise typer.Exit(SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK)
 
 
-def _run(inputs: list[str], out: Path, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:
+def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:
     """The screening, with a bar; ends the command where it cannot go on."""
     from deeprelax_ase.screening.manifest import Shard
     from deeprelax_ase.screening.run import screen as run_screen
@@ -201,6 +202,7 @@ def export(
         list[str] | None,
         typer.Option(help="Status wanted; repeatable. Default: accepted, unchanged, converged"),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the crystals of a screening to a file that other programs read."""
     require("pyarrow", "screening")
@@ -209,7 +211,13 @@ def export(
     try:
         with plain_warnings(), bar_on(errors(), rate=True) as bar:
             task = bar.add_task("writing", total=None)
-            written = export_results(folder, output, statuses=status or TRUSTED, advance=lambda n: bar.advance(task, n))
+            written = export_results(
+                folder,
+                output,
+                statuses=status or TRUSTED,
+                overwrite=overwrite,
+                advance=lambda n: bar.advance(task, n),
+            )
         repeated = repeated_ids(folder)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
@@ -233,7 +241,7 @@ def _model(name: str | None, calculator: str, device: Device) -> str:
     return model_for(get_calculator(calculator, device=device.value))
 
 
-def _summary(progress: run.Progress, out: Path, seconds: float) -> str:
+def _summary(progress: run.Progress, out: str, seconds: float) -> str:
     made = progress.done - progress.before
     rate = f"{seconds:.1f} s, {made / max(seconds, 1e-9):,.3g} crystals/s"
     return f"{counts(progress.statuses)} of {progress.total:,}; {made:,} of them now, in {rate}; in {escape(str(out))}"

@@ -1,11 +1,41 @@
-"""CIF files cut into their data blocks, each of which holds a structure."""
+"""CIF files cut into their data blocks, each of which holds a structure, and the names of these."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 _BLOCK = re.compile(rb"(?im)^[ \t]*data_(\S*)")
+#: An item of ours: the name of a crystal in JSON, as names of blocks hold neither white space nor other alphabets.
+_NAME = re.compile(rb'(?m)^_deeprelax_name\s+;("[ -~]*")[ \t\r]*$')
 _ATOMS = re.compile(rb"(?im)^[ \t]*_atom_site_(?:fract|cartn)_")
+
+
+def name_of(block: bytes) -> str:
+    """The name that :func:`name_blocks` has given to the crystal of a block; empty if none."""
+    found = _NAME.search(block)
+    return str(json.loads(found.group(1))) if found else ""
+
+
+def name_blocks(path: Path, names: Sequence[str]) -> None:
+    """Give each block of a CIF that ASE wrote the name of its crystal, where it has one."""
+    from ase.io.formats import open_with_compression
+
+    with open_with_compression(str(path), "rb") as stream:
+        text = stream.read()
+    named = iter(names)
+
+    def own(block: re.Match[bytes]) -> bytes:
+        if not (name := next(named)):
+            return block.group()
+        plain = re.sub(r"[^!-~]", "_", name).encode()
+        return b"data_%b\n_deeprelax_name\n;%b\n;" % (plain, json.dumps(name).encode())
+
+    text = re.sub(rb"(?m)^data_image\d+", own, text)
+    with open_with_compression(str(path), "wb") as stream:
+        stream.write(text)
 
 
 def cut(data: bytes) -> list[tuple[str, bytes]]:

@@ -6,6 +6,7 @@ import bz2
 import errno
 import gzip
 import lzma
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,20 @@ from deeprelax_ase.io.frame import escaped
 
 #: What opens files of these endings.
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+#: Numbers of errors that tell of what a file holds: a library makes no sense of it, or looks for what lies before its
+#: beginning.
+_OF_CONTENT = (None, errno.EINVAL)
+
+#: What SQLite says of a database that it cannot reach now, whatever it holds.
+_OUT_OF_REACH = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,10 @@ def reachable(label: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # no number: a library makes no sense of the content; EINVAL: the content sends it to a place that there is not
-        if error.errno in (None, errno.EINVAL) or isinstance(error, SourceError):
+        if error.errno in _OF_CONTENT or isinstance(error, SourceError):
             raise
         raise SourceError(error.errno, f"{label} cannot be read now: {error.strerror}.") from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _OUT_OF_REACH:
+            raise
+        raise SourceError(errno.EAGAIN, f"{label} cannot be read now: {error}.") from error

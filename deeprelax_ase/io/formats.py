@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from deeprelax_ase.errors import SourceError
+from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io import cif, databases, documents, xyz
 from deeprelax_ase.io.files import File, plain_name, reachable
 from deeprelax_ase.io.frame import StructureRef, escaped, unreadable
@@ -71,21 +71,31 @@ def guarded(file: File, refs: Refs) -> Refs:
 
 
 def refs_of(file: File) -> Refs:
-    """The structures of a file, and the error that they end in, if any."""
-    return guarded(file, format_of(file.name).refs(file))
+    """The structures of a file, and the error that they end in, if any: one for each that the file says that it has."""
+    given = 0
+    for given, ref in enumerate(guarded(file, format_of(file.name).refs(file)), start=1):  # noqa: B007
+        yield ref
+    for number in range(given, _told(file) or 0):
+        yield _damaged(f"{file.label}@{number}", StructureFileError("the file is damaged before it"))
 
 
 def count_of(file: File) -> int:
     """How many structures a file has; what is damaged counts as :func:`refs_of` gives it."""
-    if (told := format_of(file.name).count) is not None:
-        try:
-            with reachable(file.label):
-                return told(file)
-        except SourceError:
-            raise
-        except Exception:  # whatever the formats raise, which is told of where it happens
-            pass
-    return sum(1 for _ in refs_of(file))
+    told = _told(file)
+    return sum(1 for _ in refs_of(file)) if told is None else told
+
+
+def _told(file: File) -> int | None:
+    """How many structures a file says that it has; None where it does not."""
+    if (count_in := format_of(file.name).count) is None:
+        return None
+    try:
+        with reachable(file.label):
+            return count_in(file)
+    except SourceError:
+        raise
+    except Exception:  # whatever the formats raise, which is told of where it happens
+        return None
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -122,10 +132,11 @@ def _cif(file: File) -> Refs:
     with file.open() as stream:
         blocks = cif.cut(stream.read())
     if len(blocks) == 1:
-        yield from _ase_file(file, "cif")
+        yield from _ase_file(file, "cif", cif.name_of(blocks[0][1]))
         return
     for number, (name, block) in enumerate(blocks):
-        own = "" if name.startswith("image") and name[5:].isdigit() else name  # ASE's, which tells nothing
+        meaningless = name.startswith("image") and name[5:].isdigit()  # ASE's
+        own = cif.name_of(block) or ("" if meaningless else name)
         yield StructureRef(f"{file.label}@{number}", "file", (block, "cif"), own or f"{file.stem}-{number}")
 
 
@@ -134,13 +145,13 @@ def _one_each(file: File) -> Refs:
     yield from _ase_file(file, ending if ending in ("res", "xsf") else "vasp")
 
 
-def _ase_file(file: File, file_format: str) -> Refs:
+def _ase_file(file: File, file_format: str, name: str = "") -> Refs:
     """A file of one structure, which is read where it is relaxed."""
     content: Any = str(file.path)
     if file.data is not None:
         with file.open() as stream:
             content = stream.read()
-    yield StructureRef(file.label, "file", (content, file_format), file.stem)
+    yield StructureRef(file.label, "file", (content, file_format), name or file.stem)
 
 
 def _lines(file: File) -> Refs:

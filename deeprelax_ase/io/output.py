@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.files import plain_name
+from deeprelax_ase.io.placing import taken
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.source import Source
@@ -18,24 +20,20 @@ if TYPE_CHECKING:
 NUMBER = re.compile(r"%0?\d*d")
 
 
-def check_output(name: str, *, inputs: Iterable[Source], several: bool) -> str:
+def check_output(name: str, *, inputs: Iterable[Source], several: bool, overwrite: bool = False) -> str:
     """The format that ``name`` stands for, if results can be written there; nothing is touched.
 
     Args:
         name: path of the output, or a numbered one with ``%d`` for one file per crystal.
         inputs: what is read; none of it is overwritten.
         several: whether there is more than one crystal.
+        overwrite: whether results of before may be replaced.
 
     Raises:
         OutputError: says what to give instead.
     """
     path = Path(name)
-    _check_place(path)
-    for source in inputs:
-        if any(_may_overwrite(path, file.path) for file in source.files):
-            raise OutputError(f"{name} would overwrite the input {source.name}. Give another name.")
-        if source.path.is_dir() and source.path.resolve() in path.resolve().parents:
-            raise OutputError(f"{name} lies in the input {source.name}. Give another folder.")
+    check_place(path, inputs=inputs, overwrite=overwrite)
     file_format = _format_of(path)
     if several and _is_single(file_format) and not NUMBER.search(path.name):
         numbered = f"{path.stem}-%04d{path.suffix}"
@@ -46,7 +44,27 @@ def check_output(name: str, *, inputs: Iterable[Source], several: bool) -> str:
     return file_format
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path, *, inputs: Iterable[Source], overwrite: bool) -> None:
+    """Refuse a file, of whatever format, that cannot be written, or would take the place of another.
+
+    Args:
+        path: see :func:`check_output`, as of the others.
+
+    Raises:
+        OutputError: says what to give instead.
+    """
+    _check_folder(path)
+    for source in inputs:
+        if any(_may_overwrite(path, file.path) for file in source.files):
+            raise OutputError(f"{path} would overwrite the input {source.name}. Give another name.")
+        if source.path.is_dir() and source.path.resolve() in path.resolve().parents:
+            raise OutputError(f"{path} lies in the input {source.name}. Give another folder.")
+    if not overwrite:
+        for there in _results_at(path):
+            raise taken(there)
+
+
+def _check_folder(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a folder. Give the name of a file in it, such as {path / 'relaxed.extxyz'}.")
     if not path.parent.is_dir():
@@ -89,5 +107,17 @@ def _is_single(file_format: str) -> bool:
 def _may_overwrite(output: Path, source: Path) -> bool:
     if not NUMBER.search(output.name):
         return output.exists() and source.exists() and output.samefile(source)
-    pattern = r"\d+".join(re.escape(part) for part in NUMBER.split(output.name))
-    return output.parent.resolve() == source.parent.resolve() and bool(re.fullmatch(pattern, source.name))
+    return output.parent.resolve() == source.parent.resolve() and bool(_numbered(output).fullmatch(source.name))
+
+
+def _results_at(output: Path) -> Iterator[Path]:
+    """Files that are there already."""
+    if not NUMBER.search(output.name):
+        yield from [output] if os.path.lexists(output) else []
+        return
+    yield from (file for file in output.parent.iterdir() if _numbered(output).fullmatch(file.name))
+
+
+def _numbered(output: Path) -> re.Pattern[str]:
+    """Names of the files that a numbered one stands for."""
+    return re.compile(r"\d+".join(re.escape(part) for part in NUMBER.split(output.name)))

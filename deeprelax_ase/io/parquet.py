@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deeprelax_ase.errors import SourceError
+from deeprelax_ase.errors import SourceError, StructureFileError
 
 #: Bytes, unpacked, of the largest row group that every process may hold; larger ones are read once, by the first.
 LARGEST_GROUP = 2**26
@@ -36,15 +36,20 @@ class RowRef(NamedTuple):
 
 
 def count_rows(path: Path) -> int:
-    """How many rows the file says that it has."""
+    """How many rows the file says that it has.
+
+    Raises:
+        StructureFileError: it is damaged: its parts say something else.
+    """
     with pq.ParquetFile(path) as file:
-        return file.metadata.num_rows
+        return _number_of_rows(file)
 
 
 def rows_of(path: Path) -> Iterator[RowRef | dict[str, Any]]:
     """Of each row its place, or the row itself where it is in a large row group."""
     changed = path.stat().st_mtime_ns
     with pq.ParquetFile(path) as file:
+        _number_of_rows(file)
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size <= LARGEST_GROUP:
@@ -52,6 +57,13 @@ def rows_of(path: Path) -> Iterator[RowRef | dict[str, Any]]:
             else:
                 for batch in file.iter_batches(batch_size=_ROWS, row_groups=[number]):
                     yield from batch.to_pylist()
+
+
+def _number_of_rows(file: pq.ParquetFile) -> int:
+    told, groups = file.metadata.num_rows, [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    if min(groups, default=0) < 0 or sum(groups) != told:
+        raise StructureFileError(f"it says that it has {told} rows, and {groups[:5]} in its parts")
+    return told
 
 
 def row_at(place: RowRef) -> dict[str, Any]:

@@ -2,30 +2,34 @@
 
 Formats that grow (extended XYZ, ASE's trajectories and databases) are written crystal by crystal; the others when all
 crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``. Whatever lies
-there from before is replaced once something is written, and not earlier.
+there from before stays, or if it is to be replaced, does so until something is written.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from abc import ABC, abstractmethod
 from io import BytesIO, StringIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.cif import name_blocks
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
+from deeprelax_ase.io.placing import aside, put, to_disk
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
-def open_sink(name: str, file_format: str, *, whole: bool = False) -> Sink:
+def open_sink(name: str, file_format: str, *, whole: bool = False, overwrite: bool = False) -> Sink:
     """The sink for ``name``, which :func:`~deeprelax_ase.io.output.check_output` has approved.
 
     Args:
@@ -33,21 +37,22 @@ def open_sink(name: str, file_format: str, *, whole: bool = False) -> Sink:
         file_format: ASE's name for its format.
         whole: whether a file of before stays as it is until all crystals are written, and for good where an error
             ends the ``with`` block; otherwise it is replaced by the first crystal.
+        overwrite: whether a file of before is replaced at all. Where it is not, and there is one by then, the first
+            crystal, or the end, raises an ``OutputError``.
     """
-    if NUMBER.search(Path(name).name):
-        return _NumberedSink(Path(name), file_format, whole)
-    return _SINKS.get(file_format, _GatheringSink)(Path(name), file_format, whole)
+    kind = _NumberedSink if NUMBER.search(Path(name).name) else _SINKS.get(file_format, _GatheringSink)
+    return kind(Path(os.path.realpath(name)), file_format, whole, overwrite)
 
 
 class Sink(ABC):
-    """Takes crystals one by one; an exception other than ``OSError`` concerns that crystal alone.
+    """Takes crystals one by one; an exception other than ``OSError`` and ``OutputError`` concerns that crystal alone.
 
-    A context manager. It writes beside the output, and puts that in its place at the right time.
+    A context manager. It writes beside the output, puts that in its place at the right time, and leaves it on the disk.
     """
 
-    def __init__(self, path: Path, file_format: str, whole: bool) -> None:
-        self._path, self._format, self._whole = path, file_format, whole
-        self._part = path.with_name(f".part-{path.name}")
+    def __init__(self, path: Path, file_format: str, whole: bool, overwrite: bool) -> None:
+        self._path, self._format, self._whole, self._overwrite = path, file_format, whole, overwrite
+        self._part = aside(path)
         self._written = 0
 
     def __enter__(self) -> Sink:
@@ -74,13 +79,18 @@ class Sink(ABC):
             self._finish()
             if self._written:
                 self._settle()
+                self._keep()
         finally:
             self._part.unlink(missing_ok=True)
 
     def _settle(self) -> None:
         """Put what is written into the place of the output; it may go on growing there."""
         if self._part.exists():
-            self._part.replace(self._path)
+            put(self._part, self._path, replace=self._overwrite)
+
+    def _keep(self) -> None:
+        """Return once all is on the disk."""
+        to_disk(self._path)
 
     @abstractmethod
     def _write(self, atoms: Atoms) -> None: ...
@@ -101,6 +111,8 @@ class _XyzSink(Sink):
         text = StringIO()
         info = {key: _one_line(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
         write_xyz(text, _with_info(atoms, info))
+        if text.getvalue().count("\n") != len(atoms) + 2:
+            raise ValueError("a name of its info or arrays holds a line break")
         if self._file is None:
             self._file = open_with_compression(str(self._part), "w")
         self._file.write(text.getvalue())
@@ -119,10 +131,12 @@ def _with_info(atoms: Atoms, info: dict[str, Any]) -> Atoms:
 
 
 def _one_line(text: str) -> str:
-    """``text``, as JSON where ASE would not get it back as it is; it takes a backslash for the sign to skip it."""
-    if not re.search(r"[\\\n\r\t]", text):
+    """``text``, as JSON where ASE would not get it back as it is: it takes a backslash for the sign to skip it, ends
+    values at any white space but a blank, and loses empty ones.
+    """
+    if text and not re.search(r"[\\\x00-\x1f]|[^\S ]", text):
         return text
-    return "_JSON " + json.dumps(text, ensure_ascii=False).replace("\\", "\\\\")
+    return "_JSON " + json.dumps(text).replace("\\", "\\\\")
 
 
 class _TrajectorySink(Sink):
@@ -193,7 +207,7 @@ class _JsonSink(_DatabaseSink):
     def _finish(self) -> None:
         if self._written:
             self._database.to_disk()
-            self._part.replace(self._path)
+            put(self._part, self._path, replace=self._overwrite)
 
 
 class _NumberedSink(Sink):
@@ -204,17 +218,26 @@ class _NumberedSink(Sink):
     def _write(self, atoms: Atoms) -> None:
         from ase.io import write
 
-        number, self._count = self._count, self._count + 1
-        name = NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name)
-        part = self._path.with_name(f".part-{name}")
+        path, self._count = self._numbered(self._count), self._count + 1
+        part = aside(path)
         try:
             write(part, atoms, format=self._format)
-            part.replace(self._path.with_name(name))
+            if self._format == "cif":
+                name_blocks(part, [name_in(atoms.info)])
+            put(part, path, replace=self._overwrite, durable=False)
         finally:
             part.unlink(missing_ok=True)
 
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name))
+
     def _finish(self) -> None:
         """Each file is finished already."""
+
+    def _keep(self) -> None:
+        for file in filter(Path.exists, map(self._numbered, range(self._count))):
+            to_disk(file)
+        to_disk(self._path.parent)
 
 
 class _GatheringSink(Sink):
@@ -223,8 +246,8 @@ class _GatheringSink(Sink):
     Whatever happens in the end, the crystals are written somewhere.
     """
 
-    def __init__(self, path: Path, file_format: str, whole: bool) -> None:
-        super().__init__(path, file_format, whole)
+    def __init__(self, path: Path, file_format: str, whole: bool, overwrite: bool) -> None:
+        super().__init__(path, file_format, whole, overwrite)
         self._frames: list[Atoms] = []
 
     def _write(self, atoms: Atoms) -> None:
@@ -246,17 +269,26 @@ class _GatheringSink(Sink):
             self._refuse_silent_loss()
             write(self._part, frames, format=self._format)
             if self._format == "cif":
-                _name_blocks(self._part, [name_in(atoms.info) for atoms in self._frames])
+                name_blocks(self._part, [name_in(atoms.info) for atoms in self._frames])
         except OSError:
             raise
         except Exception as error:  # whatever ASE's formats raise
-            self._part.unlink(missing_ok=True)
-            instead = self._path.with_name(f"{self._path.name.lower()}.extxyz")  # ASE takes XDATCAR.* for an XDATCAR
-            write(instead, self._frames, format="extxyz")
             raise OutputError(
                 f"{self._format} cannot hold these crystals together ({type(error).__name__}: {error}). They are in "
-                f"{instead} instead."
+                f"{self._write_elsewhere()} instead."
             ) from error
+
+    def _write_elsewhere(self) -> Path:
+        """Write the crystals to a file of another format, where there is none yet."""
+        from ase.io import write
+
+        self._part.unlink(missing_ok=True)
+        name = self._path.name.lower()  # ASE takes XDATCAR.* for an XDATCAR
+        names = (f"{name}{'' if not n else f'-{n}'}.extxyz" for n in count())
+        instead = next(path for path in map(self._path.with_name, names) if not path.exists())
+        write(self._part, self._frames, format="extxyz")
+        put(self._part, instead)
+        return instead
 
     def _refuse_silent_loss(self) -> None:
         """ASE before 3.28 writes the first crystal's cell for all into an XDATCAR, and says nothing."""
@@ -266,20 +298,6 @@ class _GatheringSink(Sink):
         cells = [atoms.cell.array for atoms in self._frames]
         if old and self._format == "vasp-xdatcar" and not all(np.array_equal(cell, cells[0]) for cell in cells):
             raise ValueError("ASE before 3.28 writes one cell for all crystals")
-
-
-def _name_blocks(path: Path, names: list[str]) -> None:
-    """Give each block of a CIF that ASE wrote the name of its crystal, where it has one."""
-    from ase.io.formats import open_with_compression
-
-    with open_with_compression(str(path), "rb") as stream:
-        text = stream.read()
-    named = (re.sub(r"\s", "_", name).encode() for name in names)
-    text = re.sub(
-        rb"(?m)^data_image\d+", lambda block: b"data_" + name if (name := next(named)) else block.group(), text
-    )
-    with open_with_compression(str(path), "wb") as stream:
-        stream.write(text)
 
 
 def _is_plain(value: object) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError
+from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.prediction.judgement import (
     KEEP,
@@ -212,12 +212,13 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
 
     Raises:
         OSError: nothing more can be written: no space, no permission.
+        OutputError: something else lies there by now.
     """
     if frame.atoms is None:
         return frame
     try:
         sink.write(frame.atoms)
-    except OSError:
+    except (OSError, OutputError):
         raise
     except Exception as error:  # whatever ASE's formats raise
         given = frame.result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, OversizeError, StructureError
+from deeprelax_ase.errors import DeepRelaxError, DeviceError, OversizeError, StructureError
 
 Made = TypeVar("Made")
 
@@ -39,24 +40,21 @@ def attempt(
     """What ``make`` makes of ``crystals``, all together; those that cannot be done together are tried in halves.
 
     Args:
-        make: does the work; may raise :class:`StructureError`, whose crystal it need not tell, or run out of memory.
+        make: does the work. What it raises is the fault of a crystal, which it need not tell, or of too little memory.
         crystals: any number.
         device: where it works.
 
     Returns:
         For each crystal what was made of it, or why nothing could be.
+
+    Raises:
+        DeviceError: the device is lost to this process.
+        DeepRelaxError: no structure is at fault.
     """
     try:
         return [*make(crystals)] if crystals else []
-    except StructureError as error:
-        failure: DeepRelaxError = error
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        failure = OversizeError(
-            f"a crystal of {len(crystals[0])} atoms needs more memory than {device} has left. Give its primitive cell, "
-            "or take a larger device."
-        )
+    except Exception as error:
+        failure = _failure(error, crystals, device)
     # out here nothing holds on to the tensors of the batch that failed
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -66,6 +64,25 @@ def attempt(
     return [*attempt(make, crystals[:half], device), *attempt(make, crystals[half:], device)]
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised ``error`` for want of memory, on a GPU or in the host."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+def _failure(error: Exception, crystals: Sequence[Crystal], device: torch.device) -> DeepRelaxError:
+    """What to tell of an ``error``, which is not kept itself: it holds on to all that was computed."""
+    if isinstance(error, DeepRelaxError):
+        if isinstance(error, StructureError):
+            return error
+        raise error
+    if out_of_memory(error):
+        return OversizeError(
+            f"a crystal of {len(crystals[0])} atoms needs more memory than {device} has left. Give its primitive cell, "
+            "or take a larger device."
+        )
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        raise DeviceError(f"{device} fails ({' '.join(str(error).split())}). Begin anew in another process.") from error
+    failure = StructureError(f"the prediction failed ({type(error).__name__}: {error})")
+    failure.add_note(traceback.format_exc())
+    return failure
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` was raised for want of memory, on a GPU or in the host."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return told or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)

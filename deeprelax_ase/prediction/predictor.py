@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
+from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
@@ -210,8 +210,9 @@ class Predictor:
         return crystal
 
     def _admitted(self, structure: Crystal | Atoms | Structure) -> Crystal | DeepRelaxError:
+        crystal = crystal_or_error(structure)
         try:
-            return self._admit(structure)
+            return self._admit(crystal) if isinstance(crystal, Crystal) else crystal
         except DeepRelaxError as error:
             return error
 

@@ -6,7 +6,8 @@ import gzip
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deeprelax_ase.errors import OutputError, StructureFileError
-from deeprelax_ase.io.output import check_output
+from deeprelax_ase.io.output import check_output, check_place
+from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source
 from deeprelax_ase.prediction.status import STATUSES, TRUSTED
@@ -26,6 +28,8 @@ from deeprelax_ase.screening.rows import atoms_of, crystals_of
 if TYPE_CHECKING:
     import os
 
+    from deeprelax_ase.crystal import Crystal
+    from deeprelax_ase.io.source import Source
     from deeprelax_ase.screening.manifest import Manifest
 
 _LINES = (".jsonl", ".jsonl.gz")
@@ -36,6 +40,7 @@ def export_results(
     output: str,
     *,
     statuses: Collection[str] = TRUSTED,
+    overwrite: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> int:
     """Write the crystals of a screening, in the order of the inputs; a warning says if some are not done yet.
@@ -45,6 +50,7 @@ def export_results(
         output: file, in the format of its ending: any that ASE writes, ``name-%06d.cif`` for a file for each crystal,
             or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by.
         statuses: of the crystals that are wanted; by default what can be trusted.
+        overwrite: whether a file of before is replaced, once all is written.
         advance: is told after each block how many rows there were.
 
     Returns:
@@ -57,36 +63,59 @@ def export_results(
     """
     if unknown := set(statuses) - set(STATUSES):
         raise OutputError(f"unknown status {', '.join(sorted(unknown))}, must be among {', '.join(STATUSES)}")
-    results = Folder(Path(folder))
+    results, path = Folder(Path(folder)), Path(output)
     manifest = results.manifest()
-    _refuse_overwriting(Path(output), [*results.files(), *_inputs(manifest)])
+    if results.keeps(path):
+        raise OutputError(f"{output} belongs to the screening. Give another name.")
+    inputs, file_format = list(_inputs(manifest)), ""
+    if output.endswith(_LINES):
+        check_place(path, inputs=inputs, overwrite=overwrite)
+    else:
+        file_format = check_output(output, inputs=inputs, several=manifest.structures > 1, overwrite=overwrite)
     if missing := results.missing():
         shards = "" if manifest.shards == 1 else f" (shard {', '.join(map(str, missing))})"
         left = f"{missing.total():,} of {manifest.structures:,} crystals are not done yet{shards}"
         warnings.warn(f"{left}, and not exported", stacklevel=2)
     wanted = _wanted(results, statuses, advance or (lambda rows: None))
-    if output.endswith(_LINES):
-        return _write_lines(wanted, Path(output))
-    file_format = check_output(output, inputs=[], several=manifest.structures > 1)
-    written = 0
-    with open_sink(output, file_format, whole=True) as sink:
-        for table in wanted:
-            for atoms in atoms_of(table):
-                sink.write(atoms)
-                written += 1
-    return written
+    tally = _Tally()
+    if file_format:
+        with open_sink(output, file_format, whole=True, overwrite=overwrite) as sink:
+            for atoms in chain.from_iterable(map(atoms_of, wanted)):
+                with tally.counted(atoms.info["id"]):
+                    sink.write(atoms)
+    else:
+        _write_lines(wanted, path, overwrite, tally)
+    if tally.lost:
+        warnings.warn(f"{tally.lost:,} crystals cannot be written in this format: {tally.first}, ...", stacklevel=2)
+    return tally.written
 
 
-def _inputs(manifest: Manifest) -> Iterator[Path]:
-    """Files that were screened, as far as they are still there."""
+@dataclass
+class _Tally:
+    """How many crystals are written; how many cannot be, and which is the first of them and why."""
+
+    written: int = 0
+    lost: int = 0
+    first: str = ""
+
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        """Counts a crystal; one that cannot be written costs itself."""
+        try:
+            yield
+            self.written += 1
+        except (OSError, OutputError):
+            raise
+        except Exception as error:  # whatever the formats raise
+            self.lost += 1
+            self.first = self.first or f"{name} ({type(error).__name__}: {error})"
+
+
+def _inputs(manifest: Manifest) -> Iterator[Source]:
+    """What was screened, as far as it is still there."""
     for item in manifest.inputs:
         with suppress(StructureFileError):
-            yield from (file.path for file in open_source(item["name"]).files)
-
-
-def _refuse_overwriting(output: Path, files: list[Path]) -> None:
-    if output.exists() and any(file.exists() and output.samefile(file) for file in files):
-        raise OutputError(f"{output} belongs to the screening, or is its input. Give another name.")
+            yield open_source(item["name"])
 
 
 def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int], None]) -> Iterator[pa.Table]:
@@ -95,31 +124,27 @@ def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int],
         advance(len(table))
 
 
-def _write_lines(tables: Iterator[pa.Table], output: Path) -> int:
+def _write_lines(tables: Iterator[pa.Table], output: Path, overwrite: bool, tally: _Tally) -> None:
     """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` if it is known."""
-    opener, written = gzip.open if output.name.endswith(".gz") else open, 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".part-{output.name}")
+    opener, part = gzip.open if output.name.endswith(".gz") else open, aside(output)
     try:
         with opener(part, "wt", encoding="utf-8") as stream:
-            for record in chain.from_iterable(map(_records, tables)):
-                stream.write(json.dumps(record) + "\n")
-                written += 1
-        part.replace(output)
+            for table in tables:
+                names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
+                for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
+                    if crystal is not None:
+                        with tally.counted(name):
+                            stream.write(json.dumps(_record(crystal, name, model, energy)) + "\n")
+        put(part, output, replace=overwrite)
     finally:
         part.unlink(missing_ok=True)
-    return written
 
 
-def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
-    names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
-    for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
-        if crystal is None:
-            continue
-        record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
-        if energy is not None and np.isfinite(energy):
-            record[f"{model}_energy"] = energy
-        yield record
+def _record(crystal: Crystal, name: str, model: str, energy: float | None) -> dict[str, Any]:
+    record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
+    if energy is not None and np.isfinite(energy):
+        record[f"{model}_energy"] = energy
+    return record
 
 
 def repeated_ids(folder: str | os.PathLike) -> dict[str, int]:

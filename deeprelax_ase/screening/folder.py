@@ -12,14 +12,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.placing import put
 from deeprelax_ase.screening.journal import Journal, Line, open_journal, read_journal
-from deeprelax_ase.screening.manifest import Manifest, Shard, to_disk
+from deeprelax_ase.screening.manifest import Manifest, Shard
 from deeprelax_ase.screening.rows import OUTPUT
 
 
@@ -55,7 +57,7 @@ class Folder:
             return block in blocks and shard.owns(block) and self._data(line) is not None
 
         with open_journal(self.path / shard.journal, holds) as journal:
-            for part in self.path.glob("part-*.part"):  # of a run that was killed
+            for part in self.path.glob(f"part-{'[0-9]' * 8}.*.part"):  # of a run that was killed
                 if shard.owns(int(part.name[5:13])):
                     part.unlink(missing_ok=True)
             yield journal
@@ -80,10 +82,10 @@ class Folder:
         """Where the rows of ``block`` are."""
         return self.path / f"part-{block:08d}.parquet"
 
-    def files(self) -> list[Path]:
-        """All that a screening keeps here."""
-        patterns = ("screen.json", "journal*.jsonl", "part-*.parquet")
-        return [file for pattern in patterns for file in self.path.glob(pattern)]
+    def keeps(self, file: Path) -> bool:
+        """Whether ``file`` is, or may become, one that a screening keeps here."""
+        kept = fnmatch(file.name, "screen.json*") or fnmatch(file.name, "journal*") or fnmatch(file.name, "part-*")
+        return kept and file.resolve().parent == self.path.resolve()
 
     def write(self, block: int, table: pa.Table) -> Line:
         """Write the rows of ``block``, whole or not at all.
@@ -100,8 +102,7 @@ class Folder:
         file, part = self.file(block), self.path / f"part-{block:08d}.{os.getpid()}.part"
         try:
             part.write_bytes(data)
-            to_disk(part)
-            part.replace(file)
+            put(part, file)
         except BaseException:
             part.unlink(missing_ok=True)
             raise

@@ -13,7 +13,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.screening.manifest import to_disk
+from deeprelax_ase.io.placing import aside, put, to_disk
 
 Line = dict[str, Any]
 
@@ -74,6 +74,7 @@ def open_journal(file: Path, holds: Callable[[Line], bool]) -> Iterator[Journal]
         if not whole or len(held) < len(lines):
             _write(file, held)
         with file.open("a+b") as stream:
+            to_disk(file.parent)
             yield Journal(file, held, stream)
     finally:
         lock.release()
@@ -110,10 +111,10 @@ def _encoded(line: Line) -> bytes:
 def _decoded(text: bytes) -> Line | None:
     try:
         line = json.loads(text)
-    except ValueError:  # also of bytes that are no text
+    except (ValueError, RecursionError):  # also of bytes that are no text
         return None
     sound = isinstance(line, dict) and all(isinstance(line.get(key), kind) for key, kind in _SHAPE.items())
-    return line if sound else None
+    return line if sound and all(isinstance(count, int) for count in line["statuses"].values()) else None
 
 
 #: What each line has: the number of its block, how many rows have each status, and what its file is to be.
@@ -122,7 +123,6 @@ _SHAPE = {"block": int, "statuses": dict, "digest": str}
 
 def _write(file: Path, lines: dict[int, Line]) -> None:
     """Put ``lines`` in the place of the file, all or none."""
-    part = file.with_name(f"{file.name}.part")
+    part = aside(file)
     part.write_bytes(b"".join(map(_encoded, lines.values())))
-    to_disk(part)
-    part.replace(file)
+    put(part, file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase import __version__
 from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.placing import aside, put, to_disk
 from deeprelax_ase.screening.options import RelaxOptions
 
 if TYPE_CHECKING:
@@ -107,11 +107,20 @@ class Manifest:
             values = json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{**values, "inputs": tuple(values["inputs"])})
             RelaxOptions.from_dict(manifest.options)
+            manifest._check()
         except FileNotFoundError as error:
             raise OutputError(f"{folder} holds no screening: there is no {_FILE}") from error
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(f"{file} is damaged, or of another version: {error}") from error
         return manifest
+
+    def _check(self) -> None:
+        """Raises ValueError or TypeError for values that no screening has."""
+        if min(self.block_size, self.shards) < 1 or any(item["structures"] < 1 for item in self.inputs):
+            raise ValueError("a number is not positive")
+        for item in self.inputs:
+            if not all(isinstance(item[key], str) for key in ("name", "digest", "stamp")):
+                raise TypeError("an input is not named by text")
 
     def agree(self, folder: Path) -> None:
         """Begin ``folder`` with this, or go on with one that was begun with the same.
@@ -139,18 +148,21 @@ class Manifest:
 
     def _begin(self, folder: Path) -> bool:
         """Write the file, unless there is one."""
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is no folder. Give the name of one, or a new name.")
         folder.mkdir(parents=True, exist_ok=True)
-        file, part = folder / _FILE, folder / f"{_FILE}.{os.getpid()}"
+        to_disk(folder.absolute().parent)
+        file = folder / _FILE
         if file.exists():
             return False
+        part = aside(file)
         part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        to_disk(part)
         try:
-            os.link(part, file)  # unlike a rename it fails where another shard was first
-        except FileExistsError:
+            put(part, file, replace=False)
+        except OutputError:  # another shard was first
             return False
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
         return True
 
     def _other_inputs(self, there: Manifest) -> str:
@@ -189,12 +201,3 @@ def stamp_of(source: Source) -> str:
     states = [file.path.stat() for file in source.files]
     stamps = [f"{state.st_size} bytes, {state.st_mtime_ns} ns" for state in states]
     return stamps[0] if len(stamps) == 1 else hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest()
-
-
-def to_disk(file: Path) -> None:
-    """Return once the contents of ``file`` are on the disk."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from typing import Any
 
 from deeprelax_ase.errors import WorkerError
 from deeprelax_ase.screening.devices import WorkerSlot
-from deeprelax_ase.screening.worker import Make, NotSentError, WorkerDied, WorkerProcess, pack
+from deeprelax_ase.screening.worker import ItemError, Make, WorkerDied, WorkerProcess, pack
 
 #: Reason of a crystal that kills its process.
 KILLED = "the process that relaxed this crystal was killed: too little memory, or a crash"
@@ -141,7 +141,7 @@ class WorkerPool:
 
         Raises:
             WorkerError: processes die before they see an item.
-            Exception: what making or doing raised there.
+            Exception: what making raised there; of what doing raised, errors that no item is at fault of.
         """
         rest, opened = iter(jobs), list[Job]()
         running: dict[Future[Any], tuple[Job, Part]] = {}
@@ -176,7 +176,7 @@ class WorkerPool:
             return []
         except WorkerDied:
             parts = self._isolate_crash(part, KILLED, TRIES)
-        except NotSentError as error:
+        except ItemError as error:
             parts = self._isolate_crash(part, str(error), 1)
         place = job.parts.index(part)
         job.parts[place : place + 1] = parts

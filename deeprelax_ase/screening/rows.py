@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from deeprelax_ase.crystal import Crystal, refuse_fixed_atoms
+from deeprelax_ase.crystal import Crystal, crystal_as_it_is, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
@@ -65,17 +65,12 @@ def structures_table(
 
 
 def _row(structure: Any) -> dict[str, Any]:
-    if isinstance(structure, Exception):
-        return _reason(structure)
-    try:
-        refuse_fixed_atoms(structure)
-        return _geometry(Crystal.of(structure))
-    except (DeepRelaxError, TypeError) as error:
-        reason = _reason(error)
-    drawable = hasattr(structure, "numbers") and hasattr(structure, "cell") and min(structure.numbers, default=0) > 0
-    if drawable and max(structure.numbers) <= 118:  # as it is, for whoever looks into it
-        return {**_geometry(Crystal(structure.numbers, structure.positions, np.asarray(structure.cell))), **reason}
-    return reason
+    found = structure if isinstance(structure, Exception) else crystal_or_error(structure)
+    if isinstance(found, Crystal):
+        return _geometry(found)
+    given = crystal_as_it_is(structure)
+    drawable = given is not None and len(given) and given.numbers.min() >= 1 and given.numbers.max() <= 118
+    return {**(_geometry(given) if given is not None and drawable else {}), **_reason(found)}
 
 
 def _reason(error: Exception) -> dict[str, Any]:

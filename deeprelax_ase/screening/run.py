@@ -82,9 +82,12 @@ def screen(
         ModelError, DeviceError, CalculatorError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
+    if not os.fspath(out):
+        raise OutputError("the name of the folder for the results is empty. Give one.")
     options, shard, folder = options or RelaxOptions(), shard or Shard(), Folder(Path(out))
     relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
     sources = [open_source(os.fspath(name)) for name in inputs]
+    _refuse_mixed(sources, folder)
     described = describe(sources, folder.path)
     weights = relaxer.relax.predictor.model.card.sha256
     manifest = Manifest(described, options.to_dict(), block_size, shard.of, id_key, weights)
@@ -101,7 +104,24 @@ def screen(
             progress.statuses.update(line["statuses"])
             if observe:
                 observe(progress)
+        _refuse_changed(sources, manifest, folders=True)
+        if progress.done < progress.total:
+            raise OutputError(
+                f"the inputs gave {progress.done:,} structures, not {progress.total:,} as when they were counted. Copy "
+                "them to where they do not change, and screen them into another folder."
+            )
     return progress
+
+
+def _refuse_mixed(sources: Sequence[Source], folder: Folder) -> None:
+    """The results of a screening are not to be among its inputs."""
+    place = folder.path.resolve()
+    for source in sources:
+        path = source.path.resolve()
+        if source.path.is_dir() and path in (place, *place.parents):
+            raise OutputError(f"{folder.path} lies in the input {source.name}. Give another folder.")
+        if folder.keeps(source.path):
+            raise OutputError(f"{source.name} belongs to the results in {folder.path}. Give another folder.")
 
 
 def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress:
@@ -130,10 +150,10 @@ def _relaxed(
         yield from pool.imap(blocks)
 
 
-def _refuse_changed(sources: Sequence[Source], manifest: Manifest) -> None:
-    """For inputs of one file: a look at each file of a folder would take as long as its structure."""
+def _refuse_changed(sources: Sequence[Source], manifest: Manifest, *, folders: bool = False) -> None:
+    """Inputs of one file, and ``folders`` too: a look at each file of these takes as long as its structure."""
     for source, item in zip(sources, manifest.inputs, strict=True):
-        if len(source.files) == 1 and stamp_of(source) != item["stamp"]:
+        if (folders or len(source.files) == 1) and stamp_of(source) != item["stamp"]:
             raise OutputError(
                 f"{source.name} changed while it was screened. What was done before is kept: bring the input back and "
                 "give the same command, or screen the new one into another folder."

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
 from deeprelax_ase.screening.devices import WorkerSlot, claim_device
 
 #: What a process does: made in it, of the device that it is to use, and then called with each question.
@@ -24,8 +25,8 @@ class WorkerDied(Exception):
     """The process ended before it answered."""
 
 
-class NotSentError(Exception):
-    """The question cannot be sent to another process; says why."""
+class ItemError(Exception):
+    """The question cannot be answered, by the fault of an item in it as far as one can tell; says why."""
 
 
 class WorkerProcess:
@@ -59,15 +60,24 @@ class WorkerProcess:
         """The answer to a question that was packed by :func:`pack`.
 
         Raises:
-            WorkerDied: of this question, or of something else in the meantime.
-            NotSentError: it cannot be unpacked there.
-            Exception: what the answering raised.
+            WorkerDied: of this question, or of something else in the meantime; or its device is lost to it.
+            ItemError: it cannot be unpacked there, or answering raised an error that nobody has foreseen.
+            DeepRelaxError, OSError: what the answering raised, and no structure is at fault of.
         """
         try:
             self._pipe.send_bytes(question)
         except OSError as error:
             raise WorkerDied from error
-        return self._answer()
+        try:
+            return self._answer()
+        except DeviceError as error:
+            raise WorkerDied from error
+        except (WorkerDied, ItemError, OSError):
+            raise
+        except Exception as error:  # whatever structures make libraries raise
+            if isinstance(error, DeepRelaxError) and not isinstance(error, StructureError):
+                raise
+            raise ItemError(f"{type(error).__name__}: {error}") from error
 
     def end(self) -> None:
         """End the process at once; whoever waits for an answer gets none."""
@@ -93,7 +103,7 @@ def pack(question: Any) -> bytes:
     """A question as bytes.
 
     Raises:
-        NotSentError: it holds what cannot be sent to another process.
+        ItemError: it holds what cannot be sent to another process.
     """
     try:
         return bytes(ForkingPickler.dumps(question))
@@ -101,8 +111,8 @@ def pack(question: Any) -> bytes:
         raise _not_sent(error) from error
 
 
-def _not_sent(error: Exception) -> NotSentError:
-    return NotSentError(f"it cannot be sent to another process ({type(error).__name__}: {error})")
+def _not_sent(error: Exception) -> ItemError:
+    return ItemError(f"it cannot be sent to another process ({type(error).__name__}: {error})")
 
 
 # -- in the process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -306,7 +307,7 @@ class TestUsage:
         monkeypatch.setattr(PREDICTOR, load)
         write("set.extxyz", crystals)
         Path("relaxed.extxyz").write_text("an earlier result")
-        result = deeprelax("relax", "set.extxyz", "--model", "B")
+        result = deeprelax("relax", "set.extxyz", "--model", "B", "--overwrite")
         assert result.exit_code == 2
         assert result.stderr == "Error: Unknown model 'B', must be one of ['A']\n"
         assert Path("relaxed.extxyz").read_text() == "an earlier result"
@@ -405,22 +406,23 @@ def test_interrupted(deeprelax, monkeypatch, crystals):
 
 
 def test_full_disk(deeprelax, crystals):
-    Path(".part-relaxed.extxyz").symlink_to("/dev/full")
+    Path(f".part-{os.getpid()}-relaxed.extxyz").symlink_to("/dev/full")
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz")
     assert result.exit_code == 1
     assert "relaxed.extxyz cannot be written: [Errno 28] No space left on device" in result.stderr
 
 
-def test_results_of_before_stay_until_something_is_written(deeprelax, crystals):
+def test_results_of_before_are_replaced_if_asked_for_once_something_is_written(deeprelax, crystals):
     write("relaxed.extxyz", crystals)
     Path("bad.cif").write_text("data_broken\n_cell_length_a nothing\n")
-    result = deeprelax("relax", "bad.cif")
-    assert result.exit_code == 1
-    assert "relaxed.extxyz of an earlier run will be replaced" in result.stderr
-    assert len(read("relaxed.extxyz", index=":")) == 3
     write("good.vasp", crystals[0])
-    assert deeprelax("relax", "good.vasp").exit_code == 0
+    refused = deeprelax("relax", "good.vasp")
+    assert refused.exit_code == 2
+    assert "relaxed.extxyz exists already. Give another name, or replace it with --overwrite" in refused.stderr
+    assert deeprelax("relax", "bad.cif", "--overwrite").exit_code == 1
+    assert len(read("relaxed.extxyz", index=":")) == 3
+    assert deeprelax("relax", "good.vasp", "--overwrite").exit_code == 0
     assert len(read("relaxed.extxyz", index=":")) == 1
 
 

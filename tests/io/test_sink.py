@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 
 import ase
@@ -30,8 +30,9 @@ def crystals() -> list[Atoms]:
     return made
 
 
-def write_all(path: Path, frames: list[Atoms]) -> None:
-    writer = open_sink(str(path), check_output(str(path), inputs=[], several=len(frames) > 1))
+def write_all(path: Path, frames: list[Atoms], *, overwrite: bool = False) -> None:
+    file_format = check_output(str(path), inputs=[], several=len(frames) > 1, overwrite=overwrite)
+    writer = open_sink(str(path), file_format, overwrite=overwrite)
     for atoms in frames:
         writer.write(atoms)
     writer.close()
@@ -100,7 +101,7 @@ def test_readable_after_every_crystal(tmp_path, crystals, name):
 @pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.cif", "r.vasp"])
 def test_an_earlier_result_is_replaced(tmp_path, crystals, name):
     write_all(tmp_path / name, crystals[:1])
-    write_all(tmp_path / name, crystals[1:2])
+    write_all(tmp_path / name, crystals[1:2], overwrite=True)
     (found,) = read(tmp_path / name, index=":")
     assert found.cell.volume == pytest.approx(crystals[1].cell.volume, rel=1e-6)
 
@@ -174,7 +175,9 @@ def test_what_was_there_stays_until_something_is_written(tmp_path, crystals, nam
     file = tmp_path / name.replace("%d", "0")
     write_all(tmp_path / name, crystals[:1])
     before = file.read_bytes()
-    with open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=False)):
+    output = str(tmp_path / name)
+    file_format = check_output(output, inputs=[], several=False, overwrite=True)
+    with open_sink(output, file_format, overwrite=True):
         assert file.read_bytes() == before
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
@@ -184,17 +187,17 @@ def test_what_was_there_stays_until_something_is_written(tmp_path, crystals, nam
 def test_a_whole_file_or_the_one_of_before(tmp_path, crystals, name):
     write_all(tmp_path / name, crystals[:1])
     before = (tmp_path / name).read_bytes()
-    file_format = check_output(str(tmp_path / name), inputs=[], several=True)
+    file_format = check_output(str(tmp_path / name), inputs=[], several=True, overwrite=True)
 
     def interrupted():
-        with open_sink(str(tmp_path / name), file_format, whole=True) as sink:
+        with open_sink(str(tmp_path / name), file_format, whole=True, overwrite=True) as sink:
             sink.write(crystals[1])
             raise KeyError
 
     with pytest.raises(KeyError):
         interrupted()
     assert (tmp_path / name).read_bytes() == before
-    with open_sink(str(tmp_path / name), file_format, whole=True) as sink:
+    with open_sink(str(tmp_path / name), file_format, whole=True, overwrite=True) as sink:
         for atoms in crystals:
             sink.write(atoms)
         assert (tmp_path / name).read_bytes() == before
@@ -203,13 +206,61 @@ def test_a_whole_file_or_the_one_of_before(tmp_path, crystals, name):
 
 
 @pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.json", "r.cif", "r.xyz.gz", "r.cif.gz"])
-@pytest.mark.parametrize("identity", ["007", "True", "a b", "a\nb\tc", 'quo"te', "back\\slash"])
+@pytest.mark.parametrize(
+    "identity",
+    ["007", "True", "a b", "a\nb\tc", 'quo"te', "back\\slash", " blank ", "a\u2028b\x0bc", "é", "image0", ";x"],
+)
 def test_names_come_back(tmp_path, crystals, name, identity):
     for atoms in crystals:
         atoms.info["material_id"] = identity
     write_all(tmp_path / name, crystals)
-    expected = re.sub(r"\s", "_", identity) if "cif" in name else identity
-    assert [frame.name for frame in read_frames(tmp_path / name)] == [expected] * 3
+    assert [frame.name for frame in read_frames(tmp_path / name)] == [identity] * 3
+
+
+def test_names_come_back_from_files_of_one_crystal(tmp_path, crystals):
+    crystals[0].info["id"] = "mp 149"
+    write_all(tmp_path / "one.cif", crystals[:1])
+    write_all(tmp_path / "many-%d.cif", crystals[:1])
+    assert [frame.name for frame in read_frames([tmp_path / "one.cif", tmp_path / "many-0.cif"])] == ["mp 149"] * 2
+
+
+def test_texts_that_extended_xyz_would_lose_come_back(tmp_path, crystals):
+    crystals[0].info |= {"empty": "", "feed": "a\x0cb", "pbc note": "x"}
+    write_all(tmp_path / "r.extxyz", crystals)
+    frame, *_ = read_frames(tmp_path / "r.extxyz")
+    assert frame.atoms.info["empty"] == ""
+    assert frame.atoms.info["feed"] == "a\x0cb"
+    assert frame.atoms.pbc.all()
+
+
+def test_a_name_with_a_line_break_costs_its_crystal_alone(tmp_path, crystals):
+    with open_sink(str(tmp_path / "r.extxyz"), "extxyz") as sink:
+        crystals[0].info["two\nlines"] = 1
+        with pytest.raises(ValueError, match="line break"):
+            sink.write(crystals[0])
+        sink.write(crystals[1])
+    (frame,) = read_frames(tmp_path / "r.extxyz")
+    assert frame.error is None
+
+
+@pytest.mark.parametrize("name", ["r.extxyz", "r.traj", "r.db", "r.json", "r.cif", "r-%d.vasp"])
+def test_what_another_process_has_written_meanwhile_stays(tmp_path, crystals, name):
+    file = tmp_path / name.replace("%d", "0")
+    sink = open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=False))
+    file.write_text("of another run")
+    with pytest.raises(OutputError, match=r"exists already.*--overwrite"), sink:
+        sink.write(crystals[0])
+    assert file.read_text() == "of another run"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_link_leads_to_where_results_go(tmp_path, crystals):
+    (tmp_path / "elsewhere").mkdir()
+    write_all(tmp_path / "elsewhere" / "r.extxyz", crystals[:1])
+    (tmp_path / "r.extxyz").symlink_to(tmp_path / "elsewhere" / "r.extxyz")
+    write_all(tmp_path / "r.extxyz", crystals, overwrite=True)
+    assert (tmp_path / "r.extxyz").is_symlink()
+    assert len(read(tmp_path / "elsewhere" / "r.extxyz", ":")) == 3
 
 
 def test_results_and_constraints_come_back(tmp_path, crystals):
@@ -239,6 +290,6 @@ def test_json_takes_time_in_proportion(tmp_path, crystals):
 
 
 def test_a_full_disk_ends_a_database_as_it_does_other_files(tmp_path, crystals):
-    (tmp_path / ".part-r.db").mkdir()
+    (tmp_path / f".part-{os.getpid()}-r.db").mkdir()
     with pytest.raises(OSError), open_sink(str(tmp_path / "r.db"), "db") as sink:  # noqa: PT011
         sink.write(crystals[0])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
-from ase.io import read
+from ase import Atoms
+from ase.io import extxyz, read, write
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, export_results, screen
+from tests.screening.conftest import some_crystals
 
 
 @pytest.fixture
@@ -25,8 +29,10 @@ def test_a_damaged_block_costs_nothing_that_was_written_before(screened: Folder,
     assert export_results(screened.path, str(output)) == 6
     before = output.read_bytes()
     os.truncate(screened.file(1), 100)
-    with pytest.raises(OutputError, match=r"part-00000001\.parquet is missing or damaged"):
+    with pytest.raises(OutputError, match=r"exists already"):
         export_results(screened.path, str(output))
+    with pytest.raises(OutputError, match=r"part-00000001\.parquet is missing or damaged"):
+        export_results(screened.path, str(output), overwrite=True)
     assert output.read_bytes() == before
     assert not [file for file in tmp_path.iterdir() if "part" in file.name]
 
@@ -37,19 +43,56 @@ def test_a_shard_that_is_missing_is_said(xyz, tmp_path: Path, quick: RelaxOption
     with pytest.warns(UserWarning, match=r"3 of 7 crystals are not done yet \(shard 2/2\)"):
         assert export_results(out, str(tmp_path / "relaxed.extxyz")) == 4
     screen([file], out, quick, workers=0, block_size=2, shard=Shard(2, 2))
-    assert export_results(out, str(tmp_path / "relaxed.extxyz")) == 7
+    assert export_results(out, str(tmp_path / "relaxed.extxyz"), overwrite=True) == 7
     assert [atoms.info["id"] for atoms in read(tmp_path / "relaxed.extxyz", ":")] == [f"crystal-{n}" for n in range(7)]
 
 
 def test_a_part_of_an_input_is_not_overwritten(xyz, tmp_path: Path, quick: RelaxOptions) -> None:
     screen([f"{xyz(4)}@1:3"], tmp_path / "out", quick, workers=0)
-    with pytest.raises(OutputError, match="is its input"):
-        export_results(tmp_path / "out", str(tmp_path / "crystals.extxyz"))
+    with pytest.raises(OutputError, match="would overwrite the input"):
+        export_results(tmp_path / "out", str(tmp_path / "crystals.extxyz"), overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["crystals.extxyz", "out/journal.jsonl", "out/part-00000000.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "crystals.extxyz",
+        *(f"out/{name}" for name in ("journal.jsonl", "journal-3-of-3.jsonl", "part-00000000.parquet", "screen.json")),
+    ],
+)
 def test_what_the_screening_needs_is_not_overwritten(screened: Folder, tmp_path: Path, name: str) -> None:
-    before = (tmp_path / name).read_bytes()
-    with pytest.raises(OutputError, match="belongs to the screening, or is its input"):
-        export_results(screened.path, str(tmp_path / name))
-    assert (tmp_path / name).read_bytes() == before
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(OutputError, match=r"belongs to the screening|would overwrite the input"):
+        export_results(screened.path, str(tmp_path / name), overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_numbered_files_that_were_screened_are_not_overwritten(tmp_path: Path, quick: RelaxOptions) -> None:
+    (tmp_path / "in").mkdir()
+    for number, atoms in enumerate(some_crystals(2)):
+        write(tmp_path / "in" / f"{number}.cif", atoms)
+    screen([tmp_path / "in"], tmp_path / "out", quick, workers=0)
+    with pytest.raises(OutputError, match="would overwrite the input"):
+        export_results(tmp_path / "out", str(tmp_path / "in" / "%d.cif"), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["all.extxyz", "all.jsonl"])
+def test_a_crystal_that_a_format_cannot_hold_costs_itself(
+    tmp_path: Path, quick: RelaxOptions, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = some_crystals(1)[0]
+    flat.cell[:] = 0
+    flat.info = {"id": "flat"}
+    write(tmp_path / "set.traj", [*some_crystals(2), flat])
+    screen([tmp_path / "set.traj"], tmp_path / "out", quick, workers=0)
+    statuses = ("predicted", "failed")
+    if name.endswith("xyz"):
+        monkeypatch.setattr("ase.io.extxyz.write_xyz", partial(_write_but, "flat", extxyz.write_xyz))
+    with pytest.warns(UserWarning, match=r"1 crystals cannot be written in this format: flat"):
+        assert export_results(tmp_path / "out", str(tmp_path / name), statuses=statuses) == 2
+
+
+def _write_but(name: str, write_xyz: Callable, stream: IO, atoms: Atoms) -> None:
+    if atoms.info["id"] == name:
+        raise KeyError(name)
+    write_xyz(stream, atoms)
