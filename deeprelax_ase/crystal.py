@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.errors import (
+    BrokenStructureError,
     ConstraintError,
     CoordinateRangeError,
     DeepRelaxError,
@@ -22,7 +23,6 @@ from deeprelax_ase.errors import (
     MissingCellError,
     NonFiniteError,
     SingularCellError,
-    StructureError,
     UnsupportedElementError,
     VacuumError,
 )
@@ -67,7 +67,9 @@ class Crystal:
             "pbc": np.array(pbc if np.ndim(pbc) else [pbc] * 3, dtype=bool).reshape(3),
         }
         if len(fields["numbers"]) != len(fields["positions"]):
-            raise StructureError(f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions")
+            raise BrokenStructureError(
+                f"{len(fields['numbers'])} atomic numbers, but {len(fields['positions'])} positions"
+            )
         for name, array in fields.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -208,7 +210,7 @@ def crystal_or_error(structure: Any) -> Crystal | DeepRelaxError:
         return error
     except Exception as error:  # whatever is in such an object
         told = error if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
-        return StructureError(f"this is no structure that can be read: {told}")
+        return BrokenStructureError(f"this is no structure that can be read: {told}")
 
 
 def crystal_as_it_is(atoms: Any) -> Crystal | None:

@@ -67,6 +67,10 @@ class StructureFileError(StructureError):
     """A structure file cannot be read."""
 
 
+class BrokenStructureError(StructureError):
+    """What is in the structure made another library fail: it cannot be read, or the prediction of it cannot be made."""
+
+
 class SourceError(DeepRelaxError, OSError):
     """What is to be read is away, or the system does not let it be read: no fault of a structure."""
 

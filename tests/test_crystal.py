@@ -10,7 +10,7 @@ from ase.constraints import FixAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.crystal import Crystal, check_elements, validate
+from deeprelax_ase.crystal import Crystal, check_elements, crystal_as_it_is, crystal_or_error, validate
 from deeprelax_ase.errors import (
     CoordinateRangeError,
     DeepRelaxError,
@@ -133,6 +133,50 @@ class TestAse:
         atoms.arrays["numbers"][0] = number
         with pytest.raises(UnsupportedElementError, match=f"{number}.* are those of no element"):
             Crystal.from_atoms(atoms)
+
+    @pytest.mark.parametrize("numbers", [[11.5, 17], [np.nan, 17]])
+    def test_numbers_are_not_rounded(self, numbers: list[float]) -> None:
+        with pytest.raises(UnsupportedElementError, match="atomic numbers must be whole"):
+            Crystal(numbers, np.zeros((2, 3)), CUBE)
+        assert Crystal([11.0, 17.0], np.zeros((2, 3)), CUBE).numbers.tolist() == [11, 17]
+
+
+class Broken:
+    """An object of another library that can tell nothing of itself."""
+
+    cell = pbc = None
+
+    @property
+    def numbers(self) -> None:
+        raise RuntimeError("gone")
+
+
+def broken_arrays(name: str, array: np.ndarray) -> Atoms:
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    atoms.arrays[name] = array
+    return atoms
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        *("POSCAR", None, 3, {}, Broken(), Atoms()),
+        broken_arrays("positions", np.zeros((1, 3))),
+        broken_arrays("positions", np.zeros((2, 2))),
+        broken_arrays("positions", np.array([["x"] * 3] * 2)),
+        broken_arrays("numbers", np.array([11.5, 17])),
+    ],
+)
+def test_what_is_no_structure_gives_an_error_and_raises_none(structure: object) -> None:
+    assert isinstance(crystal_or_error(structure), StructureError)
+
+
+def test_what_cannot_be_relaxed_can_still_be_looked_at() -> None:
+    flat = bulk("NaCl", "rocksalt", a=5.6)
+    flat.cell[:] = 0
+    assert len(crystal_as_it_is(flat) or ()) == 2
+    assert crystal_as_it_is(Broken()) is None
+    assert crystal_as_it_is(broken_arrays("positions", np.zeros((1, 3)))) is None
 
 
 class TestPymatgen:

@@ -7,9 +7,6 @@ restores it exactly, by averaging deformation and displacements over the operati
 
 from __future__ import annotations
 
-import os
-import re
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
+from deeprelax_ase.io.spglib_import import quiet_spglib
 
 #: Å. How far atoms may be from symmetric positions. It covers files with four decimals; a symmetry broken on purpose by
 #: more than this is left broken.
@@ -31,9 +29,6 @@ _NO_FREEDOM = 1e-6
 
 #: Distances between operated and original atoms that are compared at once, to bound the memory.
 _CHUNK = 2**20
-
-#: The filter of what spglib 2.7 and 2.8 say in every call.
-_NEXT_VERSION = ("ignore", re.compile("Set OLD_ERROR_HANDLING", re.IGNORECASE), DeprecationWarning, None, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +133,7 @@ def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> Symmet
 
 
 def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
-    spglib = _spglib()
+    spglib = quiet_spglib()
     structure = (crystal.cell, crystal.fractional_positions, crystal.numbers)
     try:
         return spglib.get_symmetry_dataset(structure, symprec=symprec)
@@ -146,24 +141,10 @@ def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
         return None
 
 
-def _spglib() -> Any:
-    """Spglib, which is not to write about a crystal that it finds no group for, nor about its next version.
-
-    A value that the user chose is left alone. The one filter is put in front again when another has come before it:
-    ``warnings.catch_warnings`` would silence, and restore, those of all threads.
-    """
-    import spglib
-
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")
-    if warnings.filters[:1] != [_NEXT_VERSION]:
-        warnings.filterwarnings("ignore", _NEXT_VERSION[1].pattern, DeprecationWarning)
-    return spglib
-
-
 @cache
 def _group(hall_number: int) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (S, 3, 3) and translations (S, 3) in the conventional cell, one for each rotation."""
-    group = _spglib().get_symmetry_from_database(hall_number)
+    group = quiet_spglib().get_symmetry_from_database(hall_number)
     rotations, first = np.unique(group["rotations"], axis=0, return_index=True)
     return rotations, group["translations"][first]
 

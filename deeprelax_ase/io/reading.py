@@ -15,8 +15,9 @@ import numpy as np
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureFileError
 from deeprelax_ase.io import databases, documents, xyz
-from deeprelax_ase.io.files import reachable
+from deeprelax_ase.io.files import File, reachable
 from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef, name_in, unreadable
+from deeprelax_ase.io.space_groups import check_setting
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -74,6 +75,8 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
     where, file_format = content
     row = ioformats[file_format]
     atoms_in: Any = partial(read, format=file_format, do_not_split_by_at_sign=True)
+    if file_format == "cif":
+        return _made(_cif(where, atoms_in))
     if isinstance(where, str):
         return _made(atoms_in(where))
     if not row.acceptsfd:
@@ -82,6 +85,15 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
             return _made(atoms_in(file.name))
     stream = BytesIO(where)
     return _made(atoms_in(stream if row.isbinary else TextIOWrapper(stream, "utf-8", "backslashreplace")))
+
+
+def _cif(where: str | bytes, atoms_in: Callable[[BytesIO], Atoms]) -> Atoms:
+    if isinstance(where, str):
+        with File.on_disk(Path(where)).open() as stream:
+            where = stream.read()
+    atoms = atoms_in(BytesIO(where))
+    check_setting(where.decode("utf-8", "replace"), atoms)
+    return atoms
 
 
 def _database(content: tuple[str, int]) -> _Found:

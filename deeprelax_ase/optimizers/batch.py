@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.prediction.judgement import (
@@ -187,9 +187,10 @@ def finish_atoms(
             optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
+    before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (atoms, relaxed))
     result = RelaxationResult.finished(
-        _crystal(atoms),
-        _crystal(relaxed),
+        before,
+        after,
         converged=converged,
         prediction=optimizer.prediction,  # None where the start was converged already
         decision=optimizer.decision,
@@ -256,17 +257,12 @@ def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *,
 
 def _unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
     """Of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
-    crystal = None if frame.atoms is None else _crystal(frame.atoms)
+    crystal = None if frame.atoms is None else crystal_as_it_is(frame.atoms)
     result = RelaxationResult.unrelaxed(error, crystal, model=model)
     if frame.atoms is not None:
         forget(frame.atoms)  # of an earlier run
         frame.atoms.info.update(result.info)
     return RelaxedFrame(frame.label, result, frame.atoms)
-
-
-def _crystal(atoms: Atoms) -> Crystal:
-    """As it is, whether or not the model could relax it."""
-    return Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
 
 
 def _keep_results(atoms: Atoms, calculator: Calculator) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, DeviceError, OversizeError, StructureError
+from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, DeviceError, OversizeError, StructureError
 
 Made = TypeVar("Made")
 
@@ -77,7 +77,7 @@ def _failure(error: Exception, crystals: Sequence[Crystal], device: torch.device
         )
     if isinstance(error, RuntimeError) and "CUDA error" in str(error):
         raise DeviceError(f"{device} fails ({' '.join(str(error).split())}). Begin anew in another process.") from error
-    failure = StructureError(f"the prediction failed ({type(error).__name__}: {error})")
+    failure = BrokenStructureError(f"the prediction failed ({type(error).__name__}: {error})")
     failure.add_note(traceback.format_exc())
     return failure
 

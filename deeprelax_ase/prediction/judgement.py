@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deeprelax_ase.errors import (
+    BrokenStructureError,
     ConstraintError,
     DeepRelaxError,
     ModelError,
@@ -145,7 +146,8 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
 
 def is_refusal(error: Exception) -> bool:
     """Whether ``error`` tells of a crystal that was read, and that nothing is predicted of."""
-    return isinstance(error, StructureError | ConstraintError) and not isinstance(error, StructureFileError)
+    unread = isinstance(error, StructureFileError | BrokenStructureError)
+    return isinstance(error, StructureError | ConstraintError) and not unread
 
 
 def _doubt(made: Judged, limits: TrustLimits) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.frame import Frame, name_in
 from deeprelax_ase.io.source import read_frames
@@ -18,7 +18,7 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
 
 if TYPE_CHECKING:
-    from ase import Atoms
+    pass
 
 #: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume
 #: and the error that is expected of it.
@@ -132,7 +132,7 @@ class RelaxedFile:
         last = max(wanted, default=-1)
         for place, frame in enumerate(islice(read_frames(self._initial), last + 1)):
             if place in wanted:
-                yield place, None if frame.atoms is None else _crystal(frame.atoms)
+                yield place, None if frame.atoms is None else crystal_as_it_is(frame.atoms)
 
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`Results`; a file does not tell of options, so they are the usual ones."""
@@ -159,12 +159,9 @@ class RelaxedFile:
         if frame.atoms is None:
             return name, RelaxationResult.unrelaxed(frame.error or "it cannot be read")
         name = name_in(frame.atoms.info) or name
-        initial = None if start is None or start.atoms is None else _crystal(start.atoms)
+        if crystal_as_it_is(frame.atoms) is None:
+            return name, RelaxationResult.failed(f"{frame.label} holds no structure that can be read")
+        initial = None if start is None or start.atoms is None else crystal_as_it_is(start.atoms)
         if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
             raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")
         return name, RelaxationResult.from_atoms(frame.atoms, initial=initial)
-
-
-def _crystal(atoms: Atoms) -> Crystal:
-    """As it is, unchecked."""
-    return Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.errors import DeepRelaxError, StructureError, UncertainPredictionError
+from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, UncertainPredictionError
 from deeprelax_ase.prediction.judgement import SKIP, announce
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening.devices import default_workers
@@ -77,7 +77,7 @@ def _in_processes(rest: Iterator[Given], options: RelaxOptions, workers: int, ch
     with WorkerPool(
         partial(_list_predictor, options),
         join=chain.from_iterable,
-        mark_failed=lambda items, reason: [StructureError(reason) for _ in items],
+        mark_failed=lambda items, reason: [BrokenStructureError(reason) for _ in items],
         workers=workers,
         device=options.device,
     ) as pool:

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from ase.db import connect
 from ase.io import write
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.errors import SourceError, StructureFileError
+from deeprelax_ase.io.reading import read
 from deeprelax_ase.io.source import open_source
 from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.rows import structures_table
@@ -332,3 +334,48 @@ def test_a_database_keeps_its_keys(tmp_path: Path) -> None:
     assert frame.atoms is not None
     assert frame.atoms.info == {"deeprelax_status": "accepted", "name": "salt"}
     assert frame.name == "salt"
+
+
+def test_rows_of_a_damaged_database_that_cannot_be_reached_have_errors(tmp_path: Path) -> None:
+    """Each of those that the database says that it has."""
+    path, number = tmp_path / "set.db", 60
+    with connect(path) as db:
+        for atoms in some_crystals(number):
+            db.write(atoms, data={"text": "x" * 1000})
+    content = bytearray(path.read_bytes())
+    for page in range(2, len(content) // 4096, 3):
+        content[4096 * page : 4096 * page + 64] = b"?" * 64
+    path.write_bytes(content)
+    source = open_source(path)
+    frames = list(source.frames())
+    assert source.count() == len(frames) == number
+    assert any(frame.error for frame in frames)
+
+
+def test_a_database_that_is_locked_is_no_fault_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(database(tmp_path / "set.db"))
+    refs = list(source.refs())
+    monkeypatch.setattr("ase.db.sqlite.sqlite3.connect", partial(sqlite3.connect, timeout=0))
+    with closing(sqlite3.connect(tmp_path / "set.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SourceError, match=r"set\.db.* cannot be read now: database is locked"):
+            list(open_source(tmp_path / "set.db").refs())
+        with pytest.raises(SourceError, match="database is locked"):
+            read(refs[0])
+    assert read(refs[0]).error is None
+
+
+@pytest.mark.parametrize("name", ["set.traj", "set.zip"])
+def test_places_before_the_beginning_of_a_file_are_damage(tmp_path: Path, name: str) -> None:
+    """They make the system complain, of what the file holds."""
+    path = tmp_path / name
+    if name.endswith("traj"):
+        write(path, some_crystals(NUMBER))
+        content = bytearray(path.read_bytes())
+        content[40:48] = (-8).to_bytes(8, "little", signed=True)  # where the table of frames is
+    else:
+        content = bytearray(zipped(path).read_bytes())
+        content[-6:-2] = (len(content) + 100).to_bytes(4, "little")  # where the table of members is
+    path.write_bytes(content)
+    (frame,) = open_source(path).frames()
+    assert f"{name} cannot be read" in str(frame.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,3 +91,26 @@ def test_a_row_that_cannot_be_read_keeps_its_name(tmp_path: Path) -> None:
     (frame,) = open_source(tmp_path / "set.parquet").frames()
     assert frame.name == "a"
     assert "no ['cell']" in str(frame.error)
+
+
+def test_rows_that_cannot_be_reached_have_errors(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a row group that is too large to be kept, damage ends the reading."""
+    monkeypatch.setattr(parquet, "LARGEST_GROUP", 0)
+    content = bytearray(file.read_bytes())
+    column = pq.read_metadata(file).row_group(1).column(0)
+    start = column.data_page_offset
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    file.write_bytes(content)
+    frames = list(open_source(file).frames())
+    assert open_source(file).count() == len(frames) == NUMBER
+    assert [frame.error is None for frame in frames[:300]] == [True] * 300
+    assert "is damaged before it" in str(frames[-1].error)
+
+
+def test_numbers_of_rows_that_do_not_add_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = SimpleNamespace(num_rows=10**15, total_byte_size=0)
+    metadata = SimpleNamespace(num_rows=NUMBER, row_group=lambda number: group)
+    monkeypatch.setattr(pq.ParquetFile, "metadata", metadata)
+    (frame,) = open_source(file).frames()
+    assert f"it says that it has {NUMBER} rows, and [1000000000000000" in str(frame.error)
+    assert open_source(file).count() == 1

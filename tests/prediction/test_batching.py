@@ -10,7 +10,7 @@ import torch
 from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import OversizeError, StructureError, UnphysicalPredictionError
+from deeprelax_ase.errors import DeviceError, ModelError, OversizeError, StructureError, UnphysicalPredictionError
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.batching import attempt
 from deeprelax_ase.prediction.predictor import Predictor
@@ -42,11 +42,12 @@ def test_who_is_to_blame_is_found_and_nobody_else_suffers() -> None:
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
     ],
 )
-def test_a_batch_too_large_is_halved_until_it_fits(error: RuntimeError) -> None:
+def test_a_batch_too_large_is_halved_until_it_fits(error: Exception) -> None:
     def make(batch):
         if sum(map(len, batch)) > 4:
             raise error
@@ -58,11 +59,33 @@ def test_a_batch_too_large_is_halved_until_it_fits(error: RuntimeError) -> None:
     assert "9 atoms" in str(made[3])
 
 
-def test_other_errors_are_passed_on() -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), np.linalg.LinAlgError("singular"), KeyError("x")]
+)
+def test_whatever_a_crystal_raises_costs_itself(error: Exception) -> None:
     def make(batch):
-        raise RuntimeError("shapes do not match")
+        if any(len(c) == 3 for c in batch):
+            raise error
+        return [len(c) for c in batch]
 
-    with pytest.raises(RuntimeError, match="shapes"):
+    made = attempt(make, crystals(1, 3, 2), CPU)
+    assert made[::2] == [1, 2]
+    assert isinstance(made[1], StructureError)
+    assert f"the prediction failed ({type(error).__name__}: " in str(made[1])
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ModelError("of another version"), ModelError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError),
+    ],
+)
+def test_what_no_crystal_is_at_fault_of_is_passed_on(error: Exception, raised: type[Exception]) -> None:
+    def make(batch):
+        raise error
+
+    with pytest.raises(raised, match=r"of another version|illegal memory access"):
         attempt(make, crystals(1, 2), CPU)
 
 

@@ -55,6 +55,10 @@ def complain(device: str) -> None:
     raise ValueError("it is odd")
 
 
+def throw(error: Exception, device: str) -> None:
+    raise error
+
+
 def nap(device: str) -> str:
     time.sleep(0.5)
     return "rested"

@@ -70,9 +70,12 @@ class TestJournal:
     def test_what_is_no_line_of_a_block_is_ignored_and_said(self, tmp_path: Path) -> None:
         """Lines twice, of nothing, of something else, and damaged ones, with good ones after them."""
         file = tmp_path / "journal.jsonl"
-        file.write_bytes(encoded(line(0), line(0), {}, [1], {"block": 1}) + b'{"block": 2, \xff\n' + encoded(line(3)))
+        odd = [{}, [1], {"block": 1}, {**line(1), "statuses": {"predicted": "many"}}]
+        file.write_bytes(
+            encoded(line(0), line(0), *odd) + b'{"block": 2, \xff\n' + b"[" * 10**5 + b"\n" + encoded(line(3))
+        )
         with (
-            pytest.warns(UserWarning, match=r"5 lines are damaged, or there twice; ignored"),
+            pytest.warns(UserWarning, match=r"7 lines are damaged, or there twice; ignored"),
             open_journal(file, lambda line: True) as journal,
         ):
             assert list(journal.lines) == [0, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,22 @@ class TestRequest:
         (tmp_path / "screen.json").write_text('{"inputs": []')
         with pytest.raises(OutputError, match="damaged"):
             REQUEST.agree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"block_size": value} for value in (0, -1, "2", None)),
+        *({"inputs": value} for value in (None, 3, [3], [{}], [{**INPUT, "structures": 0}], [{**INPUT, "name": 1}])),
+        *({"options": value} for value in (None, {"unknown": 1})),
+        {"unknown": 1},
+    ],
+)
+def test_a_damaged_one_is_told(folder: Path, change: dict) -> None:
+    file = folder / "screen.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(OutputError, match=r"screen\.json is damaged, or of another version"):
+        Manifest.read(folder)
 
 
 class TestShards:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprelax_ase.errors import WorkerError
+from deeprelax_ase.errors import DeviceError, ModelError, WorkerError
 from tests.screening.deadly_items import (
     complain,
     die,
@@ -27,6 +27,7 @@ from tests.screening.deadly_items import (
     nap,
     numbered,
     pool,
+    throw,
 )
 from tests.screening.killing import Killer, descendants
 
@@ -85,10 +86,30 @@ def test_a_lost_job_does_not_wait_for_others_nor_they_for_it() -> None:
     assert sorted(order) == list(range(7))
 
 
-def test_errors_are_raised_here_and_say_where_they_come_from() -> None:
-    with pool() as workers, pytest.raises(ValueError, match="it is odd") as caught:
-        list(workers.imap(numbered([complain])))
-    assert "in complain" in caught.value.__notes__[0]
+def test_an_error_costs_the_item_that_raises_it() -> None:
+    with pool() as workers:
+        ((_, made),) = workers.imap(numbered([1, complain, 2]))
+    assert made == [1, "failed: ValueError: it is odd", 4]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space"), ModelError("no such model")])
+def test_errors_that_no_item_is_at_fault_of_are_raised_here(error: Exception) -> None:
+    with pool() as workers, pytest.raises(type(error), match="no s") as caught:
+        list(workers.imap(numbered([partial(throw, error)])))
+    assert "in throw" in caught.value.__notes__[0]
+
+
+def test_a_process_that_loses_its_device_is_replaced() -> None:
+    with pool() as workers:
+        ((_, [first]),) = workers.imap(numbered([identify]))
+        ((_, made),) = workers.imap(numbered([partial(throw, DeviceError("cuda:0 fails")), 2]))
+        ((_, [second]),) = workers.imap(numbered([identify]))
+    assert "was killed" in made[0]
+    assert made[1] == 4
+    assert second != first
+
+
+def test_wrong_options_are_told() -> None:
     with pool(make=make_nothing) as workers, pytest.raises(ValueError, match="no cpu here"):
         list(workers.imap(numbered([1])))
     with pytest.raises(ValueError, match="at least 1"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,44 @@ def test_an_input_that_changes_on_the_way_is_refused(xyz: Callable[[int], Path],
 
 
 @pytest.mark.slow
+def test_a_folder_whose_files_change_on_the_way_is_refused(tmp_path: Path, quick: RelaxOptions) -> None:
+    (tmp_path / "in").mkdir()
+    for number, atoms in enumerate(some_crystals(4)):
+        write(tmp_path / "in" / f"{number}.cif", atoms)
+
+    def replace_one(progress: Progress) -> None:
+        if progress.done == 2:
+            (tmp_path / "in" / "3.cif").write_text((tmp_path / "in" / "0.cif").read_text())
+
+    with pytest.raises(OutputError, match="in changed while it was screened"):
+        screen([tmp_path / "in"], tmp_path / "out", quick, workers=0, block_size=2, observe=replace_one)
+    with pytest.raises(OutputError, match="was begun with other inputs"):
+        screen([tmp_path / "in"], tmp_path / "out", quick, workers=0, block_size=2)
+
+
+@pytest.mark.parametrize("out", ["in", "in/deep/out"])
+def test_results_do_not_mix_with_inputs(tmp_path: Path, quick: RelaxOptions, out: str) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.cif", some_crystals(1))
+    with pytest.raises(OutputError, match=r"lies in the input .*Give another folder"):
+        screen([tmp_path / "in"], tmp_path / out, quick, workers=0)
+    assert [file.name for file in (tmp_path / "in").iterdir()] == ["a.cif"]
+
+
+def test_results_are_not_their_own_input(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
+    screen([xyz(2)], tmp_path / "out", quick, workers=0)
+    with pytest.raises(OutputError, match=r"part-00000000\.parquet belongs to the results"):
+        screen([tmp_path / "out" / "part-00000000.parquet"], tmp_path / "out", quick, workers=0)
+
+
+def test_a_folder_without_a_name_is_none(xyz: Callable[[int], Path], quick: RelaxOptions, tmp_path: Path) -> None:
+    with chdir(tmp_path), pytest.raises(OutputError, match="is empty"):
+        screen([xyz(1)], "", quick, workers=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is no folder"):
+        screen([xyz(1)], tmp_path / "file", quick, workers=0)
+
+
 def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*COMMAND, str(xyz(60)), "--out", str(out), "--block-size", "4", "--workers", "2"]
