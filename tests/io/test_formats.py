@@ -336,26 +336,26 @@ def test_a_database_keeps_its_keys(tmp_path: Path) -> None:
     assert frame.name == "salt"
 
 
-def test_rows_of_a_damaged_database_that_cannot_be_reached_have_errors(tmp_path: Path) -> None:
-    """Each of those that the database says that it has."""
-    path, number = tmp_path / "set.db", 60
+def test_whatever_page_of_a_database_is_damaged_each_row_that_it_tells_of_is_there(tmp_path: Path) -> None:
+    path, number = tmp_path / "set.db", 20
     with connect(path) as db:
         for atoms in some_crystals(number):
             db.write(atoms, data={"text": "x" * 1000})
-    content = bytearray(path.read_bytes())
-    for page in range(2, len(content) // 4096, 3):
-        content[4096 * page : 4096 * page + 64] = b"?" * 64
-    path.write_bytes(content)
-    source = open_source(path)
-    frames = list(source.frames())
-    assert source.count() == len(frames) == number
-    assert any(frame.error for frame in frames)
+    content = path.read_bytes()
+    lost = []
+    for page in range(1, len(content) // 4096):
+        damaged = tmp_path / f"{page}.db"
+        damaged.write_bytes(content[: 4096 * page] + b"?" * 64 + content[4096 * page + 64 :])
+        frames = list(open_source(damaged).frames())
+        assert open_source(damaged).count() == len(frames)
+        lost.append(len([frame for frame in frames if frame.error]) if len(frames) == number else 0)
+    assert any(0 < errors < number for errors in lost)
 
 
 def test_a_database_that_is_locked_is_no_fault_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(database(tmp_path / "set.db"))
     refs = list(source.refs())
-    monkeypatch.setattr("ase.db.sqlite.sqlite3.connect", partial(sqlite3.connect, timeout=0))
+    monkeypatch.setattr(sqlite3, "connect", partial(_connect_at_once, sqlite3.connect))
     with closing(sqlite3.connect(tmp_path / "set.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(SourceError, match=r"set\.db.* cannot be read now: database is locked"):
@@ -363,6 +363,10 @@ def test_a_database_that_is_locked_is_no_fault_of_its_rows(tmp_path: Path, monke
         with pytest.raises(SourceError, match="database is locked"):
             read(refs[0])
     assert read(refs[0]).error is None
+
+
+def _connect_at_once(connect: Callable, *arguments: object, **options: object) -> sqlite3.Connection:
+    return connect(*arguments, **{**options, "timeout": 0})
 
 
 @pytest.mark.parametrize("name", ["set.traj", "set.zip"])
@@ -377,5 +381,6 @@ def test_places_before_the_beginning_of_a_file_are_damage(tmp_path: Path, name: 
         content = bytearray(zipped(path).read_bytes())
         content[-6:-2] = (len(content) + 100).to_bytes(4, "little")  # where the table of members is
     path.write_bytes(content)
-    (frame,) = open_source(path).frames()
-    assert f"{name} cannot be read" in str(frame.error)
+    frames = list(open_source(path).frames())
+    assert frames
+    assert all(f"{name}" in str(frame.error) and "cannot be read" in str(frame.error) for frame in frames)
