@@ -160,7 +160,8 @@ class RelaxedFile:
             return name, RelaxationResult.unrelaxed(frame.error or "it cannot be read")
         name = name_in(frame.atoms.info) or name
         if crystal_as_it_is(frame.atoms) is None:
-            return name, RelaxationResult.failed(f"{frame.label} holds no structure that can be read")
+            error = StructureFileError(f"{frame.label} holds no structure that can be read")
+            return name, RelaxationResult.unrelaxed(error)
         initial = None if start is None or start.atoms is None else crystal_as_it_is(start.atoms)
         if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
             raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")

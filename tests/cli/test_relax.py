@@ -168,9 +168,8 @@ class TestUncertain:
         assert atoms.info["deeprelax_reason"] == "the crystal is unlike those that the model knows"
 
     def test_limits(self, deeprelax):
-        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-error", "0.02").stdout
-        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-volume-error", "0.01").stdout
-        assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--max-uncertainty", "0.01").stdout
+        for limit, value in (("--max-error", "0.02"), ("--max-volume-error", "0.01"), ("--max-uncertainty", "0.01")):
+            assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--overwrite", limit, value).stdout
 
     @pytest.mark.filterwarnings("default:.*is uncertain")
     def test_a_warning(self, deeprelax):

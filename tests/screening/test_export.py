@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.io import extxyz, read, write
 
 from deeprelax_ase.errors import OutputError
+from deeprelax_ase.prediction.status import STATUSES
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, export_results, screen
 from tests.screening.conftest import some_crystals
 
@@ -85,7 +86,7 @@ def test_a_crystal_that_a_format_cannot_hold_costs_itself(
     flat.info = {"id": "flat"}
     write(tmp_path / "set.traj", [*some_crystals(2), flat])
     screen([tmp_path / "set.traj"], tmp_path / "out", quick, workers=0)
-    statuses = ("predicted", "failed")
+    statuses = STATUSES
     if name.endswith("xyz"):
         monkeypatch.setattr("ase.io.extxyz.write_xyz", partial(_write_but, "flat", extxyz.write_xyz))
     with pytest.warns(UserWarning, match=r"1 crystals cannot be written in this format: flat"):
