@@ -46,9 +46,9 @@ def make_optimizers(network: nn.Module, settings: TrainingSettings, *, fused: bo
     if rest:  # the betas as in section 4.8 of the paper
         optimizers["optimizer"] = AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98), fused=fused)
     if matrices:
-        optimizers["muon"] = torch.optim.Muon(
-            matrices, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
+        from deeprelax_ase.training.muon import BatchedMuon
+
+        optimizers["muon"] = BatchedMuon(matrices, lr=rate, weight_decay=decay)
     return optimizers
 
 
