@@ -12,6 +12,7 @@ from pathlib import Path
 
 import accuracy_page
 import force_calls_report
+import geometry_limits
 import matplotlib
 import model_card_page
 import screening_page
@@ -35,6 +36,7 @@ def write(folder: Path) -> None:
     accuracy_page.write_page(RESULTS, folder / "accuracy.md")
     speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
+    geometry_limits.write_page(RESULTS, folder / "geometry_limits.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
         report = force_calls_report.report(_read("force_calls.json"), folder / "force_calls.svg")

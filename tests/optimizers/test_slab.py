@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc100, fcc111, mx2
+from ase.build import fcc100, fcc111, molecule, mx2
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import Filter, FrechetCellFilter
@@ -15,6 +15,7 @@ from ase.filters import Filter, FrechetCellFilter
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, MissingCellError, StructureError, VacuumError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
+from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.slab import layer_of
 from tests.optimizers.helpers import carried, deformation, quiet
 
@@ -175,6 +176,48 @@ def test_a_filter_of_the_callers_decides_for_itself(predictor):
     change = deformation(before, atoms)
     np.testing.assert_allclose(change, np.diag([change[0, 0], 1, 1]), rtol=0, atol=1e-12)
     assert change[0, 0] > 1.01
+
+
+# Without flags
+
+
+def sheet(*, calc: bool = False) -> Atoms:
+    """Two layers of copper that repeat in all three directions, with vacuum between them."""
+    atoms = fcc100("Cu", (1, 1, 2), a=3.7, vacuum=8.0)
+    atoms.pbc = True
+    atoms.calc = EMT() if calc else None
+    return atoms
+
+
+@pytest.mark.parametrize("relax_cell", [None, True])
+def test_a_layer_that_repeats_in_all_directions_is_strained_in_its_plane(stand_in, relax_cell):
+    atoms = sheet(calc=True)
+    before = atoms.copy()
+    optimizer = quiet(atoms, Straining(stand_in, np.zeros((2, 3))), criteria=KEEP, relax_cell=relax_cell)
+    optimizer.run(fmax=1e-6, steps=1)
+    np.testing.assert_array_equal(atoms.cell.array[2], before.cell.array[2])
+    assert abs(deformation(before, atoms)[0, 0] - 1.02) < 2e-3
+
+
+@pytest.mark.parametrize(("relax_cell", "moves"), [(None, False), (True, True), (False, False)])
+@pytest.mark.parametrize("pbc", [True, (True, True, False)])
+def test_a_slab_keeps_its_cell_unless_asked(predictor, pbc, relax_cell, moves):
+    atoms = fcc111("Cu", (1, 1, 6), a=3.7, vacuum=8.0, orthogonal=False)
+    atoms.pbc = pbc
+    before = atoms.copy()
+    predictor.displacements = np.zeros((6, 3))
+    quiet(atoms, predictor, relax_cell=relax_cell).run()
+    assert (atoms.cell.array.tobytes() != before.cell.array.tobytes()) is moves
+    np.testing.assert_allclose(atoms.cell.array[2], before.cell.array[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("relax_cell", [None, True, False])
+def test_molecules_are_refused_whatever_their_flags(relax_cell):
+    atoms = molecule("H2O", vacuum=5.0, pbc=True)
+    before = atoms.copy()
+    with pytest.raises(VacuumError, match="a molecule"):
+        DeepRelaxOptimizer(atoms, logfile=None, relax_cell=relax_cell).run()
+    assert atoms == before
 
 
 # Refusals
