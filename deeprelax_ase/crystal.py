@@ -29,6 +29,7 @@ from deeprelax_ase.errors import (
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.symbols import Symbols
     from pymatgen.core import Structure
 
 #: A cell whose volume is below this fraction of |a||b||c| is taken as singular.
@@ -81,6 +82,13 @@ class Crystal:
     def fractional_positions(self) -> np.ndarray:
         """(N, 3) fractional coordinates, not wrapped."""
         return np.linalg.solve(self.cell.T, self.positions.T).T
+
+    @property
+    def symbols(self) -> Symbols:
+        """ASE's symbols, for people to read; X where a number is that of no element."""
+        from ase.symbols import Symbols
+
+        return Symbols(np.where((self.numbers >= 1) & (self.numbers <= 118), self.numbers, 0))
 
     @property
     def volume(self) -> float:

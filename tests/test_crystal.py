@@ -239,6 +239,11 @@ class TestOf:
             Crystal.of(other)  # type: ignore[arg-type]
 
 
+def test_symbols_are_told_of_any_numbers() -> None:
+    assert str(salt().symbols) == "NaCl"
+    assert str(salt(numbers=[-244, 268]).symbols) == "X2"
+
+
 BAD = {
     "empty": (salt(numbers=[], positions=[]), EmptyStructureError, "no atoms; check the file"),
     "nan position": (

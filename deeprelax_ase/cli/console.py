@@ -132,9 +132,7 @@ def _told(value: float | None, spec: str) -> str:
 def _formula(crystal: Crystal | None) -> str:
     if crystal is None:
         return ""
-    from ase.symbols import Symbols
-
-    return str(Symbols(crystal.numbers).formula.reduce()[0].format("metal"))
+    return str(crystal.symbols.formula.reduce()[0].format("metal"))
 
 
 def is_reported(frame: RelaxedFrame) -> bool:
