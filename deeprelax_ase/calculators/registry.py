@@ -98,7 +98,10 @@ def imported(module: str, name: str, mend: str) -> Any:
 def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
     mend = f"Calculators are {_KNOWN}, where the module is installed or its folder is on PYTHONPATH."
     make = imported(module, factory, mend)
-    calculator = make(**kwargs) if callable(make) else make
+    try:
+        calculator = make(**kwargs) if callable(make) else make
+    except Exception as error:  # it may be anything's factory
+        raise CalculatorError(f"'{module}:{factory}' makes no calculator ({type(error).__name__}: {error})") from error
     if isinstance(calculator, type) or not hasattr(calculator, "get_potential_energy"):
         raise CalculatorError(
             f"'{module}:{factory}' gave a {type(calculator).__name__}; it must be an ASE calculator class, or a "

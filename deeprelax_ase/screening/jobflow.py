@@ -86,9 +86,10 @@ class DeepRelaxMaker(Maker):
         """
         given = [structures] if isinstance(structures, Structure) else list(structures)
         table = structures_table(given, ids=ids, first_index=first_index)
-        if self.workers:
-            return documents_of(shared_processes(self.options, self.workers)(table), given)
-        return documents_of(shared_relaxer(self.options)(table), given)
+        relax = shared_processes(self.options, self.workers) if self.workers else shared_relaxer(self.options)
+        documents = documents_of(relax(table), given)
+        self.options.announce(Counter(document.status for document in documents))
+        return documents
 
 
 @dataclass

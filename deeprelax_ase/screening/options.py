@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.prediction.judgement import FINISH, KEEP, TrustLimits, check_on_uncertain
+from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
+from deeprelax_ase.prediction.status import UNCERTAIN
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -104,6 +107,12 @@ class RelaxOptions:
     def finishes_all(self) -> bool:
         """Whether a calculator finishes every crystal."""
         return self.calculator != NONE and self.on_uncertain != FINISH
+
+    def announce(self, statuses: Mapping[str, int]) -> None:
+        """Warn of uncertain predictions among so many rows of each of the ``statuses``, if that is wanted."""
+        if self.on_uncertain == WARN and (count := statuses.get(UNCERTAIN, 0)):
+            told = f"{count:,} of {sum(statuses.values()):,} predictions are uncertain: their rows say why"
+            warnings.warn(told, stacklevel=3)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

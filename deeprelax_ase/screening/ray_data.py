@@ -7,6 +7,7 @@ back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -131,13 +132,15 @@ class BatchRelaxer:
     make: Callable[[RelaxOptions], Callable[[pa.Table], pa.Table]] = TableRelaxer
 
     def __init__(self, options: RelaxOptions, id_key: str | None = None) -> None:
-        self.id_key = id_key
+        self.id_key, self.options = id_key, options
         # What ended this worker before may be a crystal, which Ray is about to send again, and would for ever.
         self.relax = IsolatedRelaxer(options, make=self.make) if _died_before() else self.make(options)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A row of OUTPUT for each row of ``batch``, in order."""
-        return self.relax(as_input(batch, self.id_key))
+        relaxed = self.relax(as_input(batch, self.id_key))
+        self.options.announce(Counter(relaxed.column("status").to_pylist()))
+        return relaxed
 
 
 def _died_before() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,10 +12,10 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.optimizers.finish import resolve_finish
-from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, WARN, judge
+from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, judge
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.prediction.status import FAILED, REFUSED, UNCERTAIN
+from deeprelax_ase.prediction.status import FAILED, REFUSED
 from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, crystals_of
 
@@ -79,8 +78,6 @@ class TableRelaxer:
             else:
                 result = self._result(crystal, next(made))
             row |= result.columns()
-        if self.options.on_uncertain == WARN and (count := sum(row["status"] == UNCERTAIN for row in rows)):
-            warnings.warn(f"{count:,} of {len(rows):,} predictions are uncertain: their rows say why", stacklevel=2)
         return pa.Table.from_pylist(rows, schema=OUTPUT)
 
     def _result(self, crystal: Crystal, made: Prediction | DeepRelaxError) -> RelaxationResult:

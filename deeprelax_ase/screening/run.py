@@ -102,6 +102,7 @@ def screen(
             line = _written(folder, number, relaxed, first=number * block_size)
             journal.append(line)
             progress.statuses.update(line["statuses"])
+            options.announce(line["statuses"])
             if observe:
                 observe(progress)
         _refuse_changed(sources, manifest, folders=True)

@@ -284,6 +284,7 @@ class TestUsage:
             (["set.extxyz", "-c", "ase.calculators.emt:EMT", "--on-uncertain", "skip"], "Add --on-uncertain finish"),
             (["set.extxyz", "--max-error", "0.1"], "no calibrated errors to hold against max_error"),
             (["set.extxyz", "--max-volume-error", "-1"], "greater than or"),
+            (["set.extxyz", "-c", "os:system"], "'os:system' makes no calculator (TypeError"),
             (["set.extxyz", "--device", "tpu"], "tpu"),
             (["set.extxyz", "-c", "chgnet", "--fmax", "-1"], "greater than or equal to 0"),
             ([], "INPUT"),

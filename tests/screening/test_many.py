@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from ase import Atoms
 
 import deeprelax_ase
-from deeprelax_ase.errors import MissingCellError, ModelError, StructureError
+from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, UncertainPredictionError
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
@@ -99,3 +101,26 @@ def test_a_crystal_that_kills_its_process_yields_an_error(quick: RelaxOptions) -
     assert isinstance(error, StructureError)
     assert "was killed" in str(error)
     assert_as_alone(made, given)
+
+
+@pytest.mark.parametrize("on_uncertain", ["keep", "warn", "skip", "raise"])
+def test_what_comes_of_uncertain_predictions(quick: RelaxOptions, on_uncertain: str) -> None:
+    given = some_crystals(2)
+    made = relax_many(given, replace(quick, max_uncertainty=1e-9, on_uncertain=on_uncertain), workers=0)
+    with pytest.warns(UserWarning) if on_uncertain == "warn" else nullcontext() as told:
+        found = list(made)
+    if told is not None:
+        assert [str(one.message).partition(" is uncertain: ")[0] for one in told] == [
+            *("the prediction of structure 0", "the prediction of structure 1")
+        ]
+    for one, atoms in zip(found, given, strict=True):
+        if on_uncertain == "raise":
+            assert isinstance(one, UncertainPredictionError)
+            continue
+        assert one.judgement.status == one.to_atoms().info["deeprelax_status"] == "uncertain"
+        assert np.array_equal(one.relaxed.cell, atoms.cell.array) is (on_uncertain == "skip")
+
+
+def test_nothing_is_finished_here(quick: RelaxOptions) -> None:
+    with pytest.raises(ValueError, match="relax_many only predicts: leave calculator='m3gnet' out"):
+        relax_many(some_crystals(1), replace(quick, calculator="m3gnet"))

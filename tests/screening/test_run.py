@@ -257,6 +257,13 @@ def test_uncertain_ones_are_told_and_finished(tmp_path: Path) -> None:
     assert all(row["uncertainty"] > 0 for row in rows)
 
 
+def test_uncertain_ones_are_warned_of(tmp_path: Path, quick: RelaxOptions) -> None:
+    write(tmp_path / "set.extxyz", some_crystals(3))
+    doubtful = replace(quick, max_uncertainty=1e-9, on_uncertain="warn")
+    with pytest.warns(UserWarning, match="3 of 3 predictions are uncertain"):
+        screen([tmp_path / "set.extxyz"], tmp_path / "out", doubtful, workers=0)
+
+
 def springs():
     from ase.calculators.lj import LennardJones
 
