@@ -107,7 +107,7 @@ def test_a_crystal_that_kills_its_process_yields_an_error(quick: RelaxOptions) -
 def test_what_comes_of_uncertain_predictions(quick: RelaxOptions, on_uncertain: str) -> None:
     given = some_crystals(2)
     made = relax_many(given, replace(quick, max_uncertainty=1e-9, on_uncertain=on_uncertain), workers=0)
-    with pytest.warns(UserWarning) if on_uncertain == "warn" else nullcontext() as told:
+    with pytest.warns(UserWarning, match="is uncertain") if on_uncertain == "warn" else nullcontext() as told:
         found = list(made)
     if told is not None:
         assert [str(one.message).partition(" is uncertain: ")[0] for one in told] == [
