@@ -93,6 +93,8 @@ def imported(module: str, name: str, mend: str) -> Any:
         raise CalculatorError(f"Cannot import {module!r} ({error}). {mend}") from error
     except AttributeError as error:
         raise CalculatorError(f"Module {module!r} has no {name!r}; give 'module:factory'") from error
+    except Exception as error:  # whatever a module does when it is imported
+        raise CalculatorError(f"Cannot import {module!r} ({type(error).__name__}: {error}). {mend}") from error
 
 
 def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
@@ -100,8 +102,9 @@ def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
     make = imported(module, factory, mend)
     try:
         calculator = make(**kwargs) if callable(make) else make
-    except Exception as error:  # it may be anything's factory
-        raise CalculatorError(f"'{module}:{factory}' makes no calculator ({type(error).__name__}: {error})") from error
+    except Exception as error:  # whatever a factory does
+        told = f"'{module}:{factory}' makes no calculator ({type(error).__name__}: {error})"
+        raise CalculatorError(f"{told}; it must be an ASE calculator class, or a function that returns one") from error
     if isinstance(calculator, type) or not hasattr(calculator, "get_potential_energy"):
         raise CalculatorError(
             f"'{module}:{factory}' gave a {type(calculator).__name__}; it must be an ASE calculator class, or a "

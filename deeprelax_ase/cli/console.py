@@ -130,7 +130,7 @@ def _told(value: float | None, spec: str) -> str:
 
 
 def _formula(crystal: Crystal | None) -> str:
-    if crystal is None:
+    if crystal is None or not all(1 <= z <= 118 for z in crystal.numbers):  # of what failed for it
         return ""
     return str(crystal.symbols.formula.reduce()[0].format("metal"))
 

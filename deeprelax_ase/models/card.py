@@ -78,11 +78,24 @@ class ModelCard:
             known = {f.name for f in fields(cls)}
             if unknown := set(values) - known:
                 raise TypeError(f"unknown fields {sorted(unknown)}")
-            return cls(**values)
+            card = cls(**values)
+            card._check_kinds()
+            return card
         except OSError as error:
             raise ModelError(f"no model card {file}: {error.strerror}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ModelError(f"{file} is not a model card of this version of deeprelax_ase: {error}") from error
+
+    def _check_kinds(self) -> None:
+        """Raises TypeError or ValueError: cards come from anywhere, and their values decide what is computed."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), str(f.type).partition("[")[0]
+            if type(value).__name__ != kind:
+                raise TypeError(f"{f.name} is a {type(value).__name__}, not a {kind}")
+        if not all(type(z) is int and 1 <= z <= 118 for z in self.elements):
+            raise ValueError("elements are not atomic numbers")
+        if "/" in self.weights or "\\" in self.weights or self.weights in (".", ".."):
+            raise ValueError(f"the weights {self.weights!r} do not lie beside the card")
 
     def write(self, file: Path) -> None:
         """Write the card to ``file``."""

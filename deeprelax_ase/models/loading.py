@@ -152,8 +152,8 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
     try:
         tensors = load_file(weights)
         held = {key.partition(".")[0] for key in tensors}
-        expected = {f"member{m}" for m in range(card.members)}
-        if not expected or not expected <= held:
+        few = 1 <= card.members <= len(held)  # before a set of so many names is made
+        if not few or not {f"member{m}" for m in range(card.members)} <= held:
             raise ValueError(f"it holds {sorted(held)}, the card speaks of {card.members} members")
         make, config = network_of(card)
         if card.level and card.level not in (levels := getattr(config, "levels", ())):

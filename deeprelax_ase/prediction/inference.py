@@ -50,6 +50,10 @@ from deeprelax_ase.uncertainty.features import error_features, implied_distances
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
+#: A slip of the pen, such as 1e9, is not to keep a machine busy for years: models are trained with two or three.
+MOST_RECYCLES = 100
+
+
 def untimed(stage: str) -> AbstractContextManager[None]:
     """Where nobody asks for the time."""
     return nullcontext()
@@ -114,14 +118,14 @@ class InferenceSettings(NamedTuple):
 
         Raises:
             ModelError: the model has no use for what is given, or the card's solver settings are of another version.
-            ValueError: fewer than one recycle.
+            ValueError: fewer than one recycle, or so many that they cannot be meant.
         """
-        if recycles is not None and recycles < 1:
-            raise ValueError(f"recycles must be at least 1, got {recycles}")
+        if not 1 <= (asked := card.recycles if recycles is None else recycles) <= MOST_RECYCLES:
+            raise ValueError(f"recycles must be between 1 and {MOST_RECYCLES}, got {asked}")
         if card.architecture != "DeepRelax":
             if solver is not None:
                 raise ModelError(f"{card.name} predicts positions, without a geometry solver: leave solver= out")
-            return cls(card.recycles if recycles is None else recycles, None)
+            return cls(asked, None)
         if recycles not in (None, 1):
             raise ModelError(
                 f"{card.name} predicts distances, which a geometry solver turns into positions, once: leave "

@@ -13,7 +13,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from deeprelax_ase import __version__
+from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation.metrics import rank_correlation
+from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.prediction.status import STATUSES, UNRELAXED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.outcome import Outcome, outcome_of
@@ -22,6 +24,9 @@ from deeprelax_ase.report.structure_card import CELL, StructureCard, json_of, sh
 
 #: Lines of the table of reasons, and of the failures one by one.
 _REASONS, _FAILURES = 20, 100
+
+#: What a page made here says of itself, within so many bytes.
+_GENERATOR, _HEAD = b'<meta name="generator" content="deeprelax_ase">', 300
 
 #: Crystals whose displacements are looked at.
 _SAMPLE = 500
@@ -46,7 +51,7 @@ def write_report(
 
     Args:
         path, initial, reference: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
-        page: HTML file to write; whole or not at all.
+        page: HTML file to write, whole or not at all; it may take the place of another such page, and of nothing else.
         show: how many crystals to draw.
         model: that predicts them; by default the one that did.
         figures: folder for figures for papers, as PNG and SVG, see :mod:`deeprelax_ase.report.static`.
@@ -57,10 +62,13 @@ def write_report(
         what the page tells of.
 
     Raises:
-        StructureFileError, OutputError: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
+        StructureFileError, OutputError: see :func:`~deeprelax_ase.report.outcome.outcome_of`; also for a page that
+            would take the place of another file.
         ModelError, DeviceError: see :class:`~deeprelax_ase.Predictor`; of a ``model`` that is given.
         OSError: the page cannot be written.
     """
+    page = Path(page)
+    _refuse_overwriting(page)
     advance("reading")
     outcome = outcome_of(path, initial=initial, reference=reference)
     chosen = dict(outcome.to_show(show))
@@ -70,7 +78,7 @@ def write_report(
     advance("predicting")
     crystals = shown_crystals(outcome.results, pairs, chosen, model=model, device=device)
     advance("drawing")
-    _write(_page(outcome, crystals, missing), Path(page))
+    _write(_page(outcome, crystals, missing), page)
     if figures is not None:
         from deeprelax_ase.report.static import write_figures
 
@@ -95,12 +103,21 @@ def _page(outcome: Outcome, crystals: list[StructureCard], missing: str) -> str:
     )
 
 
+def _refuse_overwriting(page: Path) -> None:
+    """Results, the crystals that they are of, and whatever else is no page made here, stay."""
+    if page.exists() and not page.is_dir():
+        with page.open("rb") as stream:
+            if _GENERATOR not in stream.read(_HEAD):
+                raise OutputError(f"{page} exists already, and is no page of a report. Give another name with -o.")
+
+
 def _write(text: str, page: Path) -> None:
     """Whole, or not at all."""
-    part = page.with_name(f"{page.name}.{os.getpid()}.part")
+    page = Path(os.path.realpath(page))
+    part = aside(page)
     try:
         part.write_text(text, encoding="utf-8")
-        part.replace(page)
+        put(part, page)
     finally:
         part.unlink(missing_ok=True)
 

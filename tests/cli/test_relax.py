@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 from deeprelax_ase import cli
 from deeprelax_ase.cli import relax as command
 from deeprelax_ase.errors import CalculatorError, ModelError
+from deeprelax_ase.io.source import read_frames
 from deeprelax_ase.models import DEFAULT_MODEL
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import SHRINKAGE, StandInPredictor
@@ -424,6 +426,19 @@ def test_results_of_before_are_replaced_if_asked_for_once_something_is_written(d
     assert len(read("relaxed.extxyz", index=":")) == 3
     assert deeprelax("relax", "good.vasp", "--overwrite").exit_code == 0
     assert len(read("relaxed.extxyz", index=":")) == 1
+
+
+@pytest.mark.parametrize("name", ["out.extxyz", "out.traj", "out.db", "out.json"])
+def test_numbers_of_no_element_cost_themselves(deeprelax, crystals, name):
+    crystals[1].arrays["numbers"][0] = 268
+    write("set.traj", crystals)
+    result = deeprelax("relax", "set.traj", "-o", name)
+    assert result.exit_code == 1
+    assert "268] are those of no element" in result.stderr
+    assert re.match(r"2 accepted, 1 (refused|failed) of 3", result.stdout.splitlines()[-1])
+    assert [f.atoms.info["deeprelax_status"] for f in read_frames(name) if f.atoms and 268 not in f.atoms.numbers] == [
+        *("accepted", "accepted")
+    ]
 
 
 def test_folders_and_names_of_files(deeprelax, crystals):

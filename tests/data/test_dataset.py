@@ -4,6 +4,8 @@ import bz2
 import gzip
 import json
 import pickle
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,22 @@ def test_two_databases(tmp_path: Path, pairs) -> None:
         assert [(r.name, r.reason) for r in dataset.refused] == [("alone", "there is no relaxed row of that name")]
     with pytest.raises(DataError, match="no pair that can be used"):
         PairDataset.read(tmp_path, key="number")
+
+
+def test_a_damaged_row_of_a_database_costs_its_pair(tmp_path: Path, pairs) -> None:
+    for side, number in (("unrelaxed", 0), ("relaxed", 1)):
+        with connect(tmp_path / f"{side}.db") as db:
+            for name, pair in pairs.items():
+                db.write(pair[number], uid=name)
+    with closing(sqlite3.connect(tmp_path / "relaxed.db")) as connection:
+        connection.execute("UPDATE systems SET positions = ? WHERE id = 2", (b"123",))
+        connection.commit()
+    dataset = PairDataset.read([tmp_path])
+    damaged, without = dataset.refused
+    assert damaged.name == "relaxed.db@id=2"
+    assert "it cannot be read: ValueError" in damaged.reason
+    assert without.reason == "there is no relaxed row of that name"
+    assert len(dataset) == len(pairs) - 1
 
 
 def test_one_database(tmp_path: Path, pairs) -> None:

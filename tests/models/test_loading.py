@@ -99,11 +99,31 @@ def test_nothing_is_unpickled(saved: Path, write):
         ("null", "not iterable"),
         ('{"name": "small"}', "missing .* required"),
         ("\udcff", "decode"),
+        ("[" * 10**5, "recursion"),
     ],
 )
 def test_no_card_at_all(saved: Path, text: str, reason: str):
     saved.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError, match=f"not a model card of this version.*{reason}"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": 5}, "name is a int, not a str"),
+        ({"members": "1"}, "members is a str, not a int"),
+        ({"members": True}, "members is a bool, not a int"),
+        ({"config": None}, "config is a NoneType, not a dict"),
+        ({"elements": ["Cu"]}, "elements are not atomic numbers"),
+        ({"elements": [0, 29]}, "elements are not atomic numbers"),
+        ({"weights": "../elsewhere.safetensors"}, "do not lie beside the card"),
+        ({"weights": "/etc/passwd"}, "do not lie beside the card"),
+    ],
+)
+def test_cards_hold_what_cards_hold(saved: Path, change: dict, reason: str):
+    edit(saved, **change)
+    with pytest.raises(ModelError, match=f"not a model card of this version of deeprelax_ase: .*{reason}"):
         load_model(saved)
 
 

@@ -37,12 +37,14 @@ def read_databases(paths: Sequence[Path], key: str | None) -> Iterator[RawPair |
         DataError: it is not clear which database is which, or no key names the rows on both sides.
     """
     files = _in_folder(paths[0]) if len(paths) == 1 and paths[0].is_dir() else list(paths)
+    damaged: list[Refused] = []
     if len(files) == 1:
-        sides = _sides_of_one(files[0], key)
+        sides = _sides_of_one(files[0], key, damaged)
     elif len(files) == 2:
-        sides = _sides_of_two(files, key)
+        sides = _sides_of_two(files, key, damaged)
     else:
         raise DataError(f"{len(files)} databases: give one, or the unrelaxed and the relaxed one")
+    yield from damaged
     unrelaxed, relaxed, twice = sides
     for name in (*unrelaxed, *(n for n in relaxed if n not in unrelaxed)):
         if name in twice:
@@ -63,19 +65,19 @@ def _in_folder(folder: Path) -> list[Path]:
     )
 
 
-def _sides_of_two(files: list[Path], key: str | None) -> _Sides:
+def _sides_of_two(files: list[Path], key: str | None, damaged: list[Refused]) -> _Sides:
     first = ["unrelaxed" in file.name.lower() or "initial" in file.name.lower() for file in files]
     if sum(first) != 1:
         raise DataError(f"which of {[f.name for f in files]} is unrelaxed? One must have 'unrelaxed' in its name")
     unrelaxed, relaxed = (files[first.index(side)] for side in (True, False))
-    rows = [list(_rows(unrelaxed, _initial_atoms)), list(_rows(relaxed))]
+    rows = [list(_rows(unrelaxed, damaged, _initial_atoms)), list(_rows(relaxed, damaged))]
     name = key or _common_key(rows, files)
     twice: set[str] = set()
     return _by_name(rows[0], name, twice), _by_name(rows[1], name, twice), twice
 
 
-def _sides_of_one(file: Path, key: str | None) -> _Sides:
-    rows = list(_rows(file))
+def _sides_of_one(file: Path, key: str | None, damaged: list[Refused]) -> _Sides:
+    rows = list(_rows(file, damaged))
     side = next((k for k in _SIDES if any(k in values for values, _ in rows)), None)
     if side is None:
         raise DataError(f"{file.name} has no key among {_SIDES} that says which rows are relaxed: give two databases")
@@ -94,17 +96,24 @@ def _is_relaxed(value: Any) -> bool:
 
 
 def _rows(
-    file: Path, atoms_of: Callable[[Any], Atoms] = lambda row: row.toatoms()
+    file: Path, damaged: list[Refused], atoms_of: Callable[[Any], Atoms] = lambda row: row.toatoms()
 ) -> Iterator[tuple[dict[str, Any], Atoms]]:
+    """Keys and atoms of each row; those that cannot be read go to the ``damaged`` ones."""
     from deeprelax_ase.io.databases import connect
 
     if not file.exists():
         raise DataError(f"{file}: no such file. Check the name and the folder.")
-    for row in connect(file).select():
-        values = {**row.key_value_pairs, "id": row.id}
+    database = connect(file)
+    for number in [row.id for row in database.select(columns=["id"], include_data=False)]:
+        try:
+            row = database.get(id=number)
+            values, atoms = {**row.key_value_pairs, "id": number}, atoms_of(row)
+        except Exception as error:  # whatever is in a damaged row
+            damaged.append(Refused(f"{file.name}@id={number}", f"it cannot be read: {type(error).__name__}: {error}"))
+            continue
         if "folder" in values:  # where it lay, of which the last part is the material's
             values["folder"] = str(values["folder"]).rstrip("/").rpartition("/")[2]
-        yield values, atoms_of(row)
+        yield values, atoms
 
 
 def _initial_atoms(row: Any) -> Atoms:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
+from deeprelax_ase.errors import SourceError
 from deeprelax_ase.io.documents import atoms_of
-from deeprelax_ase.io.files import File
+from deeprelax_ase.io.files import File, reachable
 
 ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 
@@ -27,8 +27,13 @@ def is_documents(path: Path) -> bool:
 
 
 def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
-    """A pair of each document: a list of them, JSON lines, or a file for each."""
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    """A pair of each document: a list of them, JSON lines, or a file for each.
+
+    Raises:
+        SourceError: the system does not let a file be read.
+    """
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    for file in files:
         for number, document in enumerate(_load(file)):
             name = f"{file.name}[{number}]"
             yield Refused(file.name, str(document)) if isinstance(document, DataError) else _pair(document, name, key)
@@ -37,9 +42,11 @@ def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
 def _load(file: Path) -> list[Any]:
     """Documents, or the errors in place of those that cannot be read."""
     try:
-        with File.on_disk(file).open() as stream:
+        with reachable(str(file)), File.on_disk(file).open() as stream:
             text = stream.read().decode()
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # whatever unpacking raises
         return [DataError(f"{file} cannot be read: {error}")]
     if ".jsonl" in file.name:
         return [_parsed(line, file) for line in text.splitlines() if line.strip()]
@@ -50,7 +57,7 @@ def _load(file: Path) -> list[Any]:
 def _parsed(text: str, file: Path) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         return DataError(f"{file} is not JSON: {error}")
 
 
@@ -63,14 +70,16 @@ def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
     task = inner if isinstance(inner, Mapping) and "output" in inner else document  # jobflow keeps the document inside
     if unfinished := _unfinished(task):
         return Refused(name, unfinished)
-    first = _first(task)
-    last = _last(task)
+    try:
+        first, last = _first(task), _last(task)
+    except Exception as error:  # whatever lies where something else is looked for
+        return Refused(name, f"it is no document of a relaxation: {type(error).__name__}: {error}")
     if first is None or last is None:
         side = "initial" if first is None else "final"
         return Refused(name, f"the document has no {side} structure; a relaxation document of atomate2 is needed")
     try:
         initial, relaxed = atoms_of(first), atoms_of(last)
-    except (KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever pymatgen makes of them
         return Refused(name, f"its structures cannot be read: {type(error).__name__}: {error}")
     return raw_pair(name, initial, relaxed, in_order=True)
 

@@ -51,18 +51,23 @@ class RawPair:
 
 def raw_pair(
     name: str,
-    initial: Atoms | Structure,
-    relaxed: Atoms | Structure,
+    initial: Atoms | Structure | Exception,
+    relaxed: Atoms | Structure | Exception,
     split: str | None = None,
     *,
     in_order: bool = False,
 ) -> RawPair | Refused:
-    """Both crystals validated; :class:`Refused` if one of them is none. Layers are put into a periodic cell."""
-    initial, relaxed = periodic_layers(initial, relaxed)
-    crystals = []
-    for side, structure in (("unrelaxed", initial), ("relaxed", relaxed)):
-        try:
+    """Both crystals validated; :class:`Refused` if one of them is none, or an error in its place.
+
+    Layers are put into a periodic cell.
+    """
+    for side, found in (("unrelaxed", initial), ("relaxed", relaxed)):
+        if isinstance(found, Exception):
+            return Refused(name, f"the {side} crystal cannot be read: {type(found).__name__}: {found}")
+    crystals: list[Crystal] = []
+    try:
+        for structure in periodic_layers(initial, relaxed):
             crystals.append(Crystal.of(structure))
-        except (DeepRelaxError, ValueError, TypeError) as error:
-            return Refused(name, f"the {side} crystal: {error}")
+    except Exception as error:  # whatever is in a structure
+        return Refused(name, f"the {'relaxed' if crystals else 'unrelaxed'} crystal: {error}")
     return RawPair(name, crystals[0], crystals[1], split, in_order)

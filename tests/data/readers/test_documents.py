@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ase import Atoms
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.readers import RawPair, Refused
 from deeprelax_ase.data.readers.documents import read_documents
+from deeprelax_ase.errors import SourceError
 from tests.data.conftest import relaxed, unrelaxed
 
 
@@ -61,3 +63,42 @@ def test_a_damaged_file_or_line_costs_itself(tmp_path: Path) -> None:
     assert [type(item) for item in found] == [RawPair, Refused, Refused, RawPair]
     assert "is not JSON" in found[1].reason
     assert "cannot be read" in found[2].reason
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *([], 3, None, "text", {}),
+        {"calcs_reversed": [3], "output": [], "input": 3},
+        {"input": {"structure": {"lattice": 3}}, "output": {"structure": {"lattice": 3}}},
+        {"input": {"structure": [1]}, "output": {"structure": [1]}},
+        {"input": {"structure": {"lattice": {"matrix": [[1]]}, "sites": [{}]}}, "output": {"structure": {"sites": 1}}},
+    ],
+)
+def test_documents_of_anything_else_are_refused(tmp_path: Path, document: object) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(document) + "\n" + "[" * 10**5, encoding="utf-8")
+    found = list(read_documents(tmp_path / "a.jsonl", None))
+    assert [type(item) for item in found] == [Refused] * 2
+
+
+def test_modules_that_a_document_names_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "evil_module.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(modules)
+    named = {"@module": "evil_module", "@class": "X"}
+    ends = []
+    for atoms in (unrelaxed("a"), relaxed("a")):
+        document = {**plain(atoms), **named, "properties": {"x": named}}
+        document["sites"][0]["properties"] = {"x": named}
+        document["lattice"] |= named
+        ends.append(document)
+    found = read(tmp_path, {"input": {"structure": ends[0]}, "output": {"structure": ends[1]}, **named})
+    assert isinstance(found, RawPair)
+    assert "evil_module" not in sys.modules
+
+
+def test_a_file_that_is_away_stops_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to(tmp_path / "away.json")
+    with pytest.raises(SourceError, match="No such file"):
+        list(read_documents(tmp_path / "a.json", None))
