@@ -53,6 +53,7 @@ class PairDataset:
         key: str | None = None,
         level: str = "PBE",
         labels: str = "relaxed",
+        start_forces: bool = False,
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
         group_by: str = "composition",
         seed: int = 0,
@@ -68,6 +69,7 @@ class PairDataset:
                 trajectories, or of documents. Each format has usual ones.
             level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
             labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; packed ones have ``relaxed`` alone.
+            start_forces: of npz files, see :func:`~deeprelax_ase.data.load_pairs` too.
             fractions: shares for training, validation and test, of sources that do not say what belongs where.
             group_by: what such pairs must share to be kept together, one of :data:`GROUPS`.
             seed: of that split, which does not depend on the order of the pairs.
@@ -90,7 +92,7 @@ class PairDataset:
         if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
             raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
         if format == "npz" or (format == "auto" and paths and all(path.suffix == ".npz" for path in paths)):
-            return _from_npz(paths, labels, dtype)
+            return _from_npz(paths, labels, dtype, start_forces=start_forces)
         row = format_of(paths) if format == "auto" else FORMATS[format]
         dataset = _collected(row.read(paths, key), level, dtype, advance)
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
@@ -144,7 +146,7 @@ def _found(source: str | os.PathLike) -> list[Path]:
     return [Path(file) for file in sorted(glob.glob(name))] or [Path(name)]
 
 
-def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDataset:
+def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype, *, start_forces: bool) -> PairDataset:
     parts: list[RelaxationPairs] = []
     names: list[str] = []
     for path in paths:
@@ -152,7 +154,10 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype) -> PairDat
             packed = is_packed(path)
             if packed and labels != "relaxed":
                 raise ValueError(f"packed pairs have no labels but 'relaxed', got {labels=}")
-            part = read_packed(path, dtype=dtype) if packed else load_pairs(path, labels=labels, dtype=dtype)
+            if packed:
+                part = read_packed(path, dtype=dtype)
+            else:
+                part = load_pairs(path, labels=labels, dtype=dtype, start_forces=start_forces)
             with np.load(path, allow_pickle=False) as arrays:
                 given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
         except (OSError, ValueError, BadZipFile) as error:

@@ -137,6 +137,7 @@ def load_pairs(
     *,
     labels: str = "relaxed",
     dtype: torch.dtype = torch.float64,
+    start_forces: bool = False,
 ) -> RelaxationPairs:
     """Read pairs from one or several ``.npz`` files, one after the other.
 
@@ -149,6 +150,8 @@ def load_pairs(
             none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks, or the
             relaxed ones where the level of all is M3GNet's.
         dtype: of the geometry.
+        start_forces: whether the arrays ``forces_initial`` (eV/Å) and ``stress_initial`` (eV/Å³, ASE's sign) are read,
+            where a file has them and ``labels`` are ``relaxed``.
 
     Raises:
         ValueError: an array is missing from a file, or ``labels`` is unknown.
@@ -156,10 +159,10 @@ def load_pairs(
     if labels not in ("relaxed", "m3gnet"):
         raise ValueError(f"Unknown {labels=}, must be one of ('relaxed', 'm3gnet')")
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    return concatenate([_read(file, labels, dtype) for file in files])
+    return concatenate([_read(file, labels, dtype, start_forces=start_forces) for file in files])
 
 
-def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> RelaxationPairs:
+def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_forces: bool) -> RelaxationPairs:
     with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
         if labels == "m3gnet" and "frac_m3gnet" not in arrays and _all_m3gnet(stated):
@@ -171,6 +174,9 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Relaxatio
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
         kind = torch.from_numpy(arrays["kind"]).long() if "kind" in arrays else torch.full((len(raw["dft"]),), -1)
         fixed = torch.from_numpy(arrays["fixed_cell"]) if "fixed_cell" in arrays else is_fixed_cell(kind)
+        known = start_forces and labels == "relaxed" and {"forces_initial", "stress_initial"} <= set(arrays)
+        if known:
+            raw |= {name: torch.from_numpy(arrays[name]) for name in ("forces_initial", "stress_initial")}
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
     pairs = RelaxationPairs(
         numbers=raw["numbers"].long(),
@@ -188,6 +194,10 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype) -> Relaxatio
         kind=kind,
         fixed_cell=fixed,
     )
+    if known:
+        virial = raw["stress_initial"].to(dtype) * torch.linalg.det(pairs.cell_initial).abs()[:, None, None]
+        all_known = torch.ones_like(pairs.has_forces)
+        pairs = replace(pairs, forces=raw["forces_initial"].to(dtype), virial=virial, has_forces=all_known)
     return pairs.take(raw["m3gnet_ok"].nonzero().squeeze(1)) if labels == "m3gnet" else pairs
 
 

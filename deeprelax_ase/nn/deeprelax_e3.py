@@ -148,6 +148,11 @@ class DeepRelaxE3(nn.Module):
 
     def stages(self, given: NetworkInput) -> Iterator[tuple[Relaxation, Scalars]]:
         """The relaxation after each block, as it is reached, with the scalars x (N, F) of the atoms."""
+        for relaxation, x, _ in self.features(given):
+            yield relaxation, x
+
+    def features(self, given: NetworkInput) -> Iterator[tuple[Relaxation, Scalars, Stacks]]:
+        """:meth:`stages`, with the stacks h (N, 8, F) of the atoms too."""
         of_crystals = self.levels(given.level)
         if self.freedoms is not None:
             of_crystals = of_crystals + self.freedoms(free_directions(given.strain_projectors))
@@ -166,7 +171,7 @@ class DeepRelaxE3(nn.Module):
             displacements = displacements.detach() + without_drift(shift.to(displacements.dtype), given)
             step = strain_matrix(_mean(coefficients.to(strain.dtype), given))
             strain = strain.detach() + project_strain(step, given.strain_projectors.to(step.dtype))
-            yield _relaxation(displacements, strain, raw, given), x
+            yield _relaxation(displacements, strain, raw, given), x, h
 
     def _edge_features(self, vectors: EdgeVectors) -> tuple[EdgeFeatures, Harmonics]:
         """Radial basis (E, num_basis), in the type that the linear maps compute in, and harmonics (E, 8)."""

@@ -14,6 +14,7 @@ from deeprelax_ase.geometry.vacuum import free_directions, project_strain
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.records import Relaxation
+from deeprelax_ase.training.force_targets import StartForces, start_forces
 
 
 class TrueRelaxation(NamedTuple):
@@ -25,6 +26,7 @@ class TrueRelaxation(NamedTuple):
         atoms: (N,) weights of the displacements.
         crystals: (G,) weights of the strains.
         batch: (N,) int64, the crystal of each atom.
+        start: forces and virials at the start, where they are targets.
     """
 
     displacements: Tensor
@@ -32,14 +34,22 @@ class TrueRelaxation(NamedTuple):
     atoms: Tensor
     crystals: Tensor
     batch: Tensor
+    start: StartForces
 
 
-def true_relaxation(pairs: RelaxationPairs, given: NetworkInput, *, forces_weight: float = 1.0) -> TrueRelaxation:
+def true_relaxation(
+    pairs: RelaxationPairs,
+    given: NetworkInput,
+    *,
+    forces_weight: float = 1.0,
+    unrelaxed: RelaxationPairs | None = None,
+) -> TrueRelaxation:
     """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
     The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. It is
     taken within the directions in which the ``given`` cells may be strained; where there are none, it has no weight.
-    Crystals whose forces are known count ``forces_weight``.
+    Crystals whose forces are known count ``forces_weight``. The forces of the ``unrelaxed`` pairs are targets, see
+    :func:`~deeprelax_ase.training.force_targets.start_forces`.
     """
     deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
     strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
@@ -47,8 +57,12 @@ def true_relaxation(pairs: RelaxationPairs, given: NetworkInput, *, forces_weigh
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
     moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, cell[given.batch])
     weights = torch.where(given.known.has_forces, forces_weight, torch.ones_like(strain[:, 0, 0]))
-    of_strains = torch.where(free_directions(given.strain_projectors) > 0, weights, torch.zeros_like(weights))
-    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], of_strains, given.batch)
+    directions = free_directions(given.strain_projectors)
+    of_strains = torch.where(directions > 0, weights, torch.zeros_like(weights))
+    start = start_forces(pairs if unrelaxed is None else unrelaxed, pairs, directions == 3)
+    if unrelaxed is None:
+        start = start._replace(atoms=torch.zeros_like(start.atoms), crystals=torch.zeros_like(start.crystals))
+    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], of_strains, given.batch, start)
 
 
 def relaxation_loss(
@@ -74,7 +88,7 @@ def relaxation_loss(
     Returns:
         ``loss``, and of the last block ``displacement``, ``volume`` and ``shape``: mean absolute errors (Å, 1, 1).
     """
-    displacements, strain, atoms, crystals, batch = truth
+    displacements, strain, atoms, crystals, batch, _ = truth
     of_atoms = tempering[batch] if isinstance(tempering, Tensor) else tempering
     losses = []
     for relaxation in relaxations:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,6 +16,7 @@ from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
+from deeprelax_ase.training.force_targets import StartForces, WithForceTargets, start_forces_loss
 from deeprelax_ase.training.graphed import GraphedStep
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.padding import Sizes, pad
@@ -60,7 +60,8 @@ class DeepRelaxE3Task:
         self.settings, self.config = settings, config
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
-        self.network = DeepRelaxE3(config).to(self.device)
+        network = WithForceTargets(config) if settings.force_targets else DeepRelaxE3(config)
+        self.network = network.to(self.device)
         self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
         self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)
@@ -117,14 +118,17 @@ class DeepRelaxE3Task:
         """An augmented batch of the pairs ``crystals`` (n,), some of them as last predicted; padded on CUDA."""
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            start = self.recycle_buffer.mix(crystals, self.settings.recycled, self.generator).to(self.device)
-            start = hide_forces(start, self.settings.hidden, self.generator)
-            start = augment(start, self.settings.augmentation, self.generator)
+            settings, unrelaxed = self.settings, None
+            hidden = settings.hidden if self.config.reads_forces or not settings.force_targets else 1.0
+            start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, hidden=hidden).to(self.device)
+            if settings.force_targets:
+                unrelaxed = self.recycle_buffer.pairs.take(crystals).to(self.device)
+            start = augment(start, settings.augmentation, self.generator)
             graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
             known = KnownForces(start.forces, start.virial, start.has_forces)
             level = self.level[crystals.to(self.level.device)].to(self.device)
             given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
-            truth = true_relaxation(start, given, forces_weight=self.settings.forces_weight)
+            truth = true_relaxation(start, given, forces_weight=settings.forces_weight, unrelaxed=unrelaxed)
             if self._stream is not None:
                 if self._sizes is None or not self._sizes.hold(given):
                     self._sizes, self._graphed = Sizes.around(given), None
@@ -150,27 +154,32 @@ class DeepRelaxE3Task:
     def graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
         """:meth:`learn` from :func:`flat_tensors` to tensors, as a CUDA graph records it."""
         numbers, level, projectors, batch, counts, vectors, *rest = tensors
-        known, edges, truth = KnownForces(*rest[:3]), EdgeLists(*rest[3:8]), TrueRelaxation(*rest[8:])
+        known, edges = KnownForces(*rest[:3]), EdgeLists(*rest[3:8])
+        displacements, strain, atoms, crystals, same_batch, *start = rest[8:]
+        truth = TrueRelaxation(displacements, strain, atoms, crystals, same_batch, StartForces(*start))
         given = NetworkInput(numbers, level, projectors, batch, counts, vectors, known, edges)
-        losses, displacements, strain = self.learn(given, truth)
-        return [*losses.values(), displacements, strain]
+        losses, moved, strained = self.learn(given, truth)
+        return [*losses.values(), moved, strained]
 
     def learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
         if self._stream is None:
             self.network.zero_grad(set_to_none=True)
-        losses, displacements, strain = self._losses(self.network, given, truth)
+        losses, displacements, strain = self._losses(self.network, given, truth, learning=True)
         losses["loss"].backward()
         return {name: loss.detach() for name, loss in losses.items()}, displacements.detach(), strain.detach()
 
     def _losses(
-        self, network: nn.Module, given: NetworkInput, truth: TrueRelaxation
+        self, network: nn.Module, given: NetworkInput, truth: TrueRelaxation, *, learning: bool = False
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
         sharper = settings.forces_tempering - settings.tempering
         lower = settings.bfloat16 and given.vectors.is_cuda
         with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
-            relaxations = cast("DeepRelaxE3", network).refine(given)
+            if learning and isinstance(network, WithForceTargets):
+                relaxations, read = network.refine_and_read(given)
+            else:
+                relaxations, read = cast("DeepRelaxE3", network).refine(given), None
         losses = relaxation_loss(
             relaxations if settings.all_blocks else relaxations[-1:],
             truth,
@@ -178,18 +187,14 @@ class DeepRelaxE3Task:
             shape_weight=settings.shape_weight,
             tempering=settings.tempering + sharper * given.known.has_forces,
         )
+        if read is not None:
+            losses["loss"] = losses["loss"] + settings.force_targets * start_forces_loss(read, truth.start)
         return losses, relaxations[-1].displacements, relaxations[-1].strain
-
-
-def hide_forces(pairs: RelaxationPairs, share: float, generator: torch.Generator) -> RelaxationPairs:
-    """The ``pairs``, less what is known of the forces in a ``share`` of them: then they are starts like any others."""
-    told = torch.rand(len(pairs), device=pairs.counts.device, generator=generator) >= share
-    return replace(pairs, has_forces=pairs.has_forces & told)
 
 
 def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
     """All tensors of a batch, in the order in which :meth:`DeepRelaxE3Task.graph_step` takes them."""
-    return [*given[:-2], *given.known, *given.edges, *truth]
+    return [*given[:-2], *given.known, *given.edges, *truth[:-1], *truth.start]
 
 
 def known_levels(pairs: RelaxationPairs, config: DeepRelaxE3Config) -> Tensor:

@@ -28,6 +28,7 @@ from deeprelax_ase.training.devices import (
     resident,
     tensor_float_32,
 )
+from deeprelax_ase.training.force_targets import without_force_targets
 from deeprelax_ase.training.parameters import make_optimizers
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
@@ -108,7 +109,7 @@ def train(
             return None
     if fabric.is_global_zero:
         _write_settings(out, config, settings, loop.summary())
-    return loop.result()
+    return without_force_targets(loop.result())
 
 
 def _seeded_task(

@@ -11,6 +11,7 @@ from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.e3_loss import TrueRelaxation
+from deeprelax_ase.training.force_targets import StartForces
 
 #: Dummy atoms share the dummy edges: with too few of them, each would have far more edges than an atom has.
 MIN_DUMMY_ATOMS = 512
@@ -74,6 +75,12 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
         atoms=_fill(truth.atoms, more.atoms, 0),
         crystals=_fill(truth.crystals, more.crystals, 0),
         batch=_fill(truth.batch, more.atoms, sizes.crystals - 1),
+        start=StartForces(
+            forces=torch.cat([truth.start.forces, truth.start.forces.new_zeros(more.atoms, 3)]),
+            virial=torch.cat([truth.start.virial, truth.start.virial.new_zeros(more.crystals, 3, 3)]),
+            atoms=_fill(truth.start.atoms, more.atoms, 0),
+            crystals=_fill(truth.start.crystals, more.crystals, 0),
+        ),
     )
 
 

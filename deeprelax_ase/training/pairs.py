@@ -22,6 +22,7 @@ def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
             key=data.key,
             level=data.level,
             labels=labels,
+            start_forces=data.start_forces,
             fractions=data.fractions,
             seed=data.seed,
             dtype=torch.float32,

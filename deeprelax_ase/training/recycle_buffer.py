@@ -19,14 +19,17 @@ class RecycleBuffer:
         self.pairs = pairs
         self.fractional, self.cell = pairs.fractional_initial.clone(), pairs.cell_initial.clone()
 
-    def mix(self, crystals: Tensor, share: float, generator: torch.Generator) -> RelaxationPairs:
+    def mix(
+        self, crystals: Tensor, share: float, generator: torch.Generator, *, hidden: float = 0.0
+    ) -> RelaxationPairs:
         """The pairs with the indices ``crystals`` (n,), a ``share`` of them from the last prediction on.
 
-        Crystals whose forces are known stay where those were found.
+        Crystals whose forces are known stay where those were found, but for a share that is ``hidden``.
         """
         crystals = crystals.to(self.cell.device)
         pairs = self.pairs.take(crystals)
         draw = torch.rand(len(pairs), device=generator.device, generator=generator).to(self.cell.device)
+        pairs = hide_forces(pairs, hidden, generator)
         chosen = (draw < share) & ~pairs.has_forces  # forces are known at one place only
         fractional = self.fractional[self.pairs.atoms_of(crystals)]
         return replace(
@@ -56,3 +59,9 @@ class RecycleBuffer:
         """The inverse of :meth:`state_dict`."""
         self.fractional.copy_(state["fractional"])
         self.cell.copy_(state["cell"])
+
+
+def hide_forces(pairs: RelaxationPairs, share: float, generator: torch.Generator) -> RelaxationPairs:
+    """The ``pairs``, less what is known of the forces in a ``share`` of them: then they are starts like any others."""
+    draw = torch.rand(len(pairs), device=generator.device, generator=generator).to(pairs.counts.device)
+    return replace(pairs, has_forces=pairs.has_forces & (draw >= share))

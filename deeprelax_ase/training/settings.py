@@ -114,6 +114,8 @@ class TrainingSettings:
             relative errors tell.
         forces_weight: how much they count beside the others, whose errors are larger.
         hidden: share of the crystals with known forces that the end-to-end network is not told of them.
+        force_targets: weight of the loss of forces and virial at unaugmented starts, where the pairs have them, for the
+            end-to-end network: see :mod:`deeprelax_ase.training.force_targets`.
         all_blocks: whether every block of the end-to-end network is held to the truth, or the last one alone.
         recycled: share of the crystals that the end-to-end network sees as it last predicted them.
         bfloat16: autocast the network on CUDA.
@@ -151,6 +153,7 @@ class TrainingSettings:
     forces_tempering: float = 0.5
     forces_weight: float = 0.1
     hidden: float = 0.2
+    force_targets: float = 0.0
     all_blocks: bool = True
     recycled: float = 0.3
     bfloat16: bool = True
@@ -224,6 +227,8 @@ class DataSettings:
         level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
         labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side.
         forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`.
+        start_forces: whether forces and stress at the unrelaxed crystals are read from npz files that have them, to be
+            read by the network or to be targets, see :attr:`TrainingSettings.force_targets`.
         fractions: of the sources that are not split, the shares for training, validation and test.
         seed: of that split.
         choice: which of the training pairs, and how often.
@@ -236,6 +241,7 @@ class DataSettings:
     level: str = "PBE"
     labels: tuple[str, ...] = ("relaxed",)
     forces: tuple[str, ...] = ()
+    start_forces: bool = False
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     choice: PairSettings = field(default_factory=PairSettings)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 
 def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) -> None:
-    """Weights of an earlier run, of a network of the same shape, which need not have read forces or cell freedom.
+    """Weights of an earlier run, of a network of the same shape.
+
+    It need not have read forces or cell freedom, nor have had forces as targets.
 
     Args:
         network: whose weights are set.
@@ -22,7 +24,11 @@ def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) ->
     """
     weights = initial if isinstance(initial, dict) else load_file(initial)
     name = "the initial state" if isinstance(initial, dict) else initial
-    own = {key: weight for key, weight in network.state_dict().items() if key.startswith(("forces.", "freedoms."))}
+    own = {
+        key: weight
+        for key, weight in network.state_dict().items()
+        if key.startswith(("forces.", "freedoms.", "force_targets."))
+    }
     try:
         network.load_state_dict({**own, **weights}, strict=True)
     except RuntimeError as error:

@@ -232,3 +232,20 @@ def test_crystals_of(tmp_path):
     np.testing.assert_array_equal(crystals_of(pairs, "initial")[1].cell, cells[1])
     with pytest.raises(ValueError, match="Unknown which"):
         crystals_of(pairs, "final")
+
+
+def test_forces_at_the_start_are_read_where_they_are_asked_for_and_known(tmp_path: Path) -> None:
+    rng, known = np.random.default_rng(1), arrays()
+    np.savez(tmp_path / "unknown.npz", **known)
+    known["forces_initial"] = rng.random((sum(COUNTS), 3)).astype(np.float16)
+    known["stress_initial"] = rng.random((4, 3, 3)).astype(np.float16)
+    np.savez(tmp_path / "known.npz", **known)
+    files = [tmp_path / "unknown.npz", tmp_path / "known.npz"]
+    assert not load_pairs(files).has_forces.any()
+    pairs = load_pairs(files, start_forces=True)
+    assert pairs.has_forces.tolist() == [False] * 4 + [True] * 4
+    np.testing.assert_array_equal(pairs.forces[sum(COUNTS) :].numpy(), known["forces_initial"].astype(float))
+    volumes = np.abs(np.linalg.det(known["cell_initial"].astype(float)))
+    expected = known["stress_initial"].astype(float) * volumes[:, None, None]
+    np.testing.assert_allclose(pairs.virial[4:].numpy(), expected, rtol=1e-6)
+    assert not pairs.forces[: sum(COUNTS)].any()

@@ -14,6 +14,7 @@ from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
+from deeprelax_ase.training.force_targets import StartForces
 
 WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
 ATOMS, CRYSTALS = 7, 3
@@ -102,11 +103,14 @@ def test_crystals_whose_forces_are_known_count_as_told(pairs_of, has_forces, wei
 # -- the loss
 
 
+NO_FORCES = StartForces(torch.zeros(0, 3), torch.zeros(0, 3, 3), torch.zeros(0), torch.zeros(0))
+
+
 def some_truth() -> TrueRelaxation:
     generator = torch.Generator().manual_seed(3)
     moves = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
     ones = torch.ones(ATOMS, dtype=torch.float64)
-    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS], BATCH)
+    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS], BATCH, NO_FORCES)
 
 
 def at(truth: TrueRelaxation, *, scale: float = 0.1) -> Relaxation:
@@ -203,7 +207,7 @@ def test_crystals_of_weight_zero_count_for_nothing() -> None:
             for name, tensor in vars(relaxation).items()
         }
     )
-    alone = TrueRelaxation(*(t[kept[BATCH]] if len(t) == ATOMS else t[kept] for t in truth))
+    alone = TrueRelaxation(*(t[kept[BATCH]] if len(t) == ATOMS else t[kept] for t in truth[:-1]), start=NO_FORCES)
     alone = alone._replace(batch=kept.cumsum(0)[alone.batch] - 1)
     losses = relaxation_loss([relaxation], masked, **WEIGHTS)
     for name, expected in relaxation_loss([rest], alone, **WEIGHTS).items():

@@ -139,4 +139,4 @@ def test_sizes_are_round_so_that_batches_share_them(pairs_of) -> None:
 
 
 def _tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
-    return [*given[:-2], *given.known, *given.edges, *truth]
+    return [*given[:-2], *given.known, *given.edges, *truth[:-1], *truth.start]

@@ -100,6 +100,15 @@ def test_crystals_whose_forces_are_known_stay_where_those_were_found(pairs_of, h
         assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
 
 
+def test_crystals_whose_forces_are_hidden_are_recycled_as_any_others(pairs_of, has_forces) -> None:
+    pairs = has_forces(pairs_of(10))
+    recycle_buffer, everything = RecycleBuffer(pairs), torch.arange(10)
+    store_exact(recycle_buffer, everything, pairs)
+    mixed = recycle_buffer.mix(everything, 1.0, generator(), hidden=1.0)
+    assert not mixed.has_forces.any()
+    assert (mixed.cell_initial != pairs.cell_initial).flatten(start_dim=1).any(dim=1).all()
+
+
 def test_checkpoints_keep_the_predictions_and_the_pairs_stay(pairs: RelaxationPairs, pairs_of) -> None:
     recycle_buffer, other = RecycleBuffer(pairs), RecycleBuffer(pairs)
     store_exact(recycle_buffer, CHOSEN, pairs.take(CHOSEN))
