@@ -50,6 +50,7 @@ class Tally:
         errors: Å, expected of the coordinates of each prediction that is calibrated.
         volume_errors: relative, the same of the volume.
         rows: what the table tells of the first crystals.
+        doubts: why those of them are uncertain that are, a line for each.
     """
 
     written: int = 0
@@ -59,6 +60,7 @@ class Tally:
     errors: array = field(default_factory=lambda: array("f"))
     volume_errors: array = field(default_factory=lambda: array("f"))
     rows: list[Row] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -83,6 +85,7 @@ class Tally:
                 kept.append(value)
         if self.total <= TABLE_ROWS:
             self.rows.append(Row.of(frame))
+            self.doubts += [f"{frame.label}: {result.reason}"] if result.status == UNCERTAIN else []
 
 
 class Row(NamedTuple):
@@ -150,7 +153,7 @@ def failure(frame: RelaxedFrame) -> str:
 
 
 def print_results(console: Console, tally: Tally, output: str, *, seconds: float) -> None:
-    """A row for each crystal, where they are few, and a line for all."""
+    """A row for each crystal, where they are few, why some are uncertain, and a line for all."""
     if tally.total <= TABLE_ROWS:
         shown = [n for n in range(len(COLUMNS)) if COLUMNS[n] in _ALWAYS or any(row[n] for row in tally.rows)]
         table = Table(box=None, pad_edge=False)
@@ -159,6 +162,8 @@ def print_results(console: Console, tally: Tally, output: str, *, seconds: float
         for row in tally.rows:
             table.add_row(*(escape(row[n]) for n in shown))
         console.print(table)
+        for doubt in tally.doubts:
+            console.print(doubt, markup=False, soft_wrap=True)
     console.print(summary(tally, output, seconds=seconds), markup=False, soft_wrap=True)
 
 

@@ -156,12 +156,17 @@ def screen(
         options = replace(options, model=_model(model, options.calculator, device))
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
-    start = time.perf_counter()
     work: dict[str, Any] = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
+    raise typer.Exit(_screened(inputs, out, options, quiet=quiet, **work))
+
+
+def _screened(inputs: list[str], out: str, options: RelaxOptions, *, quiet: bool, **work: Any) -> int:
+    """The exit code of the screening, once it is done and told of."""
+    start = time.perf_counter()
     progress = _run(inputs, out, options, quiet=quiet, **work)
     if not quiet:
         Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
-    raise typer.Exit(SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK)
+    return SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK
 
 
 def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:

@@ -9,6 +9,14 @@ from deeprelax_ase.optimizers.acceptance import JumpDecision, known_energy_force
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.display import crystal_label
 
+#: What ``atoms.info`` tells of the jump: the errors as long as nothing moves on from it.
+_OF_THE_JUMP = (
+    ("expected error, coordinates", "deeprelax_error", "{:.3f} Å"),
+    ("expected error, volume", "deeprelax_volume_error", "{:.1%}"),
+    ("uncertainty", "deeprelax_uncertainty", "{:.3f} Å"),
+    ("model", "deeprelax_model", "{}"),
+)
+
 
 def optimizer_line(name: str, facts: dict[str, str]) -> str:
     """``<DeepRelaxOptimizer MgO, 2 atoms: jump kept, steps 5, ...>``, made of what :func:`optimizer_facts` tells."""
@@ -40,7 +48,6 @@ def optimizer_facts(
     }
     if (known := known_energy_forces(dof)) is not None:
         facts |= {"energy": f"{known.energy:.4f} eV", "fmax": f"{known.fmax:.4f} eV/Å"}
-    for name, key, unit in (("uncertainty", "deeprelax_uncertainty", " Å"), ("model", "deeprelax_model", "")):
-        if decision is not None and (value := info.get(key)) is not None:
-            facts[name] = (f"{value:.3f}" if isinstance(value, float) else str(value)) + unit
+    if decision is not None:
+        facts |= {name: told.format(info[key]) for name, key, told in _OF_THE_JUMP if info.get(key) is not None}
     return facts

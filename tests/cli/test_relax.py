@@ -159,7 +159,8 @@ class TestUncertain:
         result = deeprelax("relax", "set.extxyz")
         assert result.exit_code == 1
         assert result.stderr == ""
-        head, first, second, _, told = result.stdout.splitlines()
+        head, first, second, _, doubt, told = result.stdout.splitlines()
+        assert doubt == "set.extxyz@0: the crystal is unlike those that the model knows"
         assert head.split() == ["crystal", "formula", "volume", "error", "(Å)", "volume", "error", "status"]
         assert first.split() == ["set.extxyz@0", "Cu", "-8.7%", "0.030", "2.0%", "uncertain"]
         assert second.split() == ["set.extxyz@1", "Cu", "-8.7%", "0.030", "2.0%", "accepted"]

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 
 from deeprelax_ase import DeepRelaxOptimizer
+from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.html_tables import Table
 from tests.stand_in import StandInPredictor
 
@@ -133,3 +134,13 @@ def test_reasons_with_markup_are_escaped():
     assert "<br>" not in optimizer._repr_html_()
     assert "<br>&broken" in Table(optimizer._repr_html_()).rows["jump"]
     assert np.isfinite(atoms.get_potential_energy())
+
+
+def test_expected_errors_stand_beside_the_prediction():
+    error = CalibratedError(0.03, 0.08, 0.02, 0.05, ood=False)
+    optimizer = DeepRelaxOptimizer(copper(), predictor=StandInPredictor(error=error), logfile=None)
+    optimizer.run()
+    rows = Table(optimizer._repr_html_()).rows
+    assert rows["status"] == "accepted"
+    assert rows["expected error, coordinates"] == "0.030 Å"
+    assert rows["expected error, volume"] == "2.0%"
