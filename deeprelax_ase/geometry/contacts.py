@@ -12,6 +12,19 @@ from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Lengths, Numbers, Positions, Values
 from deeprelax_ase.graph.torch_builder import batch_tensors, listed_pairs
 
+#: Å, of each element, hydrogen to oganesson: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them, which says 0.2
+#: where nothing is known. Here too, as networks are trained where ASE is not installed.
+# fmt: off
+COVALENT_RADII = (
+    0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07, 1.05, 1.02, 1.06,
+    2.03, 1.76, 1.7, 1.6, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22, 1.2, 1.19, 1.2, 1.2, 1.16, 2.2,
+    1.95, 1.9, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42, 1.39, 1.45, 1.44, 1.42, 1.39, 1.39, 1.38, 1.39, 1.4, 2.44,
+    2.15, 2.07, 2.04, 2.03, 2.01, 1.99, 1.98, 1.98, 1.96, 1.94, 1.92, 1.92, 1.89, 1.9, 1.87, 1.87, 1.75, 1.7,
+    1.62, 1.51, 1.44, 1.41, 1.36, 1.36, 1.32, 1.45, 1.46, 1.48, 1.4, 1.5, 1.5, 2.6, 2.21, 2.15, 2.06, 2, 1.96,
+    1.9, 1.87, 1.8, 1.69, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
+)
+# fmt: on
+
 #: Of each element, hydrogen to curium, the shortest distance to any other atom in relaxed crystals, as a share of the
 #: sum of their covalent radii: the least of all training crystals of ``pairs_*.npz``, as
 #: ``benchmarks/geometry_limits.py`` measures it. Zero for elements that are not among them:
@@ -93,10 +106,8 @@ def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:
 
 @cache
 def covalent_radii() -> Values:
-    """(Z,) Å by atomic number: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them."""
-    from ase.data import covalent_radii as radii
-
-    return torch.from_numpy(radii)
+    """(Z,) Å, :data:`COVALENT_RADII` by atomic number; zero at 0, which is no element's."""
+    return torch.tensor((0.0, *COVALENT_RADII), dtype=torch.float64)
 
 
 @cache

@@ -51,7 +51,7 @@ def periodicity(edge_index: EdgeIndex, cell_offsets: CellOffsets, batch: Batch, 
     crystal = batch[destination]
 
     first, any_first = _last_where((closing != 0).any(dim=1), closing, crystal, size)
-    normals = torch.linalg.cross(first[crystal], closing)
+    normals = _cross(first[crystal], closing)
     second, any_second = _last_where((normals != 0).any(dim=1), normals, crystal, size)
     out_of_plane = (second[crystal] * closing).sum(dim=1) != 0
     any_third = _last_where(out_of_plane, closing, crystal, size)[1]
@@ -86,6 +86,12 @@ def _closing_vectors(source: EdgeAtoms, destination: EdgeAtoms, offsets: CellOff
         for _ in range(_HALVINGS):
             step, parent = step + step[parent], parent[parent]
         root, image = parent[root], image + step[root]
+
+
+def _cross(left: CellOffsets, right: CellOffsets) -> CellOffsets:
+    """Cross products of whole numbers, which not every device's own can."""
+    ahead, behind = [1, 2, 0], [2, 0, 1]
+    return left[:, ahead] * right[:, behind] - left[:, behind] * right[:, ahead]
 
 
 def _last_where(

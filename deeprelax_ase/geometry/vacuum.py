@@ -131,6 +131,10 @@ def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_ce
 def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: float = VACUUM) -> Matrices:
     """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
 
+    For training, which cannot wait for the device as :func:`vacuum_of` does, and whose pairs have their vacuum along a
+    face of the cell. Of 9,000 of them both find the same planes, but in 50 of 60 crystals of which one alone says that
+    there is a layer: open ones with gaps of 6 to 10 Å, and layers that do not hold together.
+
     Args:
         fractional: (N, 3) fractional coordinates.
         cell: (G, 3, 3) Å, lattice vectors in rows.

@@ -122,6 +122,11 @@ class _Way:
     def between(cls, initial: np.ndarray, relaxed: np.ndarray) -> _Way:
         if np.array_equal(initial, relaxed):
             return cls(initial, np.eye(3), np.zeros(3), np.zeros(3))
+        if np.linalg.det(initial) == 0:
+            raise PathError(
+                "the cell has no volume, so that it cannot be stretched. Give it a vector out of the plane, with "
+                "atoms.center(vacuum=10, axis=2)."
+            )
         deformation = np.linalg.solve(initial, relaxed)  # relaxed = initial U Q: U stretches, Q turns
         if np.linalg.det(deformation) <= 0:
             raise PathError(

@@ -6,7 +6,7 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.contacts import NEAREST, TOLERATED, closest_contact, colliding
+from deeprelax_ase.geometry.contacts import COVALENT_RADII, NEAREST, TOLERATED, closest_contact, colliding
 from deeprelax_ase.graph.torch_builder import batch_tensors
 
 
@@ -56,6 +56,10 @@ def test_where_no_atoms_are_near() -> None:
     contact = closest_contact(Crystal([14], [[0, 0, 0]], np.diag([9.0, 9.0, 9.0])))
     assert contact.distance == np.inf
     assert not contact.collides
+
+
+def test_radii_are_those_of_ase() -> None:
+    np.testing.assert_array_equal(COVALENT_RADII, covalent_radii[1:])
 
 
 def test_all_elements_that_are_known_have_a_share() -> None:

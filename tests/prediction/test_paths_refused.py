@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk, molecule, mx2
 from ase.constraints import FixAtoms, FixCartesian, FixedPlane, FixSymmetry, Hookean
 
 from deeprelax_ase.errors import (
@@ -122,3 +122,12 @@ class TestErrors:
         relaxed.set_cell(salt.cell.array * [[1], [1], [-1]])
         with pytest.raises(PathError, match="right-handed and the other left-handed"):
             relaxation_path(salt, relaxed)
+
+
+def test_a_layer_without_a_vector_out_of_its_plane():
+    start = mx2("MoS2", vacuum=5.0)
+    start.cell[2] = 0
+    end = start.copy()
+    end.set_cell(1.01 * start.cell.array)
+    with pytest.raises(PathError, match=r"no volume.*atoms\.center"):
+        relaxation_path(start, end, 3)

@@ -70,3 +70,11 @@ def test_names_are_as_many_as_structures() -> None:
     with pytest.raises(ValueError, match="1 ids, but 2 structures"):
         structures_table(some_crystals(2), ids=["a"])
     assert structures_table(some_crystals(2), ids=["a", "a"]).column("id").to_pylist() == ["a", "a"]
+
+
+def test_sites_that_may_not_move_are_refused() -> None:
+    """Those of pymatgen's structures too, as jobflow hands them over."""
+    structure = Crystal.of(bulk("NaCl", "rocksalt", a=5.6)).to_structure()
+    structure.add_site_property("selective_dynamics", [[True, True, True], [False, False, False]])
+    (row,) = structures_table([structure]).to_pylist()
+    assert "constraints (selective_dynamics)" in row["error"]
