@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from deeprelax_ase import Crystal, Predictor, load_model
 from deeprelax_ase.data import LEVELS, load_pairs
-from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.card import ModelCard
@@ -70,9 +69,9 @@ def test_a_run_ends_with_a_model_that_predicts(values_of: ValuesOf, architecture
     assert load_config(config.out / "config.yaml") == config
 
     pairs = load_pairs(splits_file).in_split("test")
-    for result in Predictor(model, device="cpu").predict_many(crystals_of(pairs, "initial")):
-        assert np.linalg.det(result.relaxed.cell) > 0
-        assert result.uncertainty.total > 0
+    predicted = predict_pairs(model, pairs)
+    assert (torch.linalg.det(predicted.cell) > 0).all()
+    assert (predicted.uncertainty > 0).all()
 
 
 @both
@@ -186,13 +185,14 @@ def test_the_papers_network_knows_one_level_only(values_of: ValuesOf) -> None:
 def shrinking() -> DeepRelaxE3:
     """A network that shrinks every crystal by 2.5 % in each pass: by 5 % in two of them."""
     network = DeepRelaxE3(DeepRelaxE3Config(channels=8, num_blocks=1, layers_per_block=1, num_basis=8))
-    refine = network.refine
+    stages = network.stages
 
-    def shrunk(*arguments, **options):
-        *earlier, last = refine(*arguments, **options)
-        return [*earlier, replace(last, strain=np.log(0.975) * torch.eye(3).expand_as(last.strain).to(last.strain))]
+    def shrunk(given):
+        for relaxation, x in stages(given):
+            strain = np.log(0.975) * torch.eye(3).expand_as(relaxation.strain).to(relaxation.strain)
+            yield replace(relaxation, strain=strain), x
 
-    network.refine = shrunk  # type: ignore[method-assign]
+    network.stages = shrunk  # type: ignore[method-assign]
     return network
 
 
