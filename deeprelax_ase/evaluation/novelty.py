@@ -46,11 +46,12 @@ def fit_novelty_on(
         model: on the device that is to compute.
         training: pairs that the model has learnt from. Kinds of crystals that are among them are no outliers.
         validation: ordinary pairs that it has not learnt from.
-        crystals: so many unrelaxed training crystals are drawn; of each kind of outliers a tenth of that.
+        crystals: so many training pairs are drawn, and of each one crystal is known, unrelaxed or relaxed in turn; of
+            each kind of outliers a tenth of that is made.
         seed: of the draws and of the fit.
     """
     rng = np.random.default_rng(seed)
-    known = crystals_of(_drawn(training, crystals, rng), "initial")
+    known = _half_relaxed(_drawn(training, crystals, rng))
     makers = makers_for(training, model.card.elements)
     each = max(1, crystals // 10)
     strange = [made for maker in makers.values() for made in outliers(maker, training, each, rng)]
@@ -69,10 +70,8 @@ def makers_for(training: RelaxationPairs, elements: Sequence[int]) -> Mapping[st
 
 
 def outliers(maker: Maker, training: RelaxationPairs, count: int, rng: np.random.Generator) -> list[Crystal]:
-    """Up to ``count`` of one kind, of training crystals of which every other one is relaxed."""
-    drawn = _drawn(training, count, rng)
-    sources = [*crystals_of(drawn, "initial")[::2], *crystals_of(drawn, "relaxed")[1::2]]
-    made = [maker(crystal, rng) for crystal in sources]
+    """Up to ``count`` of one kind, made of training crystals of which every other one is relaxed."""
+    made = [maker(crystal, rng) for crystal in _half_relaxed(_drawn(training, count, rng))]
     return [crystal for crystal in made if crystal is not None and len(crystal) <= MOST_ATOMS]
 
 
@@ -93,6 +92,11 @@ def atom_scalars_of(model: Model, crystals: Sequence[Crystal], words: str) -> At
     counts = torch.tensor([len(crystal) for crystal, _ in kept])
     batch_of = torch.repeat_interleave(torch.arange(len(kept)), counts)
     return AtomScalars(torch.cat([x for _, x in kept]), numbers.to(device), batch_of.to(device), len(kept))
+
+
+def _half_relaxed(pairs: RelaxationPairs) -> list[Crystal]:
+    """One crystal of each pair, of every other one the relaxed one."""
+    return [*crystals_of(pairs, "initial")[::2], *crystals_of(pairs, "relaxed")[1::2]]
 
 
 def _drawn(pairs: RelaxationPairs, count: int, rng: np.random.Generator) -> RelaxationPairs:

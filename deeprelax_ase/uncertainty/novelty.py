@@ -31,13 +31,16 @@ KNOWN = 0.985
 _ELEMENTS = 119
 
 #: Channels of the perceptron.
-_HIDDEN = 32
+_HIDDEN = 64
 
 #: Atoms by which the mean of an element leans towards that of all: of a rare one little is known.
 _PRIOR = 5.0
 
 #: Steps of the fit, the largest step, the decay of weights, and the share of channels that are left out at random.
-_STEPS, _RATE, _DECAY, _DROPOUT = 500, 3e-3, 1e-2, 0.1
+_STEPS, _RATE, _DECAY, _DROPOUT = 1000, 3e-3, 1e-2, 0.3
+
+#: Crystals that a step sees, about.
+_BATCH = 1000
 
 #: Logarithm of the largest novelty.
 _LARGEST = math.log(1e6)
@@ -122,8 +125,7 @@ def fit_novelty(scalars: Tensor, numbers: Tensor, batch: Tensor, outliers: Tenso
     centred = scalars - means[numbers]
     whitening = _whitening(centred[known])
     inputs, truth = centred @ whitening, outliers.float()
-    share = truth.mean()
-    weights = torch.where(outliers, 0.5 / share, 0.5 / (1 - share))  # both kinds count alike
+    weights = torch.where(outliers, 0.5 / truth.mean(), 0.5 / (1 - truth.mean()))  # both kinds count alike
     with torch.random.fork_rng(devices=[scalars.device] if scalars.is_cuda else []):
         torch.manual_seed(seed)
         first, last = torch.nn.Linear(inputs.shape[1], _HIDDEN), torch.nn.Linear(_HIDDEN, 2, bias=False)
@@ -131,8 +133,11 @@ def fit_novelty(scalars: Tensor, numbers: Tensor, batch: Tensor, outliers: Tenso
         optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
         for _ in range(_STEPS):
-            logits = _pooled(network(functional.dropout(inputs, _DROPOUT)), batch, len(outliers))
-            loss = functional.binary_cross_entropy_with_logits(logits, truth, weights)
+            chosen = torch.rand(len(truth), device=inputs.device) < _BATCH / len(truth)
+            atoms, owner = chosen[batch], (chosen.cumsum(0) - 1)[batch]
+            read = network(functional.dropout(inputs[atoms], _DROPOUT))
+            logits = _pooled(read, owner[atoms], int(chosen.sum()))
+            loss = functional.binary_cross_entropy_with_logits(logits, truth[chosen], weights[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
