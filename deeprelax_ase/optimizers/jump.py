@@ -150,7 +150,7 @@ class Jump:
         atoms = self._dof.atoms
         geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         if self._crystal is None or self._crystal[0] != geometry:
-            self._crystal = geometry, Crystal.from_atoms(atoms)
+            self._crystal = geometry, _dense_at_most(Crystal.from_atoms(atoms))
         return self._crystal[1]
 
     def make(self) -> JumpRecord:
@@ -254,3 +254,13 @@ def _refuse_foreign(prediction: Prediction, crystal: Crystal, model: str, *, kee
         )
     if keeps_cell and not np.array_equal(of.cell, prediction.relaxed.cell):
         raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")
+
+
+def _dense_at_most(crystal: Crystal) -> Crystal:
+    """``crystal``, unless its atoms must overlap: a calculator would list their neighbours without end."""
+    import torch
+
+    from deeprelax_ase.graph import check_density
+
+    check_density(torch.tensor(crystal.cell)[None], torch.zeros(len(crystal), dtype=torch.long))
+    return crystal

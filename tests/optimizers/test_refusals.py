@@ -18,6 +18,7 @@ from deeprelax_ase.errors import (
     EmptyStructureError,
     MissingCellError,
     NonFiniteError,
+    OverlappingAtomsError,
     SingularCellError,
     VacuumError,
 )
@@ -44,6 +45,10 @@ def not_a_number() -> Atoms:
     return atoms
 
 
+def collapsed() -> Atoms:
+    return bulk("Cu", a=0.01)
+
+
 def shared_site() -> Atoms:
     atoms = bulk("Cu", cubic=True)
     atoms.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}
@@ -57,6 +62,7 @@ def shared_site() -> Atoms:
         (Atoms, EmptyStructureError, "check the file"),
         (wire, VacuumError, r"pbc=\[True, False, False\]"),
         (flat, SingularCellError, "three independent"),
+        (collapsed, OverlappingAtomsError, "lengths of the cell"),
         (not_a_number, NonFiniteError, r"atoms \[1\]"),
         (shared_site, DisorderedStructureError, "ordered structure"),
     ],
