@@ -19,7 +19,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions demo docs test-docs pages test lint format clean distclean
+.PHONY: help install gpaw ase-versions demo docs test-docs pages trust test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,10 @@ test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" f
 pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/paper/page.py
+
+trust: $(STAMP) ## open every door to every kind of bad input, and make the table of docs/trust.md (minutes)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/doors.py
+	$(BIN)/python benchmarks/pages.py
 
 ase-versions: $(STAMP) ## run the tests of the optimizer under every version of ASE since 3.25 (minutes for each)
 	$(BIN)/python -m pytest -m slow tests/test_ase_versions.py

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import accuracy_page
+import doors_page
 import force_calls_report
 import geometry_limits
 import matplotlib
@@ -37,6 +38,7 @@ def write(folder: Path) -> None:
     speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
     geometry_limits.write_page(RESULTS, folder / "geometry_limits.md")
+    doors_page.write_page(RESULTS, folder / "doors.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
         report = force_calls_report.report(_read("force_calls.json"), folder / "force_calls.svg")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.markup import escape
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 TABLE_ROWS = 30
 #: Names of crystals are cut to so many characters there, from the left.
 LABEL_WIDTH = 30
-#: So many metrics of each model are listed; its card has them all.
-KEY_METRICS = 4
+#: The metric of a card that the list of models tells.
+_COORDINATES = re.compile(r"coordinates (MAE )?\(Å\)")
 
 
 @dataclass
@@ -192,20 +192,20 @@ def summary(tally: Tally, output: str, *, seconds: float) -> str:
     return "; ".join(parts)
 
 
-def model_table(cards: Sequence[ModelCard]) -> Table:
-    """A row for each model, with the metrics that its card names first."""
-    table = Table("model", "theory", box=None, pad_edge=False)
+def model_table(cards: Sequence[ModelCard], default: str) -> Table:
+    """A row for each model, with the error of coordinates that its card tells of, and the ``default`` marked."""
+    table = Table("model", box=None, pad_edge=False)
+    table.add_column("theory", overflow="fold")
     table.add_column("elements", justify="right")
     table.add_column("parameters", justify="right")
-    table.add_column("metrics")
+    table.add_column("error (Å)", justify="right")
     for card in cards:
-        metrics = "\n".join(f"{name} {value}" for name, value in islice(_flat(card.metrics), KEY_METRICS))
         table.add_row(
-            escape(card.name),
+            escape(card.name) + (" (default)" if card.name == default else ""),
             escape(card.level_of_theory),
             str(len(card.elements)),
-            f"{card.parameters:,}",
-            escape(metrics),
+            f"{card.parameters / 1e6:.1f} M",
+            next((value for name, value in _flat(card.metrics) if _COORDINATES.search(name)), ""),
         )
     return table
 

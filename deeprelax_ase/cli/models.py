@@ -31,7 +31,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """List the models that come with the package: what they relax to, for which elements, how well."""
-    from deeprelax_ase.models.registry import available_models, card_page
+    from deeprelax_ase.models.registry import DEFAULT_MODEL, available_models, card_page
 
     cards = available_models()
     if name is not None:
@@ -42,7 +42,7 @@ def models(
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards] if name is None else asdict(cards[0]), indent=2))
     elif name is None:
-        Console().print(console.model_table(cards))
+        Console().print(console.model_table(cards, DEFAULT_MODEL))
     elif (page := card_page(cards[0].name)) is None:
         Console().print(console.model_card(cards[0]))
     elif (terminal := Console()).is_terminal:

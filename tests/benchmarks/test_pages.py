@@ -8,7 +8,7 @@ import page as paper
 import pages
 import pytest
 
-PAGES = ("accuracy.md", "bench.md", "force_calls.md", "speed.md", "throughput.md")
+PAGES = ("accuracy.md", "bench.md", "doors.md", "force_calls.md", "speed.md", "throughput.md")
 
 
 def assert_up_to_date(made: Path, kept: Path) -> None:

@@ -34,14 +34,16 @@ class TestModels:
     @pytest.fixture(autouse=True)
     def cards(self, monkeypatch):
         pages = {"Other": "# Other\n\n## Known failures\n\n- falls *over*\n"}
-        cards = SimpleNamespace(available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get)
+        cards = SimpleNamespace(
+            available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get, DEFAULT_MODEL="Other"
+        )
         monkeypatch.setitem(sys.modules, "deeprelax_ase.models.registry", cards)
 
     def test_table(self, deeprelax, monkeypatch):
         monkeypatch.setenv("COLUMNS", "120")
         result = deeprelax("models")
         assert result.exit_code == 0
-        for text in ("DeepRelax-Test", "Other", "PBE", "1,234,567", "coordinates (Å) 0.01235"):
+        for text in ("DeepRelax-Test", "Other (default)", "PBE", "1.2 M", "0.01235"):
             assert text in result.stdout
 
     def test_one_card(self, deeprelax):

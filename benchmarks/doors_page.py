@@ -1,0 +1,47 @@
+"""The table of doors and kinds of input, as Markdown, of ``results/doors.json``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+INTRODUCTION = """\
+<!-- made by `make pages` of results/doors.json, which `make trust` measures -->
+
+{structures} structures of {kinds} kinds, given to each of {doors} doors: {fields} fields, and nothing else
+than a word came out of one. A number before a word counts variants; a word alone holds for all of them. A dash:
+pymatgen has no such structure, so that it cannot be given in. Where a calculator finishes (ASE's Lennard-Jones
+potential, three steps), a structure on which it feels no force is `converged`, and nothing is predicted of it.
+"""
+
+
+def markdown(measured: dict[str, Any]) -> str:
+    """The page; see :mod:`doors` for what is ``measured``."""
+    doors = list(next(iter(measured.values()))["doors"])
+    structures = sum(len(kind["variants"]) for kind in measured.values())
+    numbers = {"structures": structures, "kinds": len(measured), "doors": len(doors), "fields": structures * len(doors)}
+    lines = [
+        INTRODUCTION.format(**numbers),
+        f"| kind | variants | {' | '.join(doors)} |",
+        "| --- " * (len(doors) + 2) + "|",
+    ]
+    for name, kind in measured.items():
+        said = " | ".join(field(kind["doors"][door]) for door in doors)
+        lines.append(f"| {name} | {len(kind['variants'])} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def field(words: list[str]) -> str:
+    """What a door says of the variants of a kind."""
+    counts = Counter("—" if word == "no way in" else word for word in words)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {word}" for word, count in counts.most_common())
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the ``page`` of ``results/doors.json``."""
+    measured = json.loads((results / "doors.json").read_text(encoding="utf-8"))
+    page.write_text(markdown(measured), encoding="utf-8")
