@@ -82,7 +82,7 @@ class TestEnds:
             assert image.get_initial_magnetic_moments().tolist() == np.linspace(-1, 1, 8).tolist()
             assert image.info["id"] == "mp-1"
         assert [image.info.get("deeprelax_model") for image in images] == ["of an earlier run", None, None, "a model"]
-        assert "deeprelax_status" not in images[-1].info
+        assert images[-1].info["deeprelax_status"] == "accepted"
         images[0].positions += 1
         images[0].info["id"] = "another"
         assert atoms == before
