@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, stop
+from deeprelax_ase.cli.options import Overwrite
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -103,11 +104,20 @@ def convert(
     fractions: Fractions = (0.8, 0.1, 0.1),
     group_by: GroupBy = "composition",
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Match the pairs once, and keep them in a file that is read in a moment."""
     if output.suffix != ".npz":
         stop(f"{output} must end in .npz")
+    from deeprelax_ase.io.output import check_place
+
+    try:
+        check_place(output, inputs=[], overwrite=overwrite)
+    except DeepRelaxError as error:
+        stop(str(error))
+    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
+        stop(f"{output} would overwrite its source. Give another name.")
     dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
     try:
         dataset.save(output)

@@ -18,6 +18,7 @@ from deeprelax_ase.data.matching import MATCH_KINDS, Matched, MatchError, match
 from deeprelax_ase.data.packed import is_packed, read_packed
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
+from deeprelax_ase.io.placing import aside, put
 
 #: What pairs must share to be kept on one side of a split.
 GROUPS = ("composition", "chemical system", "pair")
@@ -119,23 +120,29 @@ class PairDataset:
         return self.take((self.pairs.split == SPLITS[split]).nonzero().squeeze(1))
 
     def save(self, file: str | os.PathLike) -> None:
-        """Write an npz file, which is read in a moment; names are kept in it."""
+        """Write an npz file, which is read in a moment, whole or not at all; names are kept in it."""
         pairs = self.pairs
-        np.savez_compressed(
-            file,
-            numbers=pairs.numbers.to(torch.uint8).numpy(),
-            offsets=np.concatenate([[0], pairs.counts.cumsum(0).numpy()]).astype(np.int32),
-            frac_initial=pairs.fractional_initial.numpy(),
-            cell_initial=pairs.cell_initial.numpy(),
-            frac_relaxed=pairs.fractional_relaxed.numpy(),
-            cell_relaxed=pairs.cell_relaxed.numpy(),
-            dft=pairs.dft.numpy(),
-            level=pairs.level.to(torch.uint8).numpy(),
-            split=pairs.split.to(torch.uint8).numpy(),
-            kind=pairs.kind.to(torch.int16).numpy(),
-            fixed_cell=pairs.fixed_cell.numpy(),
-            names=np.array(self.names),
-        )
+        arrays = {
+            "numbers": pairs.numbers.to(torch.uint8).numpy(),
+            "offsets": np.concatenate([[0], pairs.counts.cumsum(0).numpy()]).astype(np.int32),
+            "frac_initial": pairs.fractional_initial.numpy(),
+            "cell_initial": pairs.cell_initial.numpy(),
+            "frac_relaxed": pairs.fractional_relaxed.numpy(),
+            "cell_relaxed": pairs.cell_relaxed.numpy(),
+            "dft": pairs.dft.numpy(),
+            "level": pairs.level.to(torch.uint8).numpy(),
+            "split": pairs.split.to(torch.uint8).numpy(),
+            "kind": pairs.kind.to(torch.int16).numpy(),
+            "fixed_cell": pairs.fixed_cell.numpy(),
+            "names": np.array(self.names),
+        }
+        path = Path(os.path.realpath(file if os.fspath(file).endswith(".npz") else f"{os.fspath(file)}.npz"))
+        part = aside(path)
+        try:
+            np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
+            put(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _found(source: str | os.PathLike) -> list[Path]:

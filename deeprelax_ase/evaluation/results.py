@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import deeprelax_ase
+from deeprelax_ase.io.placing import aside, put
 
 
 def environment() -> dict[str, str]:
@@ -38,9 +39,9 @@ def environment() -> dict[str, str]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write ``content``; an interrupted call leaves the old file whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
+    part = aside(file)
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(file)
+    put(part, file)
 
 
 def _processor() -> str:

@@ -31,16 +31,25 @@ def import_matgl() -> ModuleType:
         with nullcontext() if known else warnings.catch_warnings(action="ignore"):
             import dgl  # noqa: F401  MatGL itself does not notice that it is missing
             import matgl
-            import matgl.config
+
+            _check_backend(matgl)
             import matgl.ext.ase
+    except BackendError:
+        raise
     except (ImportError, OSError) as error:  # OSError: a DGL built for another torch
         raise BackendError(f"MatGL with DGL cannot be imported ({error}). Install it with {_INSTALL}.") from error
-    backend = getattr(matgl.config, "BACKEND", None)
-    if backend is None:
-        raise BackendError(f"MatGL {matgl.__version__} does not run on DGL any more. Install {_INSTALL}.")
-    if backend != "DGL":
+    return matgl
+
+
+def _check_backend(matgl: ModuleType) -> None:
+    """Versions from 3 on have no DGL, and other modules: what they lack is not to be looked for."""
+    try:
+        from matgl.config import BACKEND
+    except ImportError:
+        version = getattr(matgl, "__version__", "of this version")
+        raise BackendError(f"MatGL {version} does not run on DGL any more. Install {_INSTALL}.") from None
+    if BACKEND != "DGL":
         raise BackendError(
-            f"MatGL runs on {backend} in this process. Set the environment variable MATGL_BACKEND=DGL before matgl is "
+            f"MatGL runs on {BACKEND} in this process. Set the environment variable MATGL_BACKEND=DGL before matgl is "
             "first imported, or import it after deeprelax_ase has."
         )
-    return matgl

@@ -55,6 +55,19 @@ def test_convert_keeps_the_pairs(folder: Path) -> None:
     assert "3 pairs" in again.output
 
 
+def test_convert_overwrites_what_it_is_told_to_and_never_its_source(folder: Path) -> None:
+    pairs = folder / "pairs.npz"
+    assert run("convert", folder / "runs", "-o", pairs).exit_code == 0
+    before = pairs.read_bytes()
+    refused = run("convert", folder / "runs", "-o", pairs)
+    assert refused.exit_code == 2
+    assert "exists already" in " ".join(refused.output.split())
+    assert run("convert", pairs, "-o", pairs, "--overwrite").exit_code == 2
+    assert pairs.read_bytes() == before
+    assert run("convert", folder / "runs", "-o", pairs, "--overwrite", "--seed", "1").exit_code == 0
+    assert [file.name for file in folder.iterdir() if "part" in file.name] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

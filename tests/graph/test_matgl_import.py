@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -47,6 +48,17 @@ def test_a_matgl_without_dgl(monkeypatch):
     """As from version 3 on."""
     monkeypatch.delattr(import_matgl().config, "BACKEND")
     with pytest.raises(BackendError, match="does not run on DGL any more"):
+        import_matgl()
+
+
+@needs_dgl
+@pytest.mark.parametrize("module", ["matgl.config", "matgl.ext.ase"])
+def test_a_matgl_of_other_modules(monkeypatch, module):
+    """What it lacks is not what is told."""
+    if module == "matgl.ext.ase":
+        monkeypatch.delattr(import_matgl().config, "BACKEND")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=rf"MatGL {import_module('matgl').__version__} does not run on DGL any more"):
         import_matgl()
 
 
