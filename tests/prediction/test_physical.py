@@ -71,13 +71,13 @@ def test_colliding_atoms_are_never_handed_out(shipped):
 
 def test_a_network_that_lets_atoms_collide_costs_one_record(predictor):
     class Colliding(Spoiled):
-        def refine(self, given, **options):
-            *_, last = self.network.refine(given, **options)
+        def stages(self, given):
+            *_, (last, scalars) = self.network.stages(given)
             first = torch.searchsorted(given.batch, torch.arange(len(given.counts)))
             bad = given.numbers[first] == 55
             displacements = last.displacements.clone()
             displacements[first[bad]] += torch.tensor([3.0, 0.0, 0.0], dtype=displacements.dtype)
-            return [replace(last, displacements=displacements)]
+            yield replace(last, displacements=displacements), scalars
 
     networks = torch.nn.ModuleList(Colliding(network, "") for network in predictor.model.networks)
     spoiled = Predictor(Model(predictor.model.card, networks), device="cpu", recycles=1, keep_symmetry=False)
