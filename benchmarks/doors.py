@@ -2,7 +2,8 @@
 
 python benchmarks/doors.py [jobflow ...]
 
-opens each of them, or those that are named, to all kinds of ``bad_inputs.py`` and writes ``results/doors.json``; ``make pages`` makes the table.
+opens each of them, or those that are named, to all kinds of ``bad_inputs.py`` and writes ``results/doors.json``;
+``make pages`` makes the table.
 """
 
 from __future__ import annotations

@@ -22,12 +22,13 @@ from deeprelax_ase.graph.shapes import (
     Cells,
     CrystalCounts,
     CrystalFlags,
+    CrystalMeans,
     EdgeFlags,
     LatticeIndices,
     Matrices,
-    PerAtom,
     PerCrystal,
     Positions,
+    RowComponents,
 )
 
 #: Å between the covalent spheres of two atoms, up to which they are near each other: no vacuum is between them. Of
@@ -93,7 +94,7 @@ def vacuum_of(graph: CrystalGraph) -> Vacuum:
     normals = (miller[:, :, None] * torch.linalg.inv_ex(graph.cell).inverse.mT).sum(dim=1)
     spacings = 1 / torch.linalg.vector_norm(normals, dim=1)
     heights = (fractional_positions(graph) * miller[graph.batch]).sum(dim=1)
-    width = widest_gaps(heights, graph.batch, graph.num_crystals) * spacings
+    width = widest_gaps(heights[:, None], graph.batch, graph.num_crystals).squeeze(1) * spacings
     across = normals * spacings[:, None]
     outer = across[:, :, None] * across[:, None, :] * layers[:, None, None].to(across.dtype)
     thickness = torch.where(layers, spacings - width, zeros)
@@ -144,7 +145,7 @@ def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: f
     # Rows: reciprocal vectors, at right angles to the planes of the other two. The inverse does not wait for a GPU.
     normals = torch.linalg.inv_ex(cell).inverse.mT
     spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
-    wide = torch.stack([widest_gaps(fractional[:, k], batch, len(cell)) for k in range(3)], dim=1) * spacings > gap
+    wide = widest_gaps(fractional, batch, len(cell)) * spacings > gap
     units = normals * spacings[:, :, None]
     identity = torch.eye(3, dtype=cell.dtype, device=cell.device).expand(len(cell), 3, 3)
     outer = units[:, :, :, None] * units[:, :, None, :]
@@ -153,13 +154,14 @@ def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: f
     return identity - (outer * chosen[:, :, None, None].to(cell.dtype)).sum(dim=1)
 
 
-def widest_gaps(coordinates: PerAtom, batch: Batch, size: int) -> PerCrystal:
-    """(G,) the widest gap between the fractional ``coordinates`` (N,) of each crystal, around its period of 1."""
-    wrapped = coordinates - torch.floor(coordinates)
-    order = torch.argsort(wrapped + 2 * batch.to(wrapped.dtype))
-    values, owner = wrapped[order], batch[order]
-    inner = torch.where(owner[1:] == owner[:-1], values[1:] - values[:-1], torch.zeros_like(values[1:]))
-    widest = values.new_zeros(size).scatter_reduce(0, owner[1:], inner, "amax")
-    lowest = values.new_ones(size).scatter_reduce(0, owner, values, "amin")
-    highest = values.new_zeros(size).scatter_reduce(0, owner, values, "amax")
+def widest_gaps(fractional: RowComponents, batch: Batch, size: int) -> CrystalMeans:
+    """(G, C) the widest gap along each of C ``fractional`` coordinates (N, C), around their period of 1."""
+    wrapped = fractional - torch.floor(fractional)
+    order = torch.argsort(wrapped + 2 * batch[:, None].to(wrapped.dtype), dim=0)
+    values = wrapped.gather(0, order)  # crystals stay in their order, so that ``batch`` holds for them too
+    inner = torch.where((batch[1:] == batch[:-1])[:, None], values[1:] - values[:-1], torch.zeros_like(values[1:]))
+    owner = batch[:, None].expand_as(values)
+    widest = values.new_zeros(size, values.shape[1]).scatter_reduce(0, owner[1:], inner, "amax")
+    lowest = values.new_ones(size, values.shape[1]).scatter_reduce(0, owner, values, "amin")
+    highest = values.new_zeros(size, values.shape[1]).scatter_reduce(0, owner, values, "amax")
     return torch.maximum(widest, 1 - highest + lowest)

@@ -111,7 +111,8 @@ def _about_vacuum(flaw: Flaw, crystal: Crystal) -> str:
     fractional = torch.from_numpy(crystal.fractional_positions)
     batch = torch.zeros(len(crystal), dtype=torch.long)
     heights = 1 / np.linalg.norm(np.linalg.inv(crystal.cell), axis=0)
-    gaps = [float(widest_gaps(fractional[:, k], batch, 1)) * heights[k] for k in range(3)]
+    gaps = widest_gaps(fractional, batch, 1).squeeze(0).tolist()
+    gaps = [share * height for share, height in zip(gaps, heights, strict=True)]
     along = ", ".join(f"{gap:.1f} Å along {axis}" for gap, axis in zip(gaps, "abc", strict=True))
     kind, directions = ("a molecule", "all three") if flaw == Flaw.MOLECULE else ("a wire", "two")
     return (

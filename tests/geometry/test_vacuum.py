@@ -91,7 +91,10 @@ def test_gaps_by_hand() -> None:
     coordinates = torch.tensor([0.1, 0.4, 0.5, -0.2, 0.9, 0.3], dtype=torch.float64)
     batch = torch.tensor([0, 0, 0, 1, 1, 2])
     # 0.1, 0.4, 0.5 and round to 1.1; 0.8, 0.9 and round to 1.8; a single plane
-    assert widest_gaps(coordinates, batch, 3).tolist() == pytest.approx([0.6, 0.9, 1.0])
+    along = torch.stack([coordinates, coordinates.flip(0)], dim=1)
+    assert widest_gaps(along[:, :1], batch, 3).flatten().tolist() == pytest.approx([0.6, 0.9, 1.0])
+    assert widest_gaps(along, batch, 3)[:, 0].tolist() == pytest.approx([0.6, 0.9, 1.0])
+    assert widest_gaps(along, batch, 3)[2, 1] == 1
 
 
 @given(shift=st.floats(-2, 2), images=st.lists(st.integers(-2, 2), min_size=4, max_size=4))
@@ -99,7 +102,7 @@ def test_gaps_know_neither_origin_nor_images(shift: float, images: list[int]) ->
     coordinates = torch.tensor([0.11, 0.42, 0.57, 0.9], dtype=torch.float64)
     moved = coordinates + shift + torch.tensor(images)
     batch = torch.zeros(4, dtype=torch.long)
-    assert widest_gaps(moved, batch, 1).item() == pytest.approx(0.33, abs=1e-9)
+    assert widest_gaps(moved[:, None], batch, 1).item() == pytest.approx(0.33, abs=1e-9)
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2])
