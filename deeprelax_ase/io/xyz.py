@@ -100,6 +100,7 @@ def parse(block: bytes) -> Atoms:
 def _refuse_missing_columns(text: str) -> None:
     """ASE would look for each column that the comment promises, however many."""
     _, comment, first, *_ = text.split("\n", 3) + [""] * 3
-    promised = sum(int(width) for width in re.findall(r":(\d+)(?=[:\s\"']|$)", comment.partition("roperties=")[2]))
+    columns = comment.lower().partition("properties=")[2]
+    promised = sum(int(width) for width in re.findall(r":(\d+)(?=[:\s\"']|$)", columns))
     if promised > 100 and promised > 2 * len(first.split()):
         raise StructureFileError(f"the comment promises {promised} columns, and there are {len(first.split())}")
