@@ -2,7 +2,8 @@
 
 python benchmarks/pages.py
 
-writes those of this folder and the models' cards; ``benchmarks/paper/page.py`` writes that of the paper's tables.
+writes those of this folder, the models' cards and the table of docs/trust.md; ``benchmarks/paper/page.py`` writes that
+of the paper's tables.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import force_calls_report
 import geometry_limits
 import matplotlib
 import model_card_page
+import novelty_page
 import screening_page
 import speed_page
 
@@ -54,3 +56,4 @@ def _read(name: str) -> dict:
 if __name__ == "__main__":
     write(HERE)
     model_card_page.write_cards()
+    novelty_page.write_page(RESULTS)

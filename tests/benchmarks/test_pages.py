@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import novelty_page
 import page as paper
 import pages
 import pytest
@@ -31,3 +32,13 @@ def test_the_page_of_the_paper_is_up_to_date(tmp_path: Path) -> None:
     assert {"README.md", "figure2.svg", "figure3-Ba.svg", "figure3-Sr.svg", "figure4.svg", "figure5.svg"} == made
     for name in made:
         assert_up_to_date(tmp_path / name, paper.HERE / name)
+
+
+def test_the_table_of_novelty_is_up_to_date() -> None:
+    text = novelty_page.PAGE.read_text(encoding="utf-8")
+    assert novelty_page.filled(text, pages.RESULTS) == text, "docs/trust.md is old: run `make pages`"
+
+
+def test_a_page_without_a_place_for_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place"):
+        novelty_page.filled("# Trust", pages.RESULTS)

@@ -61,9 +61,7 @@ def test_file_of_something_else(told: Path):
         load_model(told)
 
 
-@pytest.mark.parametrize(
-    "novelty", [{"sha256": "0"}, {"file": "../other", "sha256": "0"}, {"file": 5, "sha256": "0"}, 1]
-)
+@pytest.mark.parametrize("novelty", [{"sha256": "0"}, {"file": "../other", "sha256": "0"}, {"file": 5, "sha256": "0"}])
 def test_card_of_another_version(told: Path, novelty):
     edit(told, novelty=novelty)
     with pytest.raises(ModelError, match="what the card says of novelty is not of this version"):
