@@ -2,7 +2,7 @@
 
 python benchmarks/pages.py
 
-writes those of this folder, the models' cards and the table of docs/trust.md; ``benchmarks/paper/page.py`` writes that
+writes those of this folder, the models' cards and the tables of docs/trust.md; ``benchmarks/paper/page.py`` writes that
 of the paper's tables.
 """
 
@@ -17,6 +17,7 @@ import force_calls_report
 import geometry_limits
 import matplotlib
 import model_card_page
+import never_worse_page
 import novelty_page
 import screening_page
 import speed_page
@@ -39,6 +40,7 @@ def write(folder: Path) -> None:
     accuracy_page.write_page(RESULTS, folder / "accuracy.md")
     speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
+    never_worse_page.write_page(RESULTS, folder / "never_worse.md")
     geometry_limits.write_page(RESULTS, folder / "geometry_limits.md")
     doors_page.write_page(RESULTS, folder / "doors.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
@@ -57,3 +59,4 @@ if __name__ == "__main__":
     write(HERE)
     model_card_page.write_cards()
     novelty_page.write_page(RESULTS)
+    never_worse_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
-from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
+from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of, prediction_errors, reliability
 from deeprelax_ase.evaluation.novelty import fit_novelty_on
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.loading import load_model, save_novelty
@@ -28,6 +28,8 @@ from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import COVERAGE, Calibration, fit_calibration
+from deeprelax_ase.uncertainty.features import step_sizes
+from deeprelax_ase.uncertainty.worsening import ZERO, Steps, WorseningModel, fit_worsening
 
 #: Fewer crystals make no group of their own.
 _FEWEST = 10
@@ -53,7 +55,7 @@ def coverage(
     Crystals that the model would move by less than it errs are left alone, as by :class:`~deeprelax_ase.Predictor`.
     Groups of fewer than ten crystals are left out: nine of ten could not be told there.
     """
-    read = calibration.read(predicted.error_features(), predicted.oxides())
+    read = calibration.read(predicted.error_features(), predicted.oxides(), steps_of(predicted, pairs))
     crystals = [
         start if why_unchanged(start, end, error) else end
         for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
@@ -85,18 +87,29 @@ class PredictedSplit(NamedTuple):
 
 
 def predict_split(
-    predictor: Predictor, files: Sequence[Path], split: str, *, thin: int = 1, cache: Path | None = None
+    predictor: Predictor,
+    files: Sequence[Path],
+    split: str,
+    *,
+    thin: int = 1,
+    cache: Path | None = None,
+    labels: str | None = None,
 ) -> PredictedSplit:
-    """Predict a split of all ``files``; of crystals without DFT label every ``thin``-th. ``cache`` is a folder."""
-    labels = labels_for(predictor.model.card.level)
+    """Predict a split of all ``files``; of crystals without DFT label every ``thin``-th. ``cache`` is a folder.
+
+    ``labels`` are those of the model's level by default; where others are asked for, crystals may be refused.
+    """
+    level = labels or labels_for(predictor.model.card.level)
     parts, predicted = [], []
     for file in files:
-        pairs = thinned(load_pairs(file, labels=labels).in_split(split), thin)
+        pairs = thinned(load_pairs(file, labels=level).in_split(split), thin)
         kept = cache and cache / f"{predictor.model_name}-{file.stem}-{split}.npz"
-        predicted.append(predict(predictor, crystals_of(pairs, "initial"), kept))
+        fixed = pairs.fixed_cell.numpy()
+        crystals = crystals_of(pairs, "initial")
+        predicted.append(predict(predictor, crystals, kept, cell_kept=fixed, allow_refused=labels is not None))
         parts.append(pairs)
     pairs = concatenate(parts)
-    shares = element_shares(load_pairs(files, labels=labels).in_split("train"))
+    shares = element_shares(load_pairs(files, labels=level).in_split("train"))
     groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
     family = np.repeat([file.stem for file in files], [len(part) for part in parts])
     groups |= {file.stem: family == file.stem for file in files}
@@ -125,6 +138,29 @@ def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
     )
 
 
+def steps_of(predicted: Predicted, pairs: RelaxationPairs) -> Steps:
+    """How far the crystals of ``pairs`` are moved."""
+    fractional, cell = geometry_of(predicted.crystals)
+    start = pairs.fractional_initial
+    return step_sizes(start, fractional, cell, pairs.batch, cell_kept=pairs.fixed_cell)
+
+
+def ends_further_off(predicted: Predicted, pairs: RelaxationPairs) -> np.ndarray:
+    """(n,) bool, where predicted coordinates are further from the relaxed ones than the unrelaxed were."""
+    ends = geometry_of(predicted.crystals)
+    starts = pairs.fractional_initial, pairs.cell_initial
+    errors = (prediction_errors(pairs, *geometry)["coordinates"].numpy() for geometry in (starts, ends))
+    return next(errors) + ZERO < next(errors)
+
+
+def odds_on(parts: Sequence[PredictedSplit]) -> WorseningModel:
+    """The model of the odds to end further off under which what became of all ``parts`` is most likely."""
+    steps = [steps_of(part.predicted, part.pairs) for part in parts]
+    together = Steps(np.concatenate([s.displacement for s in steps]), np.concatenate([s.cell_kept for s in steps]))
+    logarithms = np.concatenate([part.predicted.error_features().logarithms() for part in parts])
+    return fit_worsening(logarithms, together, np.concatenate([ends_further_off(*part[:2]) for part in parts]))
+
+
 def main() -> None:
     """Fit, write the card, print and keep the coverage."""
     parser = _parser()
@@ -139,6 +175,14 @@ def main() -> None:
         calibration = calibrate_on(validation, recycles=predictor.recycles)
     except ValueError as error:
         parser.error(str(error))
+    further = [
+        predict_split(predictor, [file], "validation", thin=given.thin, cache=given.cache, labels="relaxed")
+        for file in given.odds
+    ]
+    try:
+        calibration = replace(calibration, worsening=odds_on([validation, *further]))
+    except ValueError as error:
+        Console().print(f"no odds: {error}")
     test = predict_split(predictor, given.data, "test", thin=given.thin, cache=given.cache)
     report = {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
     for split, rows in report.items():
@@ -186,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deeprelax_ase.evaluation.calibrate", description=__doc__)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name, or path of a card (default %(default)s)")
+    parser.add_argument("--odds", nargs="+", type=Path, default=[], help="further pairs, to fit the odds to as well")
     parser.add_argument("--recycles", type=int, help="of the network; the card's number by default")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")

@@ -61,9 +61,14 @@ def crystal_errors(
     pairs: RelaxationPairs, crystals: Sequence[Crystal], *, graph: CrystalGraph | None = None
 ) -> dict[str, np.ndarray]:
     """:func:`prediction_errors` of predicted ``crystals`` for ``pairs`` on the CPU."""
-    fractional = torch.from_numpy(np.concatenate([c.fractional_positions for c in crystals]))
-    cell = torch.from_numpy(np.stack([c.cell for c in crystals]))
-    return {name: values.numpy() for name, values in prediction_errors(pairs, fractional, cell, graph=graph).items()}
+    found = prediction_errors(pairs, *geometry_of(crystals), graph=graph)
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def geometry_of(crystals: Sequence[Crystal]) -> tuple[Tensor, Tensor]:
+    """Fractional coordinates (N, 3) and cells (G, 3, 3) Å of all ``crystals``."""
+    fractional = np.concatenate([crystal.fractional_positions for crystal in crystals])
+    return torch.from_numpy(fractional), torch.from_numpy(np.stack([crystal.cell for crystal in crystals]))
 
 
 def coordinate_mae(fractional: Tensor, fractional_true: Tensor, cell_true: Tensor, batch: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import StructureError
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.progress import track
@@ -41,27 +42,48 @@ class Predicted:
 
 
 def predict(
-    predictor: Predictor, crystals: Sequence[Crystal], cache: Path | None = None, *, atoms_per_batch: int | None = None
+    predictor: Predictor,
+    crystals: Sequence[Crystal],
+    cache: Path | None = None,
+    *,
+    cell_kept: np.ndarray | None = None,
+    allow_refused: bool = False,
+    atoms_per_batch: int | None = None,
 ) -> Predicted:
     """Predictions for all ``crystals``, read from ``cache`` where it holds just these by the same model.
+
+    Args:
+        predictor: asked where they are not.
+        crystals: n of them.
+        cache: file.
+        cell_kept: (n,) bool, which cells are kept; by default those of slabs alone.
+        allow_refused: crystals that are refused stay as they are, with features that are no numbers.
+        atoms_per_batch: see :meth:`Predictor.predict_many`.
 
     Raises:
         RuntimeError: a crystal cannot be relaxed.
     """
-    key = _key(predictor, crystals)
+    kept_cells = np.zeros(len(crystals), dtype=bool) if cell_kept is None else cell_kept
+    key = _key(predictor, crystals, kept_cells)
     if cache is not None and cache.exists():
         with np.load(cache) as kept:
             if str(kept["key"]) == key:
                 return _predicted(crystals, kept["positions"], kept["cells"], kept["uncertainty"], kept["features"])
-    results: list[Prediction] = []
-    stream = predictor.predict_many(crystals, atoms_per_batch=atoms_per_batch)
-    for number, result in enumerate(track(stream, "predicting", total=len(crystals))):
-        if not isinstance(result, Prediction):
-            raise RuntimeError(f"crystal {number} failed: {result}")
-        results.append(result)
-    positions = np.concatenate([r.relaxed.positions for r in results])
-    cells = np.stack([r.relaxed.cell for r in results])
-    uncertainty = np.array([r.uncertainty.total for r in results])
+    made: dict[int, Prediction] = {}
+    for chosen, options in ((np.flatnonzero(~kept_cells), {}), (np.flatnonzero(kept_cells), {"relax_cell": False})):
+        if not len(chosen):
+            continue
+        given = [crystals[i] for i in chosen]
+        stream = predictor.predict_many(given, atoms_per_batch=atoms_per_batch, **options)
+        for number, result in zip(chosen.tolist(), track(stream, "predicting", total=len(chosen)), strict=True):
+            if isinstance(result, Prediction):
+                made[number] = result
+            elif not (allow_refused and isinstance(result, StructureError)):
+                raise RuntimeError(f"crystal {number} failed: {result}")
+    results = [made.get(number) for number in range(len(crystals))]
+    ends = [c if r is None else r.relaxed for c, r in zip(crystals, results, strict=True)]
+    positions, cells = np.concatenate([c.positions for c in ends]), np.stack([c.cell for c in ends])
+    uncertainty = np.array([np.nan if r is None else r.uncertainty.total for r in results])
     features = np.array([_features(r) for r in results])
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +91,13 @@ def predict(
     return _predicted(crystals, positions, cells, uncertainty, features)
 
 
-def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
-    """Differs wherever predictions may: by the weights, their use, the numbers' type, and the crystals."""
+def _key(predictor: Predictor, crystals: Sequence[Crystal], kept_cells: np.ndarray) -> str:
+    """Differs wherever predictions may: by the weights, their use, the numbers' type, the crystals and their cells."""
     digest = hashlib.sha256()
     for crystal in crystals:
         for values in (crystal.numbers, crystal.positions, crystal.cell, crystal.pbc):
             digest.update(values.tobytes())
+    digest.update(np.flatnonzero(kept_cells).tobytes())
     card = predictor.model.card
     used = {
         "weights": card.sha256,
@@ -90,9 +113,9 @@ def _key(predictor: Predictor, crystals: Sequence[Crystal]) -> str:
     return json.dumps(used)
 
 
-def _features(prediction: Prediction) -> list[float]:
-    names = [f.name for f in fields(ErrorFeatures)]
-    return [np.nan if prediction.features is None else getattr(prediction.features, name) for name in names]
+def _features(prediction: Prediction | None) -> list[float]:
+    names, features = [f.name for f in fields(ErrorFeatures)], None if prediction is None else prediction.features
+    return [np.nan if features is None else getattr(features, name) for name in names]
 
 
 def _predicted(

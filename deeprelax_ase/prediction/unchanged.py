@@ -7,6 +7,9 @@ import numpy as np
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
+#: Where a prediction would more likely than not lead away from the minimum, the crystal stays where it is.
+EVEN = 0.5
+
 
 def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> str:
     """Why ``initial`` is left as it is, rather than moved to where it is predicted; empty where it is moved.
@@ -18,6 +21,8 @@ def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError) ->
     """
     if within_error(initial, relaxed, error):
         return "it would move by less than it is expected to be off"
+    if error.odds_worse is not None and error.odds_worse > EVEN:
+        return f"the odds are {error.odds_worse:.0%} that it would end further from its minimum"
     return ""
 
 

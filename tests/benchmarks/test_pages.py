@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import never_worse_page
 import novelty_page
 import page as paper
 import pages
 import pytest
 
-PAGES = ("accuracy.md", "bench.md", "doors.md", "force_calls.md", "speed.md", "throughput.md")
+PAGES = (
+    "accuracy.md",
+    "bench.md",
+    "doors.md",
+    "force_calls.md",
+    "never_worse.md",
+    "speed.md",
+    "throughput.md",
+)
 
 
 def assert_up_to_date(made: Path, kept: Path) -> None:
@@ -24,6 +33,12 @@ def test_pages_are_up_to_date(tmp_path: Path) -> None:
     pages.write(tmp_path)
     for name in (*PAGES, "force_calls.svg"):
         assert_up_to_date(tmp_path / name, pages.HERE / name)
+
+
+def test_the_table_of_trust_is_up_to_date() -> None:
+    table = never_worse_page.trust_table(pages.RESULTS)
+    text = (pages.HERE.parent / "docs" / "trust.md").read_text(encoding="utf-8")
+    assert f"{never_worse_page.BEGIN}\n{table}\n{never_worse_page.END}" in text, "run `make pages`"
 
 
 def test_the_page_of_the_paper_is_up_to_date(tmp_path: Path) -> None:

@@ -210,3 +210,13 @@ def test_kinds_that_were_taught_are_no_outliers(pairs_of):
     left = set(makers_for(pairs, [3, 9]))
     assert "slab" in left
     assert not {"layer", "vacancy", "dopant"} & left
+
+
+def test_odds_are_fitted_to_further_pairs_too(command, card: Path, file: Path, tmp_path: Path):
+    """Those of cells that are kept count as such: of a model whose atoms hardly move it tells the odds."""
+    command(file, "--model", card, "--odds", file, "--write")
+    worsening = Calibration.from_dict(ModelCard.read(card).calibration).worsening
+    assert worsening is not None
+    assert worsening.step <= 0
+    prediction = Predictor(card, device="cpu").predict(crystals_of(load_pairs(file), "initial")[0])
+    assert 0 <= prediction.error.odds_worse <= 1

@@ -155,3 +155,23 @@ def test_a_model_without_features_of_error(crystals):
     predicted = predict(stand_in, crystals)
     assert np.isnan(predicted.features).all()
     assert predicted.features.shape == (3, len(fields(ErrorFeatures)))
+
+
+def test_cells_that_are_kept(crystals, tmp_path):
+    """Each as asked, and a cache of moving cells is not read for them."""
+    kept = np.array([True, False, True])
+    predicted = predict(make_predictor(), crystals, tmp_path / "kept.npz", cell_kept=kept)
+    for start, end, cell_kept in zip(crystals, predicted.crystals, kept, strict=True):
+        assert np.array_equal(start.cell, end.cell) == cell_kept
+    moving = predict(make_predictor(), crystals, tmp_path / "kept.npz")
+    assert not any(np.array_equal(s.cell, e.cell) for s, e in zip(crystals, moving.crystals, strict=True))
+
+
+def test_refused_crystals_stay_where_that_is_allowed(crystals):
+    apart = Crystal(crystals[0].numbers, crystals[0].positions, np.diag([30.0, 30.0, 30.0]))
+    with pytest.raises(RuntimeError, match="crystal 1 failed"):
+        predict(make_predictor(), [crystals[0], apart])
+    predicted = predict(make_predictor(), [crystals[0], apart], allow_refused=True)
+    np.testing.assert_array_equal(predicted.crystals[1].positions, apart.positions)
+    assert np.isnan(predicted.features[1]).all()
+    assert np.isfinite(predicted.features[0]).all()

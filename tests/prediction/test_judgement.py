@@ -43,7 +43,7 @@ def test_limits(prediction, limits, reason):
     assert replace(prediction, limits=limits).judgement == judge(prediction, limits)
 
 
-@pytest.mark.parametrize("name", ["max_error", "max_volume_error", "max_uncertainty"])
+@pytest.mark.parametrize("name", ["max_error", "max_volume_error", "max_uncertainty", "max_odds_worse"])
 @pytest.mark.parametrize("value", [-0.1, math.nan])
 def test_limits_that_are_none(name, value):
     with pytest.raises(ValueError, match=rf"{name}=.* must be a"):
@@ -56,6 +56,31 @@ def test_numbers_that_are_none_are_above_any_limit(prediction):
     assert judge(lost, TrustLimits(max_volume_error=9.0)).uncertain
     lost = replace(prediction, uncertainty=replace(prediction.uncertainty, total=math.nan))
     assert judge(lost, TrustLimits(max_uncertainty=9.0)).uncertain
+
+
+@pytest.mark.parametrize(
+    ("odds", "limits", "reason"),
+    [
+        (None, TrustLimits(max_odds_worse=0.1), ""),
+        (0.05, TrustLimits(max_odds_worse=0.1), ""),
+        (0.2, TrustLimits(max_odds_worse=0.1), "the odds are 20% that it ends further from its minimum than it began"),
+        (0.2, TrustLimits(max_odds_worse=0.25), ""),
+        (0.2, TrustLimits(), ""),
+        (
+            math.nan,
+            TrustLimits(max_odds_worse=0.1),
+            "the odds are nan% that it ends further from its minimum than it began",
+        ),
+    ],
+)
+def test_odds_that_it_ends_further_off(prediction, odds, limits, reason):
+    made = replace(prediction, error=replace(ERROR, odds_worse=odds))
+    assert judge(made, limits) == (Judgement("uncertain", reason) if reason else ACCEPTED)
+
+
+def test_what_stays_where_it_is_ends_no_further_off(prediction):
+    made = replace(prediction, error=replace(ERROR, odds_worse=0.9), unchanged="it would go astray")
+    assert judge(made) == Judgement("unchanged", "it would go astray")
 
 
 def test_crystals_unlike_those_that_the_model_knows(prediction):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from deeprelax_ase.prediction.unchanged import why_unchanged, within_error
@@ -43,3 +45,13 @@ def test_why(sample_crystals):
         assert why_unchanged(crystal, crystal, ERROR) == "it would move by less than it is expected to be off"
         assert why_unchanged(crystal, swollen, ERROR) == ""
         assert why_unchanged(crystal, crystal, ERROR.with_cell_kept()) == ""
+
+
+def test_where_it_would_more_likely_go_astray_it_stays(sample_crystals):
+    """Also where the cell is kept, and the move is long."""
+    for crystal in sample_crystals.values():
+        swollen = crystal.with_geometry(crystal.positions * 1.1, crystal.cell * 1.1)
+        reason = "the odds are 60% that it would end further from its minimum"
+        for error in (ERROR, ERROR.with_cell_kept()):
+            assert why_unchanged(crystal, swollen, replace(error, odds_worse=0.6)) == reason
+            assert why_unchanged(crystal, swollen, replace(error, odds_worse=0.4)) == ""

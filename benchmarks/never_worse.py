@@ -1,0 +1,143 @@
+"""How often a prediction that is accepted ends further from the minimum than the crystal began, by kind of crystal.
+
+python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz --cache predicted \\
+    --json benchmarks/results/never_worse-PBE.json
+
+Further off: in the mean absolute component of the coordinates, cell and origin apart; the volume is told beside it.
+Accepted as by ``prediction.judgement``, but for novelty, which flags some more. Test crystals measure what validation
+crystals have set.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeprelax_ase import Predictor
+from deeprelax_ase.data import crystals_of
+from deeprelax_ase.evaluation.calibrate import PredictedSplit, predict_split, steps_of
+from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.prediction.unchanged import why_unchanged
+from deeprelax_ase.uncertainty.calibration import Calibration
+from deeprelax_ase.uncertainty.worsening import ZERO
+
+#: Kinds of generated pairs, by the number that their files give.
+KINDS = {
+    0: "elements substituted",
+    4: "substituted, strained and rattled",
+    5: "one sublattice shared by two elements",
+    6: "vacancy or dopants, cell free",
+    7: "layers",
+    8: "slabs, cell kept",
+    9: "vacancy or dopants, cell kept",
+    10: "back to published crystals",
+    11: "ionic",
+}
+
+#: Largest odds of a prediction that counts as accepted here: ``TrustLimits(max_odds_worse=0.1)``.
+LIMIT = 0.1
+
+#: Largest odds, of the curve of what is accepted.
+CURVE = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0)
+
+
+def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.ndarray]:
+    """Arrays (n,) of each crystal: errors before and after, odds, and what is thought of it."""
+    predicted, pairs, _ = split
+    starts = crystals_of(pairs, "initial")
+    errors = calibration.read(predicted.error_features(), predicted.oxides(), steps_of(predicted, pairs))
+    fixed = pairs.fixed_cell.tolist()
+    errors = [e.with_cell_kept() if kept else e for e, kept in zip(errors, fixed, strict=True)]
+    left = [bool(why_unchanged(*three)) for three in zip(starts, predicted.crystals, errors, strict=True)]
+    before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
+    return {
+        "made": ~np.isnan(predicted.features).any(axis=1),
+        "before": before["coordinates"],
+        "after": after["coordinates"],
+        "volume_before": before["relative_volume"],
+        "volume_after": after["relative_volume"],
+        "odds": np.array([e.odds_worse for e in errors], dtype=float),
+        "ood": np.array([e.ood for e in errors]),
+        "left": np.array(left),
+    }
+
+
+def row(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a table says of these crystals."""
+    found = {name: values[found["made"]] for name, values in found.items()}
+    gain, volume_gain = found["before"] - found["after"], found["volume_before"] - found["volume_after"]
+    worse = gain < -ZERO
+    handed = ~found["left"]
+    accepted = handed & ~found["ood"] & (found["odds"] <= LIMIT)
+    curve = [
+        {
+            "odds": limit,
+            "accepted": float((these := found["odds"] <= limit).mean()),
+            "worse": _mean(worse[these]),
+            "gain": float(gain[these].sum() / gain.sum()),
+        }
+        for limit in CURVE
+    ]
+    return {
+        "crystals": len(gain),
+        "worse": float(worse.mean()),
+        "unchanged": float(found["left"].mean()),
+        "accepted": float(accepted.mean()),
+        "accepted_worse": _mean(worse[accepted]),
+        "accepted_worse_volume": _mean((volume_gain < -ZERO)[accepted]),
+        "uncertain_worse": _mean(worse[handed & ~accepted]),
+        "odds": float(found["odds"].mean()),
+        "before": float(found["before"].mean()),
+        "gain": float(gain.mean()),
+        "gain_handed_out": float(gain[handed].sum() / len(gain)),
+        "gain_accepted": float(gain[accepted].sum() / len(gain)),
+        "curve": curve,
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def main() -> None:
+    """Measure, and write JSON."""
+    given = _parser().parse_args()
+    model = load_model(given.model)
+    calibration = Calibration.from_dict(model.card.calibration)
+    raw = Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=given.device)
+    parts: dict[str, list[dict[str, np.ndarray]]] = {}
+    for file in given.data:
+        generated = "generated" in file.stem
+        labels = "relaxed" if generated else None
+        split = predict_split(raw, [file], "test", thin=given.thin, cache=given.cache, labels=labels)
+        found, kind = measure(split, calibration), split.pairs.kind.numpy()
+        for number in np.unique(kind):
+            chosen = {name: values[kind == number] for name, values in found.items()}
+            parts.setdefault(KINDS.get(int(number), file.stem.removeprefix("pairs_")), []).append(chosen)
+    rows = {
+        name: row({key: np.concatenate([part[key] for part in of_kind]) for key in of_kind[0]})
+        for name, of_kind in parts.items()
+    }
+    facts = {"environment": environment(), "model": raw.model_name, "limit": LIMIT}
+    write_json(given.json, {**facts, "thin": given.thin, "rows": rows})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
+    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
+    parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
+    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
+    parser.add_argument("--device", default="auto", help="where the network runs (default %(default)s)")
+    parser.add_argument("--json", type=Path, required=True, help="write the results here")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

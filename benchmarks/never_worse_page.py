@@ -1,0 +1,88 @@
+"""The page of benchmarks/never_worse.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+#: Models, by the end of the name of their results.
+MODELS = {"PBE": "`DeepRelax-PBE`", "M3GNet": "`DeepRelax-M3GNet`"}
+
+#: Comments around the table in ``docs/trust.md``.
+BEGIN, END = "<!-- never_worse: begin -->", "<!-- never_worse: end -->"
+
+_HEAD = """# Without a calculator: who ends further off than it began
+
+```sh
+python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz --cache predicted \\
+    --json benchmarks/results/never_worse-PBE.json
+```
+
+Test crystals. Further off: in the mean absolute component of the coordinates, cell and origin apart; volumes are told
+beside it. The odds that a prediction ends further off are a power law of its step and its error features, fitted to
+validation crystals of all these kinds (`python -m deeprelax_ase.evaluation.calibrate --odds`). Above 50 % the crystal
+is left unchanged, as it is where the model would move it by less than it errs. Accepted are here those that
+`TrustLimits(max_odds_worse=0.1)` accepts; by default the odds are told, and not limited.
+Gain: by how much coordinates come nearer, as a mean over all crystals; handed out is what is not left unchanged."""
+
+_CURVE = """How many a limit on the odds accepts, how many of these end further off, and what they hold of the gain:"""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the figures of all models, from ``never_worse-*.json`` in the folder ``results``."""
+    parts = [_HEAD]
+    for name, title in MODELS.items():
+        rows = json.loads((results / f"never_worse-{name}.json").read_text(encoding="utf-8"))["rows"]
+        parts += [f"## {title}", _table(rows), _CURVE, _curve(rows)]
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def trust_table(results: Path) -> str:
+    """What ``docs/trust.md`` holds of it: the default model alone."""
+    rows = json.loads((results / "never_worse-PBE.json").read_text(encoding="utf-8"))["rows"]
+    lines = [
+        "| test crystals | all predictions: further off | accepted | of these further off | unchanged | gain kept |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind, row in rows.items():
+        kept = f"{100 * row['gain_handed_out'] / row['gain']:.0f} %" if row["gain"] > 0 else "none to keep"
+        cells = [_percent(row[share]) for share in ("worse", "accepted", "accepted_worse", "unchanged")]
+        lines.append(f"| {kind} | {' | '.join([*cells, kept])} |")
+    return "\n".join(lines)
+
+
+def fill(page: Path, results: Path) -> None:
+    """Put the table between the comments of ``page`` that mark its place."""
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{head}{BEGIN}\n{trust_table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| kind | crystals | all: further off | accepted | of these further off | of these volume further off "
+        "| unchanged | uncertain ones further off | gain (Å) | handed out | accepted |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind, row in rows.items():
+        shares = ("worse", "accepted", "accepted_worse", "accepted_worse_volume", "unchanged", "uncertain_worse")
+        cells = [_percent(row[share]) for share in shares]
+        gains = [f"{row[name]:.4f}" for name in ("gain", "gain_handed_out", "gain_accepted")]
+        lines.append(f"| {kind} | {row['crystals']:,} | {' | '.join([*cells, *gains])} |")
+    return "\n".join(lines)
+
+
+def _curve(rows: dict[str, dict[str, Any]]) -> str:
+    limits = [point["odds"] for point in rows["universal"]["curve"]]
+    lines = [f"| kind | {' | '.join(f'{limit:g}' for limit in limits)} |", "| --- |" + " --- |" * len(limits)]
+    for kind, row in rows.items():
+        points = [
+            f"{100 * p['accepted']:.0f} %: {_percent(p['worse'])}, {100 * p['gain']:.0f} %" if p["accepted"] else ""
+            for p in row["curve"]
+        ]
+        lines.append(f"| {kind} | {' | '.join(points)} |")
+    return "\n".join(lines)
