@@ -73,7 +73,7 @@ def predict(
     for chosen, options in ((np.flatnonzero(~kept_cells), {}), (np.flatnonzero(kept_cells), {"relax_cell": False})):
         if not len(chosen):
             continue
-        given = [crystals[i] for i in chosen]
+        given = [crystals[i] for i in chosen.tolist()]
         stream = predictor.predict_many(given, atoms_per_batch=atoms_per_batch, **options)
         for number, result in zip(chosen.tolist(), track(stream, "predicting", total=len(chosen)), strict=True):
             if isinstance(result, Prediction):
