@@ -136,7 +136,7 @@ def test_record(predictor: Predictor):
     assert corrected.solver_converged
     assert predicted.error is not None
     assert corrected.error is None  # the calibration is that of jumps without forces
-    assert set(corrected.info) == {"deeprelax_model", "deeprelax_uncertainty"}
+    assert set(corrected.info) == {"deeprelax_model", "deeprelax_status", "deeprelax_uncertainty"}
     assert min(vars(corrected.features).values()) >= 0
     assert 0 < corrected.uncertainty.total < 5
     assert set(corrected.timings) == {"graph", "network", "geometry"}
