@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase.cli.common import stop
+from deeprelax_ase.models.card import MOST_RECYCLES
 
 
 class Device(StrEnum):
@@ -101,9 +102,6 @@ Finish = Annotated[
 ]
 Fmax = Annotated[float | None, optional(f"Largest force when finished, eV/Å. Default: {FMAX}", min=0.0)]
 Steps = Annotated[int | None, optional(f"Most steps for each crystal. Default: {STEPS}", min=1)]
-
-#: Recycles at the most: from the 16th on, predictions (of rattled SrTiO3 and NaCl) change by less than 0.00001 Å.
-MOST_RECYCLES = 64
 
 Recycles = Annotated[
     int | None,

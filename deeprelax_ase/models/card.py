@@ -9,6 +9,10 @@ from typing import Any
 
 from deeprelax_ase.errors import ModelError
 
+#: Recycles at the most: a slip of the pen, such as 1e9, is not to keep a machine busy for years. From the 16th on,
+#: predictions (of rattled SrTiO3 and NaCl) change by less than 0.00001 Å.
+MOST_RECYCLES = 64
+
 
 @dataclass(frozen=True)
 class ModelCard:

@@ -21,7 +21,7 @@ from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
 from deeprelax_ase.graph import CrystalGraph, affine_positions, neighbor_graph
-from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.card import MOST_RECYCLES, ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
@@ -48,10 +48,6 @@ from deeprelax_ase.uncertainty.features import error_features, implied_distances
 
 #: ``timed("network")``: a context whose duration counts for that stage: graph, network or geometry.
 Timed = Callable[[str], AbstractContextManager[None]]
-
-
-#: A slip of the pen, such as 1e9, is not to keep a machine busy for years: models are trained with two or three.
-MOST_RECYCLES = 100
 
 
 def untimed(stage: str) -> AbstractContextManager[None]:

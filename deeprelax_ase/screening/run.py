@@ -106,12 +106,16 @@ def screen(
             if observe:
                 observe(progress)
         _refuse_changed(sources, manifest, folders=True)
-        if progress.done < progress.total:
-            raise OutputError(
-                f"the inputs gave {progress.done:,} structures, not {progress.total:,} as when they were counted. Copy "
-                "them to where they do not change, and screen them into another folder."
-            )
+        _refuse_missing(progress)
     return progress
+
+
+def _refuse_missing(progress: Progress) -> None:
+    if progress.done < progress.total:
+        raise OutputError(
+            f"the inputs gave {progress.done:,} structures, not {progress.total:,} as when they were counted. Copy "
+            "them to where they do not change, and screen them into another folder."
+        )
 
 
 def _refuse_mixed(sources: Sequence[Source], folder: Folder) -> None:
