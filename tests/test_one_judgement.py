@@ -163,6 +163,11 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]
             {"max_volume_error": 0.01},
             ("uncertain", "its expected volume error 2.0% is above max_volume_error=0.01"),
         ),
+        (
+            replace(SURE, odds_worse=0.3),
+            {"max_odds_worse": 0.1},
+            ("uncertain", "the odds are 30% that it ends further from its minimum than it began"),
+        ),
     ],
 )
 def test_every_door_says_the_same(ask, door: str, error: CalibratedError, limits: dict, told: Told) -> None:

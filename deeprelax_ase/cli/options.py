@@ -67,6 +67,10 @@ MaxError = Annotated[
 MaxVolumeError = Annotated[
     float | None, optional("The same of the volume, as a fraction: 0.02 is two in a hundred.", min=0.0)
 ]
+MaxOddsWorse = Annotated[
+    float | None,
+    optional("A probability; predictions likelier to end further off than they began are uncertain.", min=0.0),
+]
 MaxUncertainty = Annotated[float | None, optional("Å; so are those of a larger deeprelax_uncertainty.", min=0.0)]
 OnUncertainOption = Annotated[
     OnUncertain | None,

@@ -25,6 +25,7 @@ from deeprelax_ase.cli.options import (
     Finish,
     Fmax,
     MaxError,
+    MaxOddsWorse,
     MaxUncertainty,
     MaxVolumeError,
     Members,
@@ -86,6 +87,7 @@ def relax(
     max_error: MaxError = None,
     max_volume_error: MaxVolumeError = None,
     max_uncertainty: MaxUncertainty = None,
+    max_odds_worse: MaxOddsWorse = None,
     on_uncertain: OnUncertainOption = None,
     calculator: CalculatorName = "none",
     finish: Finish = None,
@@ -106,7 +108,7 @@ def relax(
     whether the jump was kept. A crystal that is "refused" or "failed" is written unchanged, is reported, and does not
     stop the others.
     """
-    limits = (max_error, max_volume_error, max_uncertainty)
+    limits = (max_error, max_volume_error, max_uncertainty, max_odds_worse)
     refuse_contradictions(
         calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=(finish, fmax, steps)
     )
@@ -168,7 +170,7 @@ def _relaxing(
     device: Device,
     predictor: Predictor,
     *,
-    limits: tuple[float | None, float | None, float | None],
+    limits: tuple[float | None, ...],
     on_uncertain: OnUncertain,
     finish: str,
     **options: Any,

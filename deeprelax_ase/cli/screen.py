@@ -23,6 +23,7 @@ from deeprelax_ase.cli.options import (
     Finish,
     Fmax,
     MaxError,
+    MaxOddsWorse,
     MaxUncertainty,
     MaxVolumeError,
     Members,
@@ -104,6 +105,7 @@ def screen(
     max_error: MaxError = None,
     max_volume_error: MaxVolumeError = None,
     max_uncertainty: MaxUncertainty = None,
+    max_odds_worse: MaxOddsWorse = None,
     on_uncertain: OnUncertainOption = None,
     calculator: CalculatorName = "none",
     finish: Finish = None,
@@ -128,7 +130,7 @@ def screen(
     with its reason: "accepted", "unchanged" (left as it is, being relaxed as far as the model can tell) or "uncertain";
     "converged" or "not converged" under the calculator; "refused" or "failed". A journal says what is done.
     """
-    limits = (max_error, max_volume_error, max_uncertainty)
+    limits = (max_error, max_volume_error, max_uncertainty, max_odds_worse)
     refuse_contradictions(
         calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=(finish, fmax, steps)
     )
@@ -147,6 +149,7 @@ def screen(
             max_error=max_error,
             max_volume_error=max_volume_error,
             max_uncertainty=max_uncertainty,
+            max_odds_worse=max_odds_worse,
             on_uncertain=(on_uncertain or OnUncertain.KEEP).value,
             calculator="none" if calculator.lower() == "none" else calculator,
             finish=finish or FINISH,

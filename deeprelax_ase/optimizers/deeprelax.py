@@ -65,8 +65,7 @@ class DeepRelaxOptimizer(Optimizer):
     anew when the atoms are.
 
     Attributes:
-        prediction: the :class:`~deeprelax_ase.Prediction`, with uncertainties and timings, as the model
-            made it, before constraints; None before the jump, and after a restart.
+        prediction: the :class:`~deeprelax_ase.Prediction`, before constraints; None before the jump and after a restart.
         decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
         judgement: of the prediction, a :class:`~deeprelax_ase.prediction.Judgement`; None before the jump.
 
@@ -95,7 +94,7 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted; None for no limit. Crystals unlike
             those that the model knows (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`) are never trusted.
-        max_volume_error: the same of the volume, as a fraction.
+        max_volume_error, max_odds_worse: the same of the volume, a fraction; of the odds that it ends further off.
         on_uncertain: what comes of a prediction that is not to be trusted, where no calculator checks the jump:
             ``"skip"`` leaves the atoms where they are, with a note in ``atoms.info`` and log; ``"keep"`` moves them,
             with such a note; ``"warn"`` does so with a warning; ``"finish"`` asks for a calculator; ``"raise"`` is an
@@ -133,6 +132,7 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
         max_volume_error: float | None = None,
+        max_odds_worse: float | None = None,
         on_uncertain: str = SKIP,
         symprec: float | None = None,
         device: str = "auto",
@@ -149,7 +149,7 @@ class DeepRelaxOptimizer(Optimizer):
             graph_backend=graph_backend,
             force_informed_steps=force_informed_steps,
             criteria=criteria or JumpCriteria(),
-            limits=TrustLimits(max_error, max_volume_error),
+            limits=TrustLimits(max_error, max_volume_error, max_odds_worse=max_odds_worse),
             on_uncertain=on_uncertain,
         )
         self._jump = Jump(self._dof, settings, finish=None if self.finish is None else self.finish.name)
@@ -299,8 +299,8 @@ class DeepRelaxOptimizer(Optimizer):
 
     def _facts(self) -> dict[str, str]:
         finish = "none" if self.finish is None else self.finish.name
-        started = self.fmax is not None
-        return optimizer_facts(self._dof, decision=self.decision, steps=self.nsteps, finish=finish, started=started)
+        told = {"finish": finish, "started": self.fmax is not None}
+        return optimizer_facts(self._dof, decision=self.decision, steps=self.nsteps, **told)
 
     def _remember(self, memory: FinishMemory) -> None:
         if self._jump.record is not None and self.restart is not None:

@@ -36,6 +36,7 @@ class RelaxOptions:
             crystals unlike the ones that the model knows; for models whose errors are calibrated.
         max_volume_error: the same of the volume, as a fraction.
         max_uncertainty: Å, those are uncertain too whose ``deeprelax_uncertainty`` is larger.
+        max_odds_worse: and those that are likelier to end further from the minimum than they began.
         on_uncertain: what comes of them: ``keep`` hands them out, marked; ``warn`` does so with a warning; ``skip``
             leaves the crystal as it was, marked; ``finish`` finishes them under the calculator; ``raise`` yields an
             error, where predictions are yielded.
@@ -61,6 +62,7 @@ class RelaxOptions:
     max_error: float | None = None
     max_volume_error: float | None = None
     max_uncertainty: float | None = None
+    max_odds_worse: float | None = None
     on_uncertain: str = KEEP
     calculator: str = NONE
     finish: str = "fire"
@@ -101,7 +103,7 @@ class RelaxOptions:
 
     def limits(self) -> TrustLimits:
         """What a prediction has to meet, or else is uncertain."""
-        return TrustLimits(self.max_error, self.max_volume_error, self.max_uncertainty)
+        return TrustLimits(self.max_error, self.max_volume_error, self.max_uncertainty, self.max_odds_worse)
 
     @property
     def finishes_all(self) -> bool:

@@ -230,7 +230,7 @@ def test_a_solver_where_there_is_nothing_to_solve_is_refused(model: Model):
 
 @pytest.mark.parametrize("recycles", [0, -1])
 def test_no_recycles_are_refused(model: Model, recycles: int):
-    with pytest.raises(ValueError, match=f"recycles must be between 1 and 100, got {recycles}"):
+    with pytest.raises(ValueError, match=f"recycles must be between 1 and 64, got {recycles}"):
         predictor(model, recycles=recycles)
 
 
