@@ -65,7 +65,7 @@ class DeepRelaxOptimizer(Optimizer):
     anew when the atoms are.
 
     Attributes:
-        prediction: the :class:`~deeprelax_ase.Prediction`, before constraints; None before the jump and after a restart.
+        prediction: the :class:`~deeprelax_ase.Prediction`, before constraints; None before it and after a restart.
         decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
         judgement: of the prediction, a :class:`~deeprelax_ase.prediction.Judgement`; None before the jump.
 
