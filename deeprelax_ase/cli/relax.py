@@ -170,7 +170,7 @@ def _relaxing(
     device: Device,
     predictor: Predictor,
     *,
-    limits: tuple[float | None, ...],
+    limits: tuple[float | None, float | None, float | None, float | None],
     on_uncertain: OnUncertain,
     finish: str,
     **options: Any,

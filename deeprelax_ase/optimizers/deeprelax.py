@@ -299,8 +299,8 @@ class DeepRelaxOptimizer(Optimizer):
 
     def _facts(self) -> dict[str, str]:
         finish = "none" if self.finish is None else self.finish.name
-        told = {"finish": finish, "started": self.fmax is not None}
-        return optimizer_facts(self._dof, decision=self.decision, steps=self.nsteps, **told)
+        known: dict[str, Any] = {"steps": self.nsteps, "finish": finish, "started": self.fmax is not None}
+        return optimizer_facts(self._dof, decision=self.decision, **known)
 
     def _remember(self, memory: FinishMemory) -> None:
         if self._jump.record is not None and self.restart is not None:
