@@ -33,7 +33,7 @@ INTERVAL = 30.0
 _NOTEBOOK_INTERVAL = 0.25
 
 #: Set in the processes that a notebook starts, ``!deeprelax`` among them: their terminal is none.
-_OF_A_KERNEL = "JPY_PARENT_PID"
+OF_A_KERNEL = "JPY_PARENT_PID"
 
 
 def track(
@@ -73,7 +73,7 @@ def progress(console: Console | None = None, *, visible: bool = True, rate: bool
     if visible and console.is_jupyter:
         return _InNotebook(*columns[1:], console=console, disable=True)
     if visible and not is_live(console):
-        return _Lines(*columns, console=console, disable=True)
+        return Lines(*columns, console=console, disable=True)
     return Progress(*columns, console=console, transient=True, disable=not visible)
 
 
@@ -83,7 +83,7 @@ def is_live(console: Console) -> bool:
     ``FORCE_COLOR``, as set in many CI systems, makes rich take a log for a terminal; colours are all that it asks for.
     """
     forced = "FORCE_COLOR" in os.environ and not console.file.isatty()
-    return console.is_terminal and not console.is_dumb_terminal and not forced and _OF_A_KERNEL not in os.environ
+    return console.is_terminal and not console.is_dumb_terminal and not forced and OF_A_KERNEL not in os.environ
 
 
 class _Rate(ProgressColumn):
@@ -122,7 +122,7 @@ class _Shown(Progress):
         raise NotImplementedError
 
 
-class _Lines(_Shown):
+class Lines(_Shown):
     """For logs and pipes."""
 
     def _show(self, task: Task) -> None:

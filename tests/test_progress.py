@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import time
 from deeprelax_ase import progress
-progress._Lines.interval = {interval}
+progress.Lines.interval = {interval}
 for _ in progress.track(range(5), "counting"):
     time.sleep(0.02)
 print("done")
@@ -32,7 +32,7 @@ print("done")
 @pytest.fixture(autouse=True)
 def no_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CI systems and notebooks set."""
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", module._OF_A_KERNEL):
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", module.OF_A_KERNEL):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
@@ -66,7 +66,7 @@ class TestPipe:
         assert 1 < len(file.getvalue().splitlines()) < 6
 
     def test_a_total_that_is_unknown(self, monkeypatch):
-        monkeypatch.setattr(module._Lines, "interval", 0.0)
+        monkeypatch.setattr(module.Lines, "interval", 0.0)
         file = StringIO()
         list(track(iter(range(2)), "counting", console=Console(file=file)))
         assert file.getvalue().splitlines()[0] == "counting: 1"
@@ -99,7 +99,7 @@ class TestTerminal:
     def test_a_shell_command_of_a_notebook_has_no_terminal(self, monkeypatch):
         terminal = Console(file=StringIO(), force_terminal=True)
         assert is_live(terminal)
-        monkeypatch.setenv(module._OF_A_KERNEL, "1")
+        monkeypatch.setenv(module.OF_A_KERNEL, "1")
         assert not is_live(terminal)
         assert self.shown() == ""
 

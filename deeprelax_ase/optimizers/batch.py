@@ -178,11 +178,9 @@ def finish_atoms(
 
     relaxed = atoms.copy()
     relaxed.calc = calculator
-    options: dict[str, Any] = {"prediction": prediction, "relax_cell": relax_cell, "finish": finish}
-    with (
-        CallCounter(calculator) as counter,
-        DeepRelaxOptimizer(relaxed, logfile=None, predictor=predictor, **options) as optimizer,
-    ):
+    options: dict[str, Any] = {"predictor": predictor, "prediction": prediction, "relax_cell": relax_cell}
+    options |= {"finish": finish, "logfile": None}
+    with CallCounter(calculator) as counter, DeepRelaxOptimizer(relaxed, **options) as optimizer:
         if observe is not None:
             optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)

@@ -1,6 +1,7 @@
 """The one inference function: a batch of crystals in, the relaxed ones out, with what tells their errors.
 
-Predictor, training, labelling, evaluation and benchmarks call :func:`relax`. It is the one place where layers keep
+Predictor, labelling, evaluation and benchmarks call :func:`relax`, and training does to measure a trained network; its
+validation on the way takes the loss alone, which :func:`relax` does not know. It is the one place where layers keep
 their vacuum, cells that do not relax are kept, predictions are projected onto space groups, and those that are no
 crystals are dropped.
 """

@@ -200,7 +200,7 @@ class Predictor:
             atoms_per_batch = default_atoms_per_batch(self.device)
         for batch in grouped(map(self._admitted, structures), atoms_per_batch):
             crystals = [c for c in batch if isinstance(c, Crystal)]
-            made = iter(attempt(lambda part: self._predict(part, relax_cell, bonds=bonds), crystals, self.device))
+            made = iter(attempt(partial(self._predict, relax_cell=relax_cell, bonds=bonds), crystals, self.device))
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:

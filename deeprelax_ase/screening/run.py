@@ -79,12 +79,10 @@ def screen(
         OutputError: the folder holds results of another request, another process writes to it, or an input changes
             while it is read.
         OSError: nothing can be written, or read any more; what was done is kept.
-        ModelError, DeviceError, CalculatorError: the options cannot be met.
+        DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
-    if not os.fspath(out):
-        raise OutputError("the name of the folder for the results is empty. Give one.")
-    options, shard, folder = options or RelaxOptions(), shard or Shard(), Folder(Path(out))
+    options, shard, folder = options or RelaxOptions(), shard or Shard(), _folder(out)
     relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
     sources = [open_source(os.fspath(name)) for name in inputs]
     _refuse_mixed(sources, folder)
@@ -108,6 +106,12 @@ def screen(
         _refuse_changed(sources, manifest, folders=True)
         _refuse_missing(progress)
     return progress
+
+
+def _folder(out: str | os.PathLike) -> Folder:
+    if not os.fspath(out):
+        raise OutputError("the name of the folder for the results is empty. Give one.")
+    return Folder(Path(out))
 
 
 def _refuse_missing(progress: Progress) -> None:
@@ -143,7 +147,8 @@ def _relaxed(
     """What becomes of ``blocks``, in the order in which they are done."""
     options = relaxer.relax.options
     if workers == 0:
-        yield from ((number, relaxer(refs)) for number, refs in blocks)
+        for number, refs in blocks:
+            yield number, relaxer(refs)
         return
     with WorkerPool(
         partial(BlockRelaxer, options, relaxer.id_key),
