@@ -172,7 +172,7 @@ def _doubt(made: Judged, limits: TrustLimits) -> str:
         limits.check(made.model, calibrated=False)
         return ""
     if error.ood and not limits.ood:
-        novelty = "" if error.novelty is None else f", novelty {error.novelty:.2f}"
+        novelty = f", novelty {error.novelty:.2f}" if (error.novelty or 0.0) > 1 else ""  # else it is not the reason
         return f"the crystal is unlike those that the model knows{novelty}"
     if limits.max_error is not None and not error.coordinates <= limits.max_error:
         return f"its expected error {error.coordinates:.3f} Å is above max_error={limits.max_error:g} Å"
