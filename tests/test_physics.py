@@ -149,8 +149,9 @@ class TestFixedCell:
             np.testing.assert_array_equal(chosen.predict(crystal, relax_cell=False).relaxed.cell, crystal.cell)
 
     def test_atoms_move_all_the_same(self, predictor: Predictor):
+        moving = Predictor(predictor.model, device="cpu", leave_within_error=False)
         for name in DISTORTED:
-            assert np.abs(predictor.predict(CRYSTALS[name], relax_cell=False).displacements).max() > 0.01
+            assert np.abs(moving.predict(CRYSTALS[name], relax_cell=False).displacements).max() > 0.01
 
     @pytest.mark.parametrize("name", SYMMETRIC)
     def test_atoms_on_symmetric_sites_do_not(self, predictor: Predictor, name: str):
