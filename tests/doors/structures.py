@@ -36,12 +36,18 @@ Change = Callable[[Atoms, st.DrawFn], None]
 
 def _scale(atoms: Atoms, draw: st.DrawFn) -> None:
     factor = 10 ** draw(st.floats(-1, 2))
-    atoms.set_cell(atoms.cell * factor ** (1 / 3), scale_atoms=True)
+    _deform(atoms, factor ** (1 / 3) * np.eye(3))
 
 
 def _strain(atoms: Atoms, draw: st.DrawFn) -> None:
     strain = np.reshape(draw(st.lists(st.floats(-0.3, 0.3), min_size=9, max_size=9)), (3, 3))
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    _deform(atoms, np.eye(3) + strain)
+
+
+def _deform(atoms: Atoms, deformation: np.ndarray) -> None:
+    """Carries the atoms along, whatever the cell is."""
+    atoms.set_cell(atoms.cell.array @ deformation)
+    atoms.positions = atoms.positions @ deformation
 
 
 def _rattle(atoms: Atoms, draw: st.DrawFn) -> None:
