@@ -103,8 +103,8 @@ def relax(
     """Relax the crystals of structure files.
 
     Each result carries the info keys deeprelax_model, deeprelax_status, deeprelax_reason and the expected errors, next
-    to those of the input. Without a calculator the status is "accepted", "unchanged" (left as it is, being relaxed as
-    far as the model can tell) or "uncertain". With one it is "converged" or "not converged", and deeprelax_jump says
+    to those of the input. Without a calculator the status is "accepted", "unchanged" (left as it is, as it would
+    get no nearer to its minimum) or "uncertain". With one it is "converged" or "not converged", and deeprelax_jump says
     whether the jump was kept. A crystal that is "refused" or "failed" is written unchanged, is reported, and does not
     stop the others.
     """

@@ -126,16 +126,15 @@ def screen(
 ) -> None:
     """Relax very many crystals, on all cores or GPUs, and lose nothing.
 
-    The folder holds Parquet files with a row for each crystal: the relaxed geometry, its expected errors, and a status
-    with its reason: "accepted", "unchanged" (left as it is, being relaxed as far as the model can tell) or "uncertain";
-    "converged" or "not converged" under the calculator; "refused" or "failed". A journal says what is done.
+    Parquet files hold a row for each crystal: the relaxed geometry, its expected errors, and a status with its reason:
+    "accepted", "unchanged" (left, as it would get no nearer) or "uncertain"; "converged" or "not converged" under the
+    calculator; "refused" or "failed". A journal says what is done.
     """
     limits, finishing = (max_error, max_volume_error, max_uncertainty, max_odds_worse), (finish, fmax, steps)
     refuse_contradictions(calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=finishing)
     require("pyarrow", "screening")
     from deeprelax_ase.screening.options import RelaxOptions
 
-    work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
     try:
         options = RelaxOptions(
             device=device.value,
@@ -158,6 +157,7 @@ def screen(
         options = replace(options, model=_model(model, options.calculator, device))
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
+    work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
     raise typer.Exit(_screened(inputs, out, options, quiet=quiet, **work))
 
 

@@ -62,7 +62,9 @@ class RelaxationResult:
     volume_error: float | None = _column("expected relative error of the volume")
     volume_error_bound: float | None = _column("bound that it keeps in nine of ten crystals")
     ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
-    novelty: float | None = _column("its distance to those in the network's features; beyond 1 it is unlike them")
+    novelty: float | None = _column(
+        "odds that it is unlike those that the model knows, over what ordinary ones keep; beyond 1 it is"
+    )
     odds_worse: float | None = _column("probability that the prediction ends further from the minimum than the start")
     unchanged: bool | None = _column("whether the crystal was left as it is")
     volume_change: float | None = _column("V_relaxed / V_initial - 1")

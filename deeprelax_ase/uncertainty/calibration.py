@@ -187,9 +187,9 @@ class CalibratedError:
         volume_bound: that error stays below it likewise: the volume lies within ``V (1 ± volume_bound)``; None too.
         ood: out of distribution: the prediction is unlike those that the calibration knows. Do not rely on any of these
             numbers.
-        novelty: distance of the crystal to those that the model has learnt from, in the network's own features, over
-            the largest that ordinary validation crystals keep; beyond 1 the crystal is unlike them, and ``ood`` is
-            true. None where the model has no such statistics.
+        novelty: odds that the crystal is unlike those that the model has learnt from, told by the network's own
+            features, over the largest that ordinary validation crystals keep; beyond 1 it is unlike them, and ``ood``
+            is true. None where the model has no such statistics.
         odds_worse: calibrated probability that the prediction ends further from the minimum than the unrelaxed crystal;
             None where the model has no such statistics.
     """
