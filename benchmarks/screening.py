@@ -14,7 +14,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +29,8 @@ from rich.console import Console
 from screening_page import write_page
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.data.parallel import map_in_processes
 from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
@@ -146,7 +146,11 @@ def _files(folder: Path, prototypes: Path, number: int) -> list[Path]:
         (prototypes, last - first, seed, folder / f"{seed}.parquet")
         for seed, (first, last) in enumerate(pairwise(cuts))
     ]
-    return list(map_in_processes(_file, parts))
+    return list(map_in_processes(_writer, parts))
+
+
+def _writer(device: str) -> Callable[[list[tuple[Path, int, int, Path]]], list[Path]]:
+    return lambda parts: [_file(part) for part in parts]
 
 
 def _file(part: tuple[Path, int, int, Path]) -> Path:
@@ -156,7 +160,11 @@ def _file(part: tuple[Path, int, int, Path]) -> Path:
 
 
 def _as_extxyz(files: list[Path]) -> list[Path]:
-    return list(map_in_processes(_extxyz, files))
+    return list(map_in_processes(_converter, files))
+
+
+def _converter(device: str) -> Callable[[list[Path]], list[Path]]:
+    return lambda files: [_extxyz(file) for file in files]
 
 
 def _extxyz(file: Path) -> Path:

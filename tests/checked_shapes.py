@@ -1,18 +1,32 @@
-"""Shapes of tensors are checked in the tests, see :mod:`deeprelax_ase.graph.shapes`. Imported before the package is."""
+"""Shapes of tensors are checked in the tests, see :mod:`deeprelax_ase.graph.shapes`. Imported before the package is.
+
+Checks take longer than the networks do. So they are on in the tests of the rooms that name shapes, and where a test has
+the mark ``shapes``: the first of each door that leads there.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+import pytest
+from jaxtyping import config, install_import_hook
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-#: The files that name shapes.
+#: The files that name shapes. Triton reads its own, which torch for CPUs lacks, as they are written.
 CHECKED = [
     ".".join(file.relative_to(_ROOT).with_suffix("").parts)
     for file in sorted(_ROOT.glob("deeprelax_ase/*/*.py"))
-    if "from deeprelax_ase.graph.shapes import" in file.read_text(encoding="utf-8")
+    if "from deeprelax_ase.graph.shapes import" in (text := file.read_text(encoding="utf-8"))
+    and "import triton\n" not in text
 ]
 
 install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # ints are floats
+
+_ROOMS = {name.split(".")[1] for name in CHECKED}
+
+
+def check_shapes_of(item: pytest.Item) -> None:
+    """Switch the checks on or off, as this test wants it."""
+    room = item.path.relative_to(_ROOT / "tests").parts[0]
+    config.update("jaxtyping_disable", not (room in _ROOMS or item.get_closest_marker("shapes")))

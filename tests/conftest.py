@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from jaxtyping import config as checks
 
-import tests.checked_shapes  # noqa: F401  before the package
+from tests.checked_shapes import check_shapes_of  # before the package
+
+# isort: split
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
@@ -34,19 +35,16 @@ PairArrays = dict[str, np.ndarray]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "optimize: a mark in ASE's own tests, see tests/optimizers/ase_suite")
+    config.addinivalue_line("markers", "shapes: shapes of tensors are checked, see tests/checked_shapes.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    check_shapes_of(item)
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240400865)
-
-
-@pytest.fixture
-def unchecked_shapes() -> Iterator[None]:
-    """For what is compiled: a compiler cannot look into the checks."""
-    checks.update("jaxtyping_disable", True)
-    yield
-    checks.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from ase.io import read
+from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 
 import deeprelax_ase
+from deeprelax_ase.graph.record import rows_times_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -162,3 +165,15 @@ class TestExample:
         atoms.set_cell(cellpar, scale_atoms=True)
         assert example.volume_error(atoms, candidate) == pytest.approx(0, abs=1e-12)
         assert example.lattice(atoms) == "3.11 4.98"
+
+
+class TestShapes:
+    """Checks of tensors' shapes are on where they are asked for."""
+
+    @pytest.mark.shapes
+    def test_they_are_checked_where_a_test_is_marked(self):
+        with pytest.raises(TypeCheckError):
+            rows_times_matrices(torch.zeros(2, 3), torch.zeros(1, 3, 3))
+
+    def test_they_are_not_elsewhere(self):
+        assert rows_times_matrices(torch.zeros(2, 3), torch.zeros(1, 3, 3)).shape == (2, 3)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.data.parallel import map_in_processes
+from deeprelax_ase.prediction.parallel import map_in_processes
+
+#: Pairs that a process is given together.
+_TOGETHER = 16
 
 
 class Match(NamedTuple):
@@ -39,11 +43,33 @@ def structure_matches(
     jobs: int = 1,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Match]:
-    """:func:`structure_match` of each pair, in ``jobs`` processes; ``advance`` is called after each."""
+    """:func:`structure_match` of each pair; ``advance`` is called after each.
+
+    A pair that pymatgen fails at, or whose process is killed, counts as one without a mapping, with a warning.
+
+    Args:
+        predicted: (G) crystals.
+        true: (G) crystals.
+        jobs: processes; with 1, this one.
+        advance: tells the progress.
+
+    Raises:
+        ValueError: the numbers of crystals differ.
+    """
     if len(predicted) != len(true):
         raise ValueError(f"{len(predicted)} predicted crystals, but {len(true)} true ones")
     matches = []
-    for match in map_in_processes(structure_match, predicted, true, workers=jobs, chunksize=16):
+    pairs, workers = zip(predicted, true, strict=True), 0 if jobs == 1 else jobs
+    for match in map_in_processes(_matcher, pairs, failed=_no_match, workers=workers, chunk=_TOGETHER):
         matches.append(match)
         advance()
     return matches
+
+
+def _matcher(device: str) -> Callable[[list[tuple[Crystal, Crystal]]], list[Match]]:
+    return lambda pairs: [structure_match(predicted, true) for predicted, true in pairs]
+
+
+def _no_match(number: int, reason: str) -> Match:
+    warnings.warn(f"pair {number} could not be matched, and counts as different: {reason}", stacklevel=2)
+    return Match(same=False, rmsd=1.0)

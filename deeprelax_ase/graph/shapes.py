@@ -86,6 +86,7 @@ Components = Float[Tensor, "N C F"]
 Stacks = Float[Tensor, "N 8 F"]  # vectors, then tensors
 SourceScalars = Float[Tensor, "N 3 F"]
 Messages = Float[Tensor, "N 9 F"]  # a scalar and a stack
+EdgeMessages = Float[Tensor, "E C F"]
 RadialWeights = Float[Tensor, "E 5 F"]
 Harmonics = Float[Tensor, "E 8"]
 

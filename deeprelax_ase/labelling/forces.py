@@ -20,12 +20,12 @@ from torch import Tensor
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
-from deeprelax_ase.data.parallel import map_in_processes
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.progress import track
 
 #: GPa in 1 eV/Å³: MatGL's potentials give stress in GPa.
@@ -131,10 +131,15 @@ def m3gnet_forces(crystals: list[Crystal]) -> list[Known]:
 
 
 def forces_in_processes(crystals: list[Crystal], *, workers: int | None) -> list[Known | None]:
-    """:func:`known_forces` of all ``crystals``, a few together, in so many processes."""
-    chunks = [crystals[first : first + _TOGETHER] for first in range(0, len(crystals), _TOGETHER)]
-    runs = map_in_processes(known_forces, chunks, workers=workers, torch_threads=1)
-    return [one for chunk in track(runs, "M3GNet", total=len(chunks)) for one in chunk]
+    """:func:`known_forces` of all ``crystals``, a few together, in processes; None of one that kills its own."""
+    found = map_in_processes(
+        _force_finder, crystals, failed=lambda *_: None, workers=workers, chunk=_TOGETHER, device="cpu"
+    )
+    return list(track(found, "M3GNet", total=len(crystals)))
+
+
+def _force_finder(device: str) -> Callable[[list[Crystal]], list[Known | None]]:
+    return known_forces
 
 
 def write_forces(
@@ -203,7 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="DeepRelax-M3GNet", help="its last member predicts (default %(default)s)")
     parser.add_argument("--recycles", type=int, default=1, help="of the prediction (default %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the prediction")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes; 0 for this one alone (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write")
     return parser

@@ -16,9 +16,17 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 
-from deeprelax_ase.graph.shapes import Harmonics, Messages, RadialWeights, SourceScalars, Stacks
+from deeprelax_ase.graph.shapes import (
+    Components,
+    EdgeAtoms,
+    EdgeMessages,
+    Harmonics,
+    Messages,
+    RadialWeights,
+    SourceScalars,
+    Stacks,
+)
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
 
@@ -50,19 +58,21 @@ def plain_aggregate(
 ) -> Messages:
     """:func:`aggregate` in plain torch: on CPUs, and the reference for the kernel."""
     source, destination = edges.source, edges.destination
-
-    def collect(messages: Tensor, ends: Tensor) -> Tensor:
-        return messages.new_zeros(len(scalars), *messages.shape[1:]).index_add_(0, ends, messages)
-
+    num_atoms = len(scalars)
     sent = scalars[source] * weights[:, :SCALARS]
-    own = collect(sent[:, :1], destination)
-    vector = collect(sent[:, 1:2] * harmonics[:, VECTOR, None], destination)
-    tensor = collect(sent[:, 2:3] * harmonics[:, TENSOR, None], destination)
+    own = _collect(sent[:, :1], destination, num_atoms)
+    vector = _collect(sent[:, 1:2] * harmonics[:, VECTOR, None], destination, num_atoms)
+    tensor = _collect(sent[:, 2:3] * harmonics[:, TENSOR, None], destination, num_atoms)
     # What atom i takes of G_j is the same for all images of j: in small cells most edges are such images.
-    _, pair = torch.unique_consecutive(destination * len(scalars) + source, return_inverse=True)
+    _, pair = torch.unique_consecutive(destination * num_atoms + source, return_inverse=True)
     first = pair.diff(prepend=pair.new_full((1,), -1)).nonzero().squeeze(1)
     passed = weights.new_zeros(len(first), 2, weights.shape[2]).index_add_(0, pair, weights[:, SCALARS:])
     stacks, ends = stacks[source[first]], destination[first]
-    vector = vector + collect(stacks[:, VECTOR] * passed[:, :1], ends)
-    tensor = tensor + collect(stacks[:, TENSOR] * passed[:, 1:], ends)
+    vector = vector + _collect(stacks[:, VECTOR] * passed[:, :1], ends, num_atoms)
+    tensor = tensor + _collect(stacks[:, TENSOR] * passed[:, 1:], ends, num_atoms)
     return torch.cat([own, vector, tensor], dim=1)
+
+
+def _collect(messages: EdgeMessages, ends: EdgeAtoms, num_atoms: int) -> Components:
+    """The sum of what arrives at each atom."""
+    return messages.new_zeros(num_atoms, *messages.shape[1:]).index_add_(0, ends, messages)

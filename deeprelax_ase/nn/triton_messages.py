@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
+from deeprelax_ase.graph.shapes import Harmonics, Messages, RadialWeights, SourceScalars, Stacks
 from deeprelax_ase.nn.edge_lists import EdgeLists
 
 _BLOCK = 128
@@ -149,7 +149,14 @@ def _backward(
 
 class _Aggregate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists):
+    def forward(
+        ctx: Any,
+        scalars: SourceScalars,
+        stacks: Stacks,
+        weights: RadialWeights,
+        harmonics: Harmonics,
+        edges: EdgeLists,
+    ) -> Messages:
         num_atoms, channels = scalars.shape[0], scalars.shape[-1]
         out = weights.new_empty(num_atoms, 1 + stacks.shape[1], channels)
         grid = (num_atoms, triton.cdiv(channels, _BLOCK))
@@ -163,7 +170,7 @@ class _Aggregate(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, grad: Messages) -> tuple[SourceScalars, Stacks, RadialWeights, None, None]:
         scalars, stacks, weights, harmonics = ctx.saved_tensors
         edges, channels = ctx.edges, scalars.shape[-1]
         gradients = torch.empty_like(scalars), torch.empty_like(stacks), torch.empty_like(weights)
@@ -176,7 +183,9 @@ class _Aggregate(torch.autograd.Function):
         return *gradients, None, None
 
 
-def fused_aggregate(scalars: Tensor, stacks: Tensor, weights: Tensor, harmonics: Tensor, edges: EdgeLists) -> Tensor:
+def fused_aggregate(
+    scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
+) -> Messages:
     """:func:`deeprelax_ase.nn.messages.aggregate` in one pass over the edges.
 
     Raises:

@@ -14,8 +14,8 @@ from types import TracebackType
 
 import pyarrow as pa
 
+from deeprelax_ase.prediction.pool import WorkerPool
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.pool import WorkerPool
 from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import INPUT
 

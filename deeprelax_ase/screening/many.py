@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, UncertainPredictionError
 from deeprelax_ase.prediction.judgement import SKIP, announce
+from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.screening.devices import default_workers
 from deeprelax_ase.screening.options import NONE, RelaxOptions
-from deeprelax_ase.screening.pool import WorkerPool
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,21 +66,15 @@ def relax_many(
         made = predict(structures)
     else:
         del predict
-        made = _in_processes(iter(structures), options, workers or default_workers(options.device), chunk)
+        made = map_in_processes(
+            partial(_chunk_predictor, options),
+            structures,
+            failed=lambda _, reason: BrokenStructureError(reason),
+            workers=workers,
+            chunk=chunk,
+            device=options.device,
+        )
     return (_handed_out(number, one, options) for number, one in enumerate(made))
-
-
-def _in_processes(rest: Iterator[Given], options: RelaxOptions, workers: int, chunk: int) -> Iterator[Result]:
-    chunks = iter(lambda: list(islice(rest, chunk)), [])
-    with WorkerPool(
-        partial(_list_predictor, options),
-        join=chain.from_iterable,
-        mark_failed=lambda items, reason: [BrokenStructureError(reason) for _ in items],
-        workers=workers,
-        device=options.device,
-    ) as pool:
-        for _, made in pool.imap(enumerate(chunks), ordered=True):
-            yield from made
 
 
 def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[Result]]:
@@ -102,16 +94,3 @@ def _handed_out(number: int, made: Result, options: RelaxOptions) -> Result:
     if made.judgement.uncertain and options.on_uncertain == SKIP:
         return replace(made, relaxed=made.initial, unchanged="its prediction is uncertain")
     return made
-
-
-# -- in the processes
-
-
-def _list_predictor(options: RelaxOptions, device: str) -> Callable[[Sequence[Given]], list[Result]]:
-    predict = _chunk_predictor(options, device)
-
-    def predict_list(given: Sequence[Given]) -> list[Result]:
-        made = predict([one for one in given if not isinstance(one, DeepRelaxError)])
-        return [one if isinstance(one, DeepRelaxError) else next(made) for one in given]
-
-    return predict_list

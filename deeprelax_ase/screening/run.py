@@ -13,13 +13,13 @@ from pathlib import Path
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.source import Source, open_source
+from deeprelax_ase.prediction.pool import WorkerPool
+from deeprelax_ase.prediction.slots import default_workers
 from deeprelax_ase.screening.blocks import BlockRelaxer, Relaxed, blocks_of, mark_failed
-from deeprelax_ase.screening.devices import default_workers
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.journal import Line
 from deeprelax_ase.screening.manifest import Manifest, Shard, describe, stamp_of
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.pool import WorkerPool
 from deeprelax_ase.screening.rows import numbered
 
 #: Structures of a block: what an interruption costs, and what a file of results holds.

@@ -91,7 +91,6 @@ def test_any_structures_through_the_doors_of_python(given):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked_shapes")
 @given(batches(1, 8))
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 def test_many_structures_through_every_door_of_one_process(given):
@@ -99,7 +98,6 @@ def test_many_structures_through_every_door_of_one_process(given):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked_shapes")
 @given(batches(40, 60))
 @settings(max_examples=5, suppress_health_check=list(HealthCheck))
 def test_many_structures_through_ray(given):

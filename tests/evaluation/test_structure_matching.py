@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.structure_matching import structure_match, structure_matches
+from tests.killing import Killer
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def rock_salt(length: float, shift: float = 0.0) -> Crystal:
@@ -47,3 +53,27 @@ def test_matches_come_in_order_from_several_processes() -> None:
     assert structure_matches(crystals, [rock_salt(4.2)] * 5, jobs=2) == alone
     assert [match.rmsd for match in alone] == sorted(match.rmsd for match in alone)
     assert structure_matches([], []) == []
+
+
+class DiesOf(Crystal):
+    """Kills the process that it is sent to."""
+
+    def __reduce__(self) -> tuple:
+        return Killer().__reduce__()
+
+
+class Odd(Crystal):
+    """A crystal that cannot be a structure of pymatgen's."""
+
+    def to_structure(self) -> Structure:
+        raise ValueError("it is odd")
+
+
+@pytest.mark.parametrize(("kind", "jobs"), [(DiesOf, 2), (Odd, 1)])
+def test_a_pair_that_pymatgen_ends_on_costs_itself(kind: type[Crystal], jobs: int) -> None:
+    pytest.importorskip("pymatgen")
+    salt, why = rock_salt(4.2), "was killed" if kind is DiesOf else "it is odd"
+    with pytest.warns(UserWarning, match=f"pair 1 could not be matched.*{why}"):
+        matches = structure_matches([salt, kind(salt.numbers, salt.positions, salt.cell), salt], [salt] * 3, jobs=jobs)
+    assert [match.same for match in matches] == [True, False, True]
+    assert matches[1].rmsd == 1

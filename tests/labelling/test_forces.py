@@ -20,8 +20,9 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.geometry.strain import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.labelling.forces import PointSettings, known_forces, main, points, write_forces
+from deeprelax_ase.labelling.forces import PointSettings, forces_in_processes, known_forces, main, points, write_forces
 from tests.crystals import CRYSTALS, rotation
+from tests.killing import Killer
 
 STILL = PointSettings(rattled=0.0)
 PREDICTED = replace(STILL, at_prediction=1.0)
@@ -230,6 +231,25 @@ def test_what_is_not_finite_is_not_known(broken: str) -> None:
     assert last is not None
 
 
+class DiesOf(Crystal):
+    """Kills the process that it is sent to."""
+
+    def __reduce__(self) -> tuple:
+        return Killer().__reduce__()
+
+
+@pytest.mark.slow
+def test_a_crystal_that_kills_its_process_leaves_the_others_their_forces(m3gnet) -> None:
+    first, last = CRYSTALS["triclinic"], CRYSTALS["rattled perovskite"]
+    killer = DiesOf(first.numbers, first.positions, first.cell)
+    found = forces_in_processes([killer, first, last], workers=1)
+    assert found[0] is None
+    for one, expected in zip(found[1:], known_forces([first, last]), strict=True):
+        assert one is not None
+        assert expected is not None
+        np.testing.assert_allclose(one[0], expected[0], rtol=0, atol=1e-3)
+
+
 # -- the command line
 
 
@@ -250,7 +270,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     threads = torch.get_num_threads()
 
     def command(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["forces", *map(str, arguments), "--device", "cpu", "--workers", "1"])
+        monkeypatch.setattr(sys, "argv", ["forces", *map(str, arguments), "--device", "cpu", "--workers", "0"])
         main()
 
     yield command

@@ -29,6 +29,8 @@ from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, rotation
 
+pytestmark = pytest.mark.shapes
+
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
 
 

@@ -63,7 +63,6 @@ def test_batches_on_a_gpu_follow_what_a_process_may_use_of_its_memory(monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("name", [END_TO_END, "DeepRelax-PBE-v0"])
 def test_compiled_networks_predict_the_same(name: str):
     plain, compiled = (Predictor(name, device="cpu", dtype="float64", compile=c) for c in (False, True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeprelax_ase.screening.ray_data import BatchRelaxer
-from tests.screening.killing import Deadly
+from tests.screening.deadly_crystals import Deadly
 
 
 class DeadlyBatchRelaxer(BatchRelaxer):

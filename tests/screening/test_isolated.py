@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from deeprelax_ase.errors import ModelError
+from deeprelax_ase.prediction.pool import KILLED
 from deeprelax_ase.screening.isolated import IsolatedRelaxer, shared_relaxer
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.pool import KILLED
 from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
+from tests.killing import descendants
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import Deadly, assert_as_predicted, descendants
+from tests.screening.deadly_crystals import Deadly, assert_as_predicted
 
 
 def test_a_death_costs_nothing(quick: RelaxOptions, tmp_path: Path) -> None:

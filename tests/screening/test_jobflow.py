@@ -13,8 +13,9 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.screening import isolated
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT
+from tests.killing import has_torch, one_killed
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import assert_as_predicted, has_torch, one_killed
+from tests.screening.deadly_crystals import assert_as_predicted
 
 pytest.importorskip("jobflow")
 from jobflow import Flow, JobStore, run_locally

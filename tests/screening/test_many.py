@@ -19,8 +19,8 @@ from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, U
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.many import relax_many
 from deeprelax_ase.screening.options import RelaxOptions
+from tests.killing import Killer
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import Killer
 
 
 def assert_as_alone(made: list, given: list) -> None:

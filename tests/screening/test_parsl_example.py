@@ -14,7 +14,8 @@ from ase.io import read, write
 
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
-from tests.screening.killing import assert_as_predicted, has_torch, one_killed
+from tests.killing import has_torch, one_killed
+from tests.screening.deadly_crystals import assert_as_predicted
 
 pytest.importorskip("parsl")
 import parsl

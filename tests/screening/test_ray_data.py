@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction.pool import KILLED
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.pool import KILLED
 from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
+from tests.killing import one_killed
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import assert_as_predicted, one_killed
+from tests.screening.deadly_crystals import assert_as_predicted
 
 pytest.importorskip("ray.data")
 import ray

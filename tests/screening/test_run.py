@@ -25,8 +25,8 @@ from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT
 from deeprelax_ase.screening.run import Progress, screen
+from tests.killing import descendants
 from tests.screening.conftest import some_crystals
-from tests.screening.killing import descendants
 
 COMMAND = [sys.executable, "-m", "deeprelax_ase.cli", "screen", "--members", "1", "--recycles", "1", "--device", "cpu"]
 
@@ -129,7 +129,7 @@ def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: Re
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
     """Under a calculator that dies of potassium; the other process goes on."""
-    options = replace(quick, calculator="tests.screening.killing:dies_of_potassium", steps=2)
+    options = replace(quick, calculator="tests.screening.deadly_crystals:dies_of_potassium", steps=2)
     screen([xyz(6)], tmp_path / "out", options, workers=2, block_size=3)
     rows = results(tmp_path / "out").to_pylist()
     assert [row["index"] for row in rows] == list(range(6))

@@ -15,7 +15,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
-from deeprelax_ase.screening.devices import WorkerSlot, claim_device
+from deeprelax_ase.prediction.slots import WorkerSlot, claim_device
 
 #: What a process does: made in it, of the device that it is to use, and then called with each question.
 Make = Callable[[str], Callable[[Any], Any]]
@@ -27,6 +27,12 @@ class WorkerDied(Exception):
 
 class ItemError(Exception):
     """The question cannot be answered, by the fault of an item in it as far as one can tell; says why."""
+
+
+def is_of_an_item(error: Exception) -> bool:
+    """Whether an item may be at fault of ``error``: not where the system, or what was asked for, is."""
+    known = isinstance(error, DeepRelaxError) and not isinstance(error, StructureError)
+    return not known and not isinstance(error, OSError)
 
 
 class WorkerProcess:
@@ -72,10 +78,10 @@ class WorkerProcess:
             return self._answer()
         except DeviceError as error:
             raise WorkerDied from error
-        except (WorkerDied, ItemError, OSError):
+        except (WorkerDied, ItemError):
             raise
         except Exception as error:  # whatever structures make libraries raise
-            if isinstance(error, DeepRelaxError) and not isinstance(error, StructureError):
+            if not is_of_an_item(error):
                 raise
             raise ItemError(f"{type(error).__name__}: {error}") from error
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from deeprelax_ase.errors import DeviceError, ModelError, WorkerError
-from tests.screening.deadly_items import (
+from tests.killing import Killer, descendants
+from tests.prediction.deadly_items import (
     complain,
     die,
     die_once,
@@ -29,7 +30,6 @@ from tests.screening.deadly_items import (
     pool,
     throw,
 )
-from tests.screening.killing import Killer, descendants
 
 
 def test_jobs_are_done_in_order_or_as_they_come() -> None:
@@ -110,7 +110,7 @@ def test_a_process_that_loses_its_device_is_replaced() -> None:
 
 
 def test_wrong_options_are_told() -> None:
-    with pool(make=make_nothing) as workers, pytest.raises(ValueError, match="no cpu here"):
+    with pool(make=make_nothing, device="cpu") as workers, pytest.raises(ValueError, match="no cpu here"):
         list(workers.imap(numbered([1])))
     with pytest.raises(ValueError, match="at least 1"):
         pool(workers=0)
@@ -150,7 +150,7 @@ def test_processes_end_with_a_pool_that_nobody_closes() -> None:
 
 SCRIPT = """
 import sys, time
-from tests.screening.deadly_items import identify, nap, numbered, pool
+from tests.prediction.deadly_items import identify, nap, numbered, pool
 if __name__ == "__main__":
     workers = pool()
     made = workers.imap(numbered([identify], [nap], [identify], [nap]), ordered=True)

@@ -20,15 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from deeprelax_ase.errors import WorkerError
-from deeprelax_ase.screening.devices import WorkerSlot
-from deeprelax_ase.screening.worker import ItemError, Make, WorkerDied, WorkerProcess, pack
+from deeprelax_ase.prediction.slots import WorkerSlot
+from deeprelax_ase.prediction.worker import ItemError, Make, WorkerDied, WorkerProcess, pack
 
 #: Reason of a crystal that kills its process.
-KILLED = "the process that relaxed this crystal was killed: too little memory, or a crash"
+KILLED = "the process that had this crystal was killed: too little memory, or a crash"
 
 #: Why nothing can be done where processes die of nothing.
 DIE_AT_ONCE = (
-    "the processes that relax crystals die before they see any. In a script, call this under `if __name__ == "
+    "worker processes die before they see any crystal. In a script, call this under `if __name__ == "
     "'__main__':`, because they import it; otherwise, is there enough memory?"
 )
 
@@ -82,7 +82,7 @@ class WorkerPool:
         join: makes the results of a job out of those of its parts, in order.
         mark_failed: what to do instead of items of which one, alone, fails for a reason that is given in one line.
         workers: processes. With several, each computes in one thread.
-        device: given to the processes in turn where it is ``cuda`` or ``auto``.
+        device: given to the processes in turn where it is ``cuda`` or ``auto``; empty where they need none.
     """
 
     def __init__(

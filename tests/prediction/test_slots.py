@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deeprelax_ase.screening.devices import WorkerSlot, default_workers, device_of
+from deeprelax_ase.prediction.slots import WorkerSlot, default_workers, device_of
 
 
 @pytest.fixture

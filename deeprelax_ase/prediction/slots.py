@@ -19,7 +19,7 @@ class WorkerSlot:
     Attributes:
         number: counted from 0.
         workers: how many there are.
-        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, for all of them.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, for all of them; empty where they need none, nor torch.
     """
 
     number: int
@@ -29,15 +29,14 @@ class WorkerSlot:
 
 def default_workers(device: str) -> int:
     """Processes that make good use of this machine: one for each core, and on GPUs at most eight for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not device.startswith(("auto", "cuda")):
+        return cores
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.startswith("cuda:"):
-        gpus = 1
-    elif device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        gpus = torch.cuda.device_count()
-    else:
+    if device == "auto" and not torch.cuda.is_available():
         return cores
+    gpus = 1 if device.startswith("cuda:") else torch.cuda.device_count()
     return max(1, min(cores, _PER_GPU * gpus))
 
 
@@ -47,7 +46,7 @@ def claim_device(slot: WorkerSlot) -> str:
     Each of several processes computes in one thread, and compiles in one, which for small crystals makes more of the
     cores than threads do.
     """
-    if slot.workers > 1:
+    if slot.workers > 1 and slot.device:
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         import torch
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.screening.pool import WorkerPool
+from deeprelax_ase.prediction.pool import WorkerPool
 
 
-def pool(workers: int = 1, make: Callable[[str], Any] | None = None) -> WorkerPool:
+def pool(workers: int = 1, make: Callable[[str], Any] | None = None, device: str = "") -> WorkerPool:
     return WorkerPool(
         make or squares,
         join=lambda parts: list(chain.from_iterable(parts)),
         mark_failed=lambda items, reason: [f"failed: {reason}" for _ in items],
         workers=workers,
-        device="cpu",
+        device=device,
     )
 
 
@@ -74,3 +75,7 @@ def make_nothing(device: str) -> None:
 
 def make_dead(device: str) -> None:
     die(device)
+
+
+def has_no_torch(device: str) -> bool:
+    return "torch" not in sys.modules
