@@ -28,7 +28,7 @@ from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_re
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.display import html_table
 from deeprelax_ase.prediction.judgement import SKIP, Judgement, TrustLimits
-from deeprelax_ase.prediction.status import ERROR_KEYS, TRUSTED, JumpDecision, forget
+from deeprelax_ase.prediction.status import TRUSTED, JumpDecision
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -245,8 +245,6 @@ class DeepRelaxOptimizer(Optimizer):
             self._jump.end()
             self.finish.step(self.fmax)
             forget_snapshot(self._dof)
-        if not self._jump.at_prediction and self._dof.has_calculator:
-            forget(self._dof.atoms, ERROR_KEYS)
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
@@ -293,8 +291,6 @@ class DeepRelaxOptimizer(Optimizer):
     def _make_jump(self) -> None:
         refuse_constraints(self._dof.atoms)
         record = self._jump.make()
-        if self._jump.prediction is not None:
-            log.label_prediction(self._dof.atoms, self._jump.prediction)
         write_log(self, log.jump_line(record, self._jump.prediction, type(self).__name__, self.nsteps + 1))
 
     def _facts(self) -> dict[str, str]:
@@ -346,5 +342,4 @@ class DeepRelaxOptimizer(Optimizer):
             forget_snapshot(self._dof)
 
     def _label(self, converged: bool) -> None:
-        jump, finishes = self._jump, self.finish is not None
-        log.label(self._dof, jump.record, converged=converged, at_prediction=jump.at_prediction, finishes=finishes)
+        log.label(self._dof, self._jump, converged=converged, finishes=self.finish is not None)

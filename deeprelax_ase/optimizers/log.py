@@ -1,4 +1,4 @@
-"""What a relaxation says of itself: in ``atoms.info`` and in the log."""
+"""What a relaxation says of itself: in ``atoms.info``, from the record of a result, and in the log."""
 
 from __future__ import annotations
 
@@ -6,65 +6,44 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.prediction.display import expected_errors
-from deeprelax_ase.prediction.judgement import Judgement
-from deeprelax_ase.prediction.status import (
-    CONVERGED,
-    FAILED,
-    INFO_KEYS,
-    JUMP_REJECTED,
-    NOT_CONVERGED,
-    REJECTED,
-    STATUS_KEYS,
-    forget,
-    info_of,
-)
+from deeprelax_ase.prediction.result import RelaxationResult
+from deeprelax_ase.prediction.status import forget
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+    from deeprelax_ase.optimizers.jump import Jump
     from deeprelax_ase.optimizers.restart import JumpRecord
     from deeprelax_ase.prediction.record import Prediction
 
 
-def label_prediction(atoms: Atoms, prediction: Prediction) -> None:
-    """Write what the prediction says of itself into ``atoms.info``, and drop what an earlier one said."""
-    forget(atoms, INFO_KEYS)
-    atoms.info.update(prediction.info)
+def label(dof: DegreesOfFreedom, jump: Jump, *, converged: bool, finishes: bool) -> None:
+    """Write what there is to tell into ``atoms.info``, in the place of what was told before.
 
-
-def label(
-    dof: DegreesOfFreedom, jump: JumpRecord | None, *, converged: bool, at_prediction: bool, finishes: bool
-) -> None:
-    """Write the jump, what became of it and how things stand into ``atoms.info``."""
-    values: dict[str, Any] = {}
-    if (judgement := _judgement(dof, jump, converged, at_prediction, finishes)) is not None:
-        forget(dof.atoms, STATUS_KEYS)
-        values |= {"status": judgement.status, "reason": judgement.reason or None}
-    if jump is not None:
-        values |= {"model": jump.model, "uncertainty": jump.uncertainty}
-        values |= {"jump": jump.decision.outcome, "jump_reason": jump.decision.reason}
-    dof.atoms.info.update(info_of(values))
+    Before the jump of a start that has not converged there is nothing.
+    """
+    record, converged = jump.record, converged and dof.has_calculator
+    if record is None and not converged:
+        return
+    known: dict[str, Any] = {}
+    if record is not None:
+        known |= {"judgement": record.judgement, "decision": record.decision}
+        known |= {"model": record.model, "uncertainty": record.uncertainty}
+    result = RelaxationResult.finished(
+        converged=converged,
+        at_prediction=jump.at_prediction or not dof.has_calculator,
+        alone=not finishes,
+        prediction=jump.prediction,
+        **known,
+    )
+    forget(dof.atoms)
+    dof.atoms.info.update(result.info)
 
 
 def label_failure(atoms: Atoms, reason: str) -> None:
     """Write into ``atoms.info`` that the relaxation failed, and why."""
-    atoms.info.update(info_of({"status": FAILED, "reason": reason}))
-
-
-def _judgement(
-    dof: DegreesOfFreedom, jump: JumpRecord | None, converged: bool, at_prediction: bool, finishes: bool
-) -> Judgement | None:
-    """How things stand; None before the jump of a start that has not converged."""
-    if converged and dof.has_calculator:
-        return Judgement(CONVERGED)
-    if jump is None:
-        return None
-    if at_prediction or not dof.has_calculator:
-        return jump.judgement
-    if not finishes and jump.decision.outcome == REJECTED:
-        return Judgement(JUMP_REJECTED, jump.decision.reason)
-    return Judgement(NOT_CONVERGED)
+    atoms.info.update(RelaxationResult.unrelaxed(reason).info)
 
 
 def jump_line(jump: JumpRecord, prediction: Prediction | None, optimizer: str, step: int) -> str:

@@ -107,13 +107,8 @@ class Prediction:
         of them ``deeprelax_novelty`` and ``deeprelax_odds_worse``, see
         :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`.
         """
-        judgement = self.judgement
-        values: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
-        values |= {"model": self.model, "uncertainty": float(self.uncertainty.total)}
-        if (error := self.error) is not None:
-            values |= {"error": error.coordinates, "volume_error": error.volume, "ood": error.ood}
-            values |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
-        return info_of(values)
+        values = {"model": self.model, "uncertainty": float(self.uncertainty.total)}
+        return info_of(values | judged(self, self.judgement))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -138,6 +133,16 @@ class Prediction:
             template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
         """
         return labelled_atoms(self.relaxed, self.info, template)
+
+
+def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any]:
+    """What a result tells of a ``prediction`` until something moves on from it; after a restart, the judgement alone."""
+    known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
+    if prediction is not None and (error := prediction.error) is not None:
+        known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
+        known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
+        known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
+    return known
 
 
 def _error_facts(error: CalibratedError) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.judgement import Judgement, judge
-from deeprelax_ase.prediction.record import Prediction, labelled_atoms
+from deeprelax_ase.prediction.record import Prediction, judged, labelled_atoms
 from deeprelax_ase.prediction.status import (
     ACCEPTED,
     CONVERGED,
@@ -96,44 +96,49 @@ class RelaxationResult:
             unchanged=left,
             relaxed=prediction.initial if left else prediction.relaxed,
             volume_change=0.0 if left else prediction.volume_change,
-            **_judged(prediction, judgement),
+            **judged(prediction, judgement),
             **_of_the_jump(prediction),
         )
 
     @classmethod
     def finished(
         cls,
-        initial: Crystal,
-        relaxed: Crystal,
+        initial: Crystal | None = None,
+        relaxed: Crystal | None = None,
         *,
         converged: bool,
-        prediction: Prediction | None = None,
-        decision: JumpDecision | None = None,
+        at_prediction: bool = False,
         alone: bool = False,
+        prediction: Prediction | None = None,
+        judgement: Judgement | None = None,
+        decision: JumpDecision | None = None,
         **known: Any,
     ) -> RelaxationResult:
-        """The result of a relaxation under a calculator, after the jump of a ``prediction`` or without any.
+        """The result of a relaxation that began with the jump of a ``prediction``, or needed none.
 
         Args:
-            initial: as it was given.
+            initial: as it was given; None where the result is told of atoms alone, as is ``relaxed``.
             relaxed: where it ended.
-            converged: whether it converged.
-            prediction: None where the start was converged already.
+            converged: whether it converged under a calculator.
+            at_prediction: whether nothing has moved on from the prediction, so that it is to be judged.
+            alone: whether the jump was all that was to be done.
+            prediction: None where the start was converged already, and after a restart.
+            judgement: of the prediction.
             decision: what became of the jump.
-            alone: whether the jump was all that was to be done. One that is kept and has not converged is still the
-                prediction, and is judged as that.
             **known: other fields: model, energy, steps, force_calls, calculator, reason.
         """
-        values: dict[str, Any] = {"status": CONVERGED if converged else NOT_CONVERGED}
+        values: dict[str, Any] = {"status": NOT_CONVERGED}
         values |= {} if prediction is None else _of_the_jump(prediction)
         if decision is not None:
             values |= {"jump": decision.outcome, "jump_reason": decision.reason}
-        if alone and not converged and decision is not None:
-            if decision.outcome == REJECTED:
-                values |= {"status": JUMP_REJECTED, "reason": decision.reason}
-            elif prediction is not None:
-                values |= _judged(prediction, judge(prediction))
-        values |= {"initial": initial, "relaxed": relaxed, "volume_change": _volume_change(initial, relaxed)}
+        if converged:
+            values["status"] = CONVERGED
+        elif at_prediction and judgement is not None:
+            values |= judged(prediction, judgement)
+        elif alone and decision is not None and decision.outcome == REJECTED:
+            values |= {"status": JUMP_REJECTED, "reason": decision.reason}
+        change = None if initial is None or relaxed is None else _volume_change(initial, relaxed)
+        values |= {"initial": initial, "relaxed": relaxed, "volume_change": change}
         return cls(**{**values, **known})
 
     @classmethod
@@ -222,16 +227,6 @@ class RelaxationResult:
 def _volume_change(initial: Crystal, relaxed: Crystal) -> float | None:
     """V_relaxed / V_initial - 1; None for slabs whose cell has no vector out of the plane."""
     return relaxed.volume / initial.volume - 1 if initial.volume and relaxed.volume else None
-
-
-def _judged(prediction: Prediction, judgement: Judgement) -> dict[str, Any]:
-    """What is known of a ``prediction`` as long as nothing moves on from it."""
-    known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
-    if (error := prediction.error) is not None:
-        known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
-        known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
-        known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
-    return known
 
 
 def _of_the_jump(prediction: Prediction) -> dict[str, Any]:

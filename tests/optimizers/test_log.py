@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ase.io import read, write
 
+from deeprelax_ase.errors import ModelError
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
+from deeprelax_ase.prediction.judgement import TrustLimits
 from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
@@ -63,6 +67,23 @@ def test_keys_of_an_earlier_run_leave(make_atoms, predictor, calc: bool):
     atoms.info.update(dict.fromkeys(INFO_KEYS, "earlier"), id=7)
     DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor).run(fmax=1e-6, steps=1)
     assert atoms.info == {"id": 7, **of_the_jump(calc=calc)}
+
+
+def test_they_leave_where_the_jump_converges(make_atoms, calibrated):
+    """What a calculator has converged is not the model's word any more."""
+    atoms = make_atoms()
+    assert DeepRelaxOptimizer(atoms, logfile=None, predictor=calibrated).run(fmax=1.0, steps=1)
+    assert atoms.info == {**of_the_jump(calc=True), "deeprelax_status": "converged"}
+
+
+def test_a_prediction_is_judged_once_by_what_the_optimizer_was_told(make_atoms, predictor):
+    """Its own limits do not matter: these ones cannot even be held against it."""
+    atoms = make_atoms(calc=False)
+    prediction = replace(predictor.predict(atoms), limits=TrustLimits(max_error=0.1))
+    with pytest.raises(ModelError):
+        prediction.judgement  # noqa: B018
+    assert DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor, prediction=prediction).run()
+    assert atoms.info == of_the_jump(calc=False)
 
 
 @pytest.mark.parametrize("relax_cell", [True, False])
