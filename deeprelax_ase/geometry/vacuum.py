@@ -24,6 +24,7 @@ from deeprelax_ase.graph.shapes import (
     CrystalFlags,
     CrystalMeans,
     EdgeFlags,
+    EdgeVectors,
     LatticeIndices,
     Matrices,
     PerCrystal,
@@ -72,13 +73,13 @@ class Vacuum(NamedTuple):
         return (self.directions == 1) & (self.thickness > SLAB)
 
 
-def vacuum_of(graph: CrystalGraph) -> Vacuum:
-    """Where there is vacuum in the crystals of ``graph``.
+def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum:
+    """Where there is vacuum in the crystals of ``graph``, whose edge ``vectors`` (E, 3) are measured unless given.
 
     Across a vacuum no two atoms are nearer than :data:`NEAR` and within the reach of the paper's graph, 6 Å: there the
     network sees nothing. What repeats in two directions is a layer only if it is :data:`HELD` together in both of them.
     """
-    lengths = torch.linalg.vector_norm(edge_vectors(graph), dim=1)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph) if vectors is None else vectors, dim=1)
     near = (lengths <= DEFAULT_SETTINGS.cutoff) & (sphere_gaps(graph, lengths) <= NEAR)
     rank, indices = _linked(graph, near)
     layers = rank == 2

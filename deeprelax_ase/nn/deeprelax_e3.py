@@ -189,10 +189,12 @@ def network_input(
     known: KnownForces | None = None,
     *,
     strain_projectors: Matrices | None = None,
+    vectors: EdgeVectors | None = None,
 ) -> NetworkInput:
     """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known.
 
-    The cells may be strained in the directions that ``strain_projectors`` (G, 3, 3) leave, by default in all.
+    The cells may be strained in the directions that ``strain_projectors`` (G, 3, 3) leave, by default in all. The edge
+    ``vectors`` (E, 3) are measured unless given.
     """
     if strain_projectors is None:
         identity = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
@@ -205,7 +207,7 @@ def network_input(
         strain_projectors=strain_projectors,
         batch=graph.batch,
         counts=atom_counts(graph),
-        vectors=edge_vectors(graph),
+        vectors=edge_vectors(graph) if vectors is None else vectors,
         known=no_forces(graph.positions, graph.cell) if known is None else known,
         edges=edge_lists(graph.edge_index, graph.num_atoms, gradient=torch.is_grad_enabled()),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
-from deeprelax_ase.graph import CrystalGraph, affine_positions, neighbor_graph
+from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, neighbor_graph
 from deeprelax_ase.models.card import MOST_RECYCLES, ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn.deeprelax import DeepRelax
@@ -167,15 +167,15 @@ def relax(
     settings = InferenceSettings.of(model.card) if settings is None else settings
     exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
     with timed("geometry"):
-        freedom = CellFreedom.of(vacuum_of(exact), relax_cell)
+        vectors = edge_vectors(exact)
+        freedom = CellFreedom.of(vacuum_of(exact, vectors), relax_cell)
     if settings.solver is not None:
         relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, solver=settings.solver)
     else:
         with timed("geometry"):
             sites = None if symmetry is None else symmetry.sites(exact.cell.device)
-        relaxed = _end_to_end(
-            model, exact, dtype, timed, freedom=freedom, recycles=settings.recycles, known=known, sites=sites
-        )
+        options: dict[str, Any] = {"freedom": freedom, "recycles": settings.recycles, "known": known, "sites": sites}
+        relaxed = _end_to_end(model, exact, dtype, timed, vectors=vectors, **options)
     with timed("geometry"):
         positions, cell = relaxed.positions, relaxed.cell
         if symmetry is not None:
@@ -232,6 +232,7 @@ def _end_to_end(
     dtype: torch.dtype,
     timed: Timed,
     *,
+    vectors: Tensor,
     freedom: CellFreedom,
     recycles: int,
     known: KnownForces | None,
@@ -242,15 +243,16 @@ def _end_to_end(
     projectors, scalars = _seen_projectors(model, exact, freedom), None
     for _ in range(recycles - 1):
         with timed("network"):
-            members, _, first = _refine(model, graph, dtype, projectors, known)
+            members, _, first = _refine(model, graph, vectors, dtype, projectors, known)
             scalars = first if scalars is None else scalars
             positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
             positions, cell, new = keep_physical(exact, positions, cell)
         flaws, known = first_flaws(flaws, new), None
         with timed("graph"):
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
+            vectors = edge_vectors(graph)
     with timed("network"):
-        members, given, first = _refine(model, graph, dtype, projectors, known)
+        members, given, first = _refine(model, graph, vectors, dtype, projectors, known)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
@@ -287,8 +289,9 @@ def atom_scalars(model: Model, graph: CrystalGraph, dtype: torch.dtype = torch.f
     They depend on what lies around each atom, and not on how the crystal relaxes: novelty is told by them.
     """
     exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
-    projectors = _seen_projectors(model, exact, CellFreedom.of(vacuum_of(exact), None))
-    given = network_input(exact, model.level, strain_projectors=projectors)
+    vectors = edge_vectors(exact)
+    projectors = _seen_projectors(model, exact, CellFreedom.of(vacuum_of(exact, vectors), None))
+    given = network_input(exact, model.level, strain_projectors=projectors, vectors=vectors)
     network = cast("DeepRelaxE3", model.networks[0])
     return next(network.stages(given._replace(vectors=given.vectors.to(dtype))))[1]
 
@@ -299,10 +302,15 @@ def _seen_projectors(model: Model, exact: CrystalGraph, freedom: CellFreedom) ->
 
 
 def _refine(
-    model: Model, graph: CrystalGraph, dtype: torch.dtype, projectors: Tensor | None, known: KnownForces | None
+    model: Model,
+    graph: CrystalGraph,
+    vectors: Tensor,
+    dtype: torch.dtype,
+    projectors: Tensor | None,
+    known: KnownForces | None,
 ) -> tuple[Relaxation, NetworkInput, Tensor]:
     """What every member predicts, along a leading member axis; what they read, with exact edge vectors; the scalars."""
-    given = network_input(graph, model.level, known, strain_projectors=projectors)
+    given = network_input(graph, model.level, known, strain_projectors=projectors, vectors=vectors)
     rounded = given._replace(vectors=given.vectors.to(dtype))
     one, *others = cast("list[DeepRelaxE3]", list(model.networks))
     stages = list(one.stages(rounded))

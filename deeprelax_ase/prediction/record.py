@@ -136,7 +136,7 @@ class Prediction:
 
 
 def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any]:
-    """What a result tells of a ``prediction`` until something moves on from it; after a restart, the judgement alone."""
+    """What a result tells of a ``prediction`` until something moves on from it; of None, after a restart, less."""
     known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
     if prediction is not None and (error := prediction.error) is not None:
         known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}

@@ -15,7 +15,7 @@ from torch import nn
 
 from deeprelax_ase import DeepRelaxOptimizer, crystal
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.geometry import EDGSettings, vacuum
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
@@ -297,7 +297,8 @@ def calls(monkeypatch) -> Counter[str]:
 
         monkeypatch.setattr(place, function.__name__, call)
 
-    count(deeprelax_e3, edge_vectors)
+    for place in (deeprelax_e3, inference, vacuum):
+        count(place, edge_vectors)
     count(inference, deeprelax_e3.network_input)
     count(crystal, crystal.validate)
     return calls
@@ -314,7 +315,7 @@ def test_a_jump_checks_the_atoms_twice(calls: Counter[str], model: Model, calcul
     atoms.calc = calculator
     DeepRelaxOptimizer(atoms, predictor=predictor(model), logfile=None).run(steps=1)
     # for what may move, which their vacuum says, and for the jump
-    assert calls == {"edge_vectors": 1, "network_input": 1, "validate": 2}
+    assert calls == {"edge_vectors": 2, "network_input": 1, "validate": 2}
 
 
 # -- cells that may not be strained in all directions
