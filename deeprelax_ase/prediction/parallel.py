@@ -13,7 +13,8 @@ from deeprelax_ase.prediction.pool import WorkerPool
 from deeprelax_ase.prediction.slots import default_workers
 from deeprelax_ase.prediction.worker import is_of_an_item
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 #: What several items together become, a result for each.
 Function = Callable[[list[Item]], Iterable[Result]]
