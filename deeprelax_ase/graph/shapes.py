@@ -73,6 +73,9 @@ PairTable = Int[Tensor, "5 P"]  # destination, source and three offsets
 PairOffsets = Int[Tensor, "P 3"]
 PairLengths = Float[Tensor, "P"]
 PairFlags = Bool[Tensor, "P"]
+PairFeatures = Float[Tensor, "P B"]
+PairVectors = Float[Tensor, "P 3 B"]
+PairTensors = Float[Tensor, "P 5 B"]
 Destinations = Int[Tensor, "D"]
 Terms = Int[Tensor, "T"]
 TermShifts = Float[Tensor, "3 T"]
@@ -89,6 +92,7 @@ Messages = Float[Tensor, "N 9 F"]  # a scalar and a stack
 EdgeMessages = Float[Tensor, "E C F"]
 RadialWeights = Float[Tensor, "E 5 F"]
 Harmonics = Float[Tensor, "E 8"]
+FilterWeights = Float[Tensor, "5*F B"]
 
 # Of predictions, with or without members.
 MemberPositions = Float[Tensor, "*M N 3"]

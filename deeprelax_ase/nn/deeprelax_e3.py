@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeprelax_ase.geometry.strain import symmetric_exponential
 from deeprelax_ase.geometry.vacuum import free_directions, project_strain
@@ -37,6 +37,7 @@ from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale
+from deeprelax_ase.nn.image_sums import aggregate_images, sum_images
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 
@@ -83,10 +84,15 @@ class Block(nn.Module):
         self, x: Scalars, h: Stacks, radial: EdgeFeatures, directions: Harmonics, edges: EdgeLists
     ) -> tuple[Scalars, Stacks, tuple[Positions, AtomStrains, AtomScales]]:
         """New features x (N, F) and h (N, 8, F), and what :class:`~deeprelax_ase.nn.e3_layers.Refinement` reads off."""
+        images = None if radial.is_cuda else sum_images(radial, directions, edges)
         for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
-            weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
             scalars, stacks = sources(x, h)
-            x, h = update(x, h, aggregate(scalars, stacks, weights, directions, edges))
+            if images is None:
+                weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
+                messages = aggregate(scalars, stacks, weights, directions, edges)
+            else:
+                messages = aggregate_images(scalars, stacks, cast("Tensor", filters.weight), images)
+            x, h = update(x, h, messages)
         return x, h, self.refinement(x, h)
 
 

@@ -8,7 +8,8 @@ direction (rows of a stack: 3 vector, 5 tensor; see :mod:`deeprelax_ase.nn.harmo
     m_i[tensor] = sum_j w2 B2_j Y[tensor] + w4 G_j[tensor]
 
 On CUDA a Triton kernel reads each edge once and writes each atom once, without atomics, so that results repeat exactly;
-Triton comes with torch's builds for CUDA.
+Triton comes with torch's builds for CUDA. CPUs sum over images first (:mod:`deeprelax_ase.nn.image_sums`). Plain torch
+is for CUDA without Triton and in float64, and what the others are held against.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def aggregate(
 def plain_aggregate(
     scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
 ) -> Messages:
-    """:func:`aggregate` in plain torch: on CPUs, and the reference for the kernel."""
+    """:func:`aggregate` in plain torch, the reference for the others."""
     source, destination = edges.source, edges.destination
     num_atoms = len(scalars)
     sent = scalars[source] * weights[:, :SCALARS]
