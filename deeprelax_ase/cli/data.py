@@ -52,8 +52,8 @@ Sources = Annotated[
     list[Path],
     typer.Argument(
         metavar="SOURCE...",
-        help="npz files; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; trajectories; relaxation "
-        "documents; MPF.2021.2.8's pickles.",
+        help="npz files, file@0:10 for a part; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; "
+        "trajectories; relaxation documents; MPF.2021.2.8's pickles.",
         show_default=False,
     ),
 ]
@@ -111,12 +111,14 @@ def convert(
     if output.suffix != ".npz":
         stop(f"{output} must end in .npz")
     from deeprelax_ase.io.output import check_place
+    from deeprelax_ase.io.source import path_of
 
     try:
         check_place(output, inputs=[], overwrite=overwrite)
     except DeepRelaxError as error:
         stop(str(error))
-    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
+    paths = [path_of(source) for source in sources]
+    if output.exists() and any(path.exists() and output.samefile(path) for path in paths):
         stop(f"{output} would overwrite its source. Give another name.")
     dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
     try:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from deeprelax_ase.data.matching import MATCH_KINDS, Matched, MatchError, match
 from deeprelax_ase.data.packed import is_packed, read_packed
-from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, concatenate, load_pairs
+from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, chosen_by, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
 from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.source import path_of
 
 #: What pairs must share to be kept on one side of a split.
 GROUPS = ("composition", "chemical system", "pair")
@@ -64,7 +65,8 @@ class PairDataset:
         """Read pairs and match them atom by atom.
 
         Args:
-            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``.
+            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``, and npz files and
+                trajectories an index, ``pairs.npz@0:100``.
             format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
             key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
@@ -92,7 +94,7 @@ class PairDataset:
                 raise DataError(f"Unknown {name}={value!r}, must be one of {allowed}")
         if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
             raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
-        if format == "npz" or (format == "auto" and paths and all(path.suffix == ".npz" for path in paths)):
+        if format == "npz" or (format == "auto" and paths and all(path_of(path).suffix == ".npz" for path in paths)):
             return _from_npz(paths, labels, dtype, start_forces=start_forces)
         row = format_of(paths) if format == "auto" else FORMATS[format]
         dataset = _collected(row.read(paths, key), level, dtype, advance)
@@ -147,17 +149,19 @@ class PairDataset:
 
 def _found(source: str | os.PathLike) -> list[Path]:
     """The files that a name with wildcards stands for, or the one of that very name."""
-    name = os.fspath(source)
-    if Path(name).exists() or not glob.has_magic(name):
+    path, name = path_of(source), os.fspath(source)
+    if path.exists() or not glob.has_magic(name):
         return [Path(name)]
-    return [Path(file) for file in sorted(glob.glob(name))] or [Path(name)]
+    index = "" if path == Path(name) else f"@{name.rpartition('@')[2]}"
+    return [Path(f"{file}{index}") for file in sorted(glob.glob(str(path)))] or [Path(name)]
 
 
 def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype, *, start_forces: bool) -> PairDataset:
     parts: list[RelaxationPairs] = []
     names: list[str] = []
-    for path in paths:
+    for source in paths:
         try:
+            path = path_of(source)
             packed = is_packed(path)
             if packed and labels != "relaxed":
                 raise ValueError(f"packed pairs have no labels but 'relaxed', got {labels=}")
@@ -167,10 +171,11 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype, *, start_f
                 part = load_pairs(path, labels=labels, dtype=dtype, start_forces=start_forces)
             with np.load(path, allow_pickle=False) as arrays:
                 given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
+            part, places = chosen_by(source, part)
         except (OSError, ValueError, BadZipFile) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+            raise DataError(f"{source} cannot be read: {error}") from error
         parts.append(part)
-        names += given or [f"{path.stem}[{n}]" for n in range(len(part))]
+        names += [given[n] if given else f"{path.stem}[{n}]" for n in places]
     pairs = concatenate(parts)
     return PairDataset(pairs, tuple(names), (MATCH_KINDS[0],) * len(pairs), (), (0.0,) * len(pairs))
 

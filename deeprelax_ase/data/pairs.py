@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.io.source import path_of, split_index
 
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -142,10 +143,10 @@ def load_pairs(
     """Read pairs from one or several ``.npz`` files, one after the other.
 
     Args:
-        paths: files with the arrays numbers, offsets, frac_initial, cell_initial, dft, split and the labels'; an array
-            ``level`` says whose minima the relaxed crystals are, otherwise DFT's are PBE's and the others OAM's; an
-            array ``fixed_cell`` says whose cells were fixed, otherwise those whose ``kind`` is in
-            :data:`FIXED_CELL_KINDS`.
+        paths: files, or parts of them such as ``pairs.npz@0:100``, with the arrays numbers, offsets, frac_initial,
+            cell_initial, dft, split and the labels'; an array ``level`` says whose minima the relaxed crystals are,
+            otherwise DFT's are PBE's and the others OAM's; an array ``fixed_cell`` says whose cells were fixed,
+            otherwise those whose ``kind`` is in :data:`FIXED_CELL_KINDS`.
         labels: ``relaxed``, the arrays frac_relaxed and cell_relaxed: DFT's minima, or the potential's where there are
             none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks, or the
             relaxed ones where the level of all is M3GNet's.
@@ -154,12 +155,29 @@ def load_pairs(
             where a file has them and ``labels`` are ``relaxed``.
 
     Raises:
-        ValueError: an array is missing from a file, or ``labels`` is unknown.
+        ValueError: an array is missing from a file, a part holds no pair, or ``labels`` is unknown.
+        OSError: a file cannot be read.
     """
     if labels not in ("relaxed", "m3gnet"):
         raise ValueError(f"Unknown {labels=}, must be one of ('relaxed', 'm3gnet')")
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    return concatenate([_read(file, labels, dtype, start_forces=start_forces) for file in files])
+    return concatenate([chosen_by(f, _read(path_of(f), labels, dtype, start_forces=start_forces))[0] for f in files])
+
+
+def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[RelaxationPairs, Sequence[int]]:
+    """Those of the ``pairs`` in a file that its name asks for, all or those after its ``@``; and their places.
+
+    Raises:
+        ValueError: there is none, or the index is not understood.
+    """
+    places = range(len(pairs))
+    if path_of(file) == Path(file):
+        return pairs, places
+    index = split_index(os.fspath(file))[1]
+    chosen = places[index if isinstance(index, slice) else slice(index, (index + 1) or None)]
+    if not chosen:
+        raise ValueError(f"there is no such pair among its {len(pairs)}. Check the index.")
+    return pairs.take(torch.tensor(chosen)), chosen
 
 
 def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_forces: bool) -> RelaxationPairs:

@@ -111,7 +111,7 @@ def open_source(name: str | os.PathLike) -> Source:
     Raises:
         StructureFileError: there is none, or it holds nothing, or the index is not understood.
     """
-    path, index = _split_index(os.fspath(name))
+    path, index = split_index(os.fspath(name))
     if not path.is_dir() or any(path.glob("*.ulm")):  # ASE's bundles are folders
         return Source(os.fspath(name), path, (File.on_disk(path),), index)
     files = formats.files_in(path)
@@ -143,26 +143,31 @@ def read_frames(names: str | os.PathLike | Iterable[str | os.PathLike]) -> Itera
         yield from source.frames()
 
 
-def _split_index(name: str) -> tuple[Path, int | slice | str]:
-    """The path and the index of ``path@index``; a file of that very name wins, and no index means all structures.
+def path_of(name: str | os.PathLike) -> Path:
+    """The path of ``path@index``; a file of that very name wins."""
+    path, at, _ = os.fspath(name).rpartition("@")
+    return Path(path if at and not Path(name).exists() else name)
+
+
+def split_index(name: str) -> tuple[Path, int | slice | str]:
+    """The path and the index of ``path@index``, see :func:`path_of`; no index means all structures.
 
     Raises:
         StructureFileError: there is no such file, or the index is none that ASE knows.
     """
     from ase.io.formats import string2index
 
-    path, at, text = name.rpartition("@")
-    if not at or Path(name).exists():
-        path, text = name, ":"
-    if not Path(path).exists():
-        raise StructureFileError(f"{escaped(path)}: no such file or folder. Check the name.")
+    path = path_of(name)
+    text = ":" if path == Path(name) else name.rpartition("@")[2]
+    if not path.exists():
+        raise StructureFileError(f"{escaped(str(path))}: no such file or folder. Check the name.")
     try:
         index = string2index(text)
     except (ValueError, TypeError):
         index = text
-    is_query = isinstance(index, str) and index and Path(path).suffix in (".db", ".aselmdb")
+    is_query = isinstance(index, str) and index and path.suffix in (".db", ".aselmdb")
     if is_query or isinstance(index, int) or (isinstance(index, slice) and index.step != 0):
-        return Path(path), index
+        return path, index
     raise StructureFileError(
         f"{escaped(name)}: the index {text!r} is not understood. Write @3 for one structure, @-1 for the last, @0:100 "
         "or @::10 for several; of an ASE database also what its rows are to have, such as @natoms<50."

@@ -62,10 +62,18 @@ def test_convert_overwrites_what_it_is_told_to_and_never_its_source(folder: Path
     refused = run("convert", folder / "runs", "-o", pairs)
     assert refused.exit_code == 2
     assert "exists already" in " ".join(refused.output.split())
-    assert run("convert", pairs, "-o", pairs, "--overwrite").exit_code == 2
+    for source in (pairs, f"{pairs}@0"):
+        assert run("convert", source, "-o", pairs, "--overwrite").exit_code == 2
     assert pairs.read_bytes() == before
     assert run("convert", folder / "runs", "-o", pairs, "--overwrite", "--seed", "1").exit_code == 0
     assert [file.name for file in folder.iterdir() if "part" in file.name] == []
+
+
+def test_convert_a_part(folder: Path) -> None:
+    assert run("convert", folder / "runs", "-o", folder / "pairs.npz").exit_code == 0
+    done = run("convert", f"{folder / 'pairs.npz'}@:1", "-o", folder / "first.npz")
+    assert done.exit_code == 0
+    assert "1 pairs, 0 refused" in done.output
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ def test_files_follow_one_another(file: Path, tmp_path: Path) -> None:
     assert_equal(both.take(torch.arange(4, 8)), load_pairs(tmp_path / "more.npz"))
 
 
+@pytest.mark.parametrize(("index", "chosen"), [("1:3", [1, 2]), ("-1", [3]), ("0", [0]), ("::-2", [3, 1])])
+def test_a_part_of_a_file(file: Path, index: str, chosen: list[int]) -> None:
+    whole, part = load_pairs(file), load_pairs(f"{file}@{index}")
+    assert_equal(part, whole.take(torch.tensor(chosen)))
+
+
+@pytest.mark.parametrize("index", ["4:", "9", "first"])
+def test_a_part_that_is_none_is_refused(file: Path, index: str) -> None:
+    with pytest.raises(ValueError, match=r"no such pair among its 4|index 'first' is not understood"):
+        load_pairs(f"{file}@{index}")
+
+
 @pytest.mark.parametrize("name", ["cell_relaxed", "dft", "split"])
 def test_a_missing_array_is_named(tmp_path: Path, name: str) -> None:
     np.savez(tmp_path / "part.npz", **{key: value for key, value in arrays().items() if key != name})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
-from deeprelax_ase.io.source import read_frames
+from deeprelax_ase.io.source import path_of, read_frames
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,9 +22,8 @@ def is_trajectory(path: Path) -> bool:
     """Whether ``path`` is a file of many frames, ``file@0:100`` some of them, or a folder of such files."""
     if path.is_dir():
         return any(_files(path))
-    if not path.exists():
-        path = Path(str(path).rpartition("@")[0])
-    return path.name.endswith(ENDINGS)
+    file = path_of(path)
+    return file.exists() and file.name.endswith(ENDINGS)
 
 
 def read_trajectories(path: Path, key: str | None) -> Iterator[RawPair | Refused]:

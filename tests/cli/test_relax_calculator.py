@@ -1,0 +1,149 @@
+"""``deeprelax relax`` where predictions are uncertain, or a calculator finishes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import read, write
+from rich.console import Console
+
+from deeprelax_ase.cli import relax as command
+from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.uncertainty.calibration import CalibratedError
+from tests.cli.conftest import PREDICTOR
+from tests.stand_in import SHRINKAGE, StandInPredictor
+
+ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=False)
+
+
+class TestUncertain:
+    """One crystal of three is unlike those that the model knows."""
+
+    @pytest.fixture(autouse=True)
+    def doubtful(self, asked, monkeypatch, crystals):
+        class Doubtful(StandInPredictor):
+            def predict(self, structure, **options):
+                made = super().predict(structure, **options)
+                return replace(made, error=replace(ERROR, ood=bool(made.initial.cell[0, 0] < 3.65)))
+
+        monkeypatch.setattr(PREDICTOR, lambda *arguments, **options: Doubtful(error=ERROR))
+        write("set.extxyz", crystals)
+
+    def test_they_are_handed_out_and_told(self, deeprelax):
+        result = deeprelax("relax", "set.extxyz")
+        assert result.exit_code == 1
+        assert result.stderr == ""
+        head, first, second, _, doubt, told = result.stdout.splitlines()
+        assert doubt == "set.extxyz@0: the crystal is unlike those that the model knows"
+        assert head.split() == ["crystal", "formula", "volume", "error", "(Å)", "volume", "error", "status"]
+        assert first.split() == ["set.extxyz@0", "Cu", "-8.7%", "0.030", "2.0%", "uncertain"]
+        assert second.split() == ["set.extxyz@1", "Cu", "-8.7%", "0.030", "2.0%", "accepted"]
+        assert told.startswith("2 accepted, 1 uncertain of 3; median expected error 0.030 Å, of volumes 2.0%; ")
+        atoms = read("relaxed.extxyz", index="0")
+        assert atoms.cell.lengths()[0] == pytest.approx(3.6 * SHRINKAGE)
+        assert atoms.info["deeprelax_status"] == "uncertain"
+        assert atoms.info["deeprelax_reason"] == "the crystal is unlike those that the model knows"
+
+    def test_limits(self, deeprelax):
+        for limit, value in (("--max-error", "0.02"), ("--max-volume-error", "0.01"), ("--max-uncertainty", "0.01")):
+            assert "3 uncertain of 3" in deeprelax("relax", "set.extxyz", "--overwrite", limit, value).stdout
+
+    @pytest.mark.filterwarnings("default:.*is uncertain")
+    def test_a_warning(self, deeprelax):
+        result = deeprelax("relax", "set.extxyz", "--on-uncertain", "warn")
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Note: set.extxyz@0 is uncertain: the crystal is unlike")
+
+    def test_they_are_left_as_they_are(self, deeprelax):
+        assert deeprelax("relax", "set.extxyz", "--on-uncertain", "skip").exit_code == 1
+        first, second, _ = read("relaxed.extxyz", index=":")
+        assert first.cell.lengths()[0] == pytest.approx(3.6)
+        assert first.info["deeprelax_status"] == "uncertain"
+        assert second.cell.lengths()[0] == pytest.approx(3.7 * SHRINKAGE)
+
+    def test_they_alone_are_finished(self, deeprelax):
+        emt = ("--calculator", "ase.calculators.emt:EMT", "--on-uncertain", "finish")
+        result = deeprelax("relax", "set.extxyz", *emt)
+        assert result.exit_code == 0, result.output
+        assert "2 accepted, 1 converged of 3" in result.stdout
+        assert [atoms.info["deeprelax_status"] for atoms in read("relaxed.extxyz", index=":")] == [
+            *("converged", "accepted", "accepted")
+        ]
+
+
+class TestCalculator:
+    def test_finish(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT", "--fmax", "0.01")
+        assert result.exit_code == 0, result.output
+        for atoms in read("relaxed.extxyz", index=":"):
+            assert atoms.info["deeprelax_status"] == "converged"
+            assert np.abs(atoms.get_forces()).max() < 0.01
+            assert atoms.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
+
+    def test_not_converged_is_told_by_the_exit_code(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "-c", "ase.calculators.emt:EMT", "--steps", "1", "--fmax", "1e-6")
+        assert result.exit_code == 1
+        assert result.stdout.splitlines()[-1].startswith("3 not converged of 3; 1 jump rejected, 6 force calls; ")
+        assert len(read("relaxed.extxyz", index=":")) == 3
+
+    def test_jumps_and_calls_are_told(self, deeprelax, crystals):
+        tight = bulk("Cu", "fcc", a=3.55, cubic=True)  # below the minimum under EMT, and the stand-in shrinks it
+        write("set.extxyz", [crystals[2], tight])
+        result = deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT", "--fmax", "0.01")
+        head, first, second, told = result.stdout.splitlines()
+        assert head.split() == ["crystal", "formula", "volume", "force", "calls", "status"]
+        assert first.split()[-1] == "converged"
+        assert second.split()[-3:] == ["converged,", "jump", "rejected"]
+        calls = [int(first.split()[3]), int(second.split()[3])]
+        assert told.startswith(f"2 converged of 2; 1 jump rejected, {sum(calls)} force calls; ")
+
+    def test_progress_on_a_terminal(self, deeprelax, monkeypatch, crystals):
+        shown = StringIO()
+        monkeypatch.setattr(command, "errors", lambda: Console(file=shown, force_terminal=True, width=120))
+        write("set.extxyz", crystals)
+        deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT")
+        assert "relaxing set.extxyz@2, step" in shown.getvalue()
+        assert "3/3" in shown.getvalue()
+        assert "/s" in shown.getvalue()
+
+    def test_the_jump_alone(self, deeprelax, crystals):
+        write("set.extxyz", [crystals[2], bulk("Cu", "fcc", a=3.55, cubic=True)])
+        emt = ("--calculator", "ase.calculators.emt:EMT", "--finish", "none")
+        result = deeprelax("relax", "set.extxyz", *emt, "--fmax", "1e-6")
+        assert result.exit_code == 1
+        assert "set.extxyz@1: jump rejected: it raises the energy" in result.stderr
+        assert result.stdout.splitlines()[-1].startswith("1 accepted, 1 jump rejected of 2; 1 jump rejected, 4 force ")
+
+    def test_a_calculator_that_cannot_be_made_again_ends_the_run(self, deeprelax, monkeypatch, crystals):
+        class Broken(EMT):
+            def calculate(self, *args, **kwargs):
+                raise RuntimeError("broken")
+
+        made = []
+
+        def get_calculator(name, *, device):
+            if made:
+                raise CalculatorError("only once")
+            made.append((name, device))
+            return Broken()
+
+        monkeypatch.setattr("deeprelax_ase.calculators.registry.get_calculator", get_calculator)
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", "set.extxyz", "-c", "special", "--device", "cpu")
+        assert result.exit_code == 1
+        assert result.stderr == "set.extxyz@0: RuntimeError: broken\nError: only once\n"
+        assert made == [("special", "cpu")]
+        assert len(read("relaxed.extxyz", index=":")) == 1
+
+    def test_none_in_any_case(self, deeprelax, crystals):
+        write("set.extxyz", crystals)
+        assert deeprelax("relax", "set.extxyz", "-c", "None").exit_code == 0
+        assert read("relaxed.extxyz").info["deeprelax_status"] == "accepted"
