@@ -43,7 +43,7 @@ FAULTS = (
         _of("screening/test_run", "test_a_killed_worker_costs_nothing")
         + _of("screening/test_isolated", "test_a_death_costs_nothing")
         + _of(
-            "screening/test_pool",
+            "prediction/test_pool",
             "test_a_process_that_is_killed_while_it_waits_is_replaced",
             "test_a_process_that_loses_its_device_is_replaced",
         ),
@@ -61,7 +61,7 @@ FAULTS = (
         _of("test_crystal", "test_what_is_no_structure_gives_an_error_and_raises_none")
         + _of("prediction/test_batching", "test_whatever_a_crystal_raises_costs_itself")
         + _of(
-            "screening/test_pool",
+            "prediction/test_pool",
             "test_an_error_costs_the_item_that_raises_it",
             "test_what_cannot_be_sent_costs_itself",
         )
@@ -162,7 +162,7 @@ FAULTS = (
         _of("io/test_documents", "test_modules_that_json_names_are_never_imported")
         + _of("io/test_hostile", "test_harmful_files_do_no_harm")
         + _of("data/readers/test_documents", "test_modules_that_a_document_names_are_not_imported")
-        + _of("data/test_dataset", "test_pickles_that_could_run_code_are_not_read")
+        + _of("data/test_dataset_formats", "test_pickles_that_could_run_code_are_not_read")
         + _of("models/test_loading", "test_nothing_is_unpickled", "test_cards_hold_what_cards_hold"),
     ),
     Fault(

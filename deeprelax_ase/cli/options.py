@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import stop
 from deeprelax_ase.models.card import MOST_RECYCLES
 
 
@@ -126,31 +124,3 @@ PairLevel = Annotated[
 ]
 PairLabels = Annotated[str, typer.Option("--labels", help="Of npz files: relaxed or m3gnet.")]
 Split = Annotated[str, typer.Option("--split", help="Part of the pairs: train, validation, test or all.")]
-
-
-def refuse_contradictions(
-    *,
-    calculator: str,
-    on_uncertain: OnUncertain | None,
-    limits: Sequence[float | None],
-    finishing: Sequence[str | float | None],
-) -> None:
-    """End with advice where options have no use beside the others: nothing is passed over in silence.
-
-    Args:
-        calculator: its name, or none.
-        on_uncertain: what is to come of uncertain predictions.
-        limits: what predictions have to meet.
-        finishing: how a calculator is to finish.
-    """
-    without = calculator.lower() == "none"
-    if without and any(value is not None for value in finishing):
-        stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
-    if without and on_uncertain is OnUncertain.FINISH:
-        stop("--on-uncertain finish needs a calculator; give one with --calculator.")
-    chosen = on_uncertain is not None or any(value is not None for value in limits)
-    if not without and chosen and on_uncertain is not OnUncertain.FINISH:
-        stop(
-            "Under a calculator every crystal is finished, and limits and --on-uncertain have no use. Add "
-            "--on-uncertain finish to finish the uncertain ones alone."
-        )

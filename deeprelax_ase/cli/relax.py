@@ -15,31 +15,8 @@ from rich.markup import escape
 
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, stop
-from deeprelax_ase.cli.options import (
-    FINISH,
-    FMAX,
-    STEPS,
-    CalculatorName,
-    Device,
-    DeviceOption,
-    Finish,
-    Fmax,
-    MaxError,
-    MaxOddsWorse,
-    MaxUncertainty,
-    MaxVolumeError,
-    Members,
-    ModelName,
-    OnUncertain,
-    OnUncertainOption,
-    Overwrite,
-    Quiet,
-    Recycles,
-    RelaxCell,
-    Steps,
-    argument,
-    refuse_contradictions,
-)
+from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
+from deeprelax_ase.cli.relaxing import Relaxing, relaxing
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -80,23 +57,12 @@ Output = Annotated[
 ]
 
 
+@relaxing
 def relax(
     inputs: Inputs,
+    *,
     output: Output = DEFAULT_OUTPUT,
-    model: ModelName = None,
-    max_error: MaxError = None,
-    max_volume_error: MaxVolumeError = None,
-    max_uncertainty: MaxUncertainty = None,
-    max_odds_worse: MaxOddsWorse = None,
-    on_uncertain: OnUncertainOption = None,
-    calculator: CalculatorName = "none",
-    finish: Finish = None,
-    fmax: Fmax = None,
-    steps: Steps = None,
-    recycles: Recycles = None,
-    members: Members = None,
-    device: DeviceOption = Device.AUTO,
-    relax_cell: RelaxCell = None,
+    how: Relaxing,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -108,30 +74,16 @@ def relax(
     whether the jump was kept. A crystal that is "refused" or "failed" is written unchanged, is reported, and does not
     stop the others.
     """
-    limits = (max_error, max_volume_error, max_uncertainty, max_odds_worse)
-    refuse_contradictions(
-        calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=(finish, fmax, steps)
-    )
     try:
         sources, frames, file_format = _open(inputs, output, overwrite)
-        made = _make_calculator(calculator, device)  # at once, so that a wrong name shows before the work
-        predictor = _load_predictor(model, made, device, recycles=recycles, members=members)
-        relax_frames = _relaxing(
-            calculator,
-            made,
-            device,
-            predictor,
-            limits=limits,
-            on_uncertain=on_uncertain or OnUncertain.KEEP,
-            fmax=FMAX if fmax is None else fmax,
-            steps=steps or STEPS,
-            finish=finish or FINISH,
-        )
+        made = _make_calculator(how)  # at once, so that a wrong name shows before the work
+        predictor = _load_predictor(how, made)
+        relax_frames = _relax_frames(how, made, predictor)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     with plain_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
-        chosen = partial(relax_frames, frames, predictor, relax_cell=relax_cell)
+        chosen = partial(relax_frames, frames, predictor, relax_cell=how.relax_cell)
         tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
     raise typer.Exit(OK if tally.sound else SOME_FAILED)
 
@@ -148,56 +100,47 @@ def _open(inputs: list[str], output: str, overwrite: bool) -> tuple[list[Source]
     return sources, chain(ahead, frames), file_format
 
 
-def _make_calculator(name: str, device: Device) -> Any:
-    if name.lower() == "none":
+def _make_calculator(how: Relaxing) -> Any:
+    if not how.has_calculator:
         return None
     from deeprelax_ase.calculators.registry import get_calculator
 
-    return get_calculator(name, device=device.value)
+    return get_calculator(how.calculator, device=how.device.value)
 
 
-def _load_predictor(model: str | None, calculator: Any, device: Device, **options: Any) -> Predictor:
+def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.prediction.predictor import Predictor
 
-    given = {name: value for name, value in options.items() if value is not None}
-    return Predictor(model or model_for(calculator), device=device.value, **given)
+    given: dict[str, Any] = {"recycles": how.recycles, "members": how.members}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Predictor(how.model or model_for(calculator), device=how.device.value, **given)
 
 
-def _relaxing(
-    name: str,
-    calculator: Any,
-    device: Device,
-    predictor: Predictor,
-    *,
-    limits: tuple[float | None, float | None, float | None, float | None],
-    on_uncertain: OnUncertain,
-    finish: str,
-    **options: Any,
-) -> Callable[..., Iterator[RelaxedFrame]]:
+def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Callable[..., Iterator[RelaxedFrame]]:
     """What relaxes frames, under ``calculator`` first and under others of that name if more are needed."""
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
 
-    chosen = TrustLimits(*limits)
-    chosen.check(predictor.model_name, calibrated=predictor.calibration is not None)
+    limits = TrustLimits(**how.limits)
+    limits.check(predictor.model_name, calibrated=predictor.calibration is not None)
     if calculator is None:
-        return partial(predict_frames, limits=chosen, on_uncertain=on_uncertain.value)
+        return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
     from deeprelax_ase.optimizers.finish import resolve_finish
 
-    if finish.lower() == "none":
+    options = how.finishing
+    if options["finish"].lower() == "none":
         options["finish"] = None
     else:
-        resolve_finish(finish)  # a wrong name shows before the work
-        options["finish"] = finish
+        resolve_finish(options["finish"])  # a wrong name shows before the work
     made = [calculator]
 
     def make_calculator() -> Any:
-        return made.pop() if made else _make_calculator(name, device)
+        return made.pop() if made else _make_calculator(how)
 
-    only_uncertain = on_uncertain is OnUncertain.FINISH
+    only_uncertain = how.uncertain is OnUncertain.FINISH
     return partial(
-        finish_frames, make_calculator=make_calculator, limits=chosen, only_uncertain=only_uncertain, **options
+        finish_frames, make_calculator=make_calculator, limits=limits, only_uncertain=only_uncertain, **options
     )
 
 

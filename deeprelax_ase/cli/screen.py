@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,32 +12,8 @@ from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
 from deeprelax_ase.cli.console import counts
-from deeprelax_ase.cli.options import (
-    FINISH,
-    FMAX,
-    STEPS,
-    CalculatorName,
-    Device,
-    DeviceOption,
-    Finish,
-    Fmax,
-    MaxError,
-    MaxOddsWorse,
-    MaxUncertainty,
-    MaxVolumeError,
-    Members,
-    ModelName,
-    OnUncertain,
-    OnUncertainOption,
-    Overwrite,
-    Quiet,
-    Recycles,
-    RelaxCell,
-    Steps,
-    argument,
-    optional,
-    refuse_contradictions,
-)
+from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
+from deeprelax_ase.cli.relaxing import Relaxing, relaxing
 from deeprelax_ase.errors import DeepRelaxError, SourceError
 from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
@@ -98,30 +73,18 @@ Compile = Annotated[
 IdKey = Annotated[str | None, optional("Info key, column or field that names a crystal.", metavar="KEY")]
 
 
+@relaxing
 def screen(
     inputs: Inputs,
     out: Out,
-    model: ModelName = None,
-    max_error: MaxError = None,
-    max_volume_error: MaxVolumeError = None,
-    max_uncertainty: MaxUncertainty = None,
-    max_odds_worse: MaxOddsWorse = None,
-    on_uncertain: OnUncertainOption = None,
-    calculator: CalculatorName = "none",
-    finish: Finish = None,
-    fmax: Fmax = None,
-    steps: Steps = None,
+    how: Relaxing,
     shard: ShardOption = "1/1",
     workers: Workers = None,
     block_size: BlockSize = 1000,
     atoms_per_batch: AtomsPerBatch = None,
-    recycles: Recycles = None,
-    members: Members = None,
     symmetry: Symmetry = True,
     compile: Compile = False,
-    relax_cell: RelaxCell = None,
     id_key: IdKey = None,
-    device: DeviceOption = Device.AUTO,
     quiet: Quiet = False,
 ) -> None:
     """Relax very many crystals, on all cores or GPUs, and lose nothing.
@@ -130,31 +93,24 @@ def screen(
     "accepted", "unchanged" (left, as it would get no nearer) or "uncertain"; "converged" or "not converged" under the
     calculator; "refused" or "failed". A journal says what is done.
     """
-    limits, finishing = (max_error, max_volume_error, max_uncertainty, max_odds_worse), (finish, fmax, steps)
-    refuse_contradictions(calculator=calculator, on_uncertain=on_uncertain, limits=limits, finishing=finishing)
     require("pyarrow", "screening")
     from deeprelax_ase.screening.options import RelaxOptions
 
     try:
         options = RelaxOptions(
-            device=device.value,
-            recycles=recycles,
-            members=members,
-            relax_cell=relax_cell,
+            model=_model(how),
+            device=how.device.value,
+            recycles=how.recycles,
+            members=how.members,
+            relax_cell=how.relax_cell,
             find_symmetry=symmetry,
             atoms_per_batch=atoms_per_batch,
             compile=compile,
-            max_error=max_error,
-            max_volume_error=max_volume_error,
-            max_uncertainty=max_uncertainty,
-            max_odds_worse=max_odds_worse,
-            on_uncertain=(on_uncertain or OnUncertain.KEEP).value,
-            calculator="none" if calculator.lower() == "none" else calculator,
-            finish=finish or FINISH,
-            fmax=FMAX if fmax is None else fmax,
-            steps=steps or STEPS,
+            on_uncertain=how.uncertain.value,
+            calculator=how.calculator if how.has_calculator else "none",
+            **how.limits,
+            **how.finishing,
         )
-        options = replace(options, model=_model(model, options.calculator, device))
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
@@ -235,16 +191,16 @@ def export(
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
 
 
-def _model(name: str | None, calculator: str, device: Device) -> str:
+def _model(how: Relaxing) -> str:
     """That of the user, or the one whose minima the calculator has that finishes."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL
 
-    if name is not None or calculator == "none":
-        return name or DEFAULT_MODEL
+    if how.model is not None or not how.has_calculator:
+        return how.model or DEFAULT_MODEL
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.calculators.registry import get_calculator
 
-    return model_for(get_calculator(calculator, device=device.value))
+    return model_for(get_calculator(how.calculator, device=how.device.value))
 
 
 def _summary(progress: run.Progress, out: str, seconds: float) -> str:

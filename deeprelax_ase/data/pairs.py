@@ -174,7 +174,7 @@ def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[Relaxati
     if path_of(file) == Path(file):
         return pairs, places
     index = split_index(os.fspath(file))[1]
-    chosen = places[index if isinstance(index, slice) else slice(index, (index + 1) or None)]
+    chosen = places[index if isinstance(index, slice) else slice(int(index), int(index) + 1 or None)]
     if not chosen:
         raise ValueError(f"there is no such pair among its {len(pairs)}. Check the index.")
     return pairs.take(torch.tensor(chosen)), chosen

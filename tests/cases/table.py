@@ -73,8 +73,8 @@ ONE_FOR_ALL = {
     ),
     "calculators that break": (
         "screening/test_relaxing.py::test_a_finish_that_fails_leaves_the_prediction",
-        "optimizers/test_batch.py::test_forces_that_are_no_numbers_cost_their_crystal_alone",
-        "optimizers/test_batch.py::test_a_calculator_that_keeps_no_results_finishes_too",
+        "optimizers/test_batch_finish.py::test_forces_that_are_no_numbers_cost_their_crystal_alone",
+        "optimizers/test_batch_finish.py::test_a_calculator_that_keeps_no_results_finishes_too",
     ),
     "forces that are lost": (
         "optimizers/test_lost_forces.py::test_the_last_finite_geometry_is_restored",
@@ -85,7 +85,7 @@ ONE_FOR_ALL = {
         "io/test_hostile.py::test_harmful_files_do_no_harm",
     ),
     "names that are no UTF-8": (
-        "io/test_formats.py::test_a_name_that_is_no_utf8_is_escaped",
+        "io/test_containers.py::test_a_name_that_is_no_utf8_is_escaped",
         "io/test_xyz.py::test_names_of_another_encoding_are_escaped",
     ),
     "damaged frames": (
@@ -93,7 +93,7 @@ ONE_FOR_ALL = {
         "io/test_xyz.py::test_a_line_too_many_costs_the_frame_that_has_it",
     ),
     "damaged members": (
-        "io/test_formats.py::test_a_damaged_member_costs_itself",
+        "io/test_containers.py::test_a_damaged_member_costs_itself",
         "io/test_hostile.py::test_damaged_files_cost_no_more_than_their_structures",
     ),
     "failures that cannot be drawn": (
@@ -106,14 +106,14 @@ ONE_FOR_ALL = {
 #: Inputs that vanished, and outputs that were lost.
 LOST = {
     "CIFs of several blocks": (
-        "io/test_formats.py::test_each_block_is_a_structure",
-        "io/test_formats.py::test_in_an_archive_too",
+        "io/test_containers.py::test_each_block_is_a_structure",
+        "io/test_containers.py::test_in_an_archive_too",
     ),
     "sources without a structure": ("io/test_formats.py::test_an_empty_source_is_an_error",),
-    "members of several structures": ("io/test_formats.py::test_members_of_several_structures",),
+    "members of several structures": ("io/test_containers.py::test_members_of_several_structures",),
     "folders of mixed files": (
-        "io/test_formats.py::test_every_structure_file_beside_others_is_read",
-        "io/test_formats.py::test_what_is_hidden_and_what_is_no_structure_is_left_out",
+        "io/test_containers.py::test_every_structure_file_beside_others_is_read",
+        "io/test_containers.py::test_what_is_hidden_and_what_is_no_structure_is_left_out",
     ),
     "shapes of JSON": ("io/test_documents.py::test_shapes", "io/test_formats.py::test_formats"),
     "a screening's Parquet as input": ("io/test_parquet.py::test_expected_errors_are_no_messages",),

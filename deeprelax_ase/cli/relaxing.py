@@ -1,0 +1,110 @@
+"""How crystals are relaxed: the options of ``relax`` and ``screen``, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Any, get_type_hints
+
+from deeprelax_ase.cli.common import stop
+from deeprelax_ase.cli.options import (
+    FINISH,
+    FMAX,
+    STEPS,
+    CalculatorName,
+    Device,
+    DeviceOption,
+    Finish,
+    Fmax,
+    MaxError,
+    MaxOddsWorse,
+    MaxUncertainty,
+    MaxVolumeError,
+    Members,
+    ModelName,
+    OnUncertain,
+    OnUncertainOption,
+    Recycles,
+    RelaxCell,
+    Steps,
+)
+
+
+@dataclass(frozen=True)
+class Relaxing:
+    """What was given, see the help of each option; None where nothing was."""
+
+    model: ModelName = None
+    max_error: MaxError = None
+    max_volume_error: MaxVolumeError = None
+    max_uncertainty: MaxUncertainty = None
+    max_odds_worse: MaxOddsWorse = None
+    on_uncertain: OnUncertainOption = None
+    calculator: CalculatorName = "none"
+    finish: Finish = None
+    fmax: Fmax = None
+    steps: Steps = None
+    recycles: Recycles = None
+    members: Members = None
+    device: DeviceOption = Device.AUTO
+    relax_cell: RelaxCell = None
+
+    @property
+    def has_calculator(self) -> bool:
+        """Whether a calculator finishes anything."""
+        return self.calculator.lower() != "none"
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What predictions have to meet, as :class:`~deeprelax_ase.prediction.judgement.TrustLimits` takes it."""
+        names = ("max_error", "max_volume_error", "max_uncertainty", "max_odds_worse")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def uncertain(self) -> OnUncertain:
+        """What comes of uncertain predictions."""
+        return self.on_uncertain or OnUncertain.KEEP
+
+    @property
+    def finishing(self) -> dict[str, Any]:
+        """How a calculator finishes: fmax, steps, finish."""
+        fmax = FMAX if self.fmax is None else self.fmax
+        return {"fmax": fmax, "steps": self.steps or STEPS, "finish": self.finish or FINISH}
+
+    def refuse_contradictions(self) -> None:
+        """End with advice where options have no use beside the others: nothing is passed over in silence."""
+        finishing = any(value is not None for value in (self.finish, self.fmax, self.steps))
+        if not self.has_calculator and finishing:
+            stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
+        if not self.has_calculator and self.on_uncertain is OnUncertain.FINISH:
+            stop("--on-uncertain finish needs a calculator; give one with --calculator.")
+        chosen = self.on_uncertain is not None or any(value is not None for value in self.limits.values())
+        if self.has_calculator and chosen and self.on_uncertain is not OnUncertain.FINISH:
+            stop(
+                "Under a calculator every crystal is finished, and limits and --on-uncertain have no use. Add "
+                "--on-uncertain finish to finish the uncertain ones alone."
+            )
+
+
+def relaxing(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` as typer takes it: an option for each field of :class:`Relaxing` in the place of its ``how``."""
+    hints = get_type_hints(Relaxing, include_extras=True)
+    shared = [
+        Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]) for f in fields(Relaxing)
+    ]
+    parameters: list[Parameter] = []
+    for parameter in signature(command, eval_str=True).parameters.values():
+        own = [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+        parameters += shared if parameter.annotation is Relaxing else own
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        how = Relaxing(**{option.name: given.pop(option.name) for option in shared})
+        how.refuse_contradictions()
+        command(how=how, **given)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
