@@ -171,10 +171,10 @@ COMFORT = {
         "screening/test_run.py::test_a_folder_without_a_name_is_none",
     ),
     "one vocabulary": ("cases/test_comfort.py::test_relax_and_screen_have_one_vocabulary",),
-    "progress": ("cli/test_relax.py::test_progress_on_a_terminal",),
+    "progress": ("cli/test_relax_calculator.py::test_progress_on_a_terminal",),
     "the table of relax": (
         "cli/test_relax.py::test_the_report",
-        "cli/test_relax.py::test_jumps_and_calls_are_told",
+        "cli/test_relax_calculator.py::test_jumps_and_calls_are_told",
     ),
     "a limit of the volume's error": ("prediction/test_judgement.py::test_limits",),
     "the list of models": ("cases/test_comfort.py::test_the_list_of_models_fits_a_terminal",),
