@@ -59,6 +59,7 @@ class Crystal:
     cell: np.ndarray
     pbc: np.ndarray
     _validated = False  # the arrays cannot change, so that once is enough
+    _given: Crystal | None = None
 
     def __init__(self, numbers, positions, cell, pbc=(True, True, True)) -> None:
         fields = {
@@ -94,6 +95,11 @@ class Crystal:
     def volume(self) -> float:
         """Cell volume in Å³."""
         return abs(_determinant(self.cell))
+
+    @property
+    def as_given(self) -> Crystal:
+        """The crystal before vacuum was put into its cell; all others are as they were given."""
+        return self if self._given is None else self._given
 
     @classmethod
     def from_atoms(cls, atoms: Atoms) -> Crystal:
@@ -149,6 +155,8 @@ class Crystal:
         """Validated, and with vacuum where it repeats in two directions."""
         crystal = _with_vacuum(self) if self.pbc.sum() == 2 else self
         validate(crystal)
+        if crystal is not self:
+            object.__setattr__(crystal, "_given", self)
         return crystal
 
     def to_atoms(self) -> Atoms:

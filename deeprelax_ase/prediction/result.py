@@ -160,8 +160,9 @@ class RelaxationResult:
                 error, and "failed" of a text.
         """
         judgement = judge(reason) if isinstance(reason, Exception) else Judgement(FAILED, " ".join(reason.split()))
+        given = None if initial is None else initial.as_given
         return cls(
-            status=status or judgement.status, reason=judgement.reason, initial=initial, relaxed=initial, model=model
+            status=status or judgement.status, reason=judgement.reason, initial=given, relaxed=given, model=model
         )
 
     @classmethod

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 _RESULT = schema()
 _REASONS = [pa.field("error", pa.string()), pa.field("refused", pa.bool_())]
+_PBC = pa.field("pbc", pa.list_(pa.bool_()))
 _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())]
 
 #: What is to be relaxed, a row for each crystal. ``index`` counts them over all inputs; ``id`` is the user's name and
 #: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
-#: (9, lattice vectors in rows) are in Å. ``error`` says why a row cannot be relaxed, and ``refused`` whether the
-#: crystal was read, and is the reason.
-INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), *_REASONS])
+#: (9, lattice vectors in rows) are in Å, as they were given; ``pbc`` (3) says in which directions they repeat, where
+#: that is not all: such cells get vacuum when they are relaxed. ``error`` says why a row cannot be relaxed, and
+#: ``refused`` whether the crystal was read, and is the reason.
+INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), _PBC, *_REASONS])
 
 #: What became of it: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
 #: "refused" or "failed", the geometry is the given one.
@@ -67,7 +69,7 @@ def structures_table(
 def _row(structure: Any) -> dict[str, Any]:
     found = structure if isinstance(structure, Exception) else crystal_or_error(structure)
     if isinstance(found, Crystal):
-        return _geometry(found)
+        return _geometry(found.as_given)
     given = crystal_as_it_is(structure)
     drawable = given is not None and len(given) and given.numbers.min() >= 1 and given.numbers.max() <= 118
     return {**(_geometry(given) if given is not None and drawable else {}), **_reason(found)}
@@ -79,7 +81,8 @@ def _reason(error: Exception) -> dict[str, Any]:
 
 def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:
     arrays = (crystal.numbers.astype(np.uint8), crystal.positions.ravel(), crystal.cell.ravel())
-    return dict(zip(GEOMETRY, arrays, strict=True))
+    periodic = {} if crystal.pbc.all() else {"pbc": crystal.pbc}
+    return dict(zip(GEOMETRY, arrays, strict=True)) | periodic
 
 
 def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
@@ -88,9 +91,13 @@ def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
 
 
 def crystals_of(table: pa.Table) -> list[Crystal | None]:
-    """The crystal of each row, unchecked; None where there is none."""
-    columns = (_arrays(table.column(name)) for name in GEOMETRY)
-    return [None if n is None or not len(n) else Crystal(n, p, c) for n, p, c in zip(*columns, strict=True)]
+    """The crystal of each row, unchecked and as it stands there; None where there is none."""
+    columns = [_arrays(table.column(name)) for name in GEOMETRY]
+    periodic = _arrays(table.column(_PBC.name)) if _PBC.name in table.column_names else [None] * len(table)
+    return [
+        None if n is None or not len(n) else Crystal(n, p, c, True if pbc is None else pbc)
+        for n, p, c, pbc in zip(*columns, periodic, strict=True)
+    ]
 
 
 def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:

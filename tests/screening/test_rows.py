@@ -4,13 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.constraints import FixAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import INPUT, atoms_of, crystals_of, structures_table
 from tests.screening.conftest import some_crystals
 
@@ -78,3 +80,23 @@ def test_sites_that_may_not_move_are_refused() -> None:
     structure.add_site_property("selective_dynamics", [[True, True, True], [False, False, False]])
     (row,) = structures_table([structure]).to_pylist()
     assert "constraints (selective_dynamics)" in row["error"]
+
+
+@pytest.mark.parametrize("why", ["elements", "geometry"])
+def test_a_refused_slab_is_as_it_was_given(why: str) -> None:
+    """And not with the vacuum that it would be relaxed in."""
+    atoms = fcc111("Al", (1, 1, 3), a=4.05)
+    atoms.set_pbc((True, True, False))
+    atoms.cell[2] = [1.0, 0.0, 3.0]
+    fine = atoms.copy()
+    if why == "elements":
+        atoms.numbers[0] = 118
+    else:
+        atoms.positions[1] = atoms.positions[0] + [0, 0, 1e-3]
+    table = structures_table([atoms, fine])
+    assert table.column("pbc").to_pylist() == [[True, True, False]] * 2
+    relaxer = TableRelaxer(RelaxOptions(device="cpu", members=1, recycles=1))
+    refused, relaxed = relaxer(table).to_pylist()
+    assert refused["status"] == "refused"
+    np.testing.assert_array_equal(np.reshape(refused["cell"], (3, 3)), atoms.cell.array)
+    assert np.linalg.det(np.reshape(relaxed["cell"], (3, 3))) > 2 * atoms.get_volume()
