@@ -20,6 +20,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_constraints,
     refuse_missing_stress,
     refuse_pressure_alone,
+    refuse_tilted_layers,
 )
 from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers.finish import Finish
@@ -273,6 +274,7 @@ class DeepRelaxOptimizer(Optimizer):
         dof = self._dof
         refuse_constraints(dof.atoms)
         refuse_pressure_alone(dof)
+        refuse_tilted_layers(dof)
         if jumps:
             self._jump.crystal()  # raises where there is none
             self._jump.refuse_missing_calculator()

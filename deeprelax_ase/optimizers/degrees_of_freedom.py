@@ -32,17 +32,30 @@ class AllowedStrain:
         hydrostatic: only in all directions alike.
         constant_volume: without a change of the volume.
         pressure: eV/Å³, external; the relaxed crystal is that of least enthalpy.
+        plane: (3, 3) projector onto the plane of a layer that no ``mask`` can say, as it lies along no Cartesian axes,
+            or its cell has no volume: for a jump alone, as ASE's filters take none. None for all others.
     """
 
     mask: np.ndarray = field(default_factory=lambda: np.ones((3, 3)))
     hydrostatic: bool = False
     constant_volume: bool = False
     pressure: float = 0.0
+    plane: np.ndarray | None = None
+
+    @classmethod
+    def in_plane(cls, normal: np.ndarray, cell: np.ndarray) -> AllowedStrain:
+        """That of a layer with this ``normal`` (3,) in a ``cell`` (3, 3): in its plane."""
+        axis = int(np.abs(normal).argmax())
+        if not _lies_along_axes(normal) or np.linalg.det(cell) == 0:
+            return cls(plane=np.eye(3) - np.outer(normal, normal))
+        mask = np.ones((3, 3))
+        mask[axis], mask[:, axis] = 0, 0
+        return cls(mask)
 
     @property
     def free(self) -> bool:
         """Whether every strain is allowed."""
-        return bool(self.mask.all()) and not self.hydrostatic and not self.constant_volume
+        return bool(self.mask.all()) and not self.hydrostatic and not self.constant_volume and self.plane is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +133,9 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool | None) -> Deg
         if relax_cell is False or (relax_cell is None and layer is not None and layer.thick):
             return DegreesOfFreedom(atoms, atoms, None, everything, normal=plane_normal(atoms.pbc, atoms.cell.array))
         normal = None if layer is None else layer.normal
-        mask = np.ones((3, 3)) if normal is None else _mask_of(atoms, normal)
-        own = RememberingCellFilter(atoms, mask=None if mask.all() else mask)
-        return DegreesOfFreedom(atoms, own, AllowedStrain(mask), everything, own_filter=True, normal=normal)
+        cell = AllowedStrain() if normal is None else AllowedStrain.in_plane(normal, atoms.cell.array)
+        own = RememberingCellFilter(atoms, mask=None if cell.mask.all() else cell.mask)
+        return DegreesOfFreedom(atoms, own, cell, everything, own_filter=True, normal=normal)
     dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms)
     return dof
@@ -156,6 +169,27 @@ def refuse_missing_stress(dof: DegreesOfFreedom) -> None:
         )
 
 
+def refuse_tilted_layers(dof: DegreesOfFreedom) -> None:
+    """Refuse to strain a layer under a calculator whose plane ASE's filters cannot keep to.
+
+    Raises:
+        ConstraintError: says how to turn it, or what to give it.
+    """
+    if dof.cell is None or dof.cell.plane is None or dof.normal is None or not dof.has_calculator:
+        return
+    if not _lies_along_axes(dof.normal):
+        raise ConstraintError(
+            f"the atoms are a layer whose normal {np.round(dof.normal, 3).tolist()} is no Cartesian axis, and ASE's "
+            "filters strain along these. Turn the slab (atoms.rotate(normal, 'z', rotate_cell=True)), keep the cell "
+            "with relax_cell=False, or leave the calculator out for the jump alone."
+        )
+    raise ConstraintError(
+        "the cell has no vector out of the plane, so that it has no volume and no stress. Give it one with "
+        f"atoms.center(vacuum=10, axis={int(np.flatnonzero(~dof.atoms.pbc)[0])}), keep it with relax_cell=False, or "
+        "leave the calculator out for the jump alone."
+    )
+
+
 def refuse_pressure_alone(dof: DegreesOfFreedom) -> None:
     """Refuse pressure without a calculator, whose finish would look after it: the model knows none.
 
@@ -174,23 +208,8 @@ def _is_honoured(constraint: object) -> bool:
     return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED
 
 
-def _mask_of(atoms: Atoms, normal: np.ndarray) -> np.ndarray:
-    """(3, 3) what of the strain of a layer with this ``normal`` (3,) may change: that in its plane."""
-    mask = np.ones((3, 3))
-    axis = int(np.abs(normal).argmax())
-    if 1 - abs(normal[axis]) > _ALIGNED**2:
-        raise ConstraintError(
-            f"the atoms are a layer whose normal {np.round(normal, 3).tolist()} is no Cartesian axis, and ASE's "
-            "filters strain along these. Turn the slab (atoms.rotate(normal, 'z', rotate_cell=True)), or keep the "
-            "cell with relax_cell=False."
-        )
-    if np.linalg.det(atoms.cell.array) == 0:
-        raise ConstraintError(
-            "the cell has no vector out of the plane, so that it has no volume and no stress. Give it one with "
-            f"atoms.center(vacuum=10, axis={int(np.flatnonzero(~atoms.pbc)[0])}), or keep it with relax_cell=False."
-        )
-    mask[axis], mask[:, axis] = 0, 0
-    return mask
+def _lies_along_axes(normal: np.ndarray) -> bool:
+    return bool(1 - np.abs(normal).max() <= _ALIGNED**2)
 
 
 def _dof_of_filter(target: object) -> DegreesOfFreedom:

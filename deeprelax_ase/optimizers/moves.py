@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.cell import Cell
 from ase.filters import StrainFilter
 
 from deeprelax_ase.crystal import Crystal
@@ -48,6 +49,8 @@ def permitted(cell: AllowedStrain, strain: np.ndarray) -> np.ndarray:
     """(3, 3) deformation D, ``new_cell = old_cell @ D``: what is allowed of the logarithmic ``strain`` (3, 3)."""
     if cell.hydrostatic:
         strain = np.eye(3) * np.trace(strain) / 3
+    if cell.plane is not None:
+        strain = cell.plane @ strain @ cell.plane
     strain = strain * cell.mask
     lengths = np.diag(cell.mask)
     if cell.constant_volume and lengths.any():
@@ -82,7 +85,7 @@ def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
 def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray) -> None:
     """Set the cell and carry the atoms along, by ASE's rules: constraints adjust it, StrainFilter keeps its count."""
     atoms, target = dof.atoms, dof.target
-    strain = logarithmic_strain(atoms.cell.array, new_cell)
+    strain = logarithmic_strain(atoms.cell.complete().array, Cell(new_cell).complete().array)
     steps = max(1, int(np.ceil(np.abs(strain).max() / _SYMMETRIC_STEP))) if atoms.constraints else 1
     if steps == 1:
         atoms.set_cell(new_cell, scale_atoms=True)

@@ -61,7 +61,7 @@ def _repeat(atoms: Atoms, draw: st.DrawFn) -> None:
 
 
 def _remove(atoms: Atoms, draw: st.DrawFn) -> None:
-    if len(atoms):
+    if len(atoms) and not atoms.constraints:  # ASE cannot
         del atoms[draw(st.integers(0, len(atoms) - 1))]
 
 

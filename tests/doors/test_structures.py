@@ -11,7 +11,7 @@ from ase.data import covalent_radii
 from doors import DOORS, FINISHING, NO_WAY_IN, Doors, Outcome
 from hypothesis import HealthCheck, given, settings
 
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.crystal import LONGEST, Crystal
 from deeprelax_ase.prediction.physical import LARGEST_VOLUME_RATIO
 from deeprelax_ase.prediction.status import FINISHED, STATUSES, UNRELAXED
 from tests.doors.structures import batches
@@ -38,14 +38,13 @@ def assert_sane(given: Atoms, outcome: Outcome) -> None:
     made, before = outcome.crystal, Crystal(given.numbers, given.positions, given.cell.array, given.pbc)
     assert made.numbers.tolist() == before.numbers.tolist()
     if outcome.status in UNRELAXED:
-        if np.isfinite(before.positions).all() and np.isfinite(before.cell).all():  # pymatgen's fractions spread NaN
+        if np.abs([*before.positions, *before.cell]).max(initial=0.0) < LONGEST:  # pymatgen's fractions lose others
             np.testing.assert_allclose(made.positions, before.positions, rtol=1e-9, atol=1e-9)
-        if given.pbc.sum() != 2:  # tables hold those with the vacuum that they were given
-            np.testing.assert_allclose(made.cell, before.cell, rtol=1e-12)
+        np.testing.assert_allclose(made.cell, before.cell, rtol=1e-12)
         return
     assert np.isfinite(made.positions).all()
     assert np.isfinite(made.cell).all()
-    if outcome.status not in FINISHED:  # what a calculator makes of it is its own
+    if outcome.status not in FINISHED and before.volume:  # what a calculator makes of it is its own
         assert 1 / LARGEST_VOLUME_RATIO <= made.volume / before.volume <= LARGEST_VOLUME_RATIO
         assert nearness(made) > min(0.4, 0.99 * nearness(before))
 
@@ -79,9 +78,9 @@ def check(doors: Doors, names: tuple[str, ...], given: list[Atoms]) -> None:
 def _differs(name: str, atoms: Atoms) -> bool:
     """Whether a door may say something else.
 
-    The optimizer keeps constraints, where batches refuse them, and refuses a cell that it cannot strain in its plane.
+    The optimizer keeps constraints, where batches refuse them.
     """
-    return "Optimizer" in name and (bool(atoms.constraints) or atoms.pbc.sum() == 2)
+    return "Optimizer" in name and bool(atoms.constraints)
 
 
 @given(batches(1, 6))

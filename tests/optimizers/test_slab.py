@@ -223,19 +223,39 @@ def test_molecules_are_refused_whatever_their_flags(relax_cell):
 # Refusals
 
 
-def test_turned_slabs_are_refused_unless_their_cell_is_kept(predictor):
-    with pytest.raises(ConstraintError, match=r"no Cartesian axis.*atoms\.rotate\(normal.*relax_cell=False"):
-        quiet(turned(slab()), predictor)
-
-
-def test_a_slab_without_height_is_refused_unless_its_cell_is_kept(predictor):
+def flat() -> Atoms:
+    """With no vector out of its plane."""
     atoms = slab()
     atoms.cell[2] = 0
-    with pytest.raises(ConstraintError, match=r"no vector out of the plane.*center\(vacuum=10, axis=2\).*relax_cell"):
-        quiet(atoms, predictor)
-    atoms.center(vacuum=10, axis=2)
-    quiet(atoms, predictor).run()
+    return atoms
+
+
+WAYS_OUT = "relax_cell=False, or leave the calculator out"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: turned(slab()), rf"no Cartesian axis.*atoms\.rotate\(normal.*{WAYS_OUT}"),
+        (flat, rf"no vector out of the plane.*center\(vacuum=10, axis=2\).*{WAYS_OUT}"),
+    ],
+)
+def test_planes_that_filters_cannot_keep_to_are_refused_under_a_calculator_alone(predictor, make, reason):
+    """The jump keeps to any plane, as all doors do that have no calculator."""
+    atoms = make()
+    before, normal = atoms.copy(), np.cross(*atoms.cell.array[:2])
+    normal /= np.linalg.norm(normal)
+    optimizer = quiet(atoms, predictor)
+    optimizer.run()
+    change = deformation(before, atoms) if before.cell.rank == 3 else np.eye(3)
+    np.testing.assert_allclose(change @ normal, normal, rtol=0, atol=1e-12)
+    assert np.abs(atoms.cell.array[:2] - before.cell.array[:2]).max() > 0.01
+    np.testing.assert_allclose(atoms.cell.array[2], before.cell.array[2], rtol=0, atol=1e-12)
     assert len(predictor.seen) == 2
+    given = make()
+    given.calc = EMT()
+    with pytest.raises(ConstraintError, match=reason):
+        quiet(given, predictor).run()
 
 
 @pytest.mark.parametrize(("pbc", "error"), [((True, False, False), VacuumError), ((False,) * 3, StructureError)])
