@@ -239,7 +239,6 @@ def _structure(atoms: Atoms) -> Any:
                 structure[int(site)] = (
                     fractions if sum(fractions.values()) < 1 or len(fractions) > 1 else structure[int(site)].specie
                 )
-        json.dumps(structure.properties, ensure_ascii=False, default=str).encode()  # jobflow keeps no others
         return structure
     except Exception:  # whatever pymatgen raises
         return None

@@ -11,7 +11,8 @@ from deeprelax_ase.errors import DeepRelaxError, StructureFileError
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Names of structures, where nothing else is asked for: the first of these keys of the info, or column, that there is.
+#: Names of structures, where nothing else is asked for: the first of these keys of the info, or column, that there is
+#: and that is not empty.
 ID_KEYS = ("material_id", "id", "name", "structure_id")
 
 
@@ -52,7 +53,7 @@ class Frame:
 def name_in(values: Mapping[str, Any], id_key: str | None = None) -> str:
     """The name of a structure among its ``values``, under ``id_key`` or the first of :data:`ID_KEYS`; empty if none."""
     keys = (id_key,) if id_key else ID_KEYS
-    return escaped(next((str(values[key]) for key in keys if values.get(key) is not None), ""))
+    return escaped(next((name for key in keys if values.get(key) is not None and (name := str(values[key]))), ""))
 
 
 def escaped(text: str) -> str:

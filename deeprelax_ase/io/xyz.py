@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: What the comment of an extended frame holds.
 _MARKERS = (b"Lattice=", b"Properties=", b"lattice=", b"properties=")
 
+#: A key of a comment that an empty value follows, or none; or anything quoted, where no key begins.
+_EMPTY_VALUE = re.compile(r'(?<!\S)([^\s="]+)=(?:""(?!\S)|(?=\s+[^\s="]+=|\s*$))|"[^"]*"|\{[^}]*\}')
+
 
 def cut(lines: Iterable[bytes]) -> Iterator[bytes | StructureFileError]:
     """Each frame of a file, as it is written there, or in its place why it is none.
@@ -84,7 +87,7 @@ def parse(block: bytes) -> Atoms:
     """The atoms of a frame; names that ASE would take for numbers or truth values stay as they are written."""
     from ase.io.extxyz import read_xyz
 
-    text = block.decode("utf-8", "surrogateescape")
+    text, empty = _without_empty_values(block.decode("utf-8", "surrogateescape"))
     _refuse_missing_columns(text)
     atoms = next(read_xyz(StringIO(text), 0))
     comment = text.split("\n", 2)[1]
@@ -92,9 +95,29 @@ def parse(block: bytes) -> Atoms:
         if key in atoms.info and not isinstance(atoms.info[key], str):
             written = re.search(rf'(?:^|\s){key}\s*=\s*("[^"]*"|\S+)', comment)
             atoms.info[key] = written.group(1).strip('"') if written else str(atoms.info[key])
+    atoms.info |= dict.fromkeys(empty, "")
     if not text.isascii():
         atoms.info = {escaped(k): escaped(v) if isinstance(v, str) else v for k, v in atoms.info.items()}
     return atoms
+
+
+def _without_empty_values(text: str) -> tuple[str, list[str]]:
+    """``text`` without the keys of the comment whose values are empty, and these keys.
+
+    ASE writes no quotes there, and takes what comes next for the value, quotes or not. A value does not hold an equals
+    sign unless it is quoted.
+    """
+    count, newline, rest = text.partition("\n")
+    comment, end, atoms = rest.partition("\n")
+    empty: list[str] = []
+
+    def left(found: re.Match[str]) -> str:
+        if found.group(1) is None:
+            return found.group(0)
+        empty.append(found.group(1))
+        return ""
+
+    return f"{count}{newline}{_EMPTY_VALUE.sub(left, comment)}{end}{atoms}", empty
 
 
 def _refuse_missing_columns(text: str) -> None:

@@ -14,6 +14,7 @@ from jobflow import Flow, Job, Maker, job
 from pydantic import BaseModel, Field, create_model
 from pymatgen.core import Lattice, Structure
 
+from deeprelax_ase.io.frame import escaped
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, SCALARS
 from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.screening.isolated import shared_processes, shared_relaxer
@@ -153,7 +154,7 @@ def collect(parts: Sequence[Sequence[StructureDocument]], structures: bool = Tru
 
 
 def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[StructureDocument]:
-    """A document for each row.
+    """A document for each row; texts that are no UTF-8, which no database takes, are escaped.
 
     Args:
         relaxed: rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`.
@@ -163,8 +164,30 @@ def documents_of(relaxed: pa.Table, given: Sequence[Structure]) -> list[Structur
     made = []
     for row, crystal, structure in zip(rows, crystals_of(relaxed), given, strict=True):
         moved = structure if row["status"] in UNRELAXED or crystal is None else _moved(structure, crystal)
-        made.append(RelaxedDocument(structure=moved, **row))
+        made.append(RelaxedDocument(structure=_writable(moved), **row))
     return made
+
+
+def _writable(structure: Structure) -> Structure:
+    """``structure``, or where its properties or labels hold texts that are no UTF-8 a copy that has them escaped."""
+    told = [structure.properties, *((site.properties, site.label) for site in structure)]
+    if _escaped(told) == told:
+        return structure
+    copy = structure.copy()
+    copy.properties = _escaped(structure.properties)
+    for site in copy:
+        site.properties, site.label = _escaped(site.properties), escaped(site.label)
+    return copy
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_escaped, value))
+    return value
 
 
 def _moved(structure: Structure, crystal: Crystal) -> Structure:

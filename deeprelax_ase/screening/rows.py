@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.io.frame import escaped
 from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, schema
@@ -59,7 +60,7 @@ def structures_table(
         if values is not None and len(values) != len(rows):
             raise ValueError(f"{len(values)} {name}s, but {len(rows)} structures")
         for row, value in zip(rows, values or itertools.repeat(""), strict=False):
-            row[name] = value
+            row[name] = escaped(value)
     if ids is None:
         for row in rows:
             row["id"] = str(row["index"])
@@ -76,7 +77,7 @@ def _row(structure: Any) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> dict[str, Any]:
-    return {"error": " ".join(str(error).split()), "refused": is_refusal(error)}
+    return {"error": escaped(" ".join(str(error).split())), "refused": is_refusal(error)}
 
 
 def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import write
+from ase.io.extxyz import write_xyz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.io import xyz
+from deeprelax_ase.io.frame import Frame, name_in
 from deeprelax_ase.io.source import open_source, read_frames
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "inputs"
@@ -139,3 +141,19 @@ def test_lattice_vectors_as_lines_after_the_atoms(tmp_path):
     (tmp_path / "old.xyz").write_text(f"1\n\nPo 0 0 0\n{vectors}1\n\nPo 0 0 0\n{vectors}")
     frames = list(read_frames(str(tmp_path / "old.xyz")))
     assert [frame.atoms.cell.lengths().tolist() for frame in frames] == [[4.0, 4.1, 4.2]] * 2
+
+
+def test_empty_values_are_empty() -> None:
+    """As ASE writes them, which reads the next key as the value, so that it loses that too."""
+    written = StringIO()
+    atoms = bulk("Cu")
+    atoms.info |= {"id": "", "note": "", "energy": 2.5, "told": "a= b=c"}
+    write_xyz(written, [atoms])
+    assert " id= note= " in written.getvalue()
+    found = xyz.parse(written.getvalue().encode())
+    assert {key: found.info[key] for key in ("id", "note", "told")} == {"id": "", "note": "", "told": "a= b=c"}
+    assert found.pbc.all()
+    assert name_in(found.info | {"name": "copper"}) == "copper"
+    for end in (b"id=", b'id=""', b'id="" '):
+        bare = b'1\nProperties=species:S:1:pos:R:3 Lattice="4 0 0 0 4 0 0 0 4" %s\nCu 0 0 0\n' % end
+        assert xyz.parse(bare).info == {"id": ""}

@@ -130,3 +130,19 @@ def test_a_killed_worker_changes_nothing(quick: RelaxOptions, tmp_path) -> None:
     assert found.statuses == {"accepted": 200}
     assert_as_predicted(table_of(found.documents), structures, quick)
     assert np.isfinite([document.uncertainty for document in found.documents]).all()
+
+
+@pytest.mark.parametrize("where", ["properties", "site properties", "label"])
+def test_texts_that_are_no_utf8_are_escaped(quick: RelaxOptions, tmp_path, where: str) -> None:
+    """A lone surrogate, as Python reads bytes of another encoding, which no database takes."""
+    sound, odd = some_structures(2)
+    if where == "properties":
+        odd.properties["note"] = {"by \udce9": ["\udce9", 1]}
+    elif where == "label":
+        odd[0].label = "Cu\udce9"
+    else:
+        odd.add_site_property("note", ["\udce9"] * len(odd))
+    documents = run(DeepRelaxMaker(options=quick).make([sound, odd], ["a", "b\udce9"]), tmp_path)
+    assert [document.status for document in documents] == ["accepted"] * 2
+    assert [document.id for document in documents] == ["a", "b\\udce9"]
+    assert "\\udce9" in json.dumps(documents[1].structure.as_dict(), ensure_ascii=False)
