@@ -16,31 +16,46 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
+from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.data.batches import Batches, pair_graph
+from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.geometry.contacts import NEAREST, TOLERATED, colliding, covalent_radii
-from deeprelax_ase.geometry.vacuum import HELD, NEAR, SLAB, vacuum_of
-from deeprelax_ase.graph import GraphSettings, neighbor_pairs
+from deeprelax_ase.geometry.contacts import (
+    CROWDED,
+    NEAREST,
+    TOLERATED,
+    colliding,
+    covalent_radii,
+    crowded,
+    nearest_kept,
+)
+from deeprelax_ase.geometry.vacuum import HELD, NEAR, NEAR_METALS, OPEN, OPEN_METALS, PACKED, SLAB, vacuum_of
+from deeprelax_ase.graph import GraphSettings, edge_vectors, neighbor_pairs
 from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.prediction.record import Prediction
 
 LAYERS, SLABS = 7, 8
 KINDS = {LAYERS: "layers", SLABS: "slabs"}
 WORDS = ("crystal", "layer or slab", "wire", "molecule")
+DOUBTS = {"molecular": "molecules", "parted": "layers far apart", "crowded": "atoms too near"}
 ATOMS_AT_ONCE = 4000
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
 FAR = 3.3
 
 
-def vacuum_found(pairs: RelaxationPairs) -> tuple[np.ndarray, np.ndarray]:
-    """Of each unrelaxed crystal the number of directions of vacuum, and the thickness in Å where that is one."""
-    directions, thickness = [], []
+def vacuum_found(pairs: RelaxationPairs) -> dict[str, np.ndarray]:
+    """What ``Vacuum`` holds of each unrelaxed crystal, and whether it is crowded."""
+    found: dict[str, list[torch.Tensor]] = {}
     for chunk in Batches(pairs.counts, ATOMS_AT_ONCE):
-        vacuum = vacuum_of(pair_graph(pairs.take(chunk), GraphSettings(max_in_cell=0)))
-        directions.append(vacuum.directions)
-        thickness.append(vacuum.thickness)
-    return torch.cat(directions).numpy(), torch.cat(thickness).numpy()
+        graph = pair_graph(pairs.take(chunk), GraphSettings(max_in_cell=0))
+        vectors = edge_vectors(graph)
+        close = crowded(graph, torch.linalg.vector_norm(vectors, dim=1))
+        for name, values in {**vacuum_of(graph, vectors)._asdict(), "crowded": close}.items():
+            found.setdefault(name, []).append(values)
+    return {name: torch.cat(values).numpy() for name, values in found.items()}
 
 
 def by_kind(pairs: RelaxationPairs, per_kind: int) -> tuple[dict[str, dict[str, float]], dict[int, np.ndarray]]:
@@ -51,8 +66,10 @@ def by_kind(pairs: RelaxationPairs, per_kind: int) -> tuple[dict[str, dict[str, 
     shares, thicknesses = {}, {}
     for name, members in groups.items():
         chosen = members[torch.randperm(len(members), generator=generator)[:per_kind]]
-        directions, thickness = vacuum_found(pairs.take(chosen))
+        found = vacuum_found(pairs.take(chosen))
+        directions, thickness = found["directions"], found["thickness"]
         shares[name] = {word: float((directions == n).mean()) for n, word in enumerate(WORDS)}
+        shares[name] |= {doubt: float(found[doubt].mean()) for doubt in DOUBTS}
         shares[name]["crystals"] = len(chosen)
         thicknesses[name] = thickness[directions == 1]
     return shares, {kind: thicknesses[name] for kind, name in KINDS.items()}
@@ -72,10 +89,37 @@ def slab_limit(layers: np.ndarray, slabs: np.ndarray) -> dict[str, float]:
     }
 
 
+def doubtful(pairs: RelaxationPairs, per_group: int) -> dict[str, dict[str, float]]:
+    """How far volumes of the default model are off in test crystals that are doubtful by their geometry, and in others.
+
+    Of crystals that the model calls out of distribution for other reasons too: geometry is not alone in doubting them.
+    """
+    pairs = pairs.take(((pairs.split == 2) & ~torch.isin(pairs.kind, torch.tensor(list(KINDS)))).nonzero().squeeze(1))
+    found = vacuum_found(pairs)
+    groups = {word: found[doubt] for doubt, word in DOUBTS.items()}
+    groups["none of these"] = (found["directions"] == 0) & ~np.any(list(groups.values()), axis=0)
+    predictor, rows = Predictor(device="cpu"), {}
+    for name, members in groups.items():
+        chosen = np.random.default_rng(0).permutation(np.flatnonzero(members))[:per_group]
+        part = pairs.take(torch.from_numpy(np.sort(chosen)))
+        relaxed = torch.linalg.det(part.cell_relaxed).tolist()
+        made = predictor.predict_many(crystals_of(part, "initial")) if len(part) else iter(())
+        off = [
+            (abs(p.initial.volume / volume - 1), abs(p.relaxed.volume / volume - 1), p.error.volume)
+            for p, volume in zip(made, relaxed, strict=True)
+            if isinstance(p, Prediction) and p.error is not None
+        ]
+        start, predicted, expected = (float(np.mean(column)) for column in zip(*off, strict=True)) if off else [0.0] * 3
+        rows[name] = {"crystals": len(off), "start": start, "predicted": predicted, "expected": expected}
+    return rows
+
+
 def nearest(pairs: RelaxationPairs) -> dict[str, Any]:
     """The shortest distances of each element in relaxed crystals, as shares of the sum of covalent radii."""
     radii, training = covalent_radii(), pairs.split == 0
     least = torch.full_like(radii, torch.inf)
+    unrelaxed = torch.full((len(pairs),), torch.inf)
+    kept = nearest_kept()
     collided = torch.zeros(len(pairs), dtype=torch.bool)
     for chunk in Batches(pairs.counts, ATOMS_AT_ONCE):
         part = pairs.take(chunk)
@@ -88,9 +132,18 @@ def nearest(pairs: RelaxationPairs) -> dict[str, Any]:
         for end in (i, j):
             least.scatter_reduce_(0, numbers[end][learnt], shares[learnt], "amin")
         collided[chunk] = colliding(numbers, positions, part.cell_relaxed, batch)
+        starts = rows_times_matrices(part.fractional_initial, part.cell_initial[batch])
+        found = neighbor_pairs(starts, part.cell_initial, batch, cutoff=FAR)
+        ratios = (found.distances / kept[numbers[found.destination], numbers[found.source]]).to(unrelaxed)
+        unrelaxed[chunk] = unrelaxed[chunk].scatter_reduce(0, batch[found.destination], ratios, "amin")
     known = torch.isfinite(least)
     return {
         "least": {chemical_symbols[z]: round(float(least[z]), 4) for z in known.nonzero().squeeze(1).tolist()},
+        "nearest in unrelaxed training crystals, share of that": round(float(unrelaxed[training].min()), 4),
+        "unrelaxed crystals that are crowded": {
+            "training": int((unrelaxed[training] < CROWDED).sum()),
+            "validation and test": int((unrelaxed[~training] < CROWDED).sum()),
+        },
         "relaxed crystals that would be refused": {
             "training": int(collided[training].sum()),
             "of": int(training.sum()),
@@ -114,6 +167,9 @@ def outdated(found: dict[str, Any]) -> list[str]:
         for symbol, share in measured.items()
         if not 0 <= share - NEAREST[chemical_symbols.index(symbol) - 1] < 2e-3
     ]
+    closest = found["nearest"]["nearest in unrelaxed training crystals, share of that"]
+    if not 0 <= closest - CROWDED < 0.01:
+        wrong.append(f"CROWDED is {CROWDED}, found {closest}")
     best = found["slabs"]["equal errors at (Å)"]
     return wrong + ([f"SLAB is {SLAB} Å, found {best:.2f} Å"] if abs(best - SLAB) > 0.3 else [])
 
@@ -125,7 +181,16 @@ def write_page(results: Path, page: Path) -> None:
         f"| {name} | {row['crystals']:,} | " + " | ".join(f"{row[word]:.2%}" for word in WORDS) + " |"
         for name, row in found["kinds"].items()
     )
+    reach, others = found["Å"], found["kinds"]["all others"]
+    doubts = "\n".join(
+        f"| {word} | {'' if (share := others.get(key)) is None else f'{share:.2%}'} | {row['crystals']} | "
+        + " | ".join(f"{row[name]:.1%}" if row["crystals"] else "" for name in ("start", "predicted", "expected"))
+        + " |"
+        for word, row in found["doubtful"].items()
+        for key in [next((key for key, value in DOUBTS.items() if value == word), "")]
+    )
     slab, near = found["slabs"], found["nearest"]
+    crowd = near["unrelaxed crystals that are crowded"]
     refused = near["relaxed crystals that would be refused"]
     shares = sorted(near["least"].items(), key=lambda item: item[1])
     (lowest, low), (highest, high) = shares[0], shares[-1]
@@ -139,13 +204,22 @@ def write_page(results: Path, page: Path) -> None:
 python benchmarks/geometry_limits.py pairs_*.npz --json benchmarks/results/geometry_limits.json
 ```
 
-What unrelaxed crystals are taken for. Atoms are near each other up to {found["NEAR (Å)"]:g} Å between their covalent
-spheres; a layer holds together where they are up to {found["HELD (Å)"]:g} Å apart. Vacuum in "all others" is that of
-two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
+What unrelaxed crystals are taken for. Atoms are near each other up to so many Å between their covalent spheres:
+{reach["NEAR"]:g} across layers, of two metals {reach["NEAR_METALS"]:g}; {reach["OPEN"]:g} around molecules and wires,
+of two metals {reach["OPEN_METALS"]:g}. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Vacuum in
+"all others" is that of two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
 
 | kind | crystals | {" | ".join(WORDS)} |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {kinds}
+
+Crystals that are predicted and doubtful: of molecules (nothing within {reach["PACKED"]:g} Å repeats), of layers that
+are {reach["OPEN"]:g} Å apart and more, with atoms too near. How far the volume is off in test crystals of bulk kinds
+that are so, on average, under the default model as it stands ({found["model"]}):
+
+| doubt | share of all others | test crystals | start | predicted | expected |
+| --- | ---: | ---: | ---: | ---: | ---: |
+{doubts}
 
 A layer is a slab from {slab["SLAB (Å)"]:g} Å on, from its lowest to its highest atom. As many layers are thicker as
 slabs are thinner at {slab["equal errors at (Å)"]:.2f} Å. Taken for slabs: {thick:.1%} of layers; for layers: {thin:.1%}
@@ -154,7 +228,9 @@ of slabs.
 How near atoms come in relaxed training crystals, as a share of the sum of covalent radii: from {low:.3f} ({lowest}) to
 {high:.3f} ({highest}), by element. Predictions below {found["TOLERATED"]:g} of that are refused. Of relaxed crystals
 that would refuse {refused["training"]} of {refused["of"]:,} of training and {refused["validation and test"]} of
-{refused["of them"]:,} others.
+{refused["of them"]:,} others. In unrelaxed training crystals they come as near as
+{near["nearest in unrelaxed training crystals, share of that"]:.3f} of that; below {found["CROWDED"]:g} a start is
+doubtful: {crowd["training"]} of training, {crowd["validation and test"]} of the others.
 
 ## What looking costs
 
@@ -182,18 +258,28 @@ def main() -> None:
     parser.add_argument("files", nargs="+", help="pairs in npz files")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--per-kind", type=int, default=12000, help="training crystals looked at for vacuum")
+    parser.add_argument("--per-doubt", type=int, default=150, help="test crystals predicted of each doubt")
     options = parser.parse_args()
     pairs = load_pairs(options.files)
     kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), options.per_kind)
     found = {
         "environment": environment(),
-        "NEAR (Å)": NEAR,
-        "HELD (Å)": HELD,
+        "Å": {
+            "NEAR": NEAR,
+            "NEAR_METALS": NEAR_METALS,
+            "OPEN": OPEN,
+            "OPEN_METALS": OPEN_METALS,
+            "PACKED": PACKED,
+            "HELD": HELD,
+        },
         "TOLERATED": TOLERATED,
+        "CROWDED": CROWDED,
         "kinds": kinds,
         "slabs": slab_limit(thickness[LAYERS], thickness[SLABS]),
         "nearest": nearest(pairs),
         "volume ratios, quantiles": volumes(pairs),
+        "model": DEFAULT_MODEL,
+        "doubtful": doubtful(pairs, options.per_doubt),
     }
     write_json(options.json, found)
     write_page(options.json.parent, options.json.parent.parent / "geometry_limits.md")

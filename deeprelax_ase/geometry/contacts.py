@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.graph import CrystalGraph
-from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Lengths, Numbers, Positions, Values
+from deeprelax_ase.graph import CrystalGraph, edge_batch
+from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Flags, Lengths, Numbers, Positions, Values
 from deeprelax_ase.graph.torch_builder import batch_tensors, listed_pairs
 
 #: Å, of each element, hydrogen to oganesson: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them, which says 0.2
@@ -40,8 +40,15 @@ NEAREST = (
 )
 # fmt: on
 
+#: Atomic numbers of the elements that are no metals, some half-metals such as boron and tellurium among them; and 0.
+NO_METALS = (0, 1, 2, *range(5, 11), *range(15, 19), *range(33, 37), *range(51, 55), 85, 86)
+
 #: Share of :data:`NEAREST` below which atoms have collided: a prediction may be off by some hundredths of an Å.
 TOLERATED = 0.9
+
+#: Share of :data:`NEAREST` below which atoms of an unrelaxed crystal are nearer than in any training crystal before it
+#: was relaxed, see there.
+CROWDED = 0.67
 
 
 def colliding(numbers: Numbers, positions: Positions, cell: Cells, batch: Batch) -> CrystalFlags:
@@ -55,12 +62,24 @@ def colliding(numbers: Numbers, positions: Positions, cell: Cells, batch: Batch)
         cell: (G, 3, 3) Å.
         batch: (N,) the crystal of each atom, ascending.
     """
-    limits = TOLERATED * _limits().to(positions)
+    limits = TOLERATED * nearest_kept().to(positions)
     found = torch.zeros_like(cell[:, 0, 0])
     for _, pairs in listed_pairs(positions, cell, batch, cutoff=_reach()):
         near = pairs.distances < limits[numbers[pairs.destination], numbers[pairs.source]]
         found = found.index_add(0, batch[pairs.destination], near.to(found))
     return found > 0
+
+
+def crowded(graph: CrystalGraph, lengths: Lengths) -> CrystalFlags:
+    """(G,) bool, in which unrelaxed crystals atoms are nearer than in any that models have learnt from.
+
+    Args:
+        graph: the unrelaxed crystals.
+        lengths: (E,) Å, of its edges.
+    """
+    limits = CROWDED * nearest_kept().to(lengths)
+    near = lengths < limits[graph.numbers[graph.edge_index[0]], graph.numbers[graph.edge_index[1]]]
+    return torch.zeros_like(graph.cell[:, 0, 0]).index_add(0, edge_batch(graph), near.to(graph.cell)) > 0
 
 
 class Contact(NamedTuple):
@@ -86,7 +105,7 @@ class Contact(NamedTuple):
 def closest_contact(crystal: Crystal) -> Contact:
     """The atoms of ``crystal`` that are nearest to a collision; infinitely far apart where none are near."""
     numbers, positions, cell, batch = batch_tensors([crystal])
-    limits = _limits()
+    limits = nearest_kept()
     nearest, ratio = Contact(0, 0, float("inf"), 0.0), float("inf")
     for _, pairs in listed_pairs(positions, cell, batch, cutoff=float(limits.max())):
         ratios = pairs.distances / limits[numbers[pairs.destination], numbers[pairs.source]]
@@ -105,13 +124,21 @@ def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:
 
 
 @cache
+def metallic() -> Flags:
+    """(Z,) bool by atomic number, whether it is a metal's; false at 0."""
+    flags = torch.ones(len(COVALENT_RADII) + 1, dtype=torch.bool)
+    flags[list(NO_METALS)] = False
+    return flags
+
+
+@cache
 def covalent_radii() -> Values:
     """(Z,) Å, :data:`COVALENT_RADII` by atomic number; zero at 0, which is no element's."""
     return torch.tensor((0.0, *COVALENT_RADII), dtype=torch.float64)
 
 
 @cache
-def _limits() -> Values:
+def nearest_kept() -> Values:
     """(Z, Z) Å by atomic numbers, what relaxed crystals keep; of elements that are not among them, the least share."""
     radii = covalent_radii()
     shares = torch.zeros_like(radii)
@@ -123,4 +150,4 @@ def _limits() -> Values:
 @cache
 def _reach() -> float:
     """Å, beyond which no two atoms have collided."""
-    return TOLERATED * float(_limits().max())
+    return TOLERATED * float(nearest_kept().max())

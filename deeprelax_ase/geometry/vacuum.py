@@ -4,6 +4,10 @@ Flags of periodicity do not count, nor does the choice of the cell. Atoms are li
 in how many directions the links repeat says what they make up, see :mod:`deeprelax_ase.geometry.periodicity`. A pore is
 no vacuum, since the framework around it repeats in all directions; nor is the space between the molecules of a crystal,
 which are near to each other.
+
+How near is near depends on what is asked. Molecules and wires in contact are 2 Å apart between their spheres, so that
+little more is vacuum around them; layers may be further apart and still be a crystal's. Metals touch or do not: nothing
+but a bond is between two of them.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from deeprelax_ase.geometry.contacts import sphere_gaps
+from deeprelax_ase.geometry.contacts import metallic, sphere_gaps
 from deeprelax_ase.geometry.periodicity import periodicity
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.graph import CrystalGraph, edge_vectors, fractional_positions
@@ -32,11 +36,22 @@ from deeprelax_ase.graph.shapes import (
     RowComponents,
 )
 
-#: Å between the covalent spheres of two atoms, up to which they are near each other: no vacuum is between them. Of
-#: 12,000 unrelaxed training crystals that are no layers 99.6 % are held together in all directions by less, and the
-#: others have real vacuum, nearly all of them 8 Å and more (``benchmarks/geometry_limits.md``). The molecules of
-#: benzene's crystal, of ice and of dry ice lie 2 Å apart at most.
+#: Å between the covalent spheres of two atoms, up to which no vacuum is between layers. Of 12,000 unrelaxed training
+#: crystals that are no layers 99.6 % are held together in all directions by less, and most others have real vacuum,
+#: 8 Å and more (``benchmarks/geometry_limits.md``).
 NEAR = 4.0
+
+#: Å likewise, up to which no vacuum is around molecules and wires: those of crystals are nearer, see there, and those
+#: of benzene, of ice and of dry ice 2 Å apart at most. Layers further apart than this are predicted badly.
+OPEN = 2.7
+
+#: Å likewise, up to which atoms are packed as all kinds of crystals are but those of molecules. Between molecules and
+#: single atoms that are further apart no model here predicts the distances, see there.
+PACKED = 1.4
+
+#: Å likewise, the largest of two metals: for layers and slabs, instead of :data:`NEAR`, and for wires, instead of
+#: :data:`OPEN`. In no training crystal a metal holds on to another over more, where nothing else is between them.
+NEAR_METALS, OPEN_METALS = 2.2, 1.4
 
 #: Å likewise, up to which atoms hold together as one layer, see there: just above what van der Waals contacts leave,
 #: 1.9 Å between carbon atoms. Molecules further apart, such as benzene in a cube of 8 Å, are no layer.
@@ -59,6 +74,10 @@ class Vacuum(NamedTuple):
         planes: (G, 3, 3) projectors onto the plane of a layer; the identity for all others.
         thickness: (G,) Å, from the lowest to the highest atom of a layer; zero for all others.
         width: (G,) Å, of the vacuum above it, from atom to atom; zero for all others.
+        molecular: (G,) bool, crystals of molecules, or of atoms that do not touch: nothing that is :data:`PACKED`
+            repeats in any direction.
+        parted: (G,) bool, crystals of layers as thick as slabs that are further than :data:`OPEN` apart, as slabs with
+            little vacuum are.
     """
 
     directions: CrystalCounts
@@ -66,6 +85,8 @@ class Vacuum(NamedTuple):
     planes: Matrices
     thickness: PerCrystal
     width: PerCrystal
+    molecular: CrystalFlags
+    parted: CrystalFlags
 
     @property
     def slabs(self) -> CrystalFlags:
@@ -76,30 +97,42 @@ class Vacuum(NamedTuple):
 def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum:
     """Where there is vacuum in the crystals of ``graph``, whose edge ``vectors`` (E, 3) are measured unless given.
 
-    Across a vacuum no two atoms are nearer than :data:`NEAR` and within the reach of the paper's graph, 6 Å: there the
-    network sees nothing. What repeats in two directions is a layer only if it is :data:`HELD` together in both of them.
+    Across a vacuum above a layer no two atoms are nearer than :data:`NEAR`, around wires and molecules than
+    :data:`OPEN`, and within the reach of the paper's graph, 6 Å: further away the network sees nothing. What repeats in
+    two directions is a layer only if it is :data:`HELD` together in both of them.
     """
     lengths = torch.linalg.vector_norm(edge_vectors(graph) if vectors is None else vectors, dim=1)
-    near = (lengths <= DEFAULT_SETTINGS.cutoff) & (sphere_gaps(graph, lengths) <= NEAR)
+    gaps = sphere_gaps(graph, lengths)
+    gaps = torch.where(lengths <= DEFAULT_SETTINGS.cutoff, gaps, torch.inf)
+    zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
+    packed, indices = _linked(graph, gaps <= PACKED)
+    no = torch.zeros_like(packed, dtype=torch.bool)
+    if (packed == 3).all():  # waits for the device
+        return Vacuum(3 - packed, indices, identity, zeros, zeros, no, no)
+    metals = metallic().to(graph.numbers.device)[graph.numbers][graph.edge_index].all(dim=0)
+    opened, between = _linked(graph, gaps <= torch.where(metals, OPEN_METALS, OPEN))
+    near = gaps <= torch.where(metals, NEAR_METALS, NEAR)
     rank, indices = _linked(graph, near)
     layers = rank == 2
-    zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
-    if not layers.any():  # waits for the device
-        return Vacuum(3 - rank, indices, identity, zeros, zeros)
-    held, _ = _linked(graph, near & (sphere_gaps(graph, lengths) <= HELD))
-    rank = torch.where(layers, held, rank)
+    held, _ = _linked(graph, near & (gaps <= HELD))
+    rank = torch.where(layers, held, torch.where(opened < 2, opened, rank))
     layers = rank == 2
+    crystals = rank == 3
     indices = torch.where(layers[:, None], indices, torch.zeros_like(indices))
+    apart = crystals & (opened == 2)
 
-    miller = torch.where(layers[:, None], indices, torch.tensor([0, 0, 1], device=indices.device)).to(graph.cell.dtype)
+    plane = torch.where(layers[:, None], indices, torch.tensor([0, 0, 1], device=indices.device))
+    miller = torch.where(apart[:, None], between, plane).to(graph.cell.dtype)
     normals = (miller[:, :, None] * torch.linalg.inv_ex(graph.cell).inverse.mT).sum(dim=1)
     spacings = 1 / torch.linalg.vector_norm(normals, dim=1)
     heights = (fractional_positions(graph) * miller[graph.batch]).sum(dim=1)
     width = widest_gaps(heights[:, None], graph.batch, graph.num_crystals).squeeze(1) * spacings
     across = normals * spacings[:, None]
     outer = across[:, :, None] * across[:, None, :] * layers[:, None, None].to(across.dtype)
-    thickness = torch.where(layers, spacings - width, zeros)
-    return Vacuum(3 - rank, indices, identity - outer, thickness, torch.where(layers, width, zeros))
+    thickness = spacings - width
+    parted, thickness = apart & (thickness > SLAB), torch.where(layers, thickness, zeros)
+    width = torch.where(layers, width, zeros)
+    return Vacuum(3 - rank, indices, identity - outer, thickness, width, crystals & (packed == 0), parted)
 
 
 def _linked(graph: CrystalGraph, edges: EdgeFlags) -> tuple[CrystalCounts, LatticeIndices]:

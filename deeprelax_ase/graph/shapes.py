@@ -104,6 +104,7 @@ MemberPairLengths = Float[Tensor, "*M P"]
 
 # Of any number.
 Ints = Int[Tensor, "n"]
+Flags = Bool[Tensor, "n"]
 Rows = Float[Tensor, "n 3"]
 RowMatrices = Float[Tensor, "n 3 3"]
 RowComponents = Float[Tensor, "n C"]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
+from deeprelax_ase.geometry.contacts import crowded
 from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
@@ -73,6 +74,7 @@ class BatchRelaxation:
         flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
             is unchanged where it would be nowhere, or have burst.
         vacuum: where there is vacuum in the unrelaxed crystals.
+        crowded: (G,) bool, the unrelaxed crystals in which atoms are nearer than the model has ever seen them.
         fixed_cell: (G,) bool, whose cells are kept.
     """
 
@@ -87,6 +89,7 @@ class BatchRelaxation:
     steps: Tensor
     flaws: Tensor
     vacuum: Vacuum
+    crowded: Tensor
     fixed_cell: Tensor
 
     @property
@@ -169,12 +172,19 @@ def relax(
     with timed("geometry"):
         vectors = edge_vectors(exact)
         freedom = CellFreedom.of(vacuum_of(exact, vectors), relax_cell)
+        near = crowded(exact, torch.linalg.vector_norm(vectors, dim=1))
     if settings.solver is not None:
-        relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, solver=settings.solver)
+        relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, near=near, solver=settings.solver)
     else:
         with timed("geometry"):
             sites = None if symmetry is None else symmetry.sites(exact.cell.device)
-        options: dict[str, Any] = {"freedom": freedom, "recycles": settings.recycles, "known": known, "sites": sites}
+        options: dict[str, Any] = {
+            "freedom": freedom,
+            "near": near,
+            "recycles": settings.recycles,
+            "known": known,
+            "sites": sites,
+        }
         relaxed = _end_to_end(model, exact, dtype, timed, vectors=vectors, **options)
     with timed("geometry"):
         positions, cell = relaxed.positions, relaxed.cell
@@ -186,7 +196,14 @@ def relax(
 
 
 def _by_distances(
-    model: Model, exact: CrystalGraph, dtype: torch.dtype, timed: Timed, *, freedom: CellFreedom, solver: EDGSettings
+    model: Model,
+    exact: CrystalGraph,
+    dtype: torch.dtype,
+    timed: Timed,
+    *,
+    freedom: CellFreedom,
+    near: Tensor,
+    solver: EDGSettings,
 ) -> BatchRelaxation:
     """The paper's way: predicted distances, made into positions by the Euclidean distance geometry solver."""
     with timed("network"):
@@ -213,6 +230,7 @@ def _by_distances(
         steps=solution.steps,
         flaws=flaws,
         vacuum=freedom.vacuum,
+        crowded=near,
         fixed_cell=freedom.fixed,
     )
 
@@ -234,6 +252,7 @@ def _end_to_end(
     *,
     vectors: Tensor,
     freedom: CellFreedom,
+    near: Tensor,
     recycles: int,
     known: KnownForces | None,
     sites: SiteSymmetry | None,
@@ -278,6 +297,7 @@ def _end_to_end(
         steps=torch.zeros_like(flaws),
         flaws=flaws,
         vacuum=freedom.vacuum,
+        crowded=near,
         fixed_cell=freedom.fixed,
     )
 

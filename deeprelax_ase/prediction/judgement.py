@@ -30,6 +30,9 @@ KEEP, WARN, SKIP, FINISH, RAISE = ON_UNCERTAIN = ("keep", "warn", "skip", "finis
 WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
 
+_UNLIKE = "the crystal is unlike those that the model knows"
+
+
 @dataclass(frozen=True)
 class TrustLimits:
     """What a prediction has to meet.
@@ -126,6 +129,10 @@ class Judged(Protocol):
     def unchanged(self) -> str:
         """Why the crystal was left as it was; empty where it was not."""
 
+    @property
+    def doubt(self) -> str:
+        """Why the crystal is doubtful by its geometry alone; empty where it is not."""
+
 
 def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgement:
     """What is to be thought of a prediction, or of the error in its place.
@@ -168,12 +175,14 @@ def _doubt(made: Judged, limits: TrustLimits) -> str:
         return "the geometry solver did not come to rest"
     if limits.max_uncertainty is not None and not uncertainty <= limits.max_uncertainty:
         return f"its uncertainty {uncertainty:.3g} Å is above max_uncertainty={limits.max_uncertainty:g} Å"
+    if made.doubt and not limits.ood:
+        return f"{_UNLIKE}: {made.doubt}"
     if error is None:
         limits.check(made.model, calibrated=False)
         return ""
     if error.ood and not limits.ood:
         novelty = f", novelty {error.novelty:.2f}" if (error.novelty or 0.0) > 1 else ""  # else it is not the reason
-        return f"the crystal is unlike those that the model knows{novelty}"
+        return f"{_UNLIKE}{novelty}"
     if limits.max_error is not None and not error.coordinates <= limits.max_error:
         return f"its expected error {error.coordinates:.3f} Å is above max_error={limits.max_error:g} Å"
     if limits.max_volume_error is not None and error.volume is not None and not error.volume <= limits.max_volume_error:

@@ -24,6 +24,7 @@ from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
+from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.forces import known_forces
 from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax
 from deeprelax_ase.prediction.physical import flaw_error
@@ -249,13 +250,16 @@ class Predictor:
             symmetry=symmetry,
             timed=timed,
         )
-        errors = self._errors(crystals, graph, relaxation) if known is None else None
+        knows_slabs = getattr(self.model.config, "reads_cell_freedom", False)
+        doubts = doubts_of(crystals, relaxation, knows_slabs=knows_slabs)
+        errors = self._errors(crystals, graph, relaxation, doubts) if known is None else None
         made = predictions_of(
             crystals,
             relaxation,
             errors,
             self.model_name,
             {stage: seconds / len(crystals) for stage, seconds in timings.items()},
+            doubts=doubts,
             leave_within_error=self.leave_within_error,
             bonds=bonds,
         )
@@ -263,7 +267,7 @@ class Predictor:
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
     def _errors(
-        self, crystals: Sequence[Crystal], graph: CrystalGraph, relaxation: BatchRelaxation
+        self, crystals: Sequence[Crystal], graph: CrystalGraph, relaxation: BatchRelaxation, doubts: Sequence[str]
     ) -> list[CalibratedError] | None:
         """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too."""
         if self.calibration is None or relaxation.features is None:
@@ -276,10 +280,7 @@ class Predictor:
         if self.novelty is not None and relaxation.scalars is not None:
             found = self.novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
             errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
-        if getattr(self.model.config, "reads_cell_freedom", False):
-            return errors
-        slabs = relaxation.vacuum.slabs.tolist()  # of which such a model has learnt nothing
-        return [replace(error, ood=error.ood or slab) for error, slab in zip(errors, slabs, strict=True)]
+        return [replace(error, ood=error.ood or bool(doubt)) for error, doubt in zip(errors, doubts, strict=True)]
 
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:

@@ -55,6 +55,8 @@ class Prediction:
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
         unchanged: why the crystal was left as it is, see :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`;
             empty where it was not.
+        doubt: why the crystal is doubtful by its geometry alone, see :mod:`deeprelax_ase.prediction.doubts`; empty
+            where it is not. Where errors are calibrated, it is out of distribution then.
         limits: what it has to meet to be trusted.
     """
 
@@ -68,6 +70,7 @@ class Prediction:
     features: ErrorFeatures | None = None
     error: CalibratedError | None = None
     unchanged: str = ""
+    doubt: str = ""
     limits: TrustLimits = field(default_factory=TrustLimits)
 
     def __repr__(self) -> str:

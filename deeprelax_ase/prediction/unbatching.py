@@ -26,6 +26,7 @@ def predictions_of(
     model: str,
     timings: dict[str, float],
     *,
+    doubts: Sequence[str],
     leave_within_error: bool,
     bonds: bool = True,
 ) -> list[Prediction]:
@@ -67,6 +68,7 @@ def predictions_of(
             features=features[g],
             error=None if errors is None else errors[g],
             unchanged=left[g],
+            doubt=doubts[g],
         )
         for g, crystal in enumerate(crystals)
     ]

@@ -164,7 +164,7 @@ COMFORT = {
         "cases/test_comfort.py::test_predictions_do_not_depend_on_the_default_type",
     ),
     "atoms far from their cell": ("graph/test_matgl_builder.py::test_atoms_far_away_are_wrapped_first",),
-    "workers of one GPU": ("screening/test_devices.py::test_as_many_processes_as_the_machine_makes_good_use_of",),
+    "workers of one GPU": ("prediction/test_slots.py::test_as_many_processes_as_the_machine_makes_good_use_of",),
     "the optimizer in a pickle": ("optimizers/test_pickling.py::test_it_goes_on_as_the_original",),
     "options without sense": (
         "cases/test_comfort.py::test_options_without_sense_are_refused_at_once",

@@ -100,6 +100,36 @@ def molybdenite() -> Atoms:
     return crystal(["Mo", "S"], sites, spacegroup=194, cellpar=[3.16, 3.16, 12.3, 90, 90, 120])
 
 
+def packed(name: str, gap: float) -> Atoms:
+    """A molecule in a box that is so much longer in Å than it is itself, in each direction."""
+    atoms = molecule(name)
+    atoms.set_cell(np.ptp(atoms.positions, axis=0) + gap)
+    atoms.pbc = True
+    return atoms
+
+
+def wire(symbol: str, box: float, bond: float) -> Atoms:
+    return Atoms(symbol, cell=[box, box, bond], pbc=True)
+
+
+#: With less vacuum than a crystal's layers may have between them, and more than is between its molecules.
+SMALL_BOXES = {
+    "CO2 in 5 x 5 x 7.3 Å": lambda: Atoms(
+        "OCO", positions=[[0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]], cell=[5, 5, 7.3], pbc=True
+    ),
+    **{f"{name} in 4 Å": lambda name=name: packed(name, 4.0) for name in ("NH3", "C6H6", "CF4", "CH4", "C2H4", "H2O")},
+    **{f"gold in {box:g} Å": lambda box=box: wire("Au", box, 2.6) for box in (4.5, 5.0, 6.0)},
+    "carbon in 4.5 Å": lambda: wire("C", 4.5, 1.3),
+}
+
+#: What nothing but contacts hold together.
+MOLECULAR = {
+    "benzene": benzene_crystal,
+    "dry ice": dry_ice,
+    "argon": lambda: bulk("Ar", "fcc", a=5.26),
+    **{f"{name} in 3 Å": lambda name=name: packed(name, 3.0) for name in ("CO2", "NH3", "C6H6", "CF4", "N2")},
+}
+
 MOLECULES = {
     f"{name} in {box:g} Å": (name, box)
     for name in ("H2O", "CO2", "C6H6", "CH4", "C60")

@@ -6,7 +6,16 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.contacts import COVALENT_RADII, NEAREST, TOLERATED, closest_contact, colliding
+from deeprelax_ase.geometry.contacts import (
+    COVALENT_RADII,
+    CROWDED,
+    NEAREST,
+    TOLERATED,
+    closest_contact,
+    colliding,
+    crowded,
+)
+from deeprelax_ase.graph import build_graph, edge_vectors
 from deeprelax_ase.graph.torch_builder import batch_tensors
 
 
@@ -36,6 +45,13 @@ def test_atoms_collide_below_what_relaxed_crystals_keep(first: str, second: str)
     assert closest_contact(below)[:2] == (0, 1)
     assert closest_contact(below).distance == pytest.approx(0.999 * limit)
     assert closest_contact(below).least == pytest.approx(kept(first, second))
+
+
+def test_starts_are_crowded_below_what_any_crystal_to_learn_from_has() -> None:
+    limit = CROWDED * kept("Si", "Si")
+    starts = [pair("Si", "Si", share * limit) for share in (0.99, 1.01)]
+    graph = build_graph([*starts, Crystal.of(bulk("Si"))])
+    assert crowded(graph, edge_vectors(graph).norm(dim=1)).tolist() == [True, False, False]
 
 
 def test_an_atom_may_collide_with_its_own_image() -> None:

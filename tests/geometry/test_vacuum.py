@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, mx2
+from ase.build import bulk, fcc111, mx2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,18 @@ from deeprelax_ase.geometry.vacuum import (
 )
 from deeprelax_ase.graph import GraphSettings, build_graph
 from tests.crystals import END_TO_END
-from tests.geometry.structures import CRYSTALS, LAYERS, MOLECULES, SLABS, WIRES, boxed, leaning
+from tests.geometry.structures import (
+    CRYSTALS,
+    LAYERS,
+    MOLECULAR,
+    MOLECULES,
+    SLABS,
+    SMALL_BOXES,
+    WIRES,
+    boxed,
+    leaning,
+    with_vacuum,
+)
 
 
 def judged(*structures: Atoms | Crystal, **settings: int) -> Vacuum:
@@ -57,6 +68,33 @@ def test_molecules_have_vacuum_around_them_in_boxes_of_any_size() -> None:
     told = dict(zip(MOLECULES, found.directions.tolist(), strict=True))
     assert {name for name, directions in told.items() if directions < 2} == set()
     assert {directions for name, directions in told.items() if "C60" not in name} == {3}
+
+
+@pytest.mark.parametrize("name", SMALL_BOXES)
+def test_molecules_and_wires_have_little_vacuum_around_them_in_crystals(name: str) -> None:
+    atoms = SMALL_BOXES[name]()
+    found = judged(atoms, leaning(atoms))
+    assert found.directions.min() >= 2
+    assert not found.molecular.any()
+
+
+def test_crystals_of_molecules_are_told() -> None:
+    others = [name for name in CRYSTALS if name not in MOLECULAR]
+    found = judged(*(make() for make in MOLECULAR.values()), *(CRYSTALS[name]() for name in others))
+    assert found.directions.tolist() == [0] * (len(MOLECULAR) + len(others))
+    assert found.molecular.tolist() == [True] * len(MOLECULAR) + [False] * len(others)
+
+
+def test_layers_of_a_crystal_may_be_apart_and_metals_may_not() -> None:
+    graphites = [CRYSTALS["graphite"]() for _ in range(4)]
+    for atoms, height in zip(graphites, (6.7, 8.0, 9.0, 13.0), strict=True):
+        atoms.set_cell([2.46, 2.46, height, 90, 90, 120], scale_atoms=True)
+    found = judged(*graphites)
+    assert found.directions.tolist() == [0, 0, 0, 1]
+    assert not found.parted.any()
+    slabs = judged(*(with_vacuum(fcc111("Al", (1, 1, 6)), width) for width in (2.3, 3.5, 4.5, 6.0)))
+    assert slabs.directions.tolist() == [0, 0, 1, 1]
+    assert slabs.parted.tolist() == [False, True, False, False]
 
 
 def test_slabs_are_thicker_than_layers() -> None:

@@ -58,6 +58,13 @@ def test_numbers_that_are_none_are_above_any_limit(prediction):
     assert judge(lost, TrustLimits(max_uncertainty=9.0)).uncertain
 
 
+def test_geometry_alone_gives_doubts(prediction):
+    doubtful = replace(prediction, doubt="it is made of molecules")
+    assert judge(doubtful) == Judgement("uncertain", f"{UNLIKE}: it is made of molecules")
+    assert judge(replace(doubtful, error=None, unchanged="it would not move")).uncertain
+    assert judge(doubtful, TrustLimits(ood=True)) == ACCEPTED
+
+
 @pytest.mark.parametrize(
     ("odds", "limits", "reason"),
     [

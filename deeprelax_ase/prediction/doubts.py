@@ -1,0 +1,46 @@
+"""Why crystals that something is predicted of are doubtful, by their geometry alone: models do not know their like.
+
+The network's own features tell novelty too, see :mod:`deeprelax_ase.uncertainty.novelty`; what stands here holds for
+all models, and says what is amiss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.contacts import closest_contact
+from deeprelax_ase.prediction.inference import BatchRelaxation
+
+#: Of molecules, layers far apart and slabs, see :class:`~deeprelax_ase.geometry.vacuum.Vacuum`. How far predictions of
+#: the first two are off stands in ``benchmarks/geometry_limits.md``.
+_REASONS = (
+    "it is made of molecules or atoms that do not touch, and how far apart they come to lie is hardly learnt",
+    "it is made of thick layers that are far apart for a crystal's, or is a slab with little vacuum",
+    "it is a slab, and the model has learnt none",
+)
+
+
+def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows_slabs: bool) -> list[str]:
+    """Why each of the unrelaxed ``crystals`` is doubtful; empty where it is not.
+
+    Args:
+        crystals: G unrelaxed ones.
+        relaxation: of them.
+        knows_slabs: whether the model has learnt slabs, whose cells are kept.
+    """
+    vacuum = relaxation.vacuum
+    flags = (vacuum.molecular, vacuum.parted, vacuum.slabs & (not knows_slabs))
+    reasons = zip(crystals, relaxation.crowded.tolist(), *(flag.tolist() for flag in flags), strict=True)
+    return [
+        _crowded(crystal) if crowded else next((why for why, true in zip(_REASONS, told, strict=True) if true), "")
+        for crystal, crowded, *told in reasons
+    ]
+
+
+def _crowded(crystal: Crystal) -> str:
+    contact = closest_contact(crystal)
+    return (
+        f"its atoms {contact.first} and {contact.second} are {contact.distance:.2f} Å apart from the start, nearer "
+        "than in any crystal that the model has learnt from"
+    )
