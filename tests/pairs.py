@@ -42,6 +42,7 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         forces=torch.zeros(len(batch), 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
+        energy_gain=torch.zeros(size, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

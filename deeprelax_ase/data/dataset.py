@@ -224,6 +224,7 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         forces=torch.zeros(atoms, 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
+        energy_gain=torch.zeros(size, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

@@ -10,6 +10,9 @@ import torch
 
 from deeprelax_ase.data.pairs import RelaxationPairs, load_pairs
 
+#: ``kind`` of pairs that start near a minimum, where a calculator told its forces.
+NEAR_MINIMUM = -2
+
 #: Arrays of the files, beside those of relaxation pairs.
 ARRAYS = ("index", "frac_initial", "cell_initial", "forces", "virial")
 
@@ -17,7 +20,8 @@ ARRAYS = ("index", "frac_initial", "cell_initial", "forces", "virial")
 def load_pairs_with_forces(
     pairs_file: str | os.PathLike, forces_file: str | os.PathLike, *, dtype: torch.dtype = torch.float64
 ) -> RelaxationPairs:
-    """Pairs towards the M3GNet minima of ``pairs_file``, from where ``forces_file`` knows M3GNet's forces.
+    """Pairs of the kind :data:`NEAR_MINIMUM` towards the M3GNet minima of ``pairs_file``, from where ``forces_file``
+    knows M3GNet's forces.
 
     Args:
         pairs_file: relaxation pairs with M3GNet's labels.
@@ -51,4 +55,5 @@ def load_pairs_with_forces(
         forces=raw["forces"].to(dtype),
         virial=raw["virial"].to(dtype),
         has_forces=torch.ones(len(chosen), dtype=torch.bool),
+        kind=torch.full((len(chosen),), NEAR_MINIMUM),
     )

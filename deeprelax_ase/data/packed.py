@@ -117,6 +117,7 @@ def _unpacked(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Relaxatio
         forces=torch.zeros(len(batch), 3, dtype=dtype),
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
+        energy_gain=torch.zeros(size, dtype=dtype),
     )
 
 

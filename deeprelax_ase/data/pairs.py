@@ -42,7 +42,9 @@ class RelaxationPairs:
         forces: (N, 3) eV/Å, in the unrelaxed crystal; zero, as the next, where not known.
         virial: (G, 3, 3) eV, stress times volume of the unrelaxed crystal.
         has_forces: (G,) bool, whether forces and virial are known.
-        kind: (G,) int64, how the unrelaxed crystal was made, by the number that its file gives; -1 where it gives none.
+        energy_gain: (G,) eV/atom, energy of the unrelaxed crystal less that of the relaxed one; zero where not known.
+        kind: (G,) int64, how the unrelaxed crystal was made, by the number that its file gives; -1 where it gives none,
+            and :data:`~deeprelax_ase.data.forces.NEAR_MINIMUM`.
         fixed_cell: (G,) bool, whether the cell was fixed while the atoms relaxed.
     """
 
@@ -58,6 +60,7 @@ class RelaxationPairs:
     forces: Tensor
     virial: Tensor
     has_forces: Tensor
+    energy_gain: Tensor
     kind: Tensor
     fixed_cell: Tensor
 
@@ -151,8 +154,9 @@ def load_pairs(
             none; ``m3gnet``, the arrays frac_m3gnet and cell_m3gnet of those crystals that m3gnet_ok marks, or the
             relaxed ones where the level of all is M3GNet's.
         dtype: of the geometry.
-        start_forces: whether the arrays ``forces_initial`` (eV/Å) and ``stress_initial`` (eV/Å³, ASE's sign) are read,
-            where a file has them and ``labels`` are ``relaxed``.
+        start_forces: whether the arrays ``forces_initial`` (eV/Å) and ``stress_initial`` (eV/Å³, ASE's sign), and
+            ``energy_initial`` and ``energy_relaxed`` (eV/atom) are read, where a file has both of these two and
+            ``labels`` are ``relaxed``.
 
     Raises:
         ValueError: an array is missing from a file, a part holds no pair, or ``labels`` is unknown.
@@ -180,6 +184,17 @@ def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[Relaxati
     return pairs.take(torch.tensor(chosen)), chosen
 
 
+#: Arrays of what is known at the start, which a file has together or not at all.
+_FORCES, _ENERGIES = ("forces_initial", "stress_initial"), ("energy_initial", "energy_relaxed")
+
+
+def has_labels(file: str | os.PathLike, labels: str) -> bool:
+    """Whether an npz ``file`` of pairs has those ``labels``, see :func:`load_pairs`; packed ones have ``relaxed``."""
+    with np.load(file, allow_pickle=False) as arrays:
+        level = torch.from_numpy(arrays["level"]) if "level" in arrays else None
+        return labels == "relaxed" or f"frac_{labels}" in arrays or _all_m3gnet(level)
+
+
 def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_forces: bool) -> RelaxationPairs:
     with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
@@ -192,9 +207,8 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
         kind = torch.from_numpy(arrays["kind"]).long() if "kind" in arrays else torch.full((len(raw["dft"]),), -1)
         fixed = torch.from_numpy(arrays["fixed_cell"]) if "fixed_cell" in arrays else is_fixed_cell(kind)
-        known = start_forces and labels == "relaxed" and {"forces_initial", "stress_initial"} <= set(arrays)
-        if known:
-            raw |= {name: torch.from_numpy(arrays[name]) for name in ("forces_initial", "stress_initial")}
+        wanted = (_FORCES, _ENERGIES) if start_forces and labels == "relaxed" else ()
+        raw |= {name: torch.from_numpy(arrays[name]) for both in wanted if set(both) <= set(arrays) for name in both}
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
     pairs = RelaxationPairs(
         numbers=raw["numbers"].long(),
@@ -209,10 +223,13 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         forces=torch.zeros(raw["frac_initial"].shape, dtype=dtype),
         virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
         has_forces=torch.zeros_like(raw["dft"]),
+        energy_gain=torch.zeros(len(level), dtype=dtype),
         kind=kind,
         fixed_cell=fixed,
     )
-    if known:
+    if set(_ENERGIES) <= set(raw):
+        pairs = replace(pairs, energy_gain=(raw["energy_initial"].to(dtype) - raw["energy_relaxed"].to(dtype)))
+    if set(_FORCES) <= set(raw):
         virial = raw["stress_initial"].to(dtype) * torch.linalg.det(pairs.cell_initial).abs()[:, None, None]
         all_known = torch.ones_like(pairs.has_forces)
         pairs = replace(pairs, forces=raw["forces_initial"].to(dtype), virial=virial, has_forces=all_known)

@@ -1,10 +1,10 @@
+from .augment import AugmentationSettings as AugmentationSettings
 from .config import ConfigError as ConfigError
 from .config import load_config as load_config
 from .config import run_config as run_config
 from .finetune import finetune_config as finetune_config
 from .loop import train as train
 from .run import train_model as train_model
-from .settings import AugmentationSettings as AugmentationSettings
 from .settings import DataSettings as DataSettings
 from .settings import PairSettings as PairSettings
 from .settings import RunConfig as RunConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,66 @@ from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.geometry.vacuum import project_strain, strain_projectors
 from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
-from deeprelax_ase.training.settings import AugmentationSettings
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Shares of the crystals that each change meets.
+
+    The last three changes leave a crystal what it is. They are for the paper's network, whose lattice head and cell
+    offset encoding depend on the choice of the cell.
+
+    Attributes:
+        interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
+        relaxed: replaced by their relaxed crystals, so that the network learns to leave those alone.
+        perturbed: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
+            logarithms of the ranges that follow.
+        perturbed_strain: range of the standard deviation of that strain.
+        perturbed_rattle: Å, range of the standard deviation of that rattling.
+        in_relaxed_cell: put into the cells of their relaxed crystals, which are then fixed: a minimum is one in a fixed
+            cell, too. For networks that read it, see :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
+        strained: strained by a random symmetric matrix.
+        strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
+        rattled: fractional coordinates shaken.
+        rattle: Å, standard deviation of the shaking.
+        rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
+            to which the cell offset encoding is not indifferent.
+        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.cell_augmentation.shear`.
+        permuted: with their atoms in random order.
+        supercell: doubled along a random lattice vector.
+        supercell_atoms: most atoms of a crystal that is doubled.
+    """
+
+    interpolated: float = 0.35
+    relaxed: float = 0.05
+    perturbed: float = 0.0
+    perturbed_strain: tuple[float, float] = (0.003, 0.1)
+    perturbed_rattle: tuple[float, float] = (0.003, 0.2)
+    in_relaxed_cell: float = 0.0
+    strained: float = 0.3
+    strain: float = 0.03
+    rattled: float = 0.1
+    rattle: float = 0.05
+    rewrapped: float = 0.3
+    sheared: float = 0.0
+    permuted: float = 0.0
+    supercell: float = 0.0
+    supercell_atoms: int = 12
+
+    @property
+    def changes(self) -> bool:
+        """Whether any crystal is changed at all."""
+        shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
+        return any(getattr(self, name) for name in shares)
+
+    @property
+    def augments_cells(self) -> bool:
+        """Whether lattice vectors, order or number of the atoms are changed."""
+        return any((self.sheared, self.permuted, self.supercell))
+
+    def __post_init__(self) -> None:
+        for name in ("perturbed_strain", "perturbed_rattle"):  # lists, where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: torch.Generator) -> RelaxationPairs:

@@ -86,6 +86,9 @@ def run_config(
 #: Settings of several names, of which one may stand alone.
 _LISTS = ("data.sources", "data.labels", "data.forces", "frozen", "loggers", "network.levels")
 
+#: Settings that are values by keys of one's own, not sections.
+_MAPPINGS = ("training.kind_weights",)
+
 #: Settings that may be nothing; jsonargparse takes that for any of them.
 _NULLABLE = ("data.key", "initial", "training.max_steps", "training.max_epochs", "training.patience")
 
@@ -100,7 +103,7 @@ def _dotted(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str,
     """Nested ``values`` by their dotted names."""
     for key, value in values.items():
         name = f"{section}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in _MAPPINGS:
             yield from _dotted(value, f"{name}.")
         else:
             yield name, value

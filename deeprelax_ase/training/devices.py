@@ -74,8 +74,16 @@ def average_gradients(fabric: Fabric, network: nn.Module) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= fabric.world_size
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    means = flat.split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(g) for g, mean in zip(gradients, means, strict=True)])
+
+
+@torch.no_grad()
+def share_weights(fabric: Fabric, network: nn.Module) -> None:
+    """Give every process the ``network`` of the first one, from which rounding may let the others drift."""
+    if fabric.world_size > 1:
+        for parameter in network.parameters():
+            torch.distributed.broadcast(parameter.data, src=0)
 
 
 def gathered(fabric: Fabric, state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -15,6 +15,7 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.records import Relaxation
 from deeprelax_ase.training.force_targets import StartForces, start_forces
+from deeprelax_ase.training.settings import TrainingSettings
 
 
 class TrueRelaxation(NamedTuple):
@@ -41,14 +42,14 @@ def true_relaxation(
     pairs: RelaxationPairs,
     given: NetworkInput,
     *,
-    forces_weight: float = 1.0,
+    weights: Tensor | None = None,
     unrelaxed: RelaxationPairs | None = None,
 ) -> TrueRelaxation:
     """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
     The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. It is
     taken within the directions in which the ``given`` cells may be strained; where there are none, it has no weight.
-    Crystals whose forces are known count ``forces_weight``. The forces of the ``unrelaxed`` pairs are targets, see
+    Crystals have ``weights`` (G,), or count all the same. The forces of the ``unrelaxed`` pairs are targets, see
     :func:`~deeprelax_ase.training.force_targets.start_forces`.
     """
     deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
@@ -56,13 +57,23 @@ def true_relaxation(
     strain = project_strain(strain, given.strain_projectors.to(strain.dtype))
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))
     moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, cell[given.batch])
-    weights = torch.where(given.known.has_forces, forces_weight, torch.ones_like(strain[:, 0, 0]))
+    moved = without_drift(moved, given)
+    weights = torch.ones_like(strain[:, 0, 0]) if weights is None else weights
     directions = free_directions(given.strain_projectors)
     of_strains = torch.where(directions > 0, weights, torch.zeros_like(weights))
-    start = start_forces(pairs if unrelaxed is None else unrelaxed, pairs, directions == 3)
+    start = start_forces(pairs if unrelaxed is None else unrelaxed, pairs, moved, strain, directions == 3)
     if unrelaxed is None:
-        start = start._replace(atoms=torch.zeros_like(start.atoms), crystals=torch.zeros_like(start.crystals))
-    return TrueRelaxation(without_drift(moved, given), strain, weights[given.batch], of_strains, given.batch, start)
+        start = start.counting_for_nothing()
+    return TrueRelaxation(moved, strain, weights[given.batch], of_strains, given.batch, start)
+
+
+def crystal_weights(pairs: RelaxationPairs, settings: TrainingSettings) -> Tensor:
+    """(G,) how much each of ``pairs`` counts: by its kind, label and size, and by whether its forces are told."""
+    weights = torch.where(pairs.has_forces, settings.forces_weight, torch.ones_like(pairs.cell_initial[:, 0, 0]))
+    for kind, weight in settings.kind_weights.items():
+        weights = torch.where(pairs.kind == kind, weight * weights, weights)
+    weights = torch.where(pairs.dft, settings.dft_weight * weights, weights)
+    return weights * pairs.counts**-settings.size_power
 
 
 def relaxation_loss(
@@ -72,6 +83,7 @@ def relaxation_loss(
     volume_weight: float,
     shape_weight: float,
     tempering: float | Tensor,
+    block_weights: Sequence[float] = (),
 ) -> dict[str, Tensor]:
     """Negative Laplace log-likelihood of displacements, volume and shape, averaged over the network's blocks.
 
@@ -84,6 +96,7 @@ def relaxation_loss(
         volume_weight, shape_weight: of the strain's terms, in Å: what a strain of 1 counts for.
         tempering: one, or (G,): terms are weighted by ``b^tempering``, held constant (the beta of Seitzer et al., ICLR
             2022). At 0 they are the likelihood, which cares for relative errors; at 1 absolute errors count.
+        block_weights: of the blocks in their mean; equal by default.
 
     Returns:
         ``loss``, and of the last block ``displacement``, ``volume`` and ``shape``: mean absolute errors (Å, 1, 1).
@@ -103,8 +116,10 @@ def relaxation_loss(
             + volume_weight * _mean(_laplace(volume, relaxation.volume_scales, 1, tempering), crystals)
             + shape_weight * _mean(_laplace(shape, relaxation.shape_scales, 5, tempering), crystals)
         )
+    weights = zip(block_weights, losses, strict=bool(block_weights))  # plain numbers, which a CUDA graph records
+    weighted = [weight / sum(block_weights) * loss for weight, loss in weights]
     return {
-        "loss": torch.stack(losses).mean(),
+        "loss": torch.stack(weighted).sum() if weighted else torch.stack(losses).mean(),
         "displacement": _mean(moved.detach(), atoms),
         "volume": _mean(volume.detach(), crystals),
         "shape": _mean(shape.detach(), crystals),

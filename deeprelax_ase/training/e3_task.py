@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,13 +16,17 @@ from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
-from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
+from deeprelax_ase.training.batches import epochs
+from deeprelax_ase.training.e3_loss import TrueRelaxation, crystal_weights, relaxation_loss, true_relaxation
 from deeprelax_ase.training.force_targets import StartForces, WithForceTargets, start_forces_loss
 from deeprelax_ase.training.graphed import GraphedStep
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
+
+#: Batches whose sizes decide how much room there is: of 12,000 atoms, they have 912 crystals, give or take 29.
+_LOOKED_AT = 12
 
 
 class Prepared(NamedTuple):
@@ -39,8 +44,8 @@ class DeepRelaxE3Task:
     own meanwhile, and sees the predictions of the step before the present one.
 
     Raises:
-        ValueError: the pairs hold a level of theory that the network does not know, or augmentation is to choose other
-            cells.
+        ValueError: the pairs hold a level of theory that the network does not know, augmentation is to choose other
+            cells, or there are weights of other blocks.
     """
 
     def __init__(
@@ -57,7 +62,12 @@ class DeepRelaxE3Task:
                 "sheared, permuted and supercell describe the same crystal in another way, to which the end-to-end "
                 "network is indifferent: leave these shares of the augmentation at 0"
             )
+        if len(settings.block_weights) not in (0, config.num_blocks):
+            given = f"block_weights names {len(settings.block_weights)} weights"
+            raise ValueError(f"{given} for {config.num_blocks} blocks: give one for each, or none for equal ones")
         self.settings, self.config = settings, config
+        reads = config.reads_forces or not settings.force_targets
+        self._hidden = {name: getattr(settings, name) if reads else 1.0 for name in ("hidden", "hidden_starts")}
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         network = WithForceTargets(config) if settings.force_targets else DeepRelaxE3(config)
@@ -68,7 +78,7 @@ class DeepRelaxE3Task:
         self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._prepared: Prepared | None = None
         self._state_before: Tensor | None = None  # of the generator, before the batch at hand was prepared
-        self._sizes: Sizes | None = None
+        self._sizes: list[Sizes] = []  # of the batches that had to fit
         self._graphed: GraphedStep | None = None
 
     def compile(self) -> None:
@@ -119,8 +129,8 @@ class DeepRelaxE3Task:
         self._state_before = self.generator.get_state()
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             settings, unrelaxed = self.settings, None
-            hidden = settings.hidden if self.config.reads_forces or not settings.force_targets else 1.0
-            start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, hidden=hidden).to(self.device)
+            start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, **self._hidden)
+            start = start.to(self.device)
             if settings.force_targets:
                 unrelaxed = self.recycle_buffer.pairs.take(crystals).to(self.device)
             start = augment(start, settings.augmentation, self.generator)
@@ -128,17 +138,24 @@ class DeepRelaxE3Task:
             known = KnownForces(start.forces, start.virial, start.has_forces)
             level = self.level[crystals.to(self.level.device)].to(self.device)
             given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
-            truth = true_relaxation(start, given, forces_weight=settings.forces_weight, unrelaxed=unrelaxed)
+            truth = true_relaxation(start, given, weights=crystal_weights(start, settings), unrelaxed=unrelaxed)
             if self._stream is not None:
-                if self._sizes is None or not self._sizes.hold(given):
-                    self._sizes, self._graphed = Sizes.around(given), None
-                given, truth = pad(given, truth, self._sizes)
+                given, truth = pad(given, truth, self._room_for(given))
         if self._stream is not None:
             present = torch.cuda.current_stream()
             present.wait_stream(self._stream)  # also keeps what follows from changing what was read
             for tensor in (*flat_tensors(given, truth), *vars(start).values()):
                 tensor.record_stream(present)
         return Prepared(start, given, truth)
+
+    def _room_for(self, given: NetworkInput) -> Sizes:
+        """Sizes of padded batches; to record a step of others takes long, so that some batches are looked at first."""
+        if not self._sizes:
+            pairs, settings = self.recycle_buffer.pairs, self.settings
+            self._sizes = likely_sizes(pairs, self.config, settings, self.device)
+        if not Sizes.around(self._sizes).hold(given):
+            self._sizes, self._graphed = [*self._sizes, Sizes.of(given)], None
+        return Sizes.around(self._sizes)
 
     def _learn_graphed(self, batch: Prepared) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         assert self._stream is not None
@@ -181,11 +198,12 @@ class DeepRelaxE3Task:
             else:
                 relaxations, read = cast("DeepRelaxE3", network).refine(given), None
         losses = relaxation_loss(
-            relaxations if settings.all_blocks else relaxations[-1:],
+            relaxations,
             truth,
             volume_weight=settings.volume_weight,
             shape_weight=settings.shape_weight,
             tempering=settings.tempering + sharper * given.known.has_forces,
+            block_weights=settings.block_weights,
         )
         if read is not None:
             losses["loss"] = losses["loss"] + settings.force_targets * start_forces_loss(read, truth.start)
@@ -195,6 +213,20 @@ class DeepRelaxE3Task:
 def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
     """All tensors of a batch, in the order in which :meth:`DeepRelaxE3Task.graph_step` takes them."""
     return [*given[:-2], *given.known, *given.edges, *truth[:-1], *truth.start]
+
+
+def likely_sizes(
+    pairs: RelaxationPairs, config: DeepRelaxE3Config, settings: TrainingSettings, device: torch.device
+) -> list[Sizes]:
+    """Those of twelve batches of ``pairs``, with random numbers of their own."""
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    stream = islice(epochs(pairs.counts, settings.atoms_per_batch, settings.seed), _LOOKED_AT)
+    found = []
+    for crystals in stream:
+        start = augment(pairs.take(crystals).to(device), settings.augmentation, generator)
+        edges = pair_graph(start, config.graph).edge_index.shape[1]
+        found.append(Sizes(len(start.numbers), edges, len(start)))
+    return found
 
 
 def known_levels(pairs: RelaxationPairs, config: DeepRelaxE3Config) -> Tensor:

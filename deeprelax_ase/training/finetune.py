@@ -9,8 +9,9 @@ from typing import Any
 
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.nn import DeepRelaxE3Config
+from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.config import run_config
-from deeprelax_ase.training.settings import AugmentationSettings, DataSettings, RunConfig, TrainingSettings
+from deeprelax_ase.training.settings import DataSettings, RunConfig, TrainingSettings
 
 #: What stays as it is: nothing; what knows the elements; all but the last block, or all but the heads.
 FREEZE = ("none", "elements", "backbone")

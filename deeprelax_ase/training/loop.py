@@ -26,6 +26,7 @@ from deeprelax_ase.training.devices import (
     finalized,
     launched_fabric,
     resident,
+    share_weights,
     tensor_float_32,
 )
 from deeprelax_ase.training.force_targets import without_force_targets
@@ -44,6 +45,13 @@ Observer = Callable[[dict[str, Any]], None]
 
 #: Steps between looks at a clock that several processes share.
 _AGREE_EVERY = 20
+
+#: Steps between exchanges of the weights, which equal gradients keep equal but for rounding.
+_SHARE_EVERY = 500
+
+#: First steps of a call that compile and record what follows. The clock stands still meanwhile: a minute for that would
+#: be longer than the warm-up.
+_COMPILING = 3
 
 
 def _nothing(record: dict[str, Any]) -> None:
@@ -191,7 +199,10 @@ class TrainingLoop:
         settings, progress = self.settings, self.progress
         validate_every = max(round(settings.validate_every * stream.steps_per_epoch()), 1)
         self._start, self._throughput = time.monotonic(), _Throughput()
+        learning = progress.step + _COMPILING
         for crystals, upcoming in replace(stream, start=progress.step):
+            if settings.compile and progress.step < learning:
+                self._start = time.monotonic()
             share = settings.progress(self._clock(), progress.step)
             if share >= 1 or (settings.patience is not None and progress.waited >= settings.patience):
                 break
@@ -241,6 +252,8 @@ class TrainingLoop:
             optimizer.step()
         update_average(self.average, self.network, settings.average_decay, progress.step)
         progress.step += 1
+        if progress.step % _SHARE_EVERY == 0:
+            share_weights(self.fabric, self.network)
         self._throughput.count(len(crystals) * self.fabric.world_size)
         if progress.step % settings.log_every == 0:
             self._log_step(share, losses, norms)

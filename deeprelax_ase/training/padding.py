@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -25,9 +26,14 @@ class Sizes(NamedTuple):
     crystals: int
 
     @classmethod
-    def around(cls, given: NetworkInput) -> Sizes:
-        """Sizes with room for batches a little larger than ``given``, round, so that runs share what they compile."""
-        atoms, edges, crystals = len(given.numbers), len(given.vectors), len(given.counts)
+    def of(cls, given: NetworkInput) -> Sizes:
+        """Those of ``given``, without room for dummies."""
+        return cls(len(given.numbers), len(given.vectors), len(given.counts))
+
+    @classmethod
+    def around(cls, batches: Iterable[Sizes]) -> Sizes:
+        """Room for ``batches`` and a little larger ones, round, so that runs share what they compile."""
+        atoms, edges, crystals = (max(sizes) for sizes in zip(*batches, strict=True))
         return cls(_round(atoms + MIN_DUMMY_ATOMS + 64, 512), _round(1.04 * edges, 16384), _round(1.1 * crystals, 128))
 
     def hold(self, given: NetworkInput) -> bool:
@@ -80,6 +86,8 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
             virial=torch.cat([truth.start.virial, truth.start.virial.new_zeros(more.crystals, 3, 3)]),
             atoms=_fill(truth.start.atoms, more.atoms, 0),
             crystals=_fill(truth.start.crystals, more.crystals, 0),
+            gain=_fill(truth.start.gain, more.crystals, 0),
+            gains=_fill(truth.start.gains, more.crystals, 0),
         ),
     )
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
 from deeprelax_ase.data.forces import load_pairs_with_forces
+from deeprelax_ase.data.pairs import has_labels
 from deeprelax_ase.training.settings import DataSettings, PairSettings
 
 
 def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
     """The pairs under each kind of labels, all splits, in single precision."""
+
+    def having(labels: str) -> tuple[str, ...]:
+        files = [source for source in data.sources if source.endswith(".npz") and Path(source).is_file()]
+        without = {file for file in files if not has_labels(file, labels)}
+        return tuple(source for source in data.sources if source not in without) or data.sources
+
     return [
         PairDataset.read(
-            data.sources,
+            having(labels),
             format=data.format,
             key=data.key,
             level=data.level,
@@ -33,7 +41,7 @@ def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
 
 def epoch_pairs(data: DataSettings, parts: Sequence[RelaxationPairs]) -> RelaxationPairs:
     """What an epoch consists of: the training split of ``parts``, and the pairs whose forces are known."""
-    files = zip(data.sources, data.forces, strict=bool(data.forces))
+    files = zip(data.sources, data.forces, strict=False)
     has_forces = [load_pairs_with_forces(*both, dtype=torch.float32).in_split("train") for both in files]
     return mixed([part.in_split("train") for part in parts], data.choice, has_forces=has_forces, seed=data.seed)
 
@@ -49,10 +57,14 @@ def mixed(
         return indices[order[: round(share * len(indices))]]
 
     pairs = concatenate([part.take(some(torch.arange(len(part)), chosen.share)) for part in parts])
-    by_dft = (pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1)
-    borrowed = pairs.take(some((pairs.level == LEVELS.index("OAM")).nonzero().squeeze(1), chosen.borrowed))
+    by_dft = pairs.take((pairs.level == LEVELS.index("PBE")).nonzero().squeeze(1))
+    of_potential = pairs.level == LEVELS.index("OAM")
+    borrowed = pairs.take(some(of_potential.nonzero().squeeze(1), chosen.borrowed))
     borrowed = replace(borrowed, level=torch.full_like(borrowed.level, LEVELS.index("PBE")))
+    if chosen.potential < 1:
+        kept = some(of_potential.nonzero().squeeze(1), chosen.potential)
+        pairs = pairs.take(torch.cat([(~of_potential).nonzero().squeeze(1), kept]).sort().values)
     once = concatenate([pairs, borrowed])
     fixed = once.take(once.fixed_cell.nonzero().squeeze(1))
-    dft_copies = [pairs.take(by_dft)] * (chosen.dft_copies - 1)
+    dft_copies = [by_dft] * (chosen.dft_copies - 1)
     return concatenate([once, *dft_copies, *[fixed] * (chosen.fixed_cell_copies - 1), *has_forces])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data.forces import NEAR_MINIMUM
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
 from deeprelax_ase.graph.record import rows_times_matrices
 
@@ -20,16 +21,23 @@ class RecycleBuffer:
         self.fractional, self.cell = pairs.fractional_initial.clone(), pairs.cell_initial.clone()
 
     def mix(
-        self, crystals: Tensor, share: float, generator: torch.Generator, *, hidden: float = 0.0
+        self,
+        crystals: Tensor,
+        share: float,
+        generator: torch.Generator,
+        *,
+        hidden: float = 0.0,
+        hidden_starts: float = 0.0,
     ) -> RelaxationPairs:
         """The pairs with the indices ``crystals`` (n,), a ``share`` of them from the last prediction on.
 
-        Crystals whose forces are known stay where those were found, but for a share that is ``hidden``.
+        Crystals whose forces are known stay where those were found, but for a share that is ``hidden``, of those near
+        their minima, or ``hidden_starts``, of the others.
         """
         crystals = crystals.to(self.cell.device)
         pairs = self.pairs.take(crystals)
         draw = torch.rand(len(pairs), device=generator.device, generator=generator).to(self.cell.device)
-        pairs = hide_forces(pairs, hidden, generator)
+        pairs = hide_forces(pairs, torch.where(pairs.kind == NEAR_MINIMUM, hidden, hidden_starts), generator)
         chosen = (draw < share) & ~pairs.has_forces  # forces are known at one place only
         fractional = self.fractional[self.pairs.atoms_of(crystals)]
         return replace(
@@ -61,7 +69,7 @@ class RecycleBuffer:
         self.cell.copy_(state["cell"])
 
 
-def hide_forces(pairs: RelaxationPairs, share: float, generator: torch.Generator) -> RelaxationPairs:
-    """The ``pairs``, less what is known of the forces in a ``share`` of them: then they are starts like any others."""
+def hide_forces(pairs: RelaxationPairs, share: float | Tensor, generator: torch.Generator) -> RelaxationPairs:
+    """The ``pairs``, less what is known of the forces in a ``share`` of them, one or (G,): starts like any others."""
     draw = torch.rand(len(pairs), device=generator.device, generator=generator).to(pairs.counts.device)
     return replace(pairs, has_forces=pairs.has_forces & (draw >= share))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from deeprelax_ase.data import LEVELS
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3Config
+from deeprelax_ase.training.augment import AugmentationSettings
 
 Schedule = Literal["cosine", "plateau"]
 Residence = Literal["auto", "always", "never"]
@@ -20,66 +21,6 @@ OptimizerName = Literal["adamw", "muon"]
 
 #: Where a network is trained; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """Shares of the crystals that each change meets.
-
-    The last three changes leave a crystal what it is. They are for the paper's network, whose lattice head and cell
-    offset encoding depend on the choice of the cell.
-
-    Attributes:
-        interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
-        relaxed: replaced by their relaxed crystals, so that the network learns to leave those alone.
-        perturbed: replaced by their relaxed crystals, strained and rattled; how much is drawn for each, evenly over the
-            logarithms of the ranges that follow.
-        perturbed_strain: range of the standard deviation of that strain.
-        perturbed_rattle: Å, range of the standard deviation of that rattling.
-        in_relaxed_cell: put into the cells of their relaxed crystals, which are then fixed: a minimum is one in a fixed
-            cell, too. For networks that read it, see :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
-        strained: strained by a random symmetric matrix.
-        strain: standard deviation of its diagonal elements; that of the others is smaller by the square root of 2.
-        rattled: fractional coordinates shaken.
-        rattle: Å, standard deviation of the shaking.
-        rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
-            to which the cell offset encoding is not indifferent.
-        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.cell_augmentation.shear`.
-        permuted: with their atoms in random order.
-        supercell: doubled along a random lattice vector.
-        supercell_atoms: most atoms of a crystal that is doubled.
-    """
-
-    interpolated: float = 0.35
-    relaxed: float = 0.05
-    perturbed: float = 0.0
-    perturbed_strain: tuple[float, float] = (0.003, 0.1)
-    perturbed_rattle: tuple[float, float] = (0.003, 0.2)
-    in_relaxed_cell: float = 0.0
-    strained: float = 0.3
-    strain: float = 0.03
-    rattled: float = 0.1
-    rattle: float = 0.05
-    rewrapped: float = 0.3
-    sheared: float = 0.0
-    permuted: float = 0.0
-    supercell: float = 0.0
-    supercell_atoms: int = 12
-
-    @property
-    def changes(self) -> bool:
-        """Whether any crystal is changed at all."""
-        shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
-        return any(getattr(self, name) for name in shares)
-
-    @property
-    def augments_cells(self) -> bool:
-        """Whether lattice vectors, order or number of the atoms are changed."""
-        return any((self.sheared, self.permuted, self.supercell))
-
-    def __post_init__(self) -> None:
-        for name in ("perturbed_strain", "perturbed_rattle"):  # lists, where they come from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +32,8 @@ class TrainingSettings:
     ``max_steps`` or ``max_epochs`` it follows the number of steps instead, so that a run can be repeated exactly.
 
     Attributes:
-        seconds: wall-clock budget of the whole run, across resumes; without effect where one of the next two is given.
+        seconds: wall-clock budget of the whole run, across resumes, without the first steps if they compile; without
+            effect where one of the next two is given.
         max_steps: budget of the whole run in optimizer steps, across resumes.
         max_epochs: the same in epochs.
         atoms_per_batch: atoms in a batch, to the nearest crystal; of each device, where there are several.
@@ -110,13 +52,22 @@ class TrainingSettings:
         lattice_weight: factor of the lattice loss (13) of the paper's network.
         volume_weight, shape_weight, tempering: of the end-to-end network, see
             :func:`~deeprelax_ase.training.e3_loss.relaxation_loss`.
-        forces_tempering: the tempering of crystals whose forces are known: they start near their minima, where only
+        forces_tempering: the tempering of crystals whose forces are told: they start near their minima, where only
             relative errors tell.
         forces_weight: how much they count beside the others, whose errors are larger.
-        hidden: share of the crystals with known forces that the end-to-end network is not told of them.
-        force_targets: weight of the loss of forces and virial at unaugmented starts, where the pairs have them, for the
-            end-to-end network: see :mod:`deeprelax_ase.training.force_targets`.
-        all_blocks: whether every block of the end-to-end network is held to the truth, or the last one alone.
+        hidden: share of the crystals with known forces near their minima (:attr:`DataSettings.forces`) that the
+            end-to-end network is not told of them: each time it meets one, it is drawn anew.
+        hidden_starts: the same of the forces at unrelaxed crystals (:attr:`DataSettings.start_forces`). Those that are
+            told are no targets, so few should be.
+        force_targets: weight of the loss of forces and virial at unaugmented starts, where the pairs have them, and of
+            the energy that relaxation gains, for the end-to-end network: see
+            :mod:`deeprelax_ase.training.force_targets`.
+        block_weights: of the end-to-end network's blocks in the loss, first to last; equal by default. Later ones start
+            nearer to the minimum, and the last one is what is used.
+        kind_weights: how much crystals count in its loss, by the ``kind`` of their pairs; 1 by default.
+        dft_weight: the same of crystals with a published DFT minimum.
+        size_power: crystals count by their number of atoms to minus this power. At 0, in the mean over atoms, large
+            crystals outweigh small ones; at 1 each crystal counts the same there.
         recycled: share of the crystals that the end-to-end network sees as it last predicted them.
         bfloat16: autocast the network on CUDA.
         tf32: let CUDA round the factors of float32 matrix products to 10 bits; the geometry has none.
@@ -128,7 +79,7 @@ class TrainingSettings:
         seed: of the initial weights, the data order and the augmentation.
         log_every: steps between log records.
         checkpoint_every: seconds between checkpoints.
-        augmentation: see :class:`AugmentationSettings`.
+        augmentation: see :class:`~deeprelax_ase.training.augment.AugmentationSettings`.
     """
 
     seconds: float = 600.0
@@ -153,8 +104,12 @@ class TrainingSettings:
     forces_tempering: float = 0.5
     forces_weight: float = 0.1
     hidden: float = 0.2
+    hidden_starts: float = 0.2
     force_targets: float = 0.0
-    all_blocks: bool = True
+    block_weights: tuple[float, ...] = ()
+    kind_weights: dict[int, float] = field(default_factory=dict)
+    dft_weight: float = 1.0
+    size_power: float = 0.0
     recycled: float = 0.3
     bfloat16: bool = True
     tf32: bool = True
@@ -170,6 +125,7 @@ class TrainingSettings:
         for name, kind in (("schedule", Schedule), ("resident", Residence), ("optimizer", OptimizerName)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
+        object.__setattr__(self, "block_weights", tuple(self.block_weights))  # a list, where it comes from JSON
         if self.optimizer == "muon" and self.schedule != "cosine":
             raise ValueError("optimizer='muon' goes with schedule='cosine' only")
         for f in fields(self):
@@ -207,12 +163,14 @@ class PairSettings:
         fixed_cell_copies: times that pairs in fixed cells stand in each epoch, borrowed ones too.
         borrowed: share of the potential's pairs that stand a second time, as if they were DFT's: DFT's own all start
             near their minima.
+        potential: share of the potential's pairs that stand as what they are. Less makes room for what is asked for.
         share: of all training pairs, for studies of data size.
     """
 
     dft_copies: int = 1
     fixed_cell_copies: int = 1
     borrowed: float = 0.0
+    potential: float = 1.0
     share: float = 1.0
 
 
@@ -225,10 +183,13 @@ class DataSettings:
         format: of the sources, or ``auto``.
         key: what tells which crystals belong together, for formats that need one.
         level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
-        labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side.
-        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`.
-        start_forces: whether forces and stress at the unrelaxed crystals are read from npz files that have them, to be
-            read by the network or to be targets, see :attr:`TrainingSettings.force_targets`.
+        labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side, each from the
+            files that have it.
+        forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`; for
+            the first sources, if there are fewer.
+        start_forces: whether forces and stress at the unrelaxed crystals, and the energy that relaxation gains, are
+            read from npz files that have them, to be read by the network or to be targets, see
+            :attr:`TrainingSettings.force_targets`.
         fractions: of the sources that are not split, the shares for training, validation and test.
         seed: of that split.
         choice: which of the training pairs, and how often.
@@ -250,9 +211,9 @@ class DataSettings:
     def __post_init__(self) -> None:
         _make_tuples(self, "sources", "labels", "forces")
         object.__setattr__(self, "fractions", tuple(self.fractions))
-        if self.forces and len(self.forces) != len(self.sources):
+        if len(self.forces) > len(self.sources):
             named = f"forces names {len(self.forces)} files for {len(self.sources)} sources"
-            raise ValueError(f"{named}: each source needs its own")
+            raise ValueError(f"{named}: each belongs to one source, in their order")
         if not self.sources:
             raise ValueError("sources must name at least one file or folder of relaxation pairs")
         if self.level not in LEVELS:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate, load_pairs
-from deeprelax_ase.data.forces import ARRAYS, load_pairs_with_forces
+from deeprelax_ase.data.forces import ARRAYS, NEAR_MINIMUM, load_pairs_with_forces
 
 COUNTS = (2, 1, 3, 2, 1)
 OK = (True, False, True, False, True)  # M3GNet's minima of the others are not known
@@ -78,6 +78,7 @@ def test_starts_meet_the_minima_of_their_crystals(pairs_file: Path, write, index
     assert pairs.has_forces.tolist() == [True] * len(index)
     assert pairs.split.tolist() == [SPLIT[k] for k in index]
     assert pairs.level.tolist() == [LEVELS.index("M3GNet")] * len(index)
+    assert pairs.kind.tolist() == [NEAR_MINIMUM] * len(index)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint64"])

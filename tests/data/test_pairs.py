@@ -261,3 +261,17 @@ def test_forces_at_the_start_are_read_where_they_are_asked_for_and_known(tmp_pat
     expected = known["stress_initial"].astype(float) * volumes[:, None, None]
     np.testing.assert_allclose(pairs.virial[4:].numpy(), expected, rtol=1e-6)
     assert not pairs.forces[: sum(COUNTS)].any()
+    assert not pairs.energy_gain.any()
+
+
+def test_what_relaxation_gains_is_read_where_it_is_asked_for_and_known(tmp_path: Path) -> None:
+    gain = np.array([0.5, 0.0, 2.0, 0.25])
+    energies = {"energy_initial": gain - 3, "energy_relaxed": np.full(4, -3.0)}
+    np.savez(tmp_path / "known.npz", **arrays() | energies)
+    np.savez(tmp_path / "half.npz", **{name: a for name, a in arrays().items() if name != "energy_relaxed"})
+    files = [tmp_path / "half.npz", tmp_path / "known.npz"]
+    assert load_pairs(files, start_forces=True).energy_gain.tolist() == [0.0] * 4 + gain.tolist()
+    assert not load_pairs(files).energy_gain.any()
+    others = {f"{side}_m3gnet": arrays()[f"{side}_relaxed"] for side in ("frac", "cell")}
+    np.savez(tmp_path / "other.npz", **arrays() | energies | others, m3gnet_ok=np.ones(4, dtype=bool))
+    assert not load_pairs(tmp_path / "other.npz", start_forces=True, labels="m3gnet").energy_gain.any()

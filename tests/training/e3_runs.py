@@ -38,7 +38,9 @@ READS = replace(CONFIG, reads_forces=True)
 
 def task_on(pairs: RelaxationPairs, config: DeepRelaxE3Config = READS, **changes) -> DeepRelaxE3Task:
     """A task on starts that stay as they are, whose network is not as untrained as it would be."""
-    settings = replace(QUICK, **{"augmentation": STILL, "recycled": 0.0, "hidden": 0.0, **changes})
+    settings = replace(
+        QUICK, **{"augmentation": STILL, "recycled": 0.0, "hidden": 0.0, "hidden_starts": 0.0, **changes}
+    )
     torch.manual_seed(0)
     task = DeepRelaxE3Task(pairs, config, settings)
     for parameter in task.network.double().parameters():

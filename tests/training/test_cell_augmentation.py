@@ -56,6 +56,7 @@ def triclinic(seed: int, size: int = 6) -> RelaxationPairs:
         forces=torch.arange(atoms).double()[:, None].expand(atoms, 3).clone(),
         virial=uniform(-1.0, 1.0, size, 3, 3),
         has_forces=torch.arange(size) % 2 == 1,
+        energy_gain=torch.arange(size).double(),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

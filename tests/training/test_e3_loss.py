@@ -12,8 +12,9 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
-from deeprelax_ase.nn.records import KnownForces, Relaxation
-from deeprelax_ase.training.e3_loss import TrueRelaxation, relaxation_loss, true_relaxation
+from deeprelax_ase.nn.records import Relaxation
+from deeprelax_ase.training import TrainingSettings
+from deeprelax_ase.training.e3_loss import TrueRelaxation, crystal_weights, relaxation_loss, true_relaxation
 from deeprelax_ase.training.force_targets import StartForces
 
 WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
@@ -85,25 +86,39 @@ def test_a_relaxed_crystal_neither_strains_nor_moves(pairs_of) -> None:
     assert_known(at_rest, torch.zeros(4, 3, 3).double(), torch.zeros(len(pairs.numbers), 3).double())
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])
-def test_crystals_whose_forces_are_known_count_as_told(pairs_of, has_forces, weight: float) -> None:
-    pairs = has_forces(pairs_of(8))
-    given = given_of(pairs)._replace(known=KnownForces(pairs.forces, pairs.virial, pairs.has_forces))
-    truth = true_relaxation(pairs, given, forces_weight=weight)
-    expected = torch.where(pairs.has_forces, weight, torch.ones(8).double())
-    assert torch.equal(truth.crystals, expected)
-    assert torch.equal(truth.atoms, expected[pairs.batch])
+def test_crystals_and_their_atoms_have_the_weights_that_are_given(pairs_of) -> None:
+    pairs, weights = pairs_of(8), torch.rand(8).double()
+    truth, plain = (true_relaxation(pairs, given_of(pairs), **given) for given in ({"weights": weights}, {}))
+    assert torch.equal(truth.crystals, weights)
+    assert torch.equal(truth.atoms, weights[pairs.batch])
     assert torch.equal(truth.batch, pairs.batch)
-    plain = true_relaxation(pairs, given_of(pairs), forces_weight=weight)  # the network is told of none
     assert torch.equal(plain.crystals, torch.ones(8).double())
     assert torch.equal(plain.displacements, truth.displacements)
     assert torch.equal(plain.strain, truth.strain)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"forces_weight": 0.1}, [0.1, 1, 0.1, 1]),
+        ({"forces_weight": 1.0}, [1, 1, 1, 1]),
+        ({"forces_weight": 1.0, "kind_weights": {8: 1.5, -2: 2.0}}, [1.5, 1, 2, 1.5]),
+        ({"forces_weight": 1.0, "dft_weight": 1.2}, [1, 1.2, 1, 1]),
+        ({"forces_weight": 1.0, "size_power": 0.5}, [2**-0.5, 0.5, 2**-0.5, 0.5]),
+        ({"forces_weight": 0.5, "kind_weights": {8: 3.0}, "size_power": 1.0}, [0.75, 0.25, 0.25, 0.75]),
+    ],
+    ids=str,
+)
+def test_weights_multiply(pairs_of, has_forces, settings: dict, expected: list[float]) -> None:
+    pairs = replace(has_forces(pairs_of(4)), kind=torch.tensor([8, 7, -2, 8]), dft=torch.arange(4) == 1)
+    found = crystal_weights(pairs, TrainingSettings(**settings))
+    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
 # -- the loss
 
 
-NO_FORCES = StartForces(torch.zeros(0, 3), torch.zeros(0, 3, 3), torch.zeros(0), torch.zeros(0))
+NO_FORCES = StartForces(torch.zeros(0, 3), torch.zeros(0, 3, 3), *(torch.zeros(0),) * 4)
 
 
 def some_truth() -> TrueRelaxation:
@@ -151,6 +166,17 @@ def test_the_loss_is_the_mean_over_blocks_and_the_errors_are_the_last_ones() -> 
     both = relaxation_loss([first, last], truth, **WEIGHTS)
     assert both["loss"].item() == pytest.approx((alone[0]["loss"] + alone[1]["loss"]).item() / 2, abs=1e-12)
     assert both["displacement"] == both["volume"] == both["shape"] == 0
+
+
+def test_blocks_may_have_weights() -> None:
+    truth = some_truth()
+    blocks = [wrong(truth), at(truth, scale=0.2)]
+    first, last = (relaxation_loss([block], truth, **WEIGHTS)["loss"].item() for block in blocks)
+    weighed = relaxation_loss(blocks, truth, **WEIGHTS, block_weights=(1.0, 3.0))
+    assert weighed["loss"].item() == pytest.approx(first / 4 + 3 * last / 4, abs=1e-12)
+    assert weighed["displacement"] == 0
+    with pytest.raises(ValueError, match="zip"):
+        relaxation_loss(blocks, truth, **WEIGHTS, block_weights=(1.0,))
 
 
 @pytest.mark.parametrize("tempering", [0.0, 0.5])

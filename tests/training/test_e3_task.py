@@ -193,7 +193,7 @@ def test_a_step_of_padded_fixed_cells_is_the_same(pairs_of: PairsOf) -> None:
     task = task_on(pairs, FREEDOM)
     batch = task.prepare(torch.arange(8))
     losses, displacements, strain = task.learn(batch.given, batch.truth)
-    padded = pad(batch.given, batch.truth, Sizes.around(batch.given))
+    padded = pad(batch.given, batch.truth, Sizes.around([Sizes.of(batch.given)]))
     *again, moved, strained = task.graph_step(flat_tensors(*padded))
     torch.testing.assert_close(torch.stack(again), torch.stack(list(losses.values())))
     torch.testing.assert_close(moved[: len(displacements)], displacements)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import AugmentationSettings
+from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.e3_loss import relaxation_loss
-from deeprelax_ase.training.e3_task import flat_tensors
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors, likely_sizes
+from deeprelax_ase.training.padding import Sizes
 from deeprelax_ase.training.recycle_buffer import hide_forces
 from tests.training.e3_runs import CONFIG, QUICK, READS, assert_equal, differ, gradients, task_on, trained
 from tests.training.runs import STILL, PairsOf, records
@@ -45,10 +48,10 @@ def test_gradients_reach_the_reader_of_forces(pairs_of: PairsOf, has_forces) -> 
 def test_crystals_whose_forces_are_hidden_are_starts_like_any_others(pairs_of: PairsOf, has_forces) -> None:
     pairs = has_forces(pairs_of(8))
     unknown = replace(pairs, has_forces=torch.zeros_like(pairs.has_forces))
-    hidden = gradients(task_on(pairs, hidden=1.0, forces_weight=0.1, forces_tempering=0.0))
+    hidden = gradients(task_on(pairs, hidden_starts=1.0, forces_weight=0.1, forces_tempering=0.0))
     assert_equal(hidden, gradients(task_on(unknown)))
     rattled = {"augmentation": replace(STILL, rattled=1.0, strained=1.0)}
-    moved = gradients(task_on(pairs, hidden=1.0, **rattled))
+    moved = gradients(task_on(pairs, hidden_starts=1.0, **rattled))
     assert differ(moved, hidden)
     assert_equal(moved, gradients(task_on(unknown, **rattled)))
 
@@ -70,7 +73,7 @@ def test_crystals_whose_forces_are_known_have_a_weight_and_a_tempering_of_their_
 
 
 def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> None:
-    last, every = (gradients(task_on(pairs_of(8), CONFIG, all_blocks=blocks)) for blocks in (False, True))
+    last, every = (gradients(task_on(pairs_of(8), CONFIG, block_weights=weights)) for weights in ((0, 1), ()))
     earlier = {name for name in last if name.startswith("blocks.0.refinement.")}
     assert earlier
     for name in earlier:  # no gradient comes back through the geometry
@@ -79,15 +82,44 @@ def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> Non
     assert last["blocks.0.filters.0.weight"].any()  # through the features it does
 
 
-@pytest.mark.parametrize("all_blocks", [True, False])
-def test_the_loss_is_that_of_the_blocks_held_to_the_truth(pairs_of: PairsOf, all_blocks: bool) -> None:
-    task, everything = task_on(pairs_of(8), CONFIG, all_blocks=all_blocks), torch.arange(8)
+@pytest.mark.parametrize("block_weights", [(), (0.0, 0.5), (0.2, 0.6)])
+def test_the_loss_is_that_of_the_blocks_as_they_weigh(pairs_of: PairsOf, block_weights: tuple[float, ...]) -> None:
+    task, everything = task_on(pairs_of(8), CONFIG, block_weights=block_weights), torch.arange(8)
     _, given, truth = task.prepare(everything)
     weights = {name: getattr(task.settings, name) for name in ("volume_weight", "shape_weight", "tempering")}
     first, last = (relaxation_loss([block], truth, **weights)["loss"].item() for block in task.network.refine(given))
-    expected = (first + last) / 2 if all_blocks else last
+    weights = [weight / sum(block_weights) for weight in block_weights] or [0.5, 0.5]
+    expected = weights[0] * first + weights[1] * last
     assert task.gradients(everything, everything)["loss"].item() == pytest.approx(expected, abs=1e-10)
     assert abs(first - last) > 1e-2
+
+
+def test_each_block_has_its_weight_or_none_has(pairs_of: PairsOf) -> None:
+    with pytest.raises(ValueError, match="block_weights names 3 weights for 2 blocks: give one for each"):
+        task_on(pairs_of(4), CONFIG, block_weights=(1.0, 1.0, 1.0))
+
+
+def test_kinds_labels_and_sizes_weigh_crystals(pairs_of: PairsOf) -> None:
+    """As if those of weight zero were not there."""
+    pairs = replace(pairs_of(8), kind=torch.arange(8) % 4, dft=torch.arange(8) == 5)
+    without = gradients(task_on(pairs.take(torch.tensor([0, 2, 4, 6, 7])), CONFIG))
+    weighed = gradients(task_on(pairs, CONFIG, kind_weights={1: 0.0, 3: 0.0}))
+    assert_equal(weighed, gradients(task_on(pairs.take(torch.tensor([0, 2, 4, 6])), CONFIG)))
+    assert differ(weighed, without)
+    no_dft = gradients(task_on(pairs, CONFIG, dft_weight=0.0))
+    assert_equal(no_dft, gradients(task_on(pairs.take(torch.tensor([0, 1, 2, 3, 4, 6, 7])), CONFIG)))
+    assert differ(gradients(task_on(pairs, CONFIG, size_power=1.0)), gradients(task_on(pairs, CONFIG)))
+
+
+def test_room_is_made_for_the_batches_of_an_epoch(pairs_of: PairsOf) -> None:
+    """A step that is recorded anew takes long."""
+    pairs, settings = pairs_of(600), replace(QUICK, atoms_per_batch=60)
+    room = Sizes.around(likely_sizes(pairs, CONFIG, settings, torch.device("cpu")))
+    again = Sizes.around(likely_sizes(pairs, CONFIG, settings, torch.device("cpu")))
+    assert room == again
+    task = DeepRelaxE3Task(pairs, CONFIG, settings)
+    held = [room.hold(task.prepare(crystals).given) for crystals in islice(epochs(pairs.counts, 60, 9), 30)]
+    assert all(held)
 
 
 def test_a_step_survives_being_taken_apart_into_tensors(pairs_of: PairsOf, has_forces) -> None:
@@ -115,7 +147,7 @@ def test_a_network_learns_what_only_the_virial_tells(pairs_of: PairsOf, tmp_path
         has_forces=torch.ones(4, dtype=torch.bool),
     )
     augmentation = AugmentationSettings()  # it leaves them alone, as recycling does
-    changes = {"max_steps": 40, "learning_rate": 1e-2, "atoms_per_batch": 100, "log_every": 1, "hidden": 0.0}
+    changes = {"max_steps": 40, "learning_rate": 1e-2, "atoms_per_batch": 100, "log_every": 1, "hidden_starts": 0.0}
     settings = replace(QUICK, augmentation=augmentation, **changes)
     for config, name in ((READS, "told"), (CONFIG, "untold")):
         trained(pairs, replace(config, num_blocks=1), settings, tmp_path / name)

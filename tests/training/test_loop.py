@@ -11,6 +11,7 @@ import torch
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import ABLATIONS, DeepRelax
 from deeprelax_ase.training import train
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task
 from deeprelax_ase.training.tasks import task_of
 from tests.training.losses import loss_of
 from tests.training.runs import (
@@ -111,6 +112,25 @@ def test_the_clock_ends_a_run_without_max_steps(pairs: RelaxationPairs, tmp_path
     assert time.monotonic() - start < 30
     assert summary(tmp_path)["seconds"] >= 0.2
     assert summary(tmp_path)["steps"] >= 1
+
+
+class Compiling(DeepRelaxE3Task):
+    """Whose first step takes longer than the run, as where it is compiled."""
+
+    def compile(self) -> None:
+        self.slow = True
+
+    def gradients(self, crystals: torch.Tensor, upcoming: torch.Tensor) -> dict[str, torch.Tensor]:
+        time.sleep(0.6 if self.slow else 0.0)
+        self.slow = False
+        return super().gradients(crystals, upcoming)
+
+
+def test_compiling_takes_no_time_of_a_run(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    settings = replace(QUICK, max_steps=None, seconds=0.5, compile=True)
+    train(pairs, E3, settings, tmp_path, make_task=Compiling)
+    assert summary(tmp_path)["steps"] > 3
+    assert 0.5 <= summary(tmp_path)["seconds"] < 1.1
 
 
 def test_epochs_are_so_many_steps(pairs: RelaxationPairs, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def learn(given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor]
 def test_dummies_change_nothing(batch) -> None:
     given, truth = batch
     losses, relaxations, gradients = learn(given, truth)
-    padded_losses, padded_relaxations, padded_gradients = learn(*pad(given, truth, Sizes.around(given)))
+    padded_losses, padded_relaxations, padded_gradients = learn(*pad(given, truth, Sizes.around([Sizes.of(given)])))
     for name, loss in losses.items():
         torch.testing.assert_close(padded_losses[name], loss, rtol=1e-12, atol=0)
     for plain, padded in zip(gradients, padded_gradients, strict=True):
@@ -81,7 +81,7 @@ def test_padded_tensors_have_the_sizes_asked_for(batch) -> None:
 
 def test_dummy_atoms_belong_to_the_last_crystal_and_count_for_nothing(batch) -> None:
     given, truth = batch
-    padded, padded_truth = pad(given, truth, Sizes.around(given))
+    padded, padded_truth = pad(given, truth, Sizes.around([Sizes.of(given)]))
     atoms, crystals = len(given.numbers), len(given.counts)
     assert (padded.batch[atoms:] == len(padded.counts) - 1).all()
     assert padded.counts[-1] == len(padded.numbers) - atoms >= MIN_DUMMY_ATOMS
@@ -92,7 +92,7 @@ def test_dummy_atoms_belong_to_the_last_crystal_and_count_for_nothing(batch) -> 
 
 def test_of_dummies_no_forces_are_known(batch) -> None:
     given, truth = batch
-    known = pad(given, truth, Sizes.around(given))[0].known
+    known = pad(given, truth, Sizes.around([Sizes.of(given)]))[0].known
     atoms, crystals = len(given.numbers), len(given.counts)
     assert known.has_forces[:crystals].any()
     assert not known.has_forces[crystals:].any()
@@ -120,7 +120,7 @@ def test_starts_of_a_padded_batch_are_consistent(batch, atoms: int, edges: int) 
 
 def test_sizes_hold_the_batch_they_were_made_of_and_a_little_more(batch) -> None:
     given, _ = batch
-    sizes = Sizes.around(given)
+    sizes = Sizes.around([Sizes.of(given)])
     assert sizes.hold(given)
     atoms, edges, crystals = len(given.numbers), len(given.vectors), len(given.counts)
     assert Sizes(atoms + MIN_DUMMY_ATOMS, edges + 1, crystals + 1).hold(given)
@@ -133,9 +133,18 @@ def test_sizes_hold_the_batch_they_were_made_of_and_a_little_more(batch) -> None
 
 
 def test_sizes_are_round_so_that_batches_share_them(pairs_of) -> None:
-    sizes = {Sizes.around(network_input(pair_graph(pairs_of(n), CONFIG.graph), 0)) for n in (5, 6, 9)}
+    inputs = [network_input(pair_graph(pairs_of(n), CONFIG.graph), 0) for n in (5, 6, 9)]
+    sizes = {Sizes.around([Sizes.of(given)]) for given in inputs}
     assert len(sizes) == 1
     assert all(atoms % 512 == edges % 16384 == crystals % 128 == 0 for atoms, edges, crystals in sizes)
+
+
+def test_sizes_hold_the_largest_of_several_batches_in_each_respect() -> None:
+    several = [Sizes(9000, 10, 20), Sizes(10, 90000, 10), Sizes(5, 5, 900)]
+    sizes = Sizes.around(several)
+    for largest, given in zip((9000 + MIN_DUMMY_ATOMS, 90000, 900), sizes, strict=True):
+        assert largest < given < 1.3 * largest
+    assert sizes == Sizes.around(reversed(several))
 
 
 def _tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.data.readers import DataError
 from deeprelax_ase.training import DataSettings, PairSettings
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 
@@ -51,6 +52,26 @@ def test_pairs_of_the_potential_are_lent_to_dft(file: Path) -> None:
     assert set(by_dft) - {1, 4} in ({2}, {3})
     assert pairs.level.tolist().count(LEVELS.index("OAM")) == 2  # it keeps its own
     assert not pairs.dft[pairs.numbers == 3].any()
+
+
+@pytest.mark.parametrize(("potential", "left"), [(1.0, 2), (0.5, 1), (0.0, 0)])
+def test_a_share_of_the_potentials_pairs_stands_as_its_own(file: Path, potential: float, left: int) -> None:
+    pairs = pairs_of(file, PairSettings(dft_copies=2, borrowed=1.0, potential=potential))
+    levels = Counter(LEVELS[k] for k in pairs.level)
+    assert levels == {"PBE": 6, "M3GNet": 3} | ({"OAM": left} if left else {})
+    by_dft = Counter(pairs.numbers[pairs.level == LEVELS.index("PBE")].tolist())
+    assert by_dft == {1: 2, 4: 2, 2: 1, 3: 1}  # all of them are lent
+
+
+def test_labels_are_learnt_from_the_files_that_have_them(file: Path) -> None:
+    other = file.with_name("other.npz")
+    with np.load(file) as arrays:
+        np.savez(other, **{name: array for name, array in arrays.items() if "m3gnet" not in name})
+    names = (str(file), str(other))
+    parts = read_pairs(DataSettings(names, labels=("relaxed", "m3gnet")))
+    assert [len(part) for part in parts] == [10, 4]
+    with pytest.raises(DataError, match=r"other\.npz cannot be read: .*lacks the arrays \['frac_m3gnet'"):
+        read_pairs(DataSettings(names[1:], labels=("m3gnet",)))
 
 
 def test_pairs_in_fixed_cells_stand_several_times(file: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
+from deeprelax_ase.data.forces import NEAR_MINIMUM
 from deeprelax_ase.graph import GraphSettings
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.training import AugmentationSettings
@@ -100,13 +101,18 @@ def test_crystals_whose_forces_are_known_stay_where_those_were_found(pairs_of, h
         assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
 
 
-def test_crystals_whose_forces_are_hidden_are_recycled_as_any_others(pairs_of, has_forces) -> None:
-    pairs = has_forces(pairs_of(10))
+@pytest.mark.parametrize(("near", "starts"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_crystals_whose_forces_are_hidden_are_recycled_as_any_others(
+    pairs_of, has_forces, near: float, starts: float
+) -> None:
+    pairs = has_forces(pairs_of(10), every=1)
+    pairs = replace(pairs, kind=torch.where(torch.arange(10) < 4, NEAR_MINIMUM, 7))
     recycle_buffer, everything = RecycleBuffer(pairs), torch.arange(10)
     store_exact(recycle_buffer, everything, pairs)
-    mixed = recycle_buffer.mix(everything, 1.0, generator(), hidden=1.0)
-    assert not mixed.has_forces.any()
-    assert (mixed.cell_initial != pairs.cell_initial).flatten(start_dim=1).any(dim=1).all()
+    mixed = recycle_buffer.mix(everything, 1.0, generator(), hidden=near, hidden_starts=starts)
+    assert mixed.has_forces.tolist() == [near == 0] * 4 + [starts == 0] * 6
+    moved = (mixed.cell_initial != pairs.cell_initial).flatten(start_dim=1).any(dim=1)
+    assert torch.equal(moved, ~mixed.has_forces)
 
 
 def test_checkpoints_keep_the_predictions_and_the_pairs_stay(pairs: RelaxationPairs, pairs_of) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from deeprelax_ase.training import train
-from deeprelax_ase.training.devices import average_gradients, gathered, launched_fabric
+from deeprelax_ase.training.devices import average_gradients, gathered, launched_fabric, share_weights
 from tests.pairs import make_pairs
 from tests.training.runs import E3, QUICK
 
@@ -35,12 +35,16 @@ def share(out: Path, rank: int) -> None:
     assert fabric.world_size == 2
     network = torch.nn.Linear(3, 2).double()
     network.bias.requires_grad_(False)
+    torch.nn.init.constant_(network.weight, rank + 1.0)
     generator = torch.Generator().manual_seed(0)
     own = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     network.weight.grad = own[rank].clone()
     average_gradients(fabric, network)
     torch.testing.assert_close(network.weight.grad, own.mean(dim=0), rtol=0, atol=1e-15)
     assert network.bias.grad is None
+    share_weights(fabric, network)  # which are of each process alone
+    first = gathered(fabric, network.state_dict())
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
     states = gathered(fabric, {"own": own[rank]})
     assert all(torch.equal(state["own"], own[k]) for k, state in enumerate(states))
 
