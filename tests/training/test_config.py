@@ -178,7 +178,10 @@ def test_unknown_names_are_refused_with_a_hint(text: str, reason: str) -> None:
         ("members: true", '"members": Expected a .*int'),
         ("members: ", "members has no value"),
         ("training: {max_steps: 1.5}", r'"training\.max_steps": .* Given value: 1.5'),
-        ("training: {all_blocks: 1}", r'"training\.all_blocks": Expected a .*bool'),
+        ("training: {keep_graphs: 1}", r'"training\.keep_graphs": Expected a .*bool'),
+        ("training: {kind_weights: {slab: 1}}", r'"training\.kind_weights": invalid literal'),
+        ("training: {kind_weights: 1}", r'"training\.kind_weights": Expected a .*dict'),
+        ("training: {block_weights: 1}", r'"training\.block_weights": Expected a .*tuple'),
         ("data: {sources: a.npz, validate: often}", r'"data\.validate": Expected a .*bool'),
         ("data: {sources: a.npz, fractions: [1, 0]}", r'"data\.fractions": Expected a tuple with 3 elements'),
         ("name: 5", '"name": Expected a .*str.* Got value: 5'),
@@ -191,7 +194,7 @@ def test_unknown_names_are_refused_with_a_hint(text: str, reason: str) -> None:
         ("network: {channels: 0}", "channels must be a whole number of at least"),
         ("data: {sources: []}", "sources must name at least one file"),
         ("data: {sources: a.npz, level: SCAN}", "Unknown level='SCAN'"),
-        ("data: {sources: [a.npz, b.npz], forces: f.npz}", "forces names 1 files for 2 sources"),
+        ("data: {sources: a.npz, forces: [f.npz, g.npz]}", "forces names 2 files for 1 sources"),
         (
             "{data: {sources: a.npz, forces: f.npz}, network: {architecture: DeepRelax}}",
             r"data\.forces are for the end-to-end network",
@@ -235,6 +238,11 @@ def test_what_is_written_is_read_as_the_same(
     )
     assert config.training.patience == patience
     assert run_config(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_weights_of_kinds_are_one_setting() -> None:
+    changed = load_config(EXAMPLES[0].with_name("deeprelax2.yaml"), ["training.kind_weights={8: 2}"])
+    assert changed.training.kind_weights == {8: 2.0}
 
 
 def test_the_callers_values_stay_as_they_are() -> None:
