@@ -125,7 +125,9 @@ class TrainingSettings:
         for name, kind in (("schedule", Schedule), ("resident", Residence), ("optimizer", OptimizerName)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ValueError(f"Unknown {name}={value!r}, must be one of {get_args(kind)}")
-        object.__setattr__(self, "block_weights", tuple(self.block_weights))  # a list, where it comes from JSON
+        # JSON knows neither tuples nor numbers for keys.
+        object.__setattr__(self, "block_weights", tuple(self.block_weights))
+        object.__setattr__(self, "kind_weights", {int(kind): weight for kind, weight in self.kind_weights.items()})
         if self.optimizer == "muon" and self.schedule != "cosine":
             raise ValueError("optimizer='muon' goes with schedule='cosine' only")
         for f in fields(self):

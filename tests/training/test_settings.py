@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.training import TrainingSettings
+from deeprelax_ase.training import AugmentationSettings, TrainingSettings
 
 
 def test_rate_rises_and_falls_to_zero() -> None:
@@ -25,6 +28,12 @@ def test_rate_rises_before_the_end_of_the_warm_up_and_falls_after_it(warmup: flo
         assert settings.rate(early) <= settings.rate(late)
     elif early >= warmup:
         assert settings.rate(early) >= settings.rate(late)
+
+
+def test_settings_come_back_from_json() -> None:
+    settings = TrainingSettings(block_weights=(0.25, 0.75), kind_weights={8: 1.5, -2: 2.0})
+    read = json.loads(json.dumps(asdict(settings)))
+    assert TrainingSettings(**read | {"augmentation": AugmentationSettings(**read["augmentation"])}) == settings
 
 
 def test_progress_follows_the_clock_or_the_steps() -> None:
