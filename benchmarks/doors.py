@@ -9,6 +9,7 @@ opens each of them, or those that are named, to all kinds of ``bad_inputs.py`` a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ase import Atoms
-from ase.calculators.lj import LennardJones
 from ase.io import Trajectory
 from bad_inputs import kinds
 
 from deeprelax_ase import DeepRelaxOptimizer, Predictor
+from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.judgement import judge
@@ -35,8 +36,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "doors.json"
 #: Where a structure cannot be handed in at all: the format, or pymatgen, does not hold it.
 NO_WAY_IN = "no way in"
 
-#: The potential of the doors that finish under one, and steps of that.
-CALCULATOR, STEPS = "ase.calculators.lj:LennardJones", 3
+#: The potential of the doors that finish under one, and steps of that. Without M3GNet Lennard-Jones stands in.
+CALCULATOR = "m3gnet" if os.environ.get("DEEPRELAX_M3GNET") else "ase.calculators.lj:LennardJones"
+STEPS = 3
 
 
 class Outcome(NamedTuple):
@@ -73,7 +75,7 @@ class Doors:
         return DOORS[name](self, structures)
 
 
-def _made(made: Prediction | DeepRelaxError) -> Outcome:
+def _made(made: Prediction | Exception) -> Outcome:
     judgement = judge(made)
     return Outcome(judgement.status, made.relaxed if isinstance(made, Prediction) else None, judgement.reason)
 
@@ -111,14 +113,17 @@ def optimizer(doors: Doors, structures: Sequence[Atoms], calculator: Callable[[]
             with warnings.catch_warnings(action="ignore"):
                 DeepRelaxOptimizer(atoms, logfile=None, predictor=doors.predictor).run(steps=STEPS)
             outcomes.append(_of_atoms(atoms))
-        except DeepRelaxError as error:
-            outcomes.append(_made(error))
+        except Exception as error:
+            if atoms.calc is None and not isinstance(error, DeepRelaxError):
+                raise
+            outcomes.append(_made(error))  # a calculator raises what it likes
     return outcomes
 
 
 def optimizer_with_calculator(doors: Doors, structures: Sequence[Atoms]) -> list[Outcome]:
     """``DeepRelaxOptimizer``, calculator"""
-    return optimizer(doors, structures, LennardJones)
+    calculator = get_calculator(CALCULATOR)
+    return optimizer(doors, structures, lambda: calculator)
 
 
 def relax(doors: Doors, structures: Sequence[Atoms], *options: str) -> list[Outcome]:

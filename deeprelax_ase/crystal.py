@@ -311,7 +311,7 @@ def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> No
         names = [chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"Z={z}" for z in unknown]
         raise UnsupportedElementError(
             f"{model} was not trained on {', '.join(names)}. Choose another model (`deeprelax models` lists the "
-            "elements of each), or relax this crystal with a calculator."
+            "elements of each), or relax this crystal with a calculator and an ASE optimizer."
         )
 
 

@@ -10,15 +10,19 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
-from deeprelax_ase.errors import SourceError
+from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io.frame import escaped
 
 #: What opens files of these endings.
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+#: How many times its size a file may unpack to, and the bytes that any may: structures shrink to a fifth or a fiftieth,
+#: and a thousandth is what nothing but a file made to fill the memory shrinks to.
+MOST_UNPACKED, UNPACKED_AT_LEAST = 200, 2**28
 
 #: Numbers of errors that tell of what a file holds: a library makes no sense of it, or looks for what lies before its
 #: beginning.
@@ -68,8 +72,45 @@ class File:
         ending = self.name[len(plain_name(self.name)) :].lower()
         where = self.path if self.data is None else BytesIO(self.data)
         if ending:
-            return _COMPRESSED[ending](where, "rb")
+            packed = where.stat().st_size if isinstance(where, Path) else len(where.getbuffer())
+            return BufferedReader(_Bounded(_COMPRESSED[ending](where, "rb"), packed), 2**17)
         return where.open("rb") if isinstance(where, Path) else where
+
+
+class _Bounded(RawIOBase):
+    """What a ``packed`` stream unpacks to, as long as that is within reason."""
+
+    def __init__(self, stream: IO[bytes], packed: int) -> None:
+        self._stream, self._packed, self._read = stream, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer``; how many bytes there were."""
+        content = self._stream.read(len(buffer))
+        self._read += len(content)
+        refuse_bomb(self._packed, self._read)
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close what is read too."""
+        self._stream.close()
+        super().close()
+
+
+def refuse_bomb(packed: int, unpacked: int) -> None:
+    """Refuse to unpack so many bytes of a file of ``packed`` ones.
+
+    Raises:
+        StructureFileError: these are too many to be structures.
+    """
+    if unpacked > max(UNPACKED_AT_LEAST, MOST_UNPACKED * packed):
+        raise StructureFileError(
+            f"it unpacks to more than {max(UNPACKED_AT_LEAST, MOST_UNPACKED * packed) / 2**20:,.0f} MiB, over "
+            f"{MOST_UNPACKED} times its size: no structures shrink so much. If it is meant, unpack it first"
+        )
 
 
 def plain_name(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io import cif, databases, documents, xyz
-from deeprelax_ase.io.files import File, plain_name, reachable
+from deeprelax_ase.io.files import File, plain_name, reachable, refuse_bomb
 from deeprelax_ase.io.frame import StructureRef, escaped, unreadable
 
 Refs = Iterator[StructureRef]
@@ -209,7 +209,7 @@ def _archive(file: File) -> Refs:
     if zipfile.is_zipfile(file.path):
         with zipfile.ZipFile(file.path) as archive:
             for name in _wanted(archive.namelist(), str, in_archive=True):
-                yield from _member(file, name, archive.read)
+                yield from _member(file, name, partial(_unzipped, archive))
         return
     names: list[str] = []
     with suppress(Exception), tarfile.open(file.path) as packed:  # where it is damaged shows when it is read
@@ -218,7 +218,7 @@ def _archive(file: File) -> Refs:
     with tarfile.open(file.path) as packed:  # in one go: there is no way back in what is compressed
         for member in packed:
             if member.name in wanted and (stream := packed.extractfile(member)):
-                yield from _member(file, member.name, partial(_content, stream))
+                yield from _member(file, member.name, partial(_content, stream, member.size, file.path))
 
 
 def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
@@ -235,7 +235,14 @@ def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
     yield from refs_of(member)
 
 
-def _content(stream: IO[bytes], name: str) -> bytes:
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
+    member = archive.getinfo(name)
+    refuse_bomb(member.compress_size, member.file_size)
+    return archive.read(name)
+
+
+def _content(stream: IO[bytes], size: int, packed: Path, name: str) -> bytes:
+    refuse_bomb(packed.stat().st_size, size)
     return stream.read()
 
 

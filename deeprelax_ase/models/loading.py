@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +144,25 @@ def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
         raise ModelError(f"{file} holds no statistics of novelty: {error}") from error
 
 
+def _refuse_other_shapes(make: Callable[[Any], nn.Module], config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a ``config`` of other networks than the ``tensors`` are of, before memory is taken for them.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    import torch
+
+    expected, blocks = sum(t.numel() for t in tensors.values()), getattr(config, "num_blocks", 1)
+    layers = blocks * getattr(config, "layers_per_block", getattr(config, "num_layers", 1))
+    if layers * config.channels > expected:  # not one number for each channel: before so many layers are made
+        raise ValueError(f"it holds {expected:,} numbers, and the card speaks of {layers} x {config.channels} channels")
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in make(config).state_dict().items()}
+    held = {name: tuple(t.shape) for name in shapes if (t := tensors.get(f"member0.{name}")) is not None}
+    if wrong := next((name for name in shapes if held.get(name, shapes[name]) != shapes[name]), None):
+        raise ValueError(f"{wrong} has the shape {held[wrong]}, and the card speaks of {shapes[wrong]}")
+
+
 def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -160,6 +179,7 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
             raise ValueError(f"the card's level {card.level!r} is none of the network's {levels}")
         if card.reads_forces and not getattr(config, "reads_forces", False):
             raise ValueError("the card says that the network reads forces, which it cannot")
+        _refuse_other_shapes(make, config, tensors)
         networks = nn.ModuleList(make(config).float() for _ in range(card.members))
         for m, network in enumerate(networks):
             prefix = f"member{m}."

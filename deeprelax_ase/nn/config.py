@@ -21,16 +21,21 @@ _LEAST = {
     "offset_range": 0,
 }
 
+#: Channels, layers, elements at the most: a network of more is a slip of the pen, or made to fill the memory.
+MOST = 4096
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """What the configurations of all networks do: check their counts, become a dictionary and come back from one."""
 
     def check_counts(self, least: dict[str, int]) -> None:
-        """Refuse fields that are no whole numbers of at least ``least``."""
+        """Refuse fields that are no whole numbers of at least ``least``, or more than :data:`MOST`."""
         for name, smallest in least.items():
             if (count := getattr(self, name)) != int(count) or count < smallest:
                 raise ValueError(f"{name} must be a whole number of at least {smallest}, got {count}")
+            if count > MOST:
+                raise ValueError(f"{name} must be at most {MOST}, got {count}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for model cards and checkpoints."""

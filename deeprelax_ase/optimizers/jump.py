@@ -150,7 +150,12 @@ class Jump:
         atoms = self._dof.atoms
         geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         if self._crystal is None or self._crystal[0] != geometry:
-            self._crystal = geometry, _dense_at_most(Crystal.from_atoms(atoms))
+            crystal = _dense_at_most(Crystal.from_atoms(atoms))
+            if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
+                from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
+
+                refuse_vacuum(crystal)
+            self._crystal = geometry, crystal
         return self._crystal[1]
 
     def make(self) -> JumpRecord:
@@ -173,7 +178,7 @@ class Jump:
             prediction = self.predictor.predict(self.crystal(), relax_cell=dof.moves_cell)
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)
-        self.prediction, self.at_prediction = prediction, decision.kept
+        self.prediction, self.at_prediction = prediction, decision.kept or bool(prediction.unchanged)
         self.record = JumpRecord(
             numbers=atoms.numbers.copy(),
             positions=positions,
@@ -182,7 +187,7 @@ class Jump:
             uncertainty=float(prediction.uncertainty.total),
             judgement=judgement,
             decision=decision,
-            over=not decision.kept,
+            over=not self.at_prediction,
             orig_cell=dof.orig_cell,
         )
         return self.record
@@ -215,10 +220,12 @@ class Jump:
         dof, settings = self._dof, self._settings
         step = _moving(dof, prediction, self.predictor)
         if dof.has_calculator:
-            return attempt(dof, step, settings.criteria)
+            return _left(prediction) or attempt(dof, step, settings.criteria)
         announce(judgement, settings.on_uncertain, of="the prediction", error=prediction.error)
         if judgement.uncertain and settings.on_uncertain == SKIP:
             return JumpDecision(SKIPPED, judgement.reason)
+        if (left := _left(prediction)) is not None:
+            return left
         move(dof, step)
         return JumpDecision(KEPT, "no calculator to check it, no finish")
 
@@ -228,6 +235,11 @@ class Jump:
             return wanted or 0
         of_calculator = record.model == model_for(self._dof.atoms.calc)
         return FORCE_INFORMED_STEPS if of_calculator and self.predictor.reads_forces else 0
+
+
+def _left(prediction: Prediction) -> JumpDecision | None:
+    """Of a crystal that is left as it is: there is no jump."""
+    return JumpDecision(SKIPPED, prediction.unchanged) if prediction.unchanged else None
 
 
 def _moving(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor | None = None) -> Callable[[], None]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError, UnphysicalPredictionError, VacuumError
 from deeprelax_ase.geometry.contacts import closest_contact, colliding
-from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
-from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.geometry.vacuum import Vacuum, vacuum_of, widest_gaps
+from deeprelax_ase.graph import CrystalGraph, GraphSettings, build_graph
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.record import Prediction
@@ -75,6 +75,18 @@ def flaws_of_vacuum(vacuum: Vacuum) -> Tensor:
     return torch.where(vacuum.directions == 2, int(Flaw.WIRE), molecule)
 
 
+def refuse_vacuum(crystal: Crystal) -> None:
+    """Refuse what is refused for its vacuum before anything is computed for it.
+
+    Raises:
+        VacuumError: the ``crystal`` is a molecule or a wire.
+        StructureError: atoms are on top of each other, or alone.
+    """
+    vacuum = vacuum_of(build_graph([crystal], settings=GraphSettings(max_in_cell=0)))
+    if flaw := int(flaws_of_vacuum(vacuum)):
+        raise VacuumError(_about_vacuum(Flaw(flaw), crystal))
+
+
 def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
     """The error that says why there is no ``prediction``, and what to do instead."""
     if flaw in (Flaw.MOLECULE, Flaw.WIRE):
@@ -87,14 +99,15 @@ def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
         f"{LARGEST_VOLUME_RATIO:g}th. Bring the cell near to a sensible volume first",
     }[Flaw(flaw)]
     return UnphysicalPredictionError(
-        f"{prediction.model} predicts no crystal here: {what}, or relax this crystal with a calculator."
+        f"{prediction.model} predicts no crystal here: {what}, or relax this crystal with a calculator and an ASE "
+        "optimizer."
     )
 
 
 def _about_collision(prediction: Prediction) -> str:
     """Which atoms collide, and whether they did from the start."""
     contact, before = closest_contact(prediction.relaxed), closest_contact(prediction.initial)
-    mend = "Relax this crystal with a calculator."
+    mend = "Relax this crystal with a calculator and an ASE optimizer."
     if before.collides:
         mend = (
             f"Atoms {before.first} and {before.second} are {before.distance:.2f} Å apart from the start: take one of "

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
+import random
 import sys
+import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.io import files
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.io.source import open_source, read_frames
 from tests.io.hostile import DAMAGES, EVIL_MODULE, HARMFUL, SOUND, damaged
@@ -70,3 +79,51 @@ def test_harmful_files_do_no_harm(tmp_path, monkeypatch, name):
 def test_what_is_sound_beside_harm_is_read(tmp_path, name):
     HARMFUL[name](tmp_path / name)
     assert [frame.atoms is not None for frame in frames_of(tmp_path / name)].count(True) == 1
+
+
+def _zipped(path, name, content):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+        archive.writestr("sound.extxyz", XYZ)
+
+
+def _tarred(path, name, content):
+    with tarfile.open(path, "w:gz") as archive:
+        for member, data in ((name, content), ("sound.extxyz", XYZ)):
+            row = tarfile.TarInfo(member)
+            row.size = len(data)
+            archive.addfile(row, io.BytesIO(data))
+
+
+XYZ = b'1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3\nCu 0 0 0\n'
+BOMBS = {
+    "b.extxyz.gz": lambda path, blank: path.write_bytes(gzip.compress(XYZ + blank)),
+    "b.cif.bz2": lambda path, blank: path.write_bytes(bz2.compress(blank)),
+    "b.json.xz": lambda path, blank: path.write_bytes(lzma.compress(blank, preset=0)),
+    "b.zip": lambda path, blank: _zipped(path, "a.extxyz", blank),
+    "packed twice.zip": lambda path, blank: _zipped(path, "a.extxyz.gz", gzip.compress(blank)),
+    "b.tar.gz": lambda path, blank: _tarred(path, "a.extxyz", blank),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
+    """Within a few times the limit: the memory never sees all of it."""
+    monkeypatch.setattr(files, "UNPACKED_AT_LEAST", 2**20)
+    BOMBS[name](tmp_path / name, (b" " * 63 + b"\n") * 2**18)
+    tracemalloc.start()
+    frames = frames_of(tmp_path / name)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert any("unpacks to more than" in str(frame.error) for frame in frames)
+    assert most < 2**23
+    sound = [frame for frame in frames if frame.error is None]
+    assert len(sound) == (0 if name in ("b.cif.bz2", "b.json.xz") else 1)
+
+
+def test_what_shrinks_as_structures_do_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "UNPACKED_AT_LEAST", 2**10)
+    rng = random.Random(3)
+    frames = [XYZ.replace(b"Cu 0", b"Cu %.8f" % rng.random()) for _ in range(500)]
+    (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(b"".join(frames)))
+    assert len(frames_of(tmp_path / "a.extxyz.gz")) == 500

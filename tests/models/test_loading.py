@@ -148,6 +148,21 @@ def test_weights_of_another_network(saved: Path, config: DeepRelaxConfig):
         load_model(saved)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"channels": 10**9}, "channels must be at most"),
+        ({"num_layers": 10**9}, "num_layers must be at most"),
+        ({"num_layers": 4000, "channels": 4000}, "the card speaks of 4000 x 4000 channels"),
+        ({"num_elements": 4000}, "has the shape"),
+    ],
+)
+def test_no_memory_is_taken_for_networks_that_the_weights_are_not_of(saved: Path, change: dict, reason: str):
+    edit(saved, config=SMALL.to_dict() | change)
+    with pytest.raises(ModelError, match=f"does not fit its card.*{reason}"):
+        load_model(saved)
+
+
 @pytest.mark.parametrize("members", [0, 3])
 def test_another_number_of_members(saved: Path, members: int):
     edit(saved, members=members)

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import fcc100, fcc111, molecule, mx2
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.filters import Filter, FrechetCellFilter
 
@@ -218,6 +219,18 @@ def test_molecules_are_refused_whatever_their_flags(relax_cell):
     with pytest.raises(VacuumError, match="a molecule"):
         DeepRelaxOptimizer(atoms, logfile=None, relax_cell=relax_cell).run()
     assert atoms == before
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Atoms("Ar", cell=[9] * 3, pbc=True), lambda: molecule("N2", vacuum=9, pbc=True)]
+)
+def test_a_calculator_that_feels_no_force_is_no_reason_to_take_them(predictor, make):
+    atoms = make()
+    atoms.calc = LennardJones(sigma=0.1, rc=0.2)
+    assert not atoms.get_forces().any()
+    with pytest.raises(StructureError):
+        quiet(atoms, predictor).run()
+    assert predictor.seen == []
 
 
 # Refusals

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from ase.calculators.emt import EMT
@@ -151,3 +151,30 @@ def test_errors_that_are_not_calibrated_have_no_limit(make_atoms, predictor, nea
 def test_other_words_are_refused(make_atoms, predictor, word):
     with pytest.raises(ValueError, match=r"must be one of \('keep', 'warn', 'skip', 'finish', 'raise'\)"):
         quiet(make_atoms(), predictor, on_uncertain=word)
+
+
+@dataclass
+class Leaving:
+    """Predicts what another predictor does of a crystal that is left as it is."""
+
+    predictor: object
+    model_name = "stand-in"
+
+    def predict(self, structure, *, relax_cell: bool = True):
+        made = self.predictor.predict(structure, relax_cell=relax_cell)
+        return replace(made, relaxed=made.initial, unchanged="it would not come nearer")
+
+
+@pytest.mark.parametrize("calc", [True, False])
+def test_where_nothing_moves_there_is_no_jump(make_atoms, stand_in, minimum, calc):
+    atoms = make_atoms(calc=calc)
+    before = atoms.copy()
+    optimizer = quiet(atoms, Leaving(stand_in(minimum)))
+    optimizer.run(fmax=1e-9, steps=1)
+    assert atoms.info["deeprelax_jump"] == "skipped"
+    assert atoms.info["deeprelax_jump_reason"] == "it would not come nearer"
+    assert atoms.positions.tobytes() == before.positions.tobytes()
+    assert atoms.info["deeprelax_status"] == ("not converged" if calc else "unchanged")
+    if calc:  # the finish goes on from there
+        assert optimizer.run(fmax=0.05, steps=200)
+        assert atoms.info["deeprelax_jump"] == "skipped"
