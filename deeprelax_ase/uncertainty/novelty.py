@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deeprelax_ase.graph.record import crystal_mean
 from deeprelax_ase.graph.shapes import Batch, Numbers, PerCrystal, Scalars
 
 #: Share of ordinary validation crystals that stay within the limit.
@@ -151,7 +152,7 @@ def _pooled(atoms: Tensor, batch: Batch, size: int) -> PerCrystal:
     """(size,) largest of the first column of ``atoms`` (N, 2), and mean of the second."""
     strongest, mild = atoms.unbind(dim=1)
     largest = torch.full_like(strongest[:1], -math.inf).expand(size).scatter_reduce(0, batch, strongest, "amax")
-    return largest + mild.new_zeros(size).index_add(0, batch, mild) / torch.bincount(batch, minlength=size)
+    return largest + crystal_mean(mild[:, None], batch, size).squeeze(1)
 
 
 def _element_means(scalars: Tensor, numbers: Tensor) -> Tensor:

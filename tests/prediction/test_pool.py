@@ -149,9 +149,10 @@ def test_processes_end_with_a_pool_that_nobody_closes() -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from tests.prediction.deadly_items import identify, nap, numbered, pool
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell ignores
     workers = pool()
     made = workers.imap(numbered([identify], [nap], [identify], [nap]), ordered=True)
     print(*(results[0] for _, results in made), flush=True)
