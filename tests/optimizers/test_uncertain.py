@@ -174,7 +174,7 @@ def test_where_nothing_moves_there_is_no_jump(make_atoms, stand_in, minimum, cal
     assert atoms.info["deeprelax_jump"] == "skipped"
     assert atoms.info["deeprelax_jump_reason"] == "it would not come nearer"
     assert atoms.positions.tobytes() == before.positions.tobytes()
-    assert atoms.info["deeprelax_status"] == ("not converged" if calc else "unchanged")
+    assert atoms.info["deeprelax_status"] == "unchanged"
     if calc:  # the finish goes on from there
         assert optimizer.run(fmax=0.05, steps=200)
         assert atoms.info["deeprelax_jump"] == "skipped"
