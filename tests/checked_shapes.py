@@ -1,7 +1,7 @@
 """Shapes of tensors are checked in the tests, see :mod:`deeprelax_ase.graph.shapes`. Imported before the package is.
 
-Checks take longer than the networks do. So they are on in the tests of the rooms that name shapes, and where a test has
-the mark ``shapes``: the first of each door that leads there.
+Checks take as long as the networks do. So they are on in the tests of the rooms that name shapes, and where a test has
+the mark ``shapes``, as those of inference, of training's losses and of its tasks have.
 """
 
 from __future__ import annotations

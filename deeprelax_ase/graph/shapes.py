@@ -17,8 +17,9 @@ S      sizes about which forces are resolved
 n      any number
 ====== ========================================================
 
-Nothing is checked at run time. The tests import the networks, graphs and geometry through jaxtyping's hook, where a
-tensor of another shape is an error, and a letter stands for one number throughout a call.
+Nothing is checked at run time. The tests import the networks, graphs and geometry through jaxtyping's hook: in the
+tests of these rooms, and in those with the mark ``shapes``, a tensor of another shape is an error, and a letter stands
+for one number throughout a call.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.e3_loss import TrueRelaxation, crystal_weights, relaxation_loss, true_relaxation
 from deeprelax_ase.training.force_targets import StartForces
 
+pytestmark = pytest.mark.shapes
+
 WEIGHTS = {"volume_weight": 2.0, "shape_weight": 5.0, "tempering": 0.0}
 ATOMS, CRYSTALS = 7, 3
 BATCH = torch.tensor([0, 0, 0, 1, 1, 2, 2])

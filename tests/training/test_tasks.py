@@ -16,6 +16,8 @@ from deeprelax_ase.training.tasks import DeepRelaxTask, pair_truth, task_of
 from tests.training.losses import loss_of
 
 PairsOf = Callable[..., RelaxationPairs]
+pytestmark = pytest.mark.shapes
+
 CONFIG = DeepRelaxConfig(channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 E3 = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=8)
 SETTINGS = TrainingSettings(volume_weight=2.0, shape_weight=5.0, lattice_weight=7.0)
