@@ -314,7 +314,7 @@ def test_a_jump_checks_the_atoms_twice(calls: Counter[str], model: Model, calcul
     atoms = bulk("Cu", "fcc", a=3.8, cubic=True)
     atoms.calc = calculator
     DeepRelaxOptimizer(atoms, predictor=predictor(model), logfile=None).run(steps=1)
-    # for what may move, which their vacuum says, and for the jump; a calculator that feels no vacuum needs a look before
+    # for what may move, and for the jump; under a calculator, which may feel no vacuum, before the jump too
     assert calls == {"edge_vectors": 2 + (calculator is not None), "network_input": 1, "validate": 2}
 
 
