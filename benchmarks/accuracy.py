@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from model_cards import sample
 from rich.console import Console
 from rich.progress import Progress
 
@@ -81,7 +82,7 @@ def summarise(found: Assessment, largest: np.ndarray) -> dict[str, Any]:
 
 def relaxed_again(predictor: Predictor, relaxed: list[Crystal]) -> dict[str, np.ndarray]:
     """How far crystals that are relaxed already are moved (Å, mean component), and by how much their volume changes."""
-    ends = predict(predictor, relaxed).crystals
+    ends = predict(predictor, relaxed, allow_refused=True).crystals
     return {
         "already_relaxed_moves": np.array(
             [np.abs(e.positions - c.fractional_positions @ e.cell).mean() for c, e in zip(relaxed, ends, strict=True)]
@@ -91,18 +92,26 @@ def relaxed_again(predictor: Predictor, relaxed: list[Crystal]) -> dict[str, np.
 
 
 def measure(predictor: Predictor, pairs: RelaxationPairs, given: argparse.Namespace, cache: Path | None) -> dict:
-    """The summary of all ``pairs``, and of those that DFT relaxed."""
-    result = predict(predictor, crystals_of(pairs, "initial"), cache)
+    """The summary of all ``pairs``, and of those that DFT relaxed; what is refused stays as it is, and is counted.
+
+    Of a sample each crystal counts as often as it stands for others.
+    """
+    pairs, weights = sample(pairs, given.every)
+    counts = np.rint(weights).astype(int)
+    result = predict(predictor, crystals_of(pairs, "initial"), cache, allow_refused=True)
+    refused = np.isnan(result.uncertainty)
     errors = compared(pairs, result, match=not given.no_match, jobs=given.jobs)
     again = relaxed_again(predictor, crystals_of(pairs, "relaxed")[:: given.again])
     largest, dft = displacement_sizes(pairs).numpy(), pairs.dft.numpy()
     found = {}
-    for part, chosen in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
-        if chosen.any():
-            found[part] = summarise(errors.take(chosen), largest[chosen])
+    for part, among in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
+        if among.any():
+            chosen = np.repeat(np.flatnonzero(among), counts[among])
+            found[part] = summarise(errors.take(chosen), largest[chosen]) | {"refused": int(refused[chosen].sum())}
             for name, values in again.items():
                 unit = "Å" if name.endswith("moves") else ""
-                found[part][name] = {"predicted": float(values[chosen[:: given.again]].mean()), "unit": unit}
+                mean = np.average(values[among[:: given.again]], weights=counts[:: given.again][among[:: given.again]])
+                found[part][name] = {"predicted": float(mean), "unit": unit}
     return found
 
 
@@ -112,9 +121,10 @@ def main() -> None:
     predictor = Predictor(given.model)
     labels = labels_for(predictor.model.card.level)
     facts = {"environment": environment(), "model": predictor.model_name, "recycles": predictor.recycles}
+    facts |= {"members": predictor.model.card.members, "every": given.every}
     results = {}
     for file in given.data:
-        cache = given.cache and given.cache / f"{predictor.model_name}-{file.stem}-test.npz"
+        cache = given.cache and given.cache / f"{predictor.model_name}-{file.stem}-{given.every}.npz"
         found = measure(predictor, load_pairs(file, labels=labels).in_split("test"), given, cache)
         results |= {f"{file.stem}, {part}": row for part, row in found.items()}
     write_json(given.json, {**facts, "split": "test", "results": results})
@@ -124,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--again", type=int, default=1, help="relax every N-th relaxed crystal again (default all)")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--no-match", action="store_true", help="leave out the match rate, which is slow")

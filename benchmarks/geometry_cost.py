@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
     for members, recycles in ((1, 1), (None, None)):
-        predictor = Predictor(members=members, recycles=recycles, find_symmetry=False)
+        predictor = Predictor(members=members, recycles=recycles, keep_symmetry=False)
         for name, make in (("crystals", oxides), ("layers", layers)):
             for count in (1, 10) if predictor.device.type == "cpu" else (1, 1000):
                 key = f"{predictor.recycles} x {len(predictor.model.networks)}, {count} {name}"

@@ -37,20 +37,18 @@ def ten_atoms(seed: int) -> Atoms:
     return atoms
 
 
-#: Model, recycles and members of the relaxations that are timed, by the name of their row.
-ONE_SHOTS: dict[str, tuple[str, int | None, int | None]] = {
-    "DeepRelax-PBE, one recycle of one member": ("DeepRelax-PBE", 1, 1),
-    "DeepRelax-PBE, one recycle of two members": ("DeepRelax-PBE", 1, 2),
-    "DeepRelax-PBE, three recycles of two members": ("DeepRelax-PBE", 3, 2),
-    "DeepRelax-PBE, three recycles of four members": ("DeepRelax-PBE", 3, None),
-    "DeepRelax-PBE-v0": ("DeepRelax-PBE-v0", None, None),
+#: Model and preset of the relaxations that are timed, by the name of their row.
+ONE_SHOTS: dict[str, tuple[str, str]] = {
+    "DeepRelax-PBE": ("DeepRelax-PBE", "default"),
+    "DeepRelax-PBE, fast": ("DeepRelax-PBE", "fast"),
+    "DeepRelax-PBE-v0": ("DeepRelax-PBE-v0", "default"),
 }
 
 
 def one_shot(name: str) -> Callable[[Atoms], object]:
     """A relaxation without a calculator; ``name`` is a key of :data:`ONE_SHOTS`."""
-    model, recycles, members = ONE_SHOTS[name]
-    return Predictor(model, recycles=recycles, members=members, device="cpu").predict
+    model, preset = ONE_SHOTS[name]
+    return Predictor(model, one_shot=preset, device="cpu").predict
 
 
 def single_point(name: str) -> Callable[[Atoms], object]:

@@ -81,6 +81,11 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
     return "\n\n".join(parts) + "\n"
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as ``two members``."""
+    return f"{NUMBERS[number]} {noun}{'s' if number > 1 else ''}"
+
+
 def table(heading: list[str], rows: list[list[str]]) -> str:
     """A table whose first column is text and whose others are numbers."""
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
@@ -89,23 +94,25 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
 
 def _purpose(card: ModelCard) -> str:
     theory = card.level_of_theory
+    learnt = card.config.get("reads_cell_freedom", False)  # then layers, slabs and kept cells were among the pairs
+    kinds = "crystals, layers and slabs" if learnt else "crystals that fill space"
     use = (
-        f"**For** inorganic crystals that fill space, of the elements below, that start as a guess, such as a "
+        f"**For** inorganic {kinds}, of the elements below, that start as a guess, such as a "
         f"prototype with other elements in it: to jump to near their minimum under {theory} and let a calculator "
         "finish, or to sort many candidates."
     )
     without = (
         f"**Not for** what must be converged, or for energies: finish with the calculator that you trust. Not for "
-        f"slabs, layers, molecules, charged cells or given magnetic order, nor for minima of another theory than "
-        f"{theory}."
+        f"{'' if learnt else 'slabs, layers, '}molecules, charged cells or given magnetic order, nor for minima of "
+        f"another theory than {theory}."
     )
     if card.reads_forces:
         without += " It knows M3GNet's minima, not DFT's. It jumps again once it is told of M3GNet's forces."
     if card.architecture == "DeepRelax":
         without += " `DeepRelax-PBE` errs less; this one is the paper's network, kept to compare with."
     network = (
-        f"`{card.architecture}`, {NUMBERS[card.members]} members of {card.parameters / 1e6:.1f} million parameters, "
-        f"{NUMBERS[card.recycles]} {'recycles' if card.recycles > 1 else 'recycle'}."
+        f"`{card.architecture}`, {counted(card.members, 'member')} of {card.parameters / 1e6:.1f} million parameters, "
+        f"{counted(card.recycles, 'recycle')}."
     )
     return "\n\n".join([use, without, f"**Level of theory** that it relaxes to: {theory}.", f"**Network**: {network}"])
 
@@ -247,8 +254,7 @@ def _reproduce(card: ModelCard, measured: dict[str, Any]) -> str:
 
 def _cost(card: ModelCard, latency: dict[str, Any]) -> str:
     rows = latency["results"]
-    size = f"{NUMBERS[card.recycles]} recycles of {NUMBERS[card.members]} members"
-    milliseconds = next(r["median_ms"] for name, r in rows.items() if name == card.name or name.endswith(size))
+    milliseconds = rows.get(card.name, rows["DeepRelax-PBE"])["median_ms"]  # M3GNet's is the same network
     return (
         f"Training, on {card.training['hardware']}: {card.training['cost']}.\n\n"
         f"A prediction of a ten-atom crystal takes {milliseconds:.0f} ms of one CPU thread, where M3GNet's energy, "

@@ -91,7 +91,7 @@ def find(predictor: Predictor, files: list[Path], labels: str, every: int, cache
     for number, file in enumerate(files):
         pairs, weight = sample(load_pairs(file, labels=labels).in_split("test"), every)
         kept = cache and cache / f"{predictor.model_name}-{file.stem}-{every}.npz"
-        results.append(predict(predictor, crystals_of(pairs, "initial"), kept))
+        results.append(predict(predictor, crystals_of(pairs, "initial"), kept, allow_refused=True))
         parts.append(pairs)
         weights.append(weight)
         universal += [number == 0] * len(pairs)
@@ -102,7 +102,7 @@ def find(predictor: Predictor, files: list[Path], labels: str, every: int, cache
     before = {name: values.numpy() for name, values in start.items()}
     within, ood = {}, np.zeros(len(pairs), dtype=bool)
     if (calibration := predictor.calibration) is not None:
-        read = [e for result in results for e in calibration.read(result.error_features(), result.oxides())]
+        read = [error for result in results for error in calibration.read(result.error_features())]
         within = {
             "coordinates": after["coordinates"] <= [e.coordinates_bound for e in read],
             "relative_volume": after["relative_volume"] <= [e.volume_bound for e in read],
@@ -197,11 +197,13 @@ def sizes(files: list[Path], labels: str) -> dict[str, dict[str, Any]]:
     return result
 
 
-def measure(model: str, files: list[Path], layers: Path | None, every: int, cache: Path | None) -> dict[str, Any]:
+def measure(
+    model: str, files: list[Path], layers: Path | None, every: int, cache: Path | None, *, also: list[Path]
+) -> dict[str, Any]:
     """Everything that the card of ``model`` tells beyond its JSON and ``accuracy.py``."""
     predictor = Predictor(model)
     labels = labels_for(predictor.model.card.level)
-    trained = load_pairs(files, labels=labels).in_split("train")
+    trained = load_pairs([*files, *also], labels=labels).in_split("train")
     found = find(predictor, files, labels, every, cache)
     named = groups(found, element_shares(trained))
     report = {
@@ -212,7 +214,7 @@ def measure(model: str, files: list[Path], layers: Path | None, every: int, cach
         "labels": labels,
         "every": every,
         "margin": MARGIN,
-        "data": sizes(files, labels),
+        "data": sizes([*files, *also], labels),
         "groups": {kind: {name: row(found, m) for name, m in masks.items()} for kind, masks in named.items()},
         "elements": elements(found, trained),
     }
@@ -227,12 +229,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of pairs: universal ones first, then X-Mn-O")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name (default %(default)s)")
+    parser.add_argument("--also", nargs="+", type=Path, default=[], help="further pairs that it has learnt from")
     parser.add_argument("--every", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--layers", type=Path, help="npz file of pairs of layers, labelled by M3GNet")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--write", action="store_true", help="keep the figures, and make the card of them")
     arguments = parser.parse_args()
-    report = measure(arguments.model, arguments.data, arguments.layers, arguments.every, arguments.cache)
+    given = arguments.data, arguments.layers, arguments.every, arguments.cache
+    report = measure(arguments.model, *given, also=arguments.also)
     Console().print(report["groups"])
     if arguments.write:
         write_json(RESULTS / f"card-{arguments.model.removeprefix('DeepRelax-')}.json", report)

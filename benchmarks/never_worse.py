@@ -51,13 +51,12 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
     """Arrays (n,) of each crystal: errors before and after, odds, and what is thought of it."""
     predicted, pairs, _ = split
     starts = crystals_of(pairs, "initial")
-    errors = calibration.read(predicted.error_features(), predicted.oxides(), steps_of(predicted, pairs))
+    errors = calibration.read(predicted.error_features(), steps_of(predicted, pairs))
     fixed = pairs.fixed_cell.tolist()
     errors = [e.with_cell_kept() if kept else e for e, kept in zip(errors, fixed, strict=True)]
     left = [bool(why_unchanged(*three)) for three in zip(starts, predicted.crystals, errors, strict=True)]
     before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
     return {
-        "made": ~np.isnan(predicted.features).any(axis=1),
         "before": before["coordinates"],
         "after": after["coordinates"],
         "volume_before": before["relative_volume"],
@@ -70,7 +69,6 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
 
 def row(found: dict[str, np.ndarray]) -> dict[str, Any]:
     """What a table says of these crystals."""
-    found = {name: values[found["made"]] for name, values in found.items()}
     gain, volume_gain = found["before"] - found["after"], found["volume_before"] - found["volume_after"]
     worse = gain < -ZERO
     handed = ~found["left"]
@@ -109,13 +107,16 @@ def main() -> None:
     """Measure, and write JSON."""
     given = _parser().parse_args()
     model = load_model(given.model)
-    calibration = Calibration.from_dict(model.card.calibration)
+    calibration = Calibration.of_card(model.card.calibration, model.card.recycles)
+    if calibration is None:
+        raise SystemExit(f"{given.model} has no calibration: python -m deeprelax_ase.evaluation.calibrate --write")
     raw = Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=given.device)
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for file in given.data:
         generated = "generated" in file.stem
         labels = "relaxed" if generated else None
-        split = predict_split(raw, [file], "test", thin=given.thin, cache=given.cache, labels=labels)
+        options = {"thin": given.thin, "each": given.each, "cache": given.cache}
+        split = predict_split(raw, [file], "test", labels=labels, **options)
         found, kind = measure(split, calibration), split.pairs.kind.numpy()
         for number in np.unique(kind):
             chosen = {name: values[kind == number] for name, values in found.items()}
@@ -125,7 +126,7 @@ def main() -> None:
         for name, of_kind in parts.items()
     }
     facts = {"environment": environment(), "model": raw.model_name, "limit": LIMIT}
-    write_json(given.json, {**facts, "thin": given.thin, "rows": rows})
+    write_json(given.json, {**facts, "thin": given.thin, "each": given.each, "rows": rows})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
+    parser.add_argument("--each", type=int, help="of each kind in a file take at most so many (default all)")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--device", default="auto", help="where the network runs (default %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="write the results here")

@@ -196,7 +196,7 @@ def _machine(device: str) -> str:
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     console = Console()
     found: dict[str, Any] = {"environment": environment(), "symmetry": arguments.symmetry}
-    options = {"device": arguments.device, "find_symmetry": arguments.symmetry}
+    options = {"device": arguments.device, "keep_symmetry": arguments.symmetry}
     if "batches" in arguments.parts:
         found["batches"] = _batches(arguments, options, console)
     if "growth" in arguments.parts:

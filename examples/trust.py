@@ -57,9 +57,9 @@ def main() -> None:
     console.print()
 
     far = crystals()["SrTiO3, 25 % too long, rattled by 0.6 Å"]
-    strict = DeepRelaxOptimizer(far, predictor=predictor, max_error=0.1, logfile=None)
+    strict = DeepRelaxOptimizer(far, predictor=predictor, max_error=0.05, logfile=None)
     strict.run()
-    console.print(f"With max_error=0.1 the last one is {strict.judgement}", markup=False)
+    console.print(f"With max_error=0.05 the last one is {strict.judgement}", markup=False)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import BY_DISTANCES, END_TO_END
+from tests.ensembles import ensemble_of
 
 # Seeded and without files of its own; no deadline, because the machine may be busy.
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
@@ -71,8 +72,8 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=[END_TO_END, BY_DISTANCES])
 def model(request: pytest.FixtureRequest, shipped: Callable[[str], Model]) -> Model:
-    """A shipped model of each architecture."""
-    return shipped(request.param)
+    """A shipped model of each architecture, as an ensemble."""
+    return ensemble_of(shipped(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,13 @@ class OnUncertain(StrEnum):
     FINISH = "finish"
 
 
+class OneShot(StrEnum):
+    """What a prediction may cost."""
+
+    DEFAULT = "default"
+    FAST = "fast"
+
+
 def argument(metavar: str, text: str) -> typer.models.ArgumentInfo:
     """An argument that must be given."""
     return typer.Argument(metavar=metavar, help=text, show_default=False)
@@ -105,11 +112,14 @@ Finish = Annotated[
 Fmax = Annotated[float | None, optional(f"Largest force when finished, eV/Å. Default: {FMAX}", min=0.0)]
 Steps = Annotated[int | None, optional(f"Most steps for each crystal. Default: {STEPS}", min=1)]
 
+OneShotOption = Annotated[
+    OneShot, typer.Option("--one-shot", help="What a prediction may cost: fast is one recycle of one network.")
+]
 Recycles = Annotated[
     int | None,
-    optional("How often the network refines its prediction. Default: the model's", min=1, max=MOST_RECYCLES),
+    optional("How often the network refines its prediction. Default: as --one-shot says", min=1, max=MOST_RECYCLES),
 ]
-Members = Annotated[int | None, optional("Networks of the ensemble. Default: all", min=1)]
+Members = Annotated[int | None, optional("Networks of the ensemble. Default: as --one-shot says", min=1)]
 
 PairSources = Annotated[list[str], optional("Relaxation pairs; repeatable.", "--data", metavar="SOURCE")]
 PairFormat = Annotated[

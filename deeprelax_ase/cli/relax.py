@@ -112,9 +112,7 @@ def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.prediction.predictor import Predictor
 
-    given: dict[str, Any] = {"recycles": how.recycles, "members": how.members}
-    given = {name: value for name, value in given.items() if value is not None}
-    return Predictor(how.model or model_for(calculator), device=how.device.value, **given)
+    return Predictor(how.model or model_for(calculator), device=how.device.value, **how.cost)
 
 
 def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Callable[..., Iterator[RelaxedFrame]]:

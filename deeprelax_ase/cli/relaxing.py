@@ -24,6 +24,8 @@ from deeprelax_ase.cli.options import (
     MaxVolumeError,
     Members,
     ModelName,
+    OneShot,
+    OneShotOption,
     OnUncertain,
     OnUncertainOption,
     Recycles,
@@ -46,6 +48,7 @@ class Relaxing:
     finish: Finish = None
     fmax: Fmax = None
     steps: Steps = None
+    one_shot: OneShotOption = OneShot.DEFAULT
     recycles: Recycles = None
     members: Members = None
     device: DeviceOption = Device.AUTO
@@ -55,6 +58,12 @@ class Relaxing:
     def has_calculator(self) -> bool:
         """Whether a calculator finishes anything."""
         return self.calculator.lower() != "none"
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What a prediction may cost: one_shot, and what was given of recycles and members."""
+        given = {name: getattr(self, name) for name in ("recycles", "members")}
+        return {"one_shot": self.one_shot.value} | {name: value for name, value in given.items() if value is not None}
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -100,10 +100,9 @@ def screen(
         options = RelaxOptions(
             model=_model(how),
             device=how.device.value,
-            recycles=how.recycles,
-            members=how.members,
+            **how.cost,
             relax_cell=how.relax_cell,
-            find_symmetry=symmetry,
+            keep_symmetry=symmetry,
             atoms_per_batch=atoms_per_batch,
             compile=compile,
             on_uncertain=how.uncertain.value,

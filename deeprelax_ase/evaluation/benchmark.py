@@ -14,6 +14,7 @@ from deeprelax_ase.evaluation.evaluator import Evaluator
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
 from deeprelax_ase.evaluation.results import environment
 from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.presets import FAST
 from deeprelax_ase.prediction.record import Prediction
 
 #: Crystals that are relaxed beforehand, untimed.
@@ -129,7 +130,7 @@ def _predictions(table: _Table, model: str, device: str, found: dict[str, Any]) 
     found["device"] = str(predictor.device)
     found["uncertainty"] = table.evaluator.uncertainty(jumps)
     table.measure(f"{name}, one by one", _predicts(predictor, [], 1))
-    fastest = Predictor(model, device=device, recycles=1, members=1)
+    fastest = Predictor(model, device=device, one_shot=FAST)
     table.measure(_name_of(fastest), _predicts(fastest, []))
     return name, jumps
 

@@ -1,6 +1,6 @@
 """Calibrate a model's errors on the validation split, write that into its card, and see how it holds on the test split.
 
-``python -m deeprelax_ase.evaluation.calibrate DATA.npz... --model DeepRelax-PBE``
+``python -m deeprelax_ase.evaluation.calibrate DATA.npz... --model DeepRelax-PBE --recycles 1 2 --write``
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +26,10 @@ from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.models.loading import load_model, save_novelty
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import card_file_of
+from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import why_unchanged
-from deeprelax_ase.uncertainty.calibration import COVERAGE, Calibration, fit_calibration
+from deeprelax_ase.uncertainty.calibration import CELL_KEPT, COVERAGE, KINDS, Calibration, fit_calibration
 from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.worsening import ZERO, Steps, WorseningModel, fit_worsening
 
@@ -47,23 +49,39 @@ def thinned(pairs: RelaxationPairs, every: int) -> RelaxationPairs:
     return pairs.take(kept.nonzero().squeeze(1))
 
 
+def spread(pairs: RelaxationPairs, most: int | None) -> RelaxationPairs:
+    """Of each kind at most so many of the ``pairs``, evenly over their order; all of them for None."""
+    if most is None:
+        return pairs
+    kept = []
+    for kind in pairs.kind.unique():
+        own = (pairs.kind == kind).nonzero().squeeze(1)
+        kept.append(own[torch.linspace(0, len(own) - 1, min(most, len(own))).round().long()])
+    return pairs.take(torch.cat(kept).sort().values)
+
+
 def coverage(
     calibration: Calibration, predicted: Predicted, pairs: RelaxationPairs, groups: dict[str, np.ndarray]
 ) -> dict:
     """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``.
 
     Crystals that the model would move by less than it errs are left alone, as by :class:`~deeprelax_ase.Predictor`.
-    Groups of fewer than ten crystals are left out: nine of ten could not be told there.
+    Volumes are those of cells that relax. Groups of fewer than ten crystals are left out: nine of ten could not be told
+    there.
     """
-    read = calibration.read(predicted.error_features(), predicted.oxides(), steps_of(predicted, pairs))
+    features = predicted.error_features()
+    kept = pairs.fixed_cell.numpy() | np.isin(features.kinds(), CELL_KEPT)
+    read = calibration.read(features, steps_of(predicted, pairs))
+    read = [e.with_cell_kept() if fixed else e for e, fixed in zip(read, kept, strict=True)]
     crystals = [
         start if why_unchanged(start, end, error) else end
         for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
     ]
     true = crystal_errors(pairs, crystals)
+    expected = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T
     told = {
-        "coordinates": (true["coordinates"], [e.coordinates for e in read], [e.coordinates_bound for e in read]),
-        "volume": (true["relative_volume"], [e.volume for e in read], [e.volume_bound for e in read]),
+        "coordinates": (true["coordinates"], *expected[:2]),
+        "volume": (true["relative_volume"], *expected[2:]),
     }
     ood = np.array([e.ood for e in read])
     report: dict[str, Any] = {}
@@ -71,15 +89,17 @@ def coverage(
         if chosen.sum() < _FEWEST:
             continue
         row: dict[str, Any] = {"crystals": int(chosen.sum()), "ood": float(ood[chosen].mean())}
-        for quantity, (error, expected, bound) in told.items():
-            found = reliability(error[chosen], np.array(expected)[chosen], np.array(bound)[chosen])
-            row |= {f"{quantity} {what}": value for what, value in found.items()}
+        for quantity, values in told.items():
+            known = chosen & np.isfinite(values[1])
+            if known.sum() >= _FEWEST:
+                found = reliability(*(column[known] for column in values))
+                row |= {f"{quantity} {what}": value for what, value in found.items()}
         report[name] = row
     return report
 
 
 class PredictedSplit(NamedTuple):
-    """Predictions for one split of several files, its pairs, and masks (n,) of its groups."""
+    """Predictions for one split of several files, without what was refused, their pairs, and masks (n,) of groups."""
 
     predicted: Predicted
     pairs: RelaxationPairs
@@ -92,28 +112,34 @@ def predict_split(
     split: str,
     *,
     thin: int = 1,
+    each: int | None = None,
     cache: Path | None = None,
     labels: str | None = None,
 ) -> PredictedSplit:
-    """Predict a split of all ``files``; of crystals without DFT label every ``thin``-th. ``cache`` is a folder.
+    """Predict a split of all ``files``. ``cache`` is a folder; ``labels`` are those of the model's level by default.
 
-    ``labels`` are those of the model's level by default; where others are asked for, crystals may be refused.
+    Of crystals without DFT label every ``thin``-th is taken, and of each kind in a file at most ``each``.
     """
     level = labels or labels_for(predictor.model.card.level)
     parts, predicted = [], []
     for file in files:
-        pairs = thinned(load_pairs(file, labels=level).in_split(split), thin)
-        kept = cache and cache / f"{predictor.model_name}-{file.stem}-{split}.npz"
+        pairs = spread(thinned(load_pairs(file, labels=level).in_split(split), thin), each)
+        kept = cache and cache / f"{predictor.model_name}-{predictor.recycles}-{file.stem}-{split}.npz"
         fixed = pairs.fixed_cell.numpy()
         crystals = crystals_of(pairs, "initial")
-        predicted.append(predict(predictor, crystals, kept, cell_kept=fixed, allow_refused=labels is not None))
-        parts.append(pairs)
+        made = predict(predictor, crystals, kept, cell_kept=fixed, allow_refused=True)
+        admitted = np.flatnonzero(~np.isnan(made.uncertainty))
+        predicted.append(made.take(admitted))
+        parts.append(pairs.take(torch.from_numpy(admitted)))
     pairs = concatenate(parts)
     shares = element_shares(load_pairs(files, labels=level).in_split("train"))
     groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
     family = np.repeat([file.stem for file in files], [len(part) for part in parts])
     groups |= {file.stem: family == file.stem for file in files}
-    return PredictedSplit(_join(predicted), pairs, groups | {"DFT-labelled": pairs.dft.numpy()})
+    joined = _join(predicted)
+    kinds = joined.features[:, -1]
+    groups |= {f"kind: {name}": kinds == number for number, name in enumerate(KINDS)}
+    return PredictedSplit(joined, pairs, groups | {"DFT-labelled": pairs.dft.numpy()})
 
 
 def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
@@ -133,7 +159,6 @@ def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
         predicted.error_features(),
         true["coordinates"],
         true["relative_volume"],
-        predicted.oxides(),
         recycles=recycles,
     )
 
@@ -169,32 +194,43 @@ def main() -> None:
         parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
     model = load_model(given.model)
     model = replace(model, card=replace(model.card, calibration={}), novelty=None)  # which may be of an older version
-    predictor = Predictor(model, device=given.device, recycles=given.recycles)
-    validation = predict_split(predictor, given.data, "validation", thin=given.thin, cache=given.cache)
     try:
-        calibration = calibrate_on(validation, recycles=predictor.recycles)
+        made = {recycles: _calibrated(model, recycles, given) for recycles in given.recycles or [model.card.recycles]}
     except ValueError as error:
         parser.error(str(error))
-    further = [
-        predict_split(predictor, [file], "validation", thin=given.thin, cache=given.cache, labels="relaxed")
-        for file in given.odds
-    ]
+    for recycles, (_, report) in made.items():
+        for split, rows in report.items():
+            if rows:  # there are none of fewer crystals than can be told about
+                _show(f"{split}, {recycles} recycles", rows)
+    if given.write:
+        file = card_file_of(given.model)
+        calibration = {str(recycles): calibration.to_dict() for recycles, (calibration, _) in made.items()}
+        replace(model.card, calibration=calibration).write(file)
+        if given.novelty and model.card.architecture != "DeepRelax":
+            model.networks.to(device_of(given.device))
+            _write_novelty(file, model, given.data, given.novelty)
+    if given.json:
+        _, report = made.get(model.card.recycles) or next(iter(made.values()))
+        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _calibrated(model: Model, recycles: int, given: argparse.Namespace) -> tuple[Calibration, dict[str, Any]]:
+    """The calibration of the ``model`` for so many ``recycles``, and how it holds on both splits.
+
+    Raises:
+        ValueError: there are too few pairs.
+    """
+    predictor = Predictor(model, device=given.device, recycles=recycles)
+    options = {"thin": given.thin, "each": given.each, "cache": given.cache}
+    validation = predict_split(predictor, given.data, "validation", **options)
+    calibration = calibrate_on(validation, recycles=recycles)
+    further = [predict_split(predictor, [file], "validation", labels="relaxed", **options) for file in given.odds]
     try:
         calibration = replace(calibration, worsening=odds_on([validation, *further]))
     except ValueError as error:
         Console().print(f"no odds: {error}")
-    test = predict_split(predictor, given.data, "test", thin=given.thin, cache=given.cache)
-    report = {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
-    for split, rows in report.items():
-        if rows:  # there are none of fewer crystals than can be told about
-            _show(split, rows)
-    if given.write:
-        file = card_file_of(given.model)
-        replace(predictor.model.card, calibration=calibration.to_dict()).write(file)
-        if given.novelty and predictor.model.card.architecture != "DeepRelax":
-            _write_novelty(file, predictor.model, given.data, given.novelty)
-    if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    test = predict_split(predictor, given.data, "test", **options)
+    return calibration, {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
 
 
 def _write_novelty(card_file: Path, model: Model, files: Sequence[Path], crystals: int) -> None:
@@ -218,11 +254,12 @@ def _join(parts: Sequence[Predicted]) -> Predicted:
 
 def _show(split: str, rows: dict[str, dict[str, Any]]) -> None:
     table = Table(title=f"{split}: errors below their {COVERAGE:.0%} bounds")
-    columns = list(next(iter(rows.values())))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     for column in ("group", *columns):
         table.add_column(column, justify="left" if column == "group" else "right")
     for name, row in rows.items():
-        table.add_row(name, *("" if row[column] is None else f"{row[column]:.4g}" for column in columns))
+        values = [row.get(column) for column in columns]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
     Console(width=200).print(table)
 
 
@@ -231,8 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name, or path of a card (default %(default)s)")
     parser.add_argument("--odds", nargs="+", type=Path, default=[], help="further pairs, to fit the odds to as well")
-    parser.add_argument("--recycles", type=int, help="of the network; the card's number by default")
+    parser.add_argument("--recycles", nargs="+", type=int, help="numbers to calibrate for (default the card's)")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
+    parser.add_argument("--each", type=int, help="of each kind in a file take at most so many (default all)")
     parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
     parser.add_argument("--device", default="auto", help="where to predict (default %(default)s)")
     parser.add_argument("--novelty", type=int, default=4000, help="training crystals to fit novelty to; 0 for none")

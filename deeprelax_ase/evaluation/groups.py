@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data.pairs import RelaxationPairs
-from deeprelax_ase.uncertainty.calibration import LARGE
+
+#: More atoms than this make a large crystal.
+LARGE = 30
 
 #: Atomic numbers of what is no metal, metalloids B, Si, As and Te among them.
 NON_METALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86)

@@ -125,10 +125,13 @@ def volume_error(cell: Tensor, cell_true: Tensor) -> Tensor:
 def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     """Spearman's rank correlation of predicted uncertainties and true errors (n,) each, as in the paper's figure 5.
 
-    nan for fewer than two crystals, and where either has one value only.
+    Crystals of which no uncertainty is known, nan, are left out; nan for fewer than two, and where either has one value
+    only.
     """
     from scipy.stats import spearmanr
 
+    known = ~np.isnan(uncertainty)
+    uncertainty, error = uncertainty[known], error[known]
     if len(error) < 2 or np.ptp(uncertainty) == 0 or np.ptp(error) == 0:
         return float("nan")
     return float(spearmanr(uncertainty, error).statistic)

@@ -45,7 +45,7 @@ def fit_novelty_on(
     Args:
         model: on the device that is to compute.
         training: pairs that the model has learnt from. Kinds of crystals that are among them are no outliers.
-        validation: ordinary pairs that it has not learnt from.
+        validation: ordinary pairs that it has not learnt from; as many are drawn to set the limit.
         crystals: so many training pairs are drawn, and of each one crystal is known, unrelaxed or relaxed in turn; of
             each kind of outliers a tenth of that is made.
         seed: of the draws and of the fit.
@@ -58,7 +58,8 @@ def fit_novelty_on(
     atoms = atom_scalars_of(model, [*known, *strange], "novelty: training crystals and outliers")
     is_outlier = torch.arange(atoms.size, device=atoms.batch.device) >= len(known)
     novelty = fit_novelty(atoms.scalars, atoms.numbers, atoms.batch, is_outlier, seed=seed)
-    ordinary = atom_scalars_of(model, crystals_of(validation, "initial"), "novelty: validation crystals")
+    unknown = crystals_of(_drawn(validation, crystals, rng), "initial")
+    ordinary = atom_scalars_of(model, unknown, "novelty: validation crystals")
     fitted = {"crystals": len(known), "outliers": len(strange), "kinds": list(makers), "validation": ordinary.size}
     return novelty.limited(novelty.logits(*ordinary)), fitted | {"seed": seed}
 

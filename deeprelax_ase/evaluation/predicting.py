@@ -25,16 +25,16 @@ class Predicted:
     Attributes:
         crystals: the relaxed ones.
         uncertainty: (n,) Å, the global uncertainty.
-        features: (n, 8) what tells of its error, nan for a model without them.
+        features: (n, 10) what tells of its error, nan for a model without them.
     """
 
     crystals: list[Crystal]
     uncertainty: np.ndarray
     features: np.ndarray
 
-    def oxides(self) -> np.ndarray:
-        """(n,) bool, which crystals hold oxygen."""
-        return np.array([8 in crystal.numbers for crystal in self.crystals])
+    def take(self, index: np.ndarray) -> Predicted:
+        """Those of that ``index`` (m,)."""
+        return Predicted([self.crystals[i] for i in index.tolist()], self.uncertainty[index], self.features[index])
 
     def error_features(self, chosen: np.ndarray | slice = slice(None)) -> ErrorFeatures:
         """Those of the ``chosen`` crystals."""
@@ -105,7 +105,6 @@ def _key(predictor: Predictor, crystals: Sequence[Crystal], kept_cells: np.ndarr
         "level": card.level,
         "settings": str(predictor.settings),
         "dtype": str(predictor.dtype),
-        "find_symmetry": predictor.find_symmetry,
         "keep_symmetry": predictor.keep_symmetry,
         "left": str(predictor.calibration if predictor.leave_within_error else None),
         "crystals": digest.hexdigest(),

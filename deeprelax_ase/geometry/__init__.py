@@ -5,14 +5,12 @@ from __future__ import annotations
 from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSolution, solve_edg
 from deeprelax_ase.geometry.nearest_images import nearest_displacements
-from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.strain import logarithmic_strain, remove_rotation
 from deeprelax_ase.geometry.symmetry import (
     SYMPREC,
     SymmetryOperations,
-    primitive_atoms,
     project,
-    site_freedom,
     symmetrize,
     symmetry_operations,
 )
@@ -24,7 +22,6 @@ __all__ = [
     "EDGSettings",
     "EDGSolution",
     "RelaxationQuantities",
-    "SiteSymmetry",
     "SymmetryOperations",
     "Vacuum",
     "bounded_euclidean_distance_loss",
@@ -32,10 +29,8 @@ __all__ = [
     "in_plane_projectors",
     "logarithmic_strain",
     "nearest_displacements",
-    "primitive_atoms",
     "project",
     "remove_rotation",
-    "site_freedom",
     "solve_edg",
     "strain_projectors",
     "symmetrize",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from deeprelax_ase.graph.shapes import (
-    CrystalCounts,
     MemberCells,
     MemberLengths,
     MemberPairLengths,
     MemberPositions,
-    PerAtom,
 )
 
 
@@ -38,15 +35,3 @@ class RelaxationQuantities:
     displacement_scales: MemberPairLengths
     cell: MemberCells
     anchors: MemberPositions
-
-
-class SiteSymmetry(NamedTuple):
-    """What is known of the symmetry of N atoms in G crystals.
-
-    Attributes:
-        freedom: (N,) how much of its motion symmetry leaves each atom, see :func:`deeprelax_ase.geometry.site_freedom`.
-        primitive_atoms: (G,) int64, atoms of the primitive cells.
-    """
-
-    freedom: PerAtom
-    primitive_atoms: CrystalCounts

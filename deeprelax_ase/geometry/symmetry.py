@@ -24,8 +24,6 @@ SYMPREC = 1e-3
 #: Å. Sites of a crystal are further apart than this; an operation must bring an atom at least this near to another.
 _SITE_RADIUS = 0.25
 
-#: Fewer dimensions than this are none, but for rounding.
-_NO_FREEDOM = 1e-6
 
 #: Distances between operated and original atoms that are compared at once, to bound the memory.
 _CHUNK = 2**20
@@ -87,30 +85,6 @@ def project(
     displacements = _symmetrize_displacements(displacements, operations) @ np.linalg.inv(to_basis)
     new_cell = cell if np.array_equal(cell, initial.cell) else _symmetrize_cell(initial.cell, cell, operations)
     return (fractional + displacements) @ new_cell, new_cell
-
-
-def site_freedom(crystal: Crystal, operations: SymmetryOperations | None) -> np.ndarray:
-    """(N,) how much of its motion symmetry leaves each atom: 0 where it fixes the site, 1 where it allows all.
-
-    That is a third of the dimensions of motion that the site's own symmetry allows. What moves the crystal as a whole
-    is no motion, and is taken off all atoms in proportion.
-    """
-    if operations is None:
-        return np.full(len(crystal), 1 - 1 / len(crystal))
-    traces = np.trace(operations.rotations, axis1=1, axis2=2)
-    copies = operations.copies
-    kept = copies[operations.origins] == copies  # (S, N): the operation brings the atom, or a copy, to its own place
-    dimensions = (traces[:, None] * kept).sum(axis=0) / kept.sum(axis=0)
-    alike = len(traces) / kept.sum(axis=0) * np.bincount(copies)[copies]  # atoms that must move alike
-    independent = float((dimensions / alike).sum())
-    if independent < _NO_FREEDOM:
-        return np.zeros(len(crystal))
-    return dimensions / 3 * max(0.0, 1 - float(traces.mean()) / independent)
-
-
-def primitive_atoms(crystal: Crystal, operations: SymmetryOperations | None) -> int:
-    """Atoms of the crystal's primitive cell."""
-    return len(crystal) if operations is None else len(np.unique(operations.copies))
 
 
 def symmetry_operations(crystal: Crystal, *, symprec: float = SYMPREC) -> SymmetryOperations | None:

@@ -34,7 +34,8 @@ class ModelCard:
         recycles: how often an end-to-end network predicts, each time from where it predicted before.
         reads_forces: whether the network has learnt to read forces at this level of theory, to jump again with them.
         weights: file of weights beside the card, where it is not called after the card.
-        calibration: what turns predicted scales into expected errors, see :mod:`deeprelax_ase.uncertainty.calibration`.
+        calibration: what turns predicted scales into expected errors, by the number of recycles that it holds for, see
+            :mod:`deeprelax_ase.uncertainty.calibration`.
         novelty: what tells how unlike a crystal is to those of the training set, see
             :mod:`deeprelax_ase.uncertainty.novelty`: its file beside the card, its digest, what it was fitted to.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.

@@ -80,8 +80,8 @@ class DeepRelaxOptimizer(Optimizer):
         append_trajectory: append to the file at ``trajectory`` instead of replacing it.
         model: name or path of a model; None for the one that jumps nearest to the minima of the atoms' calculator:
             ``DeepRelax-M3GNet`` for M3GNet, ``DeepRelax-PBE`` otherwise.
-        predictor: a :class:`~deeprelax_ase.Predictor` to use, instead of ``model``, ``device`` and
-            ``graph_backend``. Default predictors are loaded at the first jump and shared in the process.
+        predictor: a :class:`~deeprelax_ase.Predictor` to use, instead of ``model``, ``device``, ``graph_backend`` and
+            ``one_shot``. Default predictors are loaded at the first jump and shared in the process.
         prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
             it and predicts nothing again.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
@@ -104,6 +104,7 @@ class DeepRelaxOptimizer(Optimizer):
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         graph_backend: what builds the graph, see :class:`~deeprelax_ase.Predictor`.
+        one_shot: what the prediction may cost, ``"default"`` or ``"fast"``, see there.
         **kwargs: options of ASE's ``Optimizer``, such as ``loginterval``.
 
     Raises:
@@ -138,6 +139,7 @@ class DeepRelaxOptimizer(Optimizer):
         symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "torch",
+        one_shot: str = "default",
         **kwargs: Any,
     ) -> None:
         self._dof = degrees_of_freedom(atoms, relax_cell=relax_cell)
@@ -148,6 +150,7 @@ class DeepRelaxOptimizer(Optimizer):
             prediction=prediction,
             device=device,
             graph_backend=graph_backend,
+            one_shot=one_shot,
             force_informed_steps=force_informed_steps,
             criteria=criteria or JumpCriteria(),
             limits=TrustLimits(max_error, max_volume_error, max_odds_worse=max_odds_worse),

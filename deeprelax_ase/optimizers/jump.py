@@ -25,6 +25,7 @@ from deeprelax_ase.prediction.judgement import (
     check_on_uncertain,
     judge,
 )
+from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class JumpSettings:
 
     Attributes:
         model: name or path; None for the one that the calculator's minima ask for.
-        predictor: makes the prediction, instead of ``model``, ``device`` and ``graph_backend``.
+        predictor: makes the prediction, instead of ``model``, ``device``, ``graph_backend`` and ``one_shot``.
         prediction: of these very atoms, made before; None to predict at the jump.
         device: where the network runs.
         graph_backend: what builds the graph.
+        one_shot: what the prediction may cost, ``"default"`` or ``"fast"``.
         force_informed_steps: most further jumps; None for the number that suits model and calculator.
         criteria: when a jump under a calculator is kept.
         limits: what a prediction has to meet.
@@ -65,6 +67,7 @@ class JumpSettings:
     prediction: Prediction | None = None
     device: str = "auto"
     graph_backend: str = "torch"
+    one_shot: str = DEFAULT
     force_informed_steps: int | None = None
     criteria: JumpCriteria = field(default_factory=JumpCriteria)
     limits: TrustLimits = field(default_factory=TrustLimits)
@@ -74,6 +77,7 @@ class JumpSettings:
         if self.predictor is not None and self.model is not None:
             raise ValueError("give either a predictor or a model, not both")
         check_on_uncertain(self.on_uncertain)
+        one_shot_options(self.one_shot)
         steps = self.force_informed_steps
         if steps is not None and (steps < 0 or steps != int(steps)):
             raise ValueError(f"force_informed_steps={steps} must be a whole number, 0 for none")
@@ -117,7 +121,8 @@ class Jump:
         if self._predictor is None:
             wanted = self._settings
             model = wanted.model or model_for(self._dof.atoms.calc)
-            self._predictor = shared_predictor(model, device=wanted.device, graph_backend=wanted.graph_backend)
+            options = {name: getattr(wanted, name) for name in ("device", "graph_backend", "one_shot")}
+            self._predictor = shared_predictor(model, **options)
         return self._predictor
 
     def refuse_missing_calculator(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.contacts import crowded
-from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
 from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, neighbor_graph
@@ -46,7 +46,7 @@ from deeprelax_ase.uncertainty.ensemble import (
     member_mean,
     stack_members,
 )
-from deeprelax_ase.uncertainty.features import error_features, implied_distances
+from deeprelax_ase.uncertainty.features import crystal_kinds, error_features, implied_distances
 
 #: ``timed("network")``: a context whose duration counts for that stage: graph, network or geometry.
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -176,14 +176,11 @@ def relax(
     if settings.solver is not None:
         relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, near=near, solver=settings.solver)
     else:
-        with timed("geometry"):
-            sites = None if symmetry is None else symmetry.sites(exact.cell.device)
         options: dict[str, Any] = {
             "freedom": freedom,
             "near": near,
             "recycles": settings.recycles,
             "known": known,
-            "sites": sites,
         }
         relaxed = _end_to_end(model, exact, dtype, timed, vectors=vectors, **options)
     with timed("geometry"):
@@ -255,15 +252,14 @@ def _end_to_end(
     near: Tensor,
     recycles: int,
     known: KnownForces | None,
-    sites: SiteSymmetry | None,
 ) -> BatchRelaxation:
     """The end-to-end way: predicted displacements and strain, ``recycles`` times over."""
     graph, flaws = exact, flaws_of_vacuum(freedom.vacuum)
-    projectors, scalars = _seen_projectors(model, exact, freedom), None
+    projectors, first = _seen_projectors(model, exact, freedom), None
     for _ in range(recycles - 1):
         with timed("network"):
-            members, _, first = _refine(model, graph, vectors, dtype, projectors, known)
-            scalars = first if scalars is None else scalars
+            members, *_, scalars = _refine(model, graph, vectors, dtype, projectors, known)
+            first = (members, scalars) if first is None else first
             positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
             positions, cell, new = keep_physical(exact, positions, cell)
         flaws, known = first_flaws(flaws, new), None
@@ -271,7 +267,8 @@ def _end_to_end(
             graph = neighbor_graph(graph.numbers, positions, cell, graph.batch, settings=model.config.graph)
             vectors = edge_vectors(graph)
     with timed("network"):
-        members, given, first = _refine(model, graph, vectors, dtype, projectors, known)
+        members, given, scalars = _refine(model, graph, vectors, dtype, projectors, known)
+        start, scalars = (members, scalars) if first is None else first
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
@@ -283,16 +280,15 @@ def _end_to_end(
         cell = torch.where(freedom.fixed[:, None, None], exact.cell, cell)
         positions, cell, new = keep_physical(exact, positions, cell)
     flaws = first_flaws(flaws, new)
-    if sites is None:
-        sites = SiteSymmetry(torch.ones_like(positions[:, 0]), torch.bincount(exact.batch))
+    kinds = crystal_kinds(exact, freedom.vacuum.directions == 1, freedom.fixed)
     return BatchRelaxation(
         positions,
         cell,
         uncertainty,
         graph,
-        features=error_features(members, exact.batch, sites),
+        features=error_features(members, start, exact, kinds),
         members=members,
-        scalars=first if scalars is None else scalars,
+        scalars=scalars,
         converged=torch.ones_like(flaws, dtype=torch.bool),
         steps=torch.zeros_like(flaws),
         flaws=flaws,

@@ -28,6 +28,7 @@ from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.forces import known_forces
 from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax
 from deeprelax_ase.prediction.physical import flaw_error
+from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import predictions_of
@@ -55,17 +56,18 @@ class Predictor:
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
-            symmetry do not move and equal sites stay equal.
+            symmetry do not move and equal sites stay equal. To find it takes spglib 1 to 3 ms for each crystal; without
+            it an end-to-end network keeps the symmetry all the same, but for rounding.
         leave_within_error: leave a crystal as it is that the model would move by less than it expects to be off, where
             its errors are calibrated and its cell may move, see
             :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`.
-        find_symmetry: look for the space group of each crystal at all, which takes spglib 1 to 3 ms. Without it nothing
-            is projected, and errors are read as if every atom were free to move. An end-to-end network keeps the
-            symmetry by itself, but for rounding.
         solver: settings of the geometry solver of the paper's network; those of the model's card by default.
-        recycles: how often an end-to-end network predicts, each time from where it predicted before; the card's number
-            by default. One is the fastest, further ones sharpen the result. The paper's network predicts once.
-        members: how many of the ensemble's networks are asked, the first ones; all by default. Fewer are faster.
+        one_shot: ``"fast"`` for one recycle of one network, ``"default"`` for what the card says: a preset of
+            ``recycles`` and ``members``.
+        recycles: how often an end-to-end network predicts, each time from where it predicted before; the preset's
+            number by default. One is the fastest, further ones sharpen the result. The paper's network predicts once.
+        members: how many of the ensemble's networks are asked, the first ones; those of the preset by default. Fewer
+            are faster.
         compile: fuse the networks' kernels with ``torch.compile``: a minute at the start, which pays on a GPU from some
             hundred thousand crystals on.
 
@@ -84,8 +86,8 @@ class Predictor:
         graph_backend: str = "torch",
         keep_symmetry: bool = True,
         leave_within_error: bool = True,
-        find_symmetry: bool = True,
         solver: EDGSettings | None = None,
+        one_shot: str = DEFAULT,
         recycles: int | None = None,
         members: int | None = None,
         compile: bool = False,
@@ -97,8 +99,8 @@ class Predictor:
         self.device = device_of(device)
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
-        self.keep_symmetry, self.find_symmetry = keep_symmetry, find_symmetry
-        self.leave_within_error = leave_within_error
+        self.keep_symmetry, self.leave_within_error = keep_symmetry, leave_within_error
+        recycles, members = one_shot_options(one_shot, recycles, members)
         loaded = model if isinstance(model, Model) else load_model(model)
         self.settings = InferenceSettings.of(loaded.card, recycles=recycles, solver=solver)
         if members is not None and not 1 <= members <= len(loaded.networks):
@@ -237,9 +239,8 @@ class Predictor:
                 device=self.device,
                 dtype=torch.float64,
             )
-        with timed("geometry"):  # symmetry is kept, or tells how far an atom may be off
-            find = self.find_symmetry and bool(self.keep_symmetry or self.calibration)
-            symmetry = BatchSymmetry.of(crystals, find=find, keep=self.keep_symmetry)
+        with timed("geometry"):
+            symmetry = BatchSymmetry.of(crystals) if self.keep_symmetry else None
         relaxation = relax(
             self.model,
             graph,
@@ -272,9 +273,8 @@ class Predictor:
         """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too."""
         if self.calibration is None or relaxation.features is None:
             return None
-        oxides = np.array([8 in crystal.numbers for crystal in crystals])
         with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-            errors = self.calibration.read(relaxation.features, oxides, _steps(graph, relaxation))
+            errors = self.calibration.read(relaxation.features, _steps(graph, relaxation))
         kept = relaxation.fixed_cell.tolist()
         errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
         if self.novelty is not None and relaxation.scalars is not None:
@@ -308,7 +308,6 @@ def _steps(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
 def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
     """The card's calibration; None if there is none for so many recycles."""
     try:
-        calibration = Calibration.from_dict(card.calibration) if card.calibration else None
-    except (KeyError, TypeError, ValueError) as error:
+        return Calibration.of_card(card.calibration, recycles)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
-    return calibration if calibration is not None and calibration.recycles == recycles else None

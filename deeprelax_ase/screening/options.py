@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
+from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import UNCERTAIN
 
 if TYPE_CHECKING:
@@ -26,10 +27,9 @@ class RelaxOptions:
         model: name of a shipped model, or path of a card.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
-        recycles: how often the network is applied, each time to what it predicted; the model's own number by default.
-        members: how many networks of the ensemble are asked; all by default.
+        one_shot, recycles, members: how much a prediction may cost, see :class:`~deeprelax_ase.Predictor`.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
-        find_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
+        keep_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
         atoms_per_batch: see :meth:`~deeprelax_ase.Predictor.predict_many`.
         compile: see :class:`~deeprelax_ase.Predictor`.
         max_error: Å, predictions whose expected error of the coordinates is larger are uncertain, as those are of
@@ -53,10 +53,11 @@ class RelaxOptions:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     dtype: str = "float32"
+    one_shot: str = DEFAULT
     recycles: int | None = None
     members: int | None = None
     relax_cell: bool | None = None
-    find_symmetry: bool = True
+    keep_symmetry: bool = True
     atoms_per_batch: int | None = None
     compile: bool = False
     max_error: float | None = None
@@ -72,6 +73,7 @@ class RelaxOptions:
     def __post_init__(self) -> None:
         self.limits()  # says what is wrong with them
         check_on_uncertain(self.on_uncertain)
+        one_shot_options(self.one_shot)
         if self.on_uncertain == FINISH and self.calculator == NONE:
             raise ValueError(f"on_uncertain={FINISH!r} finishes uncertain predictions: say under which calculator")
         if self.on_uncertain not in (KEEP, FINISH) and self.calculator != NONE:
@@ -93,9 +95,10 @@ class RelaxOptions:
             self.model,
             device=self.device,
             dtype=self.dtype,
+            one_shot=self.one_shot,
             recycles=self.recycles,
             members=self.members,
-            find_symmetry=self.find_symmetry,
+            keep_symmetry=self.keep_symmetry,
             compile=self.compile,
         )
         self.limits().check(predictor.model_name, calibrated=predictor.calibration is not None)

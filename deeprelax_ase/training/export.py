@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from shutil import copyfile
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -37,12 +38,16 @@ def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
 def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
 
-    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew.
+    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. What
+    tells novelty, where the card speaks of it, is copied from beside the card.
     """
     values = json.loads(card.read_text(encoding="utf-8"))
     computed = ("members", "parameters", "config", "architecture", "sha256")
     given = {key: value for key, value in values.items() if key not in (*computed, "name")}
-    return save_model([read_member(file) for file in files], out, values["name"], **given)
+    written = save_model([read_member(file) for file in files], out, values["name"], **given)
+    if written.novelty and out.resolve() != card.parent.resolve():
+        copyfile(card.with_name(written.novelty["file"]), out / written.novelty["file"])
+    return written
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 The expected error is a power law, with a ceiling, of the error features that a prediction carries, fitted on
 validation crystals; the bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al.,
-Neural Networks 24, 842 (2011): normalised nonconformity scores). Bounds are one-sided: errors cannot be negative.
+Neural Networks 24, 842 (2011): normalised nonconformity scores), for each kind of crystal its own (Vovk, Lindsay,
+Nouretdinov & Gammerman, Mondrian confidence machine (2003)). Bounds are one-sided: errors cannot be negative.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ _FLOOR = 1e-5
 #: Å or relative: the law tells no smaller errors apart.
 _LEAST = 1e-3
 
+#: Weight of the squares of the exponents, beside the mean squares of the logarithms.
+_DECAY = 1e-3
+
 #: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
 _ZERO = 1e-5
 
-#: More atoms than this in the primitive cell make a large crystal.
-LARGE = 15
+#: Kinds of crystals that have bounds of their own, in the order of their numbers. The crystal itself and what may move
+#: of it tell its kind, see :func:`kinds_of`.
+KINDS = ("bulk", "oxides", "layers", "slabs", "defects")
+BULK, OXIDE, LAYER, SLAB, DEFECT = range(len(KINDS))
 
-#: How many kinds of crystals have bounds of their own.
-_KINDS = 4
+#: Those whose cell is kept, so that the volume is not off.
+CELL_KEPT = (SLAB, DEFECT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +49,14 @@ class ErrorFeatures:
     """What of a prediction tells how far off it may be, for G crystals; arrays or tensors (G,).
 
     Attributes:
-        displacement_scale: Å, predicted Laplace scale, mean over atoms and members, less where symmetry fixes sites.
+        displacement_scale: Å, predicted Laplace scale, mean over atoms and members.
         volume_scale, shape_scale: predicted scales of the strain, mean over members.
         displacement_spread: Å, root mean square scatter of the members' displacements.
         strain_spread: the same of their strains.
         last_displacement: Å, root mean square displacement in the last recycle.
         last_strain: Frobenius norm of the strain in the last recycle.
-        atoms: in the primitive cell.
+        first_displacement_scale, first_volume_scale: the scales in the first recycle.
+        kind: number of one of the :data:`KINDS`.
     """
 
     displacement_scale: Any
@@ -59,19 +66,42 @@ class ErrorFeatures:
     strain_spread: Any
     last_displacement: Any
     last_strain: Any
-    atoms: Any
+    first_displacement_scale: Any
+    first_volume_scale: Any
+    kind: Any
 
     def logarithms(self) -> np.ndarray:
-        """(G, 8) natural logarithms, in the order of the fields."""
-        columns = [getattr(self, f.name) for f in fields(self)]
-        arrays = [np.asarray(c.cpu() if hasattr(c, "cpu") else c, dtype=float) for c in columns]  # no import of torch
+        """(G, 9) natural logarithms of all but the kind, in the order of the fields."""
+        arrays = [np.asarray(_on_cpu(getattr(self, name)), dtype=float) for name in FEATURES]
         return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
 
+    def kinds(self) -> np.ndarray:
+        """(G,) int, numbers of the :data:`KINDS`; bulk where it is no number, as nothing is predicted."""
+        return np.nan_to_num(np.asarray(_on_cpu(self.kind), dtype=float), nan=BULK).astype(int)
 
-def error_groups(features: ErrorFeatures, oxides: np.ndarray) -> np.ndarray:
-    """(G,) 0 for small crystals without oxygen, 1 with it, as ``oxides`` (G,) says; 2 and 3 for large ones likewise."""
-    atoms = features.atoms.cpu() if hasattr(features.atoms, "cpu") else features.atoms
-    return np.asarray(oxides).astype(int) + 2 * (np.asarray(atoms) > LARGE)
+    def take(self, chosen: np.ndarray) -> ErrorFeatures:
+        """Those of the ``chosen`` crystals, by index or mask."""
+        return ErrorFeatures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+#: What the law reads: all but the kind.
+FEATURES = tuple(f.name for f in fields(ErrorFeatures) if f.name != "kind")
+
+
+def kinds_of(oxides: Any, layered: Any, cell_kept: Any) -> Any:
+    """(G,) numbers of the :data:`KINDS` of G crystals, from arrays or tensors of bool.
+
+    Args:
+        oxides: (G,) which hold oxygen.
+        layered: (G,) which lie between vacuum: layers and slabs.
+        cell_kept: (G,) whose cell does not relax: of the layered ones these are slabs, and without vacuum defects.
+    """
+    relaxing = layered * LAYER + ~layered * (oxides * OXIDE + ~oxides * BULK)
+    return ~cell_kept * relaxing + cell_kept * (layered * SLAB + ~layered * DEFECT)
+
+
+def _on_cpu(values: Any) -> Any:
+    return values.cpu() if hasattr(values, "cpu") else values  # no import of torch
 
 
 @dataclass(frozen=True)
@@ -80,9 +110,9 @@ class ErrorModel:
 
     Attributes:
         intercept: see above.
-        exponents: one for each field of :class:`ErrorFeatures`.
+        exponents: one for each of the :data:`FEATURES`.
         ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
-        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the :func:`kinds`.
+        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the :data:`KINDS`.
     """
 
     intercept: float
@@ -96,9 +126,9 @@ class ErrorModel:
         log_ceiling = math.log(self.ceiling)
         return np.exp(log_ceiling - np.logaddexp(0.0, log_ceiling - log_power))
 
-    def bound(self, features: ErrorFeatures, oxides: np.ndarray) -> np.ndarray:
-        """(G,) bounds on the errors; ``oxides`` (G,) bool marks crystals with oxygen."""
-        return self.expected(features) * np.array(self.factors)[error_groups(features, oxides)]
+    def bound(self, features: ErrorFeatures) -> np.ndarray:
+        """(G,) bounds on the errors."""
+        return self.expected(features) * np.array(self.factors)[features.kinds()]
 
 
 @dataclass(frozen=True)
@@ -109,8 +139,8 @@ class Calibration:
         recycles: of the predictions that it was fitted to.
         coordinates: of the coordinates' error in Å, the mean absolute Cartesian component.
         volume: of the relative error of the volume.
-        ood_limits: largest value of each feature that counts as known: that of all but one in a hundred validation
-            crystals.
+        ood_limits: largest value of each of the :data:`FEATURES` that counts as known: that of all but one in a hundred
+            validation crystals.
         worsening: of the odds that a prediction ends further off than the crystal began; None where they are not known.
     """
 
@@ -120,16 +150,15 @@ class Calibration:
     ood_limits: tuple[float, ...]
     worsening: WorseningModel | None = None
 
-    def read(self, features: ErrorFeatures, oxides: np.ndarray, steps: Steps | None = None) -> list[CalibratedError]:
-        """The calibrated errors of each crystal.
+    def read(self, features: ErrorFeatures, steps: Steps | None = None) -> list[CalibratedError]:
+        """The calibrated errors of each crystal; those of volumes too, whether or not the cell is kept.
 
         Args:
             features: of G predictions.
-            oxides: (G,) bool, which crystals hold oxygen.
             steps: of the predictions; without them there are no odds.
         """
         parts = (self.coordinates, self.volume)
-        columns = [values for part in parts for values in (part.expected(features), part.bound(features, oxides))]
+        columns = [values for part in parts for values in (part.expected(features), part.bound(features))]
         beyond = features.logarithms() > np.log(np.maximum(self.ood_limits, _FLOOR))
         ood = np.any(beyond, axis=1).tolist()
         odds = [None] * len(ood)
@@ -148,27 +177,30 @@ class Calibration:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for model cards."""
-        return asdict(self)
+        """Plain dictionary, for model cards, which hold it by its recycles."""
+        return {name: value for name, value in asdict(self).items() if name != "recycles"}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """The inverse of :meth:`to_dict`."""
+    def of_card(cls, by_recycles: Mapping[str, Any], recycles: int) -> Calibration | None:
+        """That of a model card, which holds one for each number of ``recycles``; None where it has none for so many."""
+        values = by_recycles.get(str(recycles))
+        if values is None:
+            return None
 
         def model(part: Mapping[str, Any]) -> ErrorModel:
             exponents = tuple(part["exponents"])
-            if len(exponents) != len(fields(ErrorFeatures)):
-                raise ValueError(f"{len(exponents)} exponents for {len(fields(ErrorFeatures))} error features")
-            if len(part["factors"]) != _KINDS:
-                raise ValueError(f"{len(part['factors'])} factors for {_KINDS} kinds of crystals")
+            if len(exponents) != len(FEATURES):
+                raise ValueError(f"{len(exponents)} exponents for {len(FEATURES)} error features")
+            if len(part["factors"]) != len(KINDS):
+                raise ValueError(f"{len(part['factors'])} factors for {len(KINDS)} kinds of crystals")
             return ErrorModel(part["intercept"], exponents, part["ceiling"], tuple(part["factors"]))
 
         ood_limits = tuple(values["ood_limits"])
-        if len(ood_limits) != len(fields(ErrorFeatures)):
-            raise ValueError(f"{len(ood_limits)} limits for {len(fields(ErrorFeatures))} error features")
+        if len(ood_limits) != len(FEATURES):
+            raise ValueError(f"{len(ood_limits)} limits for {len(FEATURES)} error features")
         worsening = values.get("worsening")
         return cls(
-            values["recycles"],
+            recycles,
             model(values["coordinates"]),
             model(values["volume"]),
             ood_limits,
@@ -211,48 +243,55 @@ class CalibratedError:
         return replace(self, volume=None, volume_bound=None)
 
 
-def fit_error_model(features: ErrorFeatures, errors: np.ndarray, oxides: np.ndarray) -> ErrorModel:
-    """The power law under which the ``errors`` (n,), taken as exponentially distributed, are most likely.
+def fit_error_model(features: ErrorFeatures, errors: np.ndarray) -> ErrorModel:
+    """The power law that tells n errors best: its exponents in proportion by least squares of the logarithms.
 
-    To the law, errors below a thousandth count as that: where symmetry fixes all sites they are zero, and to reach zero
-    it would give up telling the others apart. ``oxides`` (n,) marks the crystals with oxygen. Needs scipy and crepes.
+    So every crystal counts alike, whether its error is large or small, and the law ranks them best. Its level, its
+    slope and its ceiling are then those under which the ``errors`` (n,), taken as exponentially distributed, are most
+    likely, so that the expected errors are means. Errors below a thousandth count as that: where symmetry fixes all
+    sites they are zero, and to reach zero the law would give up telling the others apart. Needs scipy and crepes.
 
     Raises:
         ValueError: all errors are zero.
     """
-    from scipy.optimize import minimize
-
     if not (errors > _ZERO).any():
         raise ValueError("all errors are zero: there is nothing to calibrate")
     logarithms, all_errors, errors = features.logarithms(), errors, np.maximum(errors, _LEAST)
-    centre = logarithms.mean(axis=0)
-    design = np.column_stack([np.ones(len(errors)), logarithms - centre])
-    decay = np.array([0.0, *[1e-3] * logarithms.shape[1]])  # features that say the same share the exponent
+    centre, logs = logarithms.mean(axis=0), np.log(errors)
+    inputs = logarithms - centre
+    weight = inputs.T @ inputs + _DECAY * len(inputs) * np.eye(inputs.shape[1])  # those alike share
+    direction = np.linalg.solve(weight, inputs.T @ (logs - logs.mean()))
+    level, slope, log_ceiling = _fit_level(inputs @ direction, errors)
+    exponents = slope * direction
+    model = ErrorModel(
+        intercept=float(level - exponents @ centre),
+        exponents=tuple(exponents.tolist()),
+        ceiling=math.exp(log_ceiling),
+        factors=(1.0,) * len(KINDS),
+    )
+    expected, kinds = model.expected(features), features.kinds()
+    factors = (_conformal_factor(all_errors, expected, kinds == kind) for kind in range(len(KINDS)))
+    return replace(model, factors=tuple(factors))
+
+
+def _fit_level(logs: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
+    """Intercept, slope, and logarithm of the ceiling, of the law of ``logs`` (n,) that fits n ``errors`` best."""
+    from scipy.optimize import minimize
+
+    design = np.column_stack([np.ones(len(logs)), logs])
 
     def negative_likelihood(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """Its value and gradient at (intercept, exponents, logarithm of the ceiling)."""
         linear, log_ceiling = parameters[:-1], parameters[-1]
-        logs = design @ linear
-        log_expected = log_ceiling - np.logaddexp(0.0, log_ceiling - logs)
+        log_expected = log_ceiling - np.logaddexp(0.0, log_ceiling - design @ linear)
         saturation = np.exp(log_expected - log_ceiling)
         ratio = errors * np.exp(np.minimum(-log_expected, 100.0))  # a line search may try anything
         slack = 1 - ratio
-        value = (log_expected + ratio).mean() + 0.5 * (decay * linear**2).sum()
-        gradient = design.T @ (slack * (1 - saturation)) / len(errors) + decay * linear
-        return float(value), np.append(gradient, (slack * saturation).mean())
+        gradient = design.T @ (slack * (1 - saturation)) / len(errors)
+        return float((log_expected + ratio).mean()), np.append(gradient, (slack * saturation).mean())
 
-    start = np.zeros(design.shape[1] + 1)
-    start[0], start[-1] = math.log(errors.mean()), math.log(10 * errors.mean())
-    solution = minimize(negative_likelihood, start, jac=True, method="BFGS").x
-    exponents = solution[1:-1]
-    model = ErrorModel(
-        intercept=float(solution[0] - exponents @ centre),
-        exponents=tuple(exponents.tolist()),
-        ceiling=math.exp(solution[-1]),
-        factors=(1.0,) * _KINDS,
-    )
-    expected, kind = model.expected(features), error_groups(features, oxides)
-    return replace(model, factors=tuple(_conformal_factor(all_errors, expected, kind == k) for k in range(_KINDS)))
+    start = np.array([math.log(errors.mean()), 1.0, math.log(10 * errors.mean())])
+    level, slope, log_ceiling = minimize(negative_likelihood, start, jac=True, method="BFGS").x
+    return float(level), float(slope), float(log_ceiling)
 
 
 def _conformal_factor(errors: np.ndarray, expected: np.ndarray, chosen: np.ndarray) -> float:
@@ -269,7 +308,6 @@ def fit_calibration(
     features: ErrorFeatures,
     coordinate_errors: np.ndarray,
     volume_errors: np.ndarray,
-    oxides: np.ndarray,
     *,
     recycles: int,
 ) -> Calibration:
@@ -278,13 +316,16 @@ def fit_calibration(
     Args:
         features: of n predictions.
         coordinate_errors: (n,) Å.
-        volume_errors: (n,) relative.
-        oxides: (n,) bool, which crystals hold oxygen.
+        volume_errors: (n,) relative; those of cells that are kept say nothing and are left out.
         recycles: that the predictions took.
+
+    Raises:
+        ValueError: all errors are zero, or all cells are kept.
     """
+    relaxing = np.isin(features.kinds(), CELL_KEPT, invert=True)
     return Calibration(
         recycles=recycles,
-        coordinates=fit_error_model(features, coordinate_errors, oxides),
-        volume=fit_error_model(features, volume_errors, oxides),
+        coordinates=fit_error_model(features, coordinate_errors),
+        volume=fit_error_model(features.take(relaxing), volume_errors[relaxing]),
         ood_limits=tuple(np.exp(np.quantile(features.logarithms(), 0.99, axis=0)).tolist()),
     )

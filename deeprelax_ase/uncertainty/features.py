@@ -5,42 +5,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, crystal_mean, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, moved_vectors
 from deeprelax_ase.nn.records import Relaxation
-from deeprelax_ase.uncertainty.calibration import ErrorFeatures
+from deeprelax_ase.uncertainty.calibration import ErrorFeatures, kinds_of
 from deeprelax_ase.uncertainty.ensemble import member_mean
 from deeprelax_ase.uncertainty.worsening import Steps
 
 
-def error_features(members: Relaxation, batch: Tensor, sites: SiteSymmetry) -> ErrorFeatures:
-    """What in the ``members``' last relaxations tells how far off they are.
+def error_features(members: Relaxation, first: Relaxation, graph: CrystalGraph, kinds: Tensor) -> ErrorFeatures:
+    """What in the ``members``' relaxations tells how far off they are.
 
     Args:
-        members: their relaxations, along a leading member axis.
-        batch: (N,) the crystal of each atom.
-        sites: their symmetry. The network cannot see that a site is fixed; of an error along one or two directions
-            alone, the square of its length counts in proportion.
+        members: their last relaxations, along a leading member axis.
+        first: those of the first recycle.
+        graph: the crystals.
+        kinds: (G,) of them, see :func:`crystal_kinds`.
     """
-    counts = torch.bincount(batch)
-    mean = member_mean(members)
+    mean, start = member_mean(members), member_mean(first)
 
     def over_atoms(values: Tensor) -> Tensor:
-        return values.new_zeros(len(counts)).index_add(0, batch, values) / counts
+        return crystal_mean(values[:, None], graph.batch, graph.num_crystals).squeeze(1)
 
-    scales = mean.displacement_scales * sites.freedom.sqrt().to(mean.displacement_scales.dtype)
     scatter = (members.displacements - mean.displacements).square().sum(dim=2).mean(dim=0)
     return ErrorFeatures(
-        displacement_scale=over_atoms(scales),
+        displacement_scale=over_atoms(mean.displacement_scales),
         volume_scale=mean.volume_scales,
         shape_scale=mean.shape_scales,
         displacement_spread=over_atoms(scatter).sqrt(),
         strain_spread=(members.strain - mean.strain).square().sum(dim=(2, 3)).mean(dim=0).sqrt(),
         last_displacement=over_atoms(mean.displacements.square().sum(dim=1)).sqrt(),
         last_strain=torch.linalg.matrix_norm(mean.strain),
-        atoms=sites.primitive_atoms,
+        first_displacement_scale=over_atoms(start.displacement_scales),
+        first_volume_scale=start.volume_scales,
+        kind=kinds,
     )
+
+
+def crystal_kinds(graph: CrystalGraph, layered: Tensor, cell_kept: Tensor) -> Tensor:
+    """(G,) the kinds of the crystals of ``graph``, see :func:`~deeprelax_ase.uncertainty.calibration.kinds_of`."""
+    oxygen = graph.numbers == 8
+    oxides = torch.zeros_like(cell_kept, dtype=torch.long).index_add(0, graph.batch, oxygen.long()) > 0
+    return kinds_of(oxides, layered, cell_kept)
 
 
 def step_sizes(initial: Tensor, relaxed: Tensor, cell: Tensor, batch: Tensor, *, cell_kept: Tensor) -> Steps:

@@ -40,7 +40,7 @@ class WorseningModel:
     Attributes:
         intercept: see above.
         step: exponent of the displacement, at most 0: the further a prediction goes, the rarer it goes the wrong way.
-        exponents: one for each field of :class:`~deeprelax_ase.uncertainty.ErrorFeatures`.
+        exponents: one for each of the :data:`~deeprelax_ase.uncertainty.calibration.FEATURES`.
         cell_kept: logarithm of the factor where only atoms move.
     """
 
@@ -53,7 +53,7 @@ class WorseningModel:
         """(G,) probabilities; 0 where nothing moves that symmetry does not fix.
 
         Args:
-            logarithms: (G, 8) of the error features.
+            logarithms: (G, 9) of the error features.
             steps: of the predictions.
         """
         weights = np.array([self.step, *self.exponents, self.cell_kept])
@@ -71,7 +71,7 @@ def fit_worsening(logarithms: np.ndarray, steps: Steps, worse: np.ndarray) -> Wo
     """The model under which it is most likely that just these of n predictions end further off.
 
     Args:
-        logarithms: (n, 8) of their error features.
+        logarithms: (n, 9) of their error features.
         steps: of the predictions; those that are none are left out.
         worse: (n,) bool, which of them end further from the minimum than the crystals began.
 
@@ -103,6 +103,6 @@ def fit_worsening(logarithms: np.ndarray, steps: Steps, worse: np.ndarray) -> Wo
 
 
 def _inputs(logarithms: np.ndarray, steps: Steps) -> np.ndarray:
-    """(G, 10) logarithm of the step, of the features, and whether the cell is kept."""
+    """(G, 11) logarithm of the step, of the features, and whether the cell is kept."""
     step = np.log(np.maximum(steps.displacement, ZERO))
     return np.column_stack([step, logarithms, steps.cell_kept.astype(float)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import accuracy
@@ -19,11 +20,9 @@ from tests.pairs import make_pairs, write_pairs
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that leaves crystals as they are."""
 
-    def predict(predictor, crystals, cache=None) -> Predicted:
+    def predict(predictor, crystals, cache=None, **_) -> Predicted:
         count = len(crystals)
-        return Predicted(
-            list(crystals), np.arange(count, dtype=float), np.zeros((count, len(ErrorFeatures.__annotations__)))
-        )
+        return Predicted(list(crystals), np.arange(count, dtype=float), np.zeros((count, len(fields(ErrorFeatures)))))
 
     monkeypatch.setattr(accuracy, "predict", predict)
 

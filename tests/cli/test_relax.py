@@ -24,7 +24,7 @@ class TestRelax:
         result = deeprelax("relax", "POSCAR", "-o", "CONTCAR")
         assert result.exit_code == 0, result.output
         np.testing.assert_allclose(read("CONTCAR").cell.lengths(), 3.6 * SHRINKAGE)
-        assert asked == [(DEFAULT_MODEL, "auto")]
+        assert asked == [(DEFAULT_MODEL, "auto", ("one_shot", "default"))]
 
     def test_default_output_and_info(self, deeprelax, crystals):
         write("set.extxyz", crystals)
@@ -49,12 +49,14 @@ class TestRelax:
     def test_model_and_device(self, deeprelax, asked, crystals):
         write("POSCAR", crystals[0])
         deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
-        assert asked == [("My-Model", "cpu")]
+        assert asked == [("My-Model", "cpu", ("one_shot", "default"))]
 
     def test_recycles_and_members(self, deeprelax, asked, crystals):
         write("POSCAR", crystals[0])
         deeprelax("relax", "POSCAR", "--recycles", "2", "--members", "1")
-        assert asked == [(DEFAULT_MODEL, "auto", ("recycles", 2), ("members", 1))]
+        deeprelax("relax", "POSCAR", "--one-shot", "fast", "--overwrite")
+        most = (DEFAULT_MODEL, "auto", ("one_shot", "default"), ("recycles", 2), ("members", 1))
+        assert asked == [most, (DEFAULT_MODEL, "auto", ("one_shot", "fast"))]
 
     def test_fixed_cell(self, deeprelax, crystals):
         write("set.extxyz", crystals[0])
@@ -191,7 +193,7 @@ class TestUsage:
         assert Path("set.extxyz").read_bytes() == before
 
     def test_an_unknown_model(self, deeprelax, monkeypatch, crystals):
-        def load(model, *, device):
+        def load(model, *, device, one_shot):
             raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
 
         monkeypatch.setattr(PREDICTOR, load)

@@ -21,7 +21,7 @@ from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import BULK, FEATURES, KINDS, Calibration, ErrorModel
 
 SIZE = 120  # pairs, a third in each split
 CONFIG = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6, levels=("PBE", "M3GNet"))
@@ -102,18 +102,22 @@ def test_thinning_keeps_what_dft_relaxed(pairs_of, every: int, kept):
 
 
 def relaxed_as(pairs: RelaxationPairs, *, scale: float = 1.0) -> Predicted:
-    """Predictions of the relaxed crystals themselves, ``scale`` times as long; all features 0.01."""
+    """Predictions of the relaxed crystals themselves, ``scale`` times as long; all features 0.01, of bulk."""
     crystals = [c.with_geometry(c.positions * scale, c.cell * scale) for c in crystals_of(pairs, "relaxed")]
-    return Predicted(crystals, np.zeros(len(pairs)), np.full((len(pairs), 8), 0.01))
+    features = np.full((len(pairs), len(FEATURES) + 1), 0.01)
+    features[:, -1] = BULK
+    return Predicted(crystals, np.zeros(len(pairs)), features)
 
 
 def test_coverage_of_all_and_of_groups(pairs_of):
     pairs = pairs_of(40)
-    always = ErrorModel(intercept=np.log(0.02), exponents=(0.0,) * 8, ceiling=1e9, factors=(2.0,) * 4)
+    flat, factors = (0.0,) * len(FEATURES), (2.0,) * len(KINDS)
+    always = ErrorModel(intercept=np.log(0.02), exponents=flat, ceiling=1e9, factors=factors)
     predicted = relaxed_as(pairs, scale=1.01)
     predicted = replace(predicted, crystals=[*predicted.crystals[:30], *relaxed_as(pairs, scale=1.03).crystals[30:]])
     last = np.arange(40) >= 30
-    report = coverage(Calibration(1, always, always, (5.0,) * 8), predicted, pairs, {"last": last, "few": last & False})
+    limits = (5.0,) * len(FEATURES)
+    report = coverage(Calibration(1, always, always, limits), predicted, pairs, {"last": last, "few": last & False})
     assert set(report) == {"all", "last"}
     assert (report["all"]["crystals"], report["last"]["crystals"]) == (40, 10)
     assert report["all"]["volume coverage"] == 0.75  # 3 % are below 4 %, 9 % are not
@@ -122,6 +126,10 @@ def test_coverage_of_all_and_of_groups(pairs_of):
     assert report["last"]["volume expected"] == pytest.approx(0.02)
     assert report["all"]["coordinates coverage"] == 1
     assert report["all"]["ood"] == 0
+    kept = replace(pairs, fixed_cell=torch.arange(40) < 25)  # whose volumes are not off
+    report = coverage(Calibration(1, always, always, limits), predicted, kept, {"first": ~last & (np.arange(40) < 25)})
+    assert report["all"]["volume coverage"] == pytest.approx(5 / 15)
+    assert not [name for name in report["first"] if name.startswith("volume")]
 
 
 # The command
@@ -132,11 +140,11 @@ def test_calibration_is_written_into_the_card(command, card: Path, file: Path, t
     command(file, "--model", card, "--write", "--json", tmp_path / "coverage.json")
     after = ModelCard.read(card)
     assert replace(after, calibration={}, novelty={}) == before
-    calibration = Calibration.from_dict(after.calibration)
-    assert calibration.recycles == 2
+    assert set(after.calibration) == {"2"}
+    calibration = Calibration.of_card(after.calibration, 2)
     report = json.loads((tmp_path / "coverage.json").read_text())
     assert set(report) == {"validation", "test"}
-    assert {"all", "cscl"} <= set(report["test"])
+    assert {"all", "cscl", "kind: bulk"} <= set(report["test"])
     assert report["validation"]["all"]["crystals"] == SIZE // 3
     assert report["validation"]["all"]["volume coverage"] >= 0.9
     assert report["test"]["all"]["volume coverage"] > 0.7
@@ -156,9 +164,22 @@ def test_card_stays_unless_asked(command, card: Path, file: Path, capsys):
 
 def test_options_reach_the_predictions(command, card: Path, file: Path, tmp_path: Path):
     command(file, "--model", card, "--write", "--recycles", 1, "--thin", 2, "--json", tmp_path / "coverage.json")
-    assert Calibration.from_dict(ModelCard.read(card).calibration).recycles == 1
+    assert set(ModelCard.read(card).calibration) == {"1"}
     assert Predictor(card, device="cpu").calibration is None  # the card's two recycles have none
     assert json.loads((tmp_path / "coverage.json").read_text())["test"]["all"]["crystals"] == SIZE // 6
+
+
+def test_numbers_of_recycles_are_calibrated_side_by_side(command, card: Path, file: Path, tmp_path: Path):
+    command(file, "--model", card, "--write", "--recycles", 1, 2, "--novelty", 0, "--json", tmp_path / "coverage.json")
+    one, two = (Predictor(card, device="cpu", recycles=recycles).calibration for recycles in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert one.coordinates != two.coordinates
+    assert Predictor(card, device="cpu").calibration == two
+    assert Predictor(card, device="cpu", one_shot="fast").calibration is None  # one network of two
+    told = json.loads((tmp_path / "coverage.json").read_text())  # of the card's own number
+    command(file, "--model", card, "--json", tmp_path / "alone.json")
+    assert told == json.loads((tmp_path / "alone.json").read_text())
 
 
 def test_m3gnet_is_calibrated_on_its_own_minima(command, card: Path, file: Path, tmp_path: Path):
@@ -173,7 +194,10 @@ def test_m3gnet_is_calibrated_on_its_own_minima(command, card: Path, file: Path,
 
 def test_predictions_are_kept(command, card: Path, file: Path, tmp_path: Path, monkeypatch):
     command(file, "--model", card, "--cache", tmp_path / "cache", "--json", tmp_path / "first.json")
-    assert {f.name for f in (tmp_path / "cache").iterdir()} == {"to-PBE-cscl-validation.npz", "to-PBE-cscl-test.npz"}
+    assert {f.name for f in (tmp_path / "cache").iterdir()} == {
+        "to-PBE-2-cscl-validation.npz",
+        "to-PBE-2-cscl-test.npz",
+    }
     monkeypatch.setattr(Predictor, "predict_many", lambda *_, **__: pytest.fail("predicted again"))
     command(file, "--model", card, "--cache", tmp_path / "cache", "--json", tmp_path / "second.json")
     assert (tmp_path / "first.json").read_text() == (tmp_path / "second.json").read_text()
@@ -191,8 +215,8 @@ def test_too_few_to_test_on_are_left_out(command, card: Path, pairs_of, tmp_path
     few = write_pairs(replace(pairs_of(40), split=torch.tensor([1] * 34 + [2] * 6)), tmp_path / "few.npz")
     command(few, "--model", card, "--write")
     shown = capsys.readouterr().out
-    assert "validation: errors below" in shown
-    assert "test: errors below" not in shown
+    assert "validation, 2 recycles: errors below" in shown
+    assert "test, 2 recycles: errors below" not in shown
     assert ModelCard.read(card).calibration
 
 
@@ -215,7 +239,7 @@ def test_kinds_that_were_taught_are_no_outliers(pairs_of):
 def test_odds_are_fitted_to_further_pairs_too(command, card: Path, file: Path, tmp_path: Path):
     """Those of cells that are kept count as such: of a model whose atoms hardly move it tells the odds."""
     command(file, "--model", card, "--odds", file, "--write")
-    worsening = Calibration.from_dict(ModelCard.read(card).calibration).worsening
+    worsening = Calibration.of_card(ModelCard.read(card).calibration, 2).worsening
     assert worsening is not None
     assert worsening.step <= 0
     prediction = Predictor(card, device="cpu").predict(crystals_of(load_pairs(file), "initial")[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,6 @@ def test_cache_is_read(cache: Path, crystals):
         {"level": "M3GNet"},
         {"recycles": 2},
         {"keep_symmetry": False},
-        {"find_symmetry": False},
         {"members": 1},
         {"dtype": "float64"},
     ],
@@ -136,7 +135,7 @@ def test_it_is_not_read_for_other_crystals(cache: Path, crystals, change: str):
 
 
 def test_a_crystal_that_fails_is_named(crystals, tmp_path: Path):
-    helium = replace(crystals[1], numbers=np.array([118]))
+    helium = Crystal(np.full(len(crystals[1]), 118), crystals[1].positions, crystals[1].cell)
     with pytest.raises(RuntimeError, match=r"crystal 1 failed: .*not trained on Og"):
         predict(make_predictor(), [crystals[0], helium], tmp_path / "kept.npz")
     assert not (tmp_path / "kept.npz").exists()
@@ -150,7 +149,7 @@ def test_a_model_without_features_of_error(crystals):
     stand_in = WithoutFeatures()
     stand_in.model = make_predictor().model
     stand_in.settings, stand_in.leave_within_error = None, False
-    stand_in.keep_symmetry = stand_in.find_symmetry = True
+    stand_in.keep_symmetry = True
     stand_in.dtype = torch.float32
     predicted = predict(stand_in, crystals)
     assert np.isnan(predicted.features).all()

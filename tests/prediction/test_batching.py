@@ -136,7 +136,7 @@ class Spoiled(torch.nn.Module):
 
 def test_without_a_space_group_symmetry_holds_all_the_same(shipped) -> None:
     atoms = bulk("CsCl", "cesiumchloride", a=4.4)
-    found = Predictor(shipped("DeepRelax-PBE"), device="cpu", members=1, find_symmetry=False).predict(atoms)
+    found = Predictor(shipped("DeepRelax-PBE"), device="cpu", members=1, keep_symmetry=False).predict(atoms)
     looked = Predictor(shipped("DeepRelax-PBE"), device="cpu", members=1).predict(atoms)
     np.testing.assert_allclose(found.relaxed.cell, looked.relaxed.cell, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.relaxed.positions, looked.relaxed.positions, rtol=0, atol=1e-5)

@@ -32,7 +32,7 @@ from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import within_error
-from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
 
 
@@ -152,7 +152,7 @@ def test_anything_else_is_refused(predictor: Predictor):
 
 def test_callers_model_stays(model: Model, make):
     before = {key: tensor.clone() for key, tensor in model.networks.state_dict().items()}
-    single, double = make(dtype="float32", members=2), make(dtype="float64", members=2)
+    single, double = make(dtype="float32", members=1), make(dtype="float64", members=1)
     a, b = double.predict(CRYSTALS["triclinic"]), single.predict(CRYSTALS["triclinic"])
     assert_same(a, b, atol=1e-3)
     assert not np.array_equal(a.relaxed.cell, b.relaxed.cell)
@@ -201,10 +201,11 @@ class TestRecycles:
     @pytest.fixture
     def calibrated(self, shipped) -> Model:
         """The model with a calibration of three recycles."""
-        law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
-        calibration = Calibration(3, law, replace(law, ceiling=0.1), ood_limits=(1.0,) * 8)
+        size = len(FEATURES)
+        law = ErrorModel(intercept=0.0, exponents=(0.5,) * size, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0, 6.0))
+        calibration = Calibration(3, law, replace(law, intercept=-1.0), ood_limits=(1.0,) * size)
         model = shipped(END_TO_END)
-        return Model(replace(model.card, recycles=3, calibration=calibration.to_dict()), model.networks)
+        return Model(replace(model.card, recycles=3, calibration={"3": calibration.to_dict()}), model.networks)
 
     def test_number_of_the_card(self, calibrated: Model):
         predictor = Predictor(calibrated, device="cpu")
@@ -227,14 +228,14 @@ class TestRecycles:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            (lambda card: [*card], "list indices"),
-            (lambda card: card | {"volume": {}}, "exponents"),
-            (lambda card: card | {"ood_limits": [1.0, 2.0]}, "2 limits for 8 error features"),
-            (lambda card: {name: card[name] for name in card if name != "recycles"}, "recycles"),
+            (lambda values: [*values], "list indices"),
+            (lambda values: values | {"volume": {}}, "exponents"),
+            (lambda values: values | {"ood_limits": [1.0, 2.0]}, "2 limits for 9 error features"),
+            (lambda values: {name: values[name] for name in values if name != "coordinates"}, "coordinates"),
         ],
     )
     def test_a_broken_calibration(self, calibrated: Model, change, reason: str):
-        card = replace(calibrated.card, calibration=change(calibrated.card.calibration))
+        card = replace(calibrated.card, calibration={"3": change(calibrated.card.calibration["3"])})
         with pytest.raises(ModelError, match=f"{card.name}: the card's calibration is not of this version: .*{reason}"):
             Predictor(Model(card, calibrated.networks), device="cpu")
 

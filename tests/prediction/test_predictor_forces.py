@@ -22,7 +22,7 @@ from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.uncertainty.calibration import Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, KINDS, Calibration, ErrorModel
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, assert_same, rotation
 
 CONFIG = DeepRelaxE3Config(
@@ -42,10 +42,10 @@ def write_model(folder: Path, name: str, *, reads_forces: bool) -> Path:
         for block in network.blocks:  # so that crystals strain by some per cent, and atoms move by some 0.01 Å
             for parameter in block.refinement.gates[-1].parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
-    law = ErrorModel(intercept=0.0, exponents=(0.5,) * 8, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0))
+    law = ErrorModel(intercept=0.0, exponents=(0.5,) * len(FEATURES), ceiling=0.2, factors=(2.0,) * len(KINDS))
     words = dict.fromkeys(("description", "level_of_theory", "training_data", "split"), "")
     words |= {"elements": list(range(1, 95)), "level": "M3GNet"}
-    calibration = Calibration(1, law, law, ood_limits=(1.0,) * 8).to_dict()
+    calibration = {"1": Calibration(1, law, law, ood_limits=(1.0,) * len(FEATURES)).to_dict()}
     save_model(networks, folder, name, reads_forces=reads_forces, calibration=calibration, **words)
     return folder / f"{name}.json"
 

@@ -231,13 +231,13 @@ def _holds_an_atom(figure, scene: str, bonds) -> bool:
 
 
 def test_what_was_stored_is_drawn_and_not_what_would_be_predicted_now(screened: Path, tmp_path: Path) -> None:
-    options = RelaxOptions(device="cpu", recycles=1, members=1, find_symmetry=False)
+    options = RelaxOptions(device="cpu", recycles=1, members=1, keep_symmetry=False)
     screen([screened / "given.extxyz"], tmp_path / "o", options, workers=0)
     outcome = write_report(tmp_path / "o", tmp_path / "p.html", device="cpu")
     pairs, missing = pairs_of(outcome.results, {0, 2, 3})
     assert not missing
     for place, atoms in zip((0, 2), read(screened / "given.extxyz", index="0:3:2"), strict=True):
-        again = Predictor(device="cpu", recycles=1, members=1, find_symmetry=False).predict(atoms)
+        again = Predictor(device="cpu", recycles=1, members=1, keep_symmetry=False).predict(atoms)
         np.testing.assert_allclose(pairs[place].relaxed.positions, again.relaxed.positions, atol=1e-4)
         np.testing.assert_allclose(pairs[place].displacements, again.displacements, atol=1e-4)
     assert pairs[3].relaxed is None

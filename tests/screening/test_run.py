@@ -108,7 +108,7 @@ def test_a_changed_input_is_refused(xyz: Callable[[int], Path], tmp_path: Path, 
 
 def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no calibrated errors to hold against max_error"):
-        screen([xyz(2)], tmp_path / "out", RelaxOptions(members=1, recycles=1, max_error=0.1, device="cpu"))
+        screen([xyz(2)], tmp_path / "out", RelaxOptions(recycles=5, max_error=0.1, device="cpu"))
     assert not (tmp_path / "out").exists()
     for wrong, told in (
         ({"on_uncertain": "finish"}, "under which calculator"),

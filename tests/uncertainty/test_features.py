@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deeprelax_ase.geometry.quantities import RelaxationQuantities, SiteSymmetry
+from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors
 from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import Relaxation
-from deeprelax_ase.uncertainty.features import error_features, implied_distances, step_sizes
+from deeprelax_ase.uncertainty.calibration import BULK, DEFECT, LAYER, OXIDE, SLAB
+from deeprelax_ase.uncertainty.features import crystal_kinds, error_features, implied_distances, step_sizes
 from tests.crystals import CRYSTALS
 
 
@@ -84,15 +85,13 @@ def test_scales_of_distances(graph: CrystalGraph):
 # Error features
 
 
-def everywhere(graph: CrystalGraph) -> SiteSymmetry:
-    """No symmetry at all."""
-    return SiteSymmetry(torch.ones(len(graph.batch), dtype=torch.float64), torch.bincount(graph.batch))
-
-
 def test_error_features(graph: CrystalGraph):
     members = members_of(graph, 3, displacement=0.02, volume=0.03, shape=0.04)
-    features = error_features(members, graph.batch, everywhere(graph))
-    for name, value in {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}.items():
+    first = members_of(graph, 3, displacement=0.05, volume=0.06)
+    features = error_features(members, first, graph, torch.arange(len(CRYSTALS)))
+    assert features.kinds().tolist() == list(range(len(CRYSTALS)))
+    scales = {"displacement_scale": 0.02, "volume_scale": 0.03, "shape_scale": 0.04}
+    for name, value in (scales | {"first_displacement_scale": 0.05, "first_volume_scale": 0.06}).items():
         torch.testing.assert_close(getattr(features, name), torch.full((len(CRYSTALS),), value, dtype=torch.float64))
     moves, strain = members.displacements, members.strain
     for g in range(len(CRYSTALS)):
@@ -105,14 +104,15 @@ def test_error_features(graph: CrystalGraph):
         assert features.last_strain[g] == pytest.approx(float(torch.linalg.matrix_norm(strain[:, g].mean(dim=0))))
 
 
-def test_errors_count_less_where_symmetry_leaves_less_motion(graph: CrystalGraph):
-    freedom = torch.rand(len(graph.batch), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    freedom[graph.batch == 1] = 0.0
-    features = error_features(
-        members_of(graph, displacement=0.02), graph.batch, everywhere(graph)._replace(freedom=freedom)
-    )
-    for g in range(len(CRYSTALS)):
-        assert features.displacement_scale[g] == pytest.approx(0.02 * float(freedom[graph.batch == g].sqrt().mean()))
+def test_kinds_are_told_by_the_crystals(graph: CrystalGraph):
+    oxides = [8 in crystal.numbers for crystal in CRYSTALS.values()]
+    none, all_ = torch.zeros(len(oxides), dtype=torch.bool), torch.ones(len(oxides), dtype=torch.bool)
+    assert any(oxides)
+    assert not all(oxides)
+    assert crystal_kinds(graph, none, none).tolist() == [OXIDE if oxide else BULK for oxide in oxides]
+    assert set(crystal_kinds(graph, all_, none).tolist()) == {LAYER}
+    assert set(crystal_kinds(graph, all_, all_).tolist()) == {SLAB}
+    assert set(crystal_kinds(graph, none, all_).tolist()) == {DEFECT}
 
 
 # Steps
