@@ -208,7 +208,7 @@ def main() -> None:
         replace(model.card, calibration=calibration).write(file)
         if given.novelty and model.card.architecture != "DeepRelax":
             model.networks.to(device_of(given.device))
-            _write_novelty(file, model, given.data, given.novelty)
+            _write_novelty(file, model, given)
     if given.json:
         _, report = made.get(model.card.recycles) or next(iter(made.values()))
         given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -233,14 +233,15 @@ def _calibrated(model: Model, recycles: int, given: argparse.Namespace) -> tuple
     return calibration, {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
 
 
-def _write_novelty(card_file: Path, model: Model, files: Sequence[Path], crystals: int) -> None:
-    """Fit what tells novelty to so many training ``crystals`` of the ``files``, and write it beside the card."""
-    pairs = load_pairs(files, labels=labels_for(model.card.level))
+def _write_novelty(card_file: Path, model: Model, given: argparse.Namespace) -> None:
+    """Fit what tells novelty to training crystals of all files that are given, and write it beside the card."""
+    own = load_pairs(given.data, labels=labels_for(model.card.level))
+    pairs = concatenate([own, *(load_pairs(file, labels="relaxed") for file in given.odds)])
     training = pairs.in_split("train")
     if not len(training):
         Console(stderr=True).print("there are no training pairs in these files: novelty is not told")
         return
-    novelty, fitted = fit_novelty_on(model, training, pairs.in_split("validation"), crystals=crystals)
+    novelty, fitted = fit_novelty_on(model, training, pairs.in_split("validation"), crystals=given.novelty)
     save_novelty(card_file, novelty.tensors(), **fitted)
 
 
@@ -267,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deeprelax_ase.evaluation.calibrate", description=__doc__)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
     parser.add_argument("--model", default="DeepRelax-PBE", help="name, or path of a card (default %(default)s)")
-    parser.add_argument("--odds", nargs="+", type=Path, default=[], help="further pairs, to fit the odds to as well")
+    parser.add_argument("--odds", nargs="+", type=Path, default=[], help="further pairs to fit odds and novelty to")
     parser.add_argument("--recycles", nargs="+", type=int, help="numbers to calibrate for (default the card's)")
     parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
     parser.add_argument("--each", type=int, help="of each kind in a file take at most so many (default all)")
