@@ -185,7 +185,6 @@ def finish_atoms(
             optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
-    decision = optimizer.decision
     before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (atoms, relaxed))
     result = RelaxationResult.finished(
         before,
@@ -193,8 +192,7 @@ def finish_atoms(
         converged=converged,
         prediction=optimizer.prediction,  # None where the start was converged already
         judgement=optimizer.judgement,
-        decision=decision,
-        at_prediction=finish is None and decision is not None and decision.kept,
+        decision=optimizer.decision,
         alone=finish is None,
         model=predictor.model_name,
         energy=relaxed.calc.results.get("energy"),

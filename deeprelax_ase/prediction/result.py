@@ -121,7 +121,7 @@ class RelaxationResult:
             relaxed: where it ended.
             converged: whether it converged under a calculator.
             at_prediction: whether nothing has moved on from the prediction, so that it is to be judged.
-            alone: whether the jump was all that was to be done.
+            alone: whether the jump was all that was to be done: unless it is rejected, the prediction is judged.
             prediction: None where the start was converged already, and after a restart.
             judgement: of the prediction.
             decision: what became of the jump.
@@ -131,11 +131,12 @@ class RelaxationResult:
         values |= {} if prediction is None else _of_the_jump(prediction)
         if decision is not None:
             values |= {"jump": decision.outcome, "jump_reason": decision.reason}
+        rejected = decision is not None and decision.outcome == REJECTED
         if converged:
             values["status"] = CONVERGED
-        elif at_prediction and judgement is not None:
+        elif judgement is not None and (at_prediction or (alone and not rejected)):
             values |= judged(prediction, judgement)
-        elif alone and decision is not None and decision.outcome == REJECTED:
+        elif alone and decision is not None and rejected:
             values |= {"status": JUMP_REJECTED, "reason": decision.reason}
         change = None if initial is None or relaxed is None else _volume_change(initial, relaxed)
         values |= {"initial": initial, "relaxed": relaxed, "volume_change": change}

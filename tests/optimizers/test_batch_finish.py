@@ -151,6 +151,19 @@ class TestFinishFrames:
         assert made.result.jump == ("rejected" if rises else "kept")
         assert ("raises the energy" in (made.result.reason or "")) is rises
 
+    def test_a_crystal_that_is_left_as_it_is(self):
+        """It is still the prediction, if it is all that was to be done."""
+
+        class Content(StandInPredictor):
+            def predict(self, structure, **options):
+                made = super().predict(structure, **options)
+                return replace(made, relaxed=made.initial, unchanged="it would not come nearer")
+
+        for finish, status in ((None, "unchanged"), ("fire", "not converged")):
+            (made,) = finish_frames([good()], Content(), EMT, fmax=1e-6, steps=2, finish=finish)
+            assert made.result.status == made.atoms.info["deeprelax_status"] == status
+            assert made.result.jump == "skipped"
+
     def test_the_uncertain_ones_alone(self):
         class Doubtful(StandInPredictor):
             def predict(self, structure, **options):

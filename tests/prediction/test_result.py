@@ -100,7 +100,6 @@ def test_a_jump_that_was_all(prediction, outcome, converged):
         prediction.initial,
         prediction.relaxed if outcome == "kept" else prediction.initial,
         converged=converged,
-        at_prediction=outcome == "kept",
         prediction=prediction,
         judgement=prediction.judgement,
         decision=JumpDecision(outcome, "energy decides"),
