@@ -38,8 +38,7 @@ METRICS = (
 HEAD = """# Accuracy of one shot, and how well it is known
 
 ```sh
-python benchmarks/accuracy.py pairs_universal.npz pairs_xmno.npz --every 4 --again 16 \\
-    --json benchmarks/results/accuracy-PBE.json
+python benchmarks/accuracy.py pairs_universal.npz pairs_xmno.npz --again 16 --json benchmarks/results/accuracy-PBE.json
 python -m deeprelax_ase.evaluation.calibrate pairs_*.npz --model DeepRelax-PBE --recycles 1 2 --each 32 --write \\
     --json benchmarks/results/coverage-PBE.json
 ```
@@ -51,9 +50,8 @@ do occur in training.
 
 Coordinates are the mean absolute Cartesian components of the fractional error in the true cell, to the nearest images
 and without the mean drift; "with cell" is the difference of Cartesian positions as the paper prints it. An already
-relaxed crystal is the label itself given to the model: how far it moves its atoms, mean component. Of the end-to-end
-models every fourth crystal without DFT label was predicted, and stands for four; calibration took at most 32 crystals
-of each kind of each file, M3GNet's 400 of each file."""
+relaxed crystal is the label itself given to the model: how far it moves its atoms, mean component. Calibration took at
+most 32 crystals of each kind of each file, M3GNet's 400 of each file."""
 
 CALIBRATION = """## Calibration
 
