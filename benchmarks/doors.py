@@ -284,4 +284,6 @@ if __name__ == "__main__":
     for kind, row in measured.items():
         said = before.get(kind, {}).get("doors", {}) | row["doors"]
         row["doors"] = {name: said[name] for name in DOORS if name in said}
+        asked_under = set(FINISHING) & set(asked)
+        row["calculator"] = CALCULATOR if asked_under else before.get(kind, {}).get("calculator", CALCULATOR)
     RESULTS.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,8 +12,9 @@ INTRODUCTION = """\
 
 {structures} structures of {kinds} kinds, given to each of {doors} doors: {fields} fields, and nothing else
 than a word came out of one. A number before a word counts variants; a word alone holds for all of them. A dash:
-pymatgen has no such structure, so that it cannot be given in. Where a calculator finishes (ASE's Lennard-Jones
-potential, three steps), a structure on which it feels no force is `converged`, and nothing is predicted of it.
+pymatgen has no such structure, so that it cannot be given in. Where a calculator finishes ({calculator}, three
+steps), a structure on which it feels hardly a force is `converged`, and nothing is predicted of it; elements that it
+does not know `failed`. Molecules, wires and atoms that are alone are refused before it is asked.
 """
 
 
@@ -22,8 +23,9 @@ def markdown(measured: dict[str, Any]) -> str:
     doors = list(next(iter(measured.values()))["doors"])
     structures = sum(len(kind["variants"]) for kind in measured.values())
     numbers = {"structures": structures, "kinds": len(measured), "doors": len(doors), "fields": structures * len(doors)}
+    (calculator,) = {kind["calculator"] for kind in measured.values()}
     lines = [
-        INTRODUCTION.format(**numbers),
+        INTRODUCTION.format(**numbers, calculator=calculator),
         f"| kind | variants | {' | '.join(doors)} |",
         "| --- " * (len(doors) + 2) + "|",
     ]

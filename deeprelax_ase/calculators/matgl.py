@@ -16,6 +16,7 @@ from ase import Atoms
 from matgl.ext.ase import PESCalculator
 
 from deeprelax_ase.calculators.scope import torch_settings
+from deeprelax_ase.errors import CalculatorError
 
 _DTYPES = {"float32": (torch.float32, np.float32), "float64": (torch.float64, np.float64)}
 
@@ -41,7 +42,14 @@ class MatGLCalculator(PESCalculator):
     def calculate(
         self, atoms: Atoms | None = None, properties: list | None = None, system_changes: list | None = None
     ) -> None:
-        """Compute energy, forces and stress, as ASE asks for them."""
+        """Compute energy, forces and stress, as ASE asks for them.
+
+        Raises:
+            CalculatorError: the potential does not know some of the elements.
+        """
+        known = getattr(self.potential.model, "element_types", None)
+        if atoms is not None and known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
+            raise CalculatorError(f"the potential does not know {', '.join(unknown)}. Choose another calculator.")
         with _computing_in(self.dtype, self.threads):
             super().calculate(atoms, properties, system_changes)
 

@@ -46,6 +46,15 @@ def test_m3gnet_in_double_precision():
 
 
 @needs_m3gnet
+def test_elements_that_it_does_not_know():
+    salt = distorted_salt()
+    salt.numbers[0] = 84
+    salt.calc = get_calculator(str(M3GNET))
+    with pytest.raises(CalculatorError, match="does not know Po"):
+        salt.get_potential_energy()
+
+
+@needs_m3gnet
 def test_precisions_agree_and_live_side_by_side():
     energies = {}
     both = [get_calculator(str(M3GNET), dtype=dtype) for dtype in ("float32", "float64", "float32")]
