@@ -6,7 +6,7 @@ import json
 
 import bad_inputs
 import pytest
-from doors import DOORS, RESULTS, Doors
+from doors import CALCULATOR, DOORS, FINISHING, RESULTS, Doors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -39,6 +39,8 @@ def test_the_doors_say_what_the_table_says(names):
     flat = [atoms for variants in given.values() for atoms in variants]
     doors = Doors()
     for name in names:
+        if name in FINISHING and {row["calculator"] for row in table.values()} != {CALCULATOR}:
+            continue  # made under another one, such as M3GNet, which is not here
         said = iter([outcome.status for outcome in doors.open(name, flat)])
         for kind, variants in given.items():
             words = [next(said) for _ in variants]
