@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import kinds_page
 from model_card_page import counted
 
 from deeprelax_ase.evaluation.groups import LARGE
@@ -66,7 +67,7 @@ def write_page(results: Path, page: Path) -> None:
     found = {name: _read(results / f"accuracy-{name}.json") for name in MODELS}
     measured = {name: part["results"] for name, part in found.items()}
     covered = {name: _read(results / f"coverage-{name}.json")["test"] for name in ("PBE", "M3GNet")}
-    parts = [HEAD]
+    parts = [HEAD, *kinds_page.sections(results)]
     for name, title in MODELS.items():
         size = f"{counted(found[name]['recycles'], 'recycle')} of {counted(found[name]['members'], 'member')}"
         parts += [f"## {title}, {size}", _errors(measured[name])]

@@ -4,6 +4,9 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py
     ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json \\
     --report benchmarks/force_calls.md
 
+With ``--potential gpaw --finish bfgs fire --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
+pairs_generated_?.npz that are cheap there.
+
 A call is one of the calculator's ``calculate``: energy, forces and stress together. With the jump, DeepRelaxOptimizer
 runs as it comes: its calls are the one before the jump, those that judge it, and the finish's; its time holds the
 network's. Each relaxation goes to the first fmax, and on to the next.
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dft import SETTINGS, choose_cheap
 from force_calls_report import report
 from relaxing import Run, Task, choose, relax_all
 
@@ -84,13 +88,14 @@ def failures(runs: Sequence[Run], fmax: float) -> list[str]:
 def main() -> None:
     """Relax, write JSON and the report."""
     args = _parser().parse_args()
-    crystals = choose(args.data, args.split, args.limit)
+    crystals = (choose_cheap if args.potential == "gpaw" else choose)(args.data, args.split, args.limit)
     model = load_model(args.model).card.name
     # with and without the jump one after the other, so that the times compare when the machine's speed drifts
     tasks = {Task(i, f, m): crystal for i, crystal in crystals.items() for f in args.finish for m in ("", args.model)}
     fmaxes = sorted(args.fmax, reverse=True)
     settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
-    runs = relax_all(tasks, workers=args.workers, fmaxes=fmaxes, settings=settings, cache_file=args.cache)
+    how = {"potential": args.potential, "fmaxes": fmaxes, "settings": settings}
+    runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, **how)
     figures = {
         f"{fmax:g}": {
             finish: compare([(runs[Task(i, finish, "")], runs[Task(i, finish, args.model)]) for i in crystals], fmax)
@@ -102,7 +107,9 @@ def main() -> None:
         "environment": environment() | {"workers": str(args.workers)},
         "data": [file.name for file in args.data],
         "split": args.split,
-        "potential": Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
+        "potential": SETTINGS
+        if args.potential == "gpaw"
+        else Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
         "model": model,
         "settings": settings,
         "figures": figures,
@@ -121,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
     parser.add_argument("--model", default=MODEL, help="of the jump (default %(default)s)")
+    parser.add_argument("--potential", choices=("m3gnet", "gpaw"), default="m3gnet", help="default %(default)s")
     parser.add_argument("--force-informed-steps", type=int, help="further jumps (default: the optimizer's)")
     parser.add_argument("--split", default="test", help="to take crystals from (default %(default)s)")
     parser.add_argument("--finish", nargs="+", default=list(FINISHES), help="default: all")

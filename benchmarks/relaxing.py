@@ -1,4 +1,4 @@
-"""Relaxations under M3GNet that are counted and timed, for the benchmarks of the optimizer."""
+"""Relaxations under M3GNet or DFT that are counted and timed, for the benchmarks of the optimizer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
-from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
+from dft import gpaw
 from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
@@ -27,6 +27,7 @@ from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.results import write_json
+from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
 
 MAX_STEPS = 500
@@ -44,7 +45,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Reached:
-    """When a relaxation first satisfied an fmax: calls of the potential and seconds until then, energy in eV/atom."""
+    """When a relaxation first satisfied an fmax: calls and seconds until then, energy in eV/atom."""
 
     calls: int
     seconds: float
@@ -81,21 +82,23 @@ class Run:
 
 
 #: One of each in a process.
-potential = cache(partial(get_calculator, "m3gnet"))
+m3gnet = cache(partial(get_calculator, "m3gnet"))
 predictor = cache(partial(Predictor, device="cpu"))
 
 
-def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: dict[str, Any]) -> Run:
+def relax(task: Task, crystal: Crystal, *, potential: str, fmaxes: Sequence[float], settings: dict[str, Any]) -> Run:
     """Relax positions and cell to one fmax after the other, by the jump of ``task.model`` and the finish, or it alone.
 
     Args:
         task: what to do.
-        crystal: the start.
+        crystal: the start. Slabs keep their cell.
+        potential: ``m3gnet`` or ``gpaw``.
         fmaxes: eV/Å, falling.
         settings: further ones of :class:`DeepRelaxOptimizer`.
     """
-    calculator = potential()
-    calculator.reset()
+    calculator = gpaw(crystal) if potential == "gpaw" else m3gnet()
+    if potential != "gpaw":  # which is new
+        calculator.reset()
     atoms = crystal.to_atoms()
     atoms.calc = calculator
     options = OPTIONS.get(task.finish, {})
@@ -119,7 +122,7 @@ def relax(task: Task, crystal: Crystal, *, fmaxes: Sequence[float], settings: di
 
 def _optimizer(atoms: Atoms, task: Task, options: dict[str, Any], settings: dict[str, Any]) -> Optimizer:
     if not task.model:
-        return resolve_finish(task.finish)(FrechetCellFilter(atoms), logfile=None, **options)
+        return resolve_finish(task.finish)(degrees_of_freedom(atoms, relax_cell=None).target, logfile=None, **options)
     given = predictor(task.model)
     return DeepRelaxOptimizer(
         atoms, logfile=None, predictor=given, finish=task.finish, finish_kwargs=options, **settings
@@ -130,17 +133,24 @@ def relax_all(
     tasks: dict[Task, Crystal],
     *,
     workers: int,
+    potential: str,
     fmaxes: Sequence[float],
     settings: dict[str, Any],
     cache_file: Path | None,
 ) -> dict[Task, Run]:
     """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it."""
-    header = {"fmaxes": list(fmaxes), "max_steps": MAX_STEPS, "settings": settings, "options": OPTIONS}
+    header = {
+        "potential": potential,
+        "fmaxes": list(fmaxes),
+        "max_steps": MAX_STEPS,
+        "settings": settings,
+        "options": OPTIONS,
+    }
     runs = read_cache(cache_file, header)
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        work = partial(relax, fmaxes=fmaxes, settings=settings)
+        work = partial(relax, potential=potential, fmaxes=fmaxes, settings=settings)
         jobs = [pool.submit(work, task, crystal) for task, crystal in missing.items()]
         try:
             for job in _tracked(jobs):

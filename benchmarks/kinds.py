@@ -1,0 +1,235 @@
+"""How near one shot comes to the relaxed test crystals, kind by kind, by the settings that users have.
+
+python benchmarks/kinds.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz --each 16 --every 4 \\
+    --json benchmarks/results/kinds-PBE.json
+python benchmarks/kinds.py pairs_universal.npz pairs_xmno.npz --model DeepRelax-M3GNet --every 4 \\
+    --json benchmarks/results/kinds-M3GNet.json
+
+Cells of slabs, and of defects that relaxed in a fixed cell, are kept. Nothing is left unchanged where the model expects
+to do harm, so that "further off" tells of the network itself; crystals that are refused count as they are. Match rates
+are those of some crystals of each group, as matching is slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from model_cards import sample
+from never_worse import KINDS
+
+from deeprelax_ase import Crystal, Predictor
+from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.data.pairs import SPLITS, concatenate
+from deeprelax_ase.evaluation.assessment import ZERO
+from deeprelax_ase.evaluation.calibrate import labels_for
+from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.predicting import predict
+from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.evaluation.structure_matching import structure_matches
+from deeprelax_ase.models.loading import load_model
+
+#: Å, within which coordinates count as found.
+NEAR = 0.05
+#: The last row: all nine kinds in equal parts.
+MEAN = "the nine kinds in equal parts"
+
+
+class HeldOut(NamedTuple):
+    """Pairs of test splits, with (n,) arrays.
+
+    Attributes:
+        pairs: n of them.
+        family: name of the file of each, without ``pairs_``.
+        minima: eV/atom, energy of the potential's own minimum: M3GNet's or Nequix-OAM-1's.
+        starts: eV/atom, energy of the unrelaxed crystal under Nequix-OAM-1.
+        weights: how many test crystals each stands for.
+    """
+
+    pairs: RelaxationPairs
+    family: np.ndarray
+    minima: np.ndarray
+    starts: np.ndarray
+    weights: np.ndarray
+
+    def take(self, index: np.ndarray) -> HeldOut:
+        """Those of the ``index`` or mask."""
+        index = np.arange(len(self.pairs))[index]
+        return HeldOut(self.pairs.take(torch.from_numpy(index)), *(values[index] for values in self[1:]))
+
+
+def held_out(files: Sequence[Path], labels: str, *, each: int | None = None, every: int = 1) -> HeldOut:
+    """Test crystals of all ``files``.
+
+    Args:
+        files: with pairs.
+        labels: whose minima.
+        each: of every kind in a file at most so many, evenly spaced; all for None.
+        every: of files without kinds every so many of the crystals without DFT label.
+    """
+    parts: list[HeldOut] = []
+    for file in files:
+        pairs = load_pairs(file, labels=labels)
+        index = (pairs.split == SPLITS["test"]).nonzero().squeeze(1)
+        pairs = pairs.take(index)
+        with np.load(file, allow_pickle=False) as arrays:
+            known = arrays["m3gnet_ok"] if labels == "m3gnet" else slice(None)
+            minima = arrays["energy_m3gnet" if labels == "m3gnet" else "energy_relaxed"][known][index.numpy()]
+            starts = arrays["energy_initial"][known][index.numpy()]
+        if (pairs.kind >= 0).all():
+            chosen, weights = _spread(pairs.kind.numpy(), each)
+        else:  # what is taken carries its place where its split stood
+            taken, weights = sample(replace(pairs, split=torch.arange(len(pairs))), every)
+            chosen = taken.split.numpy()
+        family = np.full(len(chosen), file.stem.removeprefix("pairs_"))
+        energies = minima[chosen], starts[chosen]
+        parts.append(HeldOut(pairs.take(torch.from_numpy(chosen)), family, *energies, weights))
+    pairs, *arrays = zip(*parts, strict=True)
+    return HeldOut(concatenate(pairs), *(np.concatenate(values) for values in arrays))
+
+
+def _spread(kind: np.ndarray, each: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of at most ``each`` crystals of every kind, evenly spaced, and how many each stands for."""
+    chosen, weights = [], np.ones(len(kind))
+    for number in np.unique(kind):
+        own = np.flatnonzero(kind == number)
+        few = own[np.linspace(0, len(own) - 1, min(each or len(own), len(own))).round().astype(int)]
+        weights[few] = len(own) / len(few)
+        chosen.append(few)
+    index = np.sort(np.concatenate(chosen))
+    return index, weights[index]
+
+
+def _newer(family: np.ndarray) -> np.ndarray:
+    """(n,) of which families are the generated files from ``d`` on, which have all kinds and many oxides."""
+    older = np.isin(family, [f"generated_{letter}" for letter in "abc"])
+    return np.char.startswith(family, "generated") & ~older
+
+
+def groups_of(tests: HeldOut) -> dict[str, np.ndarray]:
+    """Masks (n,) of the groups that tables tell of, by name; they overlap."""
+    pairs, family, dft = tests.pairs, tests.family, tests.pairs.dft.numpy()
+    generated, newer = np.char.startswith(family, "generated"), _newer(family)
+    oxide = torch.zeros(len(pairs), dtype=torch.bool).index_put((pairs.batch[pairs.numbers == 8],), torch.tensor(True))
+    kinds = {name: newer & (pairs.kind.numpy() == number) for number, name in KINDS.items()}
+    found = kinds | {
+        "oxides of these": newer & oxide.numpy(),
+        "above 30 atoms of these": newer & (pairs.counts.numpy() > 30),
+        "generated, DFT-labelled": generated & dft,
+    }
+    for name in ("universal", "xmno"):
+        found |= {f"{name}, DFT-labelled": (family == name) & dft, f"{name}, all": family == name}
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def bare(name: str, device: str) -> Predictor:
+    """The predictor of a model, without what leaves crystals unchanged."""
+    model = load_model(name)
+    return Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=device)
+
+
+def ends_of(predictor: Predictor, tests: HeldOut, folder: Path | None = None) -> list[Crystal]:
+    """What the crystals become; as they were where they are refused. The ``folder`` keeps the predictions."""
+    starts, kept = crystals_of(tests.pairs, "initial"), tests.pairs.fixed_cell.numpy()
+    ends = dict(enumerate(starts))
+    for family in np.unique(tests.family):
+        index = np.flatnonzero(tests.family == family)
+        cache = folder and folder / f"{predictor.model_name}-pairs_{family}-test.npz"
+        here = [starts[i] for i in index.tolist()]
+        found = predict(predictor, here, cache, cell_kept=kept[index], allow_refused=True)
+        ends |= dict(zip(index.tolist(), found.crystals, strict=True))
+    return list(ends.values())
+
+
+def errors(pairs: RelaxationPairs, crystals: Sequence[Crystal]) -> dict[str, np.ndarray]:
+    """Arrays (n,): Å, Å³, and the relative volume."""
+    found = crystal_errors(pairs, crystals)
+    lengths = np.stack([np.linalg.norm(crystal.cell, axis=1) for crystal in crystals])
+    true = torch.linalg.vector_norm(pairs.cell_relaxed, dim=2).numpy()
+    keys = ("coordinates", "volume", "relative_volume")
+    return {key: found[key] for key in keys} | {"lengths": np.abs(lengths - true).mean(axis=1)}
+
+
+def row(before: dict[str, np.ndarray], after: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, Any]:
+    """What a table says of crystals with errors ``before`` and ``after``."""
+    cells: dict[str, Any] = {"crystals": len(weights), "of": round(weights.sum())}
+    for side, found in (("start", before), ("end", after)):
+        cells[side] = {f"{key} mean": float(np.average(values, weights=weights)) for key, values in found.items()}
+        cells[side] |= {f"{key} median": _median(values, weights) for key, values in found.items()}
+        cells[side]["near"] = float(np.average(found["coordinates"] <= NEAR, weights=weights))
+    further = after["coordinates"] > before["coordinates"] + ZERO
+    return cells | {"further off": float(np.average(further, weights=weights))}
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = values.argsort()
+    below = weights[order].cumsum() / weights.sum()
+    return float(values[order][np.searchsorted(below, 0.5)])
+
+
+def match_rates(pairs: RelaxationPairs, ends: Sequence[Crystal], limit: int, jobs: int) -> dict[str, Any]:
+    """Shares of ``limit`` crystals, evenly spaced, that pymatgen takes for the relaxed ones, before and after."""
+    index = np.linspace(0, len(pairs) - 1, min(limit, len(pairs))).round().astype(int)
+    few = pairs.take(torch.from_numpy(index))
+    starts, relaxed = crystals_of(few, "initial"), crystals_of(few, "relaxed")
+    chosen = [ends[i] for i in index.tolist()]
+    found = [match.same for match in structure_matches([*starts, *chosen], relaxed * 2, jobs=jobs)]
+    return {
+        "crystals": len(few),
+        "start": float(np.mean(found[: len(few)])),
+        "end": float(np.mean(found[len(few) :])),
+    }
+
+
+def _mean(rows: Sequence[Any]) -> Any:
+    """The mean of rows, number by number."""
+    if isinstance(rows[0], dict):
+        return {key: _mean([each[key] for each in rows]) for key in rows[0]}
+    return float(np.mean(rows))
+
+
+def main() -> None:
+    """Measure, and write JSON."""
+    given = _parser().parse_args()
+    predictor = bare(given.model, given.device)
+    labels = labels_for(predictor.model.card.level)
+    tests = held_out(given.data, labels, each=given.each, every=given.every)
+    ends = ends_of(predictor, tests, given.cache)
+    before, after = errors(tests.pairs, crystals_of(tests.pairs, "initial")), errors(tests.pairs, ends)
+    rows = {}
+    for name, mask in groups_of(tests).items():
+        here = [{key: values[mask] for key, values in errors_of.items()} for errors_of in (before, after)]
+        rows[name] = row(*here, tests.weights[mask])
+        if given.matches:
+            found = [end for end, inside in zip(ends, mask.tolist(), strict=True) if inside]
+            rows[name]["match"] = match_rates(tests.take(mask).pairs, found, given.matches, given.jobs)
+    if set(KINDS.values()) <= rows.keys():
+        of_kinds = [rows[kind] for kind in KINDS.values()]
+        rows[MEAN] = _mean(of_kinds) | {key: sum(kind[key] for kind in of_kinds) for key in ("crystals", "of")}
+    facts = {"environment": environment(), "model": predictor.model_name, "recycles": predictor.recycles}
+    write_json(given.json, {**facts, "each": given.each, "every": given.every, "rows": rows})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
+    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
+    parser.add_argument("--each", type=int, help="crystals of each kind in a file (default all)")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th of files without kinds (default all)")
+    parser.add_argument(
+        "--matches", type=int, default=200, help="crystals to match in each group (default %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes for that (default %(default)s)")
+    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
+    parser.add_argument("--device", default="auto", help="where the network runs (default %(default)s)")
+    parser.add_argument("--json", type=Path, required=True, help="write the results here")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

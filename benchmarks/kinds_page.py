@@ -1,0 +1,146 @@
+"""Accuracy by kind of crystal and energies above minima, made of what kinds.py and minimum_energies.py measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Whose minima the relaxed crystals are, by the end of the result's name.
+LEVELS = {"PBE": "Minima of PBE, or of Nequix-OAM-1 where DFT did not relax", "M3GNet": "M3GNet's minima"}
+
+SPLITS = {
+    "test": "test (Å)",
+    "validation": "validation (Å)",
+    "few": "the first 60 validation crystals of each kind (Å)",
+    "train": "training crystals (Å)",
+}
+
+POTENTIALS = {"m3gnet": "M3GNet", "nequix": "Nequix-OAM-1"}
+
+COMMANDS = """```sh
+python benchmarks/kinds.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz --each 16 --every 4 --matches 25 \\
+    --json benchmarks/results/kinds-PBE.json
+DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/minimum_energies.py m3gnet pairs_universal.npz \\
+    pairs_xmno.npz --model DeepRelax-M3GNet --every 4 --json benchmarks/results/minimum_energies-M3GNet.json
+```"""
+
+KINDS = """## By kind of crystal
+
+Test crystals, by what was done to published crystals to make them. Nothing is flagged here, nor left unchanged where
+the model expects to do harm: "further off" is the share of crystals whose coordinates end further from the relaxed ones
+than they began. After the slash stands the unrelaxed crystal. Where not all crystals were taken, they are
+evenly spaced, and stand for as many as there are. The match rate is that of 25 crystals of each row at most."""
+
+ENERGIES = """## Energy above the minimum
+
+Energy under a potential above that of its own minimum, which screenings rank by: share of crystals within 25 meV/atom.
+Crystals of each row are evenly spaced, 40 at most of each label."""
+
+LEARNT = """## What training buys
+
+The stages of the default's training, each the start of the next: coordinates with two recycles, mean over the nine
+kinds, and what was learnt from until then. The training crystals of the last column are some of each kind."""
+
+
+def sections(results: Path) -> list[str]:
+    """Parts of the page of accuracy."""
+    parts = [COMMANDS, KINDS]
+    for file in sorted(results.glob("kinds-*.json"), reverse=True):  # PBE first
+        found = json.loads(file.read_text(encoding="utf-8"))
+        level = LEVELS[file.stem.removeprefix("kinds-")]
+        parts += [f"`{found['model']}`, {found['recycles']} recycles. {level}:", _kinds(_told_here(found["rows"]))]
+    parts.append(ENERGIES)
+    for file in sorted(results.glob("minimum_energies-*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        parts += [f"`{found['model']}` under {POTENTIALS[found['potential']]}:", _energies(found["rows"])]
+    learnt = json.loads((results / "learnt.json").read_text(encoding="utf-8"))
+    return [*parts, LEARNT, _learnt(learnt["networks"]), _law(learnt["networks"], learnt["aim"])]
+
+
+def _told_here(rows: dict[str, Any]) -> dict[str, Any]:
+    """Without the families as a whole, of which accuracy.py predicts every crystal."""
+    return {name: found for name, found in rows.items() if not name.endswith(", all")}
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _kinds(rows: dict[str, Any]) -> str:
+    heading = [
+        "",
+        "crystals",
+        "coordinates (Å)",
+        "median (Å)",
+        "within 0.05 Å",
+        "match rate",
+        "lengths of the cell (Å)",
+    ]
+    heading += ["relative volume, median", "volume (Å³)", "further off"]
+    return _table(heading, [[name, *_cells(found)] for name, found in rows.items()])
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    end, start, match = found["end"], found["start"], found.get("match")
+
+    def both(key: str, form: str) -> str:
+        return f"{end[key]:{form}} / {start[key]:{form}}"
+
+    moves = start["lengths mean"] > 0
+    return [
+        f"{found['crystals']:,} of {found['of']:,}",
+        both("coordinates mean", ".4f"),
+        both("coordinates median", ".4f"),
+        both("near", ".0%"),
+        f"{match['end']:.2f} / {match['start']:.2f}" if match else "",
+        both("lengths mean", ".3f") if moves else "kept",
+        both("relative_volume median", ".2%") if moves else "kept",
+        both("volume mean", ".2f") if moves else "kept",
+        f"{found['further off']:.0%}",
+    ]
+
+
+def _energies(rows: dict[str, Any]) -> str:
+    heading = ["", "crystals", "within 25 meV/atom", "median (meV/atom)", "90 % (meV/atom)"]
+    return _table(
+        heading,
+        [
+            [
+                name,
+                f"{found['crystals']}",
+                f"{found['end']['within']:.0%} / {found['start']['within']:.0%}",
+                f"{1e3 * found['end']['median']:.1f} / {1e3 * found['start']['median']:.0f}",
+                f"{1e3 * found['end']['p90']:.0f}",
+            ]
+            for name, found in rows.items()
+        ],
+    )
+
+
+def _learnt(networks: list[dict[str, Any]]) -> str:
+    heading = ["stage", "seconds of an H200", "crystals seen", *SPLITS.values()]
+    rows = []
+    for network in networks:
+        errors = [network.get(split) for split in SPLITS]
+        texts = ["" if error is None else f"{error:.4f}" for error in errors]
+        rows.append([network["name"], f"{network['seconds']:,}", f"{network['crystals'] / 1e6:.1f} M", *texts])
+    return _table(heading, rows)
+
+
+def _law(networks: list[dict[str, Any]], aim: float) -> str:
+    """What more training crystals would buy, if the law of the first ``networks`` went on, and that it did not."""
+    known = [network for network in networks if "test" in network]
+    seen, errors = (np.log([network[key] for network in known]) for key in ("crystals", "test"))
+    power, _ = np.polyfit(seen, errors, 1)
+    more = (aim / known[-1]["test"]) ** (1 / power)
+    before, after = (network["few"] for network in networks[-2:])
+    return (
+        f"Over the first {len(known)} stages the error falls as the crystals seen to the power {power:.2f}: to come to "
+        f"{aim} Å so would take {more:.0f} times as many. The last stage did not go on like that: {before:.4f} and "
+        f"{after:.4f} Å on the same validation crystals. More of the same is not what is missing. A fifth of the "
+        "crystals, whose minimum lies far from the start, holds two thirds of the error."
+    )

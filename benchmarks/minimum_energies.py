@@ -1,0 +1,127 @@
+"""How far above the minimum of a potential predicted crystals lie, in energy under that potential, kind by kind.
+
+DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/minimum_energies.py m3gnet pairs_universal.npz \\
+    pairs_xmno.npz --model DeepRelax-M3GNet --every 4 --json benchmarks/results/minimum_energies-M3GNet.json
+DEEPRELAX_NEQUIX=nequix-oam-1.pt python benchmarks/minimum_energies.py nequix pairs_universal.npz pairs_xmno.npz \\
+    pairs_generated_[d-g].npz --each 16 --every 4 --json benchmarks/results/minimum_energies-Nequix.json
+
+The minimum is the potential's own, whose energy the files hold: also of crystals whose label is DFT's. Each group gives
+crystals evenly spaced. Nequix needs ``pip install nequix torch-sim-atomistic``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kinds import HeldOut, bare, ends_of, groups_of, held_out
+
+from deeprelax_ase import Crystal
+from deeprelax_ase.calculators import get_calculator
+from deeprelax_ase.data import crystals_of
+from deeprelax_ase.evaluation.results import environment, write_json
+
+#: eV/atom, within which a screening takes an energy for the minimum's.
+WITHIN = 0.025
+
+
+def m3gnet() -> Callable[[Crystal], float]:
+    """Energies in eV/atom under M3GNet."""
+    calculator = get_calculator("m3gnet", device="cpu")
+
+    def energy(crystal: Crystal) -> float:
+        atoms = crystal.to_atoms()
+        atoms.calc = calculator
+        return float(atoms.get_potential_energy()) / len(atoms)
+
+    return energy
+
+
+def nequix() -> Callable[[Crystal], float]:
+    """Energies in eV/atom under Nequix-OAM-1."""
+    import nequix_torch_sim
+    import torch_sim
+
+    model = nequix_torch_sim.nequix()
+
+    def energy(crystal: Crystal) -> float:
+        atoms = crystal.to_atoms()
+        atoms.pbc = True
+        return float(model(torch_sim.io.atoms_to_state([atoms], model.device, model.dtype))["energy"]) / len(atoms)
+
+    return energy
+
+
+def groups(tests: HeldOut, potential: str) -> dict[str, np.ndarray]:
+    """Masks (n,) by name: kinds, and all crystals by what made their label."""
+    dft = tests.pairs.dft.numpy()
+    found = {"all, DFT-labelled": dft, "all, labelled by a potential": ~dft}
+    by_kind = groups_of(tests)
+    if potential == "m3gnet":  # which knows two families alone
+        by_kind = {name: mask for name, mask in by_kind.items() if name.endswith("all")}
+    return found | by_kind
+
+
+def chosen(masks: Sequence[np.ndarray], number: int) -> np.ndarray:
+    """Indices, evenly spaced ones of each mask, ``number`` at most of each."""
+    spaced = []
+    for mask in masks:
+        index = np.flatnonzero(mask)
+        spaced.append(index[np.linspace(0, len(index) - 1, min(number, len(index))).round().astype(int)])
+    return np.unique(np.concatenate(spaced))
+
+
+def row(start: np.ndarray, end: np.ndarray) -> dict[str, Any]:
+    """What a table says of energies above the minimum, in eV/atom."""
+    return {
+        "crystals": len(end),
+        "start": {"within": float((start <= WITHIN).mean()), "median": float(np.median(start))},
+        "end": {
+            "within": float((end <= WITHIN).mean()),
+            "median": float(np.median(end)),
+            "p90": float(np.percentile(end, 90)),
+        },
+    }
+
+
+def main() -> None:
+    """Measure, and write JSON."""
+    given = _parser().parse_args()
+    predictor = bare(given.model, "cpu")
+    labels = "m3gnet" if given.potential == "m3gnet" else "relaxed"
+    tests = held_out(given.data, labels, each=given.each, every=given.every)
+    ends = ends_of(predictor, tests, given.cache)
+    dft, families = tests.pairs.dft.numpy(), groups(tests, given.potential)
+    parts = [mask & label for mask in families.values() for label in (dft, ~dft)]
+    index = chosen([part for part in parts if part.any()], given.number)
+    tests, ends = tests.take(index), [ends[i] for i in index.tolist()]
+    energy = {"m3gnet": m3gnet, "nequix": nequix}[given.potential]()
+    starts = tests.starts
+    if given.potential == "m3gnet":
+        starts = np.array([energy(crystal) for crystal in crystals_of(tests.pairs, "initial")])
+    before, after = starts - tests.minima, np.array([energy(end) for end in ends]) - tests.minima
+    rows = {name: row(before[mask], after[mask]) for name, mask in groups(tests, given.potential).items() if mask.any()}
+    facts = {"environment": environment(), "model": predictor.model_name, "potential": given.potential}
+    write_json(given.json, {**facts, "within": WITHIN, "rows": rows})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("potential", choices=("m3gnet", "nequix"))
+    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
+    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
+    parser.add_argument("--each", type=int, help="crystals of each kind in a file to predict (default all)")
+    parser.add_argument(
+        "--every", type=int, default=1, help="predict every N-th where there are no kinds (default all)"
+    )
+    parser.add_argument("--cache", type=Path, help="folder to keep predictions in, as kinds.py does")
+    parser.add_argument("--number", type=int, default=40, help="crystals of each group (default %(default)s)")
+    parser.add_argument("--json", type=Path, required=True, help="write the results here")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

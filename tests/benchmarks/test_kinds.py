@@ -1,0 +1,54 @@
+"""What benchmarks/kinds.py says of each kind of crystal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import kinds
+import numpy as np
+import pytest
+
+from deeprelax_ase.data import crystals_of
+from deeprelax_ase.evaluation.metrics import crystal_errors
+from tests.pairs import make_pairs, write_pairs
+
+
+@pytest.mark.usefixtures("shipped")
+def test_rows_of_unmoved_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "ends_of", lambda predictor, tests, folder: crystals_of(tests.pairs, "initial"))
+    pairs, out = make_pairs(9), tmp_path / "out.json"
+    extra = {
+        "kind": np.array([0, 0, 4, 5, 6, 7, 9, 10, 11]),
+        "energy_initial": np.ones(9),
+        "energy_relaxed": np.zeros(9),
+    }
+    file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(9) == 7, split=np.full(9, 2))
+    with np.load(file) as arrays:
+        np.savez(file, **dict(arrays), **extra)
+    monkeypatch.setattr("sys.argv", ["kinds.py", str(file), "--matches", "0", "--json", str(out)])
+    kinds.main()
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert rows["elements substituted"]["crystals"] == 2
+    assert rows["generated, DFT-labelled"]["crystals"] == 1
+    errors = crystal_errors(pairs, crystals_of(pairs, "initial"))["coordinates"]
+    for row in rows.values():
+        assert row["start"] == row["end"]
+        assert row["further off"] == 0
+    assert rows["elements substituted"]["end"]["coordinates mean"] == pytest.approx(errors[:2].mean(), rel=1e-6)
+    assert kinds.MEAN not in rows  # there are no slabs
+
+
+def test_crystals_stand_for_all_of_their_kind(tmp_path: Path) -> None:
+    pairs = make_pairs(10)
+    file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(10) < 0, split=np.full(10, 2))
+    kind, energies = np.array([4, 4, 4, 0, 0, 0, 0, 0, 0, 0]), np.arange(10.0)
+    with np.load(file) as arrays:
+        np.savez(file, **dict(arrays), kind=kind, energy_initial=energies, energy_relaxed=energies)
+    few = kinds.held_out([file], "relaxed", each=2)
+    assert few.minima.tolist() == [0, 2, 3, 9]
+    assert few.weights.tolist() == [1.5, 1.5, 3.5, 3.5]
+    found = kinds.row(*[{"coordinates": few.minima}] * 2, few.weights)
+    assert found["of"] == 10
+    assert found["end"]["coordinates mean"] == pytest.approx((1.5 * 2 + 3.5 * 12) / 10)
+    assert found["end"]["coordinates median"] == 3
