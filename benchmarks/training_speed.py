@@ -30,7 +30,7 @@ from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.batches import BatchStream
 from deeprelax_ase.training.loss import deeprelax_loss
-from deeprelax_ase.training.settings import SHIPPED_NETWORK, SHIPPED_TRAINING
+from deeprelax_ase.training.settings import E3_NETWORK, E3_TRAINING
 from deeprelax_ase.training.tasks import pair_truth
 
 #: Channels of the end-to-end network that make 8.9 million parameters.
@@ -39,14 +39,14 @@ WIDE = 256
 
 def runs(compiled: bool) -> dict[str, tuple[Any, TrainingSettings]]:
     """Network and settings of each row."""
-    wide = replace(SHIPPED_NETWORK, channels=WIDE)
-    settings = replace(SHIPPED_TRAINING, compile=compiled, log_every=10)
+    wide = replace(E3_NETWORK, channels=WIDE)
+    settings = replace(E3_TRAINING, compile=compiled, log_every=10)
     plain = TrainingSettings(atoms_per_batch=8000, log_every=10, compile=compiled)
     still = replace(plain.augmentation, interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
     return {
         "end-to-end, 256 channels": (wide, settings),
         "end-to-end, 256 channels, pairs moved batch by batch": (wide, replace(settings, resident="never")),
-        "end-to-end, 192 channels (as shipped)": (SHIPPED_NETWORK, settings),
+        "end-to-end, 192 channels": (E3_NETWORK, settings),
         "paper's": (ABLATIONS["DeepRelax"], plain),
         "paper's, without augmentation, graphs kept": (ABLATIONS["DeepRelax"], replace(plain, augmentation=still)),
         "paper's, without augmentation, graphs rebuilt": (

@@ -19,7 +19,7 @@ def perovskite(formula: str, a: float) -> Atoms:
 
 
 def crystals() -> dict[str, Atoms]:
-    """From what the model has seen many of to what it has seen none of."""
+    """From an ordinary crystal to one that is far from any minimum."""
     rattled = perovskite("SrTiO3", 3.905).repeat(2)
     rattled.rattle(0.15, seed=1)
     stretched = perovskite("SrTiO3", 1.25 * 3.905)

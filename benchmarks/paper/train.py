@@ -33,7 +33,7 @@ from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train
 from deeprelax_ase.training.run import best_recycles
-from deeprelax_ase.training.settings import SHIPPED_TRAINING
+from deeprelax_ase.training.settings import E3_TRAINING
 
 #: File of each set of pairs.
 DATA = {"xmno": "pairs_xmno.npz", "universal": "pairs_universal.npz", "monolayers": "monolayers.npz"}
@@ -45,14 +45,14 @@ PLAIN = TrainingSettings(
     learning_rate=1e-3,
     lattice_weight=1.0,
     augmentation=replace(
-        SHIPPED_TRAINING.augmentation, interpolated=0.0, relaxed=0.0, perturbed=0.0, strained=0.0, rattled=0.0
+        E3_TRAINING.augmentation, interpolated=0.0, relaxed=0.0, perturbed=0.0, strained=0.0, rattled=0.0
     ),
     log_every=100,
     recycled=0.0,
 )
 
 #: The end-to-end network is trained as it always is, on as many steps and atoms.
-OURS = replace(SHIPPED_TRAINING, atoms_per_batch=PLAIN.atoms_per_batch, log_every=100)
+OURS = replace(E3_TRAINING, atoms_per_batch=PLAIN.atoms_per_batch, log_every=100)
 
 #: The paper's network with our heads: distances that follow the cell, projected vectors, an equivariant strain.
 MENDED = "DeepRelax-mended"

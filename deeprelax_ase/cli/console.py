@@ -204,7 +204,7 @@ def model_table(cards: Sequence[ModelCard], default: str) -> Table:
             escape(card.name) + (" (default)" if card.name == default else ""),
             escape(card.level_of_theory),
             str(len(card.elements)),
-            f"{card.parameters / 1e6:.1f} M",
+            (f"{card.members} × " if card.members > 1 else "") + f"{card.parameters / 1e6:.1f} M",
             next((value for name, value in _flat(card.metrics) if _COORDINATES.search(name)), ""),
         )
     return table

@@ -119,7 +119,7 @@ Recycles = Annotated[
     int | None,
     optional("How often the network refines its prediction. Default: as --one-shot says", min=1, max=MOST_RECYCLES),
 ]
-Members = Annotated[int | None, optional("Networks of the ensemble. Default: as --one-shot says", min=1)]
+Members = Annotated[int | None, optional("Networks of a model that is an ensemble. Default: as --one-shot says", min=1)]
 
 PairSources = Annotated[list[str], optional("Relaxation pairs; repeatable.", "--data", metavar="SOURCE")]
 PairFormat = Annotated[

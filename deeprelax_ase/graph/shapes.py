@@ -40,7 +40,6 @@ else:
 Numbers = Int[Tensor, "N"]  # atomic numbers
 Batch = Int[Tensor, "N"]  # the crystal of each atom, ascending
 Positions = Float[Tensor, "N 3"]  # Å; also displacements, and fractional coordinates
-PerAtom = Float[Tensor, "N"]
 AtomStrains = Float[Tensor, "N 6"]  # coefficients that an atom adds to the strain, trace first
 AtomScales = Float[Tensor, "N 3"]  # raw: of displacement, volume and shape
 AtomFlags = Bool[Tensor, "N"]

@@ -25,7 +25,7 @@ class Uncertainty:
     Attributes:
         total: Å, square root of the global uncertainty U of eq. (24).
         aleatoric: Å, square root of U_a, eq. (21): scatter that the data itself has.
-        epistemic: Å, square root of U_e, eq. (23): disagreement of the ensemble's members.
+        epistemic: Å, square root of U_e, eq. (23): disagreement of the ensemble's members; zero where there is one.
         per_atom: (N,) Å, the same square root over the edges of each atom.
         per_bond: (E,) Å, the same for each edge.
         bonds: (E, 5) int64, the edges: atom i, atom j, cell offset of j.

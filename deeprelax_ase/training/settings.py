@@ -222,9 +222,9 @@ class DataSettings:
             raise ValueError(f"Unknown level={self.level!r}, must be one of {LEVELS}")
 
 
-#: How the shipped end-to-end models are trained.
-SHIPPED_NETWORK = DeepRelaxE3Config(channels=192, levels=LEVELS)
-SHIPPED_TRAINING = TrainingSettings(
+#: What an end-to-end network and its training are where nothing else is set; small enough for one GPU and an afternoon.
+E3_NETWORK = DeepRelaxE3Config(channels=192, levels=LEVELS)
+E3_TRAINING = TrainingSettings(
     atoms_per_batch=12000,
     learning_rate=2e-3,
     clip=10.0,
@@ -240,7 +240,7 @@ PAPER_TRAINING = TrainingSettings(learning_rate=1e-4, schedule="plateau", weight
 
 #: What the sections network and training of a run depart from, by the architecture of the network.
 PRESETS: dict[str, tuple[DeepRelaxConfig | DeepRelaxE3Config, TrainingSettings]] = {
-    "DeepRelaxE3": (SHIPPED_NETWORK, SHIPPED_TRAINING),
+    "DeepRelaxE3": (E3_NETWORK, E3_TRAINING),
     **{name: (config, PAPER_TRAINING) for name, config in ABLATIONS.items()},
 }
 
@@ -270,8 +270,8 @@ class RunConfig:
     name: str
     out: Path
     data: DataSettings
-    network: DeepRelaxConfig | DeepRelaxE3Config = SHIPPED_NETWORK
-    training: TrainingSettings = SHIPPED_TRAINING
+    network: DeepRelaxConfig | DeepRelaxE3Config = E3_NETWORK
+    training: TrainingSettings = E3_TRAINING
     members: int = 1
     initial: str | None = None
     frozen: tuple[str, ...] = ()

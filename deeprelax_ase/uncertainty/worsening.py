@@ -85,7 +85,8 @@ def fit_worsening(logarithms: np.ndarray, steps: Steps, worse: np.ndarray) -> Wo
     if worse.all() or not worse.any():
         raise ValueError("all predictions end nearer, or all further off: there is nothing to calibrate the odds by")
     inputs = _inputs(logarithms[moves], steps)
-    centre, scale = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), 1e-9)
+    centre, scale = inputs.mean(axis=0), inputs.std(axis=0)
+    scale[scale < 1e-6] = 1.0  # of a feature that never varies, as the spread of one network, nothing is learnt
     design = np.column_stack([np.ones(len(inputs)), (inputs - centre) / scale])
     decay = np.array([0.0, *[_DECAY] * inputs.shape[1]])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import ConfigError, PairSettings, RunConfig, load_config, run_config
-from deeprelax_ase.training.settings import PAPER_TRAINING, SHIPPED_NETWORK, SHIPPED_TRAINING
+from deeprelax_ase.training.settings import PAPER_TRAINING, E3_NETWORK, E3_TRAINING
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "training").glob("*.yaml"))
 LEAST = {"name": "mine", "out": "run", "data": {"sources": ["pairs.npz"]}}
@@ -102,9 +102,9 @@ def test_changes_that_are_none_are_refused(file: Path, text: str) -> None:
 
 def test_the_end_to_end_network_is_trained_as_those_that_ship() -> None:
     config = made()
-    assert (config.network, config.training) == (SHIPPED_NETWORK, SHIPPED_TRAINING)
+    assert (config.network, config.training) == (E3_NETWORK, E3_TRAINING)
     assert config.data.choice == PairSettings(dft_copies=1, borrowed=0.0)  # of pairs of one's own, each once
-    assert made("network: {channels: 32}").network == replace(SHIPPED_NETWORK, channels=32)
+    assert made("network: {channels: 32}").network == replace(E3_NETWORK, channels=32)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -120,13 +120,13 @@ def test_a_run_that_starts_from_a_model_has_its_network(tmp_path: Path) -> None:
     save_model([DeepRelaxE3(network)], tmp_path, "first", **about, elements=[1], level="PBE")
     card = str(tmp_path / "first.json")
     assert made(initial=card).network == network
-    assert made(initial=card, network={"channels": 16}).network == replace(SHIPPED_NETWORK, channels=16)
+    assert made(initial=card, network={"channels": 16}).network == replace(E3_NETWORK, channels=16)
     shipped = made("initial: DeepRelax-PBE-v0")
     assert isinstance(shipped.network, DeepRelaxConfig)
     assert shipped.training == PAPER_TRAINING
     with pytest.raises(ConfigError, match="initial: Unknown model 'DeepRelax-SCAN'"):
         made("initial: DeepRelax-SCAN")
-    assert made(initial=str(tmp_path / "member0.safetensors")).network == SHIPPED_NETWORK  # has no card to say it
+    assert made(initial=str(tmp_path / "member0.safetensors")).network == E3_NETWORK  # has no card to say it
 
 
 def test_one_name_stands_for_a_list_of_one() -> None:
