@@ -28,6 +28,7 @@ class Card:
     level_of_theory: str = "PBE"
     metrics: dict = field(default_factory=lambda: {"test": {"coordinates (Å)": 0.0123456}, "seconds": 3})
     parameters: int = 1234567
+    members: int = 1
 
 
 class TestModels:
@@ -35,7 +36,7 @@ class TestModels:
     def cards(self, monkeypatch):
         pages = {"Other": "# Other\n\n## Known failures\n\n- falls *over*\n"}
         cards = SimpleNamespace(
-            available_models=lambda: [Card(), Card(name="Other")], card_page=pages.get, DEFAULT_MODEL="Other"
+            available_models=lambda: [Card(), Card(name="Other", members=3)], card_page=pages.get, DEFAULT_MODEL="Other"
         )
         monkeypatch.setitem(sys.modules, "deeprelax_ase.models.registry", cards)
 
@@ -43,7 +44,7 @@ class TestModels:
         monkeypatch.setenv("COLUMNS", "120")
         result = deeprelax("models")
         assert result.exit_code == 0
-        for text in ("DeepRelax-Test", "Other (default)", "PBE", "1.2 M", "0.01235"):
+        for text in ("DeepRelax-Test", "Other (default)", "PBE", "1.2 M", "3 × 1.2 M", "0.01235"):
             assert text in result.stdout
 
     def test_one_card(self, deeprelax):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import ConfigError, PairSettings, RunConfig, load_config, run_config
-from deeprelax_ase.training.settings import PAPER_TRAINING, E3_NETWORK, E3_TRAINING
+from deeprelax_ase.training.settings import E3_NETWORK, E3_TRAINING, PAPER_TRAINING
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "training").glob("*.yaml"))
 LEAST = {"name": "mine", "out": "run", "data": {"sources": ["pairs.npz"]}}
