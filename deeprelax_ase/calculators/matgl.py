@@ -48,9 +48,9 @@ class MatGLCalculator(PESCalculator):
             CalculatorError: the potential does not know some of the elements.
         """
         known = getattr(self.potential.model, "element_types", None)
-        if atoms is not None and known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
-            raise CalculatorError(f"the potential does not know {', '.join(unknown)}. Choose another calculator.")
         with _computing_in(self.dtype, self.threads):
+            if atoms is not None and known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
+                raise CalculatorError(f"the potential does not know {', '.join(unknown)}. Choose another calculator.")
             super().calculate(atoms, properties, system_changes)
 
 

@@ -79,7 +79,7 @@ def test_dtype_is_put_back_after_an_error():
     calculator = get_calculator(str(M3GNET), dtype="float64")
     atoms = bulk("Po", "sc", a=3.3)  # not among the elements of M3GNet
     atoms.calc = calculator
-    with pytest.raises(KeyError):
+    with pytest.raises(CalculatorError):
         atoms.get_potential_energy()
     assert matgl_and_torch_dtypes() == (torch.float32, np.float32, torch.float32)
 
