@@ -77,7 +77,6 @@ def _kinds(rows: dict[str, Any]) -> str:
         "coordinates (Å)",
         "median (Å)",
         "within 0.05 Å",
-        "match rate",
         "lengths of the cell (Å)",
     ]
     heading += ["relative volume, median", "volume (Å³)", "further off"]
