@@ -19,7 +19,7 @@ class Device(StrEnum):
 
 
 class OnUncertain(StrEnum):
-    """What comes of predictions that are not to be trusted."""
+    """What comes of predictions that are not to be trusted; a command raises nothing, as it has other crystals."""
 
     KEEP = "keep"
     WARN = "warn"

@@ -3,7 +3,7 @@
 Each process has a pipe of its own, and a thread here that asks it. Kept libraries were tried under ``kill -9`` first.
 Workers of pebble 5.2 share one pipe behind a lock, so that a process that is killed while it takes a job, or while it
 waits for one, breaks the pool (four runs of four). loky 3.7, and joblib on it, end all workers when one dies: every job
-that is not done is lost with it.
+that is not done is lost with it. Data, evaluation and labelling map over it too, so that it lies below them all.
 """
 
 from __future__ import annotations

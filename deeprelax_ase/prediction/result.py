@@ -56,7 +56,7 @@ class RelaxationResult:
 
     status: str = _column(f"what became of it: {', '.join(STATUSES)}", ACCEPTED)
     reason: str | None = _column("why the status is not 'accepted', or a remark")
-    uncertainty: float | None = _column("Å, how far the prediction may be off")
+    uncertainty: float | None = _column("Å, how far the jump may be off; it stays after a finish")
     error: float | None = _column("Å, expected error of the coordinates, where it is calibrated")
     error_bound: float | None = _column("Å, bound that this error keeps in nine of ten crystals")
     volume_error: float | None = _column("expected relative error of the volume")

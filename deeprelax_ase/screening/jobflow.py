@@ -66,7 +66,8 @@ class DeepRelaxMaker(Maker):
         name: of the job.
         options: how to relax.
         workers: processes that share the list, see :class:`~deeprelax_ase.screening.isolated.IsolatedRelaxer`; one that
-            is killed costs nothing but time. With 0, the default, the job works in its own process. The models stay in
+            is killed costs nothing but time. With 0, the default, the job works in its own process, and ends with a
+            crystal that kills it. The models stay in
             memory for the next job.
     """
 
