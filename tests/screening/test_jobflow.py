@@ -127,7 +127,8 @@ def test_a_killed_worker_changes_nothing(quick: RelaxOptions, tmp_path) -> None:
     with one_killed(lambda pid, command: "spawn_main" in command and has_torch(pid)) as killed:
         found = ScreeningDocument.model_validate(run(flow, tmp_path))
     assert len(killed) == 1
-    assert found.statuses == {"accepted": 200}
+    assert sum(found.statuses.values()) == 200
+    assert not {"failed", "refused"} & set(found.statuses)
     assert_as_predicted(table_of(found.documents), structures, quick)
     assert np.isfinite([document.uncertainty for document in found.documents]).all()
 
