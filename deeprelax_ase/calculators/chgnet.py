@@ -23,6 +23,10 @@ class ScopedCHGNetCalculator(CHGNetCalculator):
         with torch_settings(torch.float32):
             super().__init__(**kwargs)
 
+    def _get_name(self) -> str:
+        """What ASE asks for the name."""
+        return "chgnet"
+
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         """Compute energy, forces, stress and magnetic moments, as ASE asks for them."""
         with torch_settings(torch.float32, self.threads):

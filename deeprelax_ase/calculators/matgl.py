@@ -39,6 +39,10 @@ class MatGLCalculator(PESCalculator):
         options = {"stress_unit": "eV/A3", "use_voigt": True, **kwargs}
         super().__init__(potential.to(torch.device("cpu"), _DTYPES[dtype][0]), **options)
 
+    def _get_name(self) -> str:
+        """What ASE asks for the name: the architecture's."""
+        return type(self.potential.model).__name__.lower()
+
     def calculate(
         self, atoms: Atoms | None = None, properties: list | None = None, system_changes: list | None = None
     ) -> None:

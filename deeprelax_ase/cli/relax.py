@@ -126,7 +126,7 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Calla
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
     from deeprelax_ase.optimizers.finish import resolve_finish
 
-    options = how.finishing
+    options = {**how.finishing, "calculator_name": how.calculator}
     if options["finish"].lower() == "none":
         options["finish"] = None
     else:

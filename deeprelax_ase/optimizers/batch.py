@@ -97,6 +97,7 @@ def finish_frames(
     relax_cell: bool | None = None,
     limits: TrustLimits | None = None,
     only_uncertain: bool = False,
+    calculator_name: str | None = None,
     observe: Observer | None = None,
 ) -> Iterator[RelaxedFrame]:
     """Relaxation of ``frames`` that finishes each prediction under a calculator.
@@ -109,12 +110,14 @@ def finish_frames(
         limits: what a prediction has to meet, or is uncertain.
         only_uncertain: finish the predictions that are uncertain, and those that constraints do not let be made in
             batches; hand out the others as they are.
+        calculator_name: see :func:`finish_atoms`.
         observe: is told after each step.
 
     Yields:
         what became of each frame, in order.
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
+    options["calculator_name"] = calculator_name
     calculator: Calculator | None = None
     predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
     if only_uncertain:
@@ -152,6 +155,7 @@ def finish_atoms(
     steps: int = 500,
     finish: str | None = "fire",
     relax_cell: bool | None = None,
+    calculator_name: str | None = None,
     observe: Callable[[int], None] | None = None,
 ) -> tuple[RelaxationResult, Atoms]:
     """Relaxation of one crystal that finishes its prediction under a calculator.
@@ -165,6 +169,8 @@ def finish_atoms(
         steps: most steps, the jump included.
         finish: name of the optimizer that finishes; None for the jump alone.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
+        calculator_name: what the result calls the calculator; by default as
+            :func:`~deeprelax_ase.calculators.calculator_name` does.
         observe: is told after each step which it was.
 
     Returns:
@@ -174,6 +180,7 @@ def finish_atoms(
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
     """
     from deeprelax_ase.calculators.counting import CallCounter
+    from deeprelax_ase.calculators.names import calculator_name as name_of
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
 
     relaxed = atoms.copy()
@@ -198,6 +205,7 @@ def finish_atoms(
         energy=relaxed.calc.results.get("energy"),
         steps=optimizer.nsteps,
         force_calls=counter.calls,
+        calculator=calculator_name or name_of(calculator),
     )
     forget(relaxed)
     relaxed.info.update(result.info)

@@ -8,6 +8,8 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, compare_atoms
 
+from deeprelax_ase.calculators.names import calculator_name
+
 
 class CachedCalculator(Calculator):
     """Answers for one geometry from memory, and asks the atoms' own calculator about all others.
@@ -27,6 +29,10 @@ class CachedCalculator(Calculator):
         self.geometry = atoms.copy()
         self.results = deepcopy(dict(getattr(atoms.calc, "results", {})))
         self.implemented_properties = list(getattr(atoms.calc, "implemented_properties", self.results))
+
+    def _get_name(self) -> str:
+        """What ASE asks for the name: that of the atoms' own calculator."""
+        return calculator_name(self.calculator)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """The property called ``name`` of ``atoms``; None where it would have to be calculated and must not be."""

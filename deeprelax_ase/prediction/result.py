@@ -73,7 +73,7 @@ class RelaxationResult:
     energy: float | None = _column("eV, of the calculator that finished the relaxation, if any did")
     steps: int | None = _column("steps of the relaxation, the jump included")
     force_calls: int | None = _column("how often the calculator was asked for forces")
-    calculator: str | None = _column("name of the calculator that finished")
+    calculator: str | None = _column("name of the calculator that finished, or that judged the jump")
     seconds: float | None = _column("the crystal's share of the time that its batch took")
     model: str | None = _column("name of the model")
     version: str | None = _column("of deeprelax_ase", __version__)

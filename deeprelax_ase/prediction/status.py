@@ -57,7 +57,10 @@ STATUS_KEYS = ("deeprelax_status", "deeprelax_reason")
 JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
 
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
-INFO_KEYS = ("deeprelax_model", "deeprelax_uncertainty", *STATUS_KEYS, *ERROR_KEYS, *JUMP_KEYS)
+INFO_KEYS = (
+    *("deeprelax_model", "deeprelax_calculator", "deeprelax_uncertainty"),
+    *(*STATUS_KEYS, *ERROR_KEYS, *JUMP_KEYS),
+)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class TableRelaxer:
     def _finished(self, prediction: Prediction) -> RelaxationResult:
         """What the calculator makes of a prediction, the jump included."""
         options = self.options
-        result, _ = finish_atoms(
+        return finish_atoms(
             prediction.initial.to_atoms(),
             self.predictor,
             self._make_calculator(),
@@ -110,8 +110,8 @@ class TableRelaxer:
             steps=options.steps,
             finish=None if options.finish == NONE else options.finish,
             relax_cell=options.relax_cell,
-        )
-        return replace(result, calculator=options.calculator)
+            calculator_name=options.calculator,
+        )[0]
 
     def _make_calculator(self) -> Calculator:
         from deeprelax_ase.calculators.registry import get_calculator

@@ -9,6 +9,7 @@ import torch
 from deeprelax_ase.calculators import (
     get_calculator,
 )
+from deeprelax_ase.calculators.names import calculator_name
 from deeprelax_ase.errors import CalculatorError
 from tests.calculators.units import assert_units_of_ase, distorted_salt
 
@@ -17,6 +18,7 @@ from tests.calculators.units import assert_units_of_ase, distorted_salt
 def test_chgnet_in_units_of_ase(capfd):
     pytest.importorskip("chgnet")
     calculator = get_calculator("chgnet", device="cpu")
+    assert calculator_name(calculator) == "chgnet"
     assert capfd.readouterr() == ("", "")
     assert_units_of_ase(calculator)
 

@@ -14,6 +14,7 @@ from deeprelax_ase.calculators import (
     TENSORNET_VARIABLE,
     get_calculator,
 )
+from deeprelax_ase.calculators.names import calculator_name
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.matgl_import import import_matgl
 from tests.calculators.units import M3GNET, assert_units_of_ase, distorted_salt, needs_dgl, needs_m3gnet
@@ -22,6 +23,7 @@ from tests.calculators.units import M3GNET, assert_units_of_ase, distorted_salt,
 @needs_m3gnet
 def test_m3gnet_in_units_of_ase(capfd):
     calculator = get_calculator(f"M3GNet:{M3GNET}")
+    assert calculator_name(calculator) == "m3gnet"
     assert capfd.readouterr() == ("", "")
     assert_units_of_ase(calculator)
 

@@ -84,6 +84,7 @@ class TestCalculator:
         assert result.exit_code == 0, result.output
         for atoms in read("relaxed.extxyz", index=":"):
             assert atoms.info["deeprelax_status"] == "converged"
+            assert atoms.info["deeprelax_calculator"] == "ase.calculators.emt:EMT"
             assert np.abs(atoms.get_forces()).max() < 0.01
             assert atoms.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
 

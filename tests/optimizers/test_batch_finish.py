@@ -11,6 +11,7 @@ from ase.calculators.emt import EMT
 
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.batch import finish_frames
+from deeprelax_ase.prediction.result import RelaxationResult
 from tests.optimizers.frames import SURE, UNSURE, constrained, good, helium, molecule, unreadable
 from tests.optimizers.helpers import CountingEMT
 from tests.stand_in import StandInPredictor
@@ -54,6 +55,12 @@ class TestFinishFrames:
         assert copper.atoms.get_potential_energy() == alone.atoms.get_potential_energy()
         assert silver.atoms.get_potential_energy() != copper.atoms.get_potential_energy()
 
+    def test_a_result_tells_which_calculator_finished(self):
+        for given, told in (({}, "emt"), ({"calculator_name": "mine:EMT"}, "mine:EMT")):
+            (frame,) = finish_frames([good()], StandInPredictor(), EMT, steps=2, **given)
+            assert frame.result.calculator == frame.atoms.info["deeprelax_calculator"] == told
+            assert RelaxationResult.from_atoms(frame.atoms).calculator == told
+
     def test_force_calls_are_those_of_this_crystal(self):
         made: list[CountingEMT] = []
 
@@ -96,7 +103,8 @@ class TestFinishFrames:
         (second,) = finish_frames([Frame("again", first.atoms)], StandInPredictor(), EMT, fmax=0.05)
         assert second.result.status == "converged"
         assert second.result.uncertainty is None
-        assert second.atoms.info == {"deeprelax_model": "stand-in", "deeprelax_status": "converged"}
+        told = {"deeprelax_model": "stand-in", "deeprelax_status": "converged", "deeprelax_calculator": "emt"}
+        assert second.atoms.info == told
 
     def test_a_calculator_that_fails_costs_its_crystal_alone_and_is_made_anew(self):
         Fragile.made = 0
@@ -175,6 +183,7 @@ class TestFinishFrames:
         status = ["accepted", "converged", "failed", "refused", "converged"]
         assert [frame.result.status for frame in made] == status
         assert [frame.result.error for frame in made] == [0.03, None, None, None, None]
+        assert [frame.result.calculator for frame in made] == [None, "emt", None, None, "emt"]
         assert made[0].atoms.calc is None
 
     def test_constraints_are_kept(self):

@@ -121,7 +121,7 @@ def test_converged_start_makes_no_jump(make_atoms, predictor, minimum):
     assert optimizer.run(fmax=FMAX)
     assert predictor.asked == []
     assert optimizer.prediction is None
-    assert atoms.info == {"deeprelax_status": "converged"}
+    assert atoms.info == {"deeprelax_status": "converged", "deeprelax_calculator": "emt"}
 
 
 def test_no_energy_is_computed_twice(make_atoms, predictor):

@@ -34,6 +34,7 @@ def of_the_jump(*, calc: bool) -> dict:
         "deeprelax_status": "accepted",
         "deeprelax_jump": "kept",
         "deeprelax_jump_reason": KEPT_UNDER_EMT if calc else "no calculator to check it, no finish",
+        **({"deeprelax_calculator": "emt"} if calc else {}),
     }
 
 
