@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +94,12 @@ class TestImport:
 
     def test_public_names_resolve(self):
         run("import deeprelax_ase as d; [getattr(d, name) for name in d.__all__]")
+
+    def test_every_room_names_what_is_public(self):
+        rooms = [module.name for module in pkgutil.iter_modules(deeprelax_ase.__path__) if module.ispkg]
+        assert "labelling" in rooms
+        for room in set(rooms) - {"cli"}:  # a command line, whose names are its commands
+            assert import_module(f"deeprelax_ase.{room}").__all__, room
 
     def test_type_hints_are_shipped(self):
         assert (ROOT / "deeprelax_ase" / "py.typed").is_file()

@@ -1,1 +1,5 @@
 """Crystals relaxed, or forces computed, under a potential, to learn from."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,8 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.geometry.strain import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.labelling.forces import PointSettings, forces_in_processes, known_forces, main, points, write_forces
+from deeprelax_ase.labelling import PointSettings, forces_in_processes, known_forces, points, write_forces
+from deeprelax_ase.labelling.forces import main
 from tests.crystals import CRYSTALS, rotation
 from tests.killing import Killer
 
