@@ -1,4 +1,4 @@
-"""The page of accuracy and calibration, made of what accuracy.py and ``evaluation.calibrate`` measured."""
+"""The page of accuracy and calibration, made of what accuracy.py and ``deeprelax calibrate`` measured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HEAD = """# Accuracy of one shot, and how well it is known
 
 ```sh
 python benchmarks/accuracy.py pairs_universal.npz pairs_xmno.npz --again 16 --json benchmarks/results/accuracy-PBE.json
-python -m deeprelax_ase.evaluation.calibrate pairs_*.npz --model DeepRelax-PBE --recycles 1 2 --each 32 --write \\
+deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' --recycles 1 --recycles 2 --each 32 --write \\
     --json benchmarks/results/coverage-PBE.json
 ```
 

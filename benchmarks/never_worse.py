@@ -109,7 +109,7 @@ def main() -> None:
     model = load_model(given.model)
     calibration = Calibration.of_card(model.card.calibration, model.card.recycles)
     if calibration is None:
-        raise SystemExit(f"{given.model} has no calibration: python -m deeprelax_ase.evaluation.calibrate --write")
+        raise SystemExit(f"{given.model} has no calibration: deeprelax calibrate --write")
     raw = Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=given.device)
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for file in given.data:

@@ -22,7 +22,7 @@ python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_genera
 Test crystals, at most 32 of each kind of each file (`DeepRelax-M3GNet`: 400 of each file). Further off: in the mean
 absolute component of the coordinates, cell and origin apart; volumes are told beside it. The odds that a prediction
 ends further off are a power law of its step and its error features, fitted to as many validation crystals of the same
-files (`python -m deeprelax_ase.evaluation.calibrate --each`). Above 50 % the crystal
+files (`deeprelax calibrate --each`). Above 50 % the crystal
 is left unchanged, as it is where the model would move it by less than it errs. Accepted are here those that
 `TrustLimits(max_odds_worse=0.1)` accepts; by default the odds are told, and not limited.
 Gain: by how much coordinates come nearer, as a mean over all crystals; handed out is what is not left unchanged."""

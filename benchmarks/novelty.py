@@ -126,7 +126,7 @@ def cost(model: Model, novelty: Novelty, crystals: list[Crystal]) -> Mapping[str
 def measure(folder: Path, model: Model, number: int) -> dict[str, Any]:
     """AUROC and the share beyond the limit, by kind, and the cost."""
     if model.novelty is None:
-        raise SystemExit(f"{model.card.name} has no novelty: python -m deeprelax_ase.evaluation.calibrate --write")
+        raise SystemExit(f"{model.card.name} has no novelty: deeprelax calibrate --write")
     novelty, rng, found = Novelty.from_tensors(model.novelty), np.random.default_rng(0), {}
     rows: dict[str, dict[str, Any]] = {}
     for name, crystals in kinds(folder, model, number, rng):

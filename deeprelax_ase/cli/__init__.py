@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase import __version__
-from deeprelax_ase.cli import bench, data, evaluate, finetune, models, relax, report, screen, train
+from deeprelax_ase.cli import (
+    bench,
+    calibrate,
+    data,
+    ensemble,
+    evaluate,
+    finetune,
+    forces,
+    models,
+    relax,
+    report,
+    screen,
+    train,
+)
 
 _MAIN_EXAMPLES = """\
 Examples:
@@ -66,6 +79,9 @@ app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
+app.command(epilog=ensemble.EXAMPLES)(ensemble.ensemble)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
+data.app.command(epilog=forces.EXAMPLES)(forces.forces)
 app.add_typer(data.app, name="data")

@@ -42,7 +42,7 @@ Examples:
 _NAMES = 5
 
 app = typer.Typer(
-    help="Look into relaxation pairs, or bring them into one file.",
+    help="Look into relaxation pairs, bring them into one file, or compute forces for them.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -83,7 +83,7 @@ class PairDataset:
             DataError: nothing can be read, or a setting is unknown; single pairs that cannot be used are refused.
         """
         given = [sources] if isinstance(sources, str | os.PathLike) else sources
-        paths = [path for source in given for path in _found(source)]
+        paths = [path for source in given for path in expanded(source)]
         known = ("auto", "npz", *FORMATS)
         for name, value, allowed in (
             ("format", format, known),
@@ -147,7 +147,7 @@ class PairDataset:
             part.unlink(missing_ok=True)
 
 
-def _found(source: str | os.PathLike) -> list[Path]:
+def expanded(source: str | os.PathLike) -> list[Path]:
     """The files that a name with wildcards stands for, or the one of that very name."""
     path, name = path_of(source), os.fspath(source)
     if path.exists() or not glob.has_magic(name):

@@ -1,35 +1,26 @@
-"""Calibrate a model's errors on the validation split, write that into its card, and see how it holds on the test split.
-
-``python -m deeprelax_ase.evaluation.calibrate DATA.npz... --model DeepRelax-PBE --recycles 1 2 --write``
-"""
+"""A model's errors calibrated on the validation split, how that holds on the test split, and both in the card."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of, prediction_errors, reliability
 from deeprelax_ase.evaluation.novelty import fit_novelty_on
 from deeprelax_ase.evaluation.predicting import Predicted, predict
-from deeprelax_ase.models.loading import load_model, save_novelty
+from deeprelax_ase.models.loading import save_novelty
 from deeprelax_ase.models.model import Model
-from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import why_unchanged
-from deeprelax_ase.uncertainty.calibration import CELL_KEPT, COVERAGE, KINDS, Calibration, fit_calibration
+from deeprelax_ase.uncertainty.calibration import CELL_KEPT, KINDS, Calibration, fit_calibration
 from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.worsening import ZERO, Steps, WorseningModel, fit_worsening
 
@@ -186,62 +177,92 @@ def odds_on(parts: Sequence[PredictedSplit]) -> WorseningModel:
     return fit_worsening(logarithms, together, np.concatenate([ends_further_off(*part[:2]) for part in parts]))
 
 
-def main() -> None:
-    """Fit, write the card, print and keep the coverage."""
-    parser = _parser()
-    given = parser.parse_args()
-    if find_spec("crepes") is None:
-        parser.error('crepes is not installed: pip install "deeprelax-ase[training]"')
-    model = load_model(given.model)
-    model = replace(model, card=replace(model.card, calibration={}), novelty=None)  # which may be of an older version
-    try:
-        made = {recycles: _calibrated(model, recycles, given) for recycles in given.recycles or [model.card.recycles]}
-    except ValueError as error:
-        parser.error(str(error))
-    for recycles, (_, report) in made.items():
-        for split, rows in report.items():
-            if rows:  # there are none of fewer crystals than can be told about
-                _show(f"{split}, {recycles} recycles", rows)
-    if given.write:
-        file = card_file_of(given.model)
-        calibration = {str(recycles): calibration.to_dict() for recycles, (calibration, _) in made.items()}
-        replace(model.card, calibration=calibration).write(file)
-        if given.novelty and model.card.architecture != "DeepRelax":
-            model.networks.to(device_of(given.device))
-            _write_novelty(file, model, given)
-    if given.json:
-        _, report = made.get(model.card.recycles) or next(iter(made.values()))
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+class Calibrated(NamedTuple):
+    """What :func:`calibrate` makes for one number of recycles.
+
+    Attributes:
+        calibration: what the card is to hold.
+        coverage: how it holds, see :func:`coverage`, of ``validation`` and ``test``.
+        without_odds: why it has no odds to end further off; empty where it has them.
+    """
+
+    calibration: Calibration
+    coverage: dict[str, dict[str, Any]]
+    without_odds: str = ""
 
 
-def _calibrated(model: Model, recycles: int, given: argparse.Namespace) -> tuple[Calibration, dict[str, Any]]:
-    """The calibration of the ``model`` for so many ``recycles``, and how it holds on both splits.
+def uncalibrated(model: Model) -> Model:
+    """The ``model`` without calibration and novelty, so that it leaves nothing as it is and flags nothing."""
+    return replace(model, card=replace(model.card, calibration={}), novelty=None)
+
+
+def calibrate(
+    model: Model,
+    files: Sequence[Path],
+    *,
+    recycles: int,
+    odds: Sequence[Path] = (),
+    device: str = "auto",
+    thin: int = 1,
+    each: int | None = None,
+    cache: Path | None = None,
+) -> Calibrated:
+    """Calibrate a ``model`` on the validation pairs of all ``files``, and see how that holds on both splits.
+
+    Args:
+        model: whose own calibration and novelty play no part.
+        files: npz files of relaxation pairs.
+        recycles: to calibrate for.
+        odds: further files, of other minima than the model's, to fit the odds to end further off to.
+        device: where to predict.
+        thin, each, cache: see :func:`predict_split`.
 
     Raises:
         ValueError: there are too few pairs.
     """
-    predictor = Predictor(model, device=given.device, recycles=recycles)
-    options = {"thin": given.thin, "each": given.each, "cache": given.cache}
-    validation = predict_split(predictor, given.data, "validation", **options)
-    calibration = calibrate_on(validation, recycles=recycles)
-    further = [predict_split(predictor, [file], "validation", labels="relaxed", **options) for file in given.odds]
+    predictor = Predictor(uncalibrated(model), device=device, recycles=recycles)
+    options: dict[str, Any] = {"thin": thin, "each": each, "cache": cache}
+    validation = predict_split(predictor, files, "validation", **options)
+    calibration, why = calibrate_on(validation, recycles=recycles), ""
+    further = [predict_split(predictor, [file], "validation", labels="relaxed", **options) for file in odds]
     try:
         calibration = replace(calibration, worsening=odds_on([validation, *further]))
     except ValueError as error:
-        Console().print(f"no odds: {error}")
-    test = predict_split(predictor, given.data, "test", **options)
-    return calibration, {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
+        why = str(error)
+    test = predict_split(predictor, files, "test", **options)
+    held = {"validation": coverage(calibration, *validation), "test": coverage(calibration, *test)}
+    return Calibrated(calibration, held, why)
 
 
-def _write_novelty(card_file: Path, model: Model, given: argparse.Namespace) -> None:
-    """Fit what tells novelty to training crystals of all files that are given, and write it beside the card."""
-    own = load_pairs(given.data, labels=labels_for(model.card.level))
-    pairs = concatenate([own, *(load_pairs(file, labels="relaxed") for file in given.odds)])
+def write_calibration(card_file: Path, model: Model, made: Mapping[int, Calibrated]) -> None:
+    """Write the calibrations, by number of recycles, into the card of the ``model`` in place of earlier ones."""
+    calibration = {str(recycles): found.calibration.to_dict() for recycles, found in made.items()}
+    replace(model.card, calibration=calibration).write(card_file)
+
+
+def write_novelty(
+    card_file: Path,
+    model: Model,
+    files: Sequence[Path],
+    *,
+    odds: Sequence[Path] = (),
+    crystals: int = 4000,
+    device: str = "auto",
+) -> None:
+    """Fit what tells novelty to that many training ``crystals`` of all files, and write it beside the card.
+
+    Raises:
+        ValueError: there are no training pairs, or the network has no features that tell it.
+    """
+    if model.card.architecture == "DeepRelax":
+        raise ValueError("the paper's network has no features that tell novelty")
+    own = load_pairs(files, labels=labels_for(model.card.level))
+    pairs = concatenate([own, *(load_pairs(file, labels="relaxed") for file in odds)])
     training = pairs.in_split("train")
     if not len(training):
-        Console(stderr=True).print("there are no training pairs in these files: novelty is not told")
-        return
-    novelty, fitted = fit_novelty_on(model, training, pairs.in_split("validation"), crystals=given.novelty)
+        raise ValueError("there are no training pairs in these files")
+    model.networks.to(device_of(device))
+    novelty, fitted = fit_novelty_on(uncalibrated(model), training, pairs.in_split("validation"), crystals=crystals)
     save_novelty(card_file, novelty.tensors(), **fitted)
 
 
@@ -251,34 +272,3 @@ def _join(parts: Sequence[Predicted]) -> Predicted:
         np.concatenate([part.uncertainty for part in parts]),
         np.concatenate([part.features for part in parts]),
     )
-
-
-def _show(split: str, rows: dict[str, dict[str, Any]]) -> None:
-    table = Table(title=f"{split}: errors below their {COVERAGE:.0%} bounds")
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    for column in ("group", *columns):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for name, row in rows.items():
-        values = [row.get(column) for column in columns]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-    Console(width=200).print(table)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deeprelax_ase.evaluation.calibrate", description=__doc__)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name, or path of a card (default %(default)s)")
-    parser.add_argument("--odds", nargs="+", type=Path, default=[], help="further pairs to fit odds and novelty to")
-    parser.add_argument("--recycles", nargs="+", type=int, help="numbers to calibrate for (default the card's)")
-    parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
-    parser.add_argument("--each", type=int, help="of each kind in a file take at most so many (default all)")
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--device", default="auto", help="where to predict (default %(default)s)")
-    parser.add_argument("--novelty", type=int, default=4000, help="training crystals to fit novelty to; 0 for none")
-    parser.add_argument("--write", action="store_true", help="write both into the card and beside it")
-    parser.add_argument("--json", type=Path, help="write the coverage here")
-    return parser
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,7 @@
-"""M3GNet's forces between predictions and its minima, for a network to learn what forces say about the way left.
-
-``DEEPRELAX_M3GNET=FOLDER python -m deeprelax_ase.labelling.forces PAIRS.npz --model DeepRelax-M3GNet --out FORCES.npz``
-"""
+"""M3GNet's forces between predictions and its minima, for a network to learn what forces say about the way left."""
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +20,7 @@ from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential,
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.progress import track
 
@@ -172,49 +168,47 @@ def write_forces(
     return len(known)
 
 
-def main() -> None:
-    """Predict, choose points, compute forces, write them."""
-    arguments = _parser().parse_args()
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
-    model, settings = load_model(arguments.model), PointSettings()
-    if "M3GNet" not in getattr(model.config, "levels", ()):
-        raise SystemExit(f"{arguments.model} does not relax to M3GNet's minima")
-    with np.load(arguments.data, allow_pickle=False) as arrays:
+def label_forces(
+    data: Path,
+    out: Path,
+    *,
+    model: str = "DeepRelax-M3GNet",
+    recycles: int = 1,
+    device: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+) -> tuple[int, int]:
+    """Predict the training crystals of a file, choose points, compute M3GNet's forces there, and write them.
+
+    Args:
+        data: npz file of relaxation pairs with M3GNet's labels.
+        out: see :func:`write_forces`.
+        model: whose last member predicts.
+        recycles: of that prediction.
+        device: of it.
+        workers: processes that compute forces; 0 for this one alone, one for each core by default.
+        seed: of the points.
+
+    Returns:
+        For how many points there are forces, and of how many.
+
+    Raises:
+        ValueError: the model does not relax to M3GNet's minima, or M3GNet gave no forces.
+        CalculatorError: M3GNet cannot be had.
+    """
+    get_calculator("m3gnet")  # whatever is missing is told before the work
+    loaded, settings = load_model(model), PointSettings()
+    if "M3GNet" not in getattr(loaded.config, "levels", ()):
+        raise ValueError(f"{model} does not relax to M3GNet's minima")
+    with np.load(data, allow_pickle=False) as arrays:
         places = np.flatnonzero(arrays["m3gnet_ok"])
-    pairs = load_pairs(arguments.data, labels="m3gnet", dtype=torch.float32)
+    pairs = load_pairs(data, labels="m3gnet", dtype=torch.float32)
     chosen = (pairs.split == 0).nonzero().squeeze(1)
     pairs, index = pairs.take(chosen), places[chosen.numpy()]
-    alone = Model(replace(model.card, level="M3GNet"), model.networks[-1:])
-    relaxed = predict_pairs(alone, pairs.to(arguments.device), recycles=arguments.recycles)
+    alone = Model(replace(loaded.card, level="M3GNet"), loaded.networks[-1:])
+    relaxed = predict_pairs(alone, pairs.to(device_of(device)), recycles=recycles)
     fractional, cell = relaxed.fractional.to(pairs.fractional_initial), relaxed.cell.to(pairs.cell_initial)
     start = replace(pairs, fractional_initial=fractional, cell_initial=cell)
-    start = points(start, settings, torch.Generator().manual_seed(arguments.seed))
-    found = forces_in_processes(crystals_of(start, "initial"), workers=arguments.workers)
-    try:
-        written = write_forces(arguments.out, start, index, found, largest=settings.largest_force)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    print(f"{written} of {len(start)} points written to {arguments.out}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deeprelax_ase.labelling.forces",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, help="npz file of relaxation pairs with M3GNet's labels; its train split")
-    parser.add_argument("--model", default="DeepRelax-M3GNet", help="its last member predicts (default %(default)s)")
-    parser.add_argument("--recycles", type=int, default=1, help="of the prediction (default %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the prediction")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0 for this one alone (default %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="npz file to write")
-    return parser
-
-
-if __name__ == "__main__":
-    main()
+    start = points(start, settings, torch.Generator().manual_seed(seed))
+    found = forces_in_processes(crystals_of(start, "initial"), workers=workers)
+    return write_forces(out, start, index, found, largest=settings.largest_force), len(start)

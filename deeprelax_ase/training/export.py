@@ -1,21 +1,17 @@
-"""Gather trained members into a model.
-
-``python -m deeprelax_ase.training.export MEMBER.safetensors... --card CARD.json``
-"""
+"""Gather trained members into a model."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from shutil import copyfile
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
-from deeprelax_ase.models.registry import WEIGHTS
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
 
 
@@ -26,9 +22,16 @@ def write_member(network: DeepRelax | DeepRelaxE3, file: Path, *, seed: int) -> 
 
 
 def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
-    """The network whose weights and configuration :func:`write_member` wrote to ``file``."""
-    with safe_open(file, framework="pt") as stream:
-        config = json.loads(stream.metadata()["config"])
+    """The network whose weights and configuration :func:`write_member` wrote to ``file``.
+
+    Raises:
+        ModelError: it holds none.
+    """
+    try:
+        with safe_open(file, framework="pt") as stream:
+            config = json.loads(stream.metadata()["config"])
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        raise ModelError(f"{file} is no member that training wrote (member0/weights.safetensors): {error}") from error
     make, kind = ARCHITECTURES["DeepRelaxE3" if "num_blocks" in config else "DeepRelax"]
     network = make(kind.from_dict(config))
     network.load_state_dict(load_file(file), strict=True)
@@ -40,26 +43,19 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
 
     The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. What
     tells novelty, where the card speaks of it, is copied from beside the card.
+
+    Raises:
+        ModelError: a file holds no member, or the card cannot be read or gives no name.
+        ValueError: the members differ in configuration.
     """
-    values = json.loads(card.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(card.read_text(encoding="utf-8"))
+        values["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{card} is no JSON with the name and the description of a model: {error}") from error
     computed = ("members", "parameters", "config", "architecture", "sha256")
     given = {key: value for key, value in values.items() if key not in (*computed, "name")}
     written = save_model([read_member(file) for file in files], out, values["name"], **given)
     if written.novelty and out.resolve() != card.parent.resolve():
         copyfile(card.with_name(written.novelty["file"]), out / written.novelty["file"])
     return written
-
-
-def main() -> None:
-    """Command line of :func:`export`."""
-    parser = argparse.ArgumentParser(prog="python -m deeprelax_ase.training.export", description=export.__doc__)
-    parser.add_argument("members", nargs="+", type=Path, help="weights.safetensors of each member")
-    parser.add_argument("--card", required=True, type=Path, help="JSON with the descriptive fields of the model card")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write to (default: the package's weights)")
-    arguments = parser.parse_args()
-    card = export(arguments.members, arguments.card, arguments.out)
-    print(f"{card.name}: {card.members} members of {card.parameters} parameters, sha256 {card.sha256}")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,8 +17,14 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.geometry.strain import symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.labelling import PointSettings, forces_in_processes, known_forces, points, write_forces
-from deeprelax_ase.labelling.forces import main
+from deeprelax_ase.labelling import (
+    PointSettings,
+    forces_in_processes,
+    known_forces,
+    label_forces,
+    points,
+    write_forces,
+)
 from tests.crystals import CRYSTALS, rotation
 from tests.killing import Killer
 
@@ -264,23 +267,8 @@ def file(pairs_of, pairs_file, tmp_path: Path) -> Path:
 TRAINED_ON = [3, 5, 6, 7, 8, 10, 11]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """``run(PAIRS, "--out", FILE)``: the command, on the CPU; what it sets in this process is set back."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-
-    def command(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["forces", *map(str, arguments), "--device", "cpu", "--workers", "0"])
-        main()
-
-    yield command
-    torch.set_num_threads(threads)
-
-
-def test_its_file_is_what_training_reads(m3gnet, run, file: Path, tmp_path: Path, capsys) -> None:
-    run(file, "--out", tmp_path / "forces.npz", "--seed", "4")
-    assert "7 of 7 points written to" in capsys.readouterr().out
+def test_its_file_is_what_training_reads(m3gnet, file: Path, tmp_path: Path) -> None:
+    assert label_forces(file, tmp_path / "forces.npz", device="cpu", workers=0, seed=4) == (7, 7)
     has_forces = load_pairs_with_forces(file, tmp_path / "forces.npz")
     with np.load(tmp_path / "forces.npz") as written:
         assert written["index"].tolist() == TRAINED_ON
@@ -317,12 +305,3 @@ def test_crystals_without_forces_or_with_huge_ones_are_left_out(file: Path, tmp_
     torch.testing.assert_close(has_forces.forces[:, 2], expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="M3GNet gave forces for none of 7 points"):
         write_forces(tmp_path / "none.npz", start, index, [None] * 7, largest=largest)
-
-
-def test_help_can_be_asked_for() -> None:
-    command = [sys.executable, "-m", "deeprelax_ase.labelling.forces", "--help"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert process.returncode == 0, process.stderr
-    assert M3GNET_VARIABLE in process.stdout
-    for option in ("--model", "--recycles", "--device", "--workers", "--seed", "--out"):
-        assert option in process.stdout

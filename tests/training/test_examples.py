@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from deeprelax_ase.models.loading import load_model
-from deeprelax_ase.training import load_config
-from deeprelax_ase.training.__main__ import main
+from deeprelax_ase.training import load_config, train_model
 from tests.pairs import make_pairs, write_pairs
 from tests.training.runs import records
 
@@ -66,9 +65,7 @@ def test_the_run_that_ships_trains_a_small_network(tmp_path: Path, monkeypatch: 
         write(file, seed)
     for seed, file in enumerate(data.forces):
         write_forces(file, seed)
-    changes = [f"--set={name}={value}" for name, value in {**SMALL, **HERE}.items()]
-    monkeypatch.setattr("sys.argv", ["training", str(EXAMPLE), *changes])
-    main()
+    train_model(load_config(EXAMPLE, [f"{name}={value}" for name, value in {**SMALL, **HERE}.items()]))
     log = records(tmp_path / "runs/DeepRelax2/member0")
     assert [record["step"] for record in log] == [1, 2, 3]
     assert all(math.isfinite(record["loss"]) for record in log)

@@ -1,0 +1,105 @@
+"""``deeprelax calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deeprelax_ase.cli.common import SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.models.card import MOST_RECYCLES
+
+EXAMPLES = """\
+Examples:
+
+    deeprelax calibrate tuned/DeepRelax-PBE-tuned.json --data pairs.npz --write
+    deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' --recycles 1 --recycles 2 --each 32
+    deeprelax calibrate DeepRelax-M3GNet --data examples/monolayers.npz --thin 4 --json coverage.json
+
+`deeprelax data convert` makes npz files of whatever else holds relaxation pairs.
+"""
+
+Files = Annotated[list[str], optional("npz files of relaxation pairs; repeatable.", "--data", metavar="FILE.npz")]
+Odds = Annotated[
+    list[str] | None, optional("Further pairs, to fit odds and novelty to; repeatable.", "--odds", metavar="FILE.npz")
+]
+Numbers = Annotated[
+    list[int] | None,
+    optional("Calibrate for so many; repeatable. Default: the card's", "--recycles", min=1, max=MOST_RECYCLES),
+]
+Each = Annotated[int | None, optional("Take at most so many of each kind in a file. Default: all", min=1)]
+Cache = Annotated[Path | None, optional("Folder to keep predictions in.", metavar="DIR")]
+Output = Annotated[Path | None, optional("Write the coverage here.", "--json", metavar="OUT")]
+
+
+def calibrate(
+    model: Annotated[str, argument("MODEL", "Model, by name or path.")],
+    data: Files,
+    odds: Odds = None,
+    recycles: Numbers = None,
+    thin: Annotated[int, typer.Option(min=1, help="Take every N-th of those without DFT label.")] = 1,
+    each: Each = None,
+    novelty: Annotated[int, typer.Option(min=0, help="Training crystals to fit novelty to; 0 for none.")] = 4000,
+    write: Annotated[bool, typer.Option("--write", help="Write it all into the card, and beside it.")] = False,
+    cache: Cache = None,
+    device: DeviceOption = Device.AUTO,
+    output: Output = None,
+) -> None:
+    """Fit the expected errors of a model to the validation pairs, and show how they hold on the test pairs.
+
+    A card that is calibrated tells expected errors with bounds for nine in ten crystals, the odds that a prediction
+    ends further off than it began, and which crystals are unlike those that the model has learnt from.
+    """
+    require("crepes", "training")
+    from deeprelax_ase.data.dataset import expanded
+    from deeprelax_ase.evaluation.calibrate import calibrate as fit
+    from deeprelax_ase.evaluation.calibrate import write_calibration, write_novelty
+    from deeprelax_ase.evaluation.results import write_json
+    from deeprelax_ase.models.loading import load_model
+    from deeprelax_ase.models.registry import card_file_of
+
+    try:
+        files, more = ([path for name in names for path in expanded(name)] for names in (data, odds or []))
+        loaded = load_model(model)
+        options: dict[str, Any] = {"thin": thin, "each": each, "cache": cache, "device": device.value}
+        numbers = recycles or [loaded.card.recycles]
+        made = {number: fit(loaded, files, recycles=number, odds=more, **options) for number in numbers}
+        for number, found in made.items():
+            _show(number, found.coverage, found.without_odds)
+        if output:
+            write_json(output, made.get(loaded.card.recycles, next(iter(made.values()))).coverage)
+        if write:
+            write_calibration(card_file_of(model), loaded, made)
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
+    if write and novelty:
+        try:
+            write_novelty(card_file_of(model), loaded, files, odds=more, crystals=novelty, device=device.value)
+        except ValueError as error:
+            errors().print(f"novelty is not told: {error}", markup=False, soft_wrap=True)
+
+
+def _show(recycles: int, coverage: dict[str, dict[str, Any]], without_odds: str) -> None:
+    from deeprelax_ase.uncertainty.calibration import COVERAGE
+
+    console = Console(width=200, highlight=False)
+    if without_odds:
+        console.print(f"no odds: {without_odds}", markup=False, soft_wrap=True)
+    for split, rows in coverage.items():
+        if not rows:  # of fewer crystals than can be told about
+            continue
+        table = Table(title=f"{split}, {recycles} recycles: errors below their {COVERAGE:.0%} bounds")
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        for column in ("group", *columns):
+            table.add_column(column, justify="left" if column == "group" else "right")
+        for name, row in rows.items():
+            values = [row.get(column) for column in columns]
+            table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+        console.print(table)

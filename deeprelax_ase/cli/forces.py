@@ -1,0 +1,56 @@
+"""``deeprelax data forces``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deeprelax_ase.cli.common import SOME_FAILED, require, stop
+from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.models.card import MOST_RECYCLES
+
+EXAMPLES = """\
+Examples:
+
+    DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES deeprelax data forces pairs.npz -o forces.npz
+    deeprelax train run.yaml --set data.forces=[forces.npz]
+"""
+
+Workers = Annotated[int | None, optional("Processes; 0 for this one alone. Default: one for each core", min=0)]
+
+
+def forces(
+    data: Annotated[Path, argument("PAIRS.npz", "Relaxation pairs with M3GNet's labels; those for training count.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FORCES.npz", help="File to write.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", metavar="NAME", help="Its last member predicts.")
+    ] = "DeepRelax-M3GNet",
+    recycles: Annotated[int, typer.Option(min=1, max=MOST_RECYCLES, help="Of the prediction.")] = 1,
+    workers: Workers = None,
+    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Compute M3GNet's forces between predictions and its minima, for a network to learn to read them.
+
+    They are for training: `data.forces` of the file that `deeprelax train` takes.
+    """
+    require("dgl", "matgl")
+    import torch
+
+    from deeprelax_ase.labelling.forces import label_forces
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
+    try:
+        written, points = label_forces(
+            data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
+        )
+    except (DeepRelaxError, ValueError, KeyError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
+    typer.echo(f"{written} of {points} points written to {output}")
