@@ -19,6 +19,7 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -59,17 +60,21 @@ def track(
             bar.advance(task)
 
 
-def progress(console: Console | None = None, *, visible: bool = True, rate: bool = False) -> Progress:
+def progress(
+    console: Console | None = None, *, visible: bool = True, rate: bool = False, share: bool = False
+) -> Progress:
     """A :class:`rich.progress.Progress` that behaves wherever it is shown.
 
     Args:
         console: where; standard error by default.
         visible: if not, it is silent.
         rate: tell items a second.
+        share: tasks count to 1, and what is done of them is told in per cent.
     """
     console = Console(stderr=True, highlight=False) if console is None else console
-    done = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns: list[ProgressColumn] = [*done, *([_Rate()] if rate else []), TimeRemainingColumn()]
+    done = TaskProgressColumn() if share else MofNCompleteColumn()
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), done]
+    columns += [*([_Rate()] if rate else []), TimeRemainingColumn()]
     if visible and console.is_jupyter:
         return _InNotebook(*columns[1:], console=console, disable=True)
     if visible and not is_live(console):
@@ -126,9 +131,12 @@ class Lines(_Shown):
     """For logs and pipes."""
 
     def _show(self, task: Task) -> None:
-        of = "" if task.total is None else f" of {task.total:,.0f}"
-        rate = "" if task.speed is None else f", {task.speed:,.3g}/s"
-        self.console.print(f"{task.description}: {task.completed:,.0f}{of}{rate}", markup=False, soft_wrap=True)
+        if any(isinstance(column, TaskProgressColumn) for column in self.columns):
+            done = f"{task.completed:.0%}"
+        else:
+            of = "" if task.total is None else f" of {task.total:,.0f}"
+            done = f"{task.completed:,.0f}{of}" + ("" if task.speed is None else f", {task.speed:,.3g}/s")
+        self.console.print(f"{task.description}: {done}", markup=False, soft_wrap=True)
 
 
 class _InNotebook(_Shown):

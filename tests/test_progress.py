@@ -71,6 +71,17 @@ class TestPipe:
         list(track(iter(range(2)), "counting", console=Console(file=file)))
         assert file.getvalue().splitlines()[0] == "counting: 1"
 
+    def test_shares_are_told_in_per_cent(self, monkeypatch):
+        monkeypatch.setattr(module.Lines, "interval", 0.0)
+        file = StringIO()
+        with progress(Console(file=file), share=True) as bar:
+            bar.update(bar.add_task("training", total=1.0), completed=0.25)
+        list(track(range(1), "counting", console=Console(file=file)))  # one item is no share
+        assert [line.partition(", ")[0] for line in file.getvalue().splitlines()] == [
+            "training: 25%",
+            "counting: 1 of 1",
+        ]
+
 
 class TestTerminal:
     def shown(self, **options) -> str:

@@ -56,19 +56,19 @@ def bench(
     """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved."""
     import torch
 
-    from deeprelax_ase.cli.evaluate import part
     from deeprelax_ase.data import PairDataset
     from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES
     from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire, torch_sim_model
     from deeprelax_ase.evaluation.benchmark import bench as measure
     from deeprelax_ase.evaluation.benchmark_page import markdown
+    from deeprelax_ase.evaluation.model_evaluation import part_of
     from deeprelax_ase.evaluation.relaxation import Limits
 
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         with progress(errors(), visible=not quiet) as bar:
-            dataset = part(PairDataset.read(data, labels=labels), split, 1)
+            dataset = part_of(PairDataset.read(data, labels=labels), split)
             wanted = min(QUICK if quick else number, len(dataset))
             pairs = dataset.pairs.take(torch.linspace(0, len(dataset) - 1, wanted).long())
 

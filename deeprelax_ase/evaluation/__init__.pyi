@@ -19,6 +19,8 @@ from .metrics import rank_correlation as rank_correlation
 from .metrics import reliability as reliability
 from .metrics import rotation_free_lattice_mae as rotation_free_lattice_mae
 from .metrics import volume_error as volume_error
+from .model_evaluation import PredictedDataset as PredictedDataset
+from .model_evaluation import part_of as part_of
 from .pairs import PairPredictions as PairPredictions
 from .pairs import predict_pairs as predict_pairs
 from .predicting import Predicted as Predicted
