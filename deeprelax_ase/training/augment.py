@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
-from deeprelax_ase.geometry.vacuum import project_strain, strain_projectors
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
 from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
 
@@ -75,11 +75,14 @@ class AugmentationSettings:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
-def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: torch.Generator) -> RelaxationPairs:
+def augment(
+    pairs: RelaxationPairs, settings: AugmentationSettings, generator: torch.Generator, *, planes: Tensor | None = None
+) -> RelaxationPairs:
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
     :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images, and that
     :attr:`~AugmentationSettings.sheared`, ``permuted`` and ``supercell`` describe both sides anew. Crystals whose
-    forces are known stay where those were found. Fixed cells are not strained, and layers in their plane only.
+    forces are known stay where those were found. Fixed cells are not strained, and layers in their plane only: that of
+    ``planes`` (G, 3, 3), the projectors of :func:`~deeprelax_ase.geometry.in_plane_projectors`, where they are known.
     """
     pairs = augment_cells(
         pairs,
@@ -100,8 +103,10 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
 
     def amplitude(chosen: Tensor, usual: float, bounds: tuple[float, float]) -> Tensor:
         low, high = (math.log(bound) for bound in bounds)
-        usually = usual * (chosen & ~relaxed & ~pairs.has_forces)
-        return torch.where(perturbed, torch.exp(low + (high - low) * uniform()), usually)
+        usually, drawn = usual * (chosen & ~relaxed & ~pairs.has_forces), uniform()
+        if not settings.perturbed:  # kernels that change nothing
+            return usually
+        return torch.where(perturbed, torch.exp(low + (high - low) * drawn), usually)
 
     draw = torch.where(pairs.has_forces, torch.full_like(pairs.cell_initial[:, 0, 0], torch.inf), uniform())
     relaxed, perturbed = _kinds(draw, settings)
@@ -110,7 +115,9 @@ def augment(pairs: RelaxationPairs, settings: AugmentationSettings, generator: t
     fixed_cell = pairs.fixed_cell
     if settings.in_relaxed_cell:  # a share of zero takes no random numbers
         fixed_cell = fixed_cell | (~pairs.has_forces & (uniform() < settings.in_relaxed_cell))
-    projectors = strain_projectors(pairs.fractional_initial, pairs.cell_initial, batch, fixed_cell)
+    if planes is None:
+        planes = in_plane_projectors(pairs.fractional_initial, pairs.cell_initial, batch)
+    projectors = torch.where(fixed_cell[:, None, None], torch.zeros_like(planes), planes)
     # Where a cell was fixed already, both are the same.
     way_of_cell = torch.where(fixed_cell, torch.ones_like(way), way)
     cell = torch.lerp(pairs.cell_initial, pairs.cell_relaxed, way_of_cell[:, None, None])

@@ -1,4 +1,4 @@
-"""Graphs of pairs that are already on the device."""
+"""Graphs and planes of pairs that are already on the device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.data.batches import cut, pair_graph
-from deeprelax_ase.geometry.vacuum import strain_projectors
+from deeprelax_ase.data.batches import Batches, cut, pair_graph
+from deeprelax_ase.geometry.vacuum import in_plane_projectors, strain_projectors
 from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.settings import TrainingSettings
@@ -75,3 +75,14 @@ def kept_graphs(
         if 2 * usual > torch.cuda.mem_get_info(device)[0]:
             return None
     return KeptGraphs.of(pairs, graph)
+
+
+def kept_planes(pairs: RelaxationPairs, settings: TrainingSettings) -> Tensor | None:
+    """(G, 3, 3) the planes of all ``pairs``, found once: in every batch that is a third of augmentation's kernels.
+
+    None where it asks for none, or for those of the cells that it makes.
+    """
+    if not settings.augmentation.changes or settings.augmentation.augments_cells:
+        return None
+    batches = (pairs.take(crystals) for crystals in Batches(pairs.counts, settings.atoms_per_batch))
+    return torch.cat([in_plane_projectors(part.fractional_initial, part.cell_initial, part.batch) for part in batches])

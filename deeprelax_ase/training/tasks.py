@@ -13,7 +13,7 @@ from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_time
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.graphs import kept_graphs
+from deeprelax_ase.training.graphs import kept_graphs, kept_planes
 from deeprelax_ase.training.loss import RelaxedGeometry, deeprelax_loss, relaxed_geometry
 from deeprelax_ase.training.settings import TrainingSettings
 
@@ -81,6 +81,7 @@ class GraphTask:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.network = network.to(self.device)
         self.graphs = kept_graphs(pairs, config.graph, settings, self.device)
+        self.planes = kept_planes(pairs, settings)
 
     def losses(
         self, network: nn.Module, pairs: RelaxationPairs, graph: CrystalGraph, *, learning: bool
@@ -92,7 +93,8 @@ class GraphTask:
         """Those of the losses of an augmented batch."""
         batch = self.pairs.take(crystals).to(self.device)
         if self.graphs is None:
-            batch = augment(batch, self.settings.augmentation, self.generator)
+            planes = None if self.planes is None else self.planes[crystals].to(self.device)
+            batch = augment(batch, self.settings.augmentation, self.generator, planes=planes)
         graph = pair_graph(batch, self.config.graph) if self.graphs is None else self.graphs.take(crystals, batch)
         self.network.zero_grad(set_to_none=True)
         losses = self.losses(self.network, batch, graph, learning=True)

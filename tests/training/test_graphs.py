@@ -13,7 +13,8 @@ from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings
-from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs
+from deeprelax_ase.training.augment import augment
+from deeprelax_ase.training.graphs import KeptGraphs, kept_graphs, kept_planes
 
 PairsOf = Callable[..., RelaxationPairs]
 NARROW, WIDE = GraphSettings(cutoff=4.0, max_neighbors=8, max_in_cell=0), GraphSettings(cutoff=6.0, max_neighbors=20)
@@ -65,3 +66,31 @@ def test_graphs_are_kept_where_nothing_changes_them(pairs_of: PairsOf) -> None:
     assert kept_graphs(pairs, NARROW, replace(still, keep_graphs=False), CPU) is None
     assert kept_graphs(pairs, NARROW, replace(still, augmentation=replace(STILL, perturbed=0.1)), CPU) is None
     assert kept_graphs(pairs, NARROW, still, torch.device("meta")) is None  # the pairs lie elsewhere
+
+
+def test_augmentation_does_the_same_with_planes_that_are_kept(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(60)
+    layers = torch.arange(60) % 3 == 0
+    tall = torch.where(layers, 20.0, 1.0)[:, None]
+    cell = torch.cat([pairs.cell_initial[:, :2], pairs.cell_initial[:, 2:] * tall[:, None]], dim=1)
+    flat = pairs.fractional_initial / torch.cat([torch.ones(60, 2), tall], dim=1)[pairs.batch]
+    pairs = replace(pairs, cell_initial=cell, cell_relaxed=cell, fractional_initial=flat, fractional_relaxed=flat)
+    settings = TrainingSettings(atoms_per_batch=40, augmentation=AugmentationSettings(strained=1.0))
+    planes = kept_planes(pairs, settings)
+    assert planes is not None
+    assert torch.equal(planes.diagonal(dim1=1, dim2=2).sum(dim=1).round() == 2, layers)
+
+    chosen = torch.tensor([7, 3, 59, 0, 30, 3])
+    found, kept = (
+        augment(pairs.take(chosen), settings.augmentation, torch.Generator().manual_seed(1), planes=given)
+        for given in (None, planes[chosen])
+    )
+    assert torch.equal(kept.cell_initial, found.cell_initial)
+    assert not torch.equal(kept.cell_initial, cell[chosen])
+
+
+def test_planes_are_kept_where_augmentation_leaves_them(pairs_of: PairsOf) -> None:
+    pairs = pairs_of(6)
+    assert kept_planes(pairs, TrainingSettings(augmentation=STILL)) is None
+    assert kept_planes(pairs, TrainingSettings(augmentation=replace(STILL, sheared=0.1))) is None
+    assert kept_planes(pairs, TrainingSettings(augmentation=replace(STILL, strained=0.1))) is not None
