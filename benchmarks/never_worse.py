@@ -51,10 +51,12 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
     """Arrays (n,) of each crystal: errors before and after, odds, and what is thought of it."""
     predicted, pairs, _ = split
     starts = crystals_of(pairs, "initial")
-    errors = calibration.read(predicted.error_features(), steps_of(predicted, pairs))
+    steps = steps_of(predicted, pairs)
+    errors = calibration.read(predicted.error_features(), steps)
     fixed = pairs.fixed_cell.tolist()
     errors = [e.with_cell_kept() if kept else e for e, kept in zip(errors, fixed, strict=True)]
-    left = [bool(why_unchanged(*three)) for three in zip(starts, predicted.crystals, errors, strict=True)]
+    ends = zip(starts, predicted.crystals, errors, steps.displacement, strict=True)
+    left = [bool(why_unchanged(start, end, error, step=step)) for start, end, error, step in ends]
     before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
     return {
         "before": before["coordinates"],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.uncertainty.features import step_sizes
 
 #: A model of each architecture.
 END_TO_END, BY_DISTANCES = "DeepRelax-PBE", "DeepRelax-PBE-v0"
@@ -61,3 +63,10 @@ def assert_same(a: Prediction, b: Prediction, *, atol: float, order: np.ndarray 
     assert (a.features is None) == (b.features is None)
     if a.features is not None:
         assert vars(b.features) == pytest.approx(vars(a.features), rel=0, abs=atol)
+
+
+def step_between(initial: Crystal, relaxed: Crystal) -> float:
+    """Å, how far the atoms of ``initial`` move to ``relaxed``."""
+    start, end = (torch.tensor(crystal.fractional_positions) for crystal in (initial, relaxed))
+    cell, batch = torch.tensor(relaxed.cell)[None], torch.zeros(len(initial), dtype=torch.long)
+    return float(step_sizes(start, end, cell, batch, cell_kept=torch.zeros(1, dtype=torch.bool)).displacement[0])

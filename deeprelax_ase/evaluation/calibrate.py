@@ -62,11 +62,14 @@ def coverage(
     """
     features = predicted.error_features()
     kept = pairs.fixed_cell.numpy() | np.isin(features.kinds(), CELL_KEPT)
-    read = calibration.read(features, steps_of(predicted, pairs))
+    steps = steps_of(predicted, pairs)
+    read = calibration.read(features, steps)
     read = [e.with_cell_kept() if fixed else e for e, fixed in zip(read, kept, strict=True)]
     crystals = [
-        start if why_unchanged(start, end, error) else end
-        for start, end, error in zip(crystals_of(pairs, "initial"), predicted.crystals, read, strict=True)
+        start if why_unchanged(start, end, error, step=step) else end
+        for start, end, error, step in zip(
+            crystals_of(pairs, "initial"), predicted.crystals, read, steps.displacement, strict=True
+        )
     ]
     true = crystal_errors(pairs, crystals)
     expected = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T

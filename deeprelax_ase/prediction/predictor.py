@@ -253,7 +253,8 @@ class Predictor:
         )
         knows_slabs = getattr(self.model.config, "reads_cell_freedom", False)
         doubts = doubts_of(crystals, relaxation, knows_slabs=knows_slabs)
-        errors = self._errors(crystals, graph, relaxation, doubts) if known is None else None
+        steps = _steps(graph, relaxation)
+        errors = self._errors(crystals, graph, relaxation, doubts, steps) if known is None else None
         made = predictions_of(
             crystals,
             relaxation,
@@ -261,20 +262,25 @@ class Predictor:
             self.model_name,
             {stage: seconds / len(crystals) for stage, seconds in timings.items()},
             doubts=doubts,
-            leave_within_error=self.leave_within_error,
+            steps=steps if self.leave_within_error else None,
             bonds=bonds,
         )
         flaws = relaxation.flaws.tolist()
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
     def _errors(
-        self, crystals: Sequence[Crystal], graph: CrystalGraph, relaxation: BatchRelaxation, doubts: Sequence[str]
+        self,
+        crystals: Sequence[Crystal],
+        graph: CrystalGraph,
+        relaxation: BatchRelaxation,
+        doubts: Sequence[str],
+        steps: Steps,
     ) -> list[CalibratedError] | None:
         """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too."""
         if self.calibration is None or relaxation.features is None:
             return None
         with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-            errors = self.calibration.read(relaxation.features, _steps(graph, relaxation))
+            errors = self.calibration.read(relaxation.features, steps)
         kept = relaxation.fixed_cell.tolist()
         errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
         if self.novelty is not None and relaxation.scalars is not None:

@@ -14,6 +14,7 @@ from deeprelax_ase.prediction.symmetry import split_atoms
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
+from deeprelax_ase.uncertainty.worsening import Steps
 
 #: In place of the bonds, where nobody asks for them.
 _NO_BOND, _NO_EDGE = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
@@ -27,17 +28,22 @@ def predictions_of(
     timings: dict[str, float],
     *,
     doubts: Sequence[str],
-    leave_within_error: bool,
+    steps: Steps | None,
     bonds: bool = True,
 ) -> list[Prediction]:
-    """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any."""
+    """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any.
+
+    Crystals are left as they are where ``errors`` and the ``steps`` of the prediction say so; without these, none.
+    """
     positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
     cells = relaxation.cell.cpu().numpy()
     relaxed = [c.with_geometry(xyz, cell) for c, xyz, cell in zip(crystals, positions, cells, strict=True)]
-    left = [
-        why_unchanged(c, r, errors[g]) if errors is not None and leave_within_error else ""
-        for g, (c, r) in enumerate(zip(crystals, relaxed, strict=True))
-    ]
+    left = [""] * len(crystals)
+    if errors is not None and steps is not None:
+        left = [
+            why_unchanged(*made, step=step)
+            for *made, step in zip(crystals, relaxed, errors, steps.displacement, strict=True)
+        ]
     uncertainty = relaxation.uncertainty
     total, aleatoric, epistemic = _roots(uncertainty.crystals)
     per_atom = split_atoms(_roots(uncertainty.atoms)[0], crystals)
@@ -48,7 +54,7 @@ def predictions_of(
     features: Sequence[ErrorFeatures | None] = [None] * len(crystals)
     if relaxation.features is not None:
         features = _features_of(relaxation.features)
-    converged, steps = relaxation.converged.tolist(), relaxation.steps.tolist()
+    converged, solver_steps = relaxation.converged.tolist(), relaxation.steps.tolist()
     return [
         Prediction(
             initial=crystal,
@@ -63,7 +69,7 @@ def predictions_of(
             ),
             model=model,
             solver_converged=converged[g],
-            solver_steps=steps[g],
+            solver_steps=solver_steps[g],
             timings=dict(timings),
             features=features[g],
             error=None if errors is None else errors[g],

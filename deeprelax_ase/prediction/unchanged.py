@@ -11,32 +11,30 @@ from deeprelax_ase.uncertainty.calibration import CalibratedError
 EVEN = 0.5
 
 
-def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> str:
+def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> str:
     """Why ``initial`` is left as it is, rather than moved to where it is predicted; empty where it is moved.
 
     Args:
         initial: the unrelaxed crystal.
         relaxed: where the model predicts it.
         error: what the prediction is expected to be off.
+        step: Å, how far atoms are moved, see :class:`~deeprelax_ase.uncertainty.worsening.Steps`.
     """
-    if within_error(initial, relaxed, error):
+    if within_error(initial, relaxed, error, step=step):
         return "it would move by less than it is expected to be off"
     if error.odds_worse is not None and error.odds_worse > EVEN:
         return f"the odds are {error.odds_worse:.0%} that it would end further from its minimum"
     return ""
 
 
-def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
+def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> bool:
     """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
 
-    That holds of the mean absolute component of the displacements, of the volume, and of the largest strain. Without an
-    expected error of the volume, as where the cell is kept, it does not hold.
+    That holds of the ``step`` (Å) of the atoms, of the volume, and of the largest strain. Without an expected error of
+    the volume, as where the cell is kept, it does not hold.
     """
-    if error.volume is None:
+    if error.volume is None or not step <= error.coordinates:
         return False
-    moves = relaxed.fractional_positions - initial.fractional_positions
-    moves = (moves - moves.mean(axis=0)) @ relaxed.cell
     deformation = np.linalg.solve(initial.cell, relaxed.cell)
     strains = np.log(np.linalg.eigvalsh(deformation @ deformation.T)) / 2
-    swells = max(abs(strains.sum()), np.abs(strains).max())
-    return bool(np.abs(moves).mean() <= error.coordinates and swells <= error.volume)
+    return bool(max(abs(strains.sum()), np.abs(strains).max()) <= error.volume)

@@ -33,7 +33,7 @@ from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import within_error
 from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
-from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal
+from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, assert_same, every_crystal, step_between
 
 
 def test_the_default_model_is_the_end_to_end_one():
@@ -98,7 +98,8 @@ def test_a_crystal_within_its_error_is_left_exactly_as_it_is():
         assert not near.unchanged
         free, again = moving.predict(near.relaxed), predictor.predict(near.relaxed)
         left.append(bool(again.unchanged))
-        assert bool(again.unchanged) is within_error(near.relaxed, free.relaxed, again.error)
+        step = step_between(near.relaxed, free.relaxed)
+        assert bool(again.unchanged) is within_error(near.relaxed, free.relaxed, again.error, step=step)
         end = near.relaxed if again.unchanged else free.relaxed
         np.testing.assert_array_equal(again.relaxed.positions, end.positions)
         np.testing.assert_array_equal(again.relaxed.cell, end.cell)

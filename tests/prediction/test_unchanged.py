@@ -6,10 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from deeprelax_ase.prediction.unchanged import why_unchanged, within_error
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.prediction import unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError
+from tests.crystals import step_between
 
 ERROR = CalibratedError(coordinates=0.02, coordinates_bound=0.06, volume=0.01, volume_bound=0.03, ood=False)
+
+
+def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
+    return unchanged.within_error(initial, relaxed, error, step=step_between(initial, relaxed))
+
+
+def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> str:
+    return unchanged.why_unchanged(initial, relaxed, error, step=step_between(initial, relaxed))
 
 
 def test_small_moves_are_not_worth_it(sample_crystals, rng):
