@@ -11,6 +11,7 @@ from ase import Atoms
 
 from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.graph import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
@@ -27,7 +28,9 @@ class StandInPredictor:
         self.solver_converged = solver_converged
         self.error = self.calibration = error
 
-    def predict(self, structure: Crystal | Atoms, *, relax_cell: bool | None = None) -> Prediction:
+    def predict(
+        self, structure: Crystal | Atoms, *, relax_cell: bool | None = None, graph: BuiltGraph | None = None
+    ) -> Prediction:
         refuse_fixed_atoms(structure)
         initial = Crystal.of(structure)
         check_elements(initial, set(range(1, 95)) - {2}, self.model_name)

@@ -29,6 +29,7 @@ from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
 
 if TYPE_CHECKING:
+    from deeprelax_ase.graph import BuiltGraph
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
 
@@ -110,7 +111,7 @@ class Jump:
             )
         self._dof, self._settings, self._finish = dof, settings, finish
         self._predictor = settings.predictor
-        self._crystal: tuple[list[bytes], Crystal] | None = None
+        self._crystal: tuple[list[bytes], Crystal, BuiltGraph | None] | None = None
         self.record: JumpRecord | None = None
         self.prediction: Prediction | None = None
         self.at_prediction = False
@@ -152,16 +153,20 @@ class Jump:
         Raises:
             StructureError: the atoms are no crystal, layer or slab.
         """
+        return self._checked()[0]
+
+    def _checked(self) -> tuple[Crystal, BuiltGraph | None]:
+        """The crystal, and its graph where checking it took one."""
         atoms = self._dof.atoms
         geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         if self._crystal is None or self._crystal[0] != geometry:
-            crystal = _dense_at_most(Crystal.from_atoms(atoms))
+            crystal, graph = _dense_at_most(Crystal.from_atoms(atoms)), None
             if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
                 from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
 
-                refuse_vacuum(crystal)
-            self._crystal = geometry, crystal
-        return self._crystal[1]
+                graph = refuse_vacuum(crystal)
+            self._crystal = geometry, crystal, graph
+        return self._crystal[1:]
 
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
@@ -180,7 +185,9 @@ class Jump:
         positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
         prediction = settings.prediction
         if prediction is None:
-            prediction = self.predictor.predict(self.crystal(), relax_cell=dof.moves_cell)
+            crystal, graph = self._checked()
+            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=graph)
+            self._crystal = None  # done with, and its graph takes room
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)
         self.prediction, self.at_prediction = prediction, decision.kept or bool(prediction.unchanged)

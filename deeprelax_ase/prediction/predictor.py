@@ -15,7 +15,7 @@ import torch
 from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
+from deeprelax_ase.graph import BACKENDS, BuiltGraph, CrystalGraph, build_graph
 from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
@@ -133,20 +133,27 @@ class Predictor:
     def __repr__(self) -> str:
         return f"Predictor({self.model_name!r}, device='{self.device}', dtype={str(self.dtype).split('.')[-1]!r})"
 
-    def predict(self, structure: Crystal | Atoms | Structure, *, relax_cell: bool | None = None) -> Prediction:
+    def predict(
+        self,
+        structure: Crystal | Atoms | Structure,
+        *,
+        relax_cell: bool | None = None,
+        graph: BuiltGraph | None = None,
+    ) -> Prediction:
         """The relaxed crystal of one unrelaxed one; ``structure`` is not changed.
 
         Args:
             structure: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``.
             relax_cell: whether the cell moves; if not, it stays exactly as it is. By default it does, unless the
                 crystal is a slab. Layers and slabs are strained in their plane only, so that their vacuum stays.
+            graph: of this very structure, where it was built before; it is built anew where the model needs another.
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
             ConstraintError: some of its atoms may not move.
         """
         crystal = self._admit(structure)
-        return _or_raise(self._predict([crystal], relax_cell)[0])
+        return _or_raise(self._predict([crystal], relax_cell, built=graph)[0])
 
     def predict_with_forces(
         self,
@@ -226,19 +233,14 @@ class Predictor:
         relax_cell: bool | None,
         known: KnownForces | None = None,
         *,
+        built: BuiltGraph | None = None,
         bonds: bool = True,
     ) -> list[Prediction | DeepRelaxError]:
         timings: dict[str, float] = {}
         timed = partial(stopwatch, timings, device=self.device)
         settings = self.settings if known is None else self.settings._replace(recycles=1)
         with timed("graph"):
-            graph = build_graph(
-                crystals,
-                backend=self.graph_backend,
-                settings=self.model.config.graph,
-                device=self.device,
-                dtype=torch.float64,
-            )
+            graph = self._graph(crystals, built)
         with timed("geometry"):
             symmetry = BatchSymmetry.of(crystals) if self.keep_symmetry else None
         relaxation = relax(
@@ -267,6 +269,15 @@ class Predictor:
         )
         flaws = relaxation.flaws.tolist()
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
+
+    def _graph(self, crystals: Sequence[Crystal], built: BuiltGraph | None) -> CrystalGraph:
+        """What the model reads of ``crystals``; what was built before, where it is the same."""
+        settings = self.model.config.graph
+        if built is not None and built.settings == settings and self.graph_backend == "torch":
+            return built.graph.to(self.device, torch.float64)
+        return build_graph(
+            crystals, backend=self.graph_backend, settings=settings, device=self.device, dtype=torch.float64
+        )
 
     def _errors(
         self,

@@ -41,8 +41,8 @@ def predictions_of(
     left = [""] * len(crystals)
     if errors is not None and steps is not None:
         left = [
-            why_unchanged(*made, step=step)
-            for *made, step in zip(crystals, relaxed, errors, steps.displacement, strict=True)
+            why_unchanged(crystal, moved, error, step=step)
+            for crystal, moved, error, step in zip(crystals, relaxed, errors, steps.displacement, strict=True)
         ]
     uncertainty = relaxation.uncertainty
     total, aleatoric, epistemic = _roots(uncertainty.crystals)

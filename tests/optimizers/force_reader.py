@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import BuiltGraph
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.prediction.record import Prediction
@@ -32,8 +33,8 @@ class ForceReader:
     def model_name(self) -> str:
         return self.model
 
-    def predict(self, structure, *, relax_cell: bool = True) -> Prediction:
-        return replace(self.jump.predict(structure, relax_cell=relax_cell), model=self.model)
+    def predict(self, structure, *, relax_cell: bool = True, graph: BuiltGraph | None = None) -> Prediction:
+        return replace(self.jump.predict(structure, relax_cell=relax_cell, graph=graph), model=self.model)
 
     def predict_with_forces(self, structure, forces, stress, *, relax_cell: bool = True) -> Prediction:
         assert relax_cell

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedPlane
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize import FIRE
 
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph import build_graph
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 from deeprelax_ase.prediction.status import INFO_KEYS
 from tests.optimizers.helpers import CountingEMT, quiet
@@ -122,6 +125,20 @@ def test_converged_start_makes_no_jump(make_atoms, predictor, minimum):
     assert predictor.asked == []
     assert optimizer.prediction is None
     assert atoms.info == {"deeprelax_status": "converged", "deeprelax_calculator": "emt"}
+
+
+def test_the_graph_that_the_check_took_goes_on_to_the_prediction(make_atoms, predictor):
+    """Only under a calculator is anything checked before the prediction."""
+    for calc in (True, False):
+        atoms = make_atoms(calc=calc)
+        crystal = Crystal.from_atoms(atoms)
+        quiet(atoms, predictor).run(fmax=FMAX, steps=1)
+        given = predictor.graphs[-1]
+        assert (given is not None) is calc
+        if given is not None:
+            expected = build_graph([crystal], settings=given.settings)
+            assert torch.equal(given.graph.edge_index, expected.edge_index)
+            assert torch.equal(given.graph.cell_offsets, expected.cell_offsets)
 
 
 def test_no_energy_is_computed_twice(make_atoms, predictor):

@@ -132,7 +132,7 @@ def test_predictor_and_model_exclude_each_other(make_atoms, predictor):
 
 def test_failing_prediction_changes_nothing(make_atoms):
     class Broken:
-        def predict(self, structure, *, relax_cell=True):
+        def predict(self, structure, **options):
             raise MissingCellError("no")
 
     atoms = make_atoms()

@@ -32,7 +32,7 @@ class Straining:
     displacements: np.ndarray
     seen: list[tuple[Crystal, bool]] = field(default_factory=list)
 
-    def predict(self, structure, *, relax_cell: bool = True):
+    def predict(self, structure, *, relax_cell: bool = True, **options):
         crystal = Crystal.of(structure)
         self.seen.append((crystal, relax_cell))
         cell = crystal.cell @ STRAIN if relax_cell else crystal.cell

@@ -160,8 +160,8 @@ class Leaving:
     predictor: object
     model_name = "stand-in"
 
-    def predict(self, structure, *, relax_cell: bool = True):
-        made = self.predictor.predict(structure, relax_cell=relax_cell)
+    def predict(self, structure, **options):
+        made = self.predictor.predict(structure, **options)
         return replace(made, relaxed=made.initial, unchanged="it would not come nearer")
 
 

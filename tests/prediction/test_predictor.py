@@ -28,6 +28,7 @@ from deeprelax_ase.errors import (
     VacuumError,
 )
 from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.graph import BuiltGraph, build_graph
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
@@ -83,6 +84,25 @@ def test_record_is_complete(predictor: Predictor, crystal: Crystal):
     else:
         assert prediction.features is None
         assert prediction.error is None
+
+
+# Graphs that were built before
+
+
+def test_a_prediction_goes_on_from_a_graph_that_is_the_models():
+    """The graph handed in is of a longer crystal, so that it shows whether it is read."""
+    predictor, crystal = Predictor(END_TO_END, device="cpu", leave_within_error=False), CRYSTALS["rocksalt"]
+    other = crystal.with_geometry(crystal.positions * 1.05, crystal.cell * 1.05)
+    settings = predictor.model.config.graph
+    own, of_other = (BuiltGraph(build_graph([c], settings=settings), settings) for c in (crystal, other))
+    built = predictor.predict(crystal)
+    assert_same(predictor.predict(crystal, graph=own), built, atol=0)
+    read = predictor.predict(crystal, graph=of_other)
+    np.testing.assert_array_equal(read.relaxed.cell, predictor.predict(other).relaxed.cell)
+    assert not np.allclose(read.relaxed.cell, built.relaxed.cell, rtol=0, atol=1e-5)
+    for unlike in (replace(settings, max_neighbors=20), replace(settings, max_in_cell=20)):
+        made = predictor.predict(crystal, graph=of_other._replace(settings=unlike))
+        np.testing.assert_array_equal(made.relaxed.cell, built.relaxed.cell)
 
 
 # Crystals that are as good as relaxed
