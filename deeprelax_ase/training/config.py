@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.models.card import ModelCard
@@ -83,27 +84,32 @@ def run_config(
         raise ConfigError(" ".join(str(error).split())) from error
 
 
-#: Settings of several names, of which one may stand alone.
-_LISTS = ("data.sources", "data.labels", "data.forces", "frozen", "loggers", "network.levels")
+def _types(record: type, section: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of the settings of a ``record``, and their types; a union of records has the settings of each."""
+    for name, kind in get_type_hints(record).items():
+        sections = [one for one in (kind, *get_args(kind)) if is_dataclass(one)]
+        for one in sections:
+            yield from _types(cast("type", one), f"{section}{name}.")
+        if not sections:
+            yield f"{section}{name}", kind
 
-#: Settings that are values by keys of one's own, not sections.
-_MAPPINGS = ("training.kind_weights",)
 
-#: Settings that may be nothing; jsonargparse takes that for any of them.
-_NULLABLE = ("data.key", "initial", "training.max_steps", "training.max_epochs", "training.patience")
+_TYPES = dict(_types(RunConfig))
 
 
 def _checked(name: str, value: Any) -> Any:
-    if value is None and name not in _NULLABLE:
+    """``value``, where jsonargparse would take nothing for any setting, and no single name for a list of names."""
+    kind = _TYPES[name]
+    if value is None and NoneType not in get_args(kind):
         raise ConfigError(f"{name} has no value")
-    return [value] if name in _LISTS and isinstance(value, str) else value
+    return [value] if kind == tuple[str, ...] and isinstance(value, str) else value
 
 
 def _dotted(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested ``values`` by their dotted names."""
+    """Nested ``values`` by their dotted names; a setting whose value has keys of one's own is no section."""
     for key, value in values.items():
         name = f"{section}{key}"
-        if isinstance(value, Mapping) and name not in _MAPPINGS:
+        if isinstance(value, Mapping) and get_origin(_TYPES.get(name)) is not dict:
             yield from _dotted(value, f"{name}.")
         else:
             yield name, value

@@ -135,6 +135,27 @@ def test_one_name_stands_for_a_list_of_one() -> None:
     assert (config.loggers, config.frozen) == (("tensorboard",), ("elements",))
 
 
+def test_every_list_of_names_takes_one_alone() -> None:
+    """Those of networks too."""
+    assert made("network: {levels: M3GNet}").network.levels == ("M3GNet",)
+    assert made("data: {sources: a.npz, forces: f.npz}").data.forces == ("f.npz",)
+
+
+@pytest.mark.parametrize("name", ["data.key", "initial", "training.max_steps", "training.max_epochs"])
+def test_what_may_be_nothing_is_nothing(name: str) -> None:
+    *sections, last = name.split(".")
+    config = run_config(LEAST, [f"{name}="])
+    for section in sections:
+        config = getattr(config, section)
+    assert getattr(config, last) is None
+
+
+@pytest.mark.parametrize("name", ["data.labels", "network.levels", "network.cutoff", "training.kind_weights", "out"])
+def test_what_may_not_be_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} has no value"):
+        run_config(LEAST, [f"{name}="])
+
+
 # -- names and values
 
 
