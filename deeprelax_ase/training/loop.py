@@ -177,6 +177,8 @@ class TrainingLoop:
         validation: RelaxationPairs | None = None,
         observe: Observer = _nothing,
     ) -> None:
+        from lightning.fabric.utilities.throughput import Throughput  # here, as the package is there for training alone
+
         self.fabric, self.task, self.settings, self.out = fabric, task, settings, out
         self.validation, self.observe = validation, observe
         self.network, self.average = task.network, deepcopy(task.network).requires_grad_(False)
@@ -192,13 +194,16 @@ class TrainingLoop:
             self.progress = load_checkpoint(fabric, checkpoint_file(out), self.parts, task)
         self._spent = self._saved_at = self._seconds = self.progress.seconds
         self._start = time.monotonic()
-        self._throughput = _Throughput()
+        self._throughput = Throughput(window_size=2)  # from one log record to the next
+        self._seen, self._began = 0, self.progress.step
 
     def run(self, stream: BatchStream, *, deadline: float | None = None) -> bool:
         """Learn until the budget is spent or validation no longer improves; False if the deadline came first."""
         settings, progress = self.settings, self.progress
         validate_every = max(round(settings.validate_every * stream.steps_per_epoch()), 1)
-        self._start, self._throughput = time.monotonic(), _Throughput()
+        self._start = time.monotonic()
+        self._throughput.reset()
+        self._note_throughput()
         learning = progress.step + _COMPILING
         for crystals, upcoming in replace(stream, start=progress.step):
             if settings.compile and progress.step < learning:
@@ -254,7 +259,7 @@ class TrainingLoop:
         progress.step += 1
         if progress.step % _SHARE_EVERY == 0:
             share_weights(self.fabric, self.network)
-        self._throughput.count(len(crystals) * self.fabric.world_size)
+        self._seen += len(crystals) * self.fabric.world_size
         if progress.step % settings.log_every == 0:
             self._log_step(share, losses, norms)
 
@@ -296,10 +301,16 @@ class TrainingLoop:
 
     # -- the log
 
+    def _note_throughput(self) -> None:
+        batches = self.progress.step - self._began
+        self._throughput.update(time=time.monotonic(), batches=batches, samples=self._seen)
+
     def _log_step(self, share: float, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
         values = {name: round(value.item(), 4) for name, value in losses.items()}
         gradient = {name: round(norm.item(), 3) for name, norm in norms.items()}
-        rate, speed = self._optimizer.param_groups[0]["lr"], round(self._throughput.rate())
+        self._note_throughput()
+        speed = round(self._throughput.compute()["device/samples_per_sec"])
+        rate = self._optimizer.param_groups[0]["lr"]
         record = {
             "step": self.progress.step,
             "seconds": round(self._elapsed(), 1),
@@ -321,19 +332,3 @@ class TrainingLoop:
         self.fabric.log_dict(figures, step=self.progress.step)
         logger.info("%s", record)
         self.observe(record)
-
-
-class _Throughput:
-    """Crystals per second since the last question."""
-
-    def __init__(self) -> None:
-        self.crystals, self.since = 0, time.monotonic()
-
-    def count(self, crystals: int) -> None:
-        self.crystals += crystals
-
-    def rate(self) -> float:
-        now = time.monotonic()
-        rate = self.crystals / max(now - self.since, 1e-9)
-        self.crystals, self.since = 0, now
-        return rate
