@@ -1,4 +1,9 @@
 from .levels import model_for as model_for
+from .m3gnet_edges import m3gnet_edges as m3gnet_edges
+from .m3gnet_torch import EnergiesForcesStresses as EnergiesForcesStresses
+from .m3gnet_torch import M3GNet as M3GNet
+from .m3gnet_weights import load_m3gnet as load_m3gnet
+from .m3gnet_weights import save_m3gnet as save_m3gnet
 from .names import calculator_name as calculator_name
 from .potentials import M3GNET_POTENTIAL as M3GNET_POTENTIAL
 from .potentials import M3GNET_VARIABLE as M3GNET_VARIABLE

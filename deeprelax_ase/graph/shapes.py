@@ -68,6 +68,7 @@ EdgeFlags = Bool[Tensor, "E"]
 EdgeVectors = Float[Tensor, "E 3"]  # from destination to source
 Lengths = Float[Tensor, "E"]
 EdgeFeatures = Float[Tensor, "E B"]
+AngularBasis = Float[Tensor, "E 9"]
 PairInts = Int[Tensor, "P"]
 PairTable = Int[Tensor, "5 P"]  # destination, source and three offsets
 PairOffsets = Int[Tensor, "P 3"]
@@ -82,6 +83,7 @@ TermShifts = Float[Tensor, "3 T"]
 TermLengths = Float[Tensor, "T"]
 
 # Of features.
+AtomFeatures = Float[Tensor, "N B"]
 Scalars = Float[Tensor, "N F"]
 Vectors = Float[Tensor, "N 3 F"]
 Tensors = Float[Tensor, "N 5 F"]
