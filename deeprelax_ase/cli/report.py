@@ -27,7 +27,10 @@ Exit code: 0 the page is written; 1 it could not be; 2 there is nothing to tell 
 
 
 Results = Annotated[
-    Path, argument("OUT", "Folder that `deeprelax screen` wrote, or file that `deeprelax relax` wrote.")
+    Path,
+    argument(
+        "OUT", "Folder that `deeprelax screen` wrote, or file that `deeprelax relax` wrote; @0:10 after it for a part."
+    ),
 ]
 Page = Annotated[Path | None, optional("HTML file. Default: OUT.html", "-o", "--output", metavar="PAGE")]
 Initial = Annotated[

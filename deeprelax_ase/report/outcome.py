@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.io.source import path_of
 from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
@@ -111,9 +112,7 @@ def results_of(path: Path, initial: str | os.PathLike | None) -> Results:
         OutputError: the folder is no screening, or is damaged.
     """
     given = None if initial is None else os.fspath(initial)
-    if not path.is_dir():
-        return RelaxedFile(str(path), given)
-    return ScreenedFolder(path, given)
+    return (ScreenedFolder if path_of(path).is_dir() else RelaxedFile)(str(path), given)
 
 
 def outcome_of(
@@ -122,7 +121,7 @@ def outcome_of(
     """What became of the crystals in ``path``.
 
     Args:
-        path: folder of a screening, done or not, or file that ``deeprelax relax`` wrote.
+        path: folder of a screening, done or not, or file that ``deeprelax relax`` wrote; ``path@0:10`` is a part.
         initial: file of the unrelaxed crystals, in the same order; a screening knows its own.
         reference: file of truly relaxed crystals, with their atoms in the same order. They are found by their names
             where they carry ids of the results, some of which may be missing; or else by their order, one for each
@@ -145,7 +144,7 @@ def outcome_of(
     outcome.ood = np.concatenate([rows.ood for rows in batches])
     outcome.true_errors = np.full(len(outcome), np.nan)
     if reference is not None:
-        truth = Reference.of(os.fspath(reference), results, number=results.number or len(outcome))
+        truth = Reference.of(os.fspath(reference), results, places=results.places or range(len(outcome)))
         outcome.true_errors = np.concatenate([truth.errors(rows) for rows in results.rows(geometry=True)])
     return outcome
 

@@ -133,8 +133,8 @@ def _subtitle(outcome: Outcome) -> str:
     versions = ", ".join(sorted(outcome.versions))
     made = f" of deeprelax_ase {versions}" if versions else ""
     done = ""
-    if outcome.results.number is not None and outcome.results.number > len(outcome):
-        done = f" Not done yet: {len(outcome):,} of {outcome.results.number:,} crystals."
+    if (places := outcome.results.places) is not None and len(places) > len(outcome):
+        done = f" Not done yet: {len(outcome):,} of {len(places):,} crystals."
     return f"Predicted by {models}{made}; page by deeprelax_ase {__version__}.{done}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,16 @@ class Reference:
 
     def __init__(self, frames: Mapping[Any, tuple[str, Crystal]]) -> None:
         self._frames = frames
-        self._by_place = 0 in frames
+        self._by_place = isinstance(next(iter(frames)), int)
 
     @classmethod
-    def of(cls, name: str, results: Results, *, number: int) -> Reference:
+    def of(cls, name: str, results: Results, *, places: Sequence[int]) -> Reference:
         """The crystals in the file ``name``.
 
         Args:
             name: of the file.
             results: that are to be compared with them.
-            number: how many there must be if they are found by their places.
+            places: of those that were to be relaxed, each of which needs one if they are not found by their ids.
 
         Raises:
             StructureFileError: the file cannot be read, or it is not clear which crystal belongs to which result.
@@ -43,12 +43,13 @@ class Reference:
         named = [_named(frame) for frame in read_frames(name)]
         names = {key for key, _, _ in named if key is not None}
         by_name = len(names) == len(named) and any(not names.isdisjoint(rows.ids) for rows in results.rows())
-        if not by_name and len(named) != number:
+        if not by_name and len(named) != len(places):
             raise StructureFileError(
-                f"{name} holds {len(named):,} crystals instead of {number:,}, one for each that was to be relaxed. To "
-                f"give some only, name them by the ids of the results ({' or '.join(ID_KEYS[:2])} in their info)."
+                f"{name} holds {len(named):,} crystals instead of {len(places):,}, one for each that was to be relaxed."
+                f" To give some only, name them by the ids of the results ({' or '.join(ID_KEYS[:2])} in their info)."
             )
-        return cls({key if by_name else n: (label, true) for n, (key, label, true) in enumerate(named)})
+        keys = [key for key, _, _ in named] if by_name else places
+        return cls({key: (label, true) for key, (_, label, true) in zip(keys, named, strict=True)})
 
     def errors(self, rows: Rows) -> np.ndarray:
         """(n,) Å, mean absolute Cartesian component of each; NaN for one that failed, or has no reference.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.frame import Frame, name_in
-from deeprelax_ase.io.source import read_frames
+from deeprelax_ase.io.frame import StructureRef, name_in
+from deeprelax_ase.io.reading import read
+from deeprelax_ase.io.source import open_source, read_frames
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
-
-if TYPE_CHECKING:
-    pass
+from deeprelax_ase.screening.rows import crystals_of, structures_table
 
 #: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume
 #: and the error that is expected of it.
@@ -76,12 +75,12 @@ class Results(Protocol):
 
     Attributes:
         name: of the file or folder.
-        number: how many crystals were to be relaxed; None if that is the number of rows.
+        places: of the crystals that were to be relaxed, among the inputs; None if these are those of the rows.
         relax_cell: whether cells were relaxed.
     """
 
     name: str
-    number: int | None
+    places: Sequence[int] | None
     relax_cell: bool | None
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
@@ -109,7 +108,7 @@ class RelaxedFile:
         StructureFileError: there are no structures in it.
     """
 
-    number: int | None = None
+    places: Sequence[int] | None = None
     relax_cell: bool | None = True
 
     def __init__(self, name: str, initial: str | None) -> None:
@@ -121,7 +120,7 @@ class RelaxedFile:
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`Results`; places are those in the file."""
         pairs = ((n, pair) for n, pair in enumerate(self._pairs()) if only is None or n in only)
-        while chunk := [(n, *self._named(n, *pair)) for n, pair in islice(pairs, _CHUNK)]:
+        while chunk := [(n, *self._result(n, *pair)) for n, pair in islice(pairs, _CHUNK)]:
             places, names, results = zip(*chunk, strict=True)
             yield Rows.of(places, names, results, geometry=geometry)
 
@@ -129,40 +128,47 @@ class RelaxedFile:
         """See :class:`Results`."""
         if self._initial is None:
             raise StructureFileError("The unrelaxed crystals are not known: give their file with --initial.")
-        last = max(wanted, default=-1)
-        for place, frame in enumerate(islice(read_frames(self._initial), last + 1)):
-            if place in wanted:
-                yield place, None if frame.atoms is None else crystal_as_it_is(frame.atoms)
+        yield from crystals_at(wanted, open_source(self._initial).refs())
 
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`Results`; a file does not tell of options, so they are the usual ones."""
         return Predictor(model, device=device)
 
-    def _pairs(self) -> Iterator[tuple[Frame, Frame | None]]:
-        """Each frame with the unrelaxed one."""
+    def _pairs(self) -> Iterator[tuple[StructureRef, StructureRef | None]]:
+        """Each crystal with the unrelaxed one, neither of them read yet."""
+        refs = open_source(self.name).refs()
         if self._initial is None:
-            yield from ((frame, None) for frame in read_frames(self.name))
+            yield from ((ref, None) for ref in refs)
             return
-        for frame, start in zip_longest(read_frames(self.name), read_frames(self._initial)):
-            if frame is None or start is None:
+        for ref, start in zip_longest(refs, open_source(self._initial).refs()):
+            if ref is None or start is None:
                 raise StructureFileError(
                     f"{self._initial} and {self.name} hold different numbers of crystals: each relaxed one needs the "
                     "unrelaxed one at the same place"
                 )
-            if start.atoms is None and frame.atoms is not None:
-                raise start.error or StructureFileError(f"{start.label} cannot be read")
-            yield frame, start
+            yield ref, start
 
-    def _named(self, place: int, frame: Frame, start: Frame | None) -> tuple[str, RelaxationResult]:
+    def _result(self, place: int, ref: StructureRef, start: StructureRef | None) -> tuple[str, RelaxationResult]:
         """The id of a crystal, and what became of it."""
-        name = f"{Path(self.name).name}@{place}"
+        name, frame = f"{Path(self.name).name}@{place}", read(ref)
         if frame.atoms is None:
             return name, RelaxationResult.unrelaxed(frame.error or "it cannot be read")
         name = name_in(frame.atoms.info) or name
         if crystal_as_it_is(frame.atoms) is None:
             error = StructureFileError(f"{frame.label} holds no structure that can be read")
             return name, RelaxationResult.unrelaxed(error)
-        initial = None if start is None or start.atoms is None else crystal_as_it_is(start.atoms)
-        if start is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
-            raise StructureFileError(f"{start.label} is not what {name} began from: it holds other atoms")
+        before = None if start is None else read(start)
+        if before is not None and before.error is not None:
+            raise before.error
+        initial = None if before is None else crystal_as_it_is(before.atoms)
+        if before is not None and initial is not None and not np.array_equal(initial.numbers, frame.atoms.numbers):
+            raise StructureFileError(f"{before.label} is not what {name} began from: it holds other atoms")
         return name, RelaxationResult.from_atoms(frame.atoms, initial=initial)
+
+
+def crystals_at(wanted: Collection[int], refs: Iterable[StructureRef]) -> Iterator[tuple[int, Crystal | None]]:
+    """Places that are ``wanted`` among ``refs``, and the crystals there, unchecked; None where it cannot be read."""
+    for place, ref in enumerate(islice(refs, max(wanted, default=-1) + 1)):
+        if place in wanted:
+            frame = read(ref)
+            yield place, crystals_of(structures_table([frame.error or frame.atoms]))[0]

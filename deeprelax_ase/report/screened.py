@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.reading import read
-from deeprelax_ase.io.source import Source, open_source
+from deeprelax_ase.io.source import Source, open_source, part_of, path_of
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.report.results import NUMBERS, Rows
+from deeprelax_ase.report.results import NUMBERS, Rows, crystals_at
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.rows import crystals_of, structures_table
+from deeprelax_ase.screening.rows import crystals_of
 
 _TEXTS = ("id", "status", "reason", "model", "version")
 _GEOMETRY = ("numbers", "positions", "cell")
@@ -29,24 +28,28 @@ class ScreenedFolder:
     """Results of ``deeprelax screen``, done or not.
 
     Args:
-        path: of the folder.
+        name: of the folder; after an ``@`` may stand which of its crystals are wanted.
         initial: its input, if it is not where it was.
 
     Raises:
         OutputError: the folder is no screening, or is damaged.
+        StructureFileError: the index is not understood, or asks for none.
     """
 
-    def __init__(self, path: Path, initial: str | None) -> None:
-        self.name, self._initial = str(path), initial
-        self._folder = Folder(path)
+    def __init__(self, name: str, initial: str | None) -> None:
+        self.name, self._initial = name, initial
+        self._folder = Folder(path_of(name))
         self._manifest = self._folder.manifest()
         self._options = RelaxOptions.from_dict(self._manifest.options)
-        self.number: int | None = self._manifest.structures
+        everything = range(self._manifest.structures)
+        self._part = None if self._folder.path == Path(name) else sorted(part_of(name, lambda: everything))
+        self.places: Sequence[int] | None = self._part or everything
         self.relax_cell = self._options.relax_cell
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""
         columns = ["index", "ood", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
+        only = self._part if only is None else only
         wanted = None if only is None else pa.array(sorted(only), pa.int64())
         for table in self._folder.tables(columns):
             chosen = table if wanted is None else table.filter(pc.is_in(table.column("index"), wanted))
@@ -55,12 +58,7 @@ class ScreenedFolder:
 
     def unrelaxed(self, wanted: Collection[int]) -> Iterator[tuple[int, Crystal | None]]:
         """See :class:`~deeprelax_ase.report.results.Results`."""
-        refs = chain.from_iterable(source.refs() for source in self._sources())
-        for place, ref in enumerate(islice(refs, max(wanted, default=-1) + 1)):
-            if place in wanted:
-                frame = read(ref)
-                table = structures_table([frame.error or frame.atoms])
-                yield place, crystals_of(table)[0]
+        yield from crystals_at(wanted, chain.from_iterable(source.refs() for source in self._sources()))
 
     def predictor(self, model: str, device: str) -> Predictor:
         """See :class:`~deeprelax_ase.report.results.Results`."""
@@ -73,7 +71,7 @@ class ScreenedFolder:
         source = open_source(self._initial)
         if (count := source.count()) != self._manifest.structures:
             raise StructureFileError(
-                f"{self._initial} holds {count:,} structures, and {self.name} was made from "
+                f"{self._initial} holds {count:,} structures, and {self._folder.path} was made from "
                 f"{self._manifest.structures:,}. Give what was screened."
             )
         return [source]
@@ -81,7 +79,7 @@ class ScreenedFolder:
     def _source(self, name: str, digest: str) -> Source:
         """Names of inputs are relative to where the screening ran, often the folder that its own is in."""
         told = "is not there any more. Say where with --initial."
-        for place in (Path(name), Path(self.name).resolve().parent / name):
+        for place in (Path(name), self._folder.path.resolve().parent / name):
             with suppress(StructureFileError):
                 if (source := open_source(place)).digest() == digest:
                     return source

@@ -65,8 +65,8 @@ def shown_crystals(
 
     def predicted(pair: Pair) -> Prediction:
         assert pair.initial is not None
-        name = model or ("" if results.number is not None else pair.model or "")
-        if not name and results.number is None:
+        name = model or ("" if results.places is not None else pair.model or "")
+        if not name and results.places is None:
             raise ModelError("It is not known which model relaxed it: name one with --model.")
         return predictor(name).predict(pair.initial, relax_cell=results.relax_cell)
 

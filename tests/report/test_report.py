@@ -23,6 +23,7 @@ from deeprelax_ase.io import open_sink
 from deeprelax_ase.report import outcome_of, write_report
 from deeprelax_ase.report.charts import SHARES, coverage, coverages, curve
 from deeprelax_ase.report.pairs import pairs_of
+from deeprelax_ase.report.results import RelaxedFile
 from deeprelax_ase.report.static import write_figures
 from deeprelax_ase.report.views import before_and_after
 from deeprelax_ase.screening.manifest import Shard
@@ -162,6 +163,38 @@ def test_a_part_of_a_database(screened: Path, tmp_path: Path) -> None:
     outcome = outcome_of(tmp_path / "relaxed.db@1:")
     assert outcome.statuses == {"accepted": 2}
     assert np.isfinite(outcome.numbers["uncertainty"]).all()
+
+
+def test_a_part_of_a_screening(screened: Path, tmp_path: Path) -> None:
+    """Its crystals keep their places; a reference without names holds one for each of the part."""
+    true = read(screened / "true.extxyz", index=":")
+    for atoms in true:
+        del atoms.info["id"]
+    write(tmp_path / "true.extxyz", true)
+    part, reference = f"{screened / 'out'}@2:", f"{tmp_path / 'true.extxyz'}@2:"
+    outcome = write_report(part, tmp_path / "p.html", reference=reference, device="cpu")
+    assert outcome.index.tolist() == [2, 3]
+    assert outcome.statuses == {"accepted": 1, "refused": 1}
+    assert outcome.true_errors[0] > 0.01
+    assert "Not done yet" not in Tags((tmp_path / "p.html").read_text(encoding="utf-8")).text
+    assert outcome_of(f"{screened / 'out'}@-1").statuses == {"refused": 1}
+    with pytest.raises(StructureFileError, match=r"out@9: there is none such among its 4\. Check .* index"):
+        outcome_of(f"{screened / 'out'}@9")
+
+
+def test_only_what_is_looked_at_is_read(tmp_path: Path) -> None:
+    """A damaged frame that nobody asks for costs nothing."""
+    atoms = bulk("MgO", "rocksalt", a=4.2)
+    write(tmp_path / "relaxed.extxyz", [atoms] * 3)
+    lines = (tmp_path / "relaxed.extxyz").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "given.extxyz").write_text("\n".join([*lines[:4], *lines[4:7], "X what", *lines[8:]]) + "\n", "utf-8")
+    results = outcome_of(tmp_path / "relaxed.extxyz").results
+    assert [row for rows in results.rows({0, 2}) for row in rows.index] == [0, 2]
+    both = RelaxedFile(str(tmp_path / "relaxed.extxyz"), str(tmp_path / "given.extxyz"))
+    assert [row for rows in both.rows({0, 2}) for row in rows.index] == [0, 2]
+    assert [place for place, crystal in both.unrelaxed({0, 2}) if crystal is not None] == [0, 2]
+    with pytest.raises(StructureFileError, match=r"given\.extxyz@1 cannot be read"):
+        list(both.rows())
 
 
 def test_without_the_unrelaxed_crystals_nothing_is_drawn(screened: Path, tmp_path: Path) -> None:
