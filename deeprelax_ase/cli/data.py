@@ -52,8 +52,8 @@ Sources = Annotated[
     list[Path],
     typer.Argument(
         metavar="SOURCE...",
-        help="npz files, file@0:10 for a part; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; "
-        "trajectories; relaxation documents; MPF.2021.2.8's pickles.",
+        help="npz files; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; trajectories; relaxation "
+        "documents; MPF.2021.2.8's pickles. SOURCE@0:10 for a part.",
         show_default=False,
     ),
 ]

@@ -121,7 +121,9 @@ Recycles = Annotated[
 ]
 Members = Annotated[int | None, optional("Networks of a model that is an ensemble. Default: as --one-shot says", min=1)]
 
-PairSources = Annotated[list[str], optional("Relaxation pairs; repeatable.", "--data", metavar="SOURCE")]
+PairSources = Annotated[
+    list[str], optional("Relaxation pairs, SOURCE@0:10 for a part; repeatable.", "--data", metavar="SOURCE")
+]
 PairFormat = Annotated[
     str, typer.Option("--format", help="npz, cif, cryslator, mpf, ase-db, documents, trajectory, or auto.")
 ]

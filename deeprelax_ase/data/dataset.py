@@ -18,6 +18,7 @@ from deeprelax_ase.data.matching import MATCH_KINDS, Matched, MatchError, match
 from deeprelax_ase.data.packed import is_packed, read_packed
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, chosen_by, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
+from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.io.source import path_of
 
@@ -65,8 +66,8 @@ class PairDataset:
         """Read pairs and match them atom by atom.
 
         Args:
-            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``, and npz files and
-                trajectories an index, ``pairs.npz@0:100``.
+            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``, and an index of pairs,
+                ``pairs.npz@0:100``: of database rows, documents, frames of a trajectory, files in a folder of these.
             format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
             key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
@@ -94,10 +95,13 @@ class PairDataset:
                 raise DataError(f"Unknown {name}={value!r}, must be one of {allowed}")
         if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
             raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
-        if format == "npz" or (format == "auto" and paths and all(path_of(path).suffix == ".npz" for path in paths)):
-            return _from_npz(paths, labels, dtype, start_forces=start_forces)
-        row = format_of(paths) if format == "auto" else FORMATS[format]
-        dataset = _collected(row.read(paths, key), level, dtype, advance)
+        try:
+            if format == "npz" or (format == "auto" and paths and all(path_of(p).suffix == ".npz" for p in paths)):
+                return _from_npz(paths, labels, dtype, start_forces=start_forces)
+            row = format_of(paths) if format == "auto" else FORMATS[format]
+            dataset = _collected(row.read(paths, key), level, dtype, advance)
+        except StructureFileError as error:  # a source, or its index
+            raise DataError(str(error)) from error
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
 
     def take(self, chosen: Tensor) -> PairDataset:
@@ -172,7 +176,9 @@ def _from_npz(paths: Sequence[Path], labels: str, dtype: torch.dtype, *, start_f
             with np.load(path, allow_pickle=False) as arrays:
                 given = arrays["names"].tolist() if "names" in arrays and labels == "relaxed" else None
             part, places = chosen_by(source, part)
-        except (OSError, ValueError, BadZipFile) as error:
+        except StructureFileError:
+            raise
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise DataError(f"{source} cannot be read: {error}") from error
         parts.append(part)
         names += [given[n] if given else f"{path.stem}[{n}]" for n in places]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.io.source import path_of, split_index
+from deeprelax_ase.io.source import part_of, path_of
 
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -174,13 +174,9 @@ def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[Relaxati
     Raises:
         ValueError: there is none, or the index is not understood.
     """
-    places = range(len(pairs))
     if path_of(file) == Path(file):
-        return pairs, places
-    index = split_index(os.fspath(file))[1]
-    chosen = places[index if isinstance(index, slice) else slice(int(index), int(index) + 1 or None)]
-    if not chosen:
-        raise ValueError(f"there is no such pair among its {len(pairs)}. Check the index.")
+        return pairs, range(len(pairs))
+    chosen = list(part_of(file, lambda: range(len(pairs))))
     return pairs.take(torch.tensor(chosen)), chosen
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -17,12 +18,52 @@ if TYPE_CHECKING:
 #: Keys of documents, and columns, that hold a structure in pymatgen's form.
 STRUCTURE_KEYS = ("structure", "initial_structure")
 
+#: Keys by which a document is known whose structures lie deeper down: that of a job, or of a relaxation.
+_JOB_KEYS = ("uuid", "task_id", "input", "output", "calcs_reversed")
+
+#: Characters that are read at once.
+_READ = 2**20
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def parsed(stream: TextIO) -> Any:
+    """The content of JSON; of a list an iterator, which reads on as its elements are asked for.
+
+    Raises:
+        ValueError: it is no JSON; of a list where that is so, after the elements before.
+    """
+    text = stream.read(_READ)
+    if text.lstrip().startswith("["):
+        return _elements(text.lstrip()[1:].lstrip(), stream)
+    return json.loads(text + stream.read())
+
+
+def _elements(text: str, stream: TextIO) -> Iterator[Any]:
+    """The elements of the list that ``text`` and then ``stream`` go on with after its bracket."""
+    decode, start, end = json.JSONDecoder().raw_decode, 0, 0
+    while not text.startswith("]", end):
+        try:
+            value, end = decode(text, _SPACE.match(text, start).end())  # type: ignore[union-attr]
+            end = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            if not text.startswith((",", "]"), end):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+        except json.JSONDecodeError as error:
+            if more := stream.read(max(_READ, len(text) - start)):  # twice as much each time: nothing is read often
+                text, start, end = text[start:] + more, 0, 0
+                continue
+            raise StructureFileError(f"it is no JSON: {error.msg}, not {text[error.pos :][:20]!r}") from None
+        yield value
+        start = end + 1
+    if rest := (text[end + 1 :] + stream.read()).strip():
+        raise StructureFileError(f"it is no JSON: its list ends before {rest[:20]!r}")
+
 
 def documents_in(content: Any) -> Iterator[tuple[str, Any]]:
-    """Name and document of each structure: of a list, of pandas' columns, of a mapping, or of one alone."""
-    if isinstance(content, list):
+    """Name and document of each structure in what was parsed: a list, pandas' columns, a mapping, or one alone."""
+    if isinstance(content, Iterator):
         yield from ((str(n), document) for n, document in enumerate(content))
-    elif not isinstance(content, dict) or "@class" in content or _held(content) is not None:
+    elif not isinstance(content, dict) or "@class" in content or _held(content) is not None or _is_job(content):
         yield "", content
     elif column := next((content[key] for key in STRUCTURE_KEYS if _is_column(content.get(key))), None):
         for row in column:
@@ -31,12 +72,18 @@ def documents_in(content: Any) -> Iterator[tuple[str, Any]]:
         yield from content.items()
 
 
+def _is_job(content: dict[str, Any]) -> bool:
+    return any(key in content and _held(content[key]) is not content[key] for key in _JOB_KEYS)
+
+
 def _is_column(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(v, dict) and "lattice" in v for v in value.values())
 
 
 def _held(document: Any) -> Mapping[str, Any] | None:
     """The structure that is in a document, or is it."""
+    if not isinstance(document, dict):
+        return None
     for held in (*(document.get(key) for key in STRUCTURE_KEYS), document):
         if isinstance(held, dict) and "lattice" in held:
             return held

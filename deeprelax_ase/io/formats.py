@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -156,20 +155,19 @@ def _ase_file(file: File, file_format: str, name: str = "") -> Refs:
 
 def _lines(file: File) -> Refs:
     with file.open() as stream:
-        for number, line in enumerate(stream):
-            if line.strip():
-                yield StructureRef(f"{file.label}@{number}", "line", line)
+        for number, line in enumerate(filter(bytes.strip, stream)):
+            yield StructureRef(f"{file.label}@{number}", "line", line)
 
 
 def _documents(file: File) -> Refs:
-    with file.open() as stream:
-        content = json.loads(stream.read().decode("utf-8-sig", "surrogateescape"))
-    if documents.is_ase_database(content):
-        yield from _json_database(file)
-        return
-    for name, document in documents.documents_in(content):
-        name = escaped(name)
-        yield StructureRef(f"{file.label}@{name}" if name else file.label, "document", document, name or file.stem)
+    with TextIOWrapper(file.open(), "utf-8-sig", "surrogateescape") as stream:
+        content = documents.parsed(stream)
+        if documents.is_ase_database(content):
+            yield from _json_database(file)
+            return
+        for name, document in documents.documents_in(content):
+            name = escaped(name)
+            yield StructureRef(f"{file.label}@{name}" if name else file.label, "document", document, name or file.stem)
 
 
 def _json_database(file: File) -> Refs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,9 @@ class Frame:
     name: str = ""
 
 
-def name_in(values: Mapping[str, Any], id_key: str | None = None) -> str:
-    """The name of a structure among its ``values``, under ``id_key`` or the first of :data:`ID_KEYS`; empty if none."""
-    keys = (id_key,) if id_key else ID_KEYS
+def name_in(values: Mapping[str, Any], id_key: str | None = None, usual: Sequence[str] = ID_KEYS) -> str:
+    """The name of a structure among its ``values``, under ``id_key`` or the first ``usual`` key; empty if none."""
+    keys = (id_key,) if id_key else usual
     return escaped(next((name for key in keys if values.get(key) is not None and (name := str(values[key]))), ""))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -43,7 +44,7 @@ def read(ref: StructureRef, *, id_key: str | None = None) -> Frame:
     """
     name, atoms, error = "", None, None
     try:
-        with reachable(ref.source):
+        with readable(ref):
             values, make = _READERS[ref.kind](ref.content)
             name = name_in(values, id_key)
             atoms = make()
@@ -51,12 +52,37 @@ def read(ref: StructureRef, *, id_key: str | None = None) -> Frame:
         raise
     except DeepRelaxError as told:
         error = told
-    except Exception as raised:  # whatever the formats raise
-        error = unreadable(ref.source, raised)
     if atoms is not None:
         kept = {key: values[key] for key in (id_key, *ID_KEYS) if key and values.get(key) is not None}
         atoms.info.update(kept or ({"name": ref.name} if ref.name else {}))
     return Frame(ref.source, atoms, error, name or ref.name or ref.source)
+
+
+def values_of(ref: StructureRef) -> Mapping[str, Any]:
+    """What ``ref`` says of a structure besides its geometry: the document or row that holds it, or its ``info``.
+
+    Raises:
+        DeepRelaxError: it cannot be read.
+    """
+    with readable(ref):
+        return _READERS[ref.kind](ref.content)[0]
+
+
+@contextmanager
+def readable(ref: StructureRef) -> Iterator[None]:
+    """Within it, whatever a library raises is an error that says what cannot be read.
+
+    Raises:
+        SourceError: the system does not let it be read.
+        DeepRelaxError: anything else.
+    """
+    try:
+        with reachable(ref.source):
+            yield
+    except DeepRelaxError:
+        raise
+    except Exception as raised:  # whatever the formats raise
+        raise unreadable(ref.source, raised) from raised
 
 
 def _made(atoms: Atoms) -> _Found:

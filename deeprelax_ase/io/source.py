@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io import formats
 from deeprelax_ase.io.files import File, reachable
 from deeprelax_ase.io.frame import Frame, StructureRef, escaped
 from deeprelax_ase.io.reading import read
+
+T = TypeVar("T")
 
 _ALL = slice(None)
 
@@ -88,16 +91,40 @@ class Source:
     def _selected(self) -> Iterator[StructureRef]:
         if isinstance(self.index, str):
             return formats.select(self.files[0], self.index)
-        everything = chain.from_iterable(formats.refs_of(file) for file in self.files)
-        if isinstance(self.index, int):
-            place = self.index if self.index >= 0 else self.index + self._total()
-            return islice(everything, place, place + 1) if place >= 0 else iter(())
-        start, stop, step = self.index.start, self.index.stop, self.index.step or 1
-        if step < 0:
-            return iter(list(everything)[self.index])
-        if min(start or 0, stop or 0) < 0:
-            start, stop, step = self.index.indices(self._total())
-        return islice(everything, start, stop, step)
+        return taken(chain.from_iterable(map(formats.refs_of, self.files)), self.index, self._total)
+
+
+def taken(items: Iterable[T], index: int | slice, total: Callable[[], int]) -> Iterator[T]:
+    """Those of the ``items`` that a list would give for ``index``, in turn; counted, by ``total``, only if need be."""
+    if isinstance(index, int):
+        place = index if index >= 0 else index + total()
+        return islice(items, place, place + 1) if place >= 0 else iter(())
+    start, stop, step = index.start, index.stop, index.step or 1
+    if step < 0:
+        return iter(list(items)[index])
+    if min(start or 0, stop or 0) < 0:
+        start, stop, step = index.indices(total())
+    return islice(items, start, stop, step)
+
+
+def part_of(name: str | os.PathLike, items: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """Those of the ``items`` of ``path@index`` that its index asks for, lazily; all without one.
+
+    Raises:
+        StructureFileError: there is none, or the index is not understood.
+    """
+
+    def total() -> int:
+        return sum(1 for _ in items())
+
+    index = split_index(os.fspath(name))[1]
+    assert not isinstance(index, str), "only databases of ASE's know queries"
+    found = taken(items(), index, total)
+    for first in found:
+        return chain([first], found)
+    raise StructureFileError(
+        f"{escaped(os.fspath(name))}: there is none such among its {total():,}. Check it, and its index if it has one."
+    )
 
 
 def open_source(name: str | os.PathLike) -> Source:

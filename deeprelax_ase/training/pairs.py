@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from deeprelax_ase.data import LEVELS, PairDataset, RelaxationPairs, concatenate
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.data.pairs import has_labels
+from deeprelax_ase.io.source import path_of
 from deeprelax_ase.training.settings import DataSettings, PairSettings
 
 
@@ -19,8 +19,8 @@ def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
     """The pairs under each kind of labels, all splits, in single precision."""
 
     def having(labels: str) -> tuple[str, ...]:
-        files = [source for source in data.sources if source.endswith(".npz") and Path(source).is_file()]
-        without = {file for file in files if not has_labels(file, labels)}
+        files = {source: path_of(source) for source in data.sources if path_of(source).suffix == ".npz"}
+        without = {source for source, file in files.items() if file.is_file() and not has_labels(file, labels)}
         return tuple(source for source in data.sources if source not in without) or data.sources
 
     return [

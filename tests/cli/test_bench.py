@@ -20,13 +20,13 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_it_measures_prints_and_writes(data: Path, tmp_path: Path) -> None:
-    arguments = ["bench", "--data", str(data), "--split", "all", "--number", "3", "--baseline", "nothing"]
+    arguments = ["bench", "--data", f"{data}@1:", "--split", "all", "--number", "3", "--baseline", "nothing"]
     result = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "| nothing done |" in result.stdout
     found = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
     assert found["crystals"] == 3
-    assert found["data"] == ["pairs.npz"]
+    assert found["data"] == ["pairs.npz@1:"]
     assert (tmp_path / "out" / "bench.md").read_text(encoding="utf-8").strip() == result.stdout.strip()
 
 

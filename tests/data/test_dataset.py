@@ -52,7 +52,7 @@ def test_parts_of_files(cifs: Path, tmp_path: Path) -> None:
     with np.load(tmp_path / "b.npz") as arrays:
         np.savez(tmp_path / "nameless.npz", **{k: v for k, v in arrays.items() if k != "names"})
     assert PairDataset.read(tmp_path / "nameless.npz@2:").names == ("nameless[2]", "nameless[3]")
-    with pytest.raises(DataError, match=r"a\.npz@9: cannot be read: there is no such pair among its 4"):
+    with pytest.raises(DataError, match=r"a\.npz@9:: there is none such among its 4"):
         PairDataset.read(tmp_path / "a.npz@9:")
 
 

@@ -6,8 +6,6 @@ import bz2
 import gzip
 import json
 import pickle
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -147,25 +145,10 @@ def test_two_databases(tmp_path: Path, pairs) -> None:
     for sources in ([tmp_path], [tmp_path / "relaxed.db", tmp_path / "unrelaxed.db"]):
         dataset = PairDataset.read(sources)
         assert_right(dataset, pairs)
-        assert [(r.name, r.reason) for r in dataset.refused] == [("alone", "there is no relaxed row of that name")]
+        reason = "relaxed.db has no relaxed row of that name. Add it, or check --key."
+        assert [(r.name, r.reason) for r in dataset.refused] == [("alone", reason)]
     with pytest.raises(DataError, match="no pair that can be used"):
         PairDataset.read(tmp_path, key="number")
-
-
-def test_a_damaged_row_of_a_database_costs_its_pair(tmp_path: Path, pairs) -> None:
-    for side, number in (("unrelaxed", 0), ("relaxed", 1)):
-        with connect(tmp_path / f"{side}.db") as db:
-            for name, pair in pairs.items():
-                db.write(pair[number], uid=name)
-    with closing(sqlite3.connect(tmp_path / "relaxed.db")) as connection:
-        connection.execute("UPDATE systems SET positions = ? WHERE id = 2", (b"123",))
-        connection.commit()
-    dataset = PairDataset.read([tmp_path])
-    damaged, without = dataset.refused
-    assert damaged.name == "relaxed.db@id=2"
-    assert "it cannot be read: ValueError" in damaged.reason
-    assert without.reason == "there is no relaxed row of that name"
-    assert len(dataset) == len(pairs) - 1
 
 
 def test_one_database(tmp_path: Path, pairs) -> None:
@@ -252,5 +235,5 @@ def test_relaxation_documents(tmp_path: Path, pairs, form: str) -> None:
 
 def test_broken_json(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"d\.json is not JSON"):
+    with pytest.raises(DataError, match=r"d\.json cannot be read \(JSONDecodeError"):
         PairDataset.read(tmp_path / "d.json")

@@ -86,7 +86,7 @@ def test_a_part_of_a_file(file: Path, index: str, chosen: list[int]) -> None:
 
 @pytest.mark.parametrize("index", ["4:", "9", "first"])
 def test_a_part_that_is_none_is_refused(file: Path, index: str) -> None:
-    with pytest.raises(ValueError, match=r"no such pair among its 4|index 'first' is not understood"):
+    with pytest.raises(ValueError, match=r"there is none such among its 4|index 'first' is not understood"):
         load_pairs(f"{file}@{index}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ase.constraints import FixAtoms
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.core import DummySpecies, Lattice, Structure
 
 from deeprelax_ase.errors import DisorderedStructureError, UnsupportedElementError
-from deeprelax_ase.io.documents import atoms_of
+from deeprelax_ase.io.documents import atoms_of, parsed
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.io.source import open_source
 
@@ -110,3 +113,41 @@ def test_no_structure(tmp_path: Path, content: Any) -> None:
     (frame,) = read(tmp_path / "set.json", content)
     assert frame.atoms is None
     assert "set.json" in str(frame.error) or "structure" in str(frame.error) or "object" in str(frame.error)
+
+
+def test_lists_are_read_no_further_than_asked_for() -> None:
+    class Stream(io.StringIO):
+        def read(self, size: int | None = -1) -> str:
+            assert size is not None
+            assert 0 < size < 2**22, "read whole"
+            return super().read(size)
+
+    size, number = 50_000, 200
+    elements = parsed(Stream(json.dumps(["x" * size] * number)))
+    assert [len(next(elements)) for _ in range(20)] == [size] * 20
+
+
+@given(
+    content=st.lists(st.recursive(st.integers() | st.floats(allow_nan=False) | st.text() | st.none(), st.lists)),
+    indent=st.none() | st.integers(0, 3),
+    size=st.integers(1, 9),
+)
+def test_lists_are_what_json_says(content: list, indent: int | None, size: int) -> None:
+    """However the pieces lie that are read."""
+
+    class Stream(io.StringIO):
+        def read(self, wanted: int | None = -1) -> str:
+            return super().read(size if wanted and wanted > 0 else wanted)
+
+    text = json.dumps(content, indent=indent)
+    assert list(parsed(Stream(text))) == content
+    for damaged in (text[:-1], f"{text}]", f"{text}{text}"):
+        with pytest.raises(ValueError, match="no JSON"):
+            list(parsed(Stream(damaged)))
+
+
+def test_a_document_of_a_relaxation_is_one_structure_that_is_deeper_down(tmp_path: Path) -> None:
+    (frame,) = read(tmp_path / "set.json", {"input": {"structure": ONE}, "output": {"structure": ONE}})
+    assert "there is no structure" in str(frame.error)
+    by_name = read(tmp_path / "set.json", {"input": ONE, "output": ONE})
+    assert [frame.name for frame in by_name] == ["input", "output"]

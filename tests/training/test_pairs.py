@@ -70,6 +70,8 @@ def test_labels_are_learnt_from_the_files_that_have_them(file: Path) -> None:
     names = (str(file), str(other))
     parts = read_pairs(DataSettings(names, labels=("relaxed", "m3gnet")))
     assert [len(part) for part in parts] == [10, 4]
+    parts = read_pairs(DataSettings((names[0], f"{names[1]}@:2"), labels=("relaxed", "m3gnet")))
+    assert [len(part) for part in parts] == [7, 4]
     with pytest.raises(DataError, match=r"other\.npz cannot be read: .*lacks the arrays \['frac_m3gnet'"):
         read_pairs(DataSettings(names[1:], labels=("m3gnet",)))
 

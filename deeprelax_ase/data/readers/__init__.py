@@ -17,6 +17,7 @@ from deeprelax_ase.data.readers.folders import (
 from deeprelax_ase.data.readers.mpf import is_mpf, read_mpf
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused
 from deeprelax_ase.data.readers.trajectories import is_trajectory, read_trajectories
+from deeprelax_ase.io.source import path_of
 
 __all__ = ["FORMATS", "DataError", "Format", "RawPair", "Refused", "format_of"]
 
@@ -28,7 +29,8 @@ class Format:
     Attributes:
         looks: what it looks like.
         fits: whether all of some paths are of that kind.
-        read: the pairs in them; the second argument is the key that pairs or names them, if the user gave one.
+        read: the pairs in them, or in the parts of them that an index asks for; the second argument is the key that
+            pairs or names them, if the user gave one.
     """
 
     looks: str
@@ -74,13 +76,14 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(paths: Sequence[Path]) -> Format:
-    """The format that all ``paths`` have.
+    """The format that all ``paths``, which may have an index, are of.
 
     Raises:
         DataError: a path does not exist, or no format fits.
     """
+    paths = [path_of(path) for path in paths]
     for path in paths:
-        if not path.exists() and not is_trajectory(path):
+        if not path.exists():
             raise DataError(f"{path}: no such file or folder. Check the name.")
     for row in FORMATS.values():
         if row.fits(paths):

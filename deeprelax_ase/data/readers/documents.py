@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
-from deeprelax_ase.errors import SourceError
+from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
+from deeprelax_ase.errors import StructureError
 from deeprelax_ase.io.documents import atoms_of
-from deeprelax_ase.io.files import File, reachable
+from deeprelax_ase.io.files import plain_name
+from deeprelax_ase.io.frame import name_in
+from deeprelax_ase.io.reading import values_of
+from deeprelax_ase.io.source import open_source
 
-ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+ENDINGS = (".json", ".jsonl", ".ndjson")
 
 #: Keys that name a document.
 _NAMES = ("task_id", "material_id", "uuid", "name", "dir_name")
@@ -20,52 +22,27 @@ _NAMES = ("task_id", "material_id", "uuid", "name", "dir_name")
 
 def is_documents(path: Path) -> bool:
     """Whether ``path`` is a JSON file, or a folder of nothing else."""
-    if path.is_dir():
-        files = [file for file in path.iterdir() if file.is_file()]
-        return bool(files) and all(file.name.endswith(ENDINGS) for file in files)
-    return path.name.endswith(ENDINGS)
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    return bool(files) and all(plain_name(file.name).endswith(ENDINGS) for file in files)
 
 
 def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
-    """A pair of each document: a list of them, JSON lines, or a file for each.
+    """A pair of each document: a list of them, one for each name, JSON lines, or a file for each.
 
     Raises:
         SourceError: the system does not let a file be read.
+        StructureFileError: ``path``, or its index, is not understood.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    for file in files:
-        for number, document in enumerate(_load(file)):
-            name = f"{file.name}[{number}]"
-            yield Refused(file.name, str(document)) if isinstance(document, DataError) else _pair(document, name, key)
+    for ref in open_source(path).refs():
+        try:
+            document = values_of(ref)
+        except StructureError as error:
+            yield Refused(Path(ref.source).name, str(error))
+        else:
+            yield _pair(document, name_in(document, key, _NAMES) or Path(ref.source).name)
 
 
-def _load(file: Path) -> list[Any]:
-    """Documents, or the errors in place of those that cannot be read."""
-    try:
-        with reachable(str(file)), File.on_disk(file).open() as stream:
-            text = stream.read().decode()
-    except SourceError:
-        raise
-    except Exception as error:  # whatever unpacking raises
-        return [DataError(f"{file} cannot be read: {error}")]
-    if ".jsonl" in file.name:
-        return [_parsed(line, file) for line in text.splitlines() if line.strip()]
-    content = _parsed(text, file)
-    return content if isinstance(content, list) else [content]
-
-
-def _parsed(text: str, file: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return DataError(f"{file} is not JSON: {error}")
-
-
-def _pair(document: Any, name: str, key: str | None) -> RawPair | Refused:
-    if not isinstance(document, Mapping):
-        return Refused(name, f"a document is a JSON object, not a {type(document).__name__}")
-    keys = (key,) if key else _NAMES
-    name = next((str(document[k]) for k in keys if document.get(k)), name)
+def _pair(document: Mapping[str, Any], name: str) -> RawPair | Refused:
     inner = document.get("output")
     task = inner if isinstance(inner, Mapping) and "output" in inner else document  # jobflow keeps the document inside
     if unfinished := _unfinished(task):

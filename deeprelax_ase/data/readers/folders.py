@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
-from deeprelax_ase.io.source import read_frames
+from deeprelax_ase.io.source import part_of, path_of, read_frames
 
 #: Files of the splits in the layout of the published DeepRelax data, and their columns that name the pairs.
 _SPLIT_FILES = {"train.csv": "train", "val.csv": "validation", "test.csv": "test"}
@@ -39,22 +39,24 @@ def is_cryslator_folder(path: Path) -> bool:
 
 def read_cif_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
     """``{id}_unrelaxed.cif`` and ``{id}_relaxed.cif``, in the order of the tables, or of their names without any."""
-    files = _by_name(path)
-    splits = _splits(path, (key,) if key else _COLUMNS)
-    for name in splits or files:
+    folder = path_of(path)
+    files = _by_name(folder)
+    splits = _splits(folder, (key,) if key else _COLUMNS)
+    for name in part_of(path, lambda: splits or files):
         yield _read(name, files, splits.get(name))
 
 
 def read_cryslator_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
     """The X-Mn-O layout: tables of names that end in ``_relaxed`` and ``_unrelaxed``, and a CIF for each."""
-    files = _by_name(path)
+    folder, rows = path_of(path), dict[tuple[str, str], None]()
     for table, split in _CRYSLATOR_FILES.items():
-        if not (path / table).exists():
-            continue
-        with (path / table).open(newline="", encoding="utf-8-sig") as stream:
-            names = [row[0].strip() for row in csv.reader(stream) if row]
-        for name in dict.fromkeys(n.removesuffix("_unrelaxed").removesuffix("_relaxed") for n in names):
-            yield _read(name, files, split)
+        if (folder / table).exists():
+            with (folder / table).open(newline="", encoding="utf-8-sig") as stream:
+                names = [row[0].strip() for row in csv.reader(stream) if row]
+            rows |= dict.fromkeys((n.removesuffix("_unrelaxed").removesuffix("_relaxed"), split) for n in names)
+    files = _by_name(folder)
+    for name, split in part_of(path, lambda: rows):
+        yield _read(name, files, split)
 
 
 def _unrelaxed(path: Path) -> Iterator[tuple[str, Path]]:

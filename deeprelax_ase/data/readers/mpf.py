@@ -12,6 +12,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
 from deeprelax_ase.errors import DeepRelaxError, DisorderedStructureError
+from deeprelax_ase.io.source import part_of, path_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -91,14 +93,18 @@ def is_mpf(path: Path) -> bool:
 
 def read_mpf(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
     """The first and the last snapshot of each material; a file that is no such pickle is refused as a whole."""
-    for file in sorted(path.glob("block_*.p")) if path.is_dir() else [path]:
-        try:
-            materials = _load(file)
-        except DataError as error:
-            yield Refused(file.name, str(error))
-            continue
-        for name, snapshots in materials.items():
-            yield _pair(str(name), snapshots)
+    folder = path_of(path)
+    files = sorted(folder.glob("block_*.p")) if folder.is_dir() else [folder]
+    for name, snapshots in part_of(path, lambda: chain.from_iterable(map(_materials, files))):
+        yield Refused(name, str(snapshots)) if isinstance(snapshots, DataError) else _pair(name, snapshots)
+
+
+def _materials(file: Path) -> Iterator[tuple[str, Any]]:
+    """Names and snapshots; the error of a file that cannot be read."""
+    try:
+        yield from ((str(name), snapshots) for name, snapshots in _load(file).items())
+    except DataError as error:
+        yield file.name, error
 
 
 def _load(file: Path) -> dict[Any, Any]:

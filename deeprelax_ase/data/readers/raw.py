@@ -63,7 +63,7 @@ def raw_pair(
     """
     for side, found in (("unrelaxed", initial), ("relaxed", relaxed)):
         if isinstance(found, Exception):
-            return Refused(name, f"the {side} crystal cannot be read: {type(found).__name__}: {found}")
+            return Refused(name, f"the {side} crystal: {found}")
     crystals: list[Crystal] = []
     try:
         for structure in periodic_layers(initial, relaxed):

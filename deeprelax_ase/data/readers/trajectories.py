@@ -7,33 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
-from deeprelax_ase.io.source import path_of, read_frames
+from deeprelax_ase.io.files import plain_name
+from deeprelax_ase.io.frame import name_in
+from deeprelax_ase.io.source import part_of, path_of, read_frames
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-ENDINGS = (".extxyz", ".xyz", ".traj", ".xyz.gz", ".extxyz.gz", "XDATCAR", ".xdatcar")
+ENDINGS = (".extxyz", ".xyz", ".traj", "XDATCAR", ".xdatcar")
 
 #: Keys of ``atoms.info`` by which relaxations in one file are told apart, where none is named.
 _USUAL_KEYS = ("relaxation_id", "material_id", "mp_id", "id", "name")
 
 
 def is_trajectory(path: Path) -> bool:
-    """Whether ``path`` is a file of many frames, ``file@0:100`` some of them, or a folder of such files."""
-    if path.is_dir():
-        return any(_files(path))
-    file = path_of(path)
-    return file.exists() and file.name.endswith(ENDINGS)
+    """Whether ``path`` is a file of many frames, or a folder of such files."""
+    return any(_files(path)) if path.is_dir() else plain_name(path.name).endswith(ENDINGS)
 
 
 def read_trajectories(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
-    """One pair of each file, or of each value of ``atoms.info[key]`` in it."""
-    for file in _files(path) if path.is_dir() else [path]:
+    """One pair of each file, or of each value of ``atoms.info[key]`` in it.
+
+    ``path@index`` is some frames of a file, or some files of a folder.
+    """
+    folder = path_of(path)
+    for file in part_of(path, lambda: _files(folder)) if folder.is_dir() else [path]:
         yield from _read(file, key)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    yield from (file for file in sorted(folder.iterdir()) if file.is_file() and file.name.endswith(ENDINGS))
+    yield from (file for file in sorted(folder.iterdir()) if file.is_file() and is_trajectory(file))
 
 
 def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
@@ -45,7 +48,7 @@ def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
         if frame.atoms is None:
             broken = str(frame.error)
             continue
-        name = _name(frame.atoms, file, key)
+        name = name_in(frame.atoms.info, key, _USUAL_KEYS) or (None if key else file.name)
         if name is None:
             yield Refused(frame.label, f"atoms.info has no {key!r}, only {sorted(frame.atoms.info)}")
             continue
@@ -64,11 +67,3 @@ def _read(file: Path, key: str | None) -> Iterator[RawPair | Refused]:
             yield Refused(name, "there is one frame only: a relaxation has at least two")
         else:
             yield raw_pair(name, first, last, in_order=True)
-
-
-def _name(atoms: Atoms, file: Path, key: str | None) -> str | None:
-    keys = (key,) if key else _USUAL_KEYS
-    for candidate in keys:
-        if candidate in atoms.info:
-            return str(atoms.info[candidate])
-    return None if key else file.name

@@ -61,8 +61,8 @@ def test_a_damaged_file_or_line_costs_itself(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(good), encoding="utf-8")
     found = list(read_documents(tmp_path, None))
     assert [type(item) for item in found] == [RawPair, Refused, Refused, RawPair]
-    assert "is not JSON" in found[1].reason
-    assert "cannot be read" in found[2].reason
+    assert "a.jsonl@1 cannot be read (JSONDecodeError" in found[1].reason
+    assert "b.json.gz cannot be read" in found[2].reason
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,11 @@ def test_modules_that_a_document_names_are_not_imported(tmp_path: Path, monkeypa
 
 
 def test_a_file_that_is_away_stops_the_reading(tmp_path: Path) -> None:
-    (tmp_path / "a.json").symlink_to(tmp_path / "away.json")
+    good = {"input": {"structure": plain(unrelaxed("a"))}, "output": {"structure": plain(relaxed("a"))}}
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps(good), encoding="utf-8")
+    found = read_documents(tmp_path, None)
+    assert isinstance(next(found), RawPair)
+    (tmp_path / "b.json").unlink()
     with pytest.raises(SourceError, match="No such file"):
-        list(read_documents(tmp_path / "a.json", None))
+        next(found)

@@ -104,5 +104,5 @@ def test_data_errors_name_the_file(tmp_path: Path) -> None:
     from deeprelax_ase.data import PairDataset
 
     (tmp_path / "block_0.p").write_bytes(pickle.dumps({}))
-    with pytest.raises(DataError, match="the source is empty"):
+    with pytest.raises(DataError, match=f"{tmp_path.name}: there is none such among its 0"):
         PairDataset.read(tmp_path)
