@@ -178,7 +178,7 @@ COMFORT = {
     ),
     "a limit of the volume's error": ("prediction/test_judgement.py::test_limits",),
     "the list of models": ("cases/test_comfort.py::test_the_list_of_models_fits_a_terminal",),
-    "the report": ("report/test_report.py::test_what_is_told",),
+    "the report": ("report/test_outcome.py::test_what_is_told",),
 }
 
 PARTS = {"silently wrong": SILENTLY_WRONG, "one for all": ONE_FOR_ALL, "lost": LOST, "comfort": COMFORT}
