@@ -5,17 +5,16 @@ python benchmarks/accuracy.py pairs_universal.npz pairs_xmno.npz --again 8 --jso
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from model_cards import sample
-from rich.console import Console
-from rich.progress import Progress
+from shared import options
 
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
@@ -24,6 +23,7 @@ from deeprelax_ase.evaluation.assessment import Assessment, assess
 from deeprelax_ase.evaluation.calibrate import labels_for
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.progress import progress
 
 #: Å, bounds of the bins of the largest displacement of an atom.
 BINS = (0.0, 0.02, 0.1, 0.2, 0.5, math.inf)
@@ -34,8 +34,7 @@ METRICS = ("coordinates", "cartesian", "bond_length", "lattice", "volume", "rela
 
 def compared(pairs: RelaxationPairs, result: Predicted, *, match: bool, jobs: int) -> Assessment:
     """The predictions against the relaxed crystals of ``pairs``, with a progress bar for pymatgen's comparisons."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (match and console.is_terminal)) as bar:
+    with progress(visible=match) as bar:
         task = bar.add_task("matching", total=2 * len(pairs))
         return assess(
             pairs,
@@ -91,7 +90,7 @@ def relaxed_again(predictor: Predictor, relaxed: list[Crystal]) -> dict[str, np.
     }
 
 
-def measure(predictor: Predictor, pairs: RelaxationPairs, given: argparse.Namespace, cache: Path | None) -> dict:
+def measure(predictor: Predictor, pairs: RelaxationPairs, given: Namespace, cache: Path | None) -> dict:
     """The summary of all ``pairs``, and of those that DFT relaxed; what is refused stays as it is, and is counted.
 
     Of a sample each crystal counts as often as it stands for others.
@@ -117,7 +116,10 @@ def measure(predictor: Predictor, pairs: RelaxationPairs, given: argparse.Namesp
 
 def main() -> None:
     """Measure, and write JSON."""
-    given = _parser().parse_args()
+    again = {"type": int, "default": 1, "help": "relax every N-th relaxed crystal again (default all)"}
+    no_match = {"action": "store_true", "help": "leave out the match rate, which is slow"}
+    names = ("data", "--model", "--every", "--jobs", "--cache", "--json")
+    given = options(__doc__, *names, again=again, no_match=no_match).parse_args()
     predictor = Predictor(given.model)
     labels = labels_for(predictor.model.card.level)
     facts = {"environment": environment(), "model": predictor.model_name, "recycles": predictor.recycles}
@@ -128,19 +130,6 @@ def main() -> None:
         found = measure(predictor, load_pairs(file, labels=labels).in_split("test"), given, cache)
         results |= {f"{file.stem}, {part}": row for part, row in found.items()}
     write_json(given.json, {**facts, "split": "test", "results": results})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
-    parser.add_argument("--every", type=int, default=1, help="of those without DFT label take every N-th (default all)")
-    parser.add_argument("--again", type=int, default=1, help="relax every N-th relaxed crystal again (default all)")
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--no-match", action="store_true", help="leave out the match rate, which is slow")
-    parser.add_argument("--jobs", type=int, default=1, help="processes for the match rate (default %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    return parser
 
 
 if __name__ == "__main__":

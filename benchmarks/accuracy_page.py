@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import kinds_page
 from model_card_page import counted
+from shared import read, table
 
 from deeprelax_ase.evaluation.groups import LARGE
 from deeprelax_ase.uncertainty.calibration import KINDS
@@ -64,9 +64,9 @@ relax. The law does not know which labels a crystal will be compared with: bound
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page of the JSON files in ``results``."""
-    found = {name: _read(results / f"accuracy-{name}.json") for name in MODELS}
+    found = {name: read(results, f"accuracy-{name}") for name in MODELS}
     measured = {name: part["results"] for name, part in found.items()}
-    covered = {name: _read(results / f"coverage-{name}.json")["test"] for name in ("PBE", "M3GNet")}
+    covered = {name: read(results, f"coverage-{name}")["test"] for name in ("PBE", "M3GNet")}
     parts = [HEAD, *kinds_page.sections(results)]
     for name, title in MODELS.items():
         size = f"{counted(found[name]['recycles'], 'recycle')} of {counted(found[name]['members'], 'member')}"
@@ -76,35 +76,21 @@ def write_page(results: Path, page: Path) -> None:
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _table(heading: list[str], rows: list[list[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _errors(found: dict[str, Any]) -> str:
     parts = [found[key] for key in PARTS]
     heads = [f"{name} ({found[key]['crystals']['predicted']:,})" for key, name in PARTS.items()]
 
-    def row(title: str, texts: list[str]) -> list[str]:
-        return [title, *texts]
-
-    rows = [row(title, [_mean(part[key], digits) for part in parts]) for title, key, digits in METRICS]
+    rows = [[title, *(_mean(part[key], digits) for part in parts)] for title, key, digits in METRICS]
+    rank = "rank correlation of global uncertainty and bond length error"
     rows += [
-        row("match rate", [f"{p['match']['predicted']:.3f} / {p['match']['unrelaxed']:.3f}" for p in parts]),
-        row("median coordinates (Å)", [_median(p["coordinates"]) for p in parts]),
-        row("median relative volume", [_median(p["relative_volume"]) for p in parts]),
-        row(
-            "rank correlation of global uncertainty and bond length error",
-            [f"{p['uncertainty_rank_correlation']['predicted']:.2f}" for p in parts],
-        ),
-        row("an already relaxed crystal moves by (Å)", [_stays(p, "already_relaxed_moves") for p in parts]),
-        row("and its volume changes by", [_stays(p, "already_relaxed_swells") for p in parts]),
+        ["match rate", *(f"{p['match']['predicted']:.3f} / {p['match']['unrelaxed']:.3f}" for p in parts)],
+        ["median coordinates (Å)", *(_median(p["coordinates"]) for p in parts)],
+        ["median relative volume", *(_median(p["relative_volume"]) for p in parts)],
+        [rank, *(f"{p['uncertainty_rank_correlation']['predicted']:.2f}" for p in parts)],
+        ["an already relaxed crystal moves by (Å)", *(_stays(p, "already_relaxed_moves") for p in parts)],
+        ["and its volume changes by", *(_stays(p, "already_relaxed_swells") for p in parts)],
     ]
-    return _table(["mean over crystals: predicted / unrelaxed", *heads], rows)
+    return table(["mean over crystals: predicted / unrelaxed", *heads], rows, "l")
 
 
 def _stays(part: dict[str, Any], key: str) -> str:
@@ -130,7 +116,7 @@ def _displacements(found: dict[str, Any]) -> str:
             cells.append("none" if row is None else f"{row['crystals']}: {_bin(row)}")
         rows.append([f"{low:g} to {any_row['to']:g}" if any_row["to"] else f"above {low:g}", *cells])
     text = "`DeepRelax-PBE`, coordinates' error in Å: crystals: mean (median) predicted / mean unrelaxed.\n\n"
-    return text + _table(["largest displacement (Å)", *PARTS.values()], rows)
+    return text + table(["largest displacement (Å)", *PARTS.values()], rows, "l")
 
 
 def _bin(row: dict[str, Any]) -> str:
@@ -169,4 +155,4 @@ def _coverage(found: dict[str, dict[str, Any]]) -> str:
         cells += [f"{row['ood']:.1%} out of distribution"]
         cells += [f"{row[f'{q} expected']:.3f} / {row[f'{q} error']:.3f}" for q in ("coordinates", "volume")]
     rows.append(["mean expected / true error, all", *cells])
-    return _table(["", *heads], rows)
+    return table(["", *heads], rows, "l")

@@ -9,7 +9,6 @@ and the lattice is scaled by the ratio of the sums of covalent radii. The same s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ase.data import covalent_radii
-from rich.progress import track
+from shared import options
 
+from deeprelax_ase.progress import track
 from deeprelax_ase.screening.rows import INPUT
 
 #: Elements that stand in for each other.
@@ -71,7 +71,7 @@ def write(rows: Iterator[dict], file: Path, number: int) -> None:
     """Write ``rows``, some thousands at a time."""
     with pq.ParquetWriter(file, INPUT, compression="zstd") as writer:
         batch = []
-        for row in track(rows, total=number, description="candidates"):
+        for row in track(rows, "candidates", total=number):
             batch.append(row)
             if len(batch) == _ROWS:
                 writer.write_table(pa.Table.from_pylist(batch, schema=INPUT))
@@ -82,13 +82,15 @@ def write(rows: Iterator[dict], file: Path, number: int) -> None:
 
 def main() -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prototypes", type=Path, help="npz file of prototypes")
-    parser.add_argument("--number", type=int, default=1_000_000, help="of crystals (default %(default)s)")
-    parser.add_argument("--atoms", type=int, help="of each; those of the prototypes by default")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("candidates.parquet"), help="default %(default)s")
-    arguments = parser.parse_args()
+    arguments = options(
+        __doc__,
+        "prototypes",
+        prototypes={"type": Path, "help": "npz file of prototypes"},
+        number={"type": int, "default": 1_000_000, "help": "of crystals (default %(default)s)"},
+        atoms={"type": int, "help": "of each; those of the prototypes by default"},
+        seed={"type": int, "default": 0},
+        out={"type": Path, "default": Path("candidates.parquet"), "help": "default %(default)s"},
+    ).parse_args()
     rows = candidates(arguments.prototypes, arguments.number, seed=arguments.seed, atoms=arguments.atoms)
     write(rows, arguments.out, arguments.number)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from shared import read, table
 
 INTRODUCTION = """\
 <!-- made by `make pages` of results/doors.json, which `make trust` measures -->
@@ -24,15 +25,12 @@ def markdown(measured: dict[str, Any]) -> str:
     structures = sum(len(kind["variants"]) for kind in measured.values())
     numbers = {"structures": structures, "kinds": len(measured), "doors": len(doors), "fields": structures * len(doors)}
     (calculator,) = {kind["calculator"] for kind in measured.values()}
-    lines = [
-        INTRODUCTION.format(**numbers, calculator=calculator),
-        f"| kind | variants | {' | '.join(doors)} |",
-        "| --- " * (len(doors) + 2) + "|",
+    rows = [
+        [name, str(len(kind["variants"])), *(field(kind["doors"][door]) for door in doors)]
+        for name, kind in measured.items()
     ]
-    for name, kind in measured.items():
-        said = " | ".join(field(kind["doors"][door]) for door in doors)
-        lines.append(f"| {name} | {len(kind['variants'])} | {said} |")
-    return "\n".join(lines) + "\n"
+    told = INTRODUCTION.format(**numbers, calculator=calculator)
+    return f"{told}\n{table(['kind', 'variants', *doors], rows, 'l')}\n"
 
 
 def field(words: list[str]) -> str:
@@ -45,5 +43,4 @@ def field(words: list[str]) -> str:
 
 def write_page(results: Path, page: Path) -> None:
     """Write the ``page`` of ``results/doors.json``."""
-    measured = json.loads((results / "doors.json").read_text(encoding="utf-8"))
-    page.write_text(markdown(measured), encoding="utf-8")
+    page.write_text(markdown(read(results, "doors")), encoding="utf-8")

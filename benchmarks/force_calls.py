@@ -1,8 +1,7 @@
 """Force calls and time that a relaxation takes under M3GNet, positions and cell, with and without the jump.
 
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py ../shared/data/pairs_universal.npz \\
-    ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json \\
-    --report benchmarks/force_calls.md
+    ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json
 
 With ``--potential gpaw --finish bfgs fire --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
 pairs_generated_?.npz that are cheap there.
@@ -14,17 +13,16 @@ network's. Each relaxation goes to the first fmax, and on to the next.
 
 from __future__ import annotations
 
-import argparse
 import os
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dft import SETTINGS, choose_cheap
-from force_calls_report import report
 from relaxing import Run, Task, choose, relax_all
+from shared import options
 
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.evaluation.results import environment, write_json
@@ -86,8 +84,8 @@ def failures(runs: Sequence[Run], fmax: float) -> list[str]:
 
 
 def main() -> None:
-    """Relax, write JSON and the report."""
-    args = _parser().parse_args()
+    """Relax, and write JSON."""
+    args = _arguments()
     crystals = (choose_cheap if args.potential == "gpaw" else choose)(args.data, args.split, args.limit)
     model = load_model(args.model).card.name
     # with and without the jump one after the other, so that the times compare when the machine's speed drifts
@@ -114,32 +112,27 @@ def main() -> None:
         "settings": settings,
         "figures": figures,
         "failures": failures(list(runs.values()), min(fmaxes)),
-        "runs": [asdict(run) for run in runs.values()] if args.keep_runs else [],
     }
-    if args.json:
-        write_json(args.json, results)
-    text = report(results, args.report.with_suffix(".svg") if args.report else None)
-    if args.report:
-        args.report.write_text(text, encoding="utf-8")
-    print(text)
+    write_json(args.json, results)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs, with m3gnet_ok")
-    parser.add_argument("--model", default=MODEL, help="of the jump (default %(default)s)")
-    parser.add_argument("--potential", choices=("m3gnet", "gpaw"), default="m3gnet", help="default %(default)s")
-    parser.add_argument("--force-informed-steps", type=int, help="further jumps (default: the optimizer's)")
-    parser.add_argument("--split", default="test", help="to take crystals from (default %(default)s)")
-    parser.add_argument("--finish", nargs="+", default=list(FINISHES), help="default: all")
-    parser.add_argument("--fmax", nargs="+", type=float, default=list(FMAXES), help="eV/Å (default %(default)s)")
-    parser.add_argument("--limit", type=int, default=100, help="crystals, evenly spaced (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default %(default)s)")
-    parser.add_argument("--cache", type=Path, help="keep the relaxations here, and go on with them")
-    parser.add_argument("--keep-runs", action="store_true", help="put each run into the JSON")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--report", type=Path, help="write the report, Markdown, here, and its picture beside it")
-    return parser
+def _arguments() -> Namespace:
+    return options(
+        __doc__,
+        "data",
+        "--model",
+        "--cache",
+        "--json",
+        model={"default": MODEL},
+        cache={"help": "file to keep the relaxations in, and to go on with"},
+        potential={"choices": ("m3gnet", "gpaw"), "default": "m3gnet", "help": "default %(default)s"},
+        force_informed_steps={"type": int, "help": "further jumps (default: the optimizer's)"},
+        split={"default": "test", "help": "to take crystals from (default %(default)s)"},
+        finish={"nargs": "+", "default": list(FINISHES), "help": "default: all"},
+        fmax={"nargs": "+", "type": float, "default": list(FMAXES), "help": "eV/Å (default %(default)s)"},
+        limit={"type": int, "default": 100, "help": "crystals, evenly spaced (default %(default)s)"},
+        workers={"type": int, "default": os.cpu_count(), "help": "processes (default %(default)s)"},
+    ).parse_args()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from shared import table
+
 NAMES = {"fire": "FIRE", "bfgs": "BFGS (alpha = 30)", "lbfgs": "LBFGS (alpha = 30)", "fast": '`finish="fast"`'}
 
 
@@ -32,11 +34,6 @@ def _crystals(results: dict[str, Any]) -> int:
     return next(iter(finishes.values()))["crystals"]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _calls(finishes: dict[str, Any]) -> str:
     header = ["", "calls without: mean (median, 90 %)", "with the jump", "ratio", "seconds without", "with", "ratio"]
     header += ["fewer calls with", "compared"]
@@ -48,7 +45,7 @@ def _calls(finishes: dict[str, Any]) -> str:
         ratios = [f"**{of['ratio_of_means'][key]:.2f}**" for key in ("calls", "seconds")]
         share = f"{100 * of['fewer_calls']:.0f} %"
         rows.append([NAMES.get(finish, finish), *calls, ratios[0], *seconds, ratios[1], share, str(of["compared"])])
-    return _table(header, rows)
+    return table(header, rows, "l")
 
 
 def _fair(finishes: dict[str, Any]) -> str:
@@ -74,7 +71,7 @@ def _energies(finishes: dict[str, Any]) -> str:
         ]
         for finish, of in finishes.items()
     ]
-    return _table([*header, "jumps rejected"], rows)
+    return table([*header, "jumps rejected"], rows, "l")
 
 
 def draw(results: dict[str, Any], picture: Path) -> None:

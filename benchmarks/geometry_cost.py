@@ -5,14 +5,14 @@ python benchmarks/geometry_cost.py --json benchmarks/results/geometry_cost.json
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.build import bulk, mx2
+from shared import options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.crystal import Crystal
@@ -22,25 +22,13 @@ from deeprelax_ase.geometry.vacuum import vacuum_of
 from deeprelax_ase.graph import build_graph
 
 
-def oxides(count: int) -> list[Crystal]:
-    """Of twenty atoms each, rattled by 0.05 Å."""
+def rattled(atoms: Atoms, count: int) -> list[Crystal]:
+    """So many of them, rattled by 0.05 Å each."""
     made = []
     for seed in range(count):
-        atoms = bulk("MgO", "rocksalt", a=4.3, cubic=True).repeat((1, 1, 3))
-        del atoms[20:]
-        atoms.rattle(0.05, seed=seed)
-        made.append(Crystal.of(atoms))
-    return made
-
-
-def layers(count: int) -> list[Crystal]:
-    """Of twelve atoms each, rattled by 0.05 Å."""
-    made = []
-    for seed in range(count):
-        atoms = mx2("MoS2", vacuum=7.5).repeat((2, 2, 1))
-        atoms.pbc = True
-        atoms.rattle(0.05, seed=seed)
-        made.append(Crystal.of(atoms))
+        copy = atoms.copy()
+        copy.rattle(0.05, seed=seed)
+        made.append(Crystal.of(copy))
     return made
 
 
@@ -70,20 +58,20 @@ def shares(predictor: Predictor, crystals: list[Crystal], rounds: int) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+    given = options(__doc__, "--rounds", "--json").parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
+    oxide = bulk("MgO", "rocksalt", a=4.3, cubic=True).repeat((1, 1, 3))[:20]
+    layer = mx2("MoS2", vacuum=7.5).repeat((2, 2, 1))
+    layer.pbc = True
     for members, recycles in ((1, 1), (None, None)):
         predictor = Predictor(members=members, recycles=recycles, keep_symmetry=False)
-        for name, make in (("crystals", oxides), ("layers", layers)):
+        for name, atoms in (("crystals", oxide), ("layers", layer)):
             for count in (1, 10) if predictor.device.type == "cpu" else (1, 1000):
                 key = f"{predictor.recycles} x {len(predictor.model.networks)}, {count} {name}"
-                found[key] = shares(predictor, make(count), options.rounds)
+                found[key] = shares(predictor, rattled(atoms, count), given.rounds)
                 print(key, found[key], flush=True)
-    write_json(options.json, {"environment": environment(), "results": found})
+    write_json(given.json, {"environment": environment(), "results": found})
 
 
 if __name__ == "__main__":

@@ -7,20 +7,20 @@ Ends with an error where a constant of the package no longer fits what it finds.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from geometry_limits_page import DOUBTS, KINDS, LAYERS, SLABS, WORDS
+from shared import options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, load_pairs
 from deeprelax_ase.data.batches import Batches, pair_graph
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.evaluation.results import environment, write_json
+from deeprelax_ase.geometry import vacuum
 from deeprelax_ase.geometry.contacts import (
     CROWDED,
     NEAREST,
@@ -30,16 +30,12 @@ from deeprelax_ase.geometry.contacts import (
     crowded,
     nearest_kept,
 )
-from deeprelax_ase.geometry.vacuum import HELD, NEAR, NEAR_METALS, OPEN, OPEN_METALS, PACKED, SLAB, vacuum_of
+from deeprelax_ase.geometry.vacuum import SLAB, vacuum_of
 from deeprelax_ase.graph import GraphSettings, edge_vectors, neighbor_pairs
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.record import Prediction
 
-LAYERS, SLABS = 7, 8
-KINDS = {LAYERS: "layers", SLABS: "slabs"}
-WORDS = ("crystal", "layer or slab", "wire", "molecule")
-DOUBTS = {"molecular": "molecules", "parted": "layers far apart", "crowded": "atoms too near"}
 ATOMS_AT_ONCE = 4000
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
@@ -174,104 +170,15 @@ def outdated(found: dict[str, Any]) -> list[str]:
     return wrong + ([f"SLAB is {SLAB} Å, found {best:.2f} Å"] if abs(best - SLAB) > 0.3 else [])
 
 
-def write_page(results: Path, page: Path) -> None:
-    """Write the page of ``geometry_limits.json`` in ``results``."""
-    found = json.loads((results / "geometry_limits.json").read_text(encoding="utf-8"))
-    kinds = "\n".join(
-        f"| {name} | {row['crystals']:,} | " + " | ".join(f"{row[word]:.2%}" for word in WORDS) + " |"
-        for name, row in found["kinds"].items()
-    )
-    reach, others = found["Å"], found["kinds"]["all others"]
-    doubts = "\n".join(
-        f"| {word} | {'' if (share := others.get(key)) is None else f'{share:.2%}'} | {row['crystals']} | "
-        + " | ".join(f"{row[name]:.1%}" if row["crystals"] else "" for name in ("start", "predicted", "expected"))
-        + " |"
-        for word, row in found["doubtful"].items()
-        for key in [next((key for key, value in DOUBTS.items() if value == word), "")]
-    )
-    slab, near = found["slabs"], found["nearest"]
-    crowd = near["unrelaxed crystals that are crowded"]
-    refused = near["relaxed crystals that would be refused"]
-    shares = sorted(near["least"].items(), key=lambda item: item[1])
-    (lowest, low), (highest, high) = shares[0], shares[-1]
-    cost = json.loads((results / "geometry_cost.json").read_text(encoding="utf-8"))["results"]
-    times = "\n".join(f"| {name} | {' | '.join(_cells(row))} |" for name, row in cost.items())
-    thick, thin = slab["layers taken for slabs"], slab["slabs taken for layers"]
-    page.write_text(
-        f"""# Limits of geometry
-
-```sh
-python benchmarks/geometry_limits.py pairs_*.npz --json benchmarks/results/geometry_limits.json
-```
-
-What unrelaxed crystals are taken for. Atoms are near each other up to so many Å between their covalent spheres:
-{reach["NEAR"]:g} across layers, of two metals {reach["NEAR_METALS"]:g}; {reach["OPEN"]:g} around molecules and wires,
-of two metals {reach["OPEN_METALS"]:g}. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Vacuum in
-"all others" is that of two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
-
-| kind | crystals | {" | ".join(WORDS)} |
-| --- | ---: | ---: | ---: | ---: | ---: |
-{kinds}
-
-Crystals that are predicted and doubtful: of molecules (nothing within {reach["PACKED"]:g} Å repeats), of layers that
-are {reach["OPEN"]:g} Å apart and more, with atoms too near. How far the volume is off in test crystals of bulk kinds
-that are so, on average, under the default model as it stands ({found["model"]}):
-
-| doubt | share of all others | test crystals | start | predicted | expected |
-| --- | ---: | ---: | ---: | ---: | ---: |
-{doubts}
-
-A layer is a slab from {slab["SLAB (Å)"]:g} Å on, from its lowest to its highest atom. As many layers are thicker as
-slabs are thinner at {slab["equal errors at (Å)"]:.2f} Å. Taken for slabs: {thick:.1%} of layers; for layers: {thin:.1%}
-of slabs.
-
-How near atoms come in relaxed training crystals, as a share of the sum of covalent radii: from {low:.3f} ({lowest}) to
-{high:.3f} ({highest}), by element. Predictions below {found["TOLERATED"]:g} of that are refused. Of relaxed crystals
-that would refuse {refused["training"]} of {refused["of"]:,} of training and {refused["validation and test"]} of
-{refused["of them"]:,} others. In unrelaxed training crystals they come as near as
-{near["nearest in unrelaxed training crystals, share of that"]:.3f} of that; below {found["CROWDED"]:g} a start is
-doubtful: {crowd["training"]} of training, {crowd["validation and test"]} of the others.
-
-## What looking costs
-
-```sh
-python benchmarks/geometry_cost.py --json benchmarks/results/geometry_cost.json
-```
-
-Oxides of 20 atoms and layers of 12, recycles x members; one CPU thread, milliseconds of the process.
-
-| at once | prediction | vacuum | collisions | share |
-| --- | ---: | ---: | ---: | ---: |
-{times}
-""",
-        encoding="utf-8",
-    )
-
-
-def _cells(row: dict[str, float]) -> list[str]:
-    parts = [f"{row[f'{name} (ms)']:.1f}" for name in ("prediction", "vacuum", "collisions")]
-    return [*parts, f"{row['share']:.1%}"]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", help="pairs in npz files")
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--per-kind", type=int, default=12000, help="training crystals looked at for vacuum")
-    parser.add_argument("--per-doubt", type=int, default=150, help="test crystals predicted of each doubt")
-    options = parser.parse_args()
-    pairs = load_pairs(options.files)
-    kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), options.per_kind)
+    per_kind = {"type": int, "default": 12000, "help": "training crystals looked at for vacuum"}
+    per_doubt = {"type": int, "default": 150, "help": "test crystals predicted of each doubt"}
+    given = options(__doc__, "data", "--json", per_kind=per_kind, per_doubt=per_doubt).parse_args()
+    pairs = load_pairs(given.data)
+    kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), given.per_kind)
     found = {
         "environment": environment(),
-        "Å": {
-            "NEAR": NEAR,
-            "NEAR_METALS": NEAR_METALS,
-            "OPEN": OPEN,
-            "OPEN_METALS": OPEN_METALS,
-            "PACKED": PACKED,
-            "HELD": HELD,
-        },
+        "Å": {name: getattr(vacuum, name) for name in ("NEAR", "NEAR_METALS", "OPEN", "OPEN_METALS", "PACKED", "HELD")},
         "TOLERATED": TOLERATED,
         "CROWDED": CROWDED,
         "kinds": kinds,
@@ -279,10 +186,9 @@ def main() -> None:
         "nearest": nearest(pairs),
         "volume ratios, quantiles": volumes(pairs),
         "model": DEFAULT_MODEL,
-        "doubtful": doubtful(pairs, options.per_doubt),
+        "doubtful": doubtful(pairs, given.per_doubt),
     }
-    write_json(options.json, found)
-    write_page(options.json.parent, options.json.parent.parent / "geometry_limits.md")
+    write_json(given.json, found)
     if wrong := outdated(found):
         raise SystemExit("constants to be set again:\n" + "\n".join(wrong))
 

@@ -8,17 +8,14 @@ graph are those of processes of their own (Linux).
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from ase.spacegroup import crystal as ase_crystal
-from rich.console import Console
-from rich.table import Table
+from shared import options
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.results import environment, write_json
@@ -82,21 +79,11 @@ def first_graph(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="timed graphs of each (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    arguments = parser.parse_args()
+    """Measure, and write JSON."""
+    given = options(__doc__, "--rounds", "--json", rounds={"default": 30}).parse_args()
     torch.set_num_threads(1)
-    results = {name: milliseconds(crystals(*case), arguments.rounds) for name, case in CASES.items()}
-    first = first_graph(5)
-    table = Table("one thread", *(f"{backend} (ms)" for backend in BACKENDS), "ratio")
-    for name, row in results.items():
-        table.add_row(name, *(f"{row[backend]:.2f}" for backend in BACKENDS), f"{row['ratio']:.1f}")
-    Console().print(table)
-    Console().print("first graph of a process:", first)
-    if arguments.json:
-        write_json(arguments.json, {"environment": environment(), "results_ms": results, "first_graph": first})
+    results = {name: milliseconds(crystals(*case), given.rounds) for name, case in CASES.items()}
+    write_json(given.json, {"environment": environment(), "results_ms": results, "first_graph": first_graph(5)})
 
 
 if __name__ == "__main__":

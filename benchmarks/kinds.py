@@ -12,7 +12,6 @@ are those of some crystals of each group, as matching is slow.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,13 @@ import numpy as np
 import torch
 from model_cards import sample
 from never_worse import KINDS
+from shared import options
 
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS, concatenate
 from deeprelax_ase.evaluation.assessment import ZERO
-from deeprelax_ase.evaluation.calibrate import labels_for
+from deeprelax_ase.evaluation.calibrate import labels_for, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.predicting import predict
 from deeprelax_ase.evaluation.results import environment, write_json
@@ -129,8 +129,7 @@ def groups_of(tests: HeldOut) -> dict[str, np.ndarray]:
 
 def bare(name: str, device: str) -> Predictor:
     """The predictor of a model, without what leaves crystals unchanged."""
-    model = load_model(name)
-    return Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=device)
+    return Predictor(uncalibrated(load_model(name)), device=device)
 
 
 def ends_of(predictor: Predictor, tests: HeldOut, folder: Path | None = None) -> list[Crystal]:
@@ -195,7 +194,9 @@ def _mean(rows: Sequence[Any]) -> Any:
 
 def main() -> None:
     """Measure, and write JSON."""
-    given = _parser().parse_args()
+    matches = {"type": int, "default": 200, "help": "crystals to match in each group (default %(default)s)"}
+    names = ("data", "--model", "--each", "--every", "--jobs", "--cache", "--device", "--json")
+    given = options(__doc__, *names, matches=matches).parse_args()
     predictor = bare(given.model, given.device)
     labels = labels_for(predictor.model.card.level)
     tests = held_out(given.data, labels, each=given.each, every=given.every)
@@ -213,22 +214,6 @@ def main() -> None:
         rows[MEAN] = _mean(of_kinds) | {key: sum(kind[key] for kind in of_kinds) for key in ("crystals", "of")}
     facts = {"environment": environment(), "model": predictor.model_name, "recycles": predictor.recycles}
     write_json(given.json, {**facts, "each": given.each, "every": given.every, "rows": rows})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
-    parser.add_argument("--each", type=int, help="crystals of each kind in a file (default all)")
-    parser.add_argument("--every", type=int, default=1, help="take every N-th of files without kinds (default all)")
-    parser.add_argument(
-        "--matches", type=int, default=200, help="crystals to match in each group (default %(default)s)"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="processes for that (default %(default)s)")
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--device", default="auto", help="where the network runs (default %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    return parser
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ of a process of its own for each (Linux). M3GNet's weights are found by MatGL, o
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -19,12 +17,11 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.spacegroup import crystal
-from rich.console import Console
-from rich.table import Table
+from shared import options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.calculators import get_calculator
-from deeprelax_ase.evaluation.results import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 
 
 def ten_atoms(seed: int) -> Atoms:
@@ -85,12 +82,9 @@ def _peak_memory(kind: str, name: str) -> float:
 
 
 def main() -> None:
-    """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calculator", default="m3gnet", help="potential to compare with (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=40, help="timed calls of each (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    arguments = parser.parse_args()
+    """Measure, and write JSON."""
+    potential = {"default": "m3gnet", "help": "potential to compare with (default %(default)s)"}
+    arguments = options(__doc__, "--rounds", "--json", rounds={"default": 40}, calculator=potential).parse_args()
     torch.set_num_threads(1)
     calls = {name: one_shot(name) for name in ONE_SHOTS}
     calls[f"{arguments.calculator} energy+forces+stress"] = single_point(arguments.calculator)
@@ -112,16 +106,7 @@ def main() -> None:
         }
         for name, values in times.items()
     }
-    table = Table("10 atoms, one thread", "median (ms)", "ratio", "peak memory (MiB)")
-    for name, row in results.items():
-        cells = (f"{row['median_ms']:.1f}", f"{row['ratio_to_potential']:.2f}", f"{row['peak_memory_MiB']:.0f}")
-        table.add_row(name, *cells)
-    Console().print(table)
-    Console().print({stage: f"{1e3 * value:.1f} ms" for stage, value in stages.items()})
-    if arguments.json:
-        report = {"environment": environment(), "results": results, "stages_s": stages}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, {"environment": environment(), "results": results, "stages_s": stages})
 
 
 if __name__ == "__main__":

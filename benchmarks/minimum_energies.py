@@ -11,13 +11,12 @@ crystals evenly spaced. Nequix needs ``pip install nequix torch-sim-atomistic``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kinds import HeldOut, bare, ends_of, groups_of, held_out
+from shared import options
 
 from deeprelax_ase import Crystal
 from deeprelax_ase.calculators import get_calculator
@@ -89,7 +88,11 @@ def row(start: np.ndarray, end: np.ndarray) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and write JSON."""
-    given = _parser().parse_args()
+    names = ("data", "--model", "--each", "--every", "--cache", "--json")
+    number = {"type": int, "default": 40, "help": "crystals of each group (default %(default)s)"}
+    given = options(
+        __doc__, "potential", *names, potential={"choices": ("m3gnet", "nequix")}, number=number
+    ).parse_args()
     predictor = bare(given.model, "cpu")
     labels = "m3gnet" if given.potential == "m3gnet" else "relaxed"
     tests = held_out(given.data, labels, each=given.each, every=given.every)
@@ -106,21 +109,6 @@ def main() -> None:
     rows = {name: row(before[mask], after[mask]) for name, mask in groups(tests, given.potential).items() if mask.any()}
     facts = {"environment": environment(), "model": predictor.model_name, "potential": given.potential}
     write_json(given.json, {**facts, "within": WITHIN, "rows": rows})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("potential", choices=("m3gnet", "nequix"))
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
-    parser.add_argument("--each", type=int, help="crystals of each kind in a file to predict (default all)")
-    parser.add_argument(
-        "--every", type=int, default=1, help="predict every N-th where there are no kinds (default all)"
-    )
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in, as kinds.py does")
-    parser.add_argument("--number", type=int, default=40, help="crystals of each group (default %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    return parser
 
 
 if __name__ == "__main__":

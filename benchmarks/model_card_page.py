@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from model_card_failures import FILES, failures, kind_name, percent
+from shared import RESULTS, read, table
 
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.registry import WEIGHTS, available_models
 from deeprelax_ase.uncertainty.calibration import COVERAGE
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 #: Elements in fewer training crystals are named.
 FEW_CRYSTALS = 50
@@ -36,10 +34,7 @@ def write_cards(folder: Path = WEIGHTS) -> None:
 def write_card(name: str, folder: Path) -> None:
     """Write the card of the model ``name`` into ``folder``."""
     short = name.removeprefix("DeepRelax-")
-    measured, accuracy, latency = (
-        json.loads((RESULTS / file).read_text(encoding="utf-8"))
-        for file in (f"card-{short}.json", f"accuracy-{short}.json", "latency.json")
-    )
+    measured, accuracy, latency = read(RESULTS, f"card-{short}", f"accuracy-{short}", "latency")
     card = ModelCard.read(WEIGHTS / f"{name}.json")
     (folder / f"{name}.md").write_text(markdown(card, measured, accuracy, latency), encoding="utf-8")
 
@@ -84,12 +79,6 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
 def counted(number: int, noun: str) -> str:
     """Such as ``two members``."""
     return f"{NUMBERS[number]} {noun}{'s' if number > 1 else ''}"
-
-
-def table(heading: list[str], rows: list[list[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _purpose(card: ModelCard) -> str:

@@ -10,7 +10,7 @@ card beside the weights; ``make pages`` makes the cards anew of what was measure
 
 from __future__ import annotations
 
-import argparse
+import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from model_card_page import RESULTS, write_card
-from rich.console import Console
+from model_card_page import write_card
+from shared import RESULTS, options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
@@ -226,18 +226,15 @@ def measure(
 
 def main() -> None:
     """Measure, print, and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of pairs: universal ones first, then X-Mn-O")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name (default %(default)s)")
-    parser.add_argument("--also", nargs="+", type=Path, default=[], help="further pairs that it has learnt from")
-    parser.add_argument("--every", type=int, default=1, help="of those without DFT label take every N-th (default all)")
-    parser.add_argument("--layers", type=Path, help="npz file of pairs of layers, labelled by M3GNet")
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--write", action="store_true", help="keep the figures, and make the card of them")
-    arguments = parser.parse_args()
+    also = {"nargs": "+", "type": Path, "default": [], "help": "further pairs that it has learnt from"}
+    layers = {"type": Path, "help": "npz file of pairs of layers, labelled by M3GNet"}
+    write = {"action": "store_true", "help": "keep the figures, and make the card of them"}
+    files = {"help": "npz files of pairs: universal ones first, then X-Mn-O"}
+    names = ("data", "--model", "--every", "--cache")
+    arguments = options(__doc__, *names, data=files, also=also, layers=layers, write=write).parse_args()
     given = arguments.data, arguments.layers, arguments.every, arguments.cache
     report = measure(arguments.model, *given, also=arguments.also)
-    Console().print(report["groups"])
+    print(json.dumps(report["groups"], indent=1))
     if arguments.write:
         write_json(RESULTS / f"card-{arguments.model.removeprefix('DeepRelax-')}.json", report)
         write_card(arguments.model, WEIGHTS)

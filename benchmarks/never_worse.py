@@ -10,16 +10,14 @@ crystals have set.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shared import options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import crystals_of
-from deeprelax_ase.evaluation.calibrate import PredictedSplit, predict_split, steps_of
+from deeprelax_ase.evaluation.calibrate import PredictedSplit, predict_split, steps_of, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
@@ -107,18 +105,18 @@ def _mean(values: np.ndarray) -> float | None:
 
 def main() -> None:
     """Measure, and write JSON."""
-    given = _parser().parse_args()
+    given = options(__doc__, "data", "--model", "--each", "--every", "--cache", "--device", "--json").parse_args()
     model = load_model(given.model)
     calibration = Calibration.of_card(model.card.calibration, model.card.recycles)
     if calibration is None:
         raise SystemExit(f"{given.model} has no calibration: deeprelax calibrate --write")
-    raw = Predictor(replace(model, card=replace(model.card, calibration={}), novelty=None), device=given.device)
+    raw = Predictor(uncalibrated(model), device=given.device)
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for file in given.data:
         generated = "generated" in file.stem
         labels = "relaxed" if generated else None
-        options = {"thin": given.thin, "each": given.each, "cache": given.cache}
-        split = predict_split(raw, [file], "test", labels=labels, **options)
+        taken = {"thin": given.every, "each": given.each, "cache": given.cache}
+        split = predict_split(raw, [file], "test", labels=labels, **taken)
         found, kind = measure(split, calibration), split.pairs.kind.numpy()
         for number in np.unique(kind):
             chosen = {name: values[kind == number] for name, values in found.items()}
@@ -128,19 +126,7 @@ def main() -> None:
         for name, of_kind in parts.items()
     }
     facts = {"environment": environment(), "model": raw.model_name, "limit": LIMIT}
-    write_json(given.json, {**facts, "thin": given.thin, "each": given.each, "rows": rows})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE", help="name or card (default %(default)s)")
-    parser.add_argument("--thin", type=int, default=1, help="of those without DFT label take every N-th (default all)")
-    parser.add_argument("--each", type=int, help="of each kind in a file take at most so many (default all)")
-    parser.add_argument("--cache", type=Path, help="folder to keep predictions in")
-    parser.add_argument("--device", default="auto", help="where the network runs (default %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    return parser
+    write_json(given.json, {**facts, "every": given.every, "each": given.each, "rows": rows})
 
 
 if __name__ == "__main__":

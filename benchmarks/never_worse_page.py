@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from shared import filled, read, table
 
 #: Models, by the end of the name of their results.
 MODELS = {"PBE": "`DeepRelax-PBE`", "M3GNet": "`DeepRelax-M3GNet`"}
@@ -34,56 +35,53 @@ def write_page(results: Path, page: Path) -> None:
     """Write the figures of all models, from ``never_worse-*.json`` in the folder ``results``."""
     parts = [_HEAD]
     for name, title in MODELS.items():
-        rows = json.loads((results / f"never_worse-{name}.json").read_text(encoding="utf-8"))["rows"]
-        parts += [f"## {title}", _table(rows), _CURVE, _curve(rows)]
+        rows = read(results, f"never_worse-{name}")["rows"]
+        parts += [f"## {title}", _kinds(rows), _CURVE, _curve(rows)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def trust_table(results: Path) -> str:
     """What ``docs/trust.md`` holds of it: the default model alone."""
-    rows = json.loads((results / "never_worse-PBE.json").read_text(encoding="utf-8"))["rows"]
-    lines = [
-        "| test crystals | all predictions: further off | accepted | of these further off | unchanged | gain kept |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    rows = read(results, "never_worse-PBE")["rows"]
+    heading = "test crystals | all predictions: further off | accepted | of these further off | unchanged | gain kept"
+    cells = []
     for kind, row in rows.items():
         kept = f"{100 * row['gain_handed_out'] / row['gain']:.0f} %" if row["gain"] > 0 else "none to keep"
-        cells = [_percent(row[share]) for share in ("worse", "accepted", "accepted_worse", "unchanged")]
-        lines.append(f"| {kind} | {' | '.join([*cells, kept])} |")
-    return "\n".join(lines)
+        shares = ("worse", "accepted", "accepted_worse", "unchanged")
+        cells.append([kind, *(_percent(row[share]) for share in shares), kept])
+    return table(heading, cells)
 
 
 def fill(page: Path, results: Path) -> None:
     """Put the table between the comments of ``page`` that mark its place."""
-    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n{trust_table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    page.write_text(filled(page.read_text(encoding="utf-8"), BEGIN, END, trust_table(results)), encoding="utf-8")
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| kind | crystals | all: further off | accepted | of these further off | of these volume further off "
-        "| unchanged | uncertain ones further off | gain (Å) | handed out | accepted |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+def _kinds(rows: dict[str, dict[str, Any]]) -> str:
+    heading = (
+        "kind | crystals | all: further off | accepted | of these further off | of these volume further off | "
+        "unchanged | uncertain ones further off | gain (Å) | handed out | accepted"
+    )
+    shares = ("worse", "accepted", "accepted_worse", "accepted_worse_volume", "unchanged", "uncertain_worse")
+    gains = ("gain", "gain_handed_out", "gain_accepted")
+    cells = [
+        [kind, f"{row['crystals']:,}", *(_percent(row[n]) for n in shares), *(f"{row[n]:.4f}" for n in gains)]
+        for kind, row in rows.items()
     ]
-    for kind, row in rows.items():
-        shares = ("worse", "accepted", "accepted_worse", "accepted_worse_volume", "unchanged", "uncertain_worse")
-        cells = [_percent(row[share]) for share in shares]
-        gains = [f"{row[name]:.4f}" for name in ("gain", "gain_handed_out", "gain_accepted")]
-        lines.append(f"| {kind} | {row['crystals']:,} | {' | '.join([*cells, *gains])} |")
-    return "\n".join(lines)
+    return table(heading, cells)
 
 
 def _curve(rows: dict[str, dict[str, Any]]) -> str:
     limits = [point["odds"] for point in rows["universal"]["curve"]]
-    lines = [f"| kind | {' | '.join(f'{limit:g}' for limit in limits)} |", "| --- |" + " --- |" * len(limits)]
+    cells = []
     for kind, row in rows.items():
         points = [
             f"{100 * p['accepted']:.0f} %: {_percent(p['worse'])}, {100 * p['gain']:.0f} %" if p["accepted"] else ""
             for p in row["curve"]
         ]
-        lines.append(f"| {kind} | {' | '.join(points)} |")
-    return "\n".join(lines)
+        cells.append([kind, *points])
+    return table(["kind", *(f"{limit:g}" for limit in limits)], cells, "l")

@@ -9,7 +9,6 @@ kind is more novel than an unrelaxed one of the universal test split.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -21,12 +20,13 @@ import torch
 from ase.build import molecule
 from ase.collections import g2
 from scipy.stats import rankdata
+from shared import options
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation.novelty import atom_scalars_of
 from deeprelax_ase.evaluation.outliers import interstitial, scaled, wire
-from deeprelax_ase.evaluation.results import environment
+from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
@@ -143,19 +143,15 @@ def measure(folder: Path, model: Model, number: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure one model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of the pairs")
-    parser.add_argument("--model", default="DeepRelax-PBE")
-    parser.add_argument("--number", type=int, default=150, help="crystals of each kind at most (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
+    number = {"type": int, "default": 150, "help": "crystals of each kind at most (default %(default)s)"}
+    folder = {"nargs": None, "help": "folder of the pairs"}
+    given = options(__doc__, "data", "--model", "--json", data=folder, number=number).parse_args()
     torch.set_num_threads(1)
     model = load_model(given.model)
     found = {"model": model.card.name, "sha256": model.card.sha256, "novelty": model.card.novelty}
     found |= measure(given.data, model, given.number) | {"environment": environment()}
     print(json.dumps(found["kinds"] | found["cost"], indent=1))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(given.json, found)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+import shared
 
 #: Around the table.
 BEGIN, END = "<!-- novelty: made by benchmarks/pages.py -->", "<!-- end of novelty -->"
@@ -13,31 +14,19 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
 
 
 def filled(text: str, results: Path) -> str:
-    """``text`` with the table of ``results`` in its place.
-
-    Raises:
-        ValueError: ``text`` has no such place.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"there is no place between {BEGIN!r} and {END!r} for the table of novelty")
-    found = json.loads((results / "novelty-PBE.json").read_text(encoding="utf-8"))
-    return f"{before}{BEGIN}\n{table(found)}\n{END}{after}"
+    """``text`` with the table of ``results`` in its place, see :func:`shared.filled`."""
+    return shared.filled(text, BEGIN, END, table(shared.read(results, "novelty-PBE")))
 
 
 def table(found: dict[str, Any]) -> str:
     """A row for each kind of crystal, and what it cost."""
     rows = [
-        f"| {name} | {row['crystals']} | {'' if 'auroc' not in row else format(row['auroc'], '.2f')} | "
-        f"{row['flagged']:.1%} |"
+        [name, f"{row['crystals']}", f"{row['auroc']:.2f}" if "auroc" in row else "", f"{row['flagged']:.1%}"]
         for name, row in found["kinds"].items()
     ]
     fitted, cost = found["novelty"], found["cost"]
     return f"""
-| {found["model"]} | crystals | AUROC | beyond 1 |
-| --- | ---: | ---: | ---: |
-{chr(10).join(rows)}
+{shared.table([found["model"], "crystals", "AUROC", "beyond 1"], rows)}
 
 AUROC: how often a crystal of the kind is more novel than an unrelaxed one of the universal test split. Fitted to
 {fitted["crystals"]:,} training crystals and {fitted["outliers"]:,} outliers made of others, limited by

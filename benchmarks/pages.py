@@ -8,30 +8,29 @@ of the paper's tables.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import accuracy_page
 import doors_page
 import force_calls_report
-import geometry_limits
+import geometry_limits_page
 import matplotlib
 import model_card_page
 import never_worse_page
 import novelty_page
 import screening_page
 import speed_page
+from shared import RESULTS, read
 
 from deeprelax_ase.evaluation.benchmark_page import markdown
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 
 #: What ``deeprelax bench`` measured, by title.
 BENCHES = {
-    "bench-M3GNet.json": "DeepRelax-M3GNet beside what else relaxes to M3GNet's minima",
-    "bench-M3GNet-60.json": "DeepRelax-M3GNet beside ASE's FIRE under M3GNet, on other crystals",
-    "bench-Nequix.json": "DeepRelax-PBE beside FIRE in batches under Nequix-OAM-1, which made most of its labels",
+    "bench-M3GNet": "DeepRelax-M3GNet beside what else relaxes to M3GNet's minima",
+    "bench-M3GNet-60": "DeepRelax-M3GNet beside ASE's FIRE under M3GNet, on other crystals",
+    "bench-Nequix": "DeepRelax-PBE beside FIRE in batches under Nequix-OAM-1, which made most of its labels",
 }
 
 
@@ -41,18 +40,14 @@ def write(folder: Path) -> None:
     speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
     never_worse_page.write_page(RESULTS, folder / "never_worse.md")
-    geometry_limits.write_page(RESULTS, folder / "geometry_limits.md")
+    geometry_limits_page.write_page(RESULTS, folder / "geometry_limits.md")
     doors_page.write_page(RESULTS, folder / "doors.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
-        report = force_calls_report.report(_read("force_calls.json"), folder / "force_calls.svg")
+        report = force_calls_report.report(read(RESULTS, "force_calls"), folder / "force_calls.svg")
     (folder / "force_calls.md").write_text(report, encoding="utf-8")
-    parts = [markdown(_read(name), title) for name, title in BENCHES.items()]
+    parts = [markdown(read(RESULTS, name), title) for name, title in BENCHES.items()]
     (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")
-
-
-def _read(name: str) -> dict:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

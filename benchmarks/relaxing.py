@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
@@ -18,17 +18,16 @@ import torch
 from ase import Atoms
 from ase.optimize.optimize import Optimizer
 from dft import gpaw
-from rich.progress import track
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
 from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.results import write_json
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
+from deeprelax_ase.progress import track
 
 MAX_STEPS = 500
 #: Options of finishes that are not their own defaults.
@@ -153,8 +152,9 @@ def relax_all(
         work = partial(relax, potential=potential, fmaxes=fmaxes, settings=settings)
         jobs = [pool.submit(work, task, crystal) for task, crystal in missing.items()]
         try:
-            for job in _tracked(jobs):
-                runs[job.task] = job
+            for job in track(as_completed(jobs), total=len(jobs)):
+                run = job.result()
+                runs[run.task] = run
                 if cache_file:
                     write_json(cache_file, {**header, "runs": [asdict(run) for run in runs.values()]})
         finally:
@@ -162,19 +162,13 @@ def relax_all(
     return {task: runs[task] for task in tasks}
 
 
-def _tracked(jobs: list[Any]) -> Iterator[Run]:
-    for job in track(as_completed(jobs), "relaxing", len(jobs), transient=True):
-        yield job.result()
-
-
-def choose(files: Sequence[Path], split: str, limit: int, *, rare: bool = False) -> dict[str, Crystal]:
+def choose(files: Sequence[Path], split: str, limit: int) -> dict[str, Crystal]:
     """At most ``limit`` unrelaxed crystals of that split of the files whose M3GNet minimum is known, evenly spaced.
 
     Args:
         files: pairs.
         split: name of it.
         limit: how many.
-        rare: those alone that have an element which fewer than one in a hundred training crystals have.
 
     Returns:
         crystals by index among all pairs of the files.
@@ -182,9 +176,6 @@ def choose(files: Sequence[Path], split: str, limit: int, *, rare: bool = False)
     pairs = load_pairs(files)
     known = np.concatenate([np.load(file, allow_pickle=False)["m3gnet_ok"] for file in files])
     wanted = (pairs.split.numpy() == SPLITS[split]) & known
-    if rare:
-        shares = element_shares(pairs.in_split("train"))
-        wanted &= crystal_groups(pairs, shares)["rare elements"].numpy()
     found = np.flatnonzero(wanted)
     index = found[np.linspace(0, len(found) - 1, min(limit, len(found))).round().astype(int)]
     crystals = crystals_of(pairs.take(torch.from_numpy(index)), "initial")

@@ -1,19 +1,17 @@
 """How many crystals a second, where the time goes, and how time and memory grow with the crystal.
 
 python benchmarks/screening.py prototypes.npz --json benchmarks/results/screening.json
-python benchmarks/screening.py --json benchmarks/results/screening.json --page benchmarks/throughput.md
 
-The first call measures on this machine and adds to the file; the second one writes the page. Crystals are those of
+measures on this machine and adds to the file. Crystals are those of
 benchmarks/candidates.py, of 5, 10 and 20 atoms; larger ones are supercells of theirs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from candidates import candidates, write
-from rich.console import Console
-from screening_page import write_page
+from shared import options, read
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.results import environment, write_json
@@ -176,15 +173,12 @@ def _extxyz(file: Path) -> Path:
 
 
 def main() -> None:
-    """Measure, or write the page."""
-    arguments = _parser().parse_args()
-    report = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
-    if arguments.prototypes:
-        name = _machine(arguments.device)
-        report[name] = {**report.get(name, {}), **_measured(arguments)}
-        write_json(arguments.json, report)
-    if arguments.page:
-        write_page(arguments.json.parent, arguments.page)
+    """Measure, and add to the file."""
+    given = _arguments()
+    report = read(given.json.parent, given.json.stem) if given.json.exists() else {}
+    name = _machine(given.device)
+    report[name] = {**report.get(name, {}), **_measured(given)}
+    write_json(given.json, report)
 
 
 def _machine(device: str) -> str:
@@ -193,66 +187,53 @@ def _machine(device: str) -> str:
     return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    console = Console()
-    found: dict[str, Any] = {"environment": environment(), "symmetry": arguments.symmetry}
-    options = {"device": arguments.device, "keep_symmetry": arguments.symmetry}
-    if "batches" in arguments.parts:
-        found["batches"] = _batches(arguments, options, console)
-    if "growth" in arguments.parts:
-        found["growth"] = growth(Predictor(**options, recycles=1, members=1), arguments.prototypes, arguments.largest)
-        console.print(found["growth"])
-    if "whole" in arguments.parts:
-        shape = {"recycles": 1, "members": 1} if arguments.quick else {}
-        chosen = RelaxOptions(**options, **shape, compile=arguments.compile)
-        found["whole"] = whole(
-            arguments.prototypes,
-            chosen,
-            arguments.number,
-            arguments.workers,
-            arguments.block_size,
-            arguments.formats,
-        )
-        console.print(found["whole"])
+def _measured(given: Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"environment": environment(), "symmetry": given.symmetry}
+    options = {"device": given.device, "keep_symmetry": given.symmetry}
+    if "batches" in given.parts:
+        found["batches"] = _batches(given, options)
+    if "growth" in given.parts:
+        found["growth"] = growth(Predictor(**options, recycles=1, members=1), given.prototypes, given.largest)
+    if "whole" in given.parts:
+        chosen = RelaxOptions(**options, recycles=1, members=1, compile=given.compile)
+        sizes = given.number, given.workers, given.block_size, given.formats
+        found["whole"] = whole(given.prototypes, chosen, *sizes)
     return found
 
 
-def _batches(arguments: argparse.Namespace, options: dict[str, Any], console: Console) -> dict[str, Any]:
+def _batches(given: Namespace, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for recycles, members in ((1, 1), (None, None)):
         predictor = Predictor(**options, recycles=recycles, members=members)
         label = f"{predictor.recycles} x {predictor.model.card.members}"
         for atoms in SIZES:
-            number = max(2, arguments.atoms // atoms // (1 if recycles else 4))
-            sizes = [n for n in arguments.batches if n >= atoms]
-            rows = batches(predictor, crystals(arguments.prototypes, atoms, number), sizes)
+            number = max(2, given.atoms // atoms // (1 if recycles else 4))
+            made = crystals(given.prototypes, atoms, number)
+            rows = batches(predictor, made, [n for n in given.batches if n >= atoms])
             found.setdefault(label, {})[str(atoms)] = rows
-            console.print(label, atoms, rows)
+            print(label, atoms, rows, flush=True)
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prototypes", type=Path, nargs="?", help="npz file of prototypes, to measure")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--atoms", type=int, default=800, help="atoms of the crystals in each row (default %(default)s)"
-    )
-    parser.add_argument("--batches", type=int, nargs="+", default=[50, 200, 800], help="atoms of a batch")
-    parser.add_argument("--largest", type=int, default=10_000, help="most atoms of one crystal (default %(default)s)")
-    parser.add_argument("--number", type=int, default=600, help="crystals of a whole screening (default %(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes of that")
-    parser.add_argument("--block-size", type=int, default=50, help="of that (default %(default)s)")
-    parser.add_argument(
-        "--formats", nargs="+", choices=("parquet", "extxyz"), default=["parquet"], help="of its inputs"
-    )
-    parser.add_argument("--quick", action="store_true", help="whole screenings by one recycle of one network")
-    parser.add_argument("--compile", action="store_true", help="their networks compiled")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default all)")
-    parser.add_argument("--no-symmetry", dest="symmetry", action="store_false", help="leave out spglib")
-    parser.add_argument("--json", type=Path, required=True, help="file of the figures")
-    parser.add_argument("--page", type=Path, help="page to write")
-    return parser
+def _arguments() -> Namespace:
+    return options(
+        __doc__,
+        "prototypes",
+        "--device",
+        "--json",
+        prototypes={"type": Path, "help": "npz file of prototypes"},
+        device={"default": "cuda" if torch.cuda.is_available() else "cpu"},
+        atoms={"type": int, "default": 800, "help": "of the crystals in each row (default %(default)s)"},
+        batches={"type": int, "nargs": "+", "default": [50, 200, 800], "help": "atoms of a batch"},
+        largest={"type": int, "default": 10_000, "help": "most atoms of one crystal (default %(default)s)"},
+        number={"type": int, "default": 600, "help": "crystals of a whole screening (default %(default)s)"},
+        workers={"type": int, "nargs": "+", "default": [0, 1, 2], "help": "processes of that"},
+        block_size={"type": int, "default": 50, "help": "of that (default %(default)s)"},
+        formats={"nargs": "+", "choices": ("parquet", "extxyz"), "default": ["parquet"], "help": "of its inputs"},
+        compile={"action": "store_true", "help": "its networks compiled"},
+        parts={"nargs": "+", "choices": PARTS, "default": PARTS, "help": "what to measure (default all)"},
+        no_symmetry={"dest": "symmetry", "action": "store_false", "help": "leave out spglib"},
+    ).parse_args()
 
 
 if __name__ == "__main__":

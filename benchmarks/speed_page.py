@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from shared import read, table
+
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page of the JSON files in ``results``."""
-    latency, graphs, training, turns = (
-        json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("latency", "graphs", "training_speed", "training_turns")
-    )
+    latency, graphs, training, turns = read(results, "latency", "graphs", "training_speed", "training_turns")
     parts = ["# Times", _latency(latency), _graphs(graphs), _training(training), _turns(turns)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _latency(found: dict[str, Any]) -> str:
     rows = [
-        f"| {name} | {row['median_ms']:.0f} | {row['ratio_to_potential']:.2f} | {row['peak_memory_MiB']:.0f} |"
+        [name, f"{row['median_ms']:.0f}", f"{row['ratio_to_potential']:.2f}", f"{row['peak_memory_MiB']:.0f}"]
         for name, row in found["results"].items()
     ]
-    table = "\n".join(rows)
+    memory = "peak memory of the process (MiB)"
+    heading = ["ten atoms, one thread", "median (ms)", "ratio to a call of M3GNet", memory]
     return f"""## One relaxation
 
 ```sh
@@ -33,17 +32,15 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/latency.py --j
 One rattled ten-atom crystal on one CPU thread, in turn with an M3GNet energy+forces+stress call of the same crystal;
 medians of 40 rounds, the ratio taken round by round.
 
-| ten atoms, one thread | median (ms) | ratio to a call of M3GNet | peak memory of the process (MiB) |
-| --- | ---: | ---: | ---: |
-{table}"""
+{table(heading, rows)}"""
 
 
 def _graphs(found: dict[str, Any]) -> str:
     rows = [
-        f"| {name} | {row['torch']:.1f} | {row['matgl']:.1f} | {row['ratio']:.2f} |"
+        [name, f"{row['torch']:.1f}", f"{row['matgl']:.1f}", f"{row['ratio']:.2f}"]
         for name, row in found["results_ms"].items()
     ]
-    first, table = found["first_graph"], "\n".join(rows)
+    first = found["first_graph"]
     costs = "; ".join(f"{n} {row['seconds']:.2g} s, {row['peak_memory_MiB']:.0f} MiB" for n, row in first.items())
     return f"""## Graphs
 
@@ -53,29 +50,25 @@ python benchmarks/graphs.py --json benchmarks/results/graphs.json
 
 One CPU thread. The first graph of a process costs: {costs}.
 
-| crystal | torch (ms) | MatGL with DGL (ms) | ratio |
-| --- | ---: | ---: | ---: |
-{table}"""
+{table(["crystal", "torch (ms)", "MatGL with DGL (ms)", "ratio"], rows)}"""
 
 
 def _training(found: dict[str, Any]) -> str:
     rows = [
-        f"| {name} | {row['parameters']:,} | {row['crystals_per_second']:,.0f} | {row['idle_share']:.0%} |"
+        [name, f"{row['parameters']:,}", f"{row['crystals_per_second']:,.0f}", f"{row['idle_share']:.0%}"]
         for name, row in found["runs"].items()
     ]
-    gpu, table = found["environment"]["gpu"], "\n".join(rows)
+    gpu = found["environment"]["gpu"]
     return f"""## Training
 
 ```sh
-python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --steps 100 --warm 30 --members 500 4000 8000 \\
+python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --steps 100 --warm 30 \\
     --json benchmarks/results/training_speed.json
 ```
 
 {gpu}:
 
-| network | parameters | crystals a second | GPU idle |
-| --- | ---: | ---: | ---: |
-{table}"""
+{table(["network", "parameters", "crystals a second", "GPU idle"], rows)}"""
 
 
 def _turns(measurements: list[dict[str, Any]]) -> str:

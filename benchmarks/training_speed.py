@@ -3,35 +3,25 @@
 python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --json benchmarks/results/training_speed.json
 
 Trains the end-to-end network of 8.9 million parameters (and the paper's) for some seconds each with Lightning, and once
-more for a few steps under torch's profiler: the GPU is idle where no kernel runs. --members compares an ensemble whose
-members are trained in turn with one whose members are batched by torch.func.
+more for a few steps under torch's profiler: the GPU is idle where no kernel runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.func import functional_call, stack_module_state
+from shared import options
 from torch.profiler import ProfilerActivity, profile
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
-from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig
+from deeprelax_ase.nn import ABLATIONS
 from deeprelax_ase.training import TrainingSettings, train
-from deeprelax_ase.training.batches import BatchStream
-from deeprelax_ase.training.loss import deeprelax_loss
 from deeprelax_ase.training.settings import E3_NETWORK, E3_TRAINING
-from deeprelax_ase.training.tasks import pair_truth
 
 #: Channels of the end-to-end network that make 8.9 million parameters.
 WIDE = 256
@@ -113,103 +103,26 @@ def idle(spans: Sequence[tuple[float, float]], begin: float, end: float) -> floa
     return 1 - covered / (end - begin)
 
 
-def ensemble_speed(
-    pairs: RelaxationPairs, config: DeepRelaxConfig, device: str, *, members: int, atoms: int, steps: int
-) -> dict:
-    """Crystals times members per second: gradients of an ensemble in turn, and batched by ``torch.func``."""
-    networks = [DeepRelax(config).to(device) for _ in range(members)]
-    stream = iter(BatchStream(pairs.counts, atoms, seed=0))
-    batches = [pairs.take(next(stream)[0]) for _ in range(steps + 3)]
-    graphs = [pair_graph(batch, config.graph) for batch in batches]
-    parameters, buffers = stack_module_state(networks)  # type: ignore[arg-type]
-
-    def loss_of(network: Callable[..., Any], n: int) -> Tensor:
-        truth = pair_truth(batches[n], graphs[n], config)
-        return deeprelax_loss(network(graphs[n], anchor_cell=truth.cell), truth)["loss"]
-
-    def in_turn(n: int) -> None:
-        for network in networks:
-            network.zero_grad(set_to_none=True)
-            loss_of(network, n).backward()
-
-    def batched(n: int) -> None:
-        def one(weights: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
-            return loss_of(lambda graph, **options: functional_call(networks[0], (weights, rest), (graph,), options), n)
-
-        torch.func.vmap(torch.func.grad(one))(parameters, buffers)
-
-    row: dict[str, Any] = {"members": members, "atoms_per_batch": atoms}
-    crystals = sum(len(batch) for batch in batches[3:]) * members
-    for name, step in (("in_turn", in_turn), ("batched", batched)):
-        start = 0.0
-        try:
-            for n in range(steps + 3):
-                if n == 3:
-                    _wait(device)
-                    start = time.perf_counter()
-                step(n)
-            _wait(device)
-            row[f"{name}_crystals_per_second"] = crystals / (time.perf_counter() - start)
-        except RuntimeError as error:
-            row[f"{name}_error"] = str(error).splitlines()[0].split(". ")[0]
-    return row
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def main() -> None:
     """Time everything, print and write it."""
-    arguments = _parser().parse_args()
-    pairs = load_pairs(arguments.data, dtype=torch.float32).in_split("train")
-    if arguments.share < 1:
-        pairs = pairs.take(torch.arange(round(arguments.share * len(pairs))))
+    given = options(
+        __doc__,
+        "data",
+        "--device",
+        "--json",
+        device={"default": "cuda" if torch.cuda.is_available() else "cpu"},
+        steps={"type": int, "default": 200, "help": "that are timed (default %(default)s)"},
+        warm={"type": int, "default": 40, "help": "steps before them (default %(default)s)"},
+        no_compile={"dest": "compile", "action": "store_false"},
+    ).parse_args()
+    pairs = load_pairs(given.data, dtype=torch.float32).in_split("train")
     report: dict[str, Any] = {"environment": environment(), "runs": {}}
-    for name, (config, settings) in runs(arguments.compile).items():
-        if arguments.only and arguments.only not in name:
-            continue
-        if arguments.atoms_per_batch:
-            settings = replace(settings, atoms_per_batch=arguments.atoms_per_batch)
-        row = speed(
-            pairs.to("cpu" if settings.resident == "never" else arguments.device),
-            config,
-            settings,
-            arguments.device,
-            steps=arguments.steps,
-            warm=arguments.warm,
-        )
+    for name, (config, settings) in runs(given.compile).items():
+        here = pairs.to("cpu" if settings.resident == "never" else given.device)
+        row = speed(here, config, settings, given.device, steps=given.steps, warm=given.warm)
         report["runs"][name] = row
-        print(name, json.dumps(row), flush=True)
-        _keep(report, arguments)
-    for atoms in arguments.members:
-        row = ensemble_speed(
-            pairs.to(arguments.device), ABLATIONS["DeepRelax"], arguments.device, members=5, atoms=atoms, steps=10
-        )
-        report.setdefault("ensembles", []).append(row)
-        print(json.dumps(row), flush=True)
-        _keep(report, arguments)
-
-
-def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        write_json(arguments.json, report)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path, help="npz files of relaxation pairs")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=200, help="steps that are timed (default %(default)s)")
-    parser.add_argument("--warm", type=int, default=40, help="steps before them (default %(default)s)")
-    parser.add_argument("--share", type=float, default=1.0, help="of the pairs")
-    parser.add_argument("--atoms-per-batch", type=int, help="instead of the usual ones")
-    parser.add_argument("--only", help="rows whose name contains this")
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--members", type=int, nargs="*", default=[500, 8000], help="atoms in the ensembles' batches")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    return parser
+        print(name, row, flush=True)
+        write_json(given.json, report)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 python benchmarks/paper/train.py --data DIR --out runs/tables [--only xmno] [--steps 3000]
 
-DIR holds pairs_xmno.npz (tables 1 and 4), pairs_universal.npz (table 2) and monolayers.npz (table 3). Several calls on
-one folder share the work: each takes the next row that no other has taken. Rows that are finished are left alone.
+DIR holds pairs_xmno.npz (tables 1 and 4), pairs_universal.npz (table 2) and monolayers.npz (table 3). Rows that are
+finished are left alone.
 benchmarks/paper/measure.py measures the predictions.
 """
 
@@ -24,7 +24,6 @@ import torch
 from baselines import BASELINES
 from baselines.direct import relax_direct
 from safetensors.torch import load_file, save_file
-from shared_work import taken
 from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
@@ -207,14 +206,13 @@ def _ready(row: Row, arguments: argparse.Namespace) -> bool:
 
 
 def work(todo: Sequence[Row], arguments: argparse.Namespace, deadline: float | None) -> None:
-    """Do what no other process has taken."""
+    """Do what is not done yet."""
     for row in todo:
-        with taken(_file(arguments, row, "predictions")) as ours:
-            if not ours or not _ready(row, arguments):
-                continue
-            print(row.name, "begins", flush=True)
-            done = train_row(row, arguments, deadline)
-            print(row.name, "is done" if done else "is not done in time", flush=True)
+        if _file(arguments, row, "predictions").exists() or not _ready(row, arguments):
+            continue
+        print(row.name, "begins", flush=True)
+        done = train_row(row, arguments, deadline)
+        print(row.name, "is done" if done else "is not done in time", flush=True)
         if not done:
             return
 
@@ -230,11 +228,8 @@ def main() -> None:
     work(todo, arguments, deadline)
     for data in DATA:
         members = [Row(data, "DeepRelax", seed) for seed in range(MEMBERS)]
-        if not all(_file(arguments, row, "weights").exists() for row in members):
-            continue
-        with taken(arguments.out / f"{data}-ensemble.npz") as ours:
-            if ours:
-                predict_ensemble(data, arguments)
+        if all(_file(arguments, row, "weights").exists() for row in members):
+            predict_ensemble(data, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

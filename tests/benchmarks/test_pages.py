@@ -15,6 +15,7 @@ PAGES = (
     "bench.md",
     "doors.md",
     "force_calls.md",
+    "geometry_limits.md",
     "never_worse.md",
     "speed.md",
     "throughput.md",
@@ -55,5 +56,5 @@ def test_the_table_of_novelty_is_up_to_date() -> None:
 
 
 def test_a_page_without_a_place_for_the_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError, match="there is no place"):
         novelty_page.filled("# Trust", pages.RESULTS)

@@ -1,0 +1,92 @@
+"""The page of what geometry_limits.py and geometry_cost.py measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared import read, table
+
+#: Kinds of pairs by the number in their files, what crystals are taken for, and why they are doubtful.
+LAYERS, SLABS = 7, 8
+KINDS = {LAYERS: "layers", SLABS: "slabs"}
+WORDS = ("crystal", "layer or slab", "wire", "molecule")
+DOUBTS = {"molecular": "molecules", "parted": "layers far apart", "crowded": "atoms too near"}
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page of ``geometry_limits.json`` and ``geometry_cost.json`` in ``results``."""
+    found, cost = read(results, "geometry_limits", "geometry_cost")
+    parts = [_HEAD, _kinds(found), _doubts(found), _slabs(found["slabs"]), _nearest(found), _cost(cost["results"])]
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+_HEAD = """# Limits of geometry
+
+```sh
+python benchmarks/geometry_limits.py pairs_*.npz --json benchmarks/results/geometry_limits.json
+```"""
+
+
+def _kinds(found: dict[str, Any]) -> str:
+    reach, kinds = found["Å"], found["kinds"].items()
+    rows = [[name, f"{row['crystals']:,}", *(f"{row[word]:.2%}" for word in WORDS)] for name, row in kinds]
+    return f"""\
+What unrelaxed crystals are taken for. Atoms are near each other up to so many Å between their covalent spheres:
+{reach["NEAR"]:g} across layers, of two metals {reach["NEAR_METALS"]:g}; {reach["OPEN"]:g} around molecules and wires,
+of two metals {reach["OPEN_METALS"]:g}. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Vacuum in
+"all others" is that of two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
+
+{table(["kind", "crystals", *WORDS], rows)}"""
+
+
+def _doubts(found: dict[str, Any]) -> str:
+    reach, others = found["Å"], found["kinds"]["all others"]
+    keys = {word: key for key, word in DOUBTS.items()}
+    rows = []
+    for word, row in found["doubtful"].items():
+        share = others.get(keys.get(word, ""))
+        off = [f"{row[name]:.1%}" if row["crystals"] else "" for name in ("start", "predicted", "expected")]
+        rows.append([word, "" if share is None else f"{share:.2%}", f"{row['crystals']}", *off])
+    return f"""\
+Crystals that are predicted and doubtful: of molecules (nothing within {reach["PACKED"]:g} Å repeats), of layers that
+are {reach["OPEN"]:g} Å apart and more, with atoms too near. How far the volume is off in test crystals of bulk kinds
+that are so, on average, under the default model as it stands ({found["model"]}):
+
+{table(["doubt", "share of all others", "test crystals", "start", "predicted", "expected"], rows)}"""
+
+
+def _slabs(slab: dict[str, float]) -> str:
+    thick, thin = slab["layers taken for slabs"], slab["slabs taken for layers"]
+    return f"""\
+A layer is a slab from {slab["SLAB (Å)"]:g} Å on, from its lowest to its highest atom. As many layers are thicker as
+slabs are thinner at {slab["equal errors at (Å)"]:.2f} Å. Taken for slabs: {thick:.1%} of layers; for layers: {thin:.1%}
+of slabs."""
+
+
+def _nearest(found: dict[str, Any]) -> str:
+    near = found["nearest"]
+    crowd, refused = near["unrelaxed crystals that are crowded"], near["relaxed crystals that would be refused"]
+    shares = sorted(near["least"].items(), key=lambda item: item[1])
+    (lowest, low), (highest, high) = shares[0], shares[-1]
+    return f"""\
+How near atoms come in relaxed training crystals, as a share of the sum of covalent radii: from {low:.3f} ({lowest}) to
+{high:.3f} ({highest}), by element. Predictions below {found["TOLERATED"]:g} of that are refused. Of relaxed crystals
+that would refuse {refused["training"]} of {refused["of"]:,} of training and {refused["validation and test"]} of
+{refused["of them"]:,} others. In unrelaxed training crystals they come as near as
+{near["nearest in unrelaxed training crystals, share of that"]:.3f} of that; below {found["CROWDED"]:g} a start is
+doubtful: {crowd["training"]} of training, {crowd["validation and test"]} of the others."""
+
+
+def _cost(found: dict[str, dict[str, float]]) -> str:
+    parts = ("prediction", "vacuum", "collisions")
+    rows = [[name, *(f"{row[f'{p} (ms)']:.1f}" for p in parts), f"{row['share']:.1%}"] for name, row in found.items()]
+    return f"""## What looking costs
+
+```sh
+python benchmarks/geometry_cost.py --json benchmarks/results/geometry_cost.json
+```
+
+Oxides of 20 atoms and layers of 12, recycles x members; one CPU thread, milliseconds of the process.
+
+{table(["at once", *parts, "share"], rows)}"""
