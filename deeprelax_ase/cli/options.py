@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase.models.card import MOST_RECYCLES
+from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE
 
 
 class Device(StrEnum):
@@ -74,7 +75,11 @@ MaxVolumeError = Annotated[
 ]
 MaxOddsWorse = Annotated[
     float | None,
-    optional("A probability; predictions likelier to end further off than they began are uncertain.", min=0.0),
+    optional(
+        "A probability; predictions likelier to end further off than they began are uncertain; 1 for no limit. "
+        f"Default: {MAX_ODDS_WORSE}",
+        min=0.0,
+    ),
 ]
 MaxUncertainty = Annotated[float | None, optional("Å; so are those of a larger deeprelax_uncertainty.", min=0.0)]
 OnUncertainOption = Annotated[

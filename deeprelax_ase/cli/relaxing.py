@@ -69,7 +69,8 @@ class Relaxing:
     def limits(self) -> dict[str, Any]:
         """What predictions have to meet, as :class:`~deeprelax_ase.prediction.judgement.TrustLimits` takes it."""
         names = ("max_error", "max_volume_error", "max_uncertainty", "max_odds_worse")
-        return {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def uncertain(self) -> OnUncertain:
@@ -89,7 +90,7 @@ class Relaxing:
             stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
         if not self.has_calculator and self.on_uncertain is OnUncertain.FINISH:
             stop("--on-uncertain finish needs a calculator; give one with --calculator.")
-        chosen = self.on_uncertain is not None or any(value is not None for value in self.limits.values())
+        chosen = self.on_uncertain is not None or self.limits
         if self.has_calculator and chosen and self.on_uncertain is not OnUncertain.FINISH:
             stop(
                 "Under a calculator every crystal is finished, and limits and --on-uncertain have no use. Add "

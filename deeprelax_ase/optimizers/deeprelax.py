@@ -28,7 +28,7 @@ from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.display import html_table
-from deeprelax_ase.prediction.judgement import SKIP, Judgement, TrustLimits
+from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, WARN, Judgement, TrustLimits
 from deeprelax_ase.prediction.status import TRUSTED, JumpDecision
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class DeepRelaxOptimizer(Optimizer):
     Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy.
     That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
 
-    Atoms without a calculator (or with stored results of a file) are left at the prediction, unless it is not to be
-    trusted: then they stay where they are, and ``on_uncertain`` says what else. Nothing can be said about forces, so
-    ``run`` returns whether the prediction is to be trusted.
+    Atoms without a calculator (or with stored results of a file) are left at the prediction. ``on_uncertain`` says what
+    comes of one that is not to be trusted. Nothing can be said about forces, so ``run`` returns whether the prediction
+    is to be trusted.
 
     Constraints and filters are honoured exactly: the jump goes as far as they allow. Layers and slabs,
     whatever their ``pbc`` says, are strained in their plane alone, so that an upright cell vector out of it is kept.
@@ -95,11 +95,13 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: when a jump under a calculator is kept.
         max_error: Å, the largest expected error of the coordinates that is trusted; None for no limit. Crystals unlike
             those that the model knows (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`) are never trusted.
-        max_volume_error, max_odds_worse: the same of the volume, a fraction; of the odds that it ends further off.
+        max_volume_error: the same of the volume, a fraction.
+        max_odds_worse: the largest probability that the crystal ends further from its minimum than it began; None for
+            no limit.
         on_uncertain: what comes of a prediction that is not to be trusted, where no calculator checks the jump:
-            ``"skip"`` leaves the atoms where they are, with a note in ``atoms.info`` and log; ``"keep"`` moves them,
-            with such a note; ``"warn"`` does so with a warning; ``"finish"`` asks for a calculator; ``"raise"`` is an
-            ``UncertainPredictionError``.
+            ``"keep"`` moves the atoms, with a note in ``atoms.info`` and log; ``"warn"`` does so with a warning;
+            ``"skip"`` leaves them where they are, with such a note; ``"finish"`` asks for a calculator; ``"raise"`` is
+            an ``UncertainPredictionError``.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
         device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -134,8 +136,8 @@ class DeepRelaxOptimizer(Optimizer):
         criteria: JumpCriteria | None = None,
         max_error: float | None = None,
         max_volume_error: float | None = None,
-        max_odds_worse: float | None = None,
-        on_uncertain: str = SKIP,
+        max_odds_worse: float | None = MAX_ODDS_WORSE,
+        on_uncertain: str = WARN,
         symprec: float | None = None,
         device: str = "auto",
         graph_backend: str = "torch",

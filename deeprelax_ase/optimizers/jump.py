@@ -19,6 +19,7 @@ from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.prediction.judgement import (
     FINISH,
     SKIP,
+    WARN,
     Judgement,
     TrustLimits,
     announce,
@@ -72,7 +73,7 @@ class JumpSettings:
     force_informed_steps: int | None = None
     criteria: JumpCriteria = field(default_factory=JumpCriteria)
     limits: TrustLimits = field(default_factory=TrustLimits)
-    on_uncertain: str = SKIP
+    on_uncertain: str = WARN
 
     def __post_init__(self) -> None:
         if self.predictor is not None and self.model is not None:

@@ -30,6 +30,10 @@ KEEP, WARN, SKIP, FINISH, RAISE = ON_UNCERTAIN = ("keep", "warn", "skip", "finis
 WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
 
+#: Probability. Of the crystals below it, about one in twenty ends further from its minimum than it began
+#: (``benchmarks/never_worse.md``, by kind).
+MAX_ODDS_WORSE = 0.1
+
 _UNLIKE = "the crystal is unlike those that the model knows"
 
 
@@ -43,8 +47,7 @@ class TrustLimits:
             the volume is not off.
         max_uncertainty: Å, the largest :attr:`~deeprelax_ase.Uncertainty.total`; None for no limit.
         max_odds_worse: the largest probability that the prediction ends further from the minimum than the crystal
-            began; None for no limit. With 0.1, fewer than one in twenty test crystals of most kinds do, and 46 % of
-            the universal ones are accepted (``benchmarks/never_worse.md``). Models that do not know it are let off.
+            began, see :data:`MAX_ODDS_WORSE`; None for no limit. Models that do not know it are let off.
         ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
 
     Raises:
@@ -54,7 +57,7 @@ class TrustLimits:
     max_error: float | None = None
     max_volume_error: float | None = None
     max_uncertainty: float | None = None
-    max_odds_worse: float | None = None
+    max_odds_worse: float | None = MAX_ODDS_WORSE
     ood: bool = False
 
     def __post_init__(self) -> None:
@@ -142,7 +145,8 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
 
     Args:
         made: the prediction, or why there is none.
-        limits: what it has to meet; by default that the crystal is like those that the model knows.
+        limits: what it has to meet; by default that the crystal is like those that the model knows, and unlikely to end
+            further from its minimum.
 
     Raises:
         ModelError: an error is limited, and the model's are not calibrated.

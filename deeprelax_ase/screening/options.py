@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
+from deeprelax_ase.prediction.judgement import FINISH, KEEP, MAX_ODDS_WORSE, WARN, TrustLimits, check_on_uncertain
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import UNCERTAIN
 
@@ -36,7 +36,8 @@ class RelaxOptions:
             crystals unlike the ones that the model knows; for models whose errors are calibrated.
         max_volume_error: the same of the volume, as a fraction.
         max_uncertainty: Å, those are uncertain too whose ``deeprelax_uncertainty`` is larger.
-        max_odds_worse: and those that are likelier to end further from the minimum than they began.
+        max_odds_worse: and those that are likelier than that to end further from the minimum than they began; None
+            for no limit.
         on_uncertain: what comes of them: ``keep`` hands them out, marked; ``warn`` does so with a warning; ``skip``
             leaves the crystal as it was, marked; ``finish`` finishes them under the calculator; ``raise`` yields an
             error, where predictions are yielded.
@@ -63,7 +64,7 @@ class RelaxOptions:
     max_error: float | None = None
     max_volume_error: float | None = None
     max_uncertainty: float | None = None
-    max_odds_worse: float | None = None
+    max_odds_worse: float | None = MAX_ODDS_WORSE
     on_uncertain: str = KEEP
     calculator: str = NONE
     finish: str = "fire"
