@@ -21,6 +21,7 @@ from deeprelax_ase.evaluation.calibrate import PredictedSplit, predict_split, st
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, likely_worse
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import Calibration
 from deeprelax_ase.uncertainty.worsening import ZERO
@@ -37,9 +38,6 @@ KINDS = {
     10: "back to published crystals",
     11: "ionic",
 }
-
-#: Largest odds of a prediction that counts as accepted here: ``TrustLimits(max_odds_worse=0.1)``.
-LIMIT = 0.1
 
 #: Largest odds, of the curve of what is accepted.
 CURVE = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0)
@@ -62,6 +60,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
         "volume_before": before["relative_volume"],
         "volume_after": after["relative_volume"],
         "odds": np.array([e.odds_worse for e in errors], dtype=float),
+        "likely_worse": np.array([likely_worse(e, MAX_ODDS_WORSE) for e in errors]),
         "ood": np.array([e.ood for e in errors]),
         "left": np.array(left),
     }
@@ -72,7 +71,7 @@ def row(found: dict[str, np.ndarray]) -> dict[str, Any]:
     gain, volume_gain = found["before"] - found["after"], found["volume_before"] - found["volume_after"]
     worse = gain < -ZERO
     handed = ~found["left"]
-    accepted = handed & ~found["ood"] & (found["odds"] <= LIMIT)
+    accepted = handed & ~found["ood"] & ~found["likely_worse"]
     curve = [
         {
             "odds": limit,
@@ -125,7 +124,7 @@ def main() -> None:
         name: row({key: np.concatenate([part[key] for part in of_kind]) for key in of_kind[0]})
         for name, of_kind in parts.items()
     }
-    facts = {"environment": environment(), "model": raw.model_name, "limit": LIMIT}
+    facts = {"environment": environment(), "model": raw.model_name, "limit": MAX_ODDS_WORSE}
     write_json(given.json, {**facts, "every": given.every, "each": given.each, "rows": rows})
 
 

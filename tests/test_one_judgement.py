@@ -72,7 +72,7 @@ def by_frames(asked: Asked) -> Told:
 def by_optimizer(asked: Asked) -> Told:
     atoms = asked.atoms.copy()
     limits = {name: value for name, value in asked.limits.items() if name != "max_uncertainty"}
-    DeepRelaxOptimizer(atoms, predictor=asked.predictor, logfile=None, **limits).run()
+    DeepRelaxOptimizer(atoms, predictor=asked.predictor, logfile=None, on_uncertain="keep", **limits).run()
     return of_atoms(atoms)
 
 

@@ -34,6 +34,9 @@ WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 #: (``benchmarks/never_worse.md``, by kind).
 MAX_ODDS_WORSE = 0.1
 
+#: Å. Where nine in ten crystals like it end nearer than this, it does not matter whether it began a little nearer.
+NEGLIGIBLE = 0.01
+
 _UNLIKE = "the crystal is unlike those that the model knows"
 
 
@@ -47,7 +50,8 @@ class TrustLimits:
             the volume is not off.
         max_uncertainty: Å, the largest :attr:`~deeprelax_ase.Uncertainty.total`; None for no limit.
         max_odds_worse: the largest probability that the prediction ends further from the minimum than the crystal
-            began, see :data:`MAX_ODDS_WORSE`; None for no limit. Models that do not know it are let off.
+            began, see :data:`MAX_ODDS_WORSE`; None for no limit. Models that do not know it are let off, and crystals
+            that end within :data:`NEGLIGIBLE` of their minimum.
         ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
 
     Raises:
@@ -160,10 +164,20 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
         return Judgement(UNCERTAIN, reason)
     if made.unchanged:
         return Judgement(UNCHANGED, made.unchanged)
-    odds, most = None if made.error is None else made.error.odds_worse, limits.max_odds_worse
-    if odds is not None and most is not None and not odds <= most:
-        return Judgement(UNCERTAIN, f"the odds are {odds:.0%} that it ends further from its minimum than it began")
+    if made.error is not None and likely_worse(made.error, limits.max_odds_worse):
+        odds = f"the odds are {made.error.odds_worse:.0%}"
+        return Judgement(UNCERTAIN, f"{odds} that it ends further from its minimum than it began")
     return Judgement(ACCEPTED)
+
+
+def likely_worse(error: CalibratedError, most: float | None) -> bool:
+    """Whether the odds that it ends further from its minimum than it began are above ``most``, and that matters.
+
+    It does not where the bound of the coordinates is below :data:`NEGLIGIBLE`.
+    """
+    if most is None or error.odds_worse is None or error.coordinates_bound < NEGLIGIBLE:
+        return False
+    return not error.odds_worse <= most
 
 
 def is_refusal(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from tests.screening.conftest import some_crystals
 
 pytest.importorskip("pyarrow")
 
-QUICK = ["--members", "1", "--recycles", "1", "--device", "cpu", "--workers", "0"]
+QUICK = ["--members", "1", "--recycles", "1", "--device", "cpu", "--workers", "0", "--max-odds-worse", "1"]
 
 
 def run(*arguments: object) -> Any:

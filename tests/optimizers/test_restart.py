@@ -97,10 +97,10 @@ def test_a_jump_that_was_rejected_is_not_repeated(make_atoms, near, stand_in, fi
 def test_a_skipped_jump_is_not_repeated(make_atoms, near, stand_in, files):
     error = CalibratedError(coordinates=0.3, coordinates_bound=0.6, volume=0.1, volume_bound=0.2, ood=True)
     predictor = stand_in(near, error=error)
-    with quiet(make_atoms(calc=False), predictor, **files) as optimizer:
+    with quiet(make_atoms(calc=False), predictor, on_uncertain="skip", **files) as optimizer:
         assert optimizer.run() is False
     atoms = last_frame(files)
-    again = quiet(atoms, predictor, append_trajectory=True, **files)
+    again = quiet(atoms, predictor, on_uncertain="skip", append_trajectory=True, **files)
     assert again.run() is False
     assert len(predictor.asked) == 1
     assert (again.decision, again.judgement) == (optimizer.decision, optimizer.judgement)

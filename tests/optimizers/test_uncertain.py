@@ -38,7 +38,7 @@ def test_the_atoms_are_left_where_they_are(make_atoms, unsure, cls, tmp_path):
     atoms = make_atoms(calc=False)
     before = atoms.copy()
     log = io.StringIO()
-    optimizer = cls(atoms, logfile=log, predictor=unsure, trajectory=tmp_path / "relax.traj")
+    optimizer = cls(atoms, logfile=log, predictor=unsure, trajectory=tmp_path / "relax.traj", on_uncertain="skip")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert optimizer.run() is False
@@ -57,12 +57,12 @@ def test_the_atoms_are_left_where_they_are(make_atoms, unsure, cls, tmp_path):
     assert read(tmp_path / "relax.traj").info["deeprelax_status"] == "uncertain"
 
 
-@pytest.mark.parametrize("on_uncertain", ["keep", "warn"])
-def test_they_may_be_moved_all_the_same(make_atoms, unsure, near, on_uncertain):
+@pytest.mark.parametrize("chosen", [{}, {"on_uncertain": "keep"}, {"on_uncertain": "warn"}])
+def test_they_are_moved(make_atoms, unsure, near, chosen):
     atoms, log = make_atoms(calc=False), io.StringIO()
-    optimizer = DeepRelaxOptimizer(atoms, logfile=log, predictor=unsure, on_uncertain=on_uncertain)
+    optimizer = DeepRelaxOptimizer(atoms, logfile=log, predictor=unsure, **chosen)
     said = r"the prediction is uncertain: .*unlike.*expected error 0\.310 Å, volume 8\.0 %.*Finish it"
-    with pytest.warns(UserWarning, match=said) if on_uncertain == "warn" else nullcontext():
+    with nullcontext() if "keep" in chosen.values() else pytest.warns(UserWarning, match=said):
         assert optimizer.run() is False
     assert_at(atoms, near)
     assert optimizer.decision.kept
@@ -107,7 +107,7 @@ def test_the_limits_may_be_set(make_atoms, near, stand_in, ood, limits, trusted,
     if stored:
         atoms.calc = SinglePointCalculator(atoms, energy=1.0)
     predictor = stand_in(near, error=replace(ERROR, ood=ood))
-    optimizer = quiet(atoms, predictor, **limits)
+    optimizer = quiet(atoms, predictor, on_uncertain="skip", **limits)
     assert optimizer.run() is trusted
     assert_at(atoms, near if trusted else make_atoms())
     assert optimizer.judgement.status == ("accepted" if trusted else "uncertain")
@@ -117,7 +117,7 @@ def test_the_limits_may_be_set(make_atoms, near, stand_in, ood, limits, trusted,
 
 def test_an_error_that_is_no_number_is_above_any_limit(make_atoms, near, stand_in):
     predictor = stand_in(near, error=replace(ERROR, coordinates=math.nan))
-    assert quiet(make_atoms(calc=False), predictor, max_error=9.0).run() is False
+    assert quiet(make_atoms(calc=False), predictor, max_error=9.0, on_uncertain="skip").run() is False
 
 
 def test_a_calculator_tells_better(make_atoms, unsure, near):
@@ -131,7 +131,7 @@ def test_a_calculator_tells_better(make_atoms, unsure, near):
 
 def test_a_calculator_may_come_afterwards(make_atoms, unsure):
     atoms = make_atoms(calc=False)
-    optimizer = quiet(atoms, unsure, relax_cell=False)
+    optimizer = quiet(atoms, unsure, relax_cell=False, on_uncertain="skip")
     optimizer.run()
     atoms.calc = EMT()
     assert optimizer.run(fmax=0.05)

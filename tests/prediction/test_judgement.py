@@ -72,7 +72,9 @@ def test_geometry_alone_gives_doubts(prediction):
         (0.05, TrustLimits(max_odds_worse=0.1), ""),
         (0.2, TrustLimits(max_odds_worse=0.1), "the odds are 20% that it ends further from its minimum than it began"),
         (0.2, TrustLimits(max_odds_worse=0.25), ""),
-        (0.2, TrustLimits(), ""),
+        (0.09, TrustLimits(), ""),
+        (0.2, TrustLimits(), "the odds are 20% that it ends further from its minimum than it began"),
+        (0.2, TrustLimits(max_odds_worse=None), ""),
         (
             math.nan,
             TrustLimits(max_odds_worse=0.1),
@@ -83,6 +85,12 @@ def test_geometry_alone_gives_doubts(prediction):
 def test_odds_that_it_ends_further_off(prediction, odds, limits, reason):
     made = replace(prediction, error=replace(ERROR, odds_worse=odds))
     assert judge(made, limits) == (Judgement("uncertain", reason) if reason else ACCEPTED)
+
+
+@pytest.mark.parametrize(("bound", "uncertain"), [(0.009, False), (0.011, True)])
+def test_what_ends_near_its_minimum_may_have_begun_nearer(prediction, bound, uncertain):
+    error = replace(ERROR, coordinates=bound / 2, coordinates_bound=bound, odds_worse=0.4)
+    assert judge(replace(prediction, error=error)).uncertain is uncertain
 
 
 def test_what_stays_where_it_is_ends_no_further_off(prediction):
