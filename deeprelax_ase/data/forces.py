@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from deeprelax_ase.data.pairs import RelaxationPairs, load_pairs
+from deeprelax_ase.io.source import path_of
 
 #: ``kind`` of pairs that start near a minimum, where a calculator told its forces.
 NEAR_MINIMUM = -2
@@ -31,8 +33,11 @@ def load_pairs_with_forces(
         dtype: of the geometry and the forces.
 
     Raises:
-        ValueError: an array is missing, or the two files do not belong together.
+        ValueError: an array is missing, the pairs are a part of a file, or the two files do not belong together.
     """
+    if (whole := path_of(pairs_file)) != Path(pairs_file):
+        index = os.fspath(pairs_file).removeprefix(os.fspath(whole))
+        raise ValueError(f"{forces_file} counts all pairs of {whole}: give it without {index!r}")
     with np.load(forces_file, allow_pickle=False) as arrays:
         if missing := [name for name in ARRAYS if name not in arrays]:
             raise ValueError(f"{forces_file} lacks the arrays {missing}; known forces need {list(ARRAYS)}")

@@ -184,6 +184,11 @@ def test_files_that_do_not_belong_together_are_refused(pairs_file: Path, write, 
         load_pairs_with_forces(pairs_file, write(**changes))
 
 
+def test_a_part_of_the_pairs_is_refused(pairs_file: Path, write) -> None:
+    with pytest.raises(ValueError, match=r"forces\.npz counts all pairs of .*pairs\.npz: give it without '@0:2'"):
+        load_pairs_with_forces(f"{pairs_file}@0:2", write())
+
+
 def test_pickled_objects_are_refused(pairs_file: Path, write) -> None:
     with pytest.raises(ValueError, match="pickle"):
         load_pairs_with_forces(pairs_file, write(forces=np.array([object()] * 4)))
