@@ -18,6 +18,16 @@ from ase.mep import NEB
 from ase.neighborlist import primitive_neighbor_list
 from ase.optimize import FIRE
 
+from deeprelax_ase.graph.shapes import (
+    CellArray,
+    PairArray,
+    PairLengthArray,
+    PairVectorArray,
+    PathArray,
+    PathCellArray,
+    PositionArray,
+)
+
 #: Å. Pairs that are further apart than this on all of the first guess have no part in the potential.
 CUTOFF = 6.0
 
@@ -44,7 +54,9 @@ class PairPotential:
         targets: (P,) Å, the distances d0.
     """
 
-    def __init__(self, pairs: np.ndarray, shifts: np.ndarray, deformation: np.ndarray, targets: np.ndarray) -> None:
+    def __init__(
+        self, pairs: PairArray, shifts: PairVectorArray, deformation: CellArray, targets: PairLengthArray
+    ) -> None:
         self.pairs, self.shifts, self.deformation, self.targets = pairs, shifts, deformation, targets
         self._positions = np.empty(0)
         self._energy, self._forces = 0.0, np.empty(0)
@@ -54,12 +66,12 @@ class PairPotential:
         self._evaluate(atoms.positions)
         return self._energy
 
-    def get_forces(self, atoms: Atoms) -> np.ndarray:
+    def get_forces(self, atoms: Atoms) -> PositionArray:
         """(N, 3) Å^-3, minus the gradient with respect to the positions in the reference cell."""
         self._evaluate(atoms.positions)
         return self._forces.copy()
 
-    def _evaluate(self, positions: np.ndarray) -> None:
+    def _evaluate(self, positions: PositionArray) -> None:
         if np.array_equal(positions, self._positions):
             return
         vectors = _pair_vectors(positions, self.pairs, self.shifts) @ self.deformation
@@ -74,13 +86,13 @@ class PairPotential:
 
 
 def elastic_band(
-    guess: np.ndarray,
-    reference: np.ndarray,
-    deformations: np.ndarray,
+    guess: PathArray,
+    reference: CellArray,
+    deformations: PathCellArray,
     *,
-    pushes: np.ndarray | None = None,
+    pushes: PathArray | None = None,
     constraints: Any = (),
-) -> np.ndarray:
+) -> PathArray:
     """Images whose distances go as evenly from those of the first to those of the last as they can.
 
     Args:
@@ -110,7 +122,7 @@ def elastic_band(
     return np.array([image.positions for image in images])
 
 
-def _pairs(path: np.ndarray, reference: np.ndarray, deformations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(path: PathArray, reference: CellArray, deformations: PathCellArray) -> tuple[PairArray, PairVectorArray]:
     """Pairs (P, 2) of different atoms that come within the cutoff on the path, and shifts (P, 3) Å of the second."""
     found = []
     for positions, deformation in zip(path, deformations, strict=True):
@@ -122,5 +134,5 @@ def _pairs(path: np.ndarray, reference: np.ndarray, deformations: np.ndarray) ->
     return rows[:, :2], rows[:, 2:] @ reference
 
 
-def _pair_vectors(positions: np.ndarray, pairs: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def _pair_vectors(positions: PositionArray, pairs: PairArray, shifts: PairVectorArray) -> PairVectorArray:
     return positions[pairs[:, 1]] - positions[pairs[:, 0]] + shifts

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Positions
+from deeprelax_ase.graph.shapes import Batch, CellArray, Cells, Matrices, Positions, SquareArray
 
 
 def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batch: Batch) -> tuple[Positions, Cells]:
@@ -35,13 +35,13 @@ def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batc
     return rows_times_matrices(fractional, new_cell[batch]), new_cell
 
 
-def logarithmic_strain(initial_cell: np.ndarray, cell: np.ndarray) -> np.ndarray:
+def logarithmic_strain(initial_cell: CellArray, cell: CellArray) -> CellArray:
     """(3, 3) log U, symmetric: the strain from ``initial_cell`` to ``cell`` (3, 3), whatever the rotation."""
     deformation = np.linalg.solve(initial_cell, cell)
     return 0.5 * matrix_function(np.log, deformation @ deformation.T)
 
 
-def matrix_function(function: np.ufunc, symmetric: np.ndarray) -> np.ndarray:
+def matrix_function(function: np.ufunc, symmetric: SquareArray) -> SquareArray:
     """``function``, such as ``np.exp``, of a ``symmetric`` matrix (n, n)."""
     values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
     return (vectors * function(values)) @ vectors.T

@@ -15,6 +15,15 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
+from deeprelax_ase.graph.shapes import (
+    AtomArray,
+    CellArray,
+    OriginArray,
+    PositionArray,
+    RotatedArray,
+    RotationArray,
+    TranslationArray,
+)
 from deeprelax_ase.io.spglib_import import quiet_spglib
 
 #: Å. How far atoms may be from symmetric positions. It covers files with four decimals; a symmetry broken on purpose by
@@ -31,27 +40,27 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class SymmetryOperations:
-    """The space group of a crystal with N atoms: S rotations, each up to translations of the crystal.
+    """The space group of a crystal with N atoms: R rotations, each up to translations of the crystal.
 
     All of the group is here, also where the given cell is a supercell that some operations do not map onto itself.
     Fractional coordinates refer to the conventional cell.
 
     Attributes:
         basis: (3, 3) Å, the conventional lattice vectors in rows, in the crystal's own orientation.
-        rotations: (S, 3, 3) int, W acting on fractional coordinates in columns, ``x' = W x + w``.
-        origins: (S, N) int, an atom that the operation brings to the place of each atom, up to a lattice translation.
+        rotations: (R, 3, 3) int, W acting on fractional coordinates in columns, ``x' = W x + w``.
+        origins: (R, N) int, an atom that the operation brings to the place of each atom, up to a lattice translation.
         copies: (N,) int, equal for atoms that are copies of each other in a supercell.
     """
 
-    basis: np.ndarray
-    rotations: np.ndarray
-    origins: np.ndarray
-    copies: np.ndarray
+    basis: CellArray
+    rotations: RotationArray
+    origins: OriginArray
+    copies: AtomArray
 
 
 def symmetrize(
-    initial: Crystal, positions: np.ndarray, cell: np.ndarray, *, symprec: float = SYMPREC
-) -> tuple[np.ndarray, np.ndarray]:
+    initial: Crystal, positions: PositionArray, cell: CellArray, *, symprec: float = SYMPREC
+) -> tuple[PositionArray, CellArray]:
     """The predicted ``positions`` and ``cell``, given the symmetry of the unrelaxed crystal.
 
     The deformation from the initial cell to ``cell`` is split into a stretch and a rotation; the logarithm of the
@@ -74,8 +83,8 @@ def symmetrize(
 
 
 def project(
-    initial: Crystal, positions: np.ndarray, cell: np.ndarray, operations: SymmetryOperations | None
-) -> tuple[np.ndarray, np.ndarray]:
+    initial: Crystal, positions: PositionArray, cell: CellArray, operations: SymmetryOperations | None
+) -> tuple[PositionArray, CellArray]:
     """:func:`symmetrize` under ``operations`` that are known already; None for no symmetry at all."""
     if operations is None or not _has_volume(positions, cell):
         return positions, cell
@@ -116,15 +125,15 @@ def _spglib_dataset(crystal: Crystal, symprec: float) -> Any:
 
 
 @cache
-def _group(hall_number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotations (S, 3, 3) and translations (S, 3) in the conventional cell, one for each rotation."""
+def _group(hall_number: int) -> tuple[RotationArray, TranslationArray]:
+    """Rotations (R, 3, 3) and translations (S, 3) in the conventional cell, one for each rotation."""
     group = quiet_spglib().get_symmetry_from_database(hall_number)
     rotations, first = np.unique(group["rotations"], axis=0, return_index=True)
     return rotations, group["translations"][first]
 
 
-def _origins(numbers: np.ndarray, places: np.ndarray, images: np.ndarray, lattice: np.ndarray) -> np.ndarray | None:
-    """(S, N) which of the ``images`` (S, N, 3) of the atoms lies at each of the ``places`` (N, 3), up to ``lattice``.
+def _origins(numbers: AtomArray, places: PositionArray, images: RotatedArray, lattice: CellArray) -> OriginArray | None:
+    """(R, N) which of the ``images`` (R, N, 3) of the atoms lies at each of the ``places`` (N, 3), up to ``lattice``.
 
     None where there is none, or an atom of another kind.
     """
@@ -132,7 +141,7 @@ def _origins(numbers: np.ndarray, places: np.ndarray, images: np.ndarray, lattic
     chunk = max(1, _CHUNK // len(numbers) ** 2)
     found = []
     for first in range(0, len(images), chunk):
-        difference = (places[:, None] - images[first : first + chunk, None]) @ inverse  # (S, place, origin, 3)
+        difference = (places[:, None] - images[first : first + chunk, None]) @ inverse  # (R, place, origin, 3)
         difference = (difference - np.round(difference)) @ lattice
         distances = np.einsum("spoa,spoa->spo", difference, difference)
         if (distances.min(axis=2) > _SITE_RADIUS**2).any():
@@ -142,7 +151,7 @@ def _origins(numbers: np.ndarray, places: np.ndarray, images: np.ndarray, lattic
     return origins if (numbers[origins] == numbers).all() else None
 
 
-def _symmetrize_displacements(displacements: np.ndarray, operations: SymmetryOperations) -> np.ndarray:
+def _symmetrize_displacements(displacements: PositionArray, operations: SymmetryOperations) -> PositionArray:
     """(N, 3) fractional displacements in the conventional cell, averaged over copies, then over the rotations."""
     sums = np.zeros_like(displacements)
     np.add.at(sums, operations.copies, displacements)
@@ -151,7 +160,7 @@ def _symmetrize_displacements(displacements: np.ndarray, operations: SymmetryOpe
     return np.einsum("sab,snb->sna", operations.rotations, displacements[operations.origins]).mean(axis=0)
 
 
-def _symmetrize_cell(initial: np.ndarray, cell: np.ndarray, operations: SymmetryOperations) -> np.ndarray:
+def _symmetrize_cell(initial: CellArray, cell: CellArray, operations: SymmetryOperations) -> CellArray:
     """The initial cell under the stretch that takes it to ``cell``, its logarithm averaged over the group.
 
     With lattice vectors in rows, ``cell = initial @ F`` and ``F = U Q``: U stretches, then Q rotates. In lattice
@@ -164,5 +173,5 @@ def _symmetrize_cell(initial: np.ndarray, cell: np.ndarray, operations: Symmetry
     return initial @ matrix_function(np.exp, inverse @ mean @ inverse.T)
 
 
-def _has_volume(positions: np.ndarray, cell: np.ndarray) -> bool:
+def _has_volume(positions: PositionArray, cell: CellArray) -> bool:
     return bool(np.isfinite(positions).all() and np.isfinite(cell).all() and np.linalg.det(cell) != 0)

@@ -1,4 +1,4 @@
-"""The shapes of tensors: one glossary of letters, and the names of what has such a shape.
+"""The shapes of tensors and arrays: one glossary of letters, and the names of what has such a shape.
 
 ====== ========================================================
 letter stands for
@@ -14,12 +14,13 @@ F      channels of features
 C      components: 3 of a vector, 5 of a symmetric traceless tensor
 B      channels of an edge: radial basis and cell offset encoding
 S      sizes about which forces are resolved
+R      rotations of a space group
 n      any number
 ====== ========================================================
 
 Nothing is checked at run time. The tests import the networks, graphs and geometry through jaxtyping's hook: in the
-tests of these rooms, and in those with the mark ``shapes``, a tensor of another shape is an error, and a letter stands
-for one number throughout a call.
+tests of these rooms, and in those with the mark ``shapes``, a tensor or array of another shape is an error, and a
+letter stands for one number throughout a call.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 if not TYPE_CHECKING and "jaxtyping" in sys.modules:
@@ -113,3 +115,18 @@ RowComponents = Float[Tensor, "n C"]
 Resolved = Float[Tensor, "n C S"]  # each component at S sizes
 ResolvedLengths = Float[Tensor, "n S"]
 Values = Float[Tensor, "..."]
+
+# NumPy arrays, of one crystal.
+CellArray = Float[np.ndarray, "3 3"]  # Å, lattice vectors in rows; also deformations and strains
+SquareArray = Float[np.ndarray, "n n"]
+PositionArray = Float[np.ndarray, "N 3"]  # Å; also displacements, and fractional coordinates
+AtomArray = Int[np.ndarray, "N"]
+RotationArray = Int[np.ndarray, "R 3 3"]  # on fractional coordinates in columns
+TranslationArray = Float[np.ndarray, "R 3"]
+OriginArray = Int[np.ndarray, "R N"]  # an atom for each place, under each rotation
+RotatedArray = Float[np.ndarray, "R N 3"]
+PathArray = Float[np.ndarray, "n N 3"]  # positions in each image of a path
+PathCellArray = Float[np.ndarray, "n 3 3"]
+PairArray = Int[np.ndarray, "P 2"]
+PairVectorArray = Float[np.ndarray, "P 3"]
+PairLengthArray = Float[np.ndarray, "P"]

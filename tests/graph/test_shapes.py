@@ -11,6 +11,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.strain import logarithmic_strain
+from deeprelax_ase.geometry.symmetry import symmetrize
 from deeprelax_ase.graph import CrystalGraph, affine_positions, build_graph
 from tests.checked_shapes import CHECKED
 
@@ -27,6 +29,16 @@ def test_the_rooms_of_tensors_are_checked() -> None:
 def test_a_tensor_of_another_shape_is_an_error(graph: CrystalGraph) -> None:
     with pytest.raises(TypeCheckError, match="cell"):
         affine_positions(graph, graph.cell[0])
+
+
+def test_an_array_of_another_shape_is_an_error(sample_crystals: dict[str, Crystal]) -> None:
+    crystal = sample_crystals["hcp"]
+    moved, cell = symmetrize(crystal, crystal.positions, crystal.cell)
+    assert moved.shape == (2, 3)
+    with pytest.raises(TypeCheckError, match="positions"):
+        symmetrize(crystal, crystal.positions.T, cell)
+    with pytest.raises(TypeCheckError, match="cell"):
+        logarithmic_strain(cell, cell[:2])
 
 
 def test_a_letter_is_one_number(graph: CrystalGraph) -> None:
