@@ -1,9 +1,9 @@
 """The one inference function: a batch of crystals in, the relaxed ones out, with what tells their errors.
 
-Predictor, labelling, evaluation and benchmarks call :func:`relax`, and training does to measure a trained network; its
-validation on the way takes the loss alone, which :func:`relax` does not know. It is the one place where layers keep
-their vacuum, cells that do not relax are kept, predictions are projected onto space groups, and those that are no
-crystals are dropped.
+Predictor, labelling, evaluation and benchmarks call :func:`relax`, as does training to measure a network: on the way,
+beside the loss, which :func:`relax` does not know, and at the end. It is the one place where layers keep their vacuum,
+cells that do not relax are kept, predictions are projected onto space groups, and those that are no crystals are
+dropped.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from deeprelax_ase.training.force_targets import without_force_targets
 from deeprelax_ase.training.parameters import make_optimizers
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
+from deeprelax_ase.training.validation import predicted_errors
 from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ class TrainingLoop:
             losses = self.task.validate(self.average, pairs.take(crystals).to(self.fabric.device))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * len(crystals) / len(pairs)
+        atoms, whole = self.settings.atoms_per_batch, pairs.to(self.fabric.device)
+        totals |= predicted_errors(self.average, whole, atoms_per_batch=atoms)
         error = self.fabric.broadcast(totals["error"])  # sums on CUDA differ in their last digits
         progress.observe(error, self.average)
         if self.settings.schedule == "plateau":

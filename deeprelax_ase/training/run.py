@@ -16,7 +16,6 @@ from deeprelax_ase import __version__
 from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model, save_model
 from deeprelax_ase.models.model import Model, model_of
@@ -28,6 +27,7 @@ from deeprelax_ase.training.export import read_member, write_member
 from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 from deeprelax_ase.training.settings import RunConfig
+from deeprelax_ase.training.validation import mean_errors
 
 #: Most recycles that are tried for an end-to-end model.
 _RECYCLES = 3
@@ -184,12 +184,9 @@ def measure(model: Model, pairs: RelaxationPairs, device: str, *, recycles: int)
     if not len(pairs):
         return {}
     pairs = pairs.to(device)
-    predicted = predict_pairs(model, pairs, recycles=recycles)
-    fractional, cell = predicted.fractional.to(pairs.fractional_relaxed), predicted.cell.to(pairs.cell_relaxed)
-    found = prediction_errors(pairs, fractional, cell)
     before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial)
     return {
-        **{name: values.double().mean().item() for name, values in found.items()},
+        **mean_errors(model, pairs, recycles=recycles),
         **{f"unrelaxed {name}": values.double().mean().item() for name, values in before.items()},
     }
 

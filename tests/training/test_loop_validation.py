@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from deeprelax_ase.data import RelaxationPairs
+from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.evaluation.metrics import prediction_errors
+from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.models.model import model_of
 from deeprelax_ase.training import train
 from deeprelax_ase.training.tasks import task_of
 from tests.training.runs import (
@@ -45,6 +49,39 @@ def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: R
     assert found["error"].item() == pytest.approx(errors[best], abs=1e-5)
     assert errors[-1] > 1.5 * errors[best]
     assert found["loss"].item() == pytest.approx(values(tmp_path, "validation loss")[best], abs=1e-4)
+
+
+def test_what_inference_makes_of_the_validation_pairs_is_told(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    """As the finished model is measured, each pair at its own level; the network may have a head that it leaves."""
+    shaken = pairs.fractional_initial + 0.02 * torch.arange(pairs.fractional_initial.numel()).view(-1, 3).cos()
+    validation = replace(half_way(pairs), fractional_relaxed=shaken, level=torch.arange(len(pairs)) % 2)
+    levels = replace(E3, levels=LEVELS)
+    for name, settings in (("plain", LONG), ("head", replace(LONG, force_targets=0.1))):
+        short = replace(settings, max_steps=3)
+        network = trained(pairs, levels, short, tmp_path / name, validation=validation)
+        step = summary(tmp_path / name)["best"]["step"]
+        expected = {"coordinates": 0.0, "lattice": 0.0}
+        for index, level in enumerate(LEVELS[:2]):
+            own = validation.take((validation.level == index).nonzero().squeeze(1))
+            made = predict_pairs(model_of([deepcopy(network)], "best", level=level), own, recycles=1)
+            errors = prediction_errors(own, made.fractional.to(own.fractional_relaxed), made.cell.to(own.cell_relaxed))
+            for key in expected:
+                expected[key] += errors[key].double().sum().item() / len(validation)
+        for key, value in expected.items():
+            told = values(tmp_path / name, f"validation predicted {key}")
+            assert len(told) == 3
+            assert told[step - 1] == pytest.approx(value, abs=2e-6)
+            assert value > 1e-4
+
+
+def test_it_is_told_of_the_papers_network_too(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    network = train(pairs, CONFIG, replace(QUICK, max_steps=2, validate_every=0.1), tmp_path, validation=pairs)
+    step = summary(tmp_path)["best"]["step"]
+    made = predict_pairs(model_of([deepcopy(network)], "best"), pairs)
+    errors = prediction_errors(pairs, made.fractional.to(pairs.fractional_relaxed), made.cell.to(pairs.cell_relaxed))
+    for key in ("coordinates", "lattice"):
+        told = values(tmp_path, f"validation predicted {key}")
+        assert told[step - 1] == pytest.approx(errors[key].double().mean().item(), abs=1e-4)
 
 
 def test_training_ends_when_the_validation_error_no_longer_falls(pairs: RelaxationPairs, tmp_path: Path) -> None:
