@@ -20,12 +20,13 @@ class Device(StrEnum):
 
 
 class OnUncertain(StrEnum):
-    """What comes of predictions that are not to be trusted; a command raises nothing, as it has other crystals."""
+    """What comes of predictions that are not to be trusted."""
 
     KEEP = "keep"
     WARN = "warn"
     SKIP = "skip"
     FINISH = "finish"
+    RAISE = "raise"
 
 
 class OneShot(StrEnum):
@@ -87,7 +88,8 @@ OnUncertainOption = Annotated[
     optional(
         "What comes of uncertain predictions, and of crystals unlike those that the model knows: keep hands them out, "
         "marked; warn does so with a warning; skip leaves the crystal as it was; finish relaxes it under the "
-        "calculator, and it alone. Default: keep",
+        "calculator, and it alone; raise ends relax there, what came before it written, and is refused by screen, "
+        "which marks rows and loses none. Default: keep",
         "--on-uncertain",
     ),
 ]

@@ -17,7 +17,7 @@ from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, stop
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
 from deeprelax_ase.cli.relaxing import Relaxing, relaxing
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
@@ -180,6 +180,8 @@ def _run(
         raise typer.Exit(INTERRUPTED) from None
     except (OSError, DeepRelaxError) as error:
         message = str(error) if isinstance(error, DeepRelaxError) else f"{output} cannot be written: {error}"
+        if isinstance(error, UncertainPredictionError) and tally.written:
+            message += f" {tally.written} crystals that came before it are in {output}."
         stop(message, SOME_FAILED)
     if not quiet:
         console.print_results(Console(highlight=False), tally, output, seconds=time.perf_counter() - start)

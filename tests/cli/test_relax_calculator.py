@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,23 @@ class TestUncertain:
         assert first.cell.lengths()[0] == pytest.approx(3.6)
         assert first.info["deeprelax_status"] == "uncertain"
         assert second.cell.lengths()[0] == pytest.approx(3.7 * SHRINKAGE)
+
+    def test_they_end_it_where_that_is_wanted(self, deeprelax, crystals):
+        """What came before the first of them is written; where it is the first crystal, there is no file."""
+        write("set.extxyz", [*crystals[1:], crystals[0], crystals[1]])
+        result = deeprelax("relax", "set.extxyz", "--on-uncertain", "raise")
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        told = "Error: set.extxyz@2 is uncertain: the crystal is unlike those that the model knows (expected error"
+        assert result.stderr.startswith(told)
+        assert result.stderr.endswith(" 2 crystals that came before it are in relaxed.extxyz.\n")
+        written = read("relaxed.extxyz", index=":")
+        assert [atoms.info["deeprelax_status"] for atoms in written] == ["accepted", "accepted"]
+        write("set.extxyz", crystals)
+        first = deeprelax("relax", "set.extxyz", "--on-uncertain", "raise", "-o", "first.extxyz")
+        assert (first.exit_code, Path("first.extxyz").exists()) == (1, False)
+        write("set.extxyz", crystals[1:])
+        assert deeprelax("relax", "set.extxyz", "--on-uncertain", "raise", "--overwrite").exit_code == 0
 
     def test_they_alone_are_finished(self, deeprelax):
         emt = ("--calculator", "ase.calculators.emt:EMT", "--on-uncertain", "finish")

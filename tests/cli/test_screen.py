@@ -84,6 +84,10 @@ def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
             ("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--on-uncertain", "finish", *QUICK),
             "needs a calculator",
         ),
+        (
+            ("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--on-uncertain", "raise", *QUICK),
+            "rows are marked instead: 'keep'",
+        ),
         (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--recycles", "1000000000"), "or equal to 64"),
         (("export", tmp_path, "-o", tmp_path / "a.extxyz"), "holds no screening"),
         (("export", screened, "-o", tmp_path / "a.extxyz", "--status", "good"), "unknown status good"),
