@@ -34,7 +34,7 @@ from deeprelax_ase.training.parameters import make_optimizers
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
 from deeprelax_ase.training.validation import predicted_errors
-from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
+from deeprelax_ase.training.weights import Weights, freeze, load_initial
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -183,6 +183,7 @@ class TrainingLoop:
         self.fabric, self.task, self.settings, self.out = fabric, task, settings, out
         self.validation, self.observe = validation, observe
         self.network, self.average = task.network, deepcopy(task.network).requires_grad_(False)
+        self.weights = Weights(self.network, self.average)
         if settings.compile:
             task.compile()
         self.optimizers = make_optimizers(self.network, settings, fused=fabric.device.type == "cuda")
@@ -253,16 +254,18 @@ class TrainingLoop:
                     group["lr"] = settings.rate(share)
         losses = self.task.gradients(crystals, upcoming)
         average_gradients(self.fabric, self.network)
-        norms = clip_gradients(self.network, settings.clip)
+        logged = (progress.step + 1) % settings.log_every == 0
+        parts = self.weights.gradient_norms() if logged else {}
+        total = self.weights.clip_gradients(settings.clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        update_average(self.average, self.network, settings.average_decay, progress.step)
+        self.weights.update_average(settings.average_decay, progress.step)
         progress.step += 1
         if progress.step % _SHARE_EVERY == 0:
             share_weights(self.fabric, self.network)
         self._seen += len(crystals) * self.fabric.world_size
-        if progress.step % settings.log_every == 0:
-            self._log_step(share, losses, norms)
+        if logged:
+            self._log_step(share, losses, {"total": total, **parts})
 
     def _validate(self) -> None:
         """Errors of the averaged weights; every process looks at all pairs, and so comes to the same conclusions."""

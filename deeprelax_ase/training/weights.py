@@ -58,27 +58,37 @@ def _under(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 
-@torch.no_grad()
-def clip_gradients(network: nn.Module, limit: float) -> dict[str, Tensor]:
-    """Scale the gradient to a norm of at most ``limit``; returns the norms before that, in total and by top-level part.
+class Weights:
+    """The parameters of a network in training and of its moving average, listed once.
 
-    A clipped total hides a part that runs away: the norms by part are logged so that it is seen.
+    A walk through the modules takes 0.1 ms of the host, for which small networks wait, and a step would need six.
+
+    Args:
+        network: in training.
+        average: of the same shape.
     """
-    norms = {
-        name: nn.utils.get_total_norm([p.grad for p in part.parameters() if p.grad is not None])
-        for name, part in network.named_children()
-        if any(p.grad is not None for p in part.parameters())
-    }
-    return {"total": nn.utils.clip_grad_norm_(network.parameters(), limit), **norms}
 
+    def __init__(self, network: nn.Module, average: nn.Module) -> None:
+        self.all: list[Tensor] = list(network.parameters())
+        self.averages: list[Tensor] = list(average.parameters())
+        self.parts = {name: list(part.parameters()) for name, part in network.named_children()}
 
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average that starts short, so that the initial weights do not linger in short runs.
+    def clip_gradients(self, limit: float) -> Tensor:
+        """Scale the gradient to a norm of at most ``limit``; returns the norm before that."""
+        with torch.no_grad():
+            return nn.utils.clip_grad_norm_(self.all, limit)
 
-    Torch's ``AveragedModel`` gives the same weights if it is handed this line, as its own moving average has no short
-    start. But it copies its count of steps to the device at each one, and a GPU has to come to rest for that: here
-    nothing waits, and the next batch is prepared meanwhile.
-    """
-    weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
+    @torch.no_grad()
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """The norm of the gradient of each top-level part that has one.
+
+        A clipped total hides a part that runs away: these norms are logged so that it is seen.
+        """
+        gradients = {name: [p.grad for p in part if p.grad is not None] for name, part in self.parts.items()}
+        return {name: nn.utils.get_total_norm(some) for name, some in gradients.items() if some}
+
+    @torch.no_grad()
+    def update_average(self, decay: float, step: int) -> None:
+        """Exponential moving average that starts short, so that the initial weights do not linger in short runs."""
+        weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
+        torch._foreach_lerp_(self.averages, self.all, weight)

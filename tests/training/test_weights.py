@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training.weights import clip_gradients, freeze, load_initial, update_average
+from deeprelax_ase.training.weights import Weights, freeze, load_initial
 
 CONFIG = DeepRelaxConfig(channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 E3 = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6)
@@ -111,15 +112,20 @@ def test_freezing_everything_is_refused() -> None:
 # -- gradients
 
 
-def test_clipping_reports_norms_from_before() -> None:
+def listed(network: torch.nn.Module) -> Weights:
+    return Weights(network, deepcopy(network))
+
+
+def test_clipping_reports_the_norm_from_before() -> None:
     network = DeepRelax(CONFIG).double()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
-    norms = clip_gradients(network, 1.5)
+    weights = listed(network)
+    norms = weights.gradient_norms()
     for part in PARTS:
         assert norms[part].item() == pytest.approx(0.5 * sizes[part] ** 0.5)
-    assert norms["total"].item() == pytest.approx(0.5 * sum(sizes.values()) ** 0.5)
+    assert weights.clip_gradients(1.5).item() == pytest.approx(0.5 * sum(sizes.values()) ** 0.5)
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None))
     assert clipped == pytest.approx(1.5, rel=1e-5)
 
@@ -128,15 +134,15 @@ def test_small_gradients_are_not_clipped() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 1))
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 0.01)
-    clip_gradients(network, 1.0)
+    listed(network).clip_gradients(1.0)
     assert all(torch.equal(p.grad, torch.full_like(p, 0.01)) for p in network.parameters())
 
 
 def test_parts_without_gradients_have_no_norm() -> None:
     network = torch.nn.ModuleDict({"frozen": torch.nn.Linear(2, 2), "free": torch.nn.Linear(2, 2, bias=False)})
     network["free"].weight.grad = torch.full((2, 2), 3.0)
-    norms = clip_gradients(network, 100.0)
-    assert {name: norm.item() for name, norm in norms.items()} == pytest.approx({"total": 6.0, "free": 6.0})
+    assert {name: norm.item() for name, norm in listed(network).gradient_norms().items()} == {"free": 6.0}
+    assert listed(network).clip_gradients(100.0).item() == pytest.approx(6.0)
 
 
 # -- moving average
@@ -146,10 +152,11 @@ def test_the_average_starts_short_and_ends_slow() -> None:
     network, average = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
     network.weight.data.fill_(1.0)
     average.weight.data.fill_(0.0)
-    update_average(average, network, 0.9, 0)
+    weights = Weights(network, average)
+    weights.update_average(0.9, 0)
     assert average.weight.item() == 1  # the first update takes over
     for step, kept in ((5, 6 / 15), (1000, 0.9)):
         average.weight.data.fill_(0.0)
-        update_average(average, network, 0.9, step)
+        weights.update_average(0.9, step)
         assert average.weight.item() == pytest.approx(1 - kept, abs=1e-6)
     assert network.weight.item() == 1
