@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from geometry_limits_page import DOUBTS, KINDS, LAYERS, SLABS, WORDS
-from shared import options
+from shared import options, read
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, load_pairs
@@ -36,6 +36,7 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.record import Prediction
 
+REACHES = ("NEAR", "NEAR_MIXED", "NEAR_METALS", "OPEN", "OPEN_MIXED", "OPEN_METALS", "PACKED", "HELD")
 ATOMS_AT_ONCE = 4000
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
@@ -173,17 +174,19 @@ def outdated(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     per_kind = {"type": int, "default": 12000, "help": "training crystals looked at for vacuum"}
     per_doubt = {"type": int, "default": 150, "help": "test crystals predicted of each doubt"}
-    given = options(__doc__, "data", "--json", per_kind=per_kind, per_doubt=per_doubt).parse_args()
+    keep = {"action": "store_true", "help": "how near atoms come stands in the JSON already"}
+    given = options(__doc__, "data", "--json", per_kind=per_kind, per_doubt=per_doubt, keep_nearest=keep).parse_args()
     pairs = load_pairs(given.data)
     kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), given.per_kind)
     found = {
         "environment": environment(),
-        "Å": {name: getattr(vacuum, name) for name in ("NEAR", "NEAR_METALS", "OPEN", "OPEN_METALS", "PACKED", "HELD")},
+        "Å": {name: getattr(vacuum, name) for name in REACHES},
+        "LOOSE": vacuum.LOOSE,
         "TOLERATED": TOLERATED,
         "CROWDED": CROWDED,
         "kinds": kinds,
         "slabs": slab_limit(thickness[LAYERS], thickness[SLABS]),
-        "nearest": nearest(pairs),
+        "nearest": read(given.json.parent, given.json.stem)["nearest"] if given.keep_nearest else nearest(pairs),
         "volume ratios, quantiles": volumes(pairs),
         "model": DEFAULT_MODEL,
         "doubtful": doubtful(pairs, given.per_doubt),

@@ -33,9 +33,11 @@ def _kinds(found: dict[str, Any]) -> str:
     rows = [[name, f"{row['crystals']:,}", *(f"{row[word]:.2%}" for word in WORDS)] for name, row in kinds]
     return f"""\
 What unrelaxed crystals are taken for. Atoms are near each other up to so many Å between their covalent spheres:
-{reach["NEAR"]:g} across layers, of two metals {reach["NEAR_METALS"]:g}; {reach["OPEN"]:g} around molecules and wires,
-of two metals {reach["OPEN_METALS"]:g}. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Vacuum in
-"all others" is that of two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
+{reach["NEAR"]:g} across layers, of a metal and another element {reach["NEAR_MIXED"]:g}, of two metals
+{reach["NEAR_METALS"]:g}; {reach["OPEN"]:g}, {reach["OPEN_MIXED"]:g} and {reach["OPEN_METALS"]:g} around molecules and
+wires. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Molecules whose van der Waals spheres fill
+less than {found["LOOSE"]:g} of the cell are in a box. Vacuum in "all others" is that of two-dimensional prototypes
+among them, and of open crystals with nothing for 6 Å.
 
 {table(["kind", "crystals", *WORDS], rows)}"""
 

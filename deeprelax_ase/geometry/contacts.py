@@ -9,7 +9,17 @@ import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, edge_batch
-from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Flags, Lengths, Numbers, Positions, Values
+from deeprelax_ase.graph.shapes import (
+    Batch,
+    Cells,
+    CrystalFlags,
+    Flags,
+    Lengths,
+    Numbers,
+    PerCrystal,
+    Positions,
+    Values,
+)
 from deeprelax_ase.graph.torch_builder import batch_tensors, listed_pairs
 
 #: Å, of each element, hydrogen to oganesson: Cordero et al., Dalton Trans. 2832 (2008), as ASE has them, which says 0.2
@@ -49,6 +59,12 @@ TOLERATED = 0.9
 #: Share of :data:`NEAREST` below which atoms of an unrelaxed crystal are nearer than in any training crystal before it
 #: was relaxed, see there.
 CROWDED = 0.67
+
+#: Å, by which van der Waals radii exceed covalent ones; Pauling, The Nature of the Chemical Bond (1960), section 7-12.
+VAN_DER_WAALS = 0.8
+
+#: Å between the covalent spheres of two atoms, up to which they are bonded.
+BONDED = 0.4
 
 
 def colliding(numbers: Numbers, positions: Positions, cell: Cells, batch: Batch) -> CrystalFlags:
@@ -121,6 +137,29 @@ def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:
     """(E,) Å, between the covalent spheres of the ends of edges of these ``lengths``; negative where they overlap."""
     radii = covalent_radii().to(lengths)[graph.numbers]
     return lengths - radii[graph.edge_index].sum(dim=0)
+
+
+def packing(graph: CrystalGraph, lengths: Lengths) -> PerCrystal:
+    """(G,) share of the cell that van der Waals spheres fill, :data:`VAN_DER_WAALS` larger than covalent ones.
+
+    Where bonds hold two spheres together, their overlap counts once. Meant for crystals of molecules: in others more
+    than two spheres overlap.
+
+    Args:
+        graph: G crystals.
+        lengths: (E,) Å, of its edges.
+    """
+    cell, edges, lengths = graph.cell.double(), graph.edge_index, lengths.double()
+    radii = covalent_radii().to(lengths)[graph.numbers] + VAN_DER_WAALS
+    filled = torch.zeros_like(cell[:, 0, 0]).index_add(0, graph.batch, 4 / 3 * torch.pi * radii**3)
+    bonded = (sphere_gaps(graph, lengths) <= BONDED).nonzero().squeeze(1)
+    one, other = radii[edges[:, bonded]]
+    apart = lengths[bonded]
+    # the lens of two spheres; each bond is in the graph from both ends
+    lens = apart**2 + 2 * apart * (one + other) - 3 * (one - other) ** 2
+    lens = torch.pi * (one + other - apart) ** 2 * lens / (12 * apart)
+    owner = graph.batch[edges[1, bonded]]
+    return filled.index_add(0, owner, -lens / 2) / torch.linalg.det(cell).abs()
 
 
 @cache

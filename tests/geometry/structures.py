@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk, fcc111, graphene, make_supercell, molecule, mx2, nanotube
+from ase.build import bulk, fcc111, graphene, make_supercell, molecule, mx2, nanotube, surface
 from ase.spacegroup import crystal
 
 BOXES = (8.0, 10.0, 12.0, 15.0, 20.0)
@@ -108,6 +108,17 @@ def packed(name: str, gap: float) -> Atoms:
     return atoms
 
 
+def ionic_slab(vacuum: float) -> Atoms:
+    """MgO, whose magnesium lies opposite oxygen across the vacuum."""
+    return with_vacuum(surface(bulk("MgO", "rocksalt", a=4.21, cubic=True), (1, 0, 0), 4), vacuum)
+
+
+def rutile_slab(vacuum: float) -> Atoms:
+    sites = [(0, 0, 0), (0.3053, 0.3053, 0)]
+    rutile = crystal(["Ti", "O"], sites, spacegroup=136, cellpar=[4.594, 4.594, 2.959, 90, 90, 90])
+    return with_vacuum(surface(rutile, (1, 1, 0), 3), vacuum)
+
+
 def wire(symbol: str, box: float, bond: float) -> Atoms:
     return Atoms(symbol, cell=[box, box, bond], pbc=True)
 
@@ -118,6 +129,9 @@ SMALL_BOXES = {
         "OCO", positions=[[0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]], cell=[5, 5, 7.3], pbc=True
     ),
     **{f"{name} in 4 Å": lambda name=name: packed(name, 4.0) for name in ("NH3", "C6H6", "CF4", "CH4", "C2H4", "H2O")},
+    **{f"{name} in 3 Å": lambda name=name: packed(name, 3.0) for name in ("NH3", "CH4", "C2H6", "CH3OH", "H2O")},
+    **{f"{name} in 4 Å": lambda name=name: packed(name, 4.0) for name in ("CO2", "N2")},
+    "CF4 in 3.5 Å": lambda: packed("CF4", 3.5),
     **{f"gold in {box:g} Å": lambda box=box: wire("Au", box, 2.6) for box in (4.5, 5.0, 6.0)},
     "carbon in 4.5 Å": lambda: wire("C", 4.5, 1.3),
 }
@@ -127,7 +141,7 @@ MOLECULAR = {
     "benzene": benzene_crystal,
     "dry ice": dry_ice,
     "argon": lambda: bulk("Ar", "fcc", a=5.26),
-    **{f"{name} in 3 Å": lambda name=name: packed(name, 3.0) for name in ("CO2", "NH3", "C6H6", "CF4", "N2")},
+    **{f"{name} in 3 Å": lambda name=name: packed(name, 3.0) for name in ("CO2", "C6H6", "CF4", "N2")},
 }
 
 MOLECULES = {

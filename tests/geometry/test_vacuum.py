@@ -30,7 +30,9 @@ from tests.geometry.structures import (
     SMALL_BOXES,
     WIRES,
     boxed,
+    ionic_slab,
     leaning,
+    rutile_slab,
     with_vacuum,
 )
 
@@ -95,6 +97,13 @@ def test_layers_of_a_crystal_may_be_apart_and_metals_may_not() -> None:
     slabs = judged(*(with_vacuum(fcc111("Al", (1, 1, 6)), width) for width in (2.3, 3.5, 4.5, 6.0)))
     assert slabs.directions.tolist() == [0, 0, 1, 1]
     assert slabs.parted.tolist() == [False, True, False, False]
+
+
+def test_slabs_of_oxides_have_little_vacuum_between_them() -> None:
+    found = judged(*(ionic_slab(width) for width in (2.1, 4.0, 4.5, 5.0)), rutile_slab(4.0), rutile_slab(5.0))
+    assert found.directions.tolist() == [0, 0, 1, 1, 0, 1]
+    assert found.parted.tolist() == [False, True, False, False, True, False]
+    assert found.slabs.tolist() == [False, False, True, True, False, True]
 
 
 def test_slabs_are_thicker_than_layers() -> None:
