@@ -89,6 +89,11 @@ class Weights:
 
     @torch.no_grad()
     def update_average(self, decay: float, step: int) -> None:
-        """Exponential moving average that starts short, so that the initial weights do not linger in short runs."""
+        """Exponential moving average that starts short, so that the initial weights do not linger in short runs.
+
+        Torch's ``AveragedModel`` gives the same weights if it is handed this line, as its own moving average has no
+        short start. But it copies its count of steps to the device at each one, and a GPU has to come to rest for that:
+        here nothing waits, and the next batch is prepared meanwhile.
+        """
         weight = 1 - min((1 + step) / (10 + step), decay) if step else 1.0
         torch._foreach_lerp_(self.averages, self.all, weight)
