@@ -50,9 +50,8 @@ class DeepRelaxOptimizer(Optimizer):
     Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy.
     That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
 
-    Atoms without a calculator (or with stored results of a file) are left at the prediction. ``on_uncertain`` says what
-    comes of one that is not to be trusted. Nothing can be said about forces, so ``run`` returns whether the prediction
-    is to be trusted.
+    Atoms without a calculator (or with stored results of a file) are left at the prediction, and ``run`` returns
+    whether it is to be trusted; ``on_uncertain`` says what else comes of one that is not.
 
     Constraints and filters are honoured exactly: the jump goes as far as they allow. Layers and slabs,
     whatever their ``pbc`` says, are strained in their plane alone, so that an upright cell vector out of it is kept.
@@ -96,8 +95,7 @@ class DeepRelaxOptimizer(Optimizer):
         max_error: Å, the largest expected error of the coordinates that is trusted; None for no limit. Crystals unlike
             those that the model knows (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`) are never trusted.
         max_volume_error: the same of the volume, a fraction.
-        max_odds_worse: the largest probability that the crystal ends further from its minimum than it began; None for
-            no limit.
+        max_odds_worse: the largest probability that the crystal ends further from its minimum than it began, or None.
         on_uncertain: what comes of a prediction that is not to be trusted, where no calculator checks the jump:
             ``"keep"`` moves the atoms, with a note in ``atoms.info`` and log; ``"warn"`` does so with a warning;
             ``"skip"`` leaves them where they are, with such a note; ``"finish"`` asks for a calculator; ``"raise"`` is
