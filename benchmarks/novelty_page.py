@@ -15,24 +15,26 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
 
 def filled(text: str, results: Path) -> str:
     """``text`` with the table of ``results`` in its place, see :func:`shared.filled`."""
-    return shared.filled(text, BEGIN, END, table(shared.read(results, "novelty-PBE")))
+    return shared.filled(text, BEGIN, END, table(*shared.read(results, "novelty-PBE", "novelty-M3GNet")))
 
 
-def table(found: dict[str, Any]) -> str:
-    """A row for each kind of crystal, and what it cost."""
-    rows = [
-        [name, f"{row['crystals']}", f"{row['auroc']:.2f}" if "auroc" in row else "", f"{row['flagged']:.1%}"]
-        for name, row in found["kinds"].items()
-    ]
-    fitted, cost = found["novelty"], found["cost"]
+def table(*models: dict[str, Any]) -> str:
+    """A row for each kind of crystal and three columns for each model; how novelty was fitted, and what it cost."""
+    columns = [f"{found['model']}: crystals | AUROC | beyond 1" for found in models]
+    rows = [[kind, *(cell for found in models for cell in _cells(found["kinds"][kind]))] for kind in models[0]["kinds"]]
+    fitted, costs = models[0]["novelty"], [found["cost"] for found in models]
+    novelty, prediction = (max(cost[key] for cost in costs) for key in ("novelty_ms", "prediction_ms"))
     return f"""
-{shared.table([found["model"], "crystals", "AUROC", "beyond 1"], rows)}
+{shared.table(" | ".join(["kind", *columns]), rows)}
 
 AUROC: how often a crystal of the kind is more novel than an unrelaxed one of the universal test split. Fitted to
 {fitted["crystals"]:,} training crystals and {fitted["outliers"]:,} outliers made of others, limited by
-{fitted["validation"]:,} validation crystals. It takes {cost["novelty_ms"]:.3f} ms of the
-{cost["prediction_ms"]:.0f} ms of a prediction.
+{fitted["validation"]:,} validation crystals. It takes {novelty:.3f} ms of the {prediction:.0f} ms of a prediction.
 """
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{row['crystals']}", f"{row['auroc']:.2f}" if "auroc" in row else "", f"{row['flagged']:.1%}"]
 
 
 def write_page(results: Path) -> None:

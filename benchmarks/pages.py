@@ -18,6 +18,7 @@ import matplotlib
 import model_card_page
 import never_worse_page
 import novelty_page
+import other_minima_page
 import screening_page
 import speed_page
 from shared import RESULTS, read
@@ -40,6 +41,7 @@ def write(folder: Path) -> None:
     speed_page.write_page(RESULTS, folder / "speed.md")
     screening_page.write_page(RESULTS, folder / "throughput.md")
     never_worse_page.write_page(RESULTS, folder / "never_worse.md")
+    other_minima_page.write_page(RESULTS, folder / "other_minima.md")
     geometry_limits_page.write_page(RESULTS, folder / "geometry_limits.md")
     doors_page.write_page(RESULTS, folder / "doors.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
@@ -55,3 +57,4 @@ if __name__ == "__main__":
     model_card_page.write_cards()
     novelty_page.write_page(RESULTS)
     never_worse_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)
+    other_minima_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import never_worse_page
 import novelty_page
+import other_minima_page
 import page as paper
 import pages
 import pytest
@@ -17,6 +18,7 @@ PAGES = (
     "force_calls.md",
     "geometry_limits.md",
     "never_worse.md",
+    "other_minima.md",
     "speed.md",
     "throughput.md",
 )
@@ -36,10 +38,10 @@ def test_pages_are_up_to_date(tmp_path: Path) -> None:
         assert_up_to_date(tmp_path / name, pages.HERE / name)
 
 
-def test_the_table_of_trust_is_up_to_date() -> None:
-    table = never_worse_page.trust_table(pages.RESULTS)
+@pytest.mark.parametrize("page", [never_worse_page, other_minima_page])
+def test_the_tables_of_trust_are_up_to_date(page) -> None:
     text = (pages.HERE.parent / "docs" / "trust.md").read_text(encoding="utf-8")
-    assert f"{never_worse_page.BEGIN}\n{table}\n{never_worse_page.END}" in text, "run `make pages`"
+    assert f"{page.BEGIN}\n{page.trust_table(pages.RESULTS)}\n{page.END}" in text, "run `make pages`"
 
 
 def test_the_page_of_the_paper_is_up_to_date(tmp_path: Path) -> None:

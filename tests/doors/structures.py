@@ -21,7 +21,7 @@ STARTS: dict[str, Callable[[], Atoms]] = {
     "fcc": lambda: bulk("Cu", cubic=True),
     "one atom": lambda: bulk("Po"),
     "molecule": lambda: molecule("CH4", vacuum=5.0, pbc=True),
-    "molecules, packed": lambda: molecule("CO2", cell=[4.2, 4.2, 5.0], pbc=True),
+    "molecules, packed": lambda: molecule("CO2", cell=[3.5, 3.5, 4.8], pbc=True),
     "layer": lambda: graphene(vacuum=8.0),
     "slab": lambda: fcc111("Al", (1, 1, 5), a=4.05, vacuum=7.0),
     "wire": lambda: Atoms("C", cell=[11, 12, 1.3], pbc=True),

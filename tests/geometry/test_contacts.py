@@ -11,9 +11,11 @@ from deeprelax_ase.geometry.contacts import (
     CROWDED,
     NEAREST,
     TOLERATED,
+    VAN_DER_WAALS,
     closest_contact,
     colliding,
     crowded,
+    packing,
 )
 from deeprelax_ase.graph import build_graph, edge_vectors
 from deeprelax_ase.graph.torch_builder import batch_tensors
@@ -82,3 +84,24 @@ def test_all_elements_that_are_known_have_a_share() -> None:
     assert len(NEAREST) == 96
     assert all(share == 0 or 0.5 < share < 0.9 for share in NEAREST)
     assert all(NEAREST[z - 1] for z in (1, 6, 8, 14, 26, 92))
+
+
+def packed(crystal: Crystal) -> float:
+    graph = build_graph([crystal])
+    return packing(graph, edge_vectors(graph).norm(dim=1)).item()
+
+
+def test_packing_is_the_share_of_spheres_that_touch() -> None:
+    """Those of argon; they do not overlap, as no bond is between them."""
+    spheres = 4 * 4 / 3 * np.pi * (1.06 + VAN_DER_WAALS) ** 3
+    assert packed(Crystal.of(bulk("Ar", "fcc", a=5.26))) == pytest.approx(spheres / 5.26**3)
+
+
+def test_what_two_bonded_spheres_share_counts_once() -> None:
+    """Against the points of a grid that lie in one of the spheres."""
+    crystal = pair("C", "O", 1.13)
+    axis = (np.arange(100) + 0.5) * 8.0 / 100
+    points = np.stack(np.meshgrid(axis - 3.0, axis - 4.0, axis - 4.0, indexing="ij"), axis=-1)
+    radii = covalent_radii[crystal.numbers] + VAN_DER_WAALS
+    inside = [np.linalg.norm(points - x, axis=-1) < r for x, r in zip(crystal.positions, radii, strict=True)]
+    assert packed(crystal) == pytest.approx(np.any(inside, axis=0).mean(), rel=5e-3)
