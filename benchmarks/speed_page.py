@@ -85,8 +85,8 @@ one {gpus}, by `training_turns.py`; crystals a second, round by round:
 | --- | --- | ---: | ---: | ---: |
 {table}
 
-Ratios are those of the median step where single steps were timed. Small networks wait for the host. Since the last of
-these trees training no longer walks through all modules in every step; trees after it stand to be measured."""
+Ratios are those of the median step where single steps were timed. Small networks wait for the host, and rounds of
+one tree differ by a tenth. With `torch.compile` the last two trees stand to be measured."""
 
 
 def _turns_row(found: dict[str, Any], row: str) -> str:
