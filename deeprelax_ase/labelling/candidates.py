@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """What candidates are made.
+    """Settings of the candidates to make.
 
     Attributes:
         shares: of each kind: ``substituted`` (alike elements, the lattice kept), ``strained`` (substituted, scaled,

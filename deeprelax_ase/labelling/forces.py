@@ -33,7 +33,7 @@ _TOGETHER = 16
 
 @dataclass(frozen=True)
 class PointSettings:
-    """Where between prediction and minimum forces are computed.
+    """Settings of the points between prediction and minimum at which forces are computed.
 
     Attributes:
         at_prediction: share of the points that are the prediction itself; the others lie part of the way from

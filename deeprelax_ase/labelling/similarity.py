@@ -1,4 +1,4 @@
-"""Which elements are alike: their order by Mendeleev numbers, and draws of one in place of another."""
+"""Similarity of elements: their order by Mendeleev numbers, and draws of one in place of another."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
 
 
 class EnergyForces(NamedTuple):
-    """What the calculator says of a geometry.
+    """Energy and largest force that the calculator computes for a geometry.
 
     Attributes:
         energy: eV, with the work done against an external pressure.
@@ -30,7 +30,7 @@ class EnergyForces(NamedTuple):
 
 @dataclass(frozen=True)
 class JumpCriteria:
-    """When a jump under a calculator is kept: energy must not rise, nor forces be too large to trust the energy.
+    """Criteria for a jump under a calculator. It is kept where the energy rises, and forces end, within these limits.
 
     Attributes:
         energy_rise: eV/atom, by which the energy may rise; ``math.inf`` keeps every jump.
@@ -46,7 +46,7 @@ class JumpCriteria:
             raise ValueError(f"{self} needs energy_rise >= 0 and fmax > 0")
 
     def judge(self, before: EnergyForces, after: EnergyForces, atoms: int) -> JumpDecision:
-        """Whether a jump of a crystal of so many ``atoms`` is kept."""
+        """Decide whether to keep a jump of a crystal with so many ``atoms``."""
         rise = (after.energy - before.energy) / atoms
         change = f"energy {rise:+.4f} eV/atom, fmax {before.fmax:.3f} -> {after.fmax:.3f} eV/Å"
         if not (math.isfinite(after.energy) and math.isfinite(after.fmax)):
@@ -122,7 +122,7 @@ def attempt(dof: DegreesOfFreedom, step: Callable[[], None], criteria: JumpCrite
 
 
 class Snapshot:
-    """Where the atoms are, to come back to it."""
+    """A saved geometry that can be restored."""
 
     def __init__(self, dof: DegreesOfFreedom) -> None:
         self._dof = dof

@@ -1,4 +1,4 @@
-"""What differs between ASE's versions, from 3.25 on: paths, trajectories, convergence, and what must be closed."""
+"""Differences between ASE's versions since 3.25: paths, trajectories, convergence, and files that must be closed."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class CachedCalculator(Calculator):
         self.implemented_properties = list(getattr(atoms.calc, "implemented_properties", self.results))
 
     def _get_name(self) -> str:
-        """What ASE asks for the name: that of the atoms' own calculator."""
+        """Return the name for ASE: that of the atoms' own calculator."""
         return calculator_name(self.calculator)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:

@@ -176,12 +176,12 @@ class DeepRelaxOptimizer(Optimizer):
 
     @property
     def decision(self) -> JumpDecision | None:
-        """What became of the jump; None before it."""
+        """The decision about the jump; None before it."""
         return None if self._jump.record is None else self._jump.record.decision
 
     @property
     def judgement(self) -> Judgement | None:
-        """Whether the prediction is to be trusted; None before the jump."""
+        """The judgement of the prediction; None before the jump."""
         return None if self._jump.record is None else self._jump.record.judgement
 
     @property

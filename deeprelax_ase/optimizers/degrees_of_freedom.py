@@ -1,4 +1,4 @@
-"""What may move: read from bare ``Atoms`` or an ASE filter, and refused where the jump cannot honour it exactly."""
+"""Degrees of freedom, read from bare ``Atoms`` or an ASE filter; refused where the jump cannot honour them exactly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALIGNED = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class AllowedStrain:
-    """How the cell may be strained, in the terms of ASE's filters.
+    """Strain that a cell may undergo, in the terms of ASE's filters.
 
     Attributes:
         mask: (3, 3), 1 for components of the strain that may change, 0 for those that are kept.
@@ -44,7 +44,7 @@ class AllowedStrain:
 
     @classmethod
     def in_plane(cls, normal: np.ndarray, cell: np.ndarray) -> AllowedStrain:
-        """That of a layer with this ``normal`` (3,) in a ``cell`` (3, 3): in its plane."""
+        """Allow strain in the plane of a layer with this ``normal`` (3,) in a ``cell`` (3, 3)."""
         axis = int(np.abs(normal).argmax())
         if not _lies_along_axes(normal) or np.linalg.det(cell) == 0:
             return cls(plane=np.eye(3) - np.outer(normal, normal))

@@ -1,4 +1,4 @@
-"""How optimizers show themselves: in a line, and as a small table in notebooks.
+"""Representations of optimizers: a line of text, and a small table in notebooks.
 
 They tell what is known already. No calculator is called, and nothing is predicted.
 """
@@ -29,7 +29,7 @@ def optimizer_line(name: str, facts: dict[str, str]) -> str:
 def optimizer_facts(
     dof: DegreesOfFreedom, *, decision: JumpDecision | None, steps: int, finish: str, started: bool
 ) -> dict[str, str]:
-    """How far a relaxation is, by name; energy and largest force where the calculator holds them.
+    """Describe the progress of a relaxation by name; energy and largest force where the calculator holds them.
 
     Args:
         dof: what moves.

@@ -46,7 +46,7 @@ _SAME_CRYSTAL = 1e-6
 
 @dataclass(frozen=True)
 class JumpSettings:
-    """What the caller wants of the jump, see :class:`~deeprelax_ase.optimizers.deeprelax.DeepRelaxOptimizer`.
+    """Settings of the jump, see :class:`~deeprelax_ase.optimizers.deeprelax.DeepRelaxOptimizer`.
 
     Attributes:
         model: name or path; None for the one that the calculator's minima ask for.
@@ -149,7 +149,7 @@ class Jump:
             _refuse_foreign(given, self.crystal(), self.predictor.model_name, keeps_cell=not self._dof.moves_cell)
 
     def crystal(self) -> Crystal:
-        """What the model sees of the atoms, checked once as long as they stay where they are.
+        """The crystal that the model sees. It is checked once, as long as the atoms stay where they are.
 
         Raises:
             StructureError: the atoms are no crystal, layer or slab.

@@ -1,4 +1,4 @@
-"""What a relaxation says of itself: in ``atoms.info``, from the record of a result, and in the log."""
+"""Reports of a relaxation: in ``atoms.info``, from the record of a result, and in the log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def label_failure(atoms: Atoms, reason: str) -> None:
 
 
 def jump_line(jump: JumpRecord, prediction: Prediction | None, optimizer: str, step: int) -> str:
-    """What ASE's log says of the jump, in a line of its own."""
+    """Return the line about the jump for ASE's log."""
     error = None if prediction is None else prediction.error
     doubt = f"uncertainty {jump.uncertainty:.3f} Å" if error is None else expected_errors(error)
     told = [jump.decision.reason, doubt]

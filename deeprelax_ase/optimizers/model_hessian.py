@@ -96,7 +96,7 @@ class ModelHessianBFGS(BFGS):
 
 @dataclass(frozen=True)
 class _Foreseen:
-    """What a step was to bring: eV where it started, the change of that by the quadratic model, and its length in Å."""
+    """Expectations of a step: energy in eV at its start, change of it by the quadratic model, and length in Å."""
 
     energy: float
     change: float

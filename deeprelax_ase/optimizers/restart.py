@@ -1,4 +1,4 @@
-"""What a restart file holds: that the jump was made, from where, and what the finishing optimizer remembers."""
+"""Restart files: whether the jump was made, from where, and the memory of the finishing optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deeprelax_ase.prediction.judgement import Judgement
 
 
 class FinishMemory(NamedTuple):
-    """What a finishing optimizer needs to go on.
+    """State that a finishing optimizer needs to go on.
 
     Attributes:
         name: of its class.

@@ -53,13 +53,13 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 
 def untimed(stage: str) -> AbstractContextManager[None]:
-    """Where nobody asks for the time."""
+    """Measure nothing: the timer where nobody asks for the time."""
     return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
 class BatchRelaxation:
-    """What a model makes of G crystals with N atoms, on the device of their graph; geometry in float64.
+    """A model's relaxation of G crystals with N atoms, on the device of their graph; geometry in float64.
 
     Attributes:
         positions: (N, 3) Å.
@@ -99,7 +99,7 @@ class BatchRelaxation:
 
 
 class InferenceSettings(NamedTuple):
-    """How a model relaxes.
+    """Settings of the relaxation by a model.
 
     Attributes:
         recycles: how often an end-to-end network predicts; each time it starts from the mean of what the ensemble
@@ -114,7 +114,7 @@ class InferenceSettings(NamedTuple):
     def of(
         cls, card: ModelCard, *, recycles: int | None = None, solver: EDGSettings | None = None
     ) -> InferenceSettings:
-        """Those of the ``card``, but for what is given.
+        """Read the settings of the ``card``; arguments that are given replace them.
 
         Raises:
             ModelError: the model has no use for what is given, or the card's solver settings are of another version.
@@ -233,7 +233,7 @@ def _by_distances(
 
 
 def _in_allowed_cell(network: DeepRelax, graph: CrystalGraph, freedom: CellFreedom) -> RelaxationQuantities:
-    """What the ``network`` predicts in its own cell, or in what is allowed of it."""
+    """Predict with the ``network`` in its own cell, or in the nearest one that ``freedom`` permits."""
     if not freedom.restricts:
         return network(graph)
     if freedom.fixes_all:
@@ -325,7 +325,7 @@ def _refine(
     projectors: Tensor | None,
     known: KnownForces | None,
 ) -> tuple[Relaxation, NetworkInput, Tensor]:
-    """What every member predicts, along a leading member axis; what they read, with exact edge vectors; the scalars."""
+    """Predict with every member: their stacked relaxations, the input with exact vectors, and the scalars."""
     given = network_input(graph, model.level, known, strain_projectors=projectors, vectors=vectors)
     rounded = given._replace(vectors=given.vectors.to(dtype))
     one, *others = cast("list[DeepRelaxE3]", list(model.networks))

@@ -145,7 +145,7 @@ def augment(
 
 
 def _kinds(draw: Tensor, settings: AugmentationSettings) -> tuple[Tensor, Tensor]:
-    """Which crystals start at the relaxed one, and which around it; shares follow on that of the interpolated ones."""
+    """Flag the crystals that start at the relaxed one, and those that start around it, by ``draw`` in [0, 1)."""
     beyond = draw >= settings.interpolated
     relaxed = beyond & (draw < settings.interpolated + settings.relaxed)
     perturbed = beyond & ~relaxed & (draw < settings.interpolated + settings.relaxed + settings.perturbed)
