@@ -35,7 +35,7 @@ def failures(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         f"{measured['margin']:g} Å, and {percent(measured['margin'])})",
         _worst_groups(found),
         worse_than_nothing(found),
-        _familiarity(found),
+        _distribution(found),
         _worst_elements(measured["elements"]),
         _stay(accuracy),
         _layers(measured),
@@ -49,7 +49,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     return {
         kind_name(name) if kind in ("test set", "chemistry, universal") else f"{kind} {kind_name(name)}": row
         for kind, rows in found.items()
-        if kind not in ("all", "familiarity")
+        if kind not in ("all", "distribution")
         for name, row in rows.items()
         if "coordinates" in row
     }
@@ -75,10 +75,10 @@ def worse_than_nothing(found: dict[str, Any]) -> str:
     return "on average these are further off than they started: " + "; ".join(worse) if worse else ""
 
 
-def _familiarity(found: dict[str, Any]) -> str:
-    if "familiarity" not in found or "coordinates" not in (ood := found["familiarity"]["ood"]):
+def _distribution(found: dict[str, Any]) -> str:
+    if "distribution" not in found or "coordinates" not in (ood := found["distribution"]["ood"]):
         return ""
-    inside = found["familiarity"]["inside"]
+    inside = found["distribution"]["inside"]
     (off, mean), (off_inside, mean_inside) = (
         (percent(row["coordinates"]["further_off"]), row["coordinates"]["predicted"]) for row in (ood, inside)
     )

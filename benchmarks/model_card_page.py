@@ -174,7 +174,7 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
     heading = ["crystals", "coordinates", "volume", "worse"]
     heading += ["within bounds", "ood"] if calibrated else []
     for kind, rows in measured["groups"].items():
-        if kind == "familiarity":
+        if kind == "distribution":
             continue
         title = "" if kind == "all" else kind
         parts.append(
@@ -186,7 +186,7 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
 def _standard_errors(measured: dict[str, Any]) -> str:
     """The smallest and the largest of the kinds."""
     rows = [
-        row for kind, rows in measured["groups"].items() if kind not in ("all", "familiarity") for row in rows.values()
+        row for kind, rows in measured["groups"].items() if kind not in ("all", "distribution") for row in rows.values()
     ]
     found = [row["coordinates"]["standard_error"] for row in rows if "coordinates" in row]
     return f"{min(found):.3f} to {max(found):.3f} Å"

@@ -154,7 +154,7 @@ def groups(found: Found, shares: torch.Tensor) -> dict[str, dict[str, np.ndarray
         "atoms in the cell": binned(pairs.counts.numpy(), ATOMS, "{:g}"),
         "largest displacement (Å)": binned(displacement_sizes(pairs).numpy(), DISPLACEMENTS, "{:g}"),
         "change of the volume": binned(change, VOLUMES, "{:.0%}"),
-        **({"familiarity": {"ood": found.ood, "inside": ~found.ood}} if found.within else {}),
+        **({"distribution": {"ood": found.ood, "inside": ~found.ood}} if found.within else {}),
     }
 
 

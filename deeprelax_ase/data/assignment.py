@@ -14,7 +14,7 @@ _ANCHORS, _ORIGINS, _ROUNDS = 3, 6, 4
 _AT_ONCE = 1_000_000
 
 
-def kinds_of(numbers: np.ndarray, others: np.ndarray) -> Kinds:
+def places_by_element(numbers: np.ndarray, others: np.ndarray) -> Kinds:
     """Places of the atoms of each element in ``numbers`` (N,) and in ``others`` (N,), which hold the same ones."""
     return [(np.flatnonzero(numbers == z), np.flatnonzero(others == z)) for z in np.unique(numbers)]
 
@@ -24,7 +24,7 @@ def best_order(start: np.ndarray, end: np.ndarray, kinds: Kinds, vectors: np.nda
 
     Args:
         start, end: (N, 3) fractional coordinates of both crystals in ``vectors``, in any images.
-        kinds: see :func:`kinds_of`.
+        kinds: see :func:`places_by_element`.
         vectors: (3, 3) Å, reduced lattice vectors, in which rounding finds images that are near.
 
     Returns:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.data.assignment import Kinds, best_order, kinds_of
+from deeprelax_ase.data.assignment import Kinds, best_order, places_by_element
 from deeprelax_ase.data.cells import lattice_changes, nearest_differences, reduced
 from deeprelax_ase.errors import StructureError
 
@@ -199,7 +199,7 @@ class _Search:
     @classmethod
     def of(cls, initial: Crystal, relaxed: Crystal) -> _Search:
         vectors, change = reduced(relaxed.cell)
-        kinds = kinds_of(initial.numbers, relaxed.numbers)
+        kinds = places_by_element(initial.numbers, relaxed.numbers)
         return cls(initial, relaxed, vectors, np.linalg.inv(change), kinds)
 
     def candidate(self, change: np.ndarray, how: str) -> _Candidate:

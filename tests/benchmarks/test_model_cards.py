@@ -236,7 +236,7 @@ class TestMeasuring:
         assert kinds["chemistry, universal"] == [["metals alone"], ["oxides"], []]
         rare = "some in less than 1% of the training crystals"
         assert kinds["elements"] == [[rare], ["all in more"], ["all in more"]]
-        assert "familiarity" not in kinds
+        assert "distribution" not in kinds
 
     def test_elements_are_counted_by_crystals(self):
         trained = pairs_of("MgO", "MgMgO", "FeO", dft=(1,))

@@ -34,25 +34,25 @@ def assert_equal(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-def tamed(stack: Tensor) -> Tensor:
-    """The tamed vectors and tensors as one stack again."""
+def normalized(stack: Tensor) -> Tensor:
+    """The normalized vectors and tensors as one stack again."""
     return torch.cat(rms_normalize(stack), dim=1)
 
 
-def test_taming_scales_each_rank_by_its_own_size() -> None:
+def test_rms_normalize_scales_each_rank_by_its_own_size() -> None:
     _, h = features()
     for rows, other in ((VECTOR, TENSOR), (TENSOR, VECTOR)):
         large = h.clone()
         large[:, rows] *= 1e8
-        assert_equal(tamed(large)[:, rows].square().mean(dim=(1, 2)), torch.ones(ATOMS).double())
-        assert torch.equal(tamed(large)[:, other], tamed(h)[:, other])
+        assert_equal(normalized(large)[:, rows].square().mean(dim=(1, 2)), torch.ones(ATOMS).double())
+        assert torch.equal(normalized(large)[:, other], normalized(h)[:, other])
         size = 1 + h[:, rows].square().mean(dim=(1, 2), keepdim=True)
-        assert_equal(tamed(h)[:, rows], h[:, rows] / size.sqrt())
+        assert_equal(normalized(h)[:, rows], h[:, rows] / size.sqrt())
 
 
-def test_taming_leaves_what_is_nearly_zero_alone() -> None:
+def test_rms_normalize_leaves_what_is_nearly_zero_alone() -> None:
     _, h = features()
-    torch.testing.assert_close(tamed(1e-9 * h), 1e-9 * h, rtol=1e-12, atol=0)
+    torch.testing.assert_close(normalized(1e-9 * h), 1e-9 * h, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["update", "sources", "refinement"])

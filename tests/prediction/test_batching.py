@@ -22,7 +22,7 @@ def crystals(*sizes: int) -> list[Crystal]:
     return [Crystal.of(bulk("Cu").repeat((n, 1, 1))) for n in sizes]
 
 
-def test_who_is_to_blame_is_found_and_nobody_else_suffers() -> None:
+def test_the_crystal_that_fails_is_found_and_no_other_suffers() -> None:
     calls: list[int] = []
 
     def make(batch):

@@ -39,7 +39,7 @@ def _crepes() -> None:
     pytest.importorskip("crepes")
 
 
-def make_signs(rng: np.random.Generator, size: int, kinds: int = 1) -> ErrorFeatures:
+def make_features(rng: np.random.Generator, size: int, kinds: int = 1) -> ErrorFeatures:
     """Log-normal about 0.02, each independent of the others; of the first so many kinds of crystals in turn."""
     return ErrorFeatures(*np.exp(np.log(0.02) + rng.normal(size=(len(FEATURES), size))), kind=np.arange(size) % kinds)
 
@@ -87,7 +87,7 @@ def test_kinds(oxide: bool, layered: bool, kept: bool, kind: int):
 
 @needs_crepes
 def test_fit_recovers_the_law(rng):
-    features = make_signs(rng, 20_000)
+    features = make_features(rng, 20_000)
     law = replace(LAW, intercept=1.8, ceiling=0.3)  # errors below a thousandth are told no more apart
     fitted = fit_error_model(features, make_errors(rng, features, law))
     assert fitted.exponents == pytest.approx(law.exponents, abs=0.05)
@@ -99,7 +99,7 @@ def test_fit_recovers_the_law(rng):
 
 
 @needs_crepes
-def test_signs_that_say_the_same_share_the_exponent(rng):
+def test_features_that_say_the_same_share_the_exponent(rng):
     single = np.exp(rng.normal(size=5000))
     features = ErrorFeatures(single, single, *[np.ones(5000)] * 7, kind=np.zeros(5000))
     fitted = fit_error_model(features, rng.exponential(0.01 * single))
@@ -116,7 +116,7 @@ def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
         expected = np.where(features.kinds() % 2, 2, 1) * LAW.expected(features)
         return expected * np.exp(1.5 * rng.normal(size=len(expected))) if heavy else rng.exponential(expected)
 
-    known, fresh = make_signs(rng, 15_000, len(KINDS)), make_signs(rng, 15_000, len(KINDS))
+    known, fresh = make_features(rng, 15_000, len(KINDS)), make_features(rng, 15_000, len(KINDS))
     fitted = fit_error_model(known, errors(known))
     covered = errors(fresh) <= fitted.bound(fresh)
     for kind in range(len(KINDS)):
@@ -128,7 +128,7 @@ def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
 @needs_crepes
 def test_crystals_of_small_and_of_large_errors_are_ranked_alike(rng):
     """A few errors of an ångström do not decide what tells those of a hundredth apart."""
-    features = make_signs(rng, 4000)
+    features = make_features(rng, 4000)
     small = 0.02 * (features.displacement_scale / 0.02) * np.exp(0.2 * rng.normal(size=4000))
     wild = rng.random(4000) < 0.02
     fitted = fit_error_model(features, np.where(wild, 1.0, small))
@@ -136,9 +136,9 @@ def test_crystals_of_small_and_of_large_errors_are_ranked_alike(rng):
 
 
 @needs_crepes
-def test_the_law_reaches_a_thousandth_where_the_signs_vanish(rng):
+def test_the_law_reaches_a_thousandth_where_the_features_vanish(rng):
     """Sites that symmetry fixes: neither error nor features. What is said of the others does not change much."""
-    free = make_signs(rng, 2000)
+    free = make_features(rng, 2000)
     errors = make_errors(rng, free)
     names = [f.name for f in fields(ErrorFeatures)]
     fixed = {name: np.full(200, 5e-4 if name.endswith(("volume_scale", "shape_scale")) else 0.0) for name in names}
@@ -154,12 +154,12 @@ def test_the_law_reaches_a_thousandth_where_the_signs_vanish(rng):
 @needs_crepes
 def test_nothing_but_zeros_cannot_be_fitted(rng):
     with pytest.raises(ValueError, match="all errors are zero"):
-        fit_error_model(make_signs(rng, 10), np.zeros(10))
+        fit_error_model(make_features(rng, 10), np.zeros(10))
 
 
 @needs_crepes
 def test_fit_of_both_errors(rng):
-    features = make_signs(rng, 2000, len(KINDS))
+    features = make_features(rng, 2000, len(KINDS))
     coordinates, volume = make_errors(rng, features), 0.1 * make_errors(rng, features)
     fitted = fit_calibration(features, coordinates, volume, recycles=2)
     assert fitted.recycles == 2
@@ -189,7 +189,7 @@ def test_ceiling_holds(value: float):
 
 
 @pytest.mark.parametrize("steep", [1.0, 1e3])
-def test_signs_of_zero_are_signs(steep: float):
+def test_features_of_zero_are_read(steep: float):
     law = replace(LAW, exponents=tuple(steep * e for e in LAW.exponents))
     (expected,) = law.expected(one(0.0))
     assert 0 <= expected < 1e-3
@@ -197,7 +197,7 @@ def test_signs_of_zero_are_signs(steep: float):
 
 
 def test_tensors_and_arrays_read_alike(rng, calibration: Calibration):
-    features = make_signs(rng, 5)
+    features = make_features(rng, 5)
     tensors = ErrorFeatures(*(torch.from_numpy(getattr(features, f.name)) for f in fields(ErrorFeatures)))
     assert calibration.read(tensors) == calibration.read(features)
     assert features.logarithms().shape == (5, len(FEATURES))
@@ -215,7 +215,7 @@ def test_reading(calibration: Calibration):
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_one_unfamiliar_sign_is_enough(calibration: Calibration, name: str):
+def test_one_feature_out_of_distribution_is_enough(calibration: Calibration, name: str):
     assert [error.ood for error in calibration.read(one(0.05, **{name: 0.11}))] == [True]
     assert [error.ood for error in calibration.read(one(0.05, **{name: 0.09}))] == [False]
 
@@ -250,7 +250,7 @@ def test_another_number_of_factors_is_refused(calibration: Calibration, part: st
         Calibration.of_card({"3": values}, 3)
 
 
-def test_another_number_of_familiar_values_is_refused(calibration: Calibration):
+def test_another_number_of_ood_limits_is_refused(calibration: Calibration):
     with pytest.raises(ValueError, match="3 limits for 9 error features"):
         Calibration.of_card({"3": calibration.to_dict() | {"ood_limits": [1.0, 2.0, 3.0]}}, 3)
 
