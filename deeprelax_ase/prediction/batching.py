@@ -37,7 +37,7 @@ def grouped(
 def attempt(
     make: Callable[[Sequence[Crystal]], list[Made]], crystals: Sequence[Crystal], device: torch.device
 ) -> list[Made | DeepRelaxError]:
-    """What ``make`` makes of ``crystals``, all together; those that cannot be done together are tried in halves.
+    """Apply ``make`` to ``crystals``, all together; where that fails, to halves of them.
 
     Args:
         make: does the work. What it raises is the fault of a crystal, which it need not tell, or of too little memory.
@@ -65,7 +65,7 @@ def attempt(
 
 
 def _failure(error: Exception, crystals: Sequence[Crystal], device: torch.device) -> DeepRelaxError:
-    """What to tell of an ``error``, which is not kept itself: it holds on to all that was computed."""
+    """Return the error to report for an ``error``, which is not kept itself: it holds on to all that was computed."""
     if isinstance(error, DeepRelaxError):
         if isinstance(error, StructureError):
             return error

@@ -1,4 +1,4 @@
-"""How records show themselves in notebooks: as a small table."""
+"""Small tables that show records in notebooks."""
 
 from __future__ import annotations
 

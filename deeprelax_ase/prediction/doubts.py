@@ -1,4 +1,4 @@
-"""Why crystals that something is predicted of are doubtful, by their geometry alone: models do not know their like.
+"""Reasons to doubt a prediction by the geometry of its crystal alone: models do not know crystals like it.
 
 The network's own features tell novelty too, see :mod:`deeprelax_ase.uncertainty.novelty`; what stands here holds for
 all models, and says what is amiss.
@@ -22,7 +22,7 @@ _REASONS = (
 
 
 def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows_slabs: bool) -> list[str]:
-    """Why each of the unrelaxed ``crystals`` is doubtful; empty where it is not.
+    """Find the reason to doubt each of the unrelaxed ``crystals``; empty where there is none.
 
     Args:
         crystals: G unrelaxed ones.

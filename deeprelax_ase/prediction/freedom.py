@@ -1,4 +1,4 @@
-"""How the cells of a batch may move: as the caller says, and as their vacuum does."""
+"""Freedom of the cells of a batch to move: set by the caller, and by their vacuum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deeprelax_ase.geometry.vacuum import Vacuum, project_strain
 
 @dataclass(frozen=True, eq=False)
 class CellFreedom:
-    """How G cells may move.
+    """Freedom of G cells to move.
 
     Attributes:
         vacuum: of the crystals: layers are strained in their plane only.
@@ -29,7 +29,7 @@ class CellFreedom:
 
     @classmethod
     def of(cls, vacuum: Vacuum, relax_cell: bool | None) -> CellFreedom:
-        """That of crystals with such ``vacuum``.
+        """Derive the freedom of crystals with such ``vacuum``.
 
         Args:
             vacuum: of the unrelaxed crystals.

@@ -42,7 +42,7 @@ _UNLIKE = "the crystal is unlike those that the model knows"
 
 @dataclass(frozen=True)
 class TrustLimits:
-    """What a prediction has to meet.
+    """Limits that a prediction has to meet.
 
     Attributes:
         max_error: Å, the largest expected error of the coordinates; None for no limit.
@@ -88,7 +88,7 @@ class TrustLimits:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is to be thought of a prediction.
+    """Judgement of a prediction.
 
     Attributes:
         status: ``"accepted"``, ``"unchanged"`` or ``"uncertain"``; of a crystal that nothing is predicted of,
@@ -114,7 +114,7 @@ class _Total(Protocol):
 
 
 class Judged(Protocol):
-    """What a judgement is made of: a :class:`~deeprelax_ase.Prediction` tells all of it."""
+    """Facts that a prediction is judged by: a :class:`~deeprelax_ase.Prediction` has all of them."""
 
     @property
     def model(self) -> str:
@@ -134,15 +134,15 @@ class Judged(Protocol):
 
     @property
     def unchanged(self) -> str:
-        """Why the crystal was left as it was; empty where it was not."""
+        """Reason why the crystal was left as it was; empty where it was not."""
 
     @property
     def doubt(self) -> str:
-        """Why the crystal is doubtful by its geometry alone; empty where it is not."""
+        """Reason to doubt the prediction by the crystal's geometry alone; empty where there is none."""
 
 
 def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgement:
-    """What is to be thought of a prediction, or of the error in its place.
+    """Judge a prediction, or the error in its place.
 
     A crystal that was left as it was may be uncertain too: where it is unlike those that the model knows, its expected
     error does not tell that it is relaxed.
@@ -187,7 +187,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def _doubt(made: Judged, limits: TrustLimits) -> str:
-    """Why a prediction is not to be trusted; empty where it is. An error that is no number is above any limit."""
+    """Return the reason not to trust a prediction, or an empty one. An error that is not a number exceeds any limit."""
     error, uncertainty = made.error, made.uncertainty.total
     if not made.solver_converged:
         return "the geometry solver did not come to rest"

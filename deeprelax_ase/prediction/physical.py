@@ -1,4 +1,4 @@
-"""What a prediction must be to be handed out at all: a crystal in which no atoms collide and that has not burst."""
+"""Checks of a prediction before it is handed out: no atoms may collide, and the cell may not have burst."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST_VOLUME_RATIO = 8.0
 
 
 class Flaw(IntEnum):
-    """Why there is no prediction of a crystal."""
+    """Reason why there is no prediction of a crystal."""
 
     NONE = 0
     MOLECULE = 1
@@ -110,7 +110,7 @@ def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
 
 
 def _about_collision(prediction: Prediction) -> str:
-    """Which atoms collide, and whether they did from the start."""
+    """Name the atoms that collide, and say whether they did from the start."""
     contact, before = closest_contact(prediction.relaxed), closest_contact(prediction.initial)
     mend = "Relax this crystal with a calculator and an ASE optimizer."
     if before.collides:
@@ -125,7 +125,7 @@ def _about_collision(prediction: Prediction) -> str:
 
 
 def _about_vacuum(flaw: Flaw, crystal: Crystal) -> str:
-    """Which way the vacuum lies, and how wide it is."""
+    """Describe the directions and the width of the vacuum."""
     fractional = torch.from_numpy(crystal.fractional_positions)
     batch = torch.zeros(len(crystal), dtype=torch.long)
     heights = 1 / np.linalg.norm(np.linalg.inv(crystal.cell), axis=0)

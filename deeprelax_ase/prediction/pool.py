@@ -183,7 +183,7 @@ class WorkerPool:
         return parts
 
     def _isolate_crash(self, part: Part, reason: str, tries: int) -> list[Part]:
-        """What to do in the place of a part that failed: its halves, or an item again, or a failure."""
+        """Replace a part that failed: by its halves, by an item to try again, or by a failure."""
         if half := len(part.items) // 2:
             return [Part(part.items[:half]), Part(part.items[half:])]
         deaths = part.deaths + 1

@@ -127,7 +127,7 @@ class Predictor:
 
     @property
     def recycles(self) -> int:
-        """How often the networks predict, each time from where they predicted before."""
+        """Number of times that the networks predict. Each time they start from their last prediction."""
         return self.settings.recycles
 
     def __repr__(self) -> str:
@@ -271,7 +271,7 @@ class Predictor:
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
     def _graph(self, crystals: Sequence[Crystal], built: BuiltGraph | None) -> CrystalGraph:
-        """What the model reads of ``crystals``; what was built before, where it is the same."""
+        """Build the graph of ``crystals`` that the model reads, unless ``built`` is it."""
         settings = self.model.config.graph
         if built is not None and built.settings == settings and self.graph_backend == "torch":
             return built.graph.to(self.device, torch.float64)
@@ -307,7 +307,7 @@ def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
 
 
 def _novelty_of(model: Model, device: torch.device) -> Novelty | None:
-    """What tells novelty to the ``model``; None where it has nothing."""
+    """Read the statistics of novelty of the ``model``; None where it has none."""
     if model.novelty is None:
         return None
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """How far the prediction may be off, section 4.7: per crystal, per atom and per bond.
+    """Uncertainty of a prediction, section 4.7: per crystal, per atom and per bond.
 
     Attributes:
         total: Å, square root of the global uncertainty U of eq. (24).
@@ -86,7 +86,7 @@ class Prediction:
 
     @property
     def judgement(self) -> Judgement:
-        """Whether it is to be trusted, by its :attr:`limits`, and why not."""
+        """The judgement of this prediction by its :attr:`limits`, with the reason."""
         return judge(self, self.limits)
 
     @property
@@ -101,7 +101,7 @@ class Prediction:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What relaxed atoms carry in their ``info``.
+        """Entries for the ``info`` of the relaxed atoms.
 
         ``deeprelax_status`` and, unless it is ``"accepted"``, ``deeprelax_reason``, of the :attr:`judgement`;
         ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
@@ -115,7 +115,7 @@ class Prediction:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What there is to know, by name, for people to read."""
+        """The known facts by name, for people to read."""
         lengths = np.linalg.norm(self.displacements, axis=1)
         facts = {
             "crystal": crystal_label(self.initial.numbers),
@@ -139,7 +139,7 @@ class Prediction:
 
 
 def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any]:
-    """What a result tells of a ``prediction`` until something moves on from it; of None, after a restart, less."""
+    """Return the fields of a result that hold until something moves on from a ``prediction``; fewer for None."""
     known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
     if prediction is not None and (error := prediction.error) is not None:
         known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}

@@ -42,7 +42,7 @@ def _column(meaning: str, default: Any = None) -> Any:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RelaxationResult:
-    """What became of one crystal, whoever relaxed it; None stands where something is not known.
+    """Result for one crystal, whoever relaxed it; None stands for values that are not known.
 
     A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. Those of
     :data:`~deeprelax_ase.prediction.status.OF_THE_PREDICTION` are known of predictions alone, not of finished crystals.
@@ -181,7 +181,7 @@ class RelaxationResult:
 
     @classmethod
     def from_atoms(cls, atoms: Atoms, *, initial: Crystal | None = None) -> RelaxationResult:
-        """What ``atoms`` carry in their ``info``, the inverse of :meth:`to_atoms`; the crystal is not checked."""
+        """Read the ``info`` of ``atoms`` into a result, the inverse of :meth:`to_atoms`; the crystal is not checked."""
         values = {"status": UNKNOWN, **values_of(atoms.info)}
         relaxed = Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
         if initial is not None and values["status"] not in UNRELAXED:
@@ -191,7 +191,7 @@ class RelaxationResult:
 
     @property
     def decision(self) -> JumpDecision | None:
-        """What became of the jump; None where none was judged."""
+        """The decision about the jump; None where none was judged."""
         return None if self.jump is None else JumpDecision(self.jump, self.jump_reason or "")
 
     @property
@@ -201,7 +201,7 @@ class RelaxationResult:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What relaxed atoms carry in their ``info``."""
+        """Entries for the ``info`` of the relaxed atoms."""
         return info_of({name: getattr(self, name) for name in SCALARS})
 
     def columns(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _volume_change(initial: Crystal, relaxed: Crystal) -> float | None:
 
 
 def _of_the_jump(prediction: Prediction) -> dict[str, Any]:
-    """What is known of a ``prediction`` wherever a finish goes from it."""
+    """Return the fields that stay true of a ``prediction`` wherever a finish goes from it."""
     return {
         "initial": prediction.initial,
         "model": prediction.model,

@@ -1,4 +1,4 @@
-"""How worker processes divide a machine: cores, GPUs, and the memory of a GPU that several of them share."""
+"""Division of a machine among worker processes: cores, GPUs, and the memory of a GPU that several of them share."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ INFO_KEYS = (
 
 @dataclass(frozen=True)
 class JumpDecision:
-    """What became of a jump, and why.
+    """Outcome of a jump, and the reason for it.
 
     Attributes:
         outcome: ``"kept"``, ``"rejected"`` or ``"skipped"`` (it was not made).
@@ -82,7 +82,7 @@ class JumpDecision:
 
 
 def info_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``atoms.info`` says of a result with these ``values`` of its fields; None is left out."""
+    """Return the entries of ``atoms.info`` for a result with these ``values`` of its fields; None is left out."""
     named = {_PREFIX + name: value for name, value in values.items() if value is not None}
     return {key: value for key, value in named.items() if key in INFO_KEYS}
 

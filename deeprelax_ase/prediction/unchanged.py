@@ -1,4 +1,4 @@
-"""Which crystals are left as they are, because the model would not bring them nearer to their minimum."""
+"""Crystals that are left as they are, because the model would not bring them nearer to their minimum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVEN = 0.5
 
 
 def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> str:
-    """Why ``initial`` is left as it is, rather than moved to where it is predicted; empty where it is moved.
+    """Return the reason to leave ``initial`` as it is; empty where it is moved to the prediction.
 
     Args:
         initial: the unrelaxed crystal.

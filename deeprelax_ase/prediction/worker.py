@@ -154,7 +154,7 @@ def _end_with_parent() -> None:
 
 
 def _answered(work: Callable[[], Any]) -> bytes:
-    """What ``work`` returns, or the exception that it raises, packed; what ends the process is not caught."""
+    """Pack the result of ``work``, or the exception that it raises. What ends the process is not caught."""
     try:
         return bytes(ForkingPickler.dumps((True, work())))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Which crystals each step sees."""
+"""Choice of the crystals for each step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BatchStream:
         return pairwise(own)
 
     def steps_per_epoch(self) -> float:
-        """How many steps see every crystal once, on average."""
+        """Number of steps in which every crystal is seen once, on average."""
         return max(float(self.counts.sum()) / self.atoms, 1.0) / self.world
 
 

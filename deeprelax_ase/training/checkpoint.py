@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a run has come, over all calls.
+    """Progress of a run, over all calls.
 
     Attributes:
         step: optimizer steps that are done.
@@ -47,7 +47,7 @@ class Progress:
 
 
 def checkpoint_file(out: Path) -> Path:
-    """Where a run in the folder ``out`` keeps its state."""
+    """Return the file in the folder ``out`` in which a run keeps its state."""
     return out / "checkpoint.ckpt"
 
 

@@ -161,7 +161,7 @@ def _is_section(name: str, known: Sequence[str]) -> bool:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    """What is wrong with a ``name`` that is not ``known``, and what may be meant."""
+    """Explain that a ``name`` is not ``known``, and suggest the names that may be meant."""
     if _is_section(name, known):
         return f"{name} is a section of settings, which have names and values of their own"
     last = {setting.rpartition(".")[2]: setting for setting in reversed(known)}

@@ -19,7 +19,7 @@ from deeprelax_ase.training.settings import TrainingSettings
 
 
 class TrueRelaxation(NamedTuple):
-    """How N atoms and G crystals truly relax, and how much each of them counts.
+    """True relaxation of N atoms and G crystals, with the weight of each of them.
 
     Attributes:
         displacements: (N, 3) Å.
@@ -45,7 +45,7 @@ def true_relaxation(
     weights: Tensor | None = None,
     unrelaxed: RelaxationPairs | None = None,
 ) -> TrueRelaxation:
-    """What takes the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
+    """Compute the relaxation of the unrelaxed crystals of ``pairs``, which are the ``given`` ones, to the relaxed ones.
 
     The strain is the symmetric factor of the deformation; the rotation left over is no concern of a crystal. It is
     taken within the directions in which the ``given`` cells may be strained; where there are none, it has no weight.

@@ -86,7 +86,7 @@ class DeepRelaxE3Task:
         self.network.compile_parts(dynamic=False)
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
-        """Those of the Laplace loss of all blocks."""
+        """Compute the gradients of the Laplace loss of all blocks."""
         if self._stream is not None and self._prepared is None:
             self._stream.wait_stream(torch.cuda.current_stream())  # where the pairs may still be on their way
         batch = self.prepare(crystals) if self._prepared is None else self._prepared
@@ -121,7 +121,7 @@ class DeepRelaxE3Task:
         self.recycle_buffer.load_state_dict(state)
 
     def _strain_projectors(self, pairs: RelaxationPairs) -> Tensor | None:
-        """Those of ``pairs``, for a network that reads them; None for all directions."""
+        """Return the strain projectors of ``pairs``, for a network that reads them; None for all directions."""
         return pair_strain_projectors(pairs) if self.config.reads_cell_freedom else None
 
     def prepare(self, crystals: Tensor) -> Prepared:
@@ -218,7 +218,7 @@ def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
 def likely_sizes(
     pairs: RelaxationPairs, config: DeepRelaxE3Config, settings: TrainingSettings, device: torch.device
 ) -> list[Sizes]:
-    """Those of twelve batches of ``pairs``, with random numbers of their own."""
+    """Measure the sizes of twelve batches of ``pairs``, with random numbers of their own."""
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = islice(epochs(pairs.counts, settings.atoms_per_batch, settings.seed), _LOOKED_AT)
     found = []

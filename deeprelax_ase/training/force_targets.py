@@ -98,7 +98,7 @@ def without_force_targets(network: nn.Module) -> nn.Module:
 def start_forces(
     pairs: RelaxationPairs, start: RelaxationPairs, displacements: Tensor, strain: Tensor, free: Tensor
 ) -> StartForces:
-    """What is known of forces and energy at ``start``, which relaxes by ``displacements`` (N, 3) Å and ``strain``.
+    """Collect known forces and energies at ``start``, which relaxes by ``displacements`` (N, 3) Å and ``strain``.
 
     Those of ``pairs`` where ``start`` is the very unrelaxed crystal; where augmentation put it onto the minimum, all
     are zero. Crystals whose forces the network is told count for nothing, nor do forces near minima, which are another

@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, given: NetworkInput) -> Sizes:
-        """Those of ``given``, without room for dummies."""
+        """Count the sizes of ``given``, without room for dummies."""
         return cls(len(given.numbers), len(given.vectors), len(given.counts))
 
     @classmethod

@@ -40,7 +40,7 @@ def read_pairs(data: DataSettings) -> list[RelaxationPairs]:
 
 
 def epoch_pairs(data: DataSettings, parts: Sequence[RelaxationPairs]) -> RelaxationPairs:
-    """What an epoch consists of: the training split of ``parts``, and the pairs whose forces are known."""
+    """Assemble the pairs of an epoch: the training split of ``parts``, and the pairs whose forces are known."""
     files = zip(data.sources, data.forces, strict=False)
     has_forces = [load_pairs_with_forces(*both, dtype=torch.float32).in_split("train") for both in files]
     return mixed([part.in_split("train") for part in parts], data.choice, has_forces=has_forces, seed=data.seed)

@@ -1,4 +1,4 @@
-"""Which optimizer learns which parameters of a network."""
+"""Division of a network's parameters among optimizers."""
 
 from __future__ import annotations
 

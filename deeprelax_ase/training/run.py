@@ -169,7 +169,7 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
 
 
 def best_recycles(model: Model, pairs: RelaxationPairs, device: str) -> int:
-    """How many recycles bring an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
+    """Find the number of recycles that brings an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
 
     By the mean errors of coordinates and lattice together, both in Å: one may still fall while the other rises.
     """
@@ -192,7 +192,7 @@ def measure(model: Model, pairs: RelaxationPairs, device: str, *, recycles: int)
 
 
 def _level(config: RunConfig, pairs: RelaxationPairs) -> str:
-    """Whose minima the model predicts, where the network knows several."""
+    """Name the level whose minima the model predicts; empty for a network that knows no levels."""
     if not isinstance(config.network, DeepRelaxE3Config):
         return ""
     present = [LEVELS[index] for index in sorted(pairs.level.unique().tolist())]
@@ -200,7 +200,7 @@ def _level(config: RunConfig, pairs: RelaxationPairs) -> str:
 
 
 def _elements_known(config: RunConfig) -> list[int]:
-    """Those that the initial model, if there is one, has been trained on before."""
+    """List the elements that the initial model has been trained on; none without an initial model or its card."""
     if config.initial is None or without_card(config.initial):
         return []
     return ModelCard.read(card_file_of(config.initial)).elements

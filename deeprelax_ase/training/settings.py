@@ -25,7 +25,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how to train one network.
+    """Settings of the training of one network.
 
     Under the ``cosine`` schedule the learning rate follows the wall clock. It rises over the first ``warmup`` share of
     ``seconds`` and then falls to zero along a cosine, so a run always ends annealed, however fast the machine is. With
@@ -157,7 +157,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Which pairs a network sees, and how often.
+    """Settings of the pairs that a network sees, and of their frequency.
 
     Attributes:
         dft_copies: times that pairs which DFT relaxed stand in each epoch: they are few beside the potentials' and what
@@ -178,7 +178,7 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is learnt from.
+    """Settings of the data to learn from.
 
     Attributes:
         sources: files or folders of relaxation pairs, see :meth:`deeprelax_ase.data.PairDataset.read`.

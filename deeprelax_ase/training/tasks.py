@@ -1,4 +1,4 @@
-"""What training needs to know of a network: how it is made, what is compiled, and what its loss is."""
+"""Tasks: networks as training sees them, with their creation, the parts to compile, and their losses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Task(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides the network."""
+        """Return the state that a checkpoint must hold besides the network."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
@@ -66,7 +66,7 @@ def task_of(
 
 
 class GraphTask:
-    """What tasks share that learn from the graphs of augmented batches; a subclass says what the losses are."""
+    """Base of tasks that learn from the graphs of augmented batches; a subclass defines the losses."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class GraphTask:
         raise NotImplementedError
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
-        """Those of the losses of an augmented batch."""
+        """Compute the gradients of the losses of an augmented batch."""
         batch = self.pairs.take(crystals).to(self.device)
         if self.graphs is None:
             planes = None if self.planes is None else self.planes[crystals].to(self.device)

@@ -1,4 +1,4 @@
-"""How far what inference makes of pairs is off: during training, and of the finished model."""
+"""Errors of inference on pairs, during training and of the finished model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does to a network's weights besides the optimizer's step."""
+"""Changes of a network's weights in training, besides the optimizer's step."""
 
 from __future__ import annotations
 

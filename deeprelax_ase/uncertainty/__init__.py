@@ -1,4 +1,4 @@
-"""How far predictions may be off: the ensemble's uncertainty, and errors calibrated on crystals that are known."""
+"""Expected errors of predictions: the ensemble's uncertainty, and errors calibrated on crystals that are known."""
 
 import lazy_loader
 

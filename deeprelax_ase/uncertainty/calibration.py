@@ -46,7 +46,7 @@ CELL_KEPT = (SLAB, DEFECT)
 
 @dataclass(frozen=True, eq=False)
 class ErrorFeatures:
-    """What of a prediction tells how far off it may be, for G crystals; arrays or tensors (G,).
+    """Features that indicate the errors of predictions for G crystals; arrays or tensors (G,).
 
     Attributes:
         displacement_scale: Å, predicted Laplace scale, mean over atoms and members.
@@ -80,7 +80,7 @@ class ErrorFeatures:
         return np.nan_to_num(np.asarray(_on_cpu(self.kind), dtype=float), nan=BULK).astype(int)
 
     def take(self, chosen: np.ndarray) -> ErrorFeatures:
-        """Those of the ``chosen`` crystals, by index or mask."""
+        """Take the features of the ``chosen`` crystals, by index or mask."""
         return ErrorFeatures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
 
@@ -133,7 +133,7 @@ class ErrorModel:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a model's error features are to be read, for one number of recycles.
+    """Calibration of a model's errors by their features, for one number of recycles.
 
     Attributes:
         recycles: of the predictions that it was fitted to.
@@ -182,7 +182,7 @@ class Calibration:
 
     @classmethod
     def of_card(cls, by_recycles: Mapping[str, Any], recycles: int) -> Calibration | None:
-        """That of a model card, which holds one for each number of ``recycles``; None where it has none for so many."""
+        """Read the calibration for so many ``recycles`` from that part of a model card; None where it has none."""
         values = by_recycles.get(str(recycles))
         if values is None:
             return None
@@ -210,7 +210,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibratedError:
-    """How far a prediction is off, as far as that can be known beforehand.
+    """Expected error of a prediction, with bounds, as far as it can be known beforehand.
 
     Attributes:
         coordinates: Å, expected mean absolute Cartesian component of the atoms' error, cell and origin apart.
@@ -295,7 +295,7 @@ def _fit_level(logs: np.ndarray, errors: np.ndarray) -> tuple[float, float, floa
 
 
 def _conformal_factor(errors: np.ndarray, expected: np.ndarray, chosen: np.ndarray) -> float:
-    """What the ``expected`` errors are to be multiplied with to cover those of the ``chosen`` crystals."""
+    """Fit the factor by which the ``expected`` errors are multiplied to cover those of the ``chosen`` crystals."""
     from crepes import ConformalRegressor
 
     if chosen.sum() < _FEWEST:

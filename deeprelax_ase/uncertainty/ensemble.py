@@ -1,4 +1,4 @@
-"""What an ensemble knows about its own error: section 4.7 of the DeepRelax paper (arXiv:2404.00865).
+"""The error that an ensemble expects of itself: section 4.7 of the DeepRelax paper (arXiv:2404.00865).
 
 The members' quantities come as one :class:`RelaxationQuantities` whose tensors carry a leading member axis M.
 """

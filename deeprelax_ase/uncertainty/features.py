@@ -1,4 +1,4 @@
-"""What the end-to-end network's ensemble tells of its own error: implied distances, and what calibration reads."""
+"""Signs of error in the end-to-end network's ensemble: implied distances, and the features that calibration reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deeprelax_ase.uncertainty.worsening import Steps
 
 
 def error_features(members: Relaxation, first: Relaxation, graph: CrystalGraph, kinds: Tensor) -> ErrorFeatures:
-    """What in the ``members``' relaxations tells how far off they are.
+    """Compute the features of the ``members``' relaxations that indicate their errors.
 
     Args:
         members: their last relaxations, along a leading member axis.
@@ -51,7 +51,7 @@ def crystal_kinds(graph: CrystalGraph, layered: Tensor, cell_kept: Tensor) -> Te
 
 
 def step_sizes(initial: Tensor, relaxed: Tensor, cell: Tensor, batch: Tensor, *, cell_kept: Tensor) -> Steps:
-    """How far G crystals with N atoms are moved.
+    """Measure how far G crystals with N atoms are moved.
 
     Args:
         initial, relaxed: (N, 3) fractional coordinates of the unrelaxed crystals, and where they are predicted.

@@ -1,4 +1,4 @@
-"""How unlike a crystal is to those that a network has learnt from, told by what the network makes of its atoms.
+"""Novelty: a measure of how unlike a crystal is to those that a network has learnt from, by its features of the atoms.
 
 Distances in a network's features say little here: crystals of unseen chemical systems, which it relaxes well, lie as
 far from what it knows as slabs do. What tells them apart is learnt: a small perceptron reads the atoms' scalars, and is
@@ -49,7 +49,7 @@ _LARGEST = math.log(1e6)
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """What tells how novel a crystal is to a network with F scalars an atom.
+    """Classifier of crystals that are novel to a network with F scalars an atom.
 
     Attributes:
         weight: (F, C) W above.
@@ -107,7 +107,7 @@ class Novelty:
 
 
 def fit_novelty(scalars: Tensor, numbers: Tensor, batch: Tensor, outliers: Tensor, *, seed: int = 0) -> Novelty:
-    """What tells the ``outliers`` from the other crystals; its limit is still to be set.
+    """Fit a classifier that tells the ``outliers`` from the other crystals; its limit is still to be set.
 
     Args:
         scalars: (N, F) see :meth:`Novelty.logits`.

@@ -22,7 +22,7 @@ _DECAY = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """How far predictions move G crystals; arrays (G,).
+    """Lengths of the steps by which predictions move G crystals; arrays (G,).
 
     Attributes:
         displacement: Å, mean absolute Cartesian component of what atoms move by, cell and drift apart.
@@ -63,7 +63,7 @@ class WorseningModel:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WorseningModel:
-        """What a model card holds."""
+        """Read the model from the values in a model card."""
         return cls(values["intercept"], values["step"], tuple(values["exponents"]), values["cell_kept"])
 
 
