@@ -248,7 +248,7 @@ def _whole(numbers: object) -> np.ndarray:
 
 
 def _determinant(cell: np.ndarray) -> float:
-    """That of a (3, 3) matrix: a tenth of the time that numpy takes to begin with it."""
+    """Compute the determinant of a (3, 3) matrix in a tenth of the time that numpy takes just to begin."""
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
     return ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
 

@@ -56,7 +56,7 @@ class DisorderedStructureError(StructureError):
 
 
 class UnphysicalPredictionError(StructureError):
-    """What the model predicts for the structure is no crystal: NaN, atoms that collide, or a cell that bursts."""
+    """The model predicts no crystal for the structure: NaN, atoms that collide, or a cell that bursts."""
 
 
 class OversizeError(StructureError):
@@ -68,11 +68,11 @@ class StructureFileError(StructureError):
 
 
 class BrokenStructureError(StructureError):
-    """What is in the structure made another library fail: it cannot be read, or the prediction of it cannot be made."""
+    """The structure made another library fail: it cannot be read, or the prediction of it cannot be made."""
 
 
 class SourceError(DeepRelaxError, OSError):
-    """What is to be read is away, or the system does not let it be read: no fault of a structure."""
+    """The source to read is away, or the system does not let it be read: no fault of a structure."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()

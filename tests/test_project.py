@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import pkgutil
 import re
@@ -107,6 +108,16 @@ class TestImport:
     def test_unknown_names_are_attribute_errors(self):
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = deeprelax_ase.nothing
+
+
+class TestDocstrings:
+    def test_none_begins_with_a_clause_that_has_no_verb(self):
+        clause = re.compile(r"(What|Those|That|How|Where|Who|Whose|Which|Why|When)\b")
+        for file in sorted((ROOT / "deeprelax_ase").rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                first = (ast.get_docstring(node) or "").partition("\n")[0] if documented else ""
+                assert not clause.match(first), f"{file.relative_to(ROOT)}: say what it is or does, not {first!r}"
 
 
 class TestReadme:

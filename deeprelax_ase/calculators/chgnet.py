@@ -24,7 +24,7 @@ class ScopedCHGNetCalculator(CHGNetCalculator):
             super().__init__(**kwargs)
 
     def _get_name(self) -> str:
-        """What ASE asks for the name."""
+        """Return the name for ASE."""
         return "chgnet"
 
     def calculate(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""How often a calculator computes."""
+"""A count of a calculator's computations."""
 
 from __future__ import annotations
 

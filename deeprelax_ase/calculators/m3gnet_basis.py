@@ -23,7 +23,7 @@ _NORMS = (
 
 
 def radial_constants(cutoff: float) -> tuple[Values, Values]:
-    """What :func:`radial_basis` multiplies distances by and its functions by, (9,) each, in float32 as MatGL does."""
+    """Return the factors of distances and of functions in :func:`radial_basis`, (9,) each, in float32 as in MatGL."""
     norms = torch.tensor([math.sqrt(2 / cutoff**3) / norm for order in _NORMS for norm in order])
     return torch.tensor(_ROOTS, dtype=torch.float32).flatten(), norms.to(torch.float32)
 

@@ -33,7 +33,7 @@ _ORDERS = (slice(0, 1), slice(1, 4), slice(4, 9))
 
 
 class ThreeBodyEdges(NamedTuple):
-    """What the sums over angles read of each edge; nothing where it is longer than 4 Å.
+    """Input of the sums over angles for each edge; edges longer than 4 Å contribute nothing.
 
     Attributes:
         centers: (E,) int64, the atom whose angles are meant.
@@ -73,7 +73,7 @@ def three_body_sums(edges: ThreeBodyEdges, atoms: AtomFeatures) -> EdgeFeatures:
 def three_body_places(
     listed: EdgeFlags, near: EdgeFlags, centers: EdgeAtoms, batch: Batch, crystals: int
 ) -> tuple[EdgeAtoms, EdgeAtoms]:
-    """Which edge each near one takes its weight and end from, and which receives its sum, as MatGL 2 looks them up.
+    """Find for each near edge the one that gives its weight and end, and the one that receives its sum, as in MatGL 2.
 
     Args:
         listed: (E,) edges that MatGL lists at all, those within 5 Å.
@@ -90,7 +90,7 @@ def three_body_places(
     starts = row_starts(crystal, crystals)[:-1]
 
     def before(flags: EdgeFlags) -> tuple[EdgeAtoms, EdgeAtoms]:
-        """How many flags are set before each edge: in the batch up to its crystal, and in the crystal."""
+        """Count the flags that are set before each edge: in the batch up to its crystal, and in the crystal."""
         counts = torch.cat([starts.new_zeros(1), flags.cumsum(0)])
         first = counts.index_select(0, starts).index_select(0, crystal)
         return first, counts[:-1] - first

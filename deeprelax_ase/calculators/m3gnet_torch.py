@@ -37,7 +37,7 @@ _BLOCKS = 3
 
 
 class EnergiesForcesStresses(NamedTuple):
-    """What a potential says of a batch.
+    """Energies, forces and stresses of a batch by a potential.
 
     Attributes:
         energies: (G,) eV, of whole crystals.

@@ -40,7 +40,7 @@ class MatGLCalculator(PESCalculator):
         super().__init__(potential.to(torch.device("cpu"), _DTYPES[dtype][0]), **options)
 
     def _get_name(self) -> str:
-        """What ASE asks for the name: the architecture's."""
+        """Return the name for ASE: the architecture's."""
         return type(self.potential.model).__name__.lower()
 
     def calculate(
@@ -66,7 +66,7 @@ def load(potential: str) -> Any:
 
 @contextlib.contextmanager
 def _computing_in(dtype: str, threads: int | None = None) -> Iterator[None]:
-    """What MatGL makes its graphs in, too: global variables of its own, which its setter would not put back."""
+    """Set the precision of MatGL's graphs too: global variables of its own, which its setter would not put back."""
     with torch_settings(_DTYPES[dtype][0], threads):
         before = matgl.float_th, matgl.float_np
         matgl.float_th, matgl.float_np = _DTYPES[dtype]

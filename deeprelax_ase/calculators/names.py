@@ -1,4 +1,4 @@
-"""What calculators are called in results."""
+"""Names of calculators in results."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _chgnet(device: str, kwargs: dict[str, Any]) -> Any:
 
 
 def imported(module: str, name: str, mend: str) -> Any:
-    """What ``module`` calls ``name``.
+    """Import ``name`` from ``module``.
 
     Raises:
         CalculatorError: there is no such module, which ``mend`` helps with, or it has no such name.

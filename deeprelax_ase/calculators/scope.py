@@ -1,4 +1,4 @@
-"""How torch computes, for a while: settings of the whole process, put back afterwards."""
+"""Temporary settings of torch for the whole process, which are put back afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, and how they end with an error."""
+"""Parts that all commands share: exit codes, and the way to end with an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stop(message: str, code: int = USAGE) -> NoReturn:
 
 
 def errors() -> Console:
-    """Where errors and progress are shown: standard error."""
+    """Return the console for errors and progress: standard error."""
     return Console(stderr=True, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""What the command line shows when it is done: a table and a summary; model cards."""
+"""Final output of the command line: a table and a summary; model cards."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Tally:
 
 
 class Row(NamedTuple):
-    """What the table tells of one crystal, in the order of :data:`COLUMNS`."""
+    """A row of the table: one crystal, in the order of :data:`COLUMNS`."""
 
     crystal: str
     formula: str
@@ -102,7 +102,7 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, frame: RelaxedFrame) -> Row:
-        """That of ``frame``; the uncertainty stands in where there is no calibrated error."""
+        """Make the row of ``frame``; the uncertainty stands in where there is no calibrated error."""
         result, status = frame.result, frame.result.status
         if result.jump == REJECTED and status != JUMP_REJECTED:
             status += ", jump rejected"

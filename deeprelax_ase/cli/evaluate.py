@@ -67,7 +67,7 @@ def evaluate(
     per_crystal: PerCrystal = None,
     quiet: Quiet = False,
 ) -> None:
-    """How near a model comes to the relaxed crystals: the paper's metrics and more, as a table and as JSON."""
+    """Compare a model's predictions with relaxed crystals: the paper's metrics and more, as a table and as JSON."""
     if match:
         require("pymatgen", "analysis")
     for file in (output, per_crystal):

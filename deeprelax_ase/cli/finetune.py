@@ -36,7 +36,7 @@ Examples:
 
 
 class Freeze(StrEnum):
-    """What of the network stays as it is."""
+    """Part of the network that stays as it is."""
 
     NONE = "none"
     ELEMENTS = "elements"

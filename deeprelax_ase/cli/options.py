@@ -12,7 +12,7 @@ from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE
 
 
 class Device(StrEnum):
-    """Where the network runs."""
+    """Device on which the network runs."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -20,7 +20,7 @@ class Device(StrEnum):
 
 
 class OnUncertain(StrEnum):
-    """What comes of predictions that are not to be trusted."""
+    """Treatment of predictions that are not to be trusted."""
 
     KEEP = "keep"
     WARN = "warn"
@@ -30,7 +30,7 @@ class OnUncertain(StrEnum):
 
 
 class OneShot(StrEnum):
-    """What a prediction may cost."""
+    """Permitted cost of a prediction."""
 
     DEFAULT = "default"
     FAST = "fast"

@@ -116,7 +116,7 @@ def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
 
 
 def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Callable[..., Iterator[RelaxedFrame]]:
-    """What relaxes frames, under ``calculator`` first and under others of that name if more are needed."""
+    """Return the function that relaxes frames, under ``calculator`` and, if needed, under others of its name."""
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
 

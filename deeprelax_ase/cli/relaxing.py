@@ -1,4 +1,4 @@
-"""How crystals are relaxed: the options of ``relax`` and ``screen``, declared once."""
+"""The options of ``relax`` and ``screen``, declared once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from deeprelax_ase.cli.options import (
 
 @dataclass(frozen=True)
 class Relaxing:
-    """What was given, see the help of each option; None where nothing was."""
+    """Options as they were given, see the help of each; None where nothing was."""
 
     model: ModelName = None
     max_error: MaxError = None
@@ -61,25 +61,25 @@ class Relaxing:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What a prediction may cost: one_shot, and what was given of recycles and members."""
+        """Options for the cost of a prediction: one_shot, and recycles and members where they were given."""
         given = {name: getattr(self, name) for name in ("recycles", "members")}
         return {"one_shot": self.one_shot.value} | {name: value for name, value in given.items() if value is not None}
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What predictions have to meet, as :class:`~deeprelax_ase.prediction.judgement.TrustLimits` takes it."""
+        """Limits of predictions, as arguments of :class:`~deeprelax_ase.prediction.judgement.TrustLimits`."""
         names = ("max_error", "max_volume_error", "max_uncertainty", "max_odds_worse")
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
     @property
     def uncertain(self) -> OnUncertain:
-        """What comes of uncertain predictions."""
+        """Treatment of uncertain predictions."""
         return self.on_uncertain or OnUncertain.KEEP
 
     @property
     def finishing(self) -> dict[str, Any]:
-        """How a calculator finishes: fmax, steps, finish."""
+        """Options for the finish under a calculator: fmax, steps, finish."""
         fmax = FMAX if self.fmax is None else self.fmax
         return {"fmax": fmax, "steps": self.steps or STEPS, "finish": self.finish or FINISH}
 

@@ -191,7 +191,7 @@ def export(
 
 
 def _model(how: Relaxing) -> str:
-    """That of the user, or the one whose minima the calculator has that finishes."""
+    """Return the user's model, or the one for the minima of the calculator that finishes."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL
 
     if how.model is not None or not how.has_calculator:

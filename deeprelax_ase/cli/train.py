@@ -82,7 +82,7 @@ def execute(config: RunConfig, *, time_limit: float | None, quiet: bool, again: 
 
 
 def report(card: Path) -> None:
-    """Where the model is, and how far it is from the test crystals."""
+    """Print the path of the model, and its errors on the test crystals."""
     from deeprelax_ase.models.card import ModelCard
 
     console = Console(highlight=False)

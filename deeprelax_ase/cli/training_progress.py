@@ -1,4 +1,4 @@
-"""What ``deeprelax train`` and ``deeprelax finetune`` show while they work."""
+"""Output of ``deeprelax train`` and ``deeprelax finetune`` while they work."""
 
 from __future__ import annotations
 

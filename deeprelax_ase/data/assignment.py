@@ -1,4 +1,4 @@
-"""Which atom of one crystal becomes which of another, in the same lattice and wherever the origins are."""
+"""Assignment of the atoms of one crystal to those of another, in the same lattice and wherever the origins are."""
 
 from __future__ import annotations
 

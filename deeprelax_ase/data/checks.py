@@ -1,4 +1,4 @@
-"""What a set of relaxation pairs is like, and what in it looks wrong."""
+"""Summary of a set of relaxation pairs, and a search for pairs that look wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DISTANCES = 1_000_000
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What :func:`check` finds.
+    """Findings of :func:`check`.
 
     Attributes:
         counts: pairs and atoms, by split and level, refused ones, how pairs were matched.

@@ -105,7 +105,7 @@ class PairDataset:
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
 
     def take(self, chosen: Tensor) -> PairDataset:
-        """Those with the indices ``chosen`` (n,), in that order."""
+        """Take the pairs with the indices ``chosen`` (n,), in that order."""
         order = chosen.tolist()
         return PairDataset(
             self.pairs.take(chosen),
@@ -116,7 +116,7 @@ class PairDataset:
         )
 
     def in_split(self, split: str) -> PairDataset:
-        """Those of ``train``, ``validation`` or ``test``.
+        """Take the pairs of ``train``, ``validation`` or ``test``.
 
         Raises:
             ValueError: there is no such split.

@@ -1,4 +1,4 @@
-"""What crystals that are the same share, found for many of them at once."""
+"""Fingerprints that equal crystals share, found for many of them at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AT_ONCE = 2000
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """How far the neighbours of atoms are.
+    """Distances of atoms to their neighbours.
 
     Attributes:
         nearest: (N,) Å to the nearest one, infinite where there is none within 6 Å.
@@ -37,7 +37,7 @@ class Surroundings:
 
 
 def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
-    """Those of the atoms of the ``initial`` or the ``relaxed`` crystals."""
+    """Measure the surroundings of the atoms of the ``initial`` or the ``relaxed`` crystals."""
     cells, fractional = getattr(pairs, f"cell_{side}"), getattr(pairs, f"fractional_{side}")
     positions = rows_times_matrices(fractional, cells[pairs.batch])
     parts = []
@@ -53,7 +53,7 @@ def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
 
 
 def fingerprints(pairs: RelaxationPairs, side: str, around: Surroundings | None = None) -> list[tuple]:
-    """What two crystals share that are the same: composition, volume per atom, and distances to near neighbours.
+    """Compute what equal crystals share: composition, volume per atom, and distances to near neighbours.
 
     Distances are those of :class:`Surroundings`, averaged over the atoms of each element and rounded: cheap, and blind
     to the choice of cell, order and origin. Different crystals hardly ever share them.

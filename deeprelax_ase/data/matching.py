@@ -139,7 +139,7 @@ class _Candidate:
 
     @property
     def cost(self) -> float:
-        """What mappings are compared by."""
+        """Number by which mappings are compared."""
         return self.mean + self.strain
 
     @property

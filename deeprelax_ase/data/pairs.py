@@ -169,7 +169,7 @@ def load_pairs(
 
 
 def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[RelaxationPairs, Sequence[int]]:
-    """Those of the ``pairs`` in a file that its name asks for, all or those after its ``@``; and their places.
+    """Choose the ``pairs`` that the name of their file asks for, all or those after its ``@``; tell their places too.
 
     Raises:
         ValueError: there is none, or the index is not understood.

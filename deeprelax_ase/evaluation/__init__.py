@@ -1,4 +1,4 @@
-"""How near predictions come to relaxed crystals: metrics, assessment, calibration, baselines."""
+"""Evaluation of predictions against relaxed crystals: metrics, assessment, calibration, baselines."""
 
 import lazy_loader
 

@@ -67,7 +67,7 @@ class Assessment:
         return len(self.predicted["coordinates"])
 
     def take(self, chosen: np.ndarray) -> Assessment:
-        """That of the ``chosen`` crystals, a mask or indices."""
+        """Take the assessment of the ``chosen`` crystals, a mask or indices."""
         return Assessment(
             {name: values[chosen] for name, values in self.predicted.items()},
             {name: values[chosen] for name, values in self.unrelaxed.items()},

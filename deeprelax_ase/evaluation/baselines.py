@@ -1,4 +1,4 @@
-"""What a user would run instead of a prediction: nothing, a rule for volumes, and iterative relaxations."""
+"""Baselines: alternatives to a prediction, from nothing over a rule for volumes to iterative relaxations."""
 
 from __future__ import annotations
 

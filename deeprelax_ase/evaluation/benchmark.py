@@ -174,7 +174,7 @@ def _lost(error: Exception) -> dict[str, str]:
 
 
 def _notes(pairs: RelaxationPairs, potentials: list[str]) -> list[str]:
-    """What is to be known of the errors: minima of one level of theory are not those of another."""
+    """Write notes to the errors, as minima of one level of theory are not those of another."""
     foreign = int((pairs.level != LEVELS.index("M3GNet")).sum())
     if not foreign or not potentials:
         return []

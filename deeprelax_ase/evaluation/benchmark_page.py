@@ -1,4 +1,4 @@
-"""What was measured, as a page of Markdown."""
+"""The results of a benchmark as a page of Markdown."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def spread(pairs: RelaxationPairs, most: int | None) -> RelaxationPairs:
 def coverage(
     calibration: Calibration, predicted: Predicted, pairs: RelaxationPairs, groups: dict[str, np.ndarray]
 ) -> dict:
-    """How the calibrated errors compare with the true ones, over all ``pairs`` and in each of the ``groups``.
+    """Compare the calibrated errors with the true ones, over all ``pairs`` and in each of the ``groups``.
 
     Crystals that the model would move by less than it errs are left alone, as by :class:`~deeprelax_ase.Predictor`.
     Volumes are those of cells that relax. Groups of fewer than ten crystals are left out: nine of ten could not be told
@@ -158,7 +158,7 @@ def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
 
 
 def steps_of(predicted: Predicted, pairs: RelaxationPairs) -> Steps:
-    """How far the crystals of ``pairs`` are moved."""
+    """Measure how far the crystals of ``pairs`` are moved."""
     fractional, cell = geometry_of(predicted.crystals)
     start = pairs.fractional_initial
     return step_sizes(start, fractional, cell, pairs.batch, cell_kept=pairs.fixed_cell)
@@ -181,7 +181,7 @@ def odds_on(parts: Sequence[PredictedSplit]) -> WorseningModel:
 
 
 class Calibrated(NamedTuple):
-    """What :func:`calibrate` makes for one number of recycles.
+    """Result of :func:`calibrate` for one number of recycles.
 
     Attributes:
         calibration: what the card is to hold.

@@ -1,4 +1,4 @@
-"""How far relaxed crystals are off, and whether the model knew it."""
+"""Errors of relaxed crystals, and reliability of the errors that the model expects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Evaluator:
         return means | {"coordinates_median": float(np.median(found["coordinates"]))}
 
     def uncertainty(self, jumps: Sequence[Prediction | None]) -> dict[str, Any]:
-        """Whether expected errors equal the true ones and rank crystals as they do, and whether the bounds hold.
+        """Compare expected errors with the true ones, by their size and rank, and measure how often the bounds hold.
 
         Args:
             jumps: of each crystal, None where there is none.

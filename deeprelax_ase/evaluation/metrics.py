@@ -1,4 +1,4 @@
-"""How near a predicted crystal is to the relaxed one, section 4.10 of arXiv:2404.00865, crystal by crystal.
+"""Metrics of a predicted crystal beside the relaxed one, section 4.10 of arXiv:2404.00865, crystal by crystal.
 
 The sums of eqs. (25)-(27) are taken as means over atoms, edges and components, as the paper's tables report them.
 """
@@ -138,7 +138,7 @@ def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
 
 
 def reliability(error: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> dict[str, float | None]:
-    """Whether expected errors (n,) equal the true ones and rank them, and how many of these are within their bounds.
+    """Compare expected errors (n,) with the true ones by size and rank, and measure the share within the bounds.
 
     Returns:
         ``coverage``, the share within the bounds; the means ``error`` and ``expected``; ``rank correlation``, None

@@ -1,4 +1,4 @@
-"""How near a model comes to the relaxed crystals of a dataset, and what of it could not be used."""
+"""Evaluation of a model on the relaxed crystals of a dataset, with a list of the pairs that could not be used."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ class PredictedDataset:
 
     @property
     def levels(self) -> dict[str, int]:
-        """How many relaxed crystals are minima of each level of theory."""
+        """Number of relaxed crystals that are minima of each level of theory."""
         return dict(Counter(LEVELS[level] for level in self.dataset.pairs.level.tolist()))
 
     def notes(self) -> list[str]:
-        """What is to be known of figures: pairs that are not in them, and minima of another level than the model's."""
+        """Notes to the figures: pairs that are left out, and minima of another level than the model's."""
         said = []
         if self.left_out:
             name, reason = next(iter(self.left_out.items()))
@@ -120,7 +120,7 @@ class PredictedDataset:
         return found
 
     def about(self) -> dict[str, Any]:
-        """What figures are of: model, levels of theory, pairs that were left out, environment."""
+        """Context of the figures: model, levels of theory, pairs that were left out, environment."""
         card = self.predictor.model.card
         model = {"name": card.name, "sha256": card.sha256, "level": card.level_of_theory}
         return {

@@ -22,7 +22,7 @@ from deeprelax_ase.uncertainty.novelty import Novelty, fit_novelty
 
 
 class AtomScalars(NamedTuple):
-    """What a network makes of the N atoms of G crystals, on the device of the network.
+    """A network's features of the N atoms of G crystals, on the device of the network.
 
     Attributes:
         scalars: (N, F) see :func:`~deeprelax_ase.prediction.inference.atom_scalars`.
@@ -40,7 +40,7 @@ class AtomScalars(NamedTuple):
 def fit_novelty_on(
     model: Model, training: RelaxationPairs, validation: RelaxationPairs, *, crystals: int, seed: int = 0
 ) -> tuple[Novelty, dict[str, object]]:
-    """What tells novelty to the ``model``, and what it was fitted to.
+    """Fit the classifier that tells novelty to the ``model``; return it with a record of what it was fitted to.
 
     Args:
         model: on the device that is to compute.
@@ -77,7 +77,7 @@ def outliers(maker: Maker, training: RelaxationPairs, count: int, rng: np.random
 
 
 def atom_scalars_of(model: Model, crystals: Sequence[Crystal], words: str) -> AtomScalars:
-    """What the ``model`` makes of the atoms of the ``crystals``, but for those of which no graph can be made."""
+    """Compute the ``model``'s features of the atoms of the ``crystals``. Crystals without a graph are left out."""
     device = next(model.networks.parameters()).device
 
     def scalars_of(some: Sequence[Crystal]) -> list[Tensor]:

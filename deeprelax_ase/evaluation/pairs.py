@@ -19,7 +19,7 @@ from deeprelax_ase.prediction.inference import InferenceSettings, relax
 
 @dataclass(frozen=True, eq=False)
 class PairPredictions:
-    """What a model predicts for G pairs of N atoms.
+    """Predictions of a model for G pairs of N atoms.
 
     Attributes:
         fractional: (N, 3) fractional coordinates.
@@ -41,7 +41,7 @@ def predict_pairs(
     solver: EDGSettings | None = None,
     atoms_per_batch: int | None = None,
 ) -> PairPredictions:
-    """What :class:`~deeprelax_ase.Predictor` predicts, but for the symmetry of the pairs, which is not looked for.
+    """Predict as :class:`~deeprelax_ase.Predictor` does, but without a search for the symmetry of the pairs.
 
     Fixed cells are kept where the model reads that they are, see :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
 

@@ -20,7 +20,7 @@ from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What is kept of the predictions for n crystals.
+    """Predictions for n crystals, reduced to the parts that evaluation needs.
 
     Attributes:
         crystals: the relaxed ones.
@@ -33,11 +33,11 @@ class Predicted:
     features: np.ndarray
 
     def take(self, index: np.ndarray) -> Predicted:
-        """Those of that ``index`` (m,)."""
+        """Take the predictions of the crystals with that ``index`` (m,)."""
         return Predicted([self.crystals[i] for i in index.tolist()], self.uncertainty[index], self.features[index])
 
     def error_features(self, chosen: np.ndarray | slice = slice(None)) -> ErrorFeatures:
-        """Those of the ``chosen`` crystals."""
+        """Return the error features of the ``chosen`` crystals."""
         return ErrorFeatures(*self.features[chosen].T)
 
 

@@ -1,4 +1,4 @@
-"""What relaxes crystals so that it can be compared: one signature, one record of what became of them."""
+"""A common interface of relaxations to compare: one signature, one record of the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Advance = Callable[[], object]
 
 @dataclass(frozen=True)
 class Relaxed:
-    """What became of G crystals.
+    """Result of the relaxation of G crystals.
 
     Attributes:
         crystals: relaxed, in order; as they were where nothing could be made of them.
@@ -34,7 +34,7 @@ Relax = Callable[[list[Crystal], Advance], Relaxed]
 
 @dataclass(frozen=True)
 class Limits:
-    """When an iterative relaxation ends: at a largest force of ``fmax`` eV/Å, or after so many ``steps``."""
+    """Limits of an iterative relaxation. It ends at a largest force of ``fmax`` eV/Å, or after so many ``steps``."""
 
     fmax: float = 0.05
     steps: int = 500
@@ -43,7 +43,7 @@ class Limits:
 def one_by_one(
     one: Callable[[Crystal], tuple[Crystal, int, bool]], crystals: Iterable[Crystal], advance: Advance
 ) -> Relaxed:
-    """What ``one`` makes of each crystal: the relaxed one, the calls that it took, and whether it converged.
+    """Apply ``one`` to each crystal: it returns the relaxed one, the calls that it took, and whether it converged.
 
     Whatever it raises costs that crystal.
     """

@@ -1,4 +1,4 @@
-"""What a benchmark found, as a JSON file, and what it ran on."""
+"""The results of a benchmark as a JSON file, with the environment that they were measured in."""
 
 from __future__ import annotations
 

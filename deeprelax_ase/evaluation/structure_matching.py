@@ -14,7 +14,7 @@ _TOGETHER = 16
 
 
 class Match(NamedTuple):
-    """How pymatgen's StructureMatcher compares two crystals.
+    """Comparison of two crystals by pymatgen's StructureMatcher.
 
     Attributes:
         same: whether it holds them for the same, with its defaults (ltol=0.2, stol=0.3), as in section 4.10.5.

@@ -1,4 +1,4 @@
-"""How near two atoms come in relaxed crystals: what is nearer has collided."""
+"""Shortest distances of two atoms in relaxed crystals: atoms that are nearer have collided."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ _COMPACT_BELOW = 0.75
 
 @dataclass(frozen=True)
 class EDGSettings:
-    """How the solver works.
+    """Settings of the solver.
 
     Attributes:
         max_steps: steps at most; the learning rate falls to zero over this number.
@@ -94,7 +94,7 @@ DEFAULT_EDG_SETTINGS = EDGSettings()
 
 @dataclass(frozen=True, eq=False)
 class EDGSolution:
-    """What the solver found for a batch of G crystals with N atoms.
+    """Solution for a batch of G crystals with N atoms.
 
     Attributes:
         positions: (N, 3) float64 Å.

@@ -1,4 +1,4 @@
-"""Which periodic images are meant where two crystals are compared: those nearest to each other."""
+"""Nearest periodic images of atoms, for comparisons of two crystals."""
 
 from __future__ import annotations
 

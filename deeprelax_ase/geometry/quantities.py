@@ -1,4 +1,4 @@
-"""What the geometry solver reads, the relaxation quantities of section 4.4, and what is known of sites."""
+"""Input of the geometry solver, the relaxation quantities of section 4.4, and knowledge of the sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where there is vacuum, told by the atoms: molecules and wires, layers and slabs, and how their cells may be strained.
+"""Vacuum, told by the atoms: molecules and wires, layers and slabs, and the strain that their cells may undergo.
 
 Flags of periodicity do not count, nor does the choice of the cell. Atoms are linked where their spheres come near, and
 in how many directions the links repeat says what they make up, see :mod:`deeprelax_ase.geometry.periodicity`. A pore is
@@ -75,7 +75,7 @@ VACUUM = 10.0
 
 
 class Vacuum(NamedTuple):
-    """Where there is vacuum in G crystals.
+    """Vacuum in G crystals.
 
     Attributes:
         directions: (G,) int64, in how many: 0 crystal, 1 layer or slab, 2 wire, 3 molecule.
@@ -104,7 +104,7 @@ class Vacuum(NamedTuple):
 
 
 def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum:
-    """Where there is vacuum in the crystals of ``graph``, whose edge ``vectors`` (E, 3) are measured unless given.
+    """Find the vacuum in the crystals of ``graph``, whose edge ``vectors`` (E, 3) are measured unless given.
 
     Across a vacuum above a layer no two atoms are nearer than :data:`NEAR`, around wires and molecules than
     :data:`OPEN`, and within the reach of the paper's graph, 6 Å: further away the network sees nothing. What repeats in

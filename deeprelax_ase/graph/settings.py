@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """How far and how many neighbours a graph reaches; a property of the trained model.
+    """Reach of a graph: cutoff and number of neighbours; a property of the trained model.
 
     Attributes:
         cutoff: Å, the radius D of section 4.2 of the paper.

@@ -117,7 +117,7 @@ def neighbor_graph(
 def listed_pairs(
     positions: Positions, cell: Cells, batch: Batch, *, cutoff: float, chunk_size: int | None = None
 ) -> Iterator[tuple[Destinations, NeighborList]]:
-    """What :func:`neighbor_pairs` lists, in parts that bound the memory, and by a cell list where crystals are large.
+    """List :func:`neighbor_pairs` in parts that bound the memory, and by a cell list where crystals are large.
 
     Args:
         positions, cell, batch, cutoff: see there.

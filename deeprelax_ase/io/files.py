@@ -78,7 +78,7 @@ class File:
 
 
 class _Bounded(RawIOBase):
-    """What a ``packed`` stream unpacks to, as long as that is within reason."""
+    """Content of a ``packed`` stream, unpacked as long as its size is within reason."""
 
     def __init__(self, stream: IO[bytes], packed: int) -> None:
         self._stream, self._packed, self._read = stream, packed, 0

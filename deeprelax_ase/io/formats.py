@@ -1,4 +1,4 @@
-"""How files of each format are cut into structures: one row for each, and what folders and archives hold."""
+"""Division of files of each format into structures: one row for each, and the contents of folders and archives."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def refs_of(file: File) -> Refs:
 
 
 def count_of(file: File) -> int:
-    """How many structures a file has; what is damaged counts as :func:`refs_of` gives it."""
+    """Count the structures of a file; damaged parts count as :func:`refs_of` gives them."""
     told = _told(file)
     return sum(1 for _ in refs_of(file)) if told is None else told
 
 
 def _told(file: File) -> int | None:
-    """How many structures a file says that it has; None where it does not."""
+    """Return the number of structures that a file states; None where it states none."""
     if (count_in := format_of(file.name).count) is None:
         return None
     try:
@@ -105,7 +105,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _wanted(items: Iterable[Any], name_of: Callable[[Any], str | None], *, in_archive: bool) -> list[Any]:
-    """Those of the lowest rank, without what is hidden and what macOS leaves behind."""
+    """Choose the items of the lowest rank, without hidden ones and those that macOS leaves behind."""
     ranked: dict[int, list[Any]] = {}
     for item in items:
         name = name_of(item) or ""

@@ -1,4 +1,4 @@
-"""What a source holds: references to structures, and the frames that are read from them."""
+"""The contents of a source: references to structures, and the frames that are read from them."""
 
 from __future__ import annotations
 

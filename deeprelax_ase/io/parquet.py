@@ -21,7 +21,7 @@ _ROWS = 250
 
 
 class RowRef(NamedTuple):
-    """Where a row is.
+    """Place of a row.
 
     Attributes:
         path: the file.
@@ -36,7 +36,7 @@ class RowRef(NamedTuple):
 
 
 def count_rows(path: Path) -> int:
-    """How many rows the file says that it has.
+    """Return the number of rows that the file states.
 
     Raises:
         StructureFileError: it is damaged: its parts say something else.

@@ -9,7 +9,7 @@ from deeprelax_ase.errors import OutputError
 
 
 def aside(path: Path) -> Path:
-    """Where this process writes what is to come to ``path``: beside it, and hidden."""
+    """Return the hidden file beside ``path`` to which this process writes first."""
     return path.with_name(f".part-{os.getpid()}-{path.name}")
 
 

@@ -59,7 +59,7 @@ def read(ref: StructureRef, *, id_key: str | None = None) -> Frame:
 
 
 def values_of(ref: StructureRef) -> Mapping[str, Any]:
-    """What ``ref`` says of a structure besides its geometry: the document or row that holds it, or its ``info``.
+    """Read what ``ref`` holds of a structure besides its geometry: its document, row, or ``info``.
 
     Raises:
         DeepRelaxError: it cannot be read.

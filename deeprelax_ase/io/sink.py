@@ -1,4 +1,4 @@
-"""Where results go, as the crystals come: what was written stays readable when a run is interrupted.
+"""Sinks write results as the crystals come: what was written stays readable when a run is interrupted.
 
 Formats that grow (extended XYZ, ASE's trajectories and databases) are written crystal by crystal; the others when all
 crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``. Whatever lies

@@ -1,4 +1,4 @@
-"""Where structures come from: anything that holds some, as references that any process can read.
+"""Sources of structures: anything that holds some, as references that any process can read.
 
 A source knows how many structures it has, and what its contents are, so that a run that goes on can tell whether they
 are still the same. Its references come lazily, in an order that depends on the contents alone.
@@ -60,7 +60,7 @@ class Source:
         return map(read, self.refs())
 
     def count(self) -> int:
-        """How many references there are.
+        """Count the references.
 
         Raises:
             SourceError: the system does not let a file be read.
@@ -95,7 +95,7 @@ class Source:
 
 
 def taken(items: Iterable[T], index: int | slice, total: Callable[[], int]) -> Iterator[T]:
-    """Those of the ``items`` that a list would give for ``index``, in turn; counted, by ``total``, only if need be."""
+    """Take the ``items`` that a list would give for ``index``, in turn; ``total`` counts them only if need be."""
     if isinstance(index, int):
         place = index if index >= 0 else index + total()
         return islice(items, place, place + 1) if place >= 0 else iter(())
@@ -108,7 +108,7 @@ def taken(items: Iterable[T], index: int | slice, total: Callable[[], int]) -> I
 
 
 def part_of(name: str | os.PathLike, items: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """Those of the ``items`` of ``path@index`` that its index asks for, lazily; all without one.
+    """Take the ``items`` of ``path@index`` that its index asks for, lazily; all without one.
 
     Raises:
         StructureFileError: there is none, or the index is not understood.

@@ -16,7 +16,7 @@ MOST_RECYCLES = 64
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user must know about a model before trusting it.
+    """Facts about a model that a user must know before trusting it.
 
     Attributes:
         name: of the model; also the stem of its files.

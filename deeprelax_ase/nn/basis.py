@@ -1,4 +1,4 @@
-"""How an edge's length and cell offset become features."""
+"""Features of an edge's length and cell offset."""
 
 from __future__ import annotations
 

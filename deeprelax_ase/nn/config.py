@@ -27,7 +27,7 @@ MOST = 4096
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What the configurations of all networks do: check their counts, become a dictionary and come back from one."""
+    """Base of the configurations of all networks: checks of counts, and conversion to a dictionary and back."""
 
     def check_counts(self, least: dict[str, int]) -> None:
         """Refuse fields that are no whole numbers of at least ``least``, or more than :data:`MOST`."""

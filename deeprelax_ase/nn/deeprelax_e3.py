@@ -46,7 +46,7 @@ DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)
 
 
 class NetworkInput(NamedTuple):
-    """What the network reads of G crystals with N atoms and E edges.
+    """Input of the network for G crystals with N atoms and E edges.
 
     Attributes:
         numbers: (N,) int64, atomic numbers.
@@ -197,7 +197,7 @@ def network_input(
     strain_projectors: Matrices | None = None,
     vectors: EdgeVectors | None = None,
 ) -> NetworkInput:
-    """What the network reads of ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known.
+    """Make the network's input from ``graph``, the ``level`` to relax to, one or (G,), and forces where they are known.
 
     The cells may be strained in the directions that ``strain_projectors`` (G, 3, 3) leave, by default in all. The edge
     ``vectors`` (E, 3) are measured unless given.
@@ -220,7 +220,7 @@ def network_input(
 
 
 def no_forces(positions: Positions, cell: Cells) -> KnownForces:
-    """What is known of the forces on atoms at ``positions`` (N, 3) in ``cell`` (G, 3, 3) without a calculator."""
+    """Return the record of atoms at ``positions`` (N, 3) in ``cell`` (G, 3, 3) whose forces are not known."""
     has_forces = torch.zeros(len(cell), dtype=torch.bool, device=cell.device)
     return KnownForces(torch.zeros_like(positions), torch.zeros_like(cell), has_forces)
 

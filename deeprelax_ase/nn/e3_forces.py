@@ -1,4 +1,4 @@
-"""How the end-to-end network reads forces and stress, where a calculator has found them in the crystal at hand."""
+"""Input of forces and stress to the end-to-end network, where a calculator has found them in the crystal at hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ForceReader(nn.Module):
         nn.init.zeros_(self.tensors.weight)
 
     def forward(self, known: KnownForces, batch: Batch, counts: CrystalCounts) -> tuple[Scalars, Stacks]:
-        """What adds to x (N, F) and h (N, 8, F); ``batch`` (N,) is the crystal of each atom, ``counts`` (G,) atoms."""
+        """Compute additions to x (N, F) and h (N, 8, F), for atoms of crystals ``batch`` (N,) with ``counts`` (G,)."""
         dtype = self.vectors.weight.dtype
         of_atoms = -known.virial / counts.clamp(min=1)[:, None, None]  # downhill, as forces are
         trace = of_atoms.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)

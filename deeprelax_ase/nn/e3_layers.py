@@ -1,4 +1,4 @@
-"""What happens at the atoms of the end-to-end network: sending, updating, and reading off a refinement.
+"""Layers of the end-to-end network at its atoms: sending, updating, and reading off a refinement.
 
 Atoms carry scalars x (N, F) and stacks h (N, 8, F) of vectors and tensors, see :mod:`deeprelax_ase.nn.harmonics`.
 Linear maps mix channels of one rank and have no bias, so that stacks rotate with the crystal.
@@ -42,7 +42,7 @@ def rms_normalize(stack: Stacks) -> tuple[Vectors, Tensors]:
 
 
 class Sources(nn.Module):
-    """What each atom sends: B and G of :mod:`deeprelax_ase.nn.messages`, eqs. (4)-(5) of the paper taken to rank 2.
+    """Parts that atoms send: B and G of :mod:`deeprelax_ase.nn.messages`, eqs. (4)-(5) of the paper taken to rank 2.
 
     A perceptron W of the scalars gives five rows; v and t are the vectors and tensors of h after
     :func:`rms_normalize`::

@@ -1,4 +1,4 @@
-"""What atoms send along edges: the sum over neighbours that takes most of the time, in torch and as one fused kernel.
+"""Messages along edges: the sum over neighbours that takes most of the time, in torch and as one fused kernel.
 
 For atom i, with scalar parts B and stacks G of the source j, radial weights w of the edge and harmonics Y of its
 direction (rows of a stack: 3 vector, 5 tensor; see :mod:`deeprelax_ase.nn.harmonics`)::

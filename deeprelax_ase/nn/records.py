@@ -1,4 +1,4 @@
-"""What the end-to-end network predicts, and what a calculator may tell it beforehand."""
+"""Records of the end-to-end network's predictions, and of forces that a calculator may tell it beforehand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deeprelax_ase.graph.shapes import (
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """How N atoms and the cells of G crystals move: what the end-to-end network predicts.
+    """Relaxation of N atoms and the cells of G crystals: the prediction of the end-to-end network.
 
     The relaxed cell is ``L exp(strain)``; the relaxed positions are those that this strain carries along, displaced.
     An ensemble's relaxations carry a leading member axis M on every tensor.
@@ -39,7 +39,7 @@ class Relaxation:
 
 
 class KnownForces(NamedTuple):
-    """What a calculator found in crystals that are to be relaxed: N atoms in G crystals.
+    """Forces and stress that a calculator found in crystals to relax: N atoms in G crystals.
 
     Attributes:
         forces: (N, 3) eV/Å.

@@ -1,4 +1,4 @@
-"""What became of many crystals, as a page to look at and as figures for papers."""
+"""Reports on many crystals: a page to look at, and figures for papers."""
 
 from deeprelax_ase.report.outcome import Outcome, outcome_of
 from deeprelax_ase.report.page import write_report

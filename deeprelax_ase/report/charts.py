@@ -57,7 +57,7 @@ def charts(outcome: Outcome) -> dict[str, go.Figure]:
 
 
 def histogram(values: np.ndarray, title: str) -> go.Figure:
-    """How many crystals have which value; the outermost hundredths share the last bars."""
+    """Draw the distribution of values over the crystals; the outermost hundredths share the last bars."""
     low, high = np.quantile(values, [0.005, 0.995])
     counts, edges = np.histogram(
         np.clip(values, low, high), bins=_BINS, range=(low, high if high > low else low + 1e-6)
@@ -76,7 +76,7 @@ def histogram(values: np.ndarray, title: str) -> go.Figure:
 
 
 def error_map(expected: np.ndarray, true: np.ndarray, name: str) -> go.Figure:
-    """How many crystals have which expected and which true error, on logarithmic axes, and the means."""
+    """Draw the number of crystals by expected and true error, on logarithmic axes, with the means."""
     x, y = logarithms(expected, true)
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=_CELLS)
     shown: Any = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).T

@@ -1,4 +1,4 @@
-"""What became of many crystals, in arrays, and which of them to look at."""
+"""Results for many crystals, in arrays, and the choice of those to look at."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of G crystals.
+    """Results for G crystals.
 
     Attributes:
         name: where they are.
@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def doubt(self) -> str:
-        """Which number tells best how far off predictions are: errors, or uncertainties where there are none."""
+        """Name of the number that best tells how far off predictions are: errors, or uncertainties without errors."""
         return "error" if np.isfinite(self.numbers["error"]).any() else "uncertainty"
 
     def to_show(self, number: int) -> list[tuple[int, str]]:
@@ -118,7 +118,7 @@ def results_of(path: Path, initial: str | os.PathLike | None) -> Results:
 def outcome_of(
     path: str | os.PathLike, *, initial: str | os.PathLike | None = None, reference: str | os.PathLike | None = None
 ) -> Outcome:
-    """What became of the crystals in ``path``.
+    """Read the results for the crystals in ``path``.
 
     Args:
         path: folder of a screening, done or not, or file that ``deeprelax relax`` wrote; ``path@0:10`` is a part.

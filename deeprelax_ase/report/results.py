@@ -28,7 +28,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What became of n crystals.
+    """Results for n crystals.
 
     Attributes:
         index: (n,) int64, their places among the inputs.
@@ -71,7 +71,7 @@ class Rows:
 
 
 class Results(Protocol):
-    """Where results are.
+    """Source of results.
 
     Attributes:
         name: of the file or folder.
@@ -94,7 +94,7 @@ class Results(Protocol):
         """
 
     def predictor(self, model: str, device: str) -> Predictor:
-        """What predicts as these results were predicted; by ``model``, or if that is empty by theirs."""
+        """Load a predictor like the one behind these results; ``model`` replaces its model unless it is empty."""
 
 
 class RelaxedFile:

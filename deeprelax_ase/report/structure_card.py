@@ -126,7 +126,7 @@ def _tags(prediction: Prediction) -> list[str]:
 
 
 def _differences(prediction: Prediction, pair: Pair) -> list[str]:
-    """What to say where what is drawn is not what is predicted."""
+    """Explain a difference between the crystal that is drawn and the prediction; empty where there is none."""
     assert pair.relaxed is not None
     apart = float(np.abs(prediction.relaxed.positions - pair.relaxed.positions).max())
     if apart < _SAME:

@@ -38,7 +38,7 @@ def blocks_of(
 
 
 def table_of(refs: Iterable[StructureRef], *, first_index: int = 0, id_key: str | None = None) -> pa.Table:
-    """What ``refs`` refer to, as rows of :data:`~deeprelax_ase.screening.rows.INPUT`.
+    """Read the structures of ``refs`` into rows of :data:`~deeprelax_ase.screening.rows.INPUT`.
 
     Args:
         refs: any number.
@@ -88,7 +88,7 @@ class BlockRelaxer:
         self.id_key, self.relax = id_key, TableRelaxer(replace(options, device=device))
 
     def __call__(self, refs: Sequence[StructureRef]) -> Relaxed:
-        """What becomes of them.
+        """Relax the structures of ``refs``.
 
         Raises:
             OSError: they cannot be reached any more.

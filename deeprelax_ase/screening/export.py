@@ -92,7 +92,7 @@ def export_results(
 
 @dataclass
 class _Tally:
-    """How many crystals are written; how many cannot be, and which is the first of them and why."""
+    """Count of the crystals that are written, and of those that cannot be, with the first of these and the reason."""
 
     written: int = 0
     lost: int = 0
@@ -112,7 +112,7 @@ class _Tally:
 
 
 def _inputs(manifest: Manifest) -> Iterator[Source]:
-    """What was screened, as far as it is still there."""
+    """Open the inputs of the screening, as far as they are still there."""
     for item in manifest.inputs:
         with suppress(StructureFileError):
             yield open_source(item["name"])

@@ -36,7 +36,7 @@ class Folder:
         self.path = path
 
     def manifest(self) -> Manifest:
-        """What was asked for.
+        """Read the request that the folder holds.
 
         Raises:
             OutputError: this is no folder of a screening, or of another version.
@@ -70,7 +70,7 @@ class Folder:
         return {block: lines[block] for block in sorted(lines) if block in blocks}
 
     def missing(self) -> Counter[Shard]:
-        """How many structures of each shard are not done yet."""
+        """Count the structures of each shard that are not done yet."""
         manifest, done = self.manifest(), self.done()
         missing = Counter[Shard]()
         for block in manifest.blocks:
@@ -79,7 +79,7 @@ class Folder:
         return missing
 
     def file(self, block: int) -> Path:
-        """Where the rows of ``block`` are."""
+        """Return the file with the rows of ``block``."""
         return self.path / f"part-{block:08d}.parquet"
 
     def keeps(self, file: Path) -> bool:
@@ -127,7 +127,7 @@ class Folder:
         return data
 
     def _data(self, line: Line) -> bytes | None:
-        """What the file of a line holds, if it is what the line says."""
+        """Read the file of a line, if its digest is the one in the line; None otherwise."""
         try:
             data = self.file(line["block"]).read_bytes()
         except FileNotFoundError:

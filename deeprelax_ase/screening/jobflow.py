@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class StructureDocument(BaseModel):
-    """Which structure a document is of, and what became of it."""
+    """Result for one structure, with its place and name."""
 
     index: int = Field(description="place of the structure in the list, from 0")
     id: str = Field(description="name of the structure; its place where it was given none")
@@ -50,7 +50,7 @@ RelaxedDocument = create_model("RelaxedDocument", __base__=StructureDocument, __
 
 
 class ScreeningDocument(BaseModel):
-    """What became of all structures of a screening."""
+    """Results for all structures of a screening."""
 
     statuses: dict[str, int] = Field(description="how many structures have each status")
     documents: list[RelaxedDocument] = Field(  # type: ignore[valid-type]

@@ -1,4 +1,4 @@
-"""What a screening is asked for, which a folder of results says of itself, and the shares of those who work at it."""
+"""The request of a screening, as its folder of results records it, and the shares of those who work at it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a screening is asked for; a folder holds the results of one request.
+    """Request of a screening; a folder holds the results of one request.
 
     Attributes:
         inputs: of each its ``name``, ``digest``, ``stamp`` and number of ``structures``, see :func:`describe`.
@@ -97,7 +97,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """That of ``folder``.
+        """Read the manifest of ``folder``.
 
         Raises:
             OutputError: this is no folder of a screening, or of another version.
@@ -166,7 +166,7 @@ class Manifest:
         return True
 
     def _other_inputs(self, there: Manifest) -> str:
-        """What differs, or nothing."""
+        """Describe the differences between the inputs; empty where there are none."""
         old, new = ([item["digest"] for item in manifest.inputs] for manifest in (there, self))
         if len(old) != len(new):
             return f"{len(old)} inputs then, {len(new)} now"

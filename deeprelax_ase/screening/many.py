@@ -83,7 +83,7 @@ def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[G
 
 
 def _handed_out(number: int, made: Result, options: RelaxOptions) -> Result:
-    """What comes of one result, now that it is known whether it is uncertain."""
+    """Apply the policy for uncertain predictions to one result, now that it is judged."""
     if isinstance(made, DeepRelaxError):
         return made
     made = replace(made, limits=options.limits())

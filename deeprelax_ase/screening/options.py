@@ -1,4 +1,4 @@
-"""How crystals are relaxed in a screening; what a folder of results says of itself."""
+"""Options of the relaxations in a screening; a folder of results records them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class RelaxOptions:
-    """How to relax each crystal.
+    """Options of the relaxation of each crystal.
 
     Attributes:
         model: name of a shipped model, or path of a card.
@@ -84,7 +84,7 @@ class RelaxOptions:
             )
 
     def predictor(self) -> Predictor:
-        """What makes the predictions.
+        """Load the predictor that these options ask for.
 
         Raises:
             ModelError: errors are limited that are not calibrated; also as :class:`~deeprelax_ase.Predictor`.
@@ -106,7 +106,7 @@ class RelaxOptions:
         return predictor
 
     def limits(self) -> TrustLimits:
-        """What a prediction has to meet, or else is uncertain."""
+        """Return the limits beyond which a prediction is uncertain."""
         return TrustLimits(self.max_error, self.max_volume_error, self.max_uncertainty, self.max_odds_worse)
 
     @property

@@ -118,7 +118,7 @@ def _pool(concurrency: int | tuple[int, int] | None) -> ActorPoolStrategy:
 
 
 class BatchRelaxer:
-    """What a worker of Ray's holds: the model, and how to read rows.
+    """State of a worker of Ray's: the model, and the way to read rows.
 
     Args:
         options: how to relax.

@@ -99,7 +99,7 @@ class TableRelaxer:
             return replace(result, reason=reason)
 
     def _finished(self, prediction: Prediction) -> RelaxationResult:
-        """What the calculator makes of a prediction, the jump included."""
+        """Finish a prediction under the calculator, the jump included."""
         options = self.options
         return finish_atoms(
             prediction.initial.to_atoms(),

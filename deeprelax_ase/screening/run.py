@@ -28,7 +28,7 @@ BLOCK_SIZE = 1000
 
 @dataclass
 class Progress:
-    """How far a screening is.
+    """Progress of a screening.
 
     Attributes:
         total: structures of this shard.
@@ -144,7 +144,7 @@ def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress
 def _relaxed(
     blocks: Iterator[tuple[int, list[StructureRef]]], relaxer: BlockRelaxer, workers: int | None
 ) -> Iterator[tuple[int, Relaxed]]:
-    """What becomes of ``blocks``, in the order in which they are done."""
+    """Relax ``blocks``, and yield them in the order in which they are done."""
     options = relaxer.relax.options
     if workers == 0:
         for number, refs in blocks:

@@ -1,4 +1,4 @@
-"""Which model's minima a calculator shares."""
+"""Choice of the model whose minima a calculator shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where relaxation pairs come from: a module for each kind of source, a row for each format."""
+"""Sources of relaxation pairs: a module for each kind of source, a row for each format."""
 
 from __future__ import annotations
 

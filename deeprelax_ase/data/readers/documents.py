@@ -62,7 +62,7 @@ def _pair(document: Mapping[str, Any], name: str) -> RawPair | Refused:
 
 
 def _unfinished(task: Mapping) -> str | None:
-    """Why a document is no relaxation that came to its end."""
+    """Return the reason why a document is not a finished relaxation; None where it is one."""
     kind = str(task.get("task_type") or "")
     if kind and not any(word in kind.lower() for word in ("optimization", "relax")):
         return f"it is no relaxation, its task_type is {kind!r}"
@@ -91,5 +91,5 @@ def _last(task: Mapping) -> Any:
 
 
 def _structure(holder: Any) -> Any:
-    """What a step, an input or an output holds; the documents of atomate2's ASE jobs call it ``mol_or_struct``."""
+    """Return the structure of a step, an input or an output; atomate2's ASE jobs call it ``mol_or_struct``."""
     return (holder.get("structure") or holder.get("mol_or_struct")) if isinstance(holder, Mapping) else None

@@ -58,7 +58,7 @@ RECORDS = {
 
 
 class Record:
-    """What a pickle says of an object of another library: what it is made from, and its attributes."""
+    """An object of another library as a pickle describes it: the arguments it is made from, and its attributes."""
 
     made_from: tuple[object, ...] = ()
 

@@ -1,4 +1,4 @@
-"""What every reader gives: pairs as they were found, or why there is none."""
+"""The result of every reader: pairs as they were found, or the reason why there is none."""
 
 from __future__ import annotations
 
