@@ -18,9 +18,9 @@ R      rotations of a space group
 n      any number
 ====== ========================================================
 
-Nothing is checked at run time. The tests import the networks, graphs and geometry through jaxtyping's hook: in the
-tests of these rooms, and in those with the mark ``shapes``, a tensor or array of another shape is an error, and a
-letter stands for one number throughout a call.
+Nothing is checked at run time. The tests import the files that name shapes (networks, graphs, geometry, uncertainty,
+M3GNet in torch) through jaxtyping's hook: in the tests of their rooms, and in those with the mark ``shapes``, a tensor
+or array of another shape is an error, and a letter stands for one number throughout a call.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def graph(sample_crystals: dict[str, Crystal]) -> CrystalGraph:
 
 
 def test_the_rooms_of_tensors_are_checked() -> None:
-    assert {name.split(".")[1] for name in CHECKED} == {"geometry", "graph", "nn", "uncertainty"}
+    assert {name.split(".")[1] for name in CHECKED} == {"calculators", "geometry", "graph", "nn", "uncertainty"}
 
 
 def test_a_tensor_of_another_shape_is_an_error(graph: CrystalGraph) -> None:
