@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from deeprelax_ase.io.sink import Sink
+    from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
 
@@ -192,24 +193,27 @@ def finish_atoms(
             optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
-    before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (atoms, relaxed))
-    result = RelaxationResult.finished(
-        before,
-        after,
-        converged=converged,
-        prediction=optimizer.prediction,  # None where the start was converged already
-        judgement=optimizer.judgement,
-        decision=optimizer.decision,
-        alone=finish is None,
-        model=predictor.model_name,
-        energy=relaxed.calc.results.get("energy"),
-        steps=optimizer.nsteps,
-        force_calls=counter.calls,
-        calculator=calculator_name or name_of(calculator),
-    )
+    told: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
+    told |= {"force_calls": counter.calls, "calculator": calculator_name or name_of(calculator)}
+    result = _finished(atoms, relaxed, optimizer, **told)
     forget(relaxed)
     relaxed.info.update(result.info)
     return result, relaxed
+
+
+def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **told: Any) -> RelaxationResult:
+    """The result of a run of ``optimizer`` from ``atoms`` to ``relaxed``, which holds what its calculator gave."""
+    before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (atoms, relaxed))
+    return RelaxationResult.finished(
+        before,
+        after,
+        prediction=optimizer.prediction,  # None where the start was converged already
+        judgement=optimizer.judgement,
+        decision=optimizer.decision,
+        energy=relaxed.calc.results.get("energy"),
+        steps=optimizer.nsteps,
+        **told,
+    )
 
 
 def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,13 +133,19 @@ def augment(
     shake = shake - crystal_mean(shake, batch, size)[batch]
     fractional = fractional + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
 
-    shift = torch.rand(size, 3, device=device, dtype=dtype, generator=generator)
-    shift = shift[batch] * (uniform() < settings.rewrapped)[batch, None]
+    started = replace(pairs, fixed_cell=fixed_cell, cell_initial=cell, fractional_initial=fractional)
+    return _rewrapped(started, settings.rewrapped, generator)
+
+
+def _rewrapped(pairs: RelaxationPairs, share: float, generator: torch.Generator) -> RelaxationPairs:
+    """A share of the ``pairs`` from another origin, and in the images of their atoms that this makes."""
+    batch, fractional, like = pairs.batch, pairs.fractional_initial, pairs.cell_initial
+    options: dict[str, Any] = {"device": like.device, "dtype": like.dtype, "generator": generator}
+    shift = torch.rand(len(pairs), 3, **options)
+    shift = shift[batch] * (torch.rand(len(pairs), **options) < share)[batch, None]
     images = torch.where(shift != 0, -torch.floor(fractional + shift), torch.zeros_like(fractional))
     return replace(
         pairs,
-        fixed_cell=fixed_cell,
-        cell_initial=cell,
         fractional_initial=fractional + shift + images,
         fractional_relaxed=pairs.fractional_relaxed + shift + images,
     )
