@@ -30,13 +30,7 @@ from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_inp
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.freedom import CellFreedom
-from deeprelax_ase.prediction.physical import (
-    Flaw,
-    first_flaws,
-    flaws_of_contacts,
-    flaws_of_vacuum,
-    keep_physical,
-)
+from deeprelax_ase.prediction.physical import first_flaws, flaws_of_contacts, flaws_of_vacuum, keep_physical
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import (
@@ -91,11 +85,6 @@ class BatchRelaxation:
     vacuum: Vacuum
     crowded: Tensor
     fixed_cell: Tensor
-
-    @property
-    def physical(self) -> Tensor:
-        """(G,) bool, whether there is a prediction."""
-        return self.flaws == Flaw.NONE
 
 
 class InferenceSettings(NamedTuple):
