@@ -51,10 +51,10 @@ def claim_device(slot: WorkerSlot) -> str:
         import torch
 
         torch.set_num_threads(1)
-    return device_of(slot)
+    return share_device(slot)
 
 
-def device_of(slot: WorkerSlot) -> str:
+def share_device(slot: WorkerSlot) -> str:
     """The device of a process: GPUs are given to processes in turn where the pool's device leaves open which.
 
     Processes that share a GPU may use equal parts of its memory: one that asks for more is told so by torch, and tries

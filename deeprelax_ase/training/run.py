@@ -21,6 +21,7 @@ from deeprelax_ase.models.loading import load_model, save_model
 from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.nn import DeepRelaxE3Config
+from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.training.config import without_card
 from deeprelax_ase.training.devices import first_process
 from deeprelax_ase.training.export import read_member, write_member
@@ -54,12 +55,13 @@ def train_model(
 
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.
+        DeviceError: the device is not to be had.
     """
     parts = read_pairs(config.data)
     pairs, validation = epoch_pairs(config.data, parts), _validation_pairs(config, parts)
     _check_elements(config, parts)
     _write_config(config)
-    device, base = device_of(config), initial_weights(config)
+    device, base = device_of(config.device), initial_weights(config)
     for member in range(config.members):
         out = config.out / f"member{member}"
         weights = out / "weights.safetensors"
@@ -133,16 +135,7 @@ def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
     return [network.state_dict() for network in model.networks]
 
 
-def device_of(config: RunConfig) -> str:
-    """``cpu`` or ``cuda``."""
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {config.device!r} is not available: use auto, cpu, or a torch build with CUDA")
-    return config.device
-
-
-def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: RelaxationPairs, device: str) -> Path:
+def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: RelaxationPairs, device: torch.device) -> Path:
     """Gather the members, choose the recycles, measure the test split, and write card and weights."""
     networks = [read_member(config.out / f"member{m}" / "weights.safetensors") for m in range(config.members)]
     measured = parts[0]
@@ -168,7 +161,7 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
     return config.out / f"{config.name}.json"
 
 
-def best_recycles(model: Model, pairs: RelaxationPairs, device: str) -> int:
+def best_recycles(model: Model, pairs: RelaxationPairs, device: str | torch.device) -> int:
     """Find the number of recycles that brings an end-to-end model nearest to the relaxed ``pairs``; 1 without pairs.
 
     By the mean errors of coordinates and lattice together, both in Å: one may still fall while the other rises.
@@ -179,7 +172,7 @@ def best_recycles(model: Model, pairs: RelaxationPairs, device: str) -> int:
     return 1 + min(range(_RECYCLES), key=lambda n: found[n]["coordinates"] + found[n]["lattice"])
 
 
-def measure(model: Model, pairs: RelaxationPairs, device: str, *, recycles: int) -> dict[str, float]:
+def measure(model: Model, pairs: RelaxationPairs, device: str | torch.device, *, recycles: int) -> dict[str, float]:
     """Mean errors over ``pairs``, and those of the unrelaxed crystals; nothing without pairs."""
     if not len(pairs):
         return {}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deeprelax_ase.prediction.slots import WorkerSlot, default_workers, device_of
+from deeprelax_ase.prediction.slots import WorkerSlot, default_workers, share_device
 
 
 @pytest.fixture
@@ -28,25 +28,25 @@ def slots(device: str, workers: int) -> list[WorkerSlot]:
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_gpus_are_given_out_in_turn_and_shared_equally(name: str, two_gpus: dict[str, float]) -> None:
-    assert [device_of(slot) for slot in slots(name, 7)] == [f"cuda:{n % 2}" for n in range(7)]
+    assert [share_device(slot) for slot in slots(name, 7)] == [f"cuda:{n % 2}" for n in range(7)]
     assert set(two_gpus) == {"cuda:0", "cuda:1"}
     for share in two_gpus.values():
         assert 4 * (share * 80e9 + 1e9) == pytest.approx(80e9)  # four processes at most, each with CUDA's own needs
 
 
 def test_a_gpu_that_is_named_is_everyones(two_gpus: dict[str, float]) -> None:
-    assert [device_of(slot) for slot in slots("cuda:1", 2)] == ["cuda:1"] * 2
+    assert [share_device(slot) for slot in slots("cuda:1", 2)] == ["cuda:1"] * 2
     assert two_gpus == {"cuda:1": pytest.approx(0.5 - 1 / 80)}
 
 
 def test_a_process_alone_has_all_of_it(two_gpus: dict[str, float]) -> None:
-    assert device_of(WorkerSlot(0, 1, "auto")) == "cuda:0"
+    assert share_device(WorkerSlot(0, 1, "auto")) == "cuda:0"
     assert not two_gpus
 
 
 def test_without_gpus_the_name_stays() -> None:
-    assert {device_of(slot) for slot in slots("auto", 4)} == {"auto"}
-    assert {device_of(slot) for slot in slots("cpu", 4)} == {"cpu"}
+    assert {share_device(slot) for slot in slots("auto", 4)} == {"auto"}
+    assert {share_device(slot) for slot in slots("cpu", 4)} == {"cpu"}
 
 
 @pytest.mark.parametrize(("device", "workers"), [("cpu", 64), ("auto", 16), ("cuda", 16), ("cuda:1", 8)])
