@@ -137,6 +137,11 @@ def rank_correlation(uncertainty: np.ndarray, error: np.ndarray) -> float:
     return float(spearmanr(uncertainty, error).statistic)
 
 
+def share_within(error: np.ndarray, bound: np.ndarray) -> float:
+    """The share of the errors (n,) within their bounds (n,)."""
+    return float((error <= bound).mean())
+
+
 def reliability(error: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> dict[str, float | None]:
     """Compare expected errors (n,) with the true ones by size and rank, and measure the share within the bounds.
 
@@ -146,7 +151,7 @@ def reliability(error: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> d
     """
     rank = rank_correlation(expected, error)
     return {
-        "coverage": float((error <= bound).mean()),
+        "coverage": share_within(error, bound),
         "error": float(error.mean()),
         "expected": float(expected.mean()),
         "rank correlation": None if math.isnan(rank) else rank,

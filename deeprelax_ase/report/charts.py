@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from deeprelax_ase.evaluation.metrics import share_within
 from deeprelax_ase.report.outcome import Outcome
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
@@ -143,7 +144,7 @@ def coverage(outcome: Outcome) -> float | None:
     """Share of the true errors below their bounds, which promise nine in ten; None if none is known."""
     bounds, true = outcome.numbers["error_bound"], outcome.true_errors
     known = np.isfinite(bounds) & np.isfinite(true)
-    return float((true <= bounds)[known].mean()) if known.any() else None
+    return share_within(true[known], bounds[known]) if known.any() else None
 
 
 def logarithms(expected: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
