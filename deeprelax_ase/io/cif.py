@@ -5,12 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from deeprelax_ase.io.space_groups import check_setting
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _BLOCK = re.compile(rb"(?im)^[ \t]*data_(\S*)")
 #: An item of ours: the name of a crystal in JSON, as names of blocks hold neither white space nor other alphabets.
 _NAME = re.compile(rb'(?m)^_deeprelax_name\s+;("[ -~]*")[ \t\r]*$')
 _ATOMS = re.compile(rb"(?im)^[ \t]*_atom_site_(?:fract|cartn)_")
+
+
+def parse(data: bytes) -> Atoms:
+    """The structure in a CIF, or in one block of it.
+
+    Raises:
+        StructureFileError: it would be read in another setting of its space group than it names.
+        Exception: whatever ASE makes of a damaged one.
+    """
+    from ase.io import read
+
+    atoms = cast("Atoms", read(BytesIO(data), format="cif"))
+    check_setting(data.decode("utf-8", "replace"), atoms)
+    return atoms
 
 
 def name_of(block: bytes) -> str:

@@ -15,10 +15,9 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureFileError
-from deeprelax_ase.io import databases, documents, xyz
+from deeprelax_ase.io import cif, databases, documents, xyz
 from deeprelax_ase.io.files import File, reachable
 from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef, name_in, unreadable
-from deeprelax_ase.io.space_groups import check_setting
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -99,10 +98,10 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
     from ase.io.formats import ioformats
 
     where, file_format = content
+    if file_format == "cif":
+        return _made(_cif(where))
     row = ioformats[file_format]
     atoms_in: Any = partial(read, format=file_format, do_not_split_by_at_sign=True)
-    if file_format == "cif":
-        return _made(_cif(where, atoms_in))
     if isinstance(where, str):
         return _made(atoms_in(where))
     if not row.acceptsfd:
@@ -113,13 +112,11 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
     return _made(atoms_in(stream if row.isbinary else TextIOWrapper(stream, "utf-8", "backslashreplace")))
 
 
-def _cif(where: str | bytes, atoms_in: Callable[[BytesIO], Atoms]) -> Atoms:
+def _cif(where: str | bytes) -> Atoms:
     if isinstance(where, str):
         with File.on_disk(Path(where)).open() as stream:
             where = stream.read()
-    atoms = atoms_in(BytesIO(where))
-    check_setting(where.decode("utf-8", "replace"), atoms)
-    return atoms
+    return cif.parse(where)
 
 
 def _database(content: tuple[str, int]) -> _Found:

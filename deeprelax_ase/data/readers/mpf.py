@@ -8,7 +8,6 @@ the pickles say of each object is kept in plain records, and numbers, coordinate
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 
 from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
 from deeprelax_ase.errors import DeepRelaxError, DisorderedStructureError
+from deeprelax_ase.io import cif
 from deeprelax_ase.io.source import part_of, path_of
 
 if TYPE_CHECKING:
@@ -139,12 +139,9 @@ def _pair(name: str, snapshots: Any) -> RawPair | Refused:
 def _atoms(snapshot: Record | str) -> Atoms:
     """The atoms of a Structure, or of a CIF, which some copies of the data hold instead."""
     from ase import Atoms
-    from ase.io import read
 
     if isinstance(snapshot, str):
-        cif = read(io.StringIO(snapshot), format="cif")
-        assert isinstance(cif, Atoms)
-        return cif
+        return cif.parse(snapshot.encode())
     sites = snapshot["_sites"]
     return Atoms(
         symbols=[_symbol(site["_species"]["_data"]) for site in sites],

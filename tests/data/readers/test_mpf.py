@@ -69,6 +69,19 @@ def test_what_lacks_something_is_refused_alone(tmp_path: Path) -> None:
     assert "a snapshot cannot be read: KeyError: '_matrix'" in found.reason
 
 
+def test_cifs_are_read_in_the_setting_that_they_name(tmp_path: Path) -> None:
+    told = "_symmetry_space_group_name_H-M '{}'\n_symmetry_Int_Tables_number {}\n_cell_length_a 5\n_cell_length_b 6\n"
+    told += "_cell_length_c 7\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\nloop_\n"
+    told += "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nNa 0.1 0.2 0.3\n"
+    plain, other = ("data_x\n" + told.format(*group) for group in (("P 1", 1), ("P b n m", 62)))
+    found = read(tmp_path, plain, plain)
+    assert isinstance(found, RawPair)
+    np.testing.assert_allclose(found.initial.positions, [[0.5, 1.2, 2.1]])
+    refused = read(tmp_path, plain, other)
+    assert isinstance(refused, Refused)
+    assert "names the setting 'P b n m'" in refused.reason
+
+
 def test_a_damaged_block_costs_itself(tmp_path: Path) -> None:
     (tmp_path / "block_1.p").write_bytes(b"nonsense")
     content = {"mp-1": {"structure": [structure(), structure()]}}
