@@ -26,9 +26,7 @@ from parsl.providers import LocalProvider
 
 from deeprelax_ase import load_model
 from deeprelax_ase.io import open_source
-from deeprelax_ase.screening import Folder, RelaxOptions, Shard, atoms_of
-from deeprelax_ase.screening.manifest import Manifest, describe
-from deeprelax_ase.screening.rows import OUTPUT
+from deeprelax_ase.screening import OUTPUT, Folder, Manifest, RelaxOptions, Shard, atoms_of, describe
 
 
 @python_app
@@ -40,9 +38,7 @@ def relax(structures: str, number: int, size: int, options: dict[str, Any], fold
     from pathlib import Path
 
     from deeprelax_ase.io import open_source
-    from deeprelax_ase.screening import Folder, RelaxOptions
-    from deeprelax_ase.screening.blocks import blocks_of, table_of
-    from deeprelax_ase.screening.isolated import shared_relaxer
+    from deeprelax_ase.screening import Folder, RelaxOptions, blocks_of, shared_relaxer, table_of
 
     _, refs = next(blocks_of([open_source(structures)], size, lambda n: n == number))
     relaxed = shared_relaxer(RelaxOptions.from_dict(options))(table_of(refs, first_index=number * size))

@@ -22,10 +22,9 @@ from ase.optimize import FIRE
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase import DeepRelaxOptimizer, DeepRelaxPositions
+from deeprelax_ase import DeepRelaxOptimizer, DeepRelaxPositions, relaxation_path
 from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.prediction.paths import relaxation_path
 
 #: eV. Table 1 of Y. Lysogorskiy et al., npj Comput. Mater. 7, 97 (2021): PBE, and the range of what has been measured.
 PBE, MEASURED = 0.74, (0.67, 0.76)
