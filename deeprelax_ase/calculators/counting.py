@@ -9,7 +9,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-#: What other calculators than those of ASE's class, such as GPAW's, are asked by.
+#: Methods by which calculators that are not of ASE's class, such as GPAW's, are asked.
 _QUESTIONS = ("get_potential_energy", "get_forces", "get_stress", "get_property")
 
 

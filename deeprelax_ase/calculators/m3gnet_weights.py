@@ -13,7 +13,7 @@ from torch import Tensor
 from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, THREE_BODY_CUTOFF, M3GNet
 from deeprelax_ase.errors import CalculatorError
 
-#: What :class:`M3GNet` computes; MatGL's M3GNet can be made otherwise.
+#: Architecture that :class:`M3GNet` computes; MatGL's M3GNet can have others.
 _ARCHITECTURE = {
     "max_n": 3,
     "max_l": 3,

@@ -22,7 +22,7 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.io.source import path_of
 
-#: What pairs must share to be kept on one side of a split.
+#: Properties that pairs share if they are kept on one side of a split.
 GROUPS = ("composition", "chemical system", "pair")
 
 

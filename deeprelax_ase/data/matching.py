@@ -13,7 +13,7 @@ from deeprelax_ase.data.assignment import Kinds, best_order, places_by_element
 from deeprelax_ase.data.cells import lattice_changes, nearest_differences, reduced
 from deeprelax_ase.errors import StructureError
 
-#: How a pair was matched.
+#: Ways in which a pair was matched.
 MATCH_KINDS = ("as given", "reordered", "other cell setting", "mirror image")
 
 #: Displacements below this part of the distance between atoms, (V/N)^(1/3), leave no doubt about which atom is which.

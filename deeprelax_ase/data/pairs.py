@@ -18,7 +18,7 @@ from deeprelax_ase.io.source import part_of, path_of
 #: Values of ``split`` in the files.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
-#: Whose minima relaxed crystals are; :attr:`RelaxationPairs.level` counts in this order.
+#: Levels of theory whose minima relaxed crystals are; :attr:`RelaxationPairs.level` counts in this order.
 LEVELS = ("PBE", "OAM", "M3GNet")
 
 

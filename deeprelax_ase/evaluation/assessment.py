@@ -32,7 +32,7 @@ UNITS = {
     "rmsd": "",
 }
 
-#: What each metric is, for tables.
+#: Description of each metric, for tables.
 TITLES = {
     "coordinates": "coordinates, cell and images apart",
     "cartesian": "coordinates, eq. (25)",

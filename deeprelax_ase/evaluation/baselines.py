@@ -103,10 +103,10 @@ BASELINES: dict[str, Callable[[Limits], Relax]] = {
     "relaxer": matgl_relaxer,
 }
 
-#: Those that are measured unless others are asked for.
+#: Baselines that are measured unless others are asked for.
 DEFAULT_BASELINES = ("nothing", "volume", "fire", "batched")
 
-#: What they are called in tables.
+#: Names of baselines in tables.
 TITLES = {
     "nothing": "nothing done",
     "volume": "volume of pymatgen's DLSVolumePredictor",

@@ -122,7 +122,7 @@ def substituted(elements: Sequence[int]) -> dict[str, Maker]:
     return {"dopant": dopant, "exchanged": exchanged}
 
 
-#: What is made of any crystal, by name.
+#: Makers of outliers from any crystal, by name.
 SHAPES: Mapping[str, Maker] = {
     "slab": slab,
     "layer": layer,
@@ -135,7 +135,7 @@ SHAPES: Mapping[str, Maker] = {
     "shaken": shaken,
 }
 
-#: Which of them pairs of a kind, by the number that their files give, teach a model.
+#: Outliers that pairs of a kind teach a model, by the number of the kind in their files.
 TAUGHT_BY: Mapping[int, tuple[str, ...]] = {
     6: ("vacancy", "dopant"),
     7: ("layer",),

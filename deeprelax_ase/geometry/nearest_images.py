@@ -20,7 +20,7 @@ from deeprelax_ase.graph.shapes import (
 #: Pairs of the four vectors of a superbase.
 _PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
-#: Which of the four vectors are summed (15, 4): any but all of them. The first row sums none.
+#: Sums of the four vectors (15, 4), over any of them but not all. The first row sums none.
 _SUMS = torch.tensor([[bits >> k & 1 for k in range(4)] for bits in range(15)])
 
 #: Å². A sum of squares that is lower by less than this is rounding.

@@ -50,7 +50,7 @@ __all__ = [
     "select_edges",
 ]
 
-#: What ``build_graph(backend=...)`` accepts.
+#: Names that ``build_graph(backend=...)`` accepts.
 BACKENDS = ("torch", "matgl")
 
 

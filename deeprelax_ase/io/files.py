@@ -17,18 +17,18 @@ from typing import IO, Any
 from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io.frame import escaped
 
-#: What opens files of these endings.
+#: Functions that open files of these endings.
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
-#: How many times its size a file may unpack to, and the bytes that any may: structures shrink to a fifth or a fiftieth,
-#: and a thousandth is what nothing but a file made to fill the memory shrinks to.
+#: A file may unpack to so many times its size, and any file to so many bytes. Structures shrink to a fifth or a
+#: fiftieth. Only a file that is made to fill the memory shrinks to a thousandth.
 MOST_UNPACKED, UNPACKED_AT_LEAST = 200, 2**28
 
 #: Numbers of errors that tell of what a file holds: a library makes no sense of it, or looks for what lies before its
 #: beginning.
 _OF_CONTENT = (None, errno.EINVAL)
 
-#: What SQLite says of a database that it cannot reach now, whatever it holds.
+#: Errors of SQLite for a database that it cannot reach now, whatever it holds.
 _OUT_OF_REACH = (
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,

@@ -16,7 +16,7 @@ from deeprelax_ase.io.placing import taken
 if TYPE_CHECKING:
     from deeprelax_ase.io.source import Source
 
-#: What stands for the number of a crystal in the name of its file.
+#: Placeholder for the number of a crystal in the name of its file.
 NUMBER = re.compile(r"%0?\d*d")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.io.parquet import RowRef
 
-#: What names a structure, and what makes its atoms.
+#: Values that may name a structure, and the function that makes its atoms.
 _Found = tuple[Mapping[str, Any], Callable[[], "Atoms"]]
 
 

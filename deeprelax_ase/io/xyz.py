@@ -14,7 +14,7 @@ from deeprelax_ase.io.frame import ID_KEYS, escaped
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: What the comment of an extended frame holds.
+#: Marks in the comment of an extended frame.
 _MARKERS = (b"Lattice=", b"Properties=", b"lattice=", b"properties=")
 
 #: A key of a comment that an empty value follows, or none; or anything quoted, where no key begins.

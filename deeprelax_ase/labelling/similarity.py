@@ -22,7 +22,7 @@ ANIONS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 51, 52, 53)
 #: Places in the order over which likeness falls by e: of near elements, and of the few that may be far.
 _NEAR, _FAR, _SHARE_FAR = 3.5, 15.0, 0.1
 
-#: How much less an element itself is drawn than it would be by its likeness.
+#: Factor of the likeness by which an element itself is drawn.
 _ITSELF = 0.12
 
 

@@ -64,7 +64,7 @@ def plain_aggregate(
     own = _collect(sent[:, :1], destination, num_atoms)
     vector = _collect(sent[:, 1:2] * harmonics[:, VECTOR, None], destination, num_atoms)
     tensor = _collect(sent[:, 2:3] * harmonics[:, TENSOR, None], destination, num_atoms)
-    # What atom i takes of G_j is the same for all images of j: in small cells most edges are such images.
+    # All images of j give atom i the same part of G_j: in small cells most edges are such images.
     _, pair = torch.unique_consecutive(destination * num_atoms + source, return_inverse=True)
     first = pair.diff(prepend=pair.new_full((1,), -1)).nonzero().squeeze(1)
     passed = weights.new_zeros(len(first), 2, weights.shape[2]).index_add_(0, pair, weights[:, SCALARS:])

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deeprelax_ase.prediction.record import Prediction
 
 
-#: What is told of a crystal that a calculator finishes: its label, and the step.
+#: Receives the label and the step of a crystal that a calculator finishes.
 Observer = Callable[[str, int], None]
 
 

@@ -9,7 +9,7 @@ from deeprelax_ase.optimizers.acceptance import JumpDecision, known_energy_force
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.display import crystal_label
 
-#: What ``atoms.info`` tells of the jump: the errors as long as nothing moves on from it.
+#: Entries of ``atoms.info`` about the jump; the errors stay as long as nothing moves on from it.
 _OF_THE_JUMP = (
     ("expected error, coordinates", "deeprelax_error", "{:.3f} Å"),
     ("expected error, volume", "deeprelax_volume_error", "{:.1%}"),

@@ -13,7 +13,7 @@ from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, DeviceErr
 
 Made = TypeVar("Made")
 
-#: What errors say for want of memory that are not torch's own: of the host, and of CUDA's libraries for linear algebra.
+#: Messages for want of memory that are not torch's own: of the host, and of CUDA's libraries for linear algebra.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "cusolverDnCreate", "cublasCreate")
 
 

@@ -22,11 +22,11 @@ from deeprelax_ase.prediction.display import expected_errors
 from deeprelax_ase.prediction.status import ACCEPTED, FAILED, REFUSED, UNCERTAIN, UNCHANGED
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
-#: What may come of an uncertain prediction. It is handed out, marked; handed out with a warning; the crystal is left as
+#: Treatments of an uncertain prediction. It is handed out, marked; handed out with a warning; the crystal is left as
 #: it was, marked; it is finished under a calculator; it is an error.
 KEEP, WARN, SKIP, FINISH, RAISE = ON_UNCERTAIN = ("keep", "warn", "skip", "finish", "raise")
 
-#: Those that need no calculator.
+#: Treatments that need no calculator.
 WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
 

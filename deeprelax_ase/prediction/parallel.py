@@ -16,7 +16,7 @@ from deeprelax_ase.prediction.worker import is_of_an_item
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: What several items together become, a result for each.
+#: Turns several items together into a result for each.
 Function = Callable[[list[Item]], Iterable[Result]]
 
 

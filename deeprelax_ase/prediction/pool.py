@@ -26,13 +26,13 @@ from deeprelax_ase.prediction.worker import ItemError, Make, WorkerDied, WorkerP
 #: Reason of a crystal that kills its process.
 KILLED = "the process that had this crystal was killed: too little memory, or a crash"
 
-#: Why nothing can be done where processes die of nothing.
+#: Message for processes that die before they do any work.
 DIE_AT_ONCE = (
     "worker processes die before they see any crystal. In a script, call this under `if __name__ == "
     "'__main__':`, because they import it; otherwise, is there enough memory?"
 )
 
-#: How often an item may end a process that saw nothing else before it is marked as failed: others, too, kill processes.
+#: An item fails once it has ended so many processes that saw nothing else: other causes kill processes too.
 TRIES = 2
 
 #: Jobs that are on their way, for each process.

@@ -273,10 +273,10 @@ def _columns() -> dict[str, Column]:
 #: The columns of the relaxed crystal's geometry.
 GEOMETRY = ("numbers", "positions", "cell")
 
-#: What a result is in tables and documents, by name, in their order.
+#: Columns of a result in tables and documents, by name, in their order.
 COLUMNS = _columns()
 
-#: Those that are fields of the record too.
+#: Columns that are fields of the record too.
 SCALARS = tuple(name for name in COLUMNS if name not in GEOMETRY)
 
 

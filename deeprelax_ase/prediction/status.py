@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: What became of a crystal without a calculator: the prediction is to be trusted; the crystal was left where it was, as
-#: the model would not bring it nearer to its minimum; the prediction is not to be trusted; the crystal was read, and
-#: none is handed out; it could not be read, or something broke.
+#: Statuses of a crystal without a calculator. The prediction is trusted; the crystal stays where it was, as the model
+#: would not bring it nearer to its minimum; the prediction is not trusted; the crystal was read, but no prediction is
+#: handed out; it could not be read, or something broke.
 ACCEPTED, UNCHANGED, UNCERTAIN, REFUSED, FAILED = "accepted", "unchanged", "uncertain", "refused", "failed"
 
 #: The same under a calculator: the finish converged, or did not; there was none, and the jump was not kept.
@@ -20,16 +20,16 @@ CONVERGED, NOT_CONVERGED, JUMP_REJECTED = "converged", "not converged", "jump re
 #: All of them, the better ones first.
 STATUSES = (ACCEPTED, UNCHANGED, CONVERGED, UNCERTAIN, NOT_CONVERGED, JUMP_REJECTED, REFUSED, FAILED)
 
-#: Those of crystals that are relaxed, as far as can be known; those of crystals that a calculator looked at last; those
-#: of crystals that are as they were given.
+#: Statuses of crystals that are relaxed, as far as can be known; of crystals that a calculator computed last; and of
+#: crystals that are as they were given.
 TRUSTED = (ACCEPTED, UNCHANGED, CONVERGED)
 FINISHED = (CONVERGED, NOT_CONVERGED, JUMP_REJECTED)
 UNRELAXED = (REFUSED, FAILED)
 
-#: Of structures in a file that does not tell what became of them.
+#: Status of structures in a file that does not tell one.
 UNKNOWN = "unknown"
 
-#: What became of a jump.
+#: Outcomes of a jump.
 KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 
 #: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They

@@ -17,7 +17,7 @@ from typing import Any
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
 from deeprelax_ase.prediction.slots import WorkerSlot, claim_device
 
-#: What a process does: made in it, of the device that it is to use, and then called with each question.
+#: Makes the work of a process, from the device that it uses. The work is then called with each question.
 Make = Callable[[str], Callable[[Any], Any]]
 
 

@@ -19,7 +19,7 @@ TITLES = {
     "volume_change": "relative change of the volume",
 }
 
-#: That of the displacements.
+#: Label of the displacements.
 MOVES = "root mean square displacement of the atoms (Å)"
 
 #: Columns of a histogram, and of a two-dimensional one.

@@ -25,7 +25,7 @@ from deeprelax_ase.report.structure_card import CELL, StructureCard, json_of, sh
 #: Lines of the table of reasons, and of the failures one by one.
 _REASONS, _FAILURES = 20, 100
 
-#: What a page made here says of itself, within so many bytes.
+#: Mark of a page that was made here, within so many bytes.
 _GENERATOR, _HEAD = b'<meta name="generator" content="deeprelax_ase">', 300
 
 #: Crystals whose displacements are looked at.

@@ -45,7 +45,7 @@ _DERIVED: dict[str, Any] = {
     if name in SCALARS and name != "status"
 }
 
-#: What became of one structure, with all that its row of :data:`~deeprelax_ase.screening.rows.OUTPUT` tells.
+#: Result for one structure, with all that its row of :data:`~deeprelax_ase.screening.rows.OUTPUT` tells.
 RelaxedDocument = create_model("RelaxedDocument", __base__=StructureDocument, __module__=__name__, **_DERIVED)
 
 

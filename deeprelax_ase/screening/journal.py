@@ -117,7 +117,7 @@ def _decoded(text: bytes) -> Line | None:
     return line if sound and all(isinstance(count, int) for count in line["statuses"].values()) else None
 
 
-#: What each line has: the number of its block, how many rows have each status, and what its file is to be.
+#: Fields of each line: the number of its block, the number of rows with each status, and the digest of its file.
 _SHAPE = {"block": int, "statuses": dict, "digest": str}
 
 

@@ -128,12 +128,12 @@ class BatchRelaxer:
         ModelError, DeviceError: see :class:`~deeprelax_ase.screening.relaxing.TableRelaxer`.
     """
 
-    #: What relaxes a table, here or in a child process.
+    #: Makes the function that relaxes a table, here or in a child process.
     make: Callable[[RelaxOptions], Callable[[pa.Table], pa.Table]] = TableRelaxer
 
     def __init__(self, options: RelaxOptions, id_key: str | None = None) -> None:
         self.id_key, self.options = id_key, options
-        # What ended this worker before may be a crystal, which Ray is about to send again, and would for ever.
+        # A crystal may have ended this worker before. Ray is about to send it again, and would for ever.
         self.relax = IsolatedRelaxer(options, make=self.make) if _died_before() else self.make(options)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

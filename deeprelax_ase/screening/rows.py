@@ -25,14 +25,14 @@ _REASONS = [pa.field("error", pa.string()), pa.field("refused", pa.bool_())]
 _PBC = pa.field("pbc", pa.list_(pa.bool_()))
 _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())]
 
-#: What is to be relaxed, a row for each crystal. ``index`` counts them over all inputs; ``id`` is the user's name and
+#: Rows of crystals to relax, one for each. ``index`` counts them over all inputs; ``id`` is the user's name and
 #: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
 #: (9, lattice vectors in rows) are in Å, as they were given; ``pbc`` (3) says in which directions they repeat, where
 #: that is not all: such cells get vacuum when they are relaxed. ``error`` says why a row cannot be relaxed, and
 #: ``refused`` whether the crystal was read, and is the reason.
 INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), _PBC, *_REASONS])
 
-#: What became of it: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
+#: Rows of results: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
 #: "refused" or "failed", the geometry is the given one.
 OUTPUT = pa.schema([*_NAMES, *_RESULT])
 

@@ -13,7 +13,7 @@ from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.config import run_config
 from deeprelax_ase.training.settings import DataSettings, RunConfig, TrainingSettings
 
-#: What stays as it is: nothing; what knows the elements; all but the last block, or all but the heads.
+#: Parts that stay as they are: none; those that know the elements; all but the last block, or all but the heads.
 FREEZE = ("none", "elements", "backbone")
 
 #: Fine-tuning is short, the rate low, and the starts are those of the data: near each other, as in use.

@@ -46,6 +46,6 @@ class GraphedStep:
         torch.cuda.current_stream().wait_stream(stream)
         self.network.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
-        # What other threads do, as NCCL's that watches its messages, must not end the recording.
+        # The work of other threads, such as NCCL's that watches its messages, must not end the recording.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = self.step(self._inputs)

@@ -19,7 +19,7 @@ Schedule = Literal["cosine", "plateau"]
 Residence = Literal["auto", "always", "never"]
 OptimizerName = Literal["adamw", "muon"]
 
-#: Where a network is trained; ``auto`` is CUDA where there is one.
+#: Devices for training; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -222,7 +222,7 @@ class DataSettings:
             raise ValueError(f"Unknown level={self.level!r}, must be one of {LEVELS}")
 
 
-#: What an end-to-end network and its training are where nothing else is set; small enough for one GPU and an afternoon.
+#: Defaults of an end-to-end network and of its training, small enough for one GPU and an afternoon.
 E3_NETWORK = DeepRelaxE3Config(channels=192, levels=LEVELS)
 E3_TRAINING = TrainingSettings(
     atoms_per_batch=12000,
@@ -238,7 +238,7 @@ E3_TRAINING = TrainingSettings(
 #: Section 4.8 of the paper.
 PAPER_TRAINING = TrainingSettings(learning_rate=1e-4, schedule="plateau", weight_decay=0.01, lattice_weight=1.0)
 
-#: What the sections network and training of a run depart from, by the architecture of the network.
+#: Defaults of the sections network and training of a run, by the architecture of the network.
 PRESETS: dict[str, tuple[DeepRelaxConfig | DeepRelaxE3Config, TrainingSettings]] = {
     "DeepRelaxE3": (E3_NETWORK, E3_TRAINING),
     **{name: (config, PAPER_TRAINING) for name, config in ABLATIONS.items()},

@@ -40,7 +40,7 @@ _ZERO = 1e-5
 KINDS = ("bulk", "oxides", "layers", "slabs", "defects")
 BULK, OXIDE, LAYER, SLAB, DEFECT = range(len(KINDS))
 
-#: Those whose cell is kept, so that the volume is not off.
+#: Kinds whose cell is kept, so that the volume is not off.
 CELL_KEPT = (SLAB, DEFECT)
 
 
@@ -84,7 +84,7 @@ class ErrorFeatures:
         return ErrorFeatures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
 
-#: What the law reads: all but the kind.
+#: Features that the law reads: all but the kind.
 FEATURES = tuple(f.name for f in fields(ErrorFeatures) if f.name != "kind")
 
 

@@ -14,7 +14,7 @@ from deeprelax_ase.io.source import part_of, path_of, read_frames
 _SPLIT_FILES = {"train.csv": "train", "val.csv": "validation", "test.csv": "test"}
 _COLUMNS = ("atoms_id", "mp_id")
 
-#: How the names of unrelaxed and relaxed files end: those of its X-Mn-O and C2DB parts, and of its MPF.2021.2.8 part.
+#: Endings of the names of unrelaxed and relaxed files: in its X-Mn-O and C2DB parts, and in its MPF.2021.2.8 part.
 _SIDES = {"_unrelaxed": "_relaxed", "_U": "_R"}
 
 #: The same in that of Cryslator, whose rows are ``NAME_relaxed,energy`` and ``NAME_unrelaxed,energy``, with no header.

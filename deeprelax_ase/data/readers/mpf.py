@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".p", ".pkl", ".pickle")
 
-#: What such a pickle may be made of besides pymatgen's records, by module and name: data, and nothing that could run.
+#: Names that such a pickle may use besides pymatgen's records, by module: data, and nothing that could run.
 ALLOWED = {
     ("builtins", "dict"),
     ("builtins", "list"),
