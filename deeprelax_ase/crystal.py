@@ -152,7 +152,7 @@ class Crystal:
         )
 
     def _admitted(self) -> Crystal:
-        """Validated, and with vacuum where it repeats in two directions."""
+        """Validate the crystal, and add vacuum where it repeats in two directions."""
         crystal = _with_vacuum(self) if self.pbc.sum() == 2 else self
         validate(crystal)
         if crystal is not self:
@@ -316,7 +316,7 @@ def check_elements(crystal: Crystal, supported: Iterable[int], model: str) -> No
 
 
 def _refuse_partial_occupancy(occupancy: object) -> None:
-    """Of ``occupancy`` from ASE's CIF reader: by site, how much there is of each element."""
+    """Refuse sites that no single element fills, by ``occupancy`` from ASE's CIF reader: shares of elements by site."""
     sites = {} if occupancy is None else occupancy if isinstance(occupancy, Mapping) else {"of all": occupancy}
     for site, fractions in sites.items():
         if not _is_whole(fractions):

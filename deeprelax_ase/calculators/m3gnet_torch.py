@@ -191,7 +191,7 @@ class _Gated(nn.Module):
         self.activate_last = activate_last
 
     def forward(self, inputs: Tensor, atoms: Tensor | None = None, ends: tuple[Tensor, ...] = ()) -> Tensor:
-        """``inputs`` (n, F) are the last part; those before it are ``atoms`` (N, F) at each of the ``ends`` (n,)."""
+        """Apply to ``atoms`` (N, F) at each of the ``ends`` (n,), followed by ``inputs`` (n, F) as the last part."""
         hidden = self.first(inputs)
         for layer, end in zip(self.of_atoms, ends, strict=True):
             hidden = hidden + layer(atoms).index_select(0, end)

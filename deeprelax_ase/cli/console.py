@@ -64,7 +64,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """All frames."""
+        """Number of all frames."""
         return self.statuses.total()
 
     @property
@@ -144,7 +144,7 @@ def is_reported(frame: RelaxedFrame) -> bool:
 
 
 def failure(frame: RelaxedFrame) -> str:
-    """One line: which crystal, and why it is refused, failed or fell short."""
+    """Describe in one line the crystal, and the reason why it is refused, failed or fell short."""
     result = frame.result
     reason = f"{result.status} after {result.steps} steps" if result.status == NOT_CONVERGED else result.reason or ""
     reason = f"{result.status}: {reason}" if result.status == JUMP_REJECTED else reason

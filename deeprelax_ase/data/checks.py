@@ -129,7 +129,7 @@ def _duplicates(names: tuple[str, ...], prints: list[tuple]) -> list[list[str]]:
 
 
 def _leakage(dataset: PairDataset, initial: list[tuple], relaxed: list[tuple]) -> dict[str, dict[str, int]]:
-    """Of the pairs of each part that is not for training, how many have something in common with training."""
+    """Count the pairs of each part outside training that have something in common with training."""
     marks: dict[str, list[set]] = {
         "same crystal": [{("initial", a), ("relaxed", b)} for a, b in zip(initial, relaxed, strict=True)],
         "same formula": [{name} for name in group_names(dataset, "composition")],

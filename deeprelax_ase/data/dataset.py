@@ -237,7 +237,7 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
 
 
 def _with_splits(dataset: PairDataset, fractions: Sequence[float], group_by: str, seed: int) -> PairDataset:
-    """Pairs that are in no split put into one: groups in an order of their own, until each share is full."""
+    """Put pairs that are in no split into one: groups in the order of a hash, until each share is full."""
     pairs = dataset.pairs
     groups: dict[str, list[int]] = {}
     for n, name in enumerate(group_names(dataset, group_by)):

@@ -242,7 +242,7 @@ class _Search:
 
 
 def _matched(initial: Crystal, found: _Candidate) -> Matched:
-    """With the relaxed crystal turned back."""
+    """Make the record of the match, with the relaxed crystal turned back."""
     turned = found.angle > _SMALL_TURN or found.mirrored
     cell = initial.cell @ found.stretch if turned else found.cell
     return Matched(

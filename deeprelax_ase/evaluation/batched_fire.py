@@ -125,7 +125,7 @@ class _Run:
 
 
 def _step(active: list[_Run], compute: Compute, limits: Limits) -> None:
-    """One round; what goes wrong with a crystal ends its relaxation and no other's."""
+    """Make one step of each crystal. An error ends the relaxation of its crystal and of no other."""
     for run, results in zip(active, _computed(active, compute), strict=True):
         try:
             if isinstance(results, Exception):
@@ -136,7 +136,7 @@ def _step(active: list[_Run], compute: Compute, limits: Limits) -> None:
 
 
 def _computed(active: list[_Run], compute: Compute) -> Sequence[dict[str, Any] | Exception]:
-    """All at once; where that does not work, one by one, to find whom it is due to."""
+    """Compute all at once; where that fails, one by one, to find the crystal at fault."""
     try:
         return compute([run.atoms for run in active])
     except Exception as error:  # whatever potentials raise

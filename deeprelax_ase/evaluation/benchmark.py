@@ -95,7 +95,7 @@ class _Table:
     rows: dict[str, Any] = field(default_factory=dict)
 
     def measure(self, name: str, relax: Relax, crystals: list[Crystal] | None = None) -> dict[str, Any]:
-        """Crystals a second and errors of ``relax``, from other ``crystals`` where they are given.
+        """Measure crystals a second and errors of ``relax``, from other ``crystals`` where they are given.
 
         The first crystals are relaxed beforehand, untimed.
         """
@@ -112,7 +112,7 @@ class _Table:
         return self.rows[name]
 
     def attempt(self, name: str, relax: Relax, crystals: list[Crystal] | None = None) -> dict[str, Any]:
-        """The same, of code of others: what it raises costs its row and no other."""
+        """Measure code of others likewise: an error costs its row and no other."""
         try:
             return self.measure(name, relax, crystals)
         except Exception as error:  # whatever libraries raise

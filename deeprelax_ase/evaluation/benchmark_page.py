@@ -65,7 +65,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """In one line of a table."""
+    """Shorten ``text`` to a cell of a table."""
     return " ".join(text.split()).replace("|", "/")[:120]
 
 

@@ -37,7 +37,7 @@ _SHAKEN = 0.35
 
 
 def slab(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    """Cut anywhere along one of the cell's axes."""
+    """Cut a slab anywhere along one of the cell's axes."""
     axis = int(rng.integers(3))
     wanted = int(rng.uniform(*_THICKNESS) / _heights(crystal)[axis]) + 1
     copies = [1, 1, 1]
@@ -90,12 +90,12 @@ def interstitial(crystal: Crystal, rng: np.random.Generator) -> Crystal | None:
 
 
 def compressed(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    """At half to three quarters of its volume."""
+    """Compress the crystal to half to three quarters of its volume."""
     return scaled(crystal, rng.uniform(*_COMPRESSED))
 
 
 def expanded(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    """At one and a half times to three times its volume."""
+    """Expand the crystal to one and a half times to three times its volume."""
     return scaled(crystal, rng.uniform(*_EXPANDED))
 
 

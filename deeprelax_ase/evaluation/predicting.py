@@ -92,7 +92,7 @@ def predict(
 
 
 def _key(predictor: Predictor, crystals: Sequence[Crystal], kept_cells: np.ndarray) -> str:
-    """Differs wherever predictions may: by the weights, their use, the numbers' type, the crystals and their cells."""
+    """Digest everything that predictions depend on: the weights, their use, the numbers' type, crystals, kept cells."""
     digest = hashlib.sha256()
     for crystal in crystals:
         for values in (crystal.numbers, crystal.positions, crystal.cell, crystal.pbc):

@@ -45,7 +45,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _processor() -> str:
-    """Its model where Linux says so, or its kind."""
+    """Return the model of the processor where Linux tells it, or its kind."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")

@@ -79,7 +79,7 @@ def obtuse_superbase(cell: Cells) -> Superbases:
 
 
 def _selling_steps() -> Tensor:
-    """(7, 4, 4) what is done about each of the six pairs, and nothing."""
+    """(7, 4, 4) matrices that remove the acute angle of each of the six pairs; the last one changes nothing."""
     steps = torch.eye(4).repeat(len(_PAIRS) + 1, 1, 1)
     for step, (turned, kept) in zip(steps, _PAIRS, strict=False):
         step[:, turned] = 1
@@ -120,7 +120,7 @@ def _doubtful(displacements: Positions, superbase: Superbases, counts: CrystalCo
 
 
 def _searched(displacements: Positions, superbase: Superbases, batch: Batch) -> Positions:
-    """The least that starting from each atom as the one that did not move leads to."""
+    """Find the least displacements over starts in which one atom or another did not move."""
     counts = torch.bincount(batch, minlength=len(superbase))
     first = counts.cumsum(0) - counts
     best, least = displacements, torch.full((len(superbase),), torch.inf).to(superbase)

@@ -42,7 +42,7 @@ def import_matgl() -> ModuleType:
 
 
 def _check_backend(matgl: ModuleType) -> None:
-    """Versions from 3 on have no DGL, and other modules: what they lack is not to be looked for."""
+    """Refuse versions from 3 on, which have no DGL and other modules, before a missing module is looked for."""
     try:
         from matgl.config import BACKEND
     except ImportError:

@@ -120,7 +120,7 @@ def plain_name(name: str) -> str:
 
 @contextmanager
 def reachable(label: str) -> Iterator[None]:
-    """Tells what the operating system refuses, which is nobody's fault in a source, from what is wrong with it.
+    """Turn errors of the operating system, which are no fault of a source, into one that says so.
 
     Raises:
         SourceError: in place of such an error.

@@ -245,7 +245,7 @@ def _content(stream: IO[bytes], size: int, packed: Path, name: str) -> bytes:
 
 
 def _ase(file: File) -> Refs:
-    """Of formats that only ASE knows; those that hold several structures are read here, one after the other."""
+    """Refer to files that only ASE can read. Structures of files with several are read here, one after the other."""
     from ase.io import iread
     from ase.io.formats import filetype, ioformats
 

@@ -111,7 +111,7 @@ def _may_overwrite(output: Path, source: Path) -> bool:
 
 
 def _results_at(output: Path) -> Iterator[Path]:
-    """Files that are there already."""
+    """Yield the files of results that are there already."""
     if not NUMBER.search(output.name):
         yield from [output] if os.path.lexists(output) else []
         return

@@ -46,7 +46,7 @@ def count_rows(path: Path) -> int:
 
 
 def rows_of(path: Path) -> Iterator[RowRef | dict[str, Any]]:
-    """Of each row its place, or the row itself where it is in a large row group."""
+    """Yield the place of each row, or the row itself where it is in a large row group."""
     changed = path.stat().st_mtime_ns
     with pq.ParquetFile(path) as file:
         _number_of_rows(file)

@@ -69,7 +69,7 @@ def values_of(ref: StructureRef) -> Mapping[str, Any]:
 
 @contextmanager
 def readable(ref: StructureRef) -> Iterator[None]:
-    """Within it, whatever a library raises is an error that says what cannot be read.
+    """Turn any error of a library into one that names the structure that cannot be read.
 
     Raises:
         SourceError: the system does not let it be read.

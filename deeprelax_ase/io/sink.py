@@ -177,7 +177,7 @@ class _DatabaseSink(Sink):
             self._database.filename = str(self._path)
 
     def _finish(self) -> None:
-        """Each row is on the disk already."""
+        """Do nothing: each row is on the disk already."""
 
 
 class _JsonSink(_DatabaseSink):
@@ -202,7 +202,7 @@ class _JsonSink(_DatabaseSink):
         return InMemory(str(self._part), use_lock_file=False)
 
     def _settle(self) -> None:
-        """Not before the end."""
+        """Write nothing before the end."""
 
     def _finish(self) -> None:
         if self._written:
@@ -232,7 +232,7 @@ class _NumberedSink(Sink):
         return self._path.with_name(NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name))
 
     def _finish(self) -> None:
-        """Each file is finished already."""
+        """Do nothing: each file is finished already."""
 
     def _keep(self) -> None:
         for file in filter(Path.exists, map(self._numbered, range(self._count))):

@@ -12,7 +12,7 @@ _NEXT_VERSION = ("ignore", re.compile("Set OLD_ERROR_HANDLING", re.IGNORECASE), 
 
 
 def quiet_spglib() -> Any:
-    """Spglib, which is not to write about a crystal that it finds no group for, nor about its next version.
+    """Import spglib, and silence its messages about crystals without a group and about its next version.
 
     A value that the user chose is left alone. The one filter is put in front again when another has come before it:
     ``warnings.catch_warnings`` would silence, and restore, those of all threads.

@@ -22,7 +22,7 @@ _EMPTY_VALUE = re.compile(r'(?<!\S)([^\s="]+)=(?:""(?!\S)|(?=\s+[^\s="]+=|\s*$))
 
 
 def cut(lines: Iterable[bytes]) -> Iterator[bytes | StructureFileError]:
-    """Each frame of a file, as it is written there, or in its place why it is none.
+    """Yield each frame of a file as it is written there, or in its place the error that says why it is none.
 
     A frame ends where its number of atoms says, and the next one must begin there. If it does not, the one before is
     damaged, and the search goes on at the next line that could be a number of atoms.
@@ -121,7 +121,7 @@ def _without_empty_values(text: str) -> tuple[str, list[str]]:
 
 
 def _refuse_missing_columns(text: str) -> None:
-    """ASE would look for each column that the comment promises, however many."""
+    """Refuse a comment that promises far more columns than there are: ASE would look for each of them."""
     _, comment, first, *_ = text.split("\n", 3) + [""] * 3
     columns = comment.lower().partition("properties=")[2]
     promised = sum(int(width) for width in re.findall(r":(\d+)(?=[:\s\"']|$)", columns))

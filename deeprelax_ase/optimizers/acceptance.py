@@ -82,7 +82,7 @@ def forces_are_finite(dof: DegreesOfFreedom) -> bool:
 
 
 def energy_of(target: Any) -> float:
-    """eV, what the forces on ``Atoms`` or a filter derive from where the calculator knows it, else its energy."""
+    """Return the energy, eV, whose derivatives are the forces, where the calculator knows it; its energy otherwise."""
     try:
         return float(target.get_potential_energy(force_consistent=True))
     except PropertyNotImplementedError:

@@ -267,7 +267,7 @@ def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *,
 
 
 def _unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
-    """Of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
+    """Make the result of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
     crystal = None if frame.atoms is None else crystal_as_it_is(frame.atoms)
     result = RelaxationResult.unrelaxed(error, crystal, model=model)
     if frame.atoms is not None:

@@ -91,7 +91,7 @@ class Finish:
         return self._dof.target
 
     def _dump(self, content: Any = None) -> None:
-        """Stands in for the optimizer's own: one restart file holds all. GPMin, for one, hands out nothing."""
+        """Keep the restart data of the optimizer, as one file holds all. GPMin, for one, hands out nothing."""
         if content is not None:
             self._remember(FinishMemory(self.name, self._dof.orig_cell, content))
 

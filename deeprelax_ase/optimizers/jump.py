@@ -251,7 +251,7 @@ class Jump:
 
 
 def _left(prediction: Prediction) -> JumpDecision | None:
-    """Of a crystal that is left as it is: there is no jump."""
+    """Skip the jump of a crystal that is left as it is; None for all others."""
     return JumpDecision(SKIPPED, prediction.unchanged) if prediction.unchanged else None
 
 

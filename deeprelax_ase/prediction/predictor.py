@@ -317,7 +317,7 @@ def _novelty_of(model: Model, device: torch.device) -> Novelty | None:
 
 
 def _steps(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
-    """From the crystals of ``graph`` to where they are relaxed."""
+    """Measure the steps from the crystals of ``graph`` to the relaxed ones."""
     moved = rows_times_matrices(relaxation.positions, torch.linalg.inv_ex(relaxation.cell).inverse[graph.batch])
     return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
 

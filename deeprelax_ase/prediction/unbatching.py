@@ -81,7 +81,7 @@ def predictions_of(
 
 
 def _bonds_of(relaxation: BatchRelaxation, crystals: Sequence[Crystal]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each crystal the uncertainty of its edges (E,) in Å, and they themselves (E, 5)."""
+    """Split uncertainties (E,) in Å of edges, and the edges (E, 5) themselves, by crystal."""
     graph = relaxation.graph
     counts = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
     cuts = np.cumsum(counts)[:-1]
@@ -93,7 +93,7 @@ def _bonds_of(relaxation: BatchRelaxation, crystals: Sequence[Crystal]) -> tuple
 
 
 def _features_of(features: ErrorFeatures) -> list[ErrorFeatures]:
-    """Of each crystal; a column at a time, because each number fetched from a GPU makes it wait."""
+    """Split features by crystal, a column at a time: each number fetched from a GPU makes it wait."""
     columns = [np.asarray(getattr(features, f.name).tolist(), dtype=float).tolist() for f in fields(features)]
     return [ErrorFeatures(*values) for values in zip(*columns, strict=True)]
 

@@ -146,7 +146,7 @@ def _work(work: Callable[[Any], Any], question: bytes) -> Any:
 
 
 def _end_with_parent() -> None:
-    """There is nobody to work for without it."""
+    """End this process when its parent ends: then there is nobody to work for."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

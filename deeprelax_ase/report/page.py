@@ -104,7 +104,7 @@ def _page(outcome: Outcome, crystals: list[StructureCard], missing: str) -> str:
 
 
 def _refuse_overwriting(page: Path) -> None:
-    """Results, the crystals that they are of, and whatever else is no page made here, stay."""
+    """Refuse to overwrite results, their crystals, and any other file that is not a page made here."""
     if page.exists() and not page.is_dir():
         with page.open("rb") as stream:
             if _GENERATOR not in stream.read(_HEAD):
@@ -112,7 +112,7 @@ def _refuse_overwriting(page: Path) -> None:
 
 
 def _write(text: str, page: Path) -> None:
-    """Whole, or not at all."""
+    """Write the whole ``text``, or nothing."""
     page = Path(os.path.realpath(page))
     part = aside(page)
     try:

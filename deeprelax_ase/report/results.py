@@ -66,7 +66,7 @@ class Rows:
         )
 
     def only_numbers(self) -> Rows:
-        """Without what takes more memory than the numbers."""
+        """Drop the fields that take more memory than the numbers."""
         return replace(self, ids=[], statuses=[], reasons=[], models=[], versions=[], crystals=[])
 
 

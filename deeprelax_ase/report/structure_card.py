@@ -108,7 +108,7 @@ def _shown(pair: Pair, why: str, predicted: Any) -> StructureCard:
 
 
 def _alone(shown: StructureCard, crystal: Crystal | None) -> StructureCard:
-    """With a drawing of what could not be relaxed, unless it is too strange for that."""
+    """Add a drawing of the ``crystal`` that could not be relaxed, unless it is too strange to be drawn."""
     sound = crystal is not None and np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()
     if crystal is None or not sound or not 0 < len(crystal) <= views.LARGEST:
         return shown
@@ -155,5 +155,5 @@ def _parameters(crystal: Crystal) -> list[float]:
 
 
 def json_of(figure: go.Figure) -> Markup:
-    """For a script element, which no text in it can end."""
+    """Write ``figure`` as JSON for a script element. No text in it can end the element."""
     return Markup(figure.to_json().replace("<", "\\u003c"))

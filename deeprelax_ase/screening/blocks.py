@@ -68,7 +68,7 @@ class Relaxed:
 
     @classmethod
     def join(cls, parts: Sequence[Relaxed]) -> Relaxed:
-        """All of them as one."""
+        """Join all parts to one."""
         return cls(pa.concat_tables(part.table for part in parts), sum((part.seconds for part in parts), Counter()))
 
 
@@ -102,5 +102,5 @@ class BlockRelaxer:
 
 
 def mark_failed(refs: Sequence[StructureRef], reason: str) -> list[StructureRef]:
-    """References to nothing, whose rows give the reason."""
+    """Replace ``refs`` by references to nothing, whose rows give the reason."""
     return [replace(ref, kind="frame", content=StructureFileError(reason)) for ref in refs]

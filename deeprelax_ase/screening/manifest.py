@@ -39,7 +39,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Of ``i/n``.
+        """Read a shard from ``i/n``.
 
         Raises:
             ValueError: it is not of that form.
@@ -83,7 +83,7 @@ class Manifest:
 
     @property
     def structures(self) -> int:
-        """In all inputs."""
+        """Number of structures in all inputs."""
         return sum(item["structures"] for item in self.inputs)
 
     @property

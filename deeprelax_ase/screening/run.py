@@ -161,7 +161,7 @@ def _relaxed(
 
 
 def _refuse_changed(sources: Sequence[Source], manifest: Manifest, *, folders: bool = False) -> None:
-    """Inputs of one file, and ``folders`` too: a look at each file of these takes as long as its structure."""
+    """Refuse inputs that changed: single files always, ``folders`` on request, as each of their files takes time."""
     for source, item in zip(sources, manifest.inputs, strict=True):
         if (folders or len(source.files) == 1) and stamp_of(source) != item["stamp"]:
             raise OutputError(
