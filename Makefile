@@ -57,9 +57,10 @@ test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" f
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=load tests/docs \
 		-m "slow or not slow" -k "$(PAGES)"
 
-pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured
+pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured, and the list of rooms and files
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/paper/page.py
+	$(BIN)/python docs/rooms.py
 
 trust: $(STAMP) ## open every door to every kind of bad input, and make the table of docs/trust.md (minutes)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/doors.py

@@ -1,4 +1,4 @@
-"""Train one network: a plain loop on Lightning's Fabric, on one device or several."""
+"""Train one network: a plain loop on Lightning's Fabric, with early stopping, on one device or several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of a network's weights in training, besides the optimizer's step."""
+"""Changes of a network's weights in training besides the optimizer's step: initial ones, freezing, averages."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ pytest.importorskip("sybil", reason="needs sybil")
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.cli import app
 from docs.blocks import PAGES, parse, run
+from docs.rooms import BEGIN, PACKAGE, filled
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -135,7 +136,8 @@ class TestHowItWorks:
         assert [int(number) for number in rows] == list(range(1, 29))
 
     def test_the_names_exist(self):
-        names = re.findall(r"`((?:\w+\.)+\w+)`", self.page.read_text())
+        by_hand = self.page.read_text().partition(BEGIN)[0]
+        names = re.findall(r"`((?:\w+\.)+\w+)`", by_hand)
         assert len(set(names)) > 40
         for name in names:
             module, _, attribute = name.removeprefix("deeprelax_ase.").rpartition(".")
@@ -144,6 +146,15 @@ class TestHowItWorks:
                 assert hasattr(importlib.import_module(path), attribute), name
             except ModuleNotFoundError as error:
                 raise AssertionError(f"{name}: {error}") from error
+
+    def test_rooms_and_files_are_those_of_today(self):
+        page = self.page.read_text(encoding="utf-8")
+        assert page == filled(page), "python docs/rooms.py writes them anew"
+
+    def test_every_file_of_a_room_is_told_of(self):
+        told = set(re.findall(r"^\| `([\w/]+\.py)` \| \S", self.page.read_text(), flags=re.MULTILINE))
+        names = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*/*.py")}
+        assert {name for name in names if name.count("/") > 1 or not name.endswith("__init__.py")} == told
 
 
 def test_every_page_is_listed():
