@@ -47,9 +47,9 @@ def track(
 
     Args:
         items: read as they are needed.
-        description: what is done to them.
+        description: of the work on them.
         total: how many there are, where ``items`` does not know its length.
-        console: where to show it; standard error by default.
+        console: shows it; standard error by default.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -66,7 +66,7 @@ def progress(
     """A :class:`rich.progress.Progress` that behaves wherever it is shown.
 
     Args:
-        console: where; standard error by default.
+        console: shows them; standard error by default.
         visible: if not, it is silent.
         rate: tell items a second.
         share: tasks count to 1, and what is done of them is told in per cent.

@@ -35,8 +35,8 @@ def get_calculator(
 
     Args:
         name: one of the above.
-        device: where CHGNet runs: ``"auto"``, ``"cpu"`` or ``"cuda"``. A factory's device is the factory's own affair.
-        dtype: what MatGL's potentials compute in: ``"float32"``, their default, or ``"float64"``.
+        device: for CHGNet: ``"auto"``, ``"cpu"`` or ``"cuda"``. A factory's device is the factory's own affair.
+        dtype: precision of MatGL's potentials: ``"float32"``, their default, or ``"float64"``.
         threads: how many threads a calculation of MatGL's potentials or CHGNet takes; None leaves that to torch.
         **kwargs: passed on to the calculator's constructor or the factory, as are ``dtype`` and ``threads`` to a
             factory where they are given.

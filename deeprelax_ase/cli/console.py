@@ -49,7 +49,7 @@ class Tally:
         force_calls: geometries that the calculator computed; None before it computed any.
         errors: Å, expected of the coordinates of each prediction that is calibrated.
         volume_errors: relative, the same of the volume.
-        rows: what the table tells of the first crystals.
+        rows: of the table, for the first crystals.
         doubts: why those of them are uncertain that are, a line for each.
     """
 

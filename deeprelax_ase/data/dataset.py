@@ -34,7 +34,7 @@ class PairDataset:
         pairs: G pairs as flat tensors.
         names: (G,) what each is called in its source.
         how: (G,) how each was matched, see :data:`~deeprelax_ase.data.matching.MATCH_KINDS`.
-        refused: those that were left out.
+        refused: pairs that were left out.
         turned: (G,) radians by which the relaxed crystals were turned back.
     """
 
@@ -69,13 +69,13 @@ class PairDataset:
             sources: files or folders of one format; names may have wildcards, ``runs/*.traj``, and an index of pairs,
                 ``pairs.npz@0:100``: of database rows, documents, frames of a trajectory, files in a folder of these.
             format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
-            key: what names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
+            key: names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
-            level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
+            level: of theory of the relaxed crystals, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
             labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; packed ones have ``relaxed`` alone.
             start_forces: of npz files, see :func:`~deeprelax_ase.data.load_pairs` too.
             fractions: shares for training, validation and test, of sources that do not say what belongs where.
-            group_by: what such pairs must share to be kept together, one of :data:`GROUPS`.
+            group_by: property that such pairs share if they are kept together, one of :data:`GROUPS`.
             seed: of that split, which does not depend on the order of the pairs.
             dtype: of the geometry.
             advance: called after each pair.

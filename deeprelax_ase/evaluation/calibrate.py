@@ -184,9 +184,9 @@ class Calibrated(NamedTuple):
     """Result of :func:`calibrate` for one number of recycles.
 
     Attributes:
-        calibration: what the card is to hold.
+        calibration: for the card.
         coverage: how it holds, see :func:`coverage`, of ``validation`` and ``test``.
-        without_odds: why it has no odds to end further off; empty where it has them.
+        without_odds: the reason why it has no odds to end further off; empty where it has them.
     """
 
     calibration: Calibration
@@ -213,11 +213,11 @@ def calibrate(
     """Calibrate a ``model`` on the validation pairs of all ``files``, and see how that holds on both splits.
 
     Args:
-        model: whose own calibration and novelty play no part.
+        model: its own calibration and novelty play no part.
         files: npz files of relaxation pairs.
         recycles: to calibrate for.
         odds: further files, of other minima than the model's, to fit the odds to end further off to.
-        device: where to predict.
+        device: for the predictions.
         thin, each, cache: see :func:`predict_split`.
 
     Raises:

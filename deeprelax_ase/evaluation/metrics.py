@@ -29,7 +29,7 @@ def prediction_errors(
     """All errors (G,) of G predicted crystals, by name: Å, volume Å³, relative volume without unit.
 
     Args:
-        pairs: what was predicted for, N atoms on the device of the predictions.
+        pairs: the pairs that were predicted, N atoms on the device of the predictions.
         fractional: (N, 3) predicted fractional coordinates.
         cell: (G, 3, 3) Å, predicted.
         graph: of the unrelaxed crystals, see :func:`~deeprelax_ase.data.batches.pair_graph`; where it is given, the

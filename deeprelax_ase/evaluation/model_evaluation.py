@@ -40,10 +40,10 @@ class PredictedDataset:
     """Predictions for a dataset.
 
     Attributes:
-        predictor: that made them.
+        predictor: the one that made them.
         dataset: the n pairs that there are predictions for.
         predictions: n of them.
-        left_out: why other pairs are not among them, by name.
+        left_out: reasons why other pairs are not among them, by name.
     """
 
     predictor: Predictor

@@ -47,7 +47,7 @@ def predict_pairs(
 
     Args:
         model: of either architecture, on any device; it is moved to that of the pairs.
-        pairs: whose unrelaxed crystals are relaxed.
+        pairs: their unrelaxed crystals are relaxed.
         recycles, solver: see :class:`~deeprelax_ase.Predictor`.
         atoms_per_batch: bounds the memory, see :meth:`~deeprelax_ase.Predictor.predict_many`.
 

@@ -1,4 +1,4 @@
-"""Whether pymatgen takes two crystals for the same, section 4.10.5 of arXiv:2404.00865."""
+"""Comparison of crystals by pymatgen: whether two are the same, section 4.10.5 of arXiv:2404.00865."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def build_graph(
         crystals: one or more.
         backend: "torch" lists the neighbours of all crystals at once, on ``device``. "matgl" converts each crystal with
             MatGL on DGL, on the CPU; it takes a second or more to import them, and longer where crystals are many.
-        settings: what the model needs.
-        device: where the graph is to be.
+        settings: those of the model.
+        device: for the graph.
         dtype: of its floating-point tensors.
 
     Raises:

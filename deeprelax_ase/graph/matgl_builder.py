@@ -56,7 +56,7 @@ def read_dgl_graph(
     Args:
         dgl_graph: from MatGL's ``Atoms2Graph`` or ``Structure2Graph``, with a cutoff of at least ``settings.cutoff``.
         crystal: the crystal that it was made of; its positions, atoms not wrapped or moved since.
-        settings: what the model needs.
+        settings: those of the model.
         dtype: of the graph's floating-point tensors.
 
     Raises:

@@ -86,7 +86,7 @@ class BuiltGraph(NamedTuple):
 
     Attributes:
         graph: with the edges that ``settings`` ask for, as :func:`~deeprelax_ase.graph.build_graph` builds them.
-        settings: which neighbours are edges.
+        settings: choice of the neighbours that are edges.
     """
 
     graph: CrystalGraph

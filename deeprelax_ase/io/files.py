@@ -46,7 +46,7 @@ class File:
     Attributes:
         label: where it is, for messages.
         name: its own, with the folders that it lies in within its source.
-        path: where it is on the disk; of a member, its archive.
+        path: its place on the disk; of a member, that of its archive.
         data: the content of a member, compressed or not; None of a file on the disk.
     """
 

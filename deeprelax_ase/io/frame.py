@@ -21,7 +21,7 @@ class StructureRef:
     """One structure that has not been looked into: cheap, and readable by any process.
 
     Attributes:
-        source: where it is.
+        source: its place.
         kind: how ``content`` is to be read, see :func:`~deeprelax_ase.io.reading.read`.
         content: its text, or what finds it; of the kind ``frame`` atoms that were read, or the error in their place.
         name: the name that it has without being looked into, if any.
@@ -38,10 +38,10 @@ class Frame:
     """One structure that was read: its atoms, or why there are none.
 
     Attributes:
-        label: where it comes from: ``file``, ``file@index``, or ``archive:member``.
+        label: its origin: ``file``, ``file@index``, or ``archive:member``.
         atoms: the structure, or None where it cannot be read.
-        error: why it cannot be read, or None.
-        name: what it is called there, or where it comes from.
+        error: the reason why it cannot be read, or None.
+        name: its name there, or its origin.
     """
 
     label: str

@@ -25,7 +25,7 @@ def check_output(name: str, *, inputs: Iterable[Source], several: bool, overwrit
 
     Args:
         name: path of the output, or a numbered one with ``%d`` for one file per crystal.
-        inputs: what is read; none of it is overwritten.
+        inputs: files that are read; none of them is overwritten.
         several: whether there is more than one crystal.
         overwrite: whether results of before may be replaced.
 

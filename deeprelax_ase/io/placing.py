@@ -18,7 +18,7 @@ def put(part: Path, path: Path, *, replace: bool = True, durable: bool = True) -
 
     Args:
         part: a whole file, or one that is written on.
-        path: where it belongs.
+        path: its final place.
         replace: whether to take the place of a file that is there.
         durable: whether to return only once content and name are on the disk.
 

@@ -33,7 +33,7 @@ class Source:
         name: as it was given, with its index.
         path: of the file or folder.
         files: that hold its structures.
-        index: which structures are wanted: a number, a slice, or a query where the file is an ASE database.
+        index: of the wanted structures: a number, a slice, or a query where the file is an ASE database.
     """
 
     name: str

@@ -183,7 +183,7 @@ def label_forces(
     Args:
         data: npz file of relaxation pairs with M3GNet's labels.
         out: see :func:`write_forces`.
-        model: whose last member predicts.
+        model: its last member predicts.
         recycles: of that prediction.
         device: of it.
         workers: processes that compute forces; 0 for this one alone, one for each core by default.

@@ -22,7 +22,7 @@ class ModelCard:
         name: of the model; also the stem of its files.
         description: one sentence.
         level_of_theory: of the relaxed crystals that it was trained on.
-        training_data: what it was trained on, in words.
+        training_data: description of the training data.
         split: how training, validation and test crystals were told apart.
         elements: atomic numbers of the training set.
         members: size of the ensemble: so many of the networks in the file of weights, the first ones.
@@ -30,13 +30,13 @@ class ModelCard:
         config: the network, see :class:`~deeprelax_ase.nn.DeepRelaxConfig` or
             :class:`~deeprelax_ase.nn.DeepRelaxE3Config`.
         architecture: name of the network, see :data:`~deeprelax_ase.nn.ARCHITECTURES`.
-        level: which of the network's levels of theory the model stands for, where it knows several.
+        level: the model's level of theory, where the network knows several.
         recycles: how often an end-to-end network predicts, each time from where it predicted before.
         reads_forces: whether the network has learnt to read forces at this level of theory, to jump again with them.
         weights: file of weights beside the card, where it is not called after the card.
-        calibration: what turns predicted scales into expected errors, by the number of recycles that it holds for, see
+        calibration: turns predicted scales into expected errors, by the number of recycles that it holds for, see
             :mod:`deeprelax_ase.uncertainty.calibration`.
-        novelty: what tells how unlike a crystal is to those of the training set, see
+        novelty: statistics that tell how unlike a crystal is to those of the training set, see
             :mod:`deeprelax_ase.uncertainty.novelty`: its file beside the card, its digest, what it was fitted to.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
         metrics: measured with these very weights, by name; nested by test set.

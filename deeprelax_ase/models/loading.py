@@ -53,7 +53,7 @@ def save_model(
 
     Args:
         networks: members of one configuration.
-        folder: where to write.
+        folder: for the files.
         name: of the model.
         members: how many of the networks the model uses, the first ones; all by default. Others in the file are those
             of another card that shares it.

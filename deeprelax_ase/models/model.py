@@ -19,7 +19,7 @@ class Model:
     """An ensemble of networks with its card.
 
     Attributes:
-        card: what is to be known of it.
+        card: facts about it.
         networks: the members.
         novelty: tensors by name, see :class:`~deeprelax_ase.uncertainty.novelty.Novelty`; None where there are none.
     """

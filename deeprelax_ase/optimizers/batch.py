@@ -41,8 +41,8 @@ class RelaxedFrame(NamedTuple):
     """One frame, and what became of it.
 
     Attributes:
-        label: where the frame comes from, see :class:`~deeprelax_ase.io.frame.Frame`.
-        result: what became of it.
+        label: origin of the frame, see :class:`~deeprelax_ase.io.frame.Frame`.
+        result: of its relaxation.
         atoms: what there is to write: the relaxed crystal, with the calculator's results if one finished; the unchanged
             one where relaxing failed; None where the frame cannot be read, or not be written.
     """
@@ -66,9 +66,9 @@ def predict_frames(
         frames: read as they are needed.
         predictor: does the work.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
-        limits: what a prediction has to meet, or is uncertain.
-        on_uncertain: what comes of one that is, see :data:`~deeprelax_ase.prediction.judgement.ON_UNCERTAIN`: all but
-            ``"finish"``.
+        limits: a prediction beyond them is uncertain.
+        on_uncertain: treatment of an uncertain one, all of :data:`~deeprelax_ase.prediction.judgement.ON_UNCERTAIN`
+            but ``"finish"``.
 
     Yields:
         what became of each frame, in order.
@@ -108,7 +108,7 @@ def finish_frames(
         predictor: makes the jump.
         make_calculator: called once, and again after a crystal that failed, whatever state that left behind.
         fmax: see :func:`finish_atoms`, as of ``steps``, ``finish`` and ``relax_cell``.
-        limits: what a prediction has to meet, or is uncertain.
+        limits: a prediction beyond them is uncertain.
         only_uncertain: finish the predictions that are uncertain, and those that constraints do not let be made in
             batches; hand out the others as they are.
         calculator_name: see :func:`finish_atoms`.
@@ -164,13 +164,13 @@ def finish_atoms(
     Args:
         atoms: the unrelaxed crystal; it is not changed.
         predictor: makes the jump.
-        calculator: what the finish is made under.
+        calculator: for the finish.
         prediction: of ``atoms``, where ``predictor`` has made it before; nothing is predicted again then.
         fmax: eV/Å, the largest force, and cell gradient, that counts as converged.
         steps: most steps, the jump included.
         finish: name of the optimizer that finishes; None for the jump alone.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
-        calculator_name: what the result calls the calculator; by default as
+        calculator_name: name of the calculator in the result; by default as
             :func:`~deeprelax_ase.calculators.calculator_name` does.
         observe: is told after each step which it was.
 

@@ -18,9 +18,9 @@ class CachedCalculator(Calculator):
     geometry only, and under DFT the next call costs minutes.
 
     Attributes:
-        calculator: what the atoms had before.
+        calculator: the one that the atoms had before.
         geometry: copy of the atoms at the remembered geometry.
-        results: what was computed there, in ASE's units.
+        results: computed there, in ASE's units.
     """
 
     def __init__(self, atoms: Atoms) -> None:

@@ -66,7 +66,7 @@ class DeepRelaxOptimizer(Optimizer):
 
     Attributes:
         prediction: the :class:`~deeprelax_ase.Prediction`, before constraints; None before it and after a restart.
-        decision: what became of the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
+        decision: about the jump, a :class:`~deeprelax_ase.prediction.JumpDecision`; None before it.
         judgement: of the prediction, a :class:`~deeprelax_ase.prediction.Judgement`; None before the jump.
 
     Args:
@@ -96,15 +96,15 @@ class DeepRelaxOptimizer(Optimizer):
             those that the model knows (:attr:`~deeprelax_ase.uncertainty.CalibratedError.ood`) are never trusted.
         max_volume_error: the same of the volume, a fraction.
         max_odds_worse: the largest probability that the crystal ends further from its minimum than it began, or None.
-        on_uncertain: what comes of a prediction that is not to be trusted, where no calculator checks the jump:
+        on_uncertain: treatment of a prediction that is not to be trusted, where no calculator checks the jump:
             ``"keep"`` moves the atoms, with a note in ``atoms.info`` and log; ``"warn"`` does so with a warning;
             ``"skip"`` leaves them where they are, with such a note; ``"finish"`` asks for a calculator; ``"raise"`` is
             an ``UncertainPredictionError``.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
             A relaxation keeps the symmetry that its start has to 0.001 Å.
-        device: where the network runs: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        graph_backend: what builds the graph, see :class:`~deeprelax_ase.Predictor`.
-        one_shot: what the prediction may cost, ``"default"`` or ``"fast"``, see there.
+        device: for the network: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        graph_backend: builds the graph, see :class:`~deeprelax_ase.Predictor`.
+        one_shot: permitted cost of the prediction, ``"default"`` or ``"fast"``, see there.
         **kwargs: options of ASE's ``Optimizer``, such as ``loginterval``.
 
     Raises:

@@ -64,7 +64,7 @@ class DegreesOfFreedom:
 
     Attributes:
         atoms: the caller's atoms.
-        target: what the finishing optimizer moves: ``atoms`` themselves or a filter around them.
+        target: of the finishing optimizer: ``atoms`` themselves or a filter around them.
         cell: how the cell may change; None where it is kept, and never written to.
         visible: (N,) bool, the atoms that may move beyond being carried along by the cell.
         own_filter: whether ``target`` is a filter made here, not the caller's.

@@ -32,8 +32,8 @@ def optimizer_facts(
     """Describe the progress of a relaxation by name; energy and largest force where the calculator holds them.
 
     Args:
-        dof: what moves.
-        decision: what became of the jump; None before it.
+        dof: the degrees of freedom that move.
+        decision: about the jump; None before it.
         steps: taken so far.
         finish: name of the finishing optimizer, or "none".
         started: whether it has been run.

@@ -25,7 +25,7 @@ class Finish:
     Args:
         finish: class, or name, of the optimizer.
         options: its own options, such as ``{"maxstep": 0.1}``.
-        dof: what it may move.
+        dof: the degrees of freedom that it may move.
         remember: called with what the optimizer would put into a restart file of its own, after each step.
 
     Raises:

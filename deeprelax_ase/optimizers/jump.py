@@ -52,13 +52,13 @@ class JumpSettings:
         model: name or path; None for the one that the calculator's minima ask for.
         predictor: makes the prediction, instead of ``model``, ``device``, ``graph_backend`` and ``one_shot``.
         prediction: of these very atoms, made before; None to predict at the jump.
-        device: where the network runs.
-        graph_backend: what builds the graph.
-        one_shot: what the prediction may cost, ``"default"`` or ``"fast"``.
+        device: for the network.
+        graph_backend: builds the graph.
+        one_shot: permitted cost of the prediction, ``"default"`` or ``"fast"``.
         force_informed_steps: most further jumps; None for the number that suits model and calculator.
         criteria: when a jump under a calculator is kept.
-        limits: what a prediction has to meet.
-        on_uncertain: what comes of one that does not, where no calculator checks the jump.
+        limits: of a trusted prediction.
+        on_uncertain: treatment of one beyond them, where no calculator checks the jump.
 
     Raises:
         ValueError: settings that contradict each other, or make no sense.
@@ -89,8 +89,8 @@ class Jump:
     """The jump of one relaxation.
 
     Args:
-        dof: what may move.
-        settings: what the caller wants.
+        dof: the degrees of freedom that may move.
+        settings: those of the caller.
         finish: name of the class of the finish; None for none.
 
     Attributes:

@@ -22,7 +22,7 @@ class FinishMemory(NamedTuple):
     Attributes:
         name: of its class.
         orig_cell: (3, 3) Å, the cell that its filter measures the deformation from; None where the cell is kept.
-        content: what it would have put into a restart file of its own.
+        content: of the restart file that it would have written itself.
     """
 
     name: str
@@ -49,7 +49,7 @@ class JumpRecord:
         model: name of the model.
         uncertainty: Å, predicted uncertainty of the crystal.
         judgement: of the prediction.
-        decision: what became of the jump.
+        decision: about the jump.
         force_informed_steps: further jumps tried since.
         over: whether no further jump is to be tried.
         orig_cell: (3, 3) Å, the cell that the deformation is measured from since; None where the cell is kept.

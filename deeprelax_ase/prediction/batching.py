@@ -42,7 +42,7 @@ def attempt(
     Args:
         make: does the work. What it raises is the fault of a crystal, which it need not tell, or of too little memory.
         crystals: any number.
-        device: where it works.
+        device: the one it works on.
 
     Returns:
         For each crystal what was made of it, or why nothing could be.

@@ -59,15 +59,15 @@ class BatchRelaxation:
         positions: (N, 3) Å.
         cell: (G, 3, 3) Å.
         uncertainty: on the edges of ``graph``.
-        graph: what the networks saw last.
-        features: what to calibrate errors by; None where the architecture has none.
+        graph: the last one that the networks saw.
+        features: for calibrated errors; None where the architecture has none.
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
         scalars: (N, F) of the atoms of the unrelaxed crystals, see :func:`atom_scalars`; None for the paper's network.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
         flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
             is unchanged where it would be nowhere, or have burst.
-        vacuum: where there is vacuum in the unrelaxed crystals.
+        vacuum: in the unrelaxed crystals.
         crowded: (G,) bool, the unrelaxed crystals in which atoms are nearer than the model has ever seen them.
         fixed_cell: (G,) bool, whose cells are kept.
     """

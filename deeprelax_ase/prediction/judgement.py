@@ -149,8 +149,8 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
 
     Args:
         made: the prediction, or why there is none.
-        limits: what it has to meet; by default that the crystal is like those that the model knows, and unlikely to end
-            further from its minimum.
+        limits: of a trusted prediction; by default the crystal must be like those that the model knows, and
+            unlikely to end further from its minimum.
 
     Raises:
         ModelError: an error is limited, and the model's are not calibrated.
@@ -224,7 +224,7 @@ def announce(judgement: Judgement, on_uncertain: str, *, of: str, error: Calibra
     Args:
         judgement: of it.
         on_uncertain: one of :data:`ON_UNCERTAIN`; ``"warn"`` and ``"raise"`` are heard.
-        of: what it is of: ``"the prediction"``, or the name of the crystal.
+        of: its subject: ``"the prediction"``, or the name of the crystal.
         error: its expected errors.
 
     Raises:

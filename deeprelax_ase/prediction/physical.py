@@ -79,7 +79,7 @@ def refuse_vacuum(crystal: Crystal) -> BuiltGraph:
     """Refuse what is refused for its vacuum before anything is computed for it.
 
     Returns:
-        the graph that this took: that of end-to-end networks, whose prediction may go on from it.
+        the graph that was built for this: that of end-to-end networks, whose prediction may go on from it.
 
     Raises:
         VacuumError: the ``crystal`` is a molecule or a wire.

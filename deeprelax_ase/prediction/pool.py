@@ -46,7 +46,7 @@ class Part:
     Attributes:
         items: they, which can be sliced.
         deaths: how often they ended a process, once they are one alone.
-        results: what became of them, once that is known.
+        results: of the items, once they are known.
     """
 
     items: Any

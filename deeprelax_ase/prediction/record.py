@@ -53,11 +53,11 @@ class Prediction:
         timings: seconds spent in each stage: graph, network, geometry.
         features: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
-        unchanged: why the crystal was left as it is, see :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`;
-            empty where it was not.
-        doubt: why the crystal is doubtful by its geometry alone, see :mod:`deeprelax_ase.prediction.doubts`; empty
+        unchanged: reason to leave the crystal as it is, see
+            :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`; empty where there is none.
+        doubt: reason for doubt by the crystal's geometry alone, see :mod:`deeprelax_ase.prediction.doubts`; empty
             where it is not. Where errors are calibrated, it is out of distribution then.
-        limits: what it has to meet to be trusted.
+        limits: of a trusted prediction.
     """
 
     initial: Crystal

@@ -118,13 +118,13 @@ class RelaxationResult:
 
         Args:
             initial: as it was given; None where the result is told of atoms alone, as is ``relaxed``.
-            relaxed: where it ended.
+            relaxed: the crystal at the end.
             converged: whether it converged under a calculator.
             at_prediction: whether nothing has moved on from the prediction, so that it is to be judged.
             alone: whether the jump was all that was to be done: unless it is rejected, the prediction is judged.
             prediction: None where the start was converged already, and after a restart.
             judgement: of the prediction.
-            decision: what became of the jump.
+            decision: about the jump.
             **known: other fields: model, energy, steps, force_calls, calculator, reason.
         """
         values: dict[str, Any] = {"status": NOT_CONVERGED}

@@ -16,8 +16,8 @@ def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError, *,
 
     Args:
         initial: the unrelaxed crystal.
-        relaxed: where the model predicts it.
-        error: what the prediction is expected to be off.
+        relaxed: the predicted crystal.
+        error: expected of the prediction.
         step: Å, how far atoms are moved, see :class:`~deeprelax_ase.uncertainty.worsening.Steps`.
     """
     if within_error(initial, relaxed, error, step=step):

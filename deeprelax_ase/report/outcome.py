@@ -35,8 +35,8 @@ class Outcome:
     """Results for G crystals.
 
     Attributes:
-        name: where they are.
-        results: where all this was read, and the crystals can be.
+        name: of their file or folder.
+        results: the source of all this, and of the crystals.
         index: (G,) int64, their places among the inputs, counted from 0; a screening that is not done has gaps.
         numbers: of each of :data:`~deeprelax_ase.report.results.NUMBERS`, (G,) float64, NaN where it is not known.
         true_errors: (G,) Å, mean absolute Cartesian component from the reference, NaN without one.

@@ -53,9 +53,9 @@ def write_report(
         path, initial, reference: see :func:`~deeprelax_ase.report.outcome.outcome_of`.
         page: HTML file to write, whole or not at all; it may take the place of another such page, and of nothing else.
         show: how many crystals to draw.
-        model: that predicts them; by default the one that did.
+        model: predicts them; by default the one that did.
         figures: folder for figures for papers, as PNG and SVG, see :mod:`deeprelax_ase.report.static`.
-        device: where.
+        device: for these predictions.
         advance: is told what is being done.
 
     Returns:

@@ -23,7 +23,7 @@ class Pair:
     Attributes:
         place: among the inputs.
         name: its id.
-        status, reason, model: what became of it.
+        status, reason, model: those of its result.
         initial: the unrelaxed one; None where it is not known.
         relaxed: as it was stored, atoms in the periodic images nearest to the unrelaxed ones; None where it failed.
     """

@@ -102,7 +102,7 @@ class RelaxedFile:
 
     Args:
         name: of the file.
-        initial: that of the unrelaxed crystals.
+        initial: file of the unrelaxed crystals.
 
     Raises:
         StructureFileError: there are no structures in it.

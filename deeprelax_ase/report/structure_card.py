@@ -50,9 +50,9 @@ def shown_crystals(
     Args:
         results: that they are of.
         pairs: the crystals before and after, by place.
-        chosen: why each is shown, by place.
-        model: that predicts the uncertainties of their bonds; by default the one that relaxed each.
-        device: where.
+        chosen: reasons for showing each, by place.
+        model: predicts the uncertainties of their bonds; by default the one that relaxed each.
+        device: for these predictions.
 
     Raises:
         ModelError: there is no such ``model``.

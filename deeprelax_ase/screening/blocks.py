@@ -42,7 +42,7 @@ def table_of(refs: Iterable[StructureRef], *, first_index: int = 0, id_key: str 
 
     Args:
         refs: any number.
-        first_index: that of the first one.
+        first_index: index of the first one.
         id_key: key that names each structure, see :func:`~deeprelax_ase.io.reading.read`.
     """
     frames = [read(ref, id_key=id_key) for ref in refs]

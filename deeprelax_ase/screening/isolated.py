@@ -34,7 +34,7 @@ class IsolatedRelaxer:
         options: how. With several processes, each computes in one thread, and ``cuda`` or ``auto`` gives them the
             visible GPUs in turn.
         workers: processes.
-        make: what each of them makes of ``options``; sent by pickle, unlike what it returns.
+        make: makes the work of each process from ``options``; it is sent by pickle, unlike its result.
 
     Raises:
         ValueError: there is to be no process at all.

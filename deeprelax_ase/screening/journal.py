@@ -22,7 +22,7 @@ class Journal:
     """Lines by the number of their block; those that are added are on the disk once :meth:`append` returns.
 
     Args:
-        file: where they are kept.
+        file: holds the lines.
         lines: those that it holds.
         stream: ``file``, open for appending.
     """

@@ -38,7 +38,7 @@ class RelaxOptions:
         max_uncertainty: Å, those are uncertain too whose ``deeprelax_uncertainty`` is larger.
         max_odds_worse: and those that are likelier than that to end further from the minimum than they began; None
             for no limit.
-        on_uncertain: what comes of them: ``keep`` hands them out, marked; ``warn`` does so with a warning; ``skip``
+        on_uncertain: treatment of them: ``keep`` hands them out, marked; ``warn`` does so with a warning; ``skip``
             leaves the crystal as it was, marked; ``finish`` finishes them under the calculator; ``raise`` yields an
             error, where predictions are yielded.
         calculator: by name, see :func:`~deeprelax_ase.calculators.get_calculator`; ``none`` for none. It finishes every

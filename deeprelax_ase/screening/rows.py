@@ -49,8 +49,8 @@ def structures_table(
     Args:
         structures: crystals, or the errors in place of those that could not be read.
         ids: of each; its index by default.
-        sources: where each comes from; nothing by default.
-        first_index: that of the first one.
+        sources: the source of each; nothing by default.
+        first_index: index of the first one.
 
     Raises:
         ValueError: there are more or fewer ids or sources than structures.

@@ -63,7 +63,7 @@ def screen(
         inputs: files, folders and archives, see :func:`~deeprelax_ase.io.source.open_source`.
         out: folder, made if need be.
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default.
-        shard: which part of the work is this call's; all by default.
+        shard: the part of the work that this call does; all by default.
         workers: processes. By default, on a CPU as many as there are cores, and on GPUs up to eight for each; 0 works
             in this process. They import the script that calls this, which must do so under
             ``if __name__ == "__main__":``.

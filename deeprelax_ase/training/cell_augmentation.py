@@ -35,7 +35,7 @@ def augment_cells(
     Cartesian displacements, strain and, per atom, energies are those of before, and so are forces where they are known.
 
     Args:
-        pairs: what to describe anew.
+        pairs: the ones to describe anew.
         generator: of the random numbers, on the device of the pairs. A share of zero takes none of them.
         sheared: share of the crystals that get other lattice vectors, see :func:`shear`.
         permuted: share whose atoms are put in random order.

@@ -58,7 +58,7 @@ def save_checkpoint(fabric: Fabric, file: Path, parts: dict[str, Any], task: Tas
         fabric: that trains.
         file: to replace.
         parts: networks, optimizer and schedule, by name.
-        task: whose state each process has of its own.
+        task: each process has a state of it of its own.
         progress: of the run.
     """
     partial = file.with_suffix(".partial")

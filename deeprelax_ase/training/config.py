@@ -57,7 +57,7 @@ def run_config(
     Args:
         values: settings by name, those of a section in a dictionary of their own.
         changes: ``NAME=VALUE``, the name dotted.
-        training: what the section of this name departs from, in place of the architecture's usual settings.
+        training: defaults of the section of this name, in place of the architecture's usual settings.
 
     Raises:
         ConfigError: a setting is unknown, lacks or has a wrong value.

@@ -92,7 +92,7 @@ def relaxation_loss(
 
     Args:
         relaxations: after each block.
-        truth: what they should be.
+        truth: the true relaxation.
         volume_weight, shape_weight: of the strain's terms, in Å: what a strain of 1 counts for.
         tempering: one, or (G,): terms are weighted by ``b^tempering``, held constant (the beta of Seitzer et al., ICLR
             2022). At 0 they are the likelihood, which cares for relative errors; at 1 absolute errors count.

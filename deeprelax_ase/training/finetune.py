@@ -57,7 +57,7 @@ def finetune_config(
         data: pairs, 50 to a few thousand.
         out: folder of the run.
         name: of the new model; that of the old one with ``-tuned`` by default.
-        freeze: what stays as it is, see :data:`FREEZE`.
+        freeze: the part that stays as it is, see :data:`FREEZE`.
         members: how many of the ensemble's networks go on; all by default.
         scratch: begin with random weights instead, to see what the transfer is worth.
         device: ``cpu``, ``cuda`` or ``auto``.

@@ -81,7 +81,7 @@ def train(
     checkpoint found there is continued, with the batches and random numbers that an uninterrupted run would have seen.
 
     Args:
-        pairs: what to train on.
+        pairs: the pairs to train on.
         config: the network.
         settings: see :class:`~deeprelax_ase.training.settings.TrainingSettings`.
         out: folder of the run.

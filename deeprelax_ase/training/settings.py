@@ -184,7 +184,7 @@ class DataSettings:
         sources: files or folders of relaxation pairs, see :meth:`deeprelax_ase.data.PairDataset.read`.
         format: of the sources, or ``auto``.
         key: what tells which crystals belong together, for formats that need one.
-        level: whose minima the relaxed crystals are, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
+        level: of theory of the relaxed crystals, one of :data:`~deeprelax_ase.data.LEVELS`; npz files say it.
         labels: of npz files, see :func:`~deeprelax_ase.data.load_pairs`; several are learnt side by side, each from the
             files that have it.
         forces: of npz files, known forces for each, see :func:`~deeprelax_ase.data.forces.load_pairs_with_forces`; for
@@ -194,7 +194,7 @@ class DataSettings:
             :attr:`TrainingSettings.force_targets`.
         fractions: of the sources that are not split, the shares for training, validation and test.
         seed: of that split.
-        choice: which of the training pairs, and how often.
+        choice: of the training pairs, and of their frequency.
         validate: whether to validate on the validation split.
     """
 
@@ -252,7 +252,7 @@ class RunConfig:
     Attributes:
         name: of the model that comes out of it.
         out: folder for checkpoints, logs and the model.
-        data: what is learnt from.
+        data: the pairs to learn from.
         network: shape of the network.
         training: how.
         members: size of the ensemble, trained in turn from seeds that follow each other.

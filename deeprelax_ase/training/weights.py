@@ -16,7 +16,7 @@ def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) ->
     It need not have read forces or cell freedom, nor have had forces as targets.
 
     Args:
-        network: whose weights are set.
+        network: its weights are set.
         initial: a safetensors file, or the weights themselves.
 
     Raises:

@@ -19,7 +19,7 @@ def error_features(members: Relaxation, first: Relaxation, graph: CrystalGraph, 
 
     Args:
         members: their last relaxations, along a leading member axis.
-        first: those of the first recycle.
+        first: relaxations of the first recycle.
         graph: the crystals.
         kinds: (G,) of them, see :func:`crystal_kinds`.
     """
@@ -73,7 +73,7 @@ def implied_distances(members: Relaxation, graph: CrystalGraph, given: NetworkIn
 
     Args:
         members: their relaxations, along a leading member axis.
-        graph: what they start from.
+        graph: the crystals that they start from.
         given: the same as the network reads it, with exact edge vectors.
     """
     moved = zip(members.displacements.double(), members.strain.double(), strict=True)

@@ -27,7 +27,7 @@ class Format:
     """A kind of source.
 
     Attributes:
-        looks: what it looks like.
+        looks: description of its look.
         fits: whether all of some paths are of that kind.
         read: the pairs in them, or in the parts of them that an index asks for; the second argument is the key that
             pairs or names them, if the user gave one.

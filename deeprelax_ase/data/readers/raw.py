@@ -23,8 +23,8 @@ class Refused:
     """A pair that is left out.
 
     Attributes:
-        name: what it is called in its source.
-        reason: why, and how to mend it.
+        name: in its source.
+        reason: the cause, and the way to mend it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class RawPair:
     """A pair as it was found.
 
     Attributes:
-        name: what it is called in its source.
+        name: in its source.
         initial, relaxed: the two crystals, in whatever order and setting.
         split: ``train``, ``validation``, ``test``, or None where the source does not say.
         in_order: they are frames of one relaxation: the same atoms in the same order and lattice vectors.
