@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.results import write_json
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
+from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.progress import track
 
 MAX_STEPS = 500
@@ -148,18 +147,23 @@ def relax_all(
     runs = read_cache(cache_file, header)
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        work = partial(relax, potential=potential, fmaxes=fmaxes, settings=settings)
-        jobs = [pool.submit(work, task, crystal) for task, crystal in missing.items()]
-        try:
-            for job in track(as_completed(jobs), total=len(jobs)):
-                run = job.result()
-                runs[run.task] = run
-                if cache_file:
-                    write_json(cache_file, {**header, "runs": [asdict(run) for run in runs.values()]})
-        finally:
-            pool.shutdown(cancel_futures=True)
+    order = list(missing)
+    made = map_in_processes(
+        partial(_relaxer, potential=potential, fmaxes=fmaxes, settings=settings),
+        missing.items(),
+        failed=lambda number, reason: Run(*order[number], error=reason),
+        workers=workers,
+        device="cpu",
+    )
+    for run in track(made, total=len(missing)):
+        runs[run.task] = run
+        if cache_file:
+            write_json(cache_file, {**header, "runs": [asdict(run) for run in runs.values()]})
     return {task: runs[task] for task in tasks}
+
+
+def _relaxer(device: str, **how: Any) -> Callable[[list[tuple[Task, Crystal]]], list[Run]]:
+    return lambda given: [relax(task, crystal, **how) for task, crystal in given]
 
 
 def choose(files: Sequence[Path], split: str, limit: int) -> dict[str, Crystal]:
