@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import SOME_FAILED, require, stop
+from deeprelax_ase.cli.common import SOME_FAILED, stop
 from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
@@ -38,13 +38,12 @@ def forces(
 
     They are for training: `data.forces` of the file that `deeprelax train` takes.
     """
-    require("dgl", "matgl")
     import torch
 
     from deeprelax_ase.labelling.forces import label_forces
 
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: BLAS has threads of its own
     try:
         written, points = label_forces(
             data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed

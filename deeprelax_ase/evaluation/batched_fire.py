@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
 
 if TYPE_CHECKING:
@@ -21,27 +22,26 @@ Compute = Callable[[Sequence["Atoms"]], Sequence[dict[str, Any]]]
 
 
 def m3gnet_compute() -> Compute:
-    """M3GNet of many crystals in one call of the network, on the CPU as MatGL's calculator.
+    """M3GNet of many crystals in one call of the network, on the CPU.
+
+    What it gives raises :class:`CalculatorError` where a crystal has an unknown element, or atoms in one place.
 
     Raises:
-        CalculatorError: MatGL or its weights are not to be had.
+        CalculatorError: the weights are not to be had.
     """
-    from deeprelax_ase.calculators.registry import get_calculator
-
-    calculator: Any = get_calculator("m3gnet")
-    import dgl
-    import torch
     from ase.stress import full_3x3_to_voigt_6_stress
 
+    from deeprelax_ase.calculators.m3gnet_batch import m3gnet_network, m3gnet_of
+
+    m3gnet_network()
+
     def compute(given: Sequence[Atoms]) -> list[dict[str, Any]]:
-        graphs, cells, _ = zip(*(calculator.graph_converter.get_graph(atoms) for atoms in given), strict=True)
-        cell = torch.cat([matrix.reshape(1, 3, 3) for matrix in cells])
-        energies, forces, stresses, _ = calculator.potential(g=dgl.batch(list(graphs)), lat=cell)
-        parts = torch.split(forces.detach(), [len(atoms) for atoms in given])
-        full = stresses.detach().reshape(-1, 3, 3).numpy() * calculator.conversion_factor
+        found = m3gnet_of(given)
+        if not all(np.isfinite(one.forces).all() for one in found):
+            raise CalculatorError("M3GNet does not know an element, or atoms lie in one place. Leave the crystal out.")
         return [
-            {"energy": float(energy), "forces": force.numpy(), "stress": full_3x3_to_voigt_6_stress(stress)}
-            for energy, force, stress in zip(energies.detach().reshape(-1), parts, full, strict=True)
+            {"energy": one.energy, "forces": one.forces, "stress": full_3x3_to_voigt_6_stress(one.stress)}
+            for one in found
         ]
 
     return compute

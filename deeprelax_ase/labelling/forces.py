@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators.m3gnet_batch import m3gnet_network, m3gnet_of
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation.pairs import predict_pairs
@@ -23,9 +21,6 @@ from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.progress import track
-
-#: GPa in 1 eV/Å³: MatGL's potentials give stress in GPa.
-_GPA = 160.21766208
 
 #: Crystals whose forces are computed together: more do not make a CPU faster.
 _TOGETHER = 16
@@ -71,16 +66,6 @@ def points(pairs: RelaxationPairs, settings: PointSettings, generator: torch.Gen
     return replace(pairs, fractional_initial=fractional, cell_initial=cell)
 
 
-@cache
-def _m3gnet() -> tuple[Any, Any]:
-    """M3GNet's potential and what makes its graphs, one of each in a process."""
-    calculator = get_calculator("m3gnet")
-    from matgl.ext.ase import Atoms2Graph
-
-    potential = calculator.potential
-    return potential, Atoms2Graph(potential.model.element_types, potential.model.cutoff)
-
-
 #: Forces (N, 3) in eV/Å and virial (3, 3) in eV of a crystal.
 Known = tuple[np.ndarray, np.ndarray]
 
@@ -108,22 +93,9 @@ def known_forces(
 
 
 def m3gnet_forces(crystals: list[Crystal]) -> list[Known]:
-    """M3GNet's forces and virials of ``crystals``, computed as one graph of DGL's."""
-    import dgl
-
-    potential, converter = _m3gnet()
-    graphs, lattices = [], []
-    for crystal in crystals:
-        graph, lattice, _ = converter.get_graph(crystal.to_atoms())
-        graph.ndata["frac_coords"] = torch.from_numpy(crystal.fractional_positions).to(lattice.dtype)
-        graphs.append(graph)
-        lattices.append(lattice)
-    cells = torch.cat(lattices)
-    _, forces, stresses, *_ = potential(dgl.batch(graphs), cells, None)
-    volumes = torch.linalg.det(cells).abs() / _GPA
-    virials = (stresses.view(-1, 3, 3) * volumes[:, None, None]).detach().double().numpy()
-    split = torch.split(forces.detach().double(), [graph.num_nodes() for graph in graphs])
-    return [(force.numpy(), virial) for force, virial in zip(split, virials, strict=True)]
+    """M3GNet's forces and virials of ``crystals``, computed together; not finite where it cannot tell them."""
+    found = m3gnet_of(crystals)
+    return [(one.forces, one.stress * crystal.volume) for crystal, one in zip(crystals, found, strict=True)]
 
 
 def forces_in_processes(crystals: list[Crystal], *, workers: int | None) -> list[Known | None]:
@@ -196,7 +168,7 @@ def label_forces(
         ValueError: the model does not relax to M3GNet's minima, or M3GNet gave no forces.
         CalculatorError: M3GNet cannot be had.
     """
-    get_calculator("m3gnet")  # whatever is missing is told before the work
+    m3gnet_network()  # whatever is missing is told before the work
     loaded, settings = load_model(model), PointSettings()
     if "M3GNet" not in getattr(loaded.config, "levels", ()):
         raise ValueError(f"{model} does not relax to M3GNet's minima")

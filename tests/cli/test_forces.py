@@ -25,7 +25,6 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """What the command asks for; nothing is computed, and what it sets in this process is set back."""
-    pytest.importorskip("dgl")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     asked: list[dict] = []

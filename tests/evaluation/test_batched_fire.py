@@ -93,5 +93,5 @@ def test_m3gnet_in_batches_is_m3gnet() -> None:
     for atoms, found in zip(given, compute(given), strict=True):
         calculator.calculate(atoms, ["energy", "forces", "stress"])
         assert found["energy"] == pytest.approx(calculator.results["energy"], abs=1e-4)
-        np.testing.assert_allclose(found["forces"], calculator.results["forces"], atol=1e-3)
-        np.testing.assert_allclose(found["stress"], calculator.results["stress"], atol=1e-3)
+        np.testing.assert_allclose(found["forces"], calculator.results["forces"], atol=1e-4)
+        np.testing.assert_allclose(found["stress"], calculator.results["stress"], atol=1e-5)

@@ -169,7 +169,7 @@ def test_a_seed_fixes_the_points(pairs_of, dtype: torch.dtype) -> None:
 
 
 @pytest.fixture
-def m3gnet(needs_dgl, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def m3gnet(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """M3GNet as the environment names it, or from the data folder; skips the test where it is in neither."""
     folder = Path(os.environ.get(M3GNET_VARIABLE) or shared / "models" / M3GNET_POTENTIAL)
     if not folder.is_dir():
@@ -184,7 +184,7 @@ STRANGE = {
 }
 
 
-def test_they_are_those_of_the_calculator(m3gnet) -> None:
+def test_they_are_those_of_the_calculator(m3gnet, needs_dgl) -> None:
     crystals = [*CRYSTALS.values(), Crystal([14, 14], [[0.0, 0.0, 0.0], [1.4, 1.3, 1.5]], np.diag([3.9, 4.0, -4.2]))]
     calculator = get_calculator("m3gnet")
     largest = []
