@@ -105,7 +105,7 @@ class Crystal:
     def from_atoms(cls, atoms: Atoms) -> Crystal:
         """The crystal of an ASE ``Atoms``; constraints, calculator, magnetic moments and ``info`` stay with the atoms.
 
-        Those that repeat in two directions get :data:`PUT_VACUUM` above them, unless their cell has as much.
+        Atoms that repeat in two directions get :data:`PUT_VACUUM` above them, unless their cell has as much.
 
         Raises:
             StructureError: see :func:`validate`; also for a fractional occupancy in ``atoms.info["occupancy"]``,

@@ -16,7 +16,7 @@ _QUESTIONS = ("get_potential_energy", "get_forces", "get_stress", "get_property"
 class CallCounter:
     """Counts the geometries that a calculator computes while it is entered; answers from its cache are none.
 
-    Energy and forces of one geometry are one, also where a code computes them one after the other.
+    Energy and forces of one geometry count once, also where a code computes them one after the other.
 
     >>> with CallCounter(calculator) as counter:
     ...     relax(atoms)

@@ -54,8 +54,8 @@ def smooth_cutoff(distances: Lengths, cutoff: float) -> Lengths:
 def angular_basis(directions: EdgeVectors) -> AngularBasis:
     """(E, 3) unit vectors to (E, 9) real spherical harmonics of order 0, 1 and 2.
 
-    Those of one order, multiplied and summed for two directions, give the Legendre polynomial of the cosine between
-    them in the norm of ``Y_l0``: the function of the angle that M3GNet reads.
+    The harmonics of one order, multiplied and summed for two directions, give the Legendre polynomial of the cosine
+    between them in the norm of ``Y_l0``: the function of the angle that M3GNet reads.
     """
     x, y, z = directions.unbind(dim=1)
     scales = [math.sqrt(math.sqrt((2 * order + 1) / (4 * math.pi))) for order in range(3)]

@@ -1,8 +1,8 @@
 """The neighbours that M3GNet reads, in the order in which MatGL lists them.
 
-What MatGL 2 makes of the angles depends on this order, see :mod:`deeprelax_ase.calculators.m3gnet_three_body`. It comes
-from pymatgen's ``find_points_in_spheres`` (MIT): atom by atom, cube by cube of 5 Å about it, and in each cube the
-points of the crystal backwards. Here the neighbours are found in batches and then sorted.
+MatGL 2's sums over angles depend on this order, see :mod:`deeprelax_ase.calculators.m3gnet_three_body`. It comes from
+pymatgen's ``find_points_in_spheres`` (MIT): atom by atom, cube by cube of 5 Å about it, and in each cube the points of
+the crystal backwards. Here the neighbours are found in batches and then sorted.
 """
 
 from __future__ import annotations

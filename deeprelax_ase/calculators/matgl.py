@@ -1,6 +1,6 @@
 """MatGL's ASE calculator in ASE's units, in either precision, with a number of threads of its own.
 
-To be imported after :func:`~deeprelax_ase.graph.matgl_import.import_matgl`.
+Import this module after :func:`~deeprelax_ase.graph.matgl_import.import_matgl`.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def finetune(
 ) -> None:
     """Let a model go on with 50 to a few thousand relaxation pairs of your own.
 
-    Pairs that are not split are, eight to one to one. Training ends early where the validation error no longer falls,
-    and the best weights are kept.
+    Pairs that are in no split are split eight to one to one. Training ends early where the validation error no longer
+    falls, and the best weights are kept.
     """
     require("lightning", "training")
     from deeprelax_ase.training import DataSettings, finetune_config

@@ -67,9 +67,9 @@ def match(initial: Crystal, relaxed: Crystal, *, in_order: bool = False) -> Matc
     """Map ``relaxed`` onto ``initial``.
 
     The given order and lattice vectors are kept where the atoms then hardly move. Otherwise atoms of an element are
-    assigned so that they move least, in the given lattice vectors and in others that are strained little. What costs
-    least, in mean displacement over the distance between atoms plus strain, is taken. A relaxed crystal that is turned
-    as a whole is turned back; a mirror image is taken where nothing else fits.
+    assigned so that they move least, in the given lattice vectors and in others that are strained little. The mapping
+    of least cost is taken. The cost is the mean displacement, divided by the distance between atoms, plus the strain. A
+    relaxed crystal that is turned as a whole is turned back; a mirror image is taken where nothing else fits.
 
     Args:
         initial: the unrelaxed crystal.

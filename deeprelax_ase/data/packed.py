@@ -1,6 +1,6 @@
 """Relaxation pairs as fixed-point integers: 13 bytes an atom and 82 a crystal before compression.
 
-They make a data set small enough to send to a machine with GPUs for each run. What they hold is rounded:
+They make a data set small enough to send to a machine with GPUs for each run. Their numbers are rounded:
 
 ======================= ============================================================
 components of            at most off by

@@ -112,7 +112,7 @@ def predict_split(
 ) -> PredictedSplit:
     """Predict a split of all ``files``. ``cache`` is a folder; ``labels`` are those of the model's level by default.
 
-    Of crystals without DFT label every ``thin``-th is taken, and of each kind in a file at most ``each``.
+    Every ``thin``-th crystal without a DFT label is taken, and at most ``each`` of each kind in a file.
     """
     level = labels or labels_for(predictor.model.card.level)
     parts, predicted = [], []

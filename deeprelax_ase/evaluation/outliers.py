@@ -1,6 +1,6 @@
 """Crystals unlike those that a model has learnt from, made of crystals that it has: what novelty is fitted against.
 
-Each maker takes a :class:`Crystal` and a random generator. What it makes is physical in shape alone: nobody relaxes it.
+Each maker takes a :class:`Crystal` and a random generator. The result is physical in shape alone: nobody relaxes it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def one_by_one(
 ) -> Relaxed:
     """Apply ``one`` to each crystal: it returns the relaxed one, the calls that it took, and whether it converged.
 
-    Whatever it raises costs that crystal.
+    An exception costs that crystal, and no other.
     """
     made, calls, done, failed = [], 0, 0, 0
     for crystal in crystals:

@@ -70,7 +70,7 @@ BONDED = 0.4
 def colliding(numbers: Numbers, positions: Positions, cell: Cells, batch: Batch) -> CrystalFlags:
     """(G,) bool, in which crystals two atoms are nearer than :data:`TOLERATED` of what relaxed crystals keep.
 
-    Of two elements the one that keeps the larger share of the radii counts: no relaxed crystal has less of either.
+    Of two elements, the one with the larger share of the radii counts: no relaxed crystal has less of either.
 
     Args:
         numbers: (N,) atomic numbers.

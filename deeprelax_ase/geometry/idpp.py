@@ -5,7 +5,7 @@ the images apart. The pair potential is made here: ASE's own and that of pymatge
 all images, and of each atom the nearest periodic image alone, which in the small cells of crystals leaves out most of
 those that an atom can run into.
 
-Positions are given as they are in one reference cell. What deforms it, and them, to the cell of an image goes beside.
+Positions are given as they are in one reference cell. The deformation to the cell of an image is given beside them.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ def _nearest_to(drift: Positions, displacements: Positions, superbase: Superbase
 def _doubtful(displacements: Positions, superbase: Superbases, counts: CrystalCounts, batch: Batch) -> CrystalFlags:
     """(G,) bool, where other images may be nearer.
 
-    They cannot be where all displacements differ by less than half the shortest lattice vector: the sum of squares is
-    that of the differences between each two displacements, and each of these is to its nearest image.
+    No other images can be nearer where all displacements differ by less than half the shortest lattice vector: the sum
+    of squares is that of the differences between each two displacements, and each of these is to its nearest image.
     """
     lengths = torch.linalg.vector_norm(_SUMS[1:].to(superbase) @ superbase, dim=2)
     longest = torch.linalg.vector_norm(displacements, dim=1)

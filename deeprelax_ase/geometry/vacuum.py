@@ -5,10 +5,10 @@ in how many directions the links repeat says what they make up, see :mod:`deepre
 no vacuum, since the framework around it repeats in all directions; nor is the space between the molecules of a crystal,
 which are near to each other.
 
-How near is near depends on what is asked. Molecules and wires in contact are 2 Å apart between their spheres, so that
-little more is vacuum around them; layers may be further apart and still be a crystal's. Metals touch or do not: nothing
-but a bond is between two of them, nor between a metal and an element that is none. And molecules that touch fill their
-cell.
+The distance that counts as near depends on the question. Molecules and wires in contact are 2 Å apart between their
+spheres, so that little more is vacuum around them; layers may be further apart and still be a crystal's. Metals touch
+or do not: nothing but a bond is between two of them, nor between a metal and an element that is none. And molecules
+that touch fill their cell.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     """Find the vacuum in the crystals of ``graph``, whose edge ``vectors`` (E, 3) are measured unless given.
 
     Across a vacuum above a layer no two atoms are nearer than :data:`NEAR`, around wires and molecules than
-    :data:`OPEN`, and within the reach of the paper's graph, 6 Å: further away the network sees nothing. What repeats in
-    two directions is a layer only if it is :data:`HELD` together in both of them. Molecules whose crystal is
-    :data:`LOOSE` are in a box.
+    :data:`OPEN`, and within the reach of the paper's graph, 6 Å: further away the network sees nothing. Atoms that
+    repeat in two directions are a layer only if they are :data:`HELD` together in both of them. Molecules whose crystal
+    is :data:`LOOSE` are in a box.
     """
     lengths = torch.linalg.vector_norm(edge_vectors(graph) if vectors is None else vectors, dim=1)
     gaps = sphere_gaps(graph, lengths)
@@ -170,7 +170,7 @@ def free_directions(projectors: Matrices) -> CrystalCounts:
 def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_cell: CrystalFlags) -> Matrices:
     """(G, 3, 3) projectors onto the directions in which cells may be strained.
 
-    Zero where ``fixed_cell`` (G,) says so, else those of :func:`in_plane_projectors`.
+    They are zero where ``fixed_cell`` (G,) is true, and those of :func:`in_plane_projectors` elsewhere.
     """
     planes = in_plane_projectors(fractional, cell, batch)
     return torch.where(fixed_cell[:, None, None], torch.zeros_like(planes), planes)
@@ -179,12 +179,12 @@ def strain_projectors(fractional: Positions, cell: Cells, batch: Batch, fixed_ce
 def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: float = VACUUM) -> Matrices:
     """(G, 3, 3) projectors onto the plane of crystals that are layers in a vacuum; the identity for all others.
 
-    The rule of training, where :func:`vacuum_of` is that of predictions. Training has to follow the labels: this rule
-    finds each of 2,800 layers that were relaxed in their plane, sheared cells but for 0.2 % included, and calls those
-    bulk whose cell was free. Bonds see 2 % of these layers fall apart into wires, which are refused when predicted, and
-    vacuum in open crystals with gaps of 6 to 10 Å. Nor can training, in CUDA graphs, wait for the device as bonds do.
-    Predictions cannot take this rule: users give any cell, and less vacuum than 10 Å. Of 9,000 pairs both find the same
-    planes, but in 50 of 60 crystals of which one alone says that there is a layer.
+    This is the rule of training; :func:`vacuum_of` is the rule of predictions. Training has to follow the labels: this
+    rule finds each of 2,800 layers that were relaxed in their plane, sheared cells but for 0.2 % included, and calls
+    those bulk whose cell was free. Bonds see 2 % of these layers fall apart into wires, which are refused when
+    predicted, and vacuum in open crystals with gaps of 6 to 10 Å. Nor can training, in CUDA graphs, wait for the device
+    as bonds do. Predictions cannot take this rule: users give any cell, and less vacuum than 10 Å. Of 9,000 pairs both
+    find the same planes, but in 50 of 60 crystals of which one alone says that there is a layer.
 
     Args:
         fractional: (N, 3) fractional coordinates.

@@ -1,8 +1,8 @@
 """The batched graph builder in plain torch: many crystals at once, on CPU or CUDA.
 
 Neighbours are enumerated lattice plane by lattice plane, lattice line by lattice line, point by point: only points
-inside the cutoff sphere are ever made, whatever the shape of the cell and wherever its atoms lie. That looks at every
-pair of atoms of a crystal; large ones have a cell list instead.
+inside the cutoff sphere are ever made, whatever the shape of the cell and wherever its atoms lie. This way visits every
+pair of atoms of a crystal; large crystals have a cell list instead.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _pairs_of_one(
 def _chunks(cell: Cells, batch: Batch, cutoff: float, chunk_size: int) -> list[tuple[Destinations, int | None]]:
     """Consecutive destinations, split so that each part makes about ``chunk_size`` pairs and images at most.
 
-    Of large crystals a part holds one alone, whose number comes with it.
+    A part of a large crystal holds that crystal alone, and its number comes with it.
     """
     atoms = torch.arange(len(batch), device=batch.device)
     spacings = _upper_triangular(cell)[0].diagonal(dim1=1, dim2=2)

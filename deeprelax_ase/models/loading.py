@@ -2,7 +2,7 @@
 
 A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
 first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
-What tells novelty lies in ``NAME-novelty.safetensors``, where the card speaks of it.
+The statistics of novelty lie in ``NAME-novelty.safetensors``, where the card speaks of it.
 """
 
 from __future__ import annotations

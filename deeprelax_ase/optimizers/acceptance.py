@@ -102,9 +102,9 @@ def move(dof: DegreesOfFreedom, step: Callable[[], None]) -> None:
 def attempt(dof: DegreesOfFreedom, step: Callable[[], None], criteria: JumpCriteria) -> JumpDecision:
     """Make a ``step``, and undo it unless it meets the ``criteria``.
 
-    Energy and forces are asked for before and after it; the finish needs both anyway. What the calculator said of the
-    start stays known until :func:`forget_snapshot`, so that going back costs no call. A calculator that fails after the
-    step is a reason to go back.
+    Energy and forces are asked for before and after it; the finish needs both anyway. The results for the start are
+    kept until :func:`forget_snapshot`, so that going back costs no call. A calculator that fails after the step is a
+    reason to go back.
     """
     before, start, known = energy_forces(dof), Snapshot(dof), CachedCalculator(dof.atoms)
     move(dof, step)

@@ -71,7 +71,7 @@ def predict_frames(
             but ``"finish"``.
 
     Yields:
-        what became of each frame, in order.
+        the result of each frame, in order.
 
     Raises:
         ValueError: another word.
@@ -115,7 +115,7 @@ def finish_frames(
         observe: is told after each step.
 
     Yields:
-        what became of each frame, in order.
+        the result of each frame, in order.
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options["calculator_name"] = calculator_name
@@ -175,7 +175,7 @@ def finish_atoms(
         observe: is told after each step which it was.
 
     Returns:
-        what became of it; and the relaxed atoms, which hold energy, forces and stress as the calculator gave them.
+        the result; and the relaxed atoms, which hold energy, forces and stress as the calculator gave them.
 
     Raises:
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.

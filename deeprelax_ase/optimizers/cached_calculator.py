@@ -14,8 +14,8 @@ from deeprelax_ase.calculators.names import calculator_name
 class CachedCalculator(Calculator):
     """Answers for one geometry from memory, and asks the atoms' own calculator about all others.
 
-    A jump that is rejected leads to a start whose forces were computed already; a calculator keeps those of its last
-    geometry only, and under DFT the next call costs minutes.
+    A rejected jump leads back to a start whose forces are computed already. But a calculator keeps the results of its
+    last geometry only, and under DFT the next call costs minutes.
 
     Attributes:
         calculator: the one that the atoms had before.

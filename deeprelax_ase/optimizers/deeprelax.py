@@ -47,11 +47,11 @@ class DeepRelaxOptimizer(Optimizer):
     once; a second ``run`` goes on with the finish. As with every ASE optimizer, ``steps=0`` only evaluates, and a start
     that already satisfies ``fmax`` stays where it is.
 
-    Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy.
-    That takes no call of the calculator that the finish would not make, but the one at a prediction that is given up.
+    Under a calculator the jump is rejected unless it meets ``criteria``: by default it must not raise the energy. This
+    check costs one further call of the calculator, and only where the prediction is given up.
 
     Atoms without a calculator (or with stored results of a file) are left at the prediction, and ``run`` returns
-    whether it is to be trusted; ``on_uncertain`` says what else comes of one that is not.
+    whether it is to be trusted. ``on_uncertain`` sets the treatment of one that is not.
 
     Constraints and filters are honoured exactly: the jump goes as far as they allow. Layers and slabs,
     whatever their ``pbc`` says, are strained in their plane alone, so that an upright cell vector out of it is kept.

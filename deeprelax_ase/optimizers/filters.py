@@ -11,8 +11,8 @@ from ase.filters import FrechetCellFilter
 class RememberingCellFilter(FrechetCellFilter):
     """``FrechetCellFilter`` that computes its gradient once for each geometry.
 
-    ASE asks for it three times a step, and the derivatives of the matrix exponential in it take a share of a relaxation
-    under a small potential that can be felt. Forces, stress, cell and settings determine it; they are what is compared.
+    ASE asks for the gradient three times a step. Its derivatives of the matrix exponential take a notable share of a
+    relaxation under a small potential. Forces, stress, cell and settings determine the gradient, and are compared.
     """
 
     _known: tuple[list[np.ndarray], np.ndarray] | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def label(dof: DegreesOfFreedom, jump: Jump, *, converged: bool, finishes: bool) -> None:
     """Write what there is to tell into ``atoms.info``, in the place of what was told before.
 
-    Before the jump of a start that has not converged there is nothing.
+    Nothing is written before the jump of a start that has not converged.
     """
     record, converged = jump.record, converged and dof.has_calculator
     if record is None and not converged:

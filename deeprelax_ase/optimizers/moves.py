@@ -27,8 +27,8 @@ _SYMMETRIC_STEP = 0.1
 def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor | None = None) -> None:
     """Move the atoms to where they are predicted, cell and positions as far as they may move.
 
-    Where the cell may not follow the prediction as it likes, ``predictor`` is asked a second time, for the positions in
-    the cell as it may be; without it, the displacements stay those of the prediction.
+    Where constraints keep the cell from the predicted one, ``predictor`` predicts once more, in the cell that they
+    allow. Without it, the displacements stay those of the prediction.
     """
     crystal, relaxed = prediction.initial, prediction.relaxed
     if dof.free and dof.normal is None:

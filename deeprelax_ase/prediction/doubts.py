@@ -1,7 +1,7 @@
 """Reasons to doubt a prediction by the geometry of its crystal alone: models do not know crystals like it.
 
-The network's own features tell novelty too, see :mod:`deeprelax_ase.uncertainty.novelty`; what stands here holds for
-all models, and says what is amiss.
+The network's own features tell novelty too, see :mod:`deeprelax_ase.uncertainty.novelty`. The reasons here hold for all
+models, and name the problem.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class CellFreedom:
     def seen(self, cell: Tensor, *, reads_layers: bool) -> Tensor | None:
         """(G, 3, 3) projectors onto the directions in which networks may strain ``cell`` (G, 3, 3); None for all.
 
-        A network that does not read how many they are has learnt to strain layers across their plane too: its blocks go
-        on seeing that, and the prediction alone is projected onto the planes.
+        A network that does not read the number of directions has learnt to strain layers across their plane too. Its
+        blocks still see that freedom, and the prediction alone is projected onto the planes.
         """
         if not self.restricts:
             return None

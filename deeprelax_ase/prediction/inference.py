@@ -291,7 +291,8 @@ def _end_to_end(
 def atom_scalars(model: Model, graph: CrystalGraph, dtype: torch.dtype = torch.float32) -> Tensor:
     """(N, F) scalars of the atoms of ``graph`` after the first block of the first member, as :func:`relax` has them.
 
-    They depend on what lies around each atom, and not on how the crystal relaxes: novelty is told by them.
+    They depend on the surroundings of each atom, and not on the relaxation of the crystal. Novelty is computed from
+    them.
     """
     exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
     vectors = edge_vectors(exact)

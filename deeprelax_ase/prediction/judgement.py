@@ -173,7 +173,7 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
 def likely_worse(error: CalibratedError, most: float | None) -> bool:
     """Whether the odds that it ends further from its minimum than it began are above ``most``, and that matters.
 
-    It does not where the bound of the coordinates is below :data:`NEGLIGIBLE`.
+    The odds do not matter where the bound of the coordinates is below :data:`NEGLIGIBLE`.
     """
     if most is None or error.odds_worse is None or error.coordinates_bound < NEGLIGIBLE:
         return False

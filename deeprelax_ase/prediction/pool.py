@@ -128,8 +128,8 @@ class WorkerPool:
     ) -> Iterator[tuple[Any, Any]]:
         """The results of ``jobs``, as soon as they are there, or in order.
 
-        A job whose process dies is done again in halves, by whichever processes are free, until the item is found that
-        ends its process when it is alone; it ends it again before it is marked as failed.
+        A job whose process dies is done again in halves, by any free processes, until the item at fault is found. That
+        item must end a process alone, and once more, before it is marked as failed.
 
         Args:
             jobs: of each a key, and items that can be sliced; read as they are needed.

@@ -44,7 +44,7 @@ def _column(meaning: str, default: Any = None) -> Any:
 class RelaxationResult:
     """Result for one crystal, whoever relaxed it; None stands for values that are not known.
 
-    A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. Those of
+    A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. The fields of
     :data:`~deeprelax_ase.prediction.status.OF_THE_PREDICTION` are known of predictions alone, not of finished crystals.
 
     Attributes:
@@ -170,7 +170,7 @@ class RelaxationResult:
     def from_columns(cls, row: Mapping[str, Any], *, initial: Crystal | None = None) -> RelaxationResult:
         """The inverse of :meth:`columns`; other keys are passed over.
 
-        What belongs to a prediction is dropped where a finish moved on from it, as tables of former versions kept it.
+        Fields of the prediction are dropped where a finish moved on from it, as tables of former versions kept it.
         """
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         numbers, positions, cell = (values.pop(name) for name in GEOMETRY)

@@ -57,8 +57,8 @@ def claim_device(slot: WorkerSlot) -> str:
 def share_device(slot: WorkerSlot) -> str:
     """The device of a process: GPUs are given to processes in turn where the pool's device leaves open which.
 
-    Processes that share a GPU may use equal parts of its memory: one that asks for more is told so by torch, and tries
-    smaller batches, where otherwise the libraries of all would fail.
+    Processes that share a GPU may use equal parts of its memory. Torch refuses more to a process, which then tries
+    smaller batches; otherwise the libraries of all would fail.
     """
     name, sharing = slot.device, slot.workers
     if not name.startswith(("auto", "cuda")):

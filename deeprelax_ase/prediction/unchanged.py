@@ -30,8 +30,8 @@ def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError, *,
 def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> bool:
     """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
 
-    That holds of the ``step`` (Å) of the atoms, of the volume, and of the largest strain. Without an expected error of
-    the volume, as where the cell is kept, it does not hold.
+    The ``step`` (Å) of the atoms, the volume, and the largest strain must all be within their errors. Without an
+    expected error of the volume, as where the cell is kept, the answer is no.
     """
     if error.volume is None or not step <= error.coordinates:
         return False

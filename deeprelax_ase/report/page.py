@@ -59,7 +59,7 @@ def write_report(
         advance: is told what is being done.
 
     Returns:
-        what the page tells of.
+        the outcome that the page shows.
 
     Raises:
         StructureFileError, OutputError: see :func:`~deeprelax_ase.report.outcome.outcome_of`; also for a page that

@@ -54,7 +54,7 @@ def export_results(
         advance: is told after each block how many rows there were.
 
     Returns:
-        how many crystals are written.
+        the number of crystals that are written.
 
     Raises:
         OutputError: the folder holds no screening, or is damaged; a status is unknown; or the output cannot be written

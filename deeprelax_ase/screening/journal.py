@@ -83,7 +83,7 @@ def open_journal(file: Path, holds: Callable[[Line], bool]) -> Iterator[Journal]
 def read_journal(file: Path) -> tuple[dict[int, Line], bool]:
     """The lines of each block, and whether there is nothing else in the file.
 
-    Of several lines of one block the last holds. A last line that was cut, as a killed process may leave it, is passed
+    The last of several lines of one block holds. A last line that was cut, as a killed process may leave it, is passed
     over; so are others that are no line of a block, and that is said.
     """
     lines: dict[int, Line] = {}

@@ -72,7 +72,7 @@ def screen(
         observe: is told after each block.
 
     Returns:
-        how many results there are, and of what status.
+        the number of results with each status.
 
     Raises:
         StructureFileError: an input does not exist.

@@ -41,8 +41,8 @@ def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
 def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
 
-    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. What
-    tells novelty, where the card speaks of it, is copied from beside the card.
+    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. The
+    statistics of novelty are copied from beside the card, where the card names them.
 
     Raises:
         ModelError: a file holds no member, or the card cannot be read or gives no name.

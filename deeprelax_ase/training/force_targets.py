@@ -100,9 +100,9 @@ def start_forces(
 ) -> StartForces:
     """Collect known forces and energies at ``start``, which relaxes by ``displacements`` (N, 3) Å and ``strain``.
 
-    Those of ``pairs`` where ``start`` is the very unrelaxed crystal; where augmentation put it onto the minimum, all
-    are zero. Crystals whose forces the network is told count for nothing, nor do forces near minima, which are another
-    potential's; virials count only where the cell is ``free`` (G,) to move in all directions.
+    The values of ``pairs`` hold where ``start`` is the very unrelaxed crystal. All values are zero where augmentation
+    put it onto the minimum. Crystals whose forces the network is told count for nothing, nor do forces near minima,
+    which are another potential's; virials count only where the cell is ``free`` (G,) to move in all directions.
     """
     batch, size, dtype = pairs.batch, len(pairs), pairs.forces.dtype
 

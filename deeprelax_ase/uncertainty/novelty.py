@@ -1,7 +1,7 @@
 """Novelty: a measure of how unlike a crystal is to those that a network has learnt from, by its features of the atoms.
 
 Distances in a network's features say little here: crystals of unseen chemical systems, which it relaxes well, lie as
-far from what it knows as slabs do. What tells them apart is learnt: a small perceptron reads the atoms' scalars, and is
+far from what it knows as slabs do. The difference is learnt: a small perceptron reads the atoms' scalars, and is
 fitted to tell training crystals from outliers that are made of them (outlier exposure: Hendrycks, Mazeika & Dietterich,
 ICLR 2019, arXiv:1812.04606). For atom i of element z with scalars x_i::
 

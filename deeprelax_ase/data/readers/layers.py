@@ -15,7 +15,7 @@ T = TypeVar("T")
 def periodic_layers(initial: T, relaxed: T) -> tuple[T, T]:
     """Copies of two ASE ``Atoms`` that repeat in the same two directions, periodic in all three.
 
-    How wide the vacuum is means nothing for a layer, so that the relaxed one is given the unrelaxed one's: a vector
+    The width of the vacuum means nothing for a layer. So the relaxed layer gets that of the unrelaxed one: a vector
     across the layer that is as high, and carried along with the plane. Anything else is returned as it is, as are
     layers without a cell vector across them.
     """
