@@ -12,7 +12,6 @@ from deeprelax_ase.graph.checks import MIN_DISTANCE, check_density, check_distan
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, NeighborList, in_cell_pairs, select_edges
 from deeprelax_ase.graph.matgl_builder import read_dgl_graph
 from deeprelax_ase.graph.record import (
-    BuiltGraph,
     CrystalGraph,
     affine_positions,
     atom_counts,
@@ -30,7 +29,6 @@ __all__ = [
     "DEFAULT_SETTINGS",
     "MIN_DISTANCE",
     "TIE_TOLERANCE",
-    "BuiltGraph",
     "CrystalGraph",
     "GraphSettings",
     "NeighborList",

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 
-from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.graph.shapes import (
     Batch,
     CellOffsets,
@@ -79,18 +77,6 @@ class CrystalGraph:
             for f in fields(self)
         }
         return replace(self, **moved)
-
-
-class BuiltGraph(NamedTuple):
-    """A graph, and what it was built with, for whoever needs the same one again.
-
-    Attributes:
-        graph: with the edges that ``settings`` ask for, as :func:`~deeprelax_ase.graph.build_graph` builds them.
-        settings: choice of the neighbours that are edges.
-    """
-
-    graph: CrystalGraph
-    settings: GraphSettings
 
 
 def edge_batch(graph: CrystalGraph) -> EdgeAtoms:

@@ -30,7 +30,6 @@ from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
 
 if TYPE_CHECKING:
-    from deeprelax_ase.graph import BuiltGraph
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
 
@@ -112,7 +111,6 @@ class Jump:
             )
         self._dof, self._settings, self._finish = dof, settings, finish
         self._predictor = settings.predictor
-        self._crystal: tuple[list[bytes], Crystal, BuiltGraph | None] | None = None
         self.record: JumpRecord | None = None
         self.prediction: Prediction | None = None
         self.at_prediction = False
@@ -154,20 +152,13 @@ class Jump:
         Raises:
             StructureError: the atoms are no crystal, layer or slab.
         """
-        return self._checked()[0]
+        look = self._dof.look
+        crystal = look.crystal()
+        if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
+            from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
 
-    def _checked(self) -> tuple[Crystal, BuiltGraph | None]:
-        """The crystal, and its graph where checking it took one."""
-        atoms = self._dof.atoms
-        geometry = [array.tobytes() for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
-        if self._crystal is None or self._crystal[0] != geometry:
-            crystal, graph = _dense_at_most(Crystal.from_atoms(atoms)), None
-            if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
-                from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
-
-                graph = refuse_vacuum(crystal)
-            self._crystal = geometry, crystal, graph
-        return self._crystal[1:]
+            refuse_vacuum(crystal, look.graph().vacuum)
+        return crystal
 
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
@@ -186,9 +177,9 @@ class Jump:
         positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
         prediction = settings.prediction
         if prediction is None:
-            crystal, graph = self._checked()
-            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=graph)
-            self._crystal = None  # done with, and its graph takes room
+            crystal = self.crystal()
+            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=dof.look.known_graph)
+        dof.look.forget()
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)
         self.prediction, self.at_prediction = prediction, decision.kept or bool(prediction.unchanged)
@@ -279,13 +270,3 @@ def _refuse_foreign(prediction: Prediction, crystal: Crystal, model: str, *, kee
         )
     if keeps_cell and not np.array_equal(of.cell, prediction.relaxed.cell):
         raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")
-
-
-def _dense_at_most(crystal: Crystal) -> Crystal:
-    """``crystal``, unless its atoms must overlap: a calculator would list their neighbours without end."""
-    import torch
-
-    from deeprelax_ase.graph import check_density
-
-    check_density(torch.tensor(crystal.cell)[None], torch.zeros(len(crystal), dtype=torch.long))
-    return crystal

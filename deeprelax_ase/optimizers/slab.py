@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from ase import Atoms
 
-from deeprelax_ase.crystal import Crystal, plane_normal
+from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import StructureError
+from deeprelax_ase.optimizers.look import Look
 
 
 class Layer(NamedTuple):
@@ -23,14 +23,11 @@ class Layer(NamedTuple):
     thick: bool
 
 
-def layer_of(atoms: Atoms) -> Layer | None:
-    """The layer or slab that ``atoms`` are; None for all others, and for what no model can relax."""
-    from deeprelax_ase.geometry.vacuum import vacuum_of  # here, as it loads torch
-    from deeprelax_ase.graph import GraphSettings, build_graph
-
-    normal = plane_normal(atoms.pbc, atoms.cell.array)
+def layer_of(look: Look) -> Layer | None:
+    """The layer or slab that the atoms are; None for all others, and for what no model can relax."""
+    normal = plane_normal(look.atoms.pbc, look.atoms.cell.array)
     try:
-        vacuum = vacuum_of(build_graph([Crystal.from_atoms(atoms)], settings=GraphSettings(max_in_cell=0)))
+        vacuum = look.graph().vacuum
     except StructureError:  # the jump tells why
         return None if normal is None else Layer(normal, thick=False)
     if normal is None and vacuum.directions.item() == 1:

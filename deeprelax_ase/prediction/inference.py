@@ -141,6 +141,8 @@ def relax(
     relax_cell: bool | None = None,
     known: KnownForces | None = None,
     symmetry: BatchSymmetry | None = None,
+    vectors: Tensor | None = None,
+    vacuum: Vacuum | None = None,
     timed: Timed = untimed,
 ) -> BatchRelaxation:
     """The crystals of ``graph``, relaxed.
@@ -154,13 +156,15 @@ def relax(
             only, so that their vacuum stays either way.
         known: forces in the unrelaxed crystals, for networks that read them; the first recycle alone sees them.
         symmetry: of the unrelaxed crystals; None for none.
+        vectors: (E, 3) Å in float64, along the edges of the graph, where they are known.
+        vacuum: of the unrelaxed crystals, likewise.
         timed: takes the time of the stages.
     """
     settings = InferenceSettings.of(model.card) if settings is None else settings
     exact = graph if graph.cell.dtype == torch.float64 else graph.to(dtype=torch.float64)
     with timed("geometry"):
-        vectors = edge_vectors(exact)
-        freedom = CellFreedom.of(vacuum_of(exact, vectors), relax_cell)
+        vectors = edge_vectors(exact) if vectors is None else vectors
+        freedom = CellFreedom.of(vacuum_of(exact, vectors) if vacuum is None else vacuum, relax_cell)
         near = crowded(exact, torch.linalg.vector_norm(vectors, dim=1))
     if settings.solver is not None:
         relaxed = _by_distances(model, exact, dtype, timed, freedom=freedom, near=near, solver=settings.solver)

@@ -12,8 +12,8 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError, UnphysicalPredictionError, VacuumError
 from deeprelax_ase.geometry.contacts import closest_contact, colliding
-from deeprelax_ase.geometry.vacuum import Vacuum, vacuum_of, widest_gaps
-from deeprelax_ase.graph import BuiltGraph, CrystalGraph, GraphSettings, build_graph
+from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
+from deeprelax_ase.graph import CrystalGraph
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.record import Prediction
@@ -75,21 +75,14 @@ def flaws_of_vacuum(vacuum: Vacuum) -> Tensor:
     return torch.where(vacuum.directions == 2, int(Flaw.WIRE), molecule)
 
 
-def refuse_vacuum(crystal: Crystal) -> BuiltGraph:
-    """Refuse what is refused for its vacuum before anything is computed for it.
-
-    Returns:
-        the graph that was built for this: that of end-to-end networks, whose prediction may go on from it.
+def refuse_vacuum(crystal: Crystal, vacuum: Vacuum) -> None:
+    """Refuse a ``crystal`` for its ``vacuum`` before anything is computed for it.
 
     Raises:
-        VacuumError: the ``crystal`` is a molecule or a wire.
-        StructureError: atoms are on top of each other, or alone.
+        VacuumError: it is a molecule or a wire.
     """
-    settings = GraphSettings(max_in_cell=0)
-    graph = build_graph([crystal], settings=settings)
-    if flaw := int(flaws_of_vacuum(vacuum_of(graph))):
+    if flaw := int(flaws_of_vacuum(vacuum)):
         raise VacuumError(_about_vacuum(Flaw(flaw), crystal))
-    return BuiltGraph(graph, settings)
 
 
 def flaw_error(flaw: int, prediction: Prediction) -> StructureError:

@@ -15,7 +15,7 @@ import torch
 from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error, refuse_fixed_atoms
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import BACKENDS, BuiltGraph, CrystalGraph, build_graph
+from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
@@ -23,6 +23,7 @@ from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.batching import attempt, grouped
+from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.forces import known_forces
@@ -146,7 +147,8 @@ class Predictor:
             structure: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``.
             relax_cell: whether the cell moves; if not, it stays exactly as it is. By default it does, unless the
                 crystal is a slab. Layers and slabs are strained in their plane only, so that their vacuum stays.
-            graph: of this very structure, where it was built before; it is built anew where the model needs another.
+            graph: of this very structure, where it was built before, with what was seen in it; it is built anew where
+                the model needs another.
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
@@ -240,7 +242,8 @@ class Predictor:
         timed = partial(stopwatch, timings, device=self.device)
         settings = self.settings if known is None else self.settings._replace(recycles=1)
         with timed("graph"):
-            graph = self._graph(crystals, built)
+            built = self._usable(built)
+            graph = self._graph(crystals) if built is None else built.graph
         with timed("geometry"):
             symmetry = BatchSymmetry.of(crystals) if self.keep_symmetry else None
         relaxation = relax(
@@ -251,6 +254,8 @@ class Predictor:
             relax_cell=relax_cell,
             known=known,
             symmetry=symmetry,
+            vectors=None if built is None else built.vectors,
+            vacuum=None if built is None else built.vacuum,
             timed=timed,
         )
         knows_slabs = getattr(self.model.config, "reads_cell_freedom", False)
@@ -270,11 +275,15 @@ class Predictor:
         flaws = relaxation.flaws.tolist()
         return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
 
-    def _graph(self, crystals: Sequence[Crystal], built: BuiltGraph | None) -> CrystalGraph:
-        """Build the graph of ``crystals`` that the model reads, unless ``built`` is it."""
+    def _usable(self, built: BuiltGraph | None) -> BuiltGraph | None:
+        """Hand out what was built before, if the model reads the same."""
+        if built is None or built.settings != self.model.config.graph or self.graph_backend != "torch":
+            return None
+        return built.to(self.device)
+
+    def _graph(self, crystals: Sequence[Crystal]) -> CrystalGraph:
+        """Build the graph of ``crystals`` that the model reads."""
         settings = self.model.config.graph
-        if built is not None and built.settings == settings and self.graph_backend == "torch":
-            return built.graph.to(self.device, torch.float64)
         return build_graph(
             crystals, backend=self.graph_backend, settings=settings, device=self.device, dtype=torch.float64
         )

@@ -14,7 +14,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.graph import BuiltGraph
+from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.force_reader import ForceReader, M3GNetCalculator
@@ -28,12 +28,14 @@ class StandIn:
     solver_converged: bool = True
     error: CalibratedError | None = None
     asked: list[bool] = field(default_factory=list)
+    crystals: list[Crystal] = field(default_factory=list)
     graphs: list[BuiltGraph | None] = field(default_factory=list)
     model_name: str = "stand-in"
 
     def predict(self, structure, *, relax_cell: bool = True, graph: BuiltGraph | None = None) -> Prediction:
         initial = Crystal.of(structure)
         self.asked.append(relax_cell)
+        self.crystals.append(initial)
         self.graphs.append(graph)
         fractional = self.relaxed.fractional_positions
         return Prediction(

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.graph import BuiltGraph
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
+from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction
 from tests.optimizers.helpers import CountingEMT, geometry
 

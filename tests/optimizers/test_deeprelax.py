@@ -11,7 +11,6 @@ from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize import FIRE
 
-from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import build_graph
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 from deeprelax_ase.prediction.status import INFO_KEYS
@@ -127,18 +126,20 @@ def test_converged_start_makes_no_jump(make_atoms, predictor, minimum):
     assert atoms.info == {"deeprelax_status": "converged", "deeprelax_calculator": "emt"}
 
 
-def test_the_graph_that_the_check_took_goes_on_to_the_prediction(make_atoms, predictor):
-    """Only under a calculator is anything checked before the prediction."""
-    for calc in (True, False):
+@pytest.mark.parametrize("symprec", [None, 0.5])
+def test_the_graph_of_the_first_look_goes_on_to_the_prediction(make_atoms, predictor, symprec):
+    """Unless the atoms have moved since, as ``symprec`` moves them; nothing looks where all is given."""
+    for calc, relax_cell in ((True, None), (False, None), (False, False)):
         atoms = make_atoms(calc=calc)
-        crystal = Crystal.from_atoms(atoms)
-        quiet(atoms, predictor).run(fmax=FMAX, steps=1)
-        given = predictor.graphs[-1]
-        assert (given is not None) is calc
+        if symprec is not None and relax_cell is False:
+            continue
+        quiet(atoms, predictor, relax_cell=relax_cell, symprec=symprec).run(fmax=FMAX, steps=1)
+        given, crystal = predictor.graphs[-1], predictor.crystals[-1]
+        assert (given is not None) is (calc or (relax_cell is None and symprec is None))
         if given is not None:
             expected = build_graph([crystal], settings=given.settings)
-            assert torch.equal(given.graph.edge_index, expected.edge_index)
-            assert torch.equal(given.graph.cell_offsets, expected.cell_offsets)
+            for name in ("positions", "cell", "edge_index", "cell_offsets"):
+                assert torch.equal(getattr(given.graph, name), getattr(expected, name))
 
 
 def test_no_energy_is_computed_twice(make_atoms, predictor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -11,17 +12,19 @@ import pytest
 import torch
 from ase.build import bulk, mx2
 from ase.calculators.emt import EMT
+from ase.filters import FrechetCellFilter
 from torch import nn
 
-from deeprelax_ase import DeepRelaxOptimizer, crystal
+from deeprelax_ase import DeepRelaxOptimizer
+from deeprelax_ase.crystal import Crystal, validate
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.geometry import EDGSettings, vacuum
+from deeprelax_ase.geometry import EDGSettings, vacuum_of
 from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
-from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config, deeprelax_e3
+from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.prediction import inference
 from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings
 from deeprelax_ase.prediction.inference import relax as infer
 from deeprelax_ase.prediction.predictor import Predictor
@@ -281,38 +284,65 @@ def test_layers_keep_their_vacuum(model: Model):
 
 # Work is done once
 
+ONCE = {"validate": 1, "build_graph": 1, "vacuum_of": 1}
+
 
 @pytest.fixture
 def calls(monkeypatch) -> Counter[str]:
     """How often what should be done once is done."""
     calls: Counter[str] = Counter()
 
-    def count(place, function):
+    def count(function):
         def call(*args, **kwargs):
             calls[function.__name__] += 1
             return function(*args, **kwargs)
 
-        monkeypatch.setattr(place, function.__name__, call)
+        for name, module in list(sys.modules.items()):  # wherever it was imported to
+            if name.startswith("deeprelax_ase") and vars(module).get(function.__name__) is function:
+                monkeypatch.setattr(module, function.__name__, call)
 
-    for place in (deeprelax_e3, inference, vacuum):
-        count(place, edge_vectors)
-    count(inference, deeprelax_e3.network_input)
-    count(crystal, crystal.validate)
+    for function in (validate, build_graph, vacuum_of, edge_vectors, network_input):
+        count(function)
     return calls
 
 
 def test_each_recycle_computes_edge_vectors_once(calls: Counter[str], model: Model):
     predictor(model, recycles=3).predict(CRYSTALS["triclinic"].to_atoms())
-    assert calls == {"edge_vectors": 3, "network_input": 3, "validate": 1}
+    assert calls == {**ONCE, "edge_vectors": 3, "network_input": 3}
+
+
+@pytest.mark.parametrize("relax_cell", [None, True, False])
+@pytest.mark.parametrize("calculator", [None, EMT()])
+@pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter])
+def test_a_jump_looks_at_the_atoms_once(calls: Counter[str], model: Model, calculator, relax_cell, wrap):
+    """What may move is told by the same look as whether there is vacuum, and the prediction goes on from it."""
+    atoms = bulk("Cu", "fcc", a=3.8, cubic=True)
+    atoms.positions[0, 0] += 0.1
+    atoms.calc = calculator
+    optimizer = DeepRelaxOptimizer(
+        wrap(atoms), predictor=predictor(model, recycles=2), logfile=None, relax_cell=relax_cell
+    )
+    optimizer.run(steps=1)
+    assert optimizer.prediction is not None
+    once = {**ONCE, "edge_vectors": 2, "network_input": 2}
+    assert calls == once
+    optimizer.run(steps=1)
+    assert calls == once
 
 
 @pytest.mark.parametrize("calculator", [None, EMT()])
-def test_a_jump_checks_the_atoms_twice(calls: Counter[str], model: Model, calculator):
-    atoms = bulk("Cu", "fcc", a=3.8, cubic=True)
+def test_a_jump_from_elsewhere_looks_again(calls: Counter[str], model: Model, calculator):
+    atoms, asked = bulk("Cu", "fcc", a=3.8, cubic=True), predictor(model)
     atoms.calc = calculator
-    DeepRelaxOptimizer(atoms, predictor=predictor(model), logfile=None).run(steps=1)
-    # for what may move, and for the jump; under a calculator, which may feel no vacuum, before the jump too
-    assert calls == {"edge_vectors": 2 + (calculator is not None), "network_input": 1, "validate": 2}
+    optimizer = DeepRelaxOptimizer(atoms, predictor=asked, logfile=None, finish=None)
+    atoms.set_cell(atoms.cell.array * [[1.02], [1.0], [1.0]], scale_atoms=True)
+    atoms.positions[0] += 0.1
+    moved = atoms.copy()
+    optimizer.run(steps=1)
+    assert (calls["validate"], calls["build_graph"], calls["vacuum_of"]) == (2, 2, 2)
+    expected = asked.predict(moved).relaxed
+    np.testing.assert_array_equal(optimizer.prediction.relaxed.positions, expected.positions)
+    np.testing.assert_array_equal(optimizer.prediction.relaxed.cell, expected.cell)
 
 
 # -- cells that may not be strained in all directions
@@ -339,7 +369,7 @@ def test_networks_are_told_that_cells_are_fixed(reader: Model, graph: CrystalGra
 @pytest.mark.parametrize("reads", [True, False])
 def test_layers_are_strained_in_their_plane(reader: Model, model: Model, reads: bool):
     atoms = mx2("MoS2", vacuum=8.0)
-    layer = build_graph([crystal.Crystal(atoms.numbers, atoms.positions, atoms.cell.array)], settings=CONFIG.graph)
+    layer = build_graph([Crystal(atoms.numbers, atoms.positions, atoms.cell.array)], settings=CONFIG.graph)
     relaxed = relax(reader if reads else model, layer)
     assert (relaxed.cell[0, 2] - layer.cell[0, 2]).abs().max() < 1e-12
     assert (relaxed.cell[0, :2] - layer.cell[0, :2]).abs().max() > 1e-3

@@ -28,9 +28,9 @@ from deeprelax_ase.errors import (
     VacuumError,
 )
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import BuiltGraph, build_graph
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import within_error
 from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
@@ -94,7 +94,7 @@ def test_a_prediction_goes_on_from_a_graph_that_is_the_models():
     predictor, crystal = Predictor(END_TO_END, device="cpu", leave_within_error=False), CRYSTALS["rocksalt"]
     other = crystal.with_geometry(crystal.positions * 1.05, crystal.cell * 1.05)
     settings = predictor.model.config.graph
-    own, of_other = (BuiltGraph(build_graph([c], settings=settings), settings) for c in (crystal, other))
+    own, of_other = (BuiltGraph.of(c, settings) for c in (crystal, other))
     built = predictor.predict(crystal)
     assert_same(predictor.predict(crystal, graph=own), built, atol=0)
     read = predictor.predict(crystal, graph=of_other)

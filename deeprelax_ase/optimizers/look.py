@@ -1,0 +1,83 @@
+"""The :class:`Look` at the atoms that an optimizer is given: crystal, graph and vacuum, once as long as they stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ase import Atoms
+
+from deeprelax_ase.crystal import Crystal
+
+if TYPE_CHECKING:
+    from deeprelax_ase.prediction.built import BuiltGraph
+
+
+class Look:
+    """The look at ``atoms``: at their crystal, and where somebody asks, at its graph and vacuum.
+
+    It is taken anew once the atoms have moved, or are others.
+
+    Args:
+        atoms: the caller's, which may change at any time.
+
+    Attributes:
+        atoms: the same.
+    """
+
+    def __init__(self, atoms: Atoms) -> None:
+        self.atoms = atoms
+        self._seen: list[object] = []
+        self._crystal: Crystal | None = None
+        self._graph: BuiltGraph | None = None
+
+    def crystal(self) -> Crystal:
+        """The crystal that the model sees, checked.
+
+        Raises:
+            StructureError: they are no crystal, layer or slab.
+        """
+        self._forget_if_changed()
+        if self._crystal is None:
+            self._crystal = _dense_at_most(Crystal.from_atoms(self.atoms))
+        return self._crystal
+
+    def graph(self) -> BuiltGraph:
+        """The graph of the crystal, and the vacuum in it.
+
+        Raises:
+            StructureError: there is no crystal; or atoms are on top of each other, or alone.
+        """
+        crystal = self.crystal()
+        if self._graph is None:
+            from deeprelax_ase.prediction.built import BuiltGraph  # here, as it loads torch
+
+            self._graph = BuiltGraph.of(crystal)
+        return self._graph
+
+    @property
+    def known_graph(self) -> BuiltGraph | None:
+        """The graph, if it was asked for where the atoms are now."""
+        self._forget_if_changed()
+        return self._graph
+
+    def forget(self) -> None:
+        """Let go of the graph, which takes room."""
+        self._crystal = self._graph = None
+
+    def _forget_if_changed(self) -> None:
+        atoms = self.atoms
+        now: list[object] = [a.tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
+        now.append(repr(atoms.info.get("occupancy")))  # it may tell that they are no crystal
+        if self._seen != now:
+            self._seen = now
+            self.forget()
+
+
+def _dense_at_most(crystal: Crystal) -> Crystal:
+    """``crystal``, unless its atoms must overlap: a calculator would list their neighbours without end."""
+    import torch
+
+    from deeprelax_ase.graph import check_density
+
+    check_density(torch.tensor(crystal.cell)[None], torch.zeros(len(crystal), dtype=torch.long))
+    return crystal

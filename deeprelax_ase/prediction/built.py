@@ -1,0 +1,47 @@
+"""The :class:`BuiltGraph` record: a crystal's graph and what was seen in it, for whoever needs the same again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.vacuum import Vacuum, vacuum_of
+from deeprelax_ase.graph import CrystalGraph, GraphSettings, build_graph, edge_vectors
+
+#: Those of end-to-end networks, whose prediction may go on from what a first look at the crystal took.
+END_TO_END = GraphSettings(max_in_cell=0)
+
+
+class BuiltGraph(NamedTuple):
+    """The graph of one crystal, in float64.
+
+    Attributes:
+        graph: with the edges that ``settings`` ask for, as :func:`~deeprelax_ase.graph.build_graph` builds them.
+        settings: choice of the neighbours that are edges.
+        vectors: (E, 3) Å, along the edges.
+        vacuum: of the crystal.
+    """
+
+    graph: CrystalGraph
+    settings: GraphSettings
+    vectors: Tensor
+    vacuum: Vacuum
+
+    @classmethod
+    def of(cls, crystal: Crystal, settings: GraphSettings = END_TO_END) -> BuiltGraph:
+        """Build that of a validated ``crystal``, by torch on the CPU.
+
+        Raises:
+            StructureError: atoms are on top of each other, or alone.
+        """
+        graph = build_graph([crystal], settings=settings)
+        vectors = edge_vectors(graph)
+        return cls(graph, settings, vectors, vacuum_of(graph, vectors))
+
+    def to(self, device: torch.device) -> BuiltGraph:
+        """Move it to ``device``."""
+        vacuum = Vacuum(*(tensor.to(device) for tensor in self.vacuum))
+        return BuiltGraph(self.graph.to(device), self.settings, self.vectors.to(device), vacuum)
