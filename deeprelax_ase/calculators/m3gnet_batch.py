@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class EnergyForcesStress(NamedTuple):
-    """What M3GNet says of a crystal, in double precision.
+    """Energy, forces and stress of a crystal by M3GNet, in double precision.
 
     Attributes:
         energy: eV.
@@ -49,7 +49,7 @@ def m3gnet_network() -> M3GNet:
 
 
 def m3gnet_of(crystals: Sequence[Crystal | Atoms]) -> list[EnergyForcesStress]:
-    """What M3GNet says of each of the ``crystals``, on the CPU.
+    """Compute energy, forces and stress of each of the ``crystals`` by M3GNet, on the CPU.
 
     Args:
         crystals: taken as periodic in all directions. One with an element that M3GNet does not know, or with atoms in
