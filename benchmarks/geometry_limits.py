@@ -7,12 +7,13 @@ Ends with an error where a constant of the package no longer fits what it finds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from geometry_limits_page import DOUBTS, KINDS, LAYERS, SLABS, WORDS
+from geometry_limits_page import DOUBTS, KINDS, LAYERS, OTHERS, RELAXED, SLABS, WORDS
 from shared import options, read
 
 from deeprelax_ase import Predictor
@@ -36,7 +37,7 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.record import Prediction
 
-REACHES = ("NEAR", "NEAR_MIXED", "NEAR_METALS", "OPEN", "OPEN_MIXED", "OPEN_METALS", "PACKED", "HELD")
+REACHES = ("NEAR", "NEAR_MIXED", "NEAR_METALS", "OPEN", "OPEN_MIXED", "OPEN_METALS", "PACKED", "TOUCHING", "HELD")
 ATOMS_AT_ONCE = 4000
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
@@ -56,18 +57,26 @@ def vacuum_found(pairs: RelaxationPairs) -> dict[str, np.ndarray]:
 
 
 def by_kind(pairs: RelaxationPairs, per_kind: int) -> tuple[dict[str, dict[str, float]], dict[int, np.ndarray]]:
-    """Shares of what the crystals of each kind are taken for, and the thicknesses of layers and slabs."""
+    """Shares of what the crystals of each kind are taken for, and the thicknesses of layers and slabs.
+
+    Unrelaxed ones; the others relaxed too.
+    """
     generator = torch.Generator().manual_seed(0)
     groups = {name: (pairs.kind == kind).nonzero().squeeze(1) for kind, name in KINDS.items()}
-    groups["all others"] = (~torch.isin(pairs.kind, torch.tensor(list(KINDS)))).nonzero().squeeze(1)
-    shares, thicknesses = {}, {}
+    groups[OTHERS] = (~torch.isin(pairs.kind, torch.tensor(list(KINDS)))).nonzero().squeeze(1)
+    shares, thicknesses, parts = {}, {}, {}
     for name, members in groups.items():
-        chosen = members[torch.randperm(len(members), generator=generator)[:per_kind]]
-        found = vacuum_found(pairs.take(chosen))
+        parts[name] = pairs.take(members[torch.randperm(len(members), generator=generator)[:per_kind]])
+    others = parts[OTHERS]
+    ends = {"fractional_initial": others.fractional_relaxed, "cell_initial": others.cell_relaxed}
+    parts[RELAXED] = replace(others, **ends)
+    for name, part in parts.items():
+        found = vacuum_found(part)
         directions, thickness = found["directions"], found["thickness"]
         shares[name] = {word: float((directions == n).mean()) for n, word in enumerate(WORDS)}
         shares[name] |= {doubt: float(found[doubt].mean()) for doubt in DOUBTS}
-        shares[name]["crystals"] = len(chosen)
+        shares[name]["any doubt"] = float(np.any([found[doubt] for doubt in DOUBTS], axis=0).mean())
+        shares[name]["crystals"] = len(part)
         thicknesses[name] = thickness[directions == 1]
     return shares, {kind: thicknesses[name] for kind, name in KINDS.items()}
 

@@ -50,6 +50,11 @@ OPEN = 2.7
 #: single atoms that are further apart no model here predicts the distances, see there.
 PACKED = 1.4
 
+#: Å likewise, up to which two atoms touch that are no metals; all others touch where they are :data:`PACKED`. Volumes
+#: of crystals in which nothing that touches repeats in two directions are predicted more than twice as far off as
+#: others. Molecules in boxes 2.8 to 3.4 Å longer than they are come near without touching.
+TOUCHING = 1.0
+
 #: Å likewise, the largest of two metals: for layers and slabs, instead of :data:`NEAR`, and for wires, instead of
 #: :data:`OPEN`. In no training crystal a metal holds on to another over more, where nothing else is between them.
 NEAR_METALS, OPEN_METALS = 2.2, 1.4
@@ -83,8 +88,9 @@ class Vacuum(NamedTuple):
         planes: (G, 3, 3) projectors onto the plane of a layer; the identity for all others.
         thickness: (G,) Å, from the lowest to the highest atom of a layer; zero for all others.
         width: (G,) Å, of the vacuum above it, from atom to atom; zero for all others.
-        molecular: (G,) bool, crystals of molecules, or of atoms that do not touch: nothing that is :data:`PACKED`
-            repeats in any direction.
+        molecular: (G,) bool, crystals of molecules, or of atoms that do not touch: nothing that touches, see
+            :data:`TOUCHING`, repeats in any direction.
+        stringy: (G,) bool, crystals of chains that do not touch: what touches repeats in one direction only.
         parted: (G,) bool, crystals of layers as thick as slabs that are further than :data:`OPEN` apart, as slabs with
             little vacuum are.
     """
@@ -95,6 +101,7 @@ class Vacuum(NamedTuple):
     thickness: PerCrystal
     width: PerCrystal
     molecular: CrystalFlags
+    stringy: CrystalFlags
     parted: CrystalFlags
 
     @property
@@ -115,20 +122,21 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     gaps = sphere_gaps(graph, lengths)
     gaps = torch.where(lengths <= DEFAULT_SETTINGS.cutoff, gaps, torch.inf)
     zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
-    packed, indices = _linked(graph, gaps <= PACKED)
-    no = torch.zeros_like(packed, dtype=torch.bool)
-    if (packed == 3).all():  # waits for the device
-        return Vacuum(3 - packed, indices, identity, zeros, zeros, no, no)
     metals = metallic().to(graph.numbers.device)[graph.numbers][graph.edge_index].sum(dim=0)
+    touching, indices = _linked(graph, gaps <= gaps.new_tensor([TOUCHING, PACKED, PACKED])[metals])
+    no = torch.zeros_like(touching, dtype=torch.bool)
+    if (touching == 3).all():  # waits for the device
+        return Vacuum(3 - touching, indices, identity, zeros, zeros, no, no, no)
+    packed, _ = _linked(graph, gaps <= PACKED)
     opened, between = _linked(graph, gaps <= gaps.new_tensor([OPEN, OPEN_MIXED, OPEN_METALS])[metals])
     near = gaps <= gaps.new_tensor([NEAR, NEAR_MIXED, NEAR_METALS])[metals]
     rank, indices = _linked(graph, near)
     layers = rank == 2
     held, _ = _linked(graph, near & (gaps <= HELD))
     rank = torch.where(layers, held, torch.where(opened < 2, opened, rank))
-    molecular = (rank == 3) & (packed == 0)
-    if molecular.any():  # waits for the device; there are few
-        rank = torch.where(molecular & (packing(graph, lengths) < LOOSE), 0, rank)
+    boxable = (rank == 3) & (packed == 0)
+    if boxable.any():  # waits for the device; there are few
+        rank = torch.where(boxable & (packing(graph, lengths) < LOOSE), 0, rank)
     layers = rank == 2
     crystals = rank == 3
     indices = torch.where(layers[:, None], indices, torch.zeros_like(indices))
@@ -145,7 +153,8 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     thickness = spacings - width
     parted, thickness = apart & (thickness > SLAB), torch.where(layers, thickness, zeros)
     width = torch.where(layers, width, zeros)
-    return Vacuum(3 - rank, indices, identity - outer, thickness, width, crystals & (packed == 0), parted)
+    molecular, stringy = crystals & (touching == 0), crystals & (touching == 1)
+    return Vacuum(3 - rank, indices, identity - outer, thickness, width, molecular, stringy, parted)
 
 
 def _linked(graph: CrystalGraph, edges: EdgeFlags) -> tuple[CrystalCounts, LatticeIndices]:

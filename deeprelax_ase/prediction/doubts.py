@@ -12,10 +12,11 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.contacts import closest_contact
 from deeprelax_ase.prediction.inference import BatchRelaxation
 
-#: Of molecules, layers far apart and slabs, see :class:`~deeprelax_ase.geometry.vacuum.Vacuum`. How far predictions of
-#: the first two are off stands in ``benchmarks/geometry_limits.md``.
+#: Of molecules, chains, layers far apart and slabs, see :class:`~deeprelax_ase.geometry.vacuum.Vacuum`. How far
+#: predictions of the first three are off stands in ``benchmarks/geometry_limits.md``.
 _REASONS = (
     "it is made of molecules or atoms that do not touch, and how far apart they come to lie is hardly learnt",
+    "it is made of chains that do not touch, and how far apart they come to lie is hardly learnt",
     "it is made of thick layers that are far apart for a crystal's, or is a slab with little vacuum",
     "it is a slab, and the model has learnt none",
 )
@@ -30,7 +31,7 @@ def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows
         knows_slabs: whether the model has learnt slabs, whose cells are kept.
     """
     vacuum = relaxation.vacuum
-    flags = (vacuum.molecular, vacuum.parted, vacuum.slabs & (not knows_slabs))
+    flags = (vacuum.molecular, vacuum.stringy, vacuum.parted, vacuum.slabs & (not knows_slabs))
     reasons = zip(crystals, relaxation.crowded.tolist(), *(flag.tolist() for flag in flags), strict=True)
     return [
         _crowded(crystal) if crowded else next((why for why, true in zip(_REASONS, told, strict=True) if true), "")

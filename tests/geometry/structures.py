@@ -95,6 +95,11 @@ def graphite() -> Atoms:
     return crystal("CC", sites, spacegroup=194, cellpar=[2.46, 2.46, 6.71, 90, 90, 120])
 
 
+def tellurium() -> Atoms:
+    """Of helices as near to each other as they are in nature; Adenis et al., Acta Cryst. C 45, 941 (1989)."""
+    return crystal(["Te"], [(0.2636, 0, 1 / 3)], spacegroup=152, cellpar=[4.456, 4.456, 5.921, 90, 90, 120])
+
+
 def molybdenite() -> Atoms:
     sites = [(1 / 3, 2 / 3, 0.25), (1 / 3, 2 / 3, 0.62)]
     return crystal(["Mo", "S"], sites, spacegroup=194, cellpar=[3.16, 3.16, 12.3, 90, 90, 120])
@@ -136,12 +141,28 @@ SMALL_BOXES = {
     "carbon in 4.5 Å": lambda: wire("C", 4.5, 1.3),
 }
 
-#: What nothing but contacts hold together.
+#: What nothing but contacts hold together, some of them as near as packed crystals are.
 MOLECULAR = {
+    **{f"{name} in 3.4 Å": lambda name=name: packed(name, 3.4) for name in ("Cl2", "S2", "SO2", "BCl3")},
+    **{
+        f"{name} in 2.8 Å": lambda name=name: packed(name, 2.8) for name in ("C6H6", "C2H4", "CO2", "HCN", "CO", "H2CO")
+    },
     "benzene": benzene_crystal,
     "dry ice": dry_ice,
     "argon": lambda: bulk("Ar", "fcc", a=5.26),
     **{f"{name} in 3 Å": lambda name=name: packed(name, 3.0) for name in ("CO2", "C6H6", "CF4", "N2")},
+}
+
+#: Chains, 1.2 to 2.7 Å apart between their spheres.
+CHAINS = {
+    f"{symbol} in {box:g} Å": lambda symbol=symbol, box=box, bond=bond: wire(symbol, box, bond)
+    for symbol, bond, boxes in (
+        ("Te", 2.8, (5.3, 4.3)),
+        ("Se", 2.4, (4.8,)),
+        ("P", 2.2, (4.4, 3.34)),
+        ("C", 1.3, (3.5,)),
+    )
+    for box in boxes
 }
 
 MOLECULES = {
@@ -171,6 +192,7 @@ CRYSTALS = {
     "argon": lambda: bulk("Ar", "fcc", a=5.26),
     "graphite": graphite,
     "molybdenite": molybdenite,
+    "tellurium": tellurium,
     "leaning graphite": lambda: leaning(graphite()),
     "stretched sodium": lambda: bulk("Na", "bcc", a=1.2 * 4.29),
     "stretched caesium": lambda: bulk("Cs", "bcc", a=1.1 * 6.14),

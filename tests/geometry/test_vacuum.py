@@ -22,6 +22,7 @@ from deeprelax_ase.geometry.vacuum import (
 from deeprelax_ase.graph import GraphSettings, build_graph
 from tests.crystals import END_TO_END
 from tests.geometry.structures import (
+    CHAINS,
     CRYSTALS,
     LAYERS,
     MOLECULAR,
@@ -85,6 +86,15 @@ def test_crystals_of_molecules_are_told() -> None:
     found = judged(*(make() for make in MOLECULAR.values()), *(CRYSTALS[name]() for name in others))
     assert found.directions.tolist() == [0] * (len(MOLECULAR) + len(others))
     assert found.molecular.tolist() == [True] * len(MOLECULAR) + [False] * len(others)
+    assert not found.stringy.any()
+
+
+def test_crystals_of_chains_are_told_in_any_cell() -> None:
+    made = [make() for make in CHAINS.values()]
+    found = judged(*made, *(leaning(atoms) for atoms in made))
+    assert found.stringy.all()
+    assert not found.directions.any()
+    assert not found.molecular.any()
 
 
 def test_layers_of_a_crystal_may_be_apart_and_metals_may_not() -> None:

@@ -10,7 +10,7 @@ from ase.build import bulk, fcc111
 from deeprelax_ase import Predictor
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.judgement import judge
-from tests.geometry.structures import CRYSTALS, MOLECULAR, SMALL_BOXES, with_vacuum
+from tests.geometry.structures import CHAINS, CRYSTALS, MOLECULAR, SMALL_BOXES, with_vacuum
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def beside(distance):
 
 DOUBTFUL = {
     "dry ice": (MOLECULAR["dry ice"], "molecules"),
-    "CF4 in 3 Å": (MOLECULAR["CF4 in 3 Å"], "molecules"),
+    **{name: (MOLECULAR[name], "molecules") for name in ("CF4 in 3 Å", "Cl2 in 3.4 Å", "C6H6 in 2.8 Å", "CO in 2.8 Å")},
+    **{name: (make, "chains") for name, make in CHAINS.items()},
     "a slab in a small cell": (lambda: with_vacuum(fcc111("Al", (1, 1, 6)), 3.5), "thick layers that are far apart"),
 }
 
