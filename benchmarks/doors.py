@@ -77,7 +77,7 @@ class Doors:
 
 def _made(made: Prediction | Exception) -> Outcome:
     judgement = judge(made)
-    return Outcome(judgement.status, made.relaxed if isinstance(made, Prediction) else None, judgement.reason)
+    return Outcome(judgement.status, made.relaxed.as_given if isinstance(made, Prediction) else None, judgement.reason)
 
 
 def predict(doors: Doors, structures: Sequence[Atoms]) -> list[Outcome]:

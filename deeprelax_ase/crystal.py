@@ -98,7 +98,10 @@ class Crystal:
 
     @property
     def as_given(self) -> Crystal:
-        """The crystal before vacuum was put into its cell; all others are as they were given."""
+        """The crystal without the vacuum that was put into its cell, repeating as it was given, to be handed out.
+
+        Also of what :meth:`with_geometry` makes of such a crystal. All others are as they were given.
+        """
         return self if self._given is None else self._given
 
     @classmethod
@@ -166,15 +169,25 @@ class Crystal:
         return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
 
     def to_structure(self) -> Structure:
-        """A new pymatgen ``Structure``; atoms keep their images (``to_unit_cell`` is off)."""
+        """A new pymatgen ``Structure``; atoms keep their images (``to_unit_cell`` is off).
+
+        Its ``lattice.pbc`` says in which directions it repeats. A layer without a vector out of its plane gets
+        one, with vacuum, since pymatgen needs three.
+        """
         from pymatgen.core import Element, Lattice, Structure
 
         species = [Element.from_Z(int(z)) for z in self.numbers]
-        return Structure(Lattice(self.cell), species, self.positions, coords_are_cartesian=True)
+        cell = self.cell if self.volume or self.pbc.sum() != 2 else _with_vacuum(self).cell
+        lattice = Lattice(cell, pbc=tuple(self.pbc.tolist()))
+        return Structure(lattice, species, self.positions, coords_are_cartesian=True)
 
     def with_geometry(self, positions: np.ndarray, cell: np.ndarray) -> Crystal:
         """The same atoms at new ``positions`` (N, 3) in a new ``cell`` (3, 3), both in Å."""
-        return Crystal(self.numbers, positions, cell, self.pbc)
+        crystal = Crystal(self.numbers, positions, cell, self.pbc)
+        if (given := self._given) is not None:
+            kept = np.where(given.pbc[:, None], crystal.cell, given.cell)
+            object.__setattr__(crystal, "_given", Crystal(self.numbers, positions, kept, given.pbc))
+        return crystal
 
 
 def refuse_fixed_atoms(structure: object) -> None:

@@ -10,7 +10,7 @@ from ase.constraints import FixAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deeprelax_ase.crystal import Crystal, check_elements, crystal_as_it_is, crystal_or_error, validate
+from deeprelax_ase.crystal import PUT_VACUUM, Crystal, check_elements, crystal_as_it_is, crystal_or_error, validate
 from deeprelax_ase.errors import (
     CoordinateRangeError,
     DeepRelaxError,
@@ -188,6 +188,14 @@ class TestPymatgen:
         np.testing.assert_array_equal(back.numbers, crystal.numbers)
         np.testing.assert_allclose(back.positions, crystal.positions, rtol=0, atol=1e-12)
         np.testing.assert_allclose(back.cell, crystal.cell, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize(("third", "made"), [((0, 0, 0), (0, 0, PUT_VACUUM)), ((0.3, 0, 2), (0.3, 0, 2))])
+    def test_layers_repeat_as_given(self, third: tuple, made: tuple) -> None:
+        """In a cell of three vectors, which pymatgen needs."""
+        crystal = Crystal([6], np.zeros((1, 3)), [[2.5, 0, 0], [0, 2.5, 0], third], (True, True, False))
+        lattice = crystal.to_structure().lattice
+        assert lattice.pbc == (True, True, False)
+        np.testing.assert_array_equal(lattice.matrix, [[2.5, 0, 0], [0, 2.5, 0], made])
 
     def test_oxidation_states_are_no_disorder(self) -> None:
         structure = salt().to_structure()

@@ -21,7 +21,7 @@ from deeprelax_ase.prediction.judgement import (
     judge,
 )
 from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.prediction.status import forget
+from deeprelax_ase.prediction.status import FAILED, REFUSED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -220,7 +220,8 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
     """Write the crystal of ``frame``, if there is one.
 
     Returns:
-        the frame; where the format cannot hold the crystal, a failure without atoms.
+        the frame; where the format cannot hold the crystal, a failure without atoms. A crystal that was refused stays
+        refused, whether it can be written or not.
 
     Raises:
         OSError: nothing more can be written: no space, no permission.
@@ -236,7 +237,9 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
         given = frame.result
         earlier = "" if given.ok or not given.reason else f"{given.reason}; "
         reason = f"{earlier}cannot be written in this format ({type(error).__name__}: {error})"
-        return RelaxedFrame(frame.label, RelaxationResult.unrelaxed(reason, given.initial, model=given.model), None)
+        status = REFUSED if given.status == REFUSED else FAILED
+        lost = RelaxationResult.unrelaxed(reason, given.initial, model=given.model, status=status)
+        return RelaxedFrame(frame.label, lost, None)
     return frame
 
 

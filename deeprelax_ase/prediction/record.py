@@ -44,7 +44,8 @@ class Prediction:
     """The relaxed crystal that a model predicts in one shot.
 
     Attributes:
-        initial: the unrelaxed crystal.
+        initial: the unrelaxed crystal. If it repeats in two directions, this is the one with vacuum that the model
+            sees, as is ``relaxed``; their ``as_given`` are in the cell that was given.
         relaxed: the predicted crystal, same atom order and periodic images.
         uncertainty: see :class:`Uncertainty`.
         model: name of the model.
@@ -132,10 +133,12 @@ class Prediction:
     def to_atoms(self, template: Atoms | None = None) -> Atoms:
         """The relaxed crystal as ASE ``Atoms``, with :attr:`info` in theirs.
 
+        Atoms that repeat in two directions keep their ``pbc``, and their vector out of the plane.
+
         Args:
             template: copied for everything but positions and cell: tags, magnetic moments, constraints, arrays, info.
         """
-        return labelled_atoms(self.relaxed, self.info, template)
+        return labelled_atoms(self.relaxed.as_given, self.info, template)
 
 
 def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any]:
@@ -165,13 +168,9 @@ def _error_facts(error: CalibratedError) -> dict[str, str]:
 
 
 def labelled_atoms(crystal: Crystal, info: Mapping[str, Any], template: Atoms | None = None) -> Atoms:
-    """``crystal`` as ASE ``Atoms``, or as a copy of ``template`` moved there; ``info`` replaces an earlier run's.
-
-    Where the template repeats in two directions only, it keeps its vector out of the plane, which is its vacuum.
-    """
+    """``crystal`` as ASE ``Atoms``, or as a copy of ``template`` moved there; ``info`` replaces an earlier run's."""
     atoms = crystal.to_atoms() if template is None else template.copy()
-    kept = ~atoms.pbc if atoms.pbc.sum() == 2 else np.zeros(3, dtype=bool)
-    atoms.set_cell(np.where(kept[:, None], atoms.cell.array, crystal.cell), apply_constraint=False)
+    atoms.set_cell(crystal.cell, apply_constraint=False)
     atoms.set_positions(crystal.positions, apply_constraint=False)
     forget(atoms)
     atoms.info.update(info)

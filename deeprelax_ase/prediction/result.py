@@ -94,7 +94,7 @@ class RelaxationResult:
         left = bool(prediction.unchanged) or (skip and judgement.uncertain)
         return cls(
             unchanged=left,
-            relaxed=prediction.initial if left else prediction.relaxed,
+            relaxed=(prediction.initial if left else prediction.relaxed).as_given,
             volume_change=0.0 if left else prediction.volume_change,
             **judged(prediction, judgement),
             **_of_the_jump(prediction),
@@ -173,8 +173,10 @@ class RelaxationResult:
         Fields of the prediction are dropped where a finish moved on from it, as tables of former versions kept it.
         """
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
-        numbers, positions, cell = (values.pop(name) for name in GEOMETRY)
-        relaxed = None if numbers is None or not len(numbers) else Crystal(numbers, positions, cell)
+        numbers, positions, cell, pbc = (values.pop(name) for name in GEOMETRY)
+        relaxed = None
+        if numbers is not None and len(numbers):
+            relaxed = Crystal(numbers, positions, cell, True if pbc is None else pbc)
         if values["status"] in FINISHED:
             values |= dict.fromkeys(OF_THE_PREDICTION)
         return cls(**values, initial=initial, relaxed=relaxed)
@@ -206,10 +208,8 @@ class RelaxationResult:
 
     def columns(self) -> dict[str, Any]:
         """A row of a table, see :data:`COLUMNS`; the geometry as flat arrays."""
-        geometry: Any = (None, None, None)
-        if (crystal := self.relaxed) is not None:
-            geometry = (crystal.numbers, crystal.positions.ravel(), crystal.cell.ravel())
-        row = dict(zip(GEOMETRY, geometry, strict=True)) | {name: getattr(self, name) for name in SCALARS}
+        geometry = dict.fromkeys(GEOMETRY) if self.relaxed is None else geometry_of(self.relaxed)
+        row = geometry | {name: getattr(self, name) for name in SCALARS}
         return {name: row[name] for name in COLUMNS}
 
     def to_atoms(self, template: Atoms | None = None) -> Atoms:
@@ -234,7 +234,7 @@ def _volume_change(initial: Crystal, relaxed: Crystal) -> float | None:
 def _of_the_jump(prediction: Prediction) -> dict[str, Any]:
     """Return the fields that stay true of a ``prediction`` wherever a finish goes from it."""
     return {
-        "initial": prediction.initial,
+        "initial": prediction.initial.as_given,
         "model": prediction.model,
         "uncertainty": float(prediction.uncertainty.total),
         "seconds": sum(prediction.timings.values()),
@@ -266,18 +266,26 @@ def _columns() -> dict[str, Column]:
         "numbers": Column(list[np.uint8], "(N) atomic numbers"),
         "positions": Column(list[float], "(3 N) Å, Cartesian positions, atom by atom"),
         "cell": Column(list[float], "(9) Å, lattice vectors, one after the other"),
+        "pbc": Column(list[bool], "(3) in which directions it repeats; null where in all"),
     }
     return first | geometry | scalars
 
 
-#: The columns of the relaxed crystal's geometry.
-GEOMETRY = ("numbers", "positions", "cell")
+#: The columns of a crystal's geometry.
+GEOMETRY = ("numbers", "positions", "cell", "pbc")
 
 #: Columns of a result in tables and documents, by name, in their order.
 COLUMNS = _columns()
 
 #: Columns that are fields of the record too.
 SCALARS = tuple(name for name in COLUMNS if name not in GEOMETRY)
+
+
+def geometry_of(crystal: Crystal) -> dict[str, np.ndarray | None]:
+    """The values of :data:`GEOMETRY` for ``crystal``, as flat arrays."""
+    periodic = None if crystal.pbc.all() else crystal.pbc
+    arrays = (crystal.numbers, crystal.positions.ravel(), crystal.cell.ravel(), periodic)
+    return dict(zip(GEOMETRY, arrays, strict=True))
 
 
 def schema() -> pa.Schema:

@@ -80,5 +80,5 @@ def _ends(initial: Crystal | None, stored: Crystal | None, *, failed: bool) -> t
 def _nearest(crystal: Crystal, to: Crystal) -> Crystal:
     """The same crystal with each atom in its image nearest to where ``to`` has it; formats may have wrapped it."""
     fractional = crystal.fractional_positions
-    shifts = np.round(fractional - to.fractional_positions)
+    shifts = np.round(fractional - to.fractional_positions) * crystal.pbc
     return crystal.with_geometry((fractional - shifts) @ crystal.cell, crystal.cell) if shifts.any() else crystal

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker, job
 from pydantic import BaseModel, Field, create_model
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from deeprelax_ase.io.frame import escaped
 from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, SCALARS
@@ -34,7 +34,8 @@ class StructureDocument(BaseModel):
     id: str = Field(description="name of the structure; its place where it was given none")
     structure: Structure | None = Field(
         None,
-        description="relaxed; as it was given where it is 'refused' or 'failed', None where it was not to be kept",
+        description="relaxed, with the given lattice.pbc; as it was given where it is 'refused' or 'failed', None "
+        "where it was not to be kept",
     )
     status: str = Field(description=COLUMNS["status"].meaning)
 
@@ -194,7 +195,7 @@ def _escaped(value: Any) -> Any:
 def _moved(structure: Structure, crystal: Crystal) -> Structure:
     """A copy of ``structure`` with the geometry of ``crystal``."""
     moved = structure.copy()
-    moved.lattice = Lattice(crystal.cell)
+    moved.lattice = crystal.to_structure().lattice
     for site, position in zip(moved, crystal.positions, strict=True):
         site.coords = position
     return moved

@@ -12,7 +12,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.optimizers.finish import resolve_finish
-from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, judge
+from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import FAILED, REFUSED
@@ -93,6 +93,8 @@ class TableRelaxer:
         except Exception as error:  # whatever calculators raise
             self._calculator = None  # in whatever state it is
             why = judge(error).reason
+            if options.finishes_all and is_refusal(error):
+                return RelaxationResult.unrelaxed(error, crystal, model=made.model)
             if options.finishes_all:
                 return RelaxationResult.unrelaxed(f"{options.calculator} failed: {why}", crystal, model=made.model)
             reason = f"{judgement.reason}; {options.calculator} failed, so it stays as predicted: {why}"
@@ -102,7 +104,7 @@ class TableRelaxer:
         """Finish a prediction under the calculator, the jump included."""
         options = self.options
         return finish_atoms(
-            prediction.initial.to_atoms(),
+            prediction.initial.as_given.to_atoms(),
             self.predictor,
             self._make_calculator(),
             prediction=prediction,

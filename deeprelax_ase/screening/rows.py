@@ -14,7 +14,7 @@ from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.io.frame import escaped
 from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
-from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, schema
+from deeprelax_ase.prediction.result import COLUMNS, GEOMETRY, RelaxationResult, geometry_of, schema
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _RESULT = schema()
 _REASONS = [pa.field("error", pa.string()), pa.field("refused", pa.bool_())]
-_PBC = pa.field("pbc", pa.list_(pa.bool_()))
 _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())]
 
 #: Rows of crystals to relax, one for each. ``index`` counts them over all inputs; ``id`` is the user's name and
@@ -30,7 +29,7 @@ _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("
 #: (9, lattice vectors in rows) are in Å, as they were given; ``pbc`` (3) says in which directions they repeat, where
 #: that is not all: such cells get vacuum when they are relaxed. ``error`` says why a row cannot be relaxed, and
 #: ``refused`` whether the crystal was read, and is the reason.
-INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), _PBC, *_REASONS])
+INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), *_REASONS])
 
 #: Rows of results: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
 #: "refused" or "failed", the geometry is the given one.
@@ -70,20 +69,14 @@ def structures_table(
 def _row(structure: Any) -> dict[str, Any]:
     found = structure if isinstance(structure, Exception) else crystal_or_error(structure)
     if isinstance(found, Crystal):
-        return _geometry(found.as_given)
+        return geometry_of(found.as_given)
     given = crystal_as_it_is(structure)
     drawable = given is not None and len(given) and given.numbers.min() >= 1 and given.numbers.max() <= 118
-    return {**(_geometry(given) if given is not None and drawable else {}), **_reason(found)}
+    return {**(geometry_of(given) if given is not None and drawable else {}), **_reason(found)}
 
 
 def _reason(error: Exception) -> dict[str, Any]:
     return {"error": escaped(" ".join(str(error).split())), "refused": is_refusal(error)}
-
-
-def _geometry(crystal: Crystal) -> dict[str, np.ndarray]:
-    arrays = (crystal.numbers.astype(np.uint8), crystal.positions.ravel(), crystal.cell.ravel())
-    periodic = {} if crystal.pbc.all() else {"pbc": crystal.pbc}
-    return dict(zip(GEOMETRY, arrays, strict=True)) | periodic
 
 
 def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
@@ -93,11 +86,11 @@ def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
 
 def crystals_of(table: pa.Table) -> list[Crystal | None]:
     """The crystal of each row, unchecked and as it stands there; None where there is none."""
-    columns = [_arrays(table.column(name)) for name in GEOMETRY]
-    periodic = _arrays(table.column(_PBC.name)) if _PBC.name in table.column_names else [None] * len(table)
+    known = set(table.column_names)  # tables of former versions tell no pbc
+    columns = [_arrays(table.column(name)) if name in known else [None] * len(table) for name in GEOMETRY]
     return [
         None if n is None or not len(n) else Crystal(n, p, c, True if pbc is None else pbc)
-        for n, p, c, pbc in zip(*columns, periodic, strict=True)
+        for n, p, c, pbc in zip(*columns, strict=True)
     ]
 
 
@@ -120,7 +113,7 @@ def atoms_of(table: pa.Table) -> Iterator[Atoms]:
     Their ``info`` is that of the :class:`~deeprelax_ase.prediction.result.RelaxationResult`, its other columns,
     likewise with ``deeprelax_`` before their names, and ``index``, ``id`` and ``source`` as they are.
     """
-    rows = table.drop_columns(GEOMETRY).to_pylist()
+    rows = table.select([name for name in table.column_names if name not in GEOMETRY]).to_pylist()
     for crystal, row in zip(crystals_of(table), rows, strict=True):
         if crystal is not None:
             info = RelaxationResult.from_columns(row).info

@@ -168,6 +168,13 @@ class TestWriteFrame:
         frame = write_frame(Picky(), failed("no helium", good().atoms))
         assert frame.result.reason.startswith("no helium; cannot be written")
 
+    def test_a_refused_crystal_stays_refused(self):
+        """Whatever the format can hold, every door says the same of it."""
+        refused = RelaxationResult.unrelaxed("Z=268 is no element", status="refused")
+        frame = write_frame(Picky(), RelaxedFrame("a", refused, good().atoms))
+        assert frame.result.status == "refused"
+        assert frame.result.reason.startswith("Z=268 is no element; cannot be written")
+
     def test_a_full_disk_is_not_the_crystals_fault(self):
         with pytest.raises(OSError, match="No space left"):
             write_frame(Full(), RelaxedFrame("a", RelaxationResult(), bulk("Cu")))

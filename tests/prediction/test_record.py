@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, graphene
 from ase.constraints import FixAtoms
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
+from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import INFO_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
@@ -104,3 +105,21 @@ def test_keys_of_an_earlier_run_leave(prediction: Prediction, template: Atoms):
     atoms = prediction.to_atoms(template)
     assert atoms.info == {"id": "mp-1", **SAID}
     assert template.info["deeprelax_error"] == "earlier"
+
+
+@pytest.mark.parametrize("third", [(0.0, 0.0, 0.0), (0.3, 0.0, 2.0), (0.3, 0.0, 20.0)])
+@pytest.mark.parametrize("templated", [False, True])
+def test_layers_keep_what_is_out_of_their_plane(third: tuple[float, ...], templated: bool):
+    """Whatever vacuum the model saw; the atoms are where they are predicted."""
+    layer = graphene(a=2.5)
+    layer.cell[2] = third
+    layer.set_pbc((True, True, False))
+    initial = Crystal.of(layer)
+    prediction = predicted(initial, initial.positions * 0.98, initial.cell * 0.98)
+    atoms = prediction.to_atoms(layer if templated else None)
+    assert atoms.pbc.tolist() == [True, True, False]
+    np.testing.assert_array_equal(atoms.cell.array, [*0.98 * layer.cell.array[:2], third])
+    np.testing.assert_array_equal(atoms.positions, 0.98 * layer.positions)
+    result = RelaxationResult.of(prediction)
+    assert result.to_atoms() == atoms
+    assert RelaxationResult.from_columns(result.columns()).to_atoms() == atoms

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111, graphene
 from ase.io import write
 
 from deeprelax_ase.screening.options import RelaxOptions
@@ -31,6 +31,26 @@ def some_crystals(number: int) -> list[Atoms]:
         atoms.info = {"material_id": f"crystal-{n}"}
         made.append(atoms)
     return made
+
+
+def layers() -> list[Atoms]:
+    """Atoms that repeat in two directions, in any order, with any vector or none out of their plane."""
+    flat, tilted, turned = (graphene(a=2.5) for _ in range(3))
+    tilted.cell[2] = [0.3, 0.0, 2.0]
+    turned.set_cell(np.roll(tilted.cell.array, 1, axis=0))
+    slab = fcc111("Al", (1, 1, 3), a=4.05)
+    slab.cell[2] = [1.0, 0.0, 4.3]
+    del slab.info["adsorbate_info"]  # an array, which the formats do not take
+    for atoms in (flat, tilted, slab):
+        atoms.set_pbc((True, True, False))
+    turned.set_pbc((False, True, True))
+    return [flat, tilted, turned, slab]
+
+
+def assert_repeats_as_given(made: Atoms, given: Atoms) -> None:
+    """The vector out of the plane is the given one, and does not repeat."""
+    assert made.pbc.tolist() == given.pbc.tolist()
+    np.testing.assert_allclose(made.cell.array[~given.pbc], given.cell.array[~given.pbc], rtol=0, atol=1e-7)
 
 
 @pytest.fixture

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import extxyz, read, write
 
+from deeprelax_ase.crystal import PUT_VACUUM
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.prediction.status import STATUSES
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, export_results, screen
-from tests.screening.conftest import some_crystals
+from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
 
 
 @pytest.fixture
@@ -97,3 +100,23 @@ def _write_but(name: str, write_xyz: Callable, stream: IO, atoms: Atoms) -> None
     if atoms.info["id"] == name:
         raise KeyError(name)
     write_xyz(stream, atoms)
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "jsonl"])
+def test_layers_are_exported_in_the_cell_that_they_were_given_in(
+    tmp_path: Path, quick: RelaxOptions, ending: str
+) -> None:
+    """But pymatgen needs a third vector: where there was none, it gets one with vacuum, along which nothing repeats."""
+    given, output = layers(), tmp_path / f"out.{ending}"
+    write(tmp_path / "in.extxyz", given)
+    screen([str(tmp_path / "in.extxyz")], tmp_path / "screened", quick, workers=0)
+    assert export_results(tmp_path / "screened", str(output), statuses=STATUSES) == len(given)
+    if ending == "extxyz":
+        for atoms, before in zip(read(output, ":"), given, strict=True):
+            assert_repeats_as_given(atoms, before)
+        return
+    for line, before in zip(output.read_text().splitlines(), given, strict=True):
+        lattice = json.loads(line)["DeepRelax-PBE_structure"]["lattice"]
+        assert list(lattice["pbc"]) == before.pbc.tolist()
+        (vector,), (wanted,) = np.array(lattice["matrix"])[~before.pbc], before.cell.array[~before.pbc]
+        np.testing.assert_allclose(vector, wanted if wanted.any() else [0, 0, PUT_VACUUM], rtol=0, atol=1e-7)

@@ -14,7 +14,7 @@ from deeprelax_ase.screening import isolated
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT
 from tests.killing import has_torch, one_killed
-from tests.screening.conftest import some_crystals
+from tests.screening.conftest import layers, some_crystals
 from tests.screening.deadly_crystals import assert_as_predicted
 
 pytest.importorskip("jobflow")
@@ -88,6 +88,21 @@ def test_a_job_keeps_what_structures_carry_and_tells_of_bad_ones(quick: RelaxOpt
     assert made[0].structure.volume == pytest.approx(good.volume * (1 + made[0].volume_change), abs=1e-5)
     assert made[1].structure == disordered
     assert "ordered" in made[1].reason
+
+
+def test_layers_keep_what_is_out_of_their_plane(quick: RelaxOptions, tmp_path) -> None:
+    """And repeat as given, as ``lattice.pbc`` tells."""
+    given = [
+        Structure(Lattice(a.cell.array, pbc=tuple(a.pbc.tolist())), a.symbols, a.positions, coords_are_cartesian=True)
+        for a in layers()[1:]  # pymatgen needs a third vector
+    ]
+    made = run(DeepRelaxMaker(options=quick).make(given), tmp_path)
+    for document, before in zip(made, given, strict=True):
+        here, there = document.structure.lattice, before.lattice
+        assert here.pbc == there.pbc
+        out = ~np.array(there.pbc)
+        np.testing.assert_array_equal(here.matrix[out], there.matrix[out])
+        assert not np.allclose(here.matrix, there.matrix)
 
 
 def test_one_structure_and_none(quick: RelaxOptions, tmp_path) -> None:

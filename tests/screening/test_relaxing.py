@@ -10,12 +10,14 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import OUTPUT, atoms_of, structures_table
-from tests.screening.conftest import some_crystals
+from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
 
 SPRINGS = "tests.screening.test_relaxing:springs"
 
@@ -46,6 +48,40 @@ class CountingPredictor(Predictor):
 @pytest.fixture
 def finishing(quick: RelaxOptions) -> RelaxOptions:
     return replace(quick, max_uncertainty=1e-9, on_uncertain="finish", calculator=SPRINGS, steps=200)
+
+
+@pytest.mark.parametrize("change", [{}, {"max_uncertainty": 1e-9, "on_uncertain": "skip"}])
+def test_layers_keep_what_is_out_of_their_plane(quick: RelaxOptions, change: dict) -> None:
+    """Whether they are predicted, or left as they are."""
+    given = layers()
+    made = list(atoms_of(TableRelaxer(replace(quick, **change))(structures_table(given))))
+    for atoms, before in zip(made, given, strict=True):
+        assert_repeats_as_given(atoms, before)
+        assert atoms.info["deeprelax_status"] not in UNRELAXED
+        if "on_uncertain" in change:
+            np.testing.assert_array_equal(atoms.cell.array, before.cell.array)
+            np.testing.assert_array_equal(atoms.positions, before.positions)
+        else:
+            assert not np.allclose(atoms.cell.array, before.cell.array)
+
+
+def test_layers_are_finished_in_the_cell_that_they_were_given_in(quick: RelaxOptions) -> None:
+    """As the optimizer and ``deeprelax relax`` do: a filter carries the third vector along with the plane."""
+    _, given, *_ = layers()
+    relaxer = TableRelaxer(replace(quick, calculator=SPRINGS, steps=2))
+    (made,) = atoms_of(relaxer(structures_table([given])))
+    _, wanted = finish_atoms(given, relaxer.predictor, springs(), steps=2)
+    assert made.pbc.tolist() == [True, True, False]
+    np.testing.assert_allclose(made.cell.array, wanted.cell.array, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(made.positions, wanted.positions, rtol=0, atol=1e-9)
+
+
+def test_a_layer_without_volume_is_refused_a_finish(quick: RelaxOptions) -> None:
+    """As the optimizer and ``deeprelax relax`` do."""
+    table = TableRelaxer(replace(quick, calculator=SPRINGS))(structures_table(layers()[:1]))
+    (row,) = table.to_pylist()
+    assert row["status"] == "refused"
+    assert row["reason"].startswith("the cell has no vector out of the plane")
 
 
 def test_rows_are_records(quick: RelaxOptions) -> None:
