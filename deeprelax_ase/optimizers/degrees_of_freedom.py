@@ -11,8 +11,8 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 
 from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import CalculatorError, ConstraintError
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
-from deeprelax_ase.optimizers.look import Look
 from deeprelax_ase.optimizers.slab import layer_of
 
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
@@ -64,7 +64,7 @@ class DegreesOfFreedom:
     """The degrees of freedom of a relaxation.
 
     Attributes:
-        look: at the caller's atoms.
+        checked: the caller's atoms.
         target: of the finishing optimizer: ``atoms`` themselves or a filter around them.
         cell: how the cell may change; None where it is kept, and never written to.
         visible: (N,) bool, the atoms that may move beyond being carried along by the cell.
@@ -73,7 +73,7 @@ class DegreesOfFreedom:
             cell moves in the plane of a layer; None for all others.
     """
 
-    look: Look
+    checked: CheckedAtoms
     target: Atoms | Filter
     cell: AllowedStrain | None
     visible: np.ndarray
@@ -83,7 +83,7 @@ class DegreesOfFreedom:
     @property
     def atoms(self) -> Atoms:
         """The caller's atoms."""
-        return self.look.atoms
+        return self.checked.atoms
 
     @property
     def moves_cell(self) -> bool:
@@ -135,14 +135,14 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool | None) -> Deg
     if isinstance(atoms, Atoms):
         refuse_constraints(atoms)
         everything = np.ones(len(atoms), dtype=bool)
-        look = Look(atoms)
-        layer = None if relax_cell is False else layer_of(look)
+        checked = CheckedAtoms(atoms)
+        layer = None if relax_cell is False else layer_of(checked)
         if relax_cell is False or (relax_cell is None and layer is not None and layer.thick):
-            return DegreesOfFreedom(look, atoms, None, everything, normal=plane_normal(atoms.pbc, atoms.cell.array))
+            return DegreesOfFreedom(checked, atoms, None, everything, normal=plane_normal(atoms.pbc, atoms.cell.array))
         normal = None if layer is None else layer.normal
         cell = AllowedStrain() if normal is None else AllowedStrain.in_plane(normal, atoms.cell.array)
         own = RememberingCellFilter(atoms, mask=None if cell.mask.all() else cell.mask)
-        return DegreesOfFreedom(look, own, cell, everything, own_filter=True, normal=normal)
+        return DegreesOfFreedom(checked, own, cell, everything, own_filter=True, normal=normal)
     dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms)
     return dof
@@ -225,7 +225,7 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
     atoms = target.atoms
     if not isinstance(atoms, Atoms):
         raise _refusal(target, "it filters something else than Atoms")
-    look, everything = Look(atoms), np.ones(len(atoms), dtype=bool)
+    checked, everything = CheckedAtoms(atoms), np.ones(len(atoms), dtype=bool)
     normal = plane_normal(atoms.pbc, atoms.cell.array)
     if isinstance(target, UnitCellFilter):
         cell = AllowedStrain(
@@ -236,12 +236,12 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
         )
         if cell.constant_volume and not _is_group(cell.mask):
             raise _refusal(target, "constant_volume is on, and its mask frees shears but not all that they lead to")
-        return DegreesOfFreedom(look, target, cell, everything, normal=normal)
+        return DegreesOfFreedom(checked, target, cell, everything, normal=normal)
     if isinstance(target, StrainFilter):
-        return DegreesOfFreedom(look, target, AllowedStrain(_whole_mask(target)), ~everything, normal=normal)
+        return DegreesOfFreedom(checked, target, AllowedStrain(_whole_mask(target)), ~everything, normal=normal)
     visible = ~everything
     visible[target.index] = True
-    return DegreesOfFreedom(look, target, None, visible, normal=normal)
+    return DegreesOfFreedom(checked, target, None, visible, normal=normal)
 
 
 def _whole_mask(target: UnitCellFilter | StrainFilter) -> np.ndarray:

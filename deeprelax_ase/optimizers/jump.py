@@ -152,12 +152,12 @@ class Jump:
         Raises:
             StructureError: the atoms are no crystal, layer or slab.
         """
-        look = self._dof.look
-        crystal = look.crystal()
+        checked = self._dof.checked
+        crystal = checked.crystal()
         if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
             from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
 
-            refuse_vacuum(crystal, look.graph().vacuum)
+            refuse_vacuum(crystal, checked.graph().vacuum)
         return crystal
 
     def make(self) -> JumpRecord:
@@ -178,8 +178,8 @@ class Jump:
         prediction = settings.prediction
         if prediction is None:
             crystal = self.crystal()
-            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=dof.look.known_graph)
-        dof.look.forget()
+            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=dof.checked.known_graph)
+        dof.checked.forget()
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)
         self.prediction, self.at_prediction = prediction, decision.kept or bool(prediction.unchanged)

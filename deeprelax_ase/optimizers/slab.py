@@ -8,7 +8,7 @@ import numpy as np
 
 from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.optimizers.look import Look
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 
 
 class Layer(NamedTuple):
@@ -23,11 +23,11 @@ class Layer(NamedTuple):
     thick: bool
 
 
-def layer_of(look: Look) -> Layer | None:
+def layer_of(checked: CheckedAtoms) -> Layer | None:
     """The layer or slab that the atoms are; None for all others, and for what no model can relax."""
-    normal = plane_normal(look.atoms.pbc, look.atoms.cell.array)
+    normal = plane_normal(checked.atoms.pbc, checked.atoms.cell.array)
     try:
-        vacuum = look.graph().vacuum
+        vacuum = checked.graph().vacuum
     except StructureError:  # the jump tells why
         return None if normal is None else Layer(normal, thick=False)
     if normal is None and vacuum.directions.item() == 1:

@@ -1,4 +1,4 @@
-"""Signs of error in the end-to-end network's ensemble: implied distances, and the features that calibration reads."""
+"""Features of the error in the end-to-end network's ensemble: implied distances, and what else calibration reads."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from ase.filters import Filter, FrechetCellFilter
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, MissingCellError, StructureError, VacuumError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
-from deeprelax_ase.optimizers.look import Look
 from deeprelax_ase.optimizers.slab import layer_of
 from tests.optimizers.helpers import carried, deformation, quiet
 
@@ -91,16 +91,16 @@ def test_layers_and_slabs_are_told_by_their_atoms(pbc):
     thin, thick = mx2("MoS2", vacuum=7.0), fcc111("Cu", (1, 1, 6), vacuum=7.0)
     for atoms, is_slab in ((thin, False), (thick, True)):
         atoms.pbc = pbc
-        layer = layer_of(Look(atoms))
+        layer = layer_of(CheckedAtoms(atoms))
         np.testing.assert_allclose(np.abs(layer.normal), [0, 0, 1], rtol=0, atol=1e-12)
         assert layer.thick is is_slab
 
 
 def test_crystals_are_no_layers(make_atoms):
-    assert layer_of(Look(make_atoms())) is None
+    assert layer_of(CheckedAtoms(make_atoms())) is None
     broken = make_atoms()
     broken.positions[0] = np.nan
-    assert layer_of(Look(broken)) is None
+    assert layer_of(CheckedAtoms(broken)) is None
 
 
 # The jump

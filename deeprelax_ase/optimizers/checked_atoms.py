@@ -1,4 +1,4 @@
-"""The :class:`Look` at the atoms that an optimizer is given: crystal, graph and vacuum, once as long as they stay."""
+"""The :class:`CheckedAtoms` of an optimizer: their crystal, graph and vacuum, once as long as they stay as they are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from deeprelax_ase.prediction.built import BuiltGraph
 
 
-class Look:
-    """The look at ``atoms``: at their crystal, and where somebody asks, at its graph and vacuum.
+class CheckedAtoms:
+    """``atoms`` with their crystal, and where somebody asks, its graph and vacuum.
 
-    It is taken anew once the atoms have moved, or are others.
+    These are made anew once the atoms have moved, or are others.
 
     Args:
         atoms: the caller's, which may change at any time.
