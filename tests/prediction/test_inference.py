@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from copy import deepcopy
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk, mx2
-from ase.calculators.emt import EMT
-from ase.filters import FrechetCellFilter
-from torch import nn
+from ase.build import mx2
 
-from deeprelax_ase import DeepRelaxOptimizer
-from deeprelax_ase.crystal import Crystal, validate
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.geometry import EDGSettings, vacuum_of
-from deeprelax_ase.graph import CrystalGraph, build_graph, edge_vectors, neighbor_graph
-from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.geometry import EDGSettings
+from deeprelax_ase.graph import CrystalGraph, build_graph, neighbor_graph
 from deeprelax_ase.models.model import Model
-from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings
 from deeprelax_ase.prediction.inference import relax as infer
@@ -31,40 +22,9 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import BULK, DEFECT, FEATURES, OXIDE, ErrorFeatures
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, rotation
+from tests.prediction.small_networks import CONFIG, make_model, predictor
 
 pytestmark = pytest.mark.shapes
-
-CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
-
-
-def random_network(seed: int, config: DeepRelaxE3Config = CONFIG) -> DeepRelaxE3:
-    """Its crystals strain by some per cent, its atoms move by some 0.01 Å."""
-    torch.manual_seed(seed)
-    network = DeepRelaxE3(config).double().eval().requires_grad_(False)
-
-    def shuffle(module: nn.Module, spread: float) -> None:
-        for parameter in module.parameters():
-            nn.init.normal_(parameter, std=spread / parameter.shape[-1] ** 0.5)
-
-    shuffle(network, 1.5)
-    for block in network.blocks:
-        shuffle(block.refinement.gates[-1], 0.12)
-    return network
-
-
-def make_model(members: int = 2, *, level: str = "PBE", config: DeepRelaxE3Config = CONFIG) -> Model:
-    words = dict.fromkeys(("description", "level_of_theory", "training_data", "split", "sha256"), "")
-    card = ModelCard(
-        name="small",
-        elements=list(range(1, 95)),
-        members=members,
-        parameters=0,
-        config=config.to_dict(),
-        architecture="DeepRelaxE3",
-        level=level,
-        **words,
-    )
-    return Model(card, nn.ModuleList(random_network(seed, config) for seed in range(members)))
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +39,6 @@ def graph() -> CrystalGraph:
 
 def relax(model: Model, graph: CrystalGraph, *, recycles: int = 1, **options) -> BatchRelaxation:
     return infer(model, graph, InferenceSettings.of(model.card, recycles=recycles), dtype=torch.float64, **options)
-
-
-def predictor(model: Model, **options) -> Predictor:
-    return Predictor(model, device="cpu", dtype="float64", keep_symmetry=False, **options)
 
 
 def test_the_network_below_does_relax(model: Model, graph: CrystalGraph):
@@ -280,69 +236,6 @@ def test_layers_keep_their_vacuum(model: Model):
         heights = [np.linalg.det(c) / np.linalg.norm(np.cross(c[0], c[1])) for c in (cell, after)]
         assert heights[1] == pytest.approx(heights[0], abs=1e-9)
         assert np.abs(after - cell).max() > 1e-3
-
-
-# Work is done once
-
-ONCE = {"validate": 1, "build_graph": 1, "vacuum_of": 1}
-
-
-@pytest.fixture
-def calls(monkeypatch) -> Counter[str]:
-    """How often what should be done once is done."""
-    calls: Counter[str] = Counter()
-
-    def count(function):
-        def call(*args, **kwargs):
-            calls[function.__name__] += 1
-            return function(*args, **kwargs)
-
-        for name, module in list(sys.modules.items()):  # wherever it was imported to
-            if name.startswith("deeprelax_ase") and vars(module).get(function.__name__) is function:
-                monkeypatch.setattr(module, function.__name__, call)
-
-    for function in (validate, build_graph, vacuum_of, edge_vectors, network_input):
-        count(function)
-    return calls
-
-
-def test_each_recycle_computes_edge_vectors_once(calls: Counter[str], model: Model):
-    predictor(model, recycles=3).predict(CRYSTALS["triclinic"].to_atoms())
-    assert calls == {**ONCE, "edge_vectors": 3, "network_input": 3}
-
-
-@pytest.mark.parametrize("relax_cell", [None, True, False])
-@pytest.mark.parametrize("calculator", [None, EMT()])
-@pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter])
-def test_a_jump_looks_at_the_atoms_once(calls: Counter[str], model: Model, calculator, relax_cell, wrap):
-    """What may move is told by the same look as whether there is vacuum, and the prediction goes on from it."""
-    atoms = bulk("Cu", "fcc", a=3.8, cubic=True)
-    atoms.positions[0, 0] += 0.1
-    atoms.calc = calculator
-    optimizer = DeepRelaxOptimizer(
-        wrap(atoms), predictor=predictor(model, recycles=2), logfile=None, relax_cell=relax_cell
-    )
-    optimizer.run(steps=1)
-    assert optimizer.prediction is not None
-    once = {**ONCE, "edge_vectors": 2, "network_input": 2}
-    assert calls == once
-    optimizer.run(steps=1)
-    assert calls == once
-
-
-@pytest.mark.parametrize("calculator", [None, EMT()])
-def test_a_jump_from_elsewhere_looks_again(calls: Counter[str], model: Model, calculator):
-    atoms, asked = bulk("Cu", "fcc", a=3.8, cubic=True), predictor(model)
-    atoms.calc = calculator
-    optimizer = DeepRelaxOptimizer(atoms, predictor=asked, logfile=None, finish=None)
-    atoms.set_cell(atoms.cell.array * [[1.02], [1.0], [1.0]], scale_atoms=True)
-    atoms.positions[0] += 0.1
-    moved = atoms.copy()
-    optimizer.run(steps=1)
-    assert (calls["validate"], calls["build_graph"], calls["vacuum_of"]) == (2, 2, 2)
-    expected = asked.predict(moved).relaxed
-    np.testing.assert_array_equal(optimizer.prediction.relaxed.positions, expected.positions)
-    np.testing.assert_array_equal(optimizer.prediction.relaxed.cell, expected.cell)
 
 
 # -- cells that may not be strained in all directions
