@@ -87,7 +87,8 @@ def make_candidates(
         settings: kinds and sizes.
 
     Raises:
-        ValueError: no sources are given, or a share is of no kind that is known.
+        ValueError: no sources or no systems are given, an element is beyond 94, or a share is negative, of no kind that
+            is known, or all of them are zero.
     """
     maker = _Maker(sources, systems, settings or CandidateSettings())
     for k in range(count):
@@ -130,6 +131,10 @@ class _Maker:
             raise ValueError("no sources to make candidates of")
         if unknown := set(settings.shares) - {"substituted", "strained", "shared", "ionic", "defect", "slab"}:
             raise ValueError(f"unknown kinds of candidates: {', '.join(sorted(unknown))}")
+        if min(settings.shares.values(), default=0.0) < 0 or not sum(settings.shares.values()) > 0:
+            raise ValueError(f"shares={dict(settings.shares)} must be positive or zero, and one of them positive")
+        if systems is not None and not len(systems):
+            raise ValueError("systems holds no chemical system that may be made; leave it out for those of the sources")
         self.sources, self.settings = sources, settings
         self.systems = {frozenset(c.numbers.tolist()) for c in sources} if systems is None else set(systems)
         elements = np.array(sorted(set().union(*self.systems)))

@@ -162,6 +162,11 @@ def test_what_cannot_be_made_is_refused():
         next(make_candidates([], 1))
     with pytest.raises(ValueError, match="unknown kinds of candidates: melted"):
         next(make_candidates(SOURCES, 1, settings=only("melted")))
+    for share in (0.0, -1.0):
+        with pytest.raises(ValueError, match="must be positive or zero, and one of them positive"):
+            next(make_candidates(SOURCES, 1, settings=CandidateSettings(shares={"slab": share})))
+    with pytest.raises(ValueError, match="systems holds no chemical system"):
+        next(make_candidates(SOURCES, 1, systems=[]))
     with pytest.raises(ValueError, match="elements from 1 to 94"):
         next(make_candidates([Crystal.of(Atoms("Cm", cell=[3] * 3, pbc=True))], 1))
 
