@@ -152,8 +152,8 @@ def failure(frame: RelaxedFrame) -> str:
     return reason if known else f"{frame.label}: {reason}"
 
 
-def print_results(console: Console, tally: Tally, output: str, *, seconds: float) -> None:
-    """A row for each crystal, where they are few, why some are uncertain, and a line for all."""
+def print_results(console: Console, tally: Tally, output: str, *, seconds: float, unread: str = "") -> None:
+    """A row for each crystal, where they are few, why some are uncertain, a line for all, and what was not read."""
     if tally.total <= TABLE_ROWS:
         shown = [n for n in range(len(COLUMNS)) if COLUMNS[n] in _ALWAYS or any(row[n] for row in tally.rows)]
         table = Table(box=None, pad_edge=False)
@@ -164,7 +164,8 @@ def print_results(console: Console, tally: Tally, output: str, *, seconds: float
         console.print(table)
         for doubt in tally.doubts:
             console.print(doubt, markup=False, soft_wrap=True)
-    console.print(summary(tally, output, seconds=seconds), markup=False, soft_wrap=True)
+    for line in filter(None, (summary(tally, output, seconds=seconds), unread)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 #: Columns that are there whether or not there is anything in them.

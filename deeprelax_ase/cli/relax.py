@@ -153,6 +153,7 @@ def _run(
     slow: bool,
 ) -> console.Tally:
     from deeprelax_ase.io.sink import open_sink
+    from deeprelax_ase.io.source import told_left_out
     from deeprelax_ase.optimizers.batch import write_frame
     from deeprelax_ase.progress import is_live, progress
 
@@ -184,5 +185,7 @@ def _run(
             message += f" {tally.written} crystals that came before it are in {output}."
         stop(message, SOME_FAILED)
     if not quiet:
-        console.print_results(Console(highlight=False), tally, output, seconds=time.perf_counter() - start)
+        unread = told_left_out([name for source in sources for name in source.left_out()])
+        seconds = time.perf_counter() - start
+        console.print_results(Console(highlight=False), tally, output, seconds=seconds, unread=unread)
     return tally

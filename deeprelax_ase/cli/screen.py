@@ -121,7 +121,8 @@ def _screened(inputs: list[str], out: str, options: RelaxOptions, *, quiet: bool
     start = time.perf_counter()
     progress = _run(inputs, out, options, quiet=quiet, **work)
     if not quiet:
-        Console(highlight=False).print(_summary(progress, out, time.perf_counter() - start), soft_wrap=True)
+        for line in filter(None, (_summary(progress, out, time.perf_counter() - start), _left_out(progress))):
+            Console(highlight=False).print(line, soft_wrap=True)
     return SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK
 
 
@@ -200,6 +201,12 @@ def _model(how: Relaxing) -> str:
     from deeprelax_ase.calculators.registry import get_calculator
 
     return model_for(get_calculator(how.calculator, device=how.device.value))
+
+
+def _left_out(progress: run.Progress) -> str:
+    from deeprelax_ase.io.source import told_left_out
+
+    return escape(told_left_out(progress.left_out))
 
 
 def _summary(progress: run.Progress, out: str, seconds: float) -> str:

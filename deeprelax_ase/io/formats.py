@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from io import TextIOWrapper
+from io import SEEK_END, TextIOWrapper
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from posixpath import normpath
+from typing import Any, NamedTuple
 
 from deeprelax_ase.errors import SourceError, StructureFileError
 from deeprelax_ase.io import cif, databases, documents, xyz
@@ -97,23 +98,50 @@ def _told(file: File) -> int | None:
         return None
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The files of a folder, and of those in it, that hold structures, in the order of their names."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    named = {path: path.relative_to(folder).as_posix() for path in paths}
-    return sorted(_wanted(named, named.get, in_archive=False))
+class Contents(NamedTuple):
+    """Choice among the files of a folder, or the members of an archive, by their names in it.
+
+    Attributes:
+        wanted: those that are read.
+        refused: members that hold structures in a format that is not read within archives.
+        left_out: all others: hidden ones, those of no known format, and those of a higher rank than others have.
+    """
+
+    wanted: set[str]
+    refused: set[str]
+    left_out: list[str]
 
 
-def _wanted(items: Iterable[Any], name_of: Callable[[Any], str | None], *, in_archive: bool) -> list[Any]:
-    """Choose the items of the lowest rank, without hidden ones and those that macOS leaves behind."""
-    ranked: dict[int, list[Any]] = {}
-    for item in items:
-        name = name_of(item) or ""
-        row = format_of(name)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-        if not hidden and row.rank is not None and (row.in_archives or not in_archive):
-            ranked.setdefault(row.rank, []).append(item)
-    return ranked[min(ranked)] if ranked else []
+def contents(names: Collection[str], *, in_archive: bool) -> Contents:
+    """Choose among the ``names`` of a folder's files, or of an archive's members, with the folders they lie in."""
+    ranks = {name: rank for name in names if not _hidden(name) and (rank := format_of(name).rank) is not None}
+    readable = {name for name in ranks if not in_archive or format_of(name).in_archives}
+    lowest = min((ranks[name] for name in readable or ranks), default=0)
+    wanted = {name for name in readable if ranks[name] == lowest}
+    refused = {name for name in ranks.keys() - readable if ranks[name] <= lowest}
+    return Contents(wanted, refused, [name for name in names if name not in wanted | refused])
+
+
+def _hidden(name: str) -> bool:
+    """Whether a name, or a folder in it, begins with a dot, or is one that macOS leaves behind."""
+    parts = (part for part in name.split("/") if part not in (".", ".."))
+    return any(part.startswith((".", "__MACOSX")) for part in parts)
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder, and of those in it, that hold structures, in the order of their names; and the others."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    files = {name for name, path in paths.items() if path.is_file()}
+    found = contents(files, in_archive=False)
+    return sorted(paths[name] for name in found.wanted), sorted(paths[name] for name in paths.keys() - found.wanted)
+
+
+def left_out(file: File) -> list[str]:
+    """The members of an archive that are not read, as messages name them; none of other files."""
+    if format_of(file.name).refs is not _archive:
+        return []
+    found = contents(_names(file.path), in_archive=True)
+    return [f"{file.label}:{escaped(name)}" for name in found.left_out]
 
 
 def _damaged(label: str, error: Exception, beyond: str = "") -> StructureRef:
@@ -204,27 +232,42 @@ def _count_rows(file: File) -> int:
 
 
 def _archive(file: File) -> Refs:
-    if zipfile.is_zipfile(file.path):
-        with zipfile.ZipFile(file.path) as archive:
-            for name in _wanted(archive.namelist(), str, in_archive=True):
-                yield from _member(file, name, partial(_unzipped, archive))
-        return
+    found = contents(_names(file.path), in_archive=True)
+    for name, read_member in _members(file.path):
+        if name in found.wanted:
+            yield from _member(file, name, read_member)
+        elif name in found.refused:
+            yield from _member(file, name, _refuse_packed)
+
+
+def _names(path: Path) -> list[str]:
+    """The names of an archive's members, up to where it is damaged: that shows when it is read."""
     names: list[str] = []
-    with suppress(Exception), tarfile.open(file.path) as packed:  # where it is damaged shows when it is read
-        names += (member.name for member in packed if member.isfile())
-    wanted = set(_wanted(names, str, in_archive=True))
-    with tarfile.open(file.path) as packed:  # in one go: there is no way back in what is compressed
+    with suppress(Exception):
+        names += (name for name, _ in _members(path))
+    return names
+
+
+def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The name of each member of an archive, and what reads it; in one go, as what is compressed has no way back."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for row in archive.infolist():
+                if not row.is_dir():
+                    yield row.filename, partial(_unzipped, archive, row)
+        return
+    with tarfile.open(path) as packed:
         for member in packed:
-            if member.name in wanted and (stream := packed.extractfile(member)):
-                yield from _member(file, member.name, partial(_content, stream, member.size, file.path))
+            if not member.isdir():
+                yield member.name, partial(_untarred, packed, member, path)
 
 
-def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
+def _member(file: File, name: str, read_member: Callable[[], bytes]) -> Refs:
     """The structures of a member; one that is damaged costs itself."""
     label = f"{file.label}:{escaped(name)}"
     try:
         with reachable(file.label):
-            member = File(label, name, file.path, read(name))
+            member = File(label, normpath(name), file.path, read_member())
     except SourceError:
         raise
     except Exception as error:  # whatever the archive raises
@@ -233,14 +276,21 @@ def _member(file: File, name: str, read: Callable[[str], bytes]) -> Refs:
     yield from refs_of(member)
 
 
-def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
-    member = archive.getinfo(name)
+def _refuse_packed() -> bytes:
+    raise StructureFileError("files of this format are not read within archives: unpack it first")
+
+
+def _unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     refuse_bomb(member.compress_size, member.file_size)
-    return archive.read(name)
+    return archive.read(member)
 
 
-def _content(stream: IO[bytes], size: int, packed: Path, name: str) -> bytes:
-    refuse_bomb(packed.stat().st_size, size)
+def _untarred(packed: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    stream = packed.extractfile(member)  # of a link, the member that it names
+    if stream is None:
+        raise StructureFileError("it is no file")
+    refuse_bomb(path.stat().st_size, stream.seek(0, SEEK_END))
+    stream.seek(0)
     return stream.read()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 _ALL = slice(None)
 
+#: How many of the files that are left out a message names.
+_NAMED = 3
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,12 +37,14 @@ class Source:
         path: of the file or folder.
         files: that hold its structures.
         index: of the wanted structures: a number, a slice, or a query where the file is an ASE database.
+        unused: names of a folder's other files.
     """
 
     name: str
     path: Path
     files: tuple[File, ...]
     index: int | slice | str = field(default_factory=lambda: _ALL)
+    unused: tuple[str, ...] = ()
 
     def refs(self) -> Iterator[StructureRef]:
         """The structures, in order; an error in place of the first one if there is none.
@@ -50,8 +55,8 @@ class Source:
         found = self._selected()
         first = next(found, None)
         if first is None:
-            label = escaped(self.name)
-            told = StructureFileError(f"{label} holds no structure. Check the file and the index.")
+            label, others = escaped(self.name), _in_brackets(self.left_out())
+            told = StructureFileError(f"{label} holds no structure{others}. Check the file and the index.")
             first = StructureRef(label, "frame", told)
         yield from chain([first], found)
 
@@ -85,6 +90,14 @@ class Source:
             total.update(f"@{self.index}".encode())
         return total.hexdigest()
 
+    def left_out(self) -> list[str]:
+        """Name the files of a folder, and the members of archives, that are not read.
+
+        They are hidden, of no known format, or of another than those that are read; see
+        :class:`~deeprelax_ase.io.formats.Contents`. All others have a structure or an error among :meth:`refs`.
+        """
+        return [*self.unused, *chain.from_iterable(map(formats.left_out, self.files))]
+
     def _total(self) -> int:
         return sum(formats.count_of(file) for file in self.files)
 
@@ -92,6 +105,19 @@ class Source:
         if isinstance(self.index, str):
             return formats.select(self.files[0], self.index)
         return taken(chain.from_iterable(map(formats.refs_of, self.files)), self.index, self._total)
+
+
+def told_left_out(names: Sequence[str]) -> str:
+    """Say in a few words how many files are left out, and the first of their ``names``; nothing of none."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    files = "1 file is" if len(names) == 1 else f"{len(names):,} files are"
+    return f"{files} left out, hidden or of a format that is not read there: {', '.join(names[:_NAMED])}{more}"
+
+
+def _in_brackets(names: Sequence[str]) -> str:
+    return f" ({told_left_out(names)})" if names else ""
 
 
 def taken(items: Iterable[T], index: int | slice, total: Callable[[], int]) -> Iterator[T]:
@@ -141,12 +167,14 @@ def open_source(name: str | os.PathLike) -> Source:
     path, index = split_index(os.fspath(name))
     if not path.is_dir() or any(path.glob("*.ulm")):  # ASE's bundles are folders
         return Source(os.fspath(name), path, (File.on_disk(path),), index)
-    files = formats.files_in(path)
+    files, others = formats.files_in(path)
+    unused = tuple(escaped(str(file)) for file in others)
     if not files:
         endings = ", ".join(ending for row in formats.FORMATS for ending in row.endings)
-        raise StructureFileError(f"{escaped(str(path))} holds no structure files ({endings}, POSCAR, CONTCAR)")
+        told = f"{escaped(str(path))} holds no structure files ({endings}, POSCAR, CONTCAR)"
+        raise StructureFileError(told + _in_brackets(unused))
     named = tuple(File.on_disk(file, file.relative_to(path).as_posix()) for file in files)
-    return Source(os.fspath(name), path, named, index)
+    return Source(os.fspath(name), path, named, index, unused)
 
 
 def read_frames(names: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterator[Frame]:

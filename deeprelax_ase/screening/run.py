@@ -34,11 +34,14 @@ class Progress:
         total: structures of this shard.
         before: of them, how many were done when this call began.
         statuses: how many rows have each status, those of before included.
+        left_out: names of files in folders and archives that are not read, see
+            :meth:`~deeprelax_ase.io.source.Source.left_out`.
     """
 
     total: int
     before: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -105,6 +108,7 @@ def screen(
                 observe(progress)
         _refuse_changed(sources, manifest, folders=True)
         _refuse_missing(progress)
+        progress.left_out = [name for source in sources for name in source.left_out()]
     return progress
 
 

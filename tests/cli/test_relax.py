@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,17 @@ def test_folders_and_names_of_files(deeprelax, crystals):
     assert deeprelax("relax", "in@1:", "-o", "out.extxyz").exit_code == 0
     assert [atoms.info["name"] for atoms in read("out.extxyz", index=":")] == ["mp-1", "mp-2"]
     assert deeprelax("relax", "in", "-o", "in/out.extxyz").exit_code == 2
+
+
+def test_files_that_are_left_out_are_counted(deeprelax, crystals):
+    with zipfile.ZipFile("set.zip", "w") as archive:
+        write("a.cif", crystals[0])
+        archive.write("a.cif")
+        archive.writestr("[README].md", "nothing")
+    result = deeprelax("relax", "set.zip", "-o", "out.extxyz")
+    assert result.exit_code == 0
+    summary, unread = result.stdout.splitlines()[-2:]
+    assert summary.startswith("1 accepted of 1")
+    assert unread.startswith("1 file is left out")
+    assert unread.endswith("set.zip:[README].md")
+    assert "left out" not in deeprelax("relax", "a.cif", "-o", "out2.extxyz").stdout

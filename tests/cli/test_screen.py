@@ -44,6 +44,17 @@ def test_the_same_command_goes_on(screened: Path) -> None:
     assert "0 of them now" in again.output
 
 
+def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.cif", some_crystals(1))
+    for name in ("README.md", ".hidden.cif"):
+        (tmp_path / "in" / name).write_text("nothing")
+    for _ in ("done", "and gone on with"):
+        done = run("screen", tmp_path / "in", "-o", tmp_path / "out", *QUICK)
+        assert "2 files are left out" in done.output
+        assert f"{tmp_path}/in/README.md" in done.output
+
+
 def test_export(screened: Path, tmp_path: Path) -> None:
     done = run("export", screened, "-o", tmp_path / "relaxed.extxyz")
     assert done.exit_code == 0, done.output

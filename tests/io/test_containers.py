@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ase.io import write
 
-from deeprelax_ase.io.source import open_source
+from deeprelax_ase.io.source import open_source, told_left_out
 from deeprelax_ase.screening.blocks import table_of
 from tests.io.sets import (
     FORMATS,
@@ -148,3 +148,84 @@ class TestArchives:
         with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
             archive.write(tmp_path / "a.res", "a.res")
         assert names_in(tmp_path / "set.zip") == ["a"]
+
+    def test_names_within_folders_of_any_kind_are_read(self, tmp_path: Path) -> None:
+        """As ``tar -cf set.tar ./in ../more`` makes them."""
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            for name in ("./a.cif", "./in/b.cif", "../more/c.cif"):
+                write(tmp_path / "x.cif", some_crystals(1))
+                archive.add(tmp_path / "x.cif", name)
+        assert names_in(tmp_path / "set.tar") == ["a", "in/b", "../more/c"]
+
+    def test_links_are_what_they_link_to(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.cif", some_crystals(1))
+        os.link(tmp_path / "a.cif", tmp_path / "hard.cif")
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "soft.cif").symlink_to("../a.cif")
+        with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
+            for name in ("a.cif", "hard.cif", "in"):
+                archive.add(tmp_path / name, name)
+        assert names_in(tmp_path / "set.tar.gz") == ["a", "hard", "in/soft"]
+
+    def test_members_of_one_name_are_all_read(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr("a.cif", TWO_BLOCKS[: TWO_BLOCKS.index("data_second")])
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.writestr("a.cif", TWO_BLOCKS[: TWO_BLOCKS.index("data_second")].replace("Po1 Po", "Cu1 Cu"))
+        read = [frame.atoms for frame in open_source(tmp_path / "set.zip").frames()]
+        assert [str(atoms.symbols) for atoms in read if atoms] == ["Po", "Cu"]
+
+    @pytest.mark.parametrize("name", ["b.traj", "b.parquet", "b.db", "b.zip"])
+    def test_a_member_that_cannot_be_read_there_says_so(self, tmp_path: Path, name: str) -> None:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr(name, "any")
+        (frame,) = open_source(tmp_path / "set.zip").frames()
+        assert f"set.zip:{name} cannot be read (files of this format are not read within archives" in str(frame.error)
+
+
+class TestLeftOut:
+    """Whatever is not read is a row, or told among what is left out; archives do as folders do."""
+
+    NAMES = (".hidden.cif", "._a.cif", "__MACOSX/a.cif", ".git/a.cif", "README.md", "b.parquet", "info.json")
+
+    @pytest.fixture(params=["folder", "set.zip", "set.tar", "set.tar.gz"])
+    def place(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        folder = tmp_path / "folder"
+        for name in self.NAMES:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("nothing")
+        write(folder / "a.cif", some_crystals(1))
+        path = tmp_path / request.param
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for file in folder.rglob("*"):
+                    archive.write(file, file.relative_to(folder))
+        elif path != folder:
+            with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as packed:
+                packed.add(folder, ".")
+        return path
+
+    def test_all_are_named(self, place: Path) -> None:
+        assert names_in(place) == ["a"]
+        told = [name.removeprefix(f"{place}")[1:].removeprefix("./") for name in open_source(place).left_out()]
+        assert sorted(told) == sorted(self.NAMES)
+
+    def test_in_a_few_words(self) -> None:
+        assert told_left_out([]) == ""
+        assert told_left_out(["a.zip:b"]) == "1 file is left out, hidden or of a format that is not read there: a.zip:b"
+        assert told_left_out(list("abcd")).startswith("4 files are left out")
+        assert told_left_out(list("abcd")).endswith(": a, b, c, ...")
+
+    def test_an_archive_of_nothing_else_says_so(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr("in/README.md", "nothing")
+        (frame,) = open_source(tmp_path / "set.zip").frames()
+        assert "holds no structure (1 file is left out" in str(frame.error)
+        assert "set.zip:in/README.md)" in str(frame.error)
+
+    def test_in_folders_what_is_no_file(self, tmp_path: Path) -> None:
+        write(tmp_path / "a.cif", some_crystals(1))
+        (tmp_path / "gone.cif").symlink_to("nowhere.cif")
+        os.mkfifo(tmp_path / "pipe.cif")
+        assert names_in(tmp_path) == ["a"]
+        assert open_source(tmp_path).left_out() == [f"{tmp_path}/gone.cif", f"{tmp_path}/pipe.cif"]
