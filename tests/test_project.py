@@ -70,6 +70,8 @@ class TestConstraints:
     def test_every_requirement_is_pinned_within_its_range(self):
         pins = constraints()
         for requirement in requirements():
+            if requirement.marker is not None and not requirement.marker.evaluate({"python_version": "3.11"}):
+                continue  # for another Python than that of the pins
             assert requirement.specifier.contains(pins[normalized(requirement.name)]), requirement
 
     def test_torch_comes_first_without_a_local_version(self):

@@ -1,4 +1,11 @@
+from .batched import BatchedPotential as BatchedPotential
+from .batched import Evaluated as Evaluated
+from .batched_ase import AsePotential as AsePotential
+from .batched_ase import PotentialCalculator as PotentialCalculator
+from .batched_registry import get_batched as get_batched
+from .chgnet_batch import CHGNetPotential as CHGNetPotential
 from .levels import model_for as model_for
+from .m3gnet_batch import M3GNetPotential as M3GNetPotential
 from .m3gnet_edges import m3gnet_edges as m3gnet_edges
 from .m3gnet_torch import EnergiesForcesStresses as EnergiesForcesStresses
 from .m3gnet_torch import M3GNet as M3GNet
@@ -10,3 +17,4 @@ from .potentials import M3GNET_VARIABLE as M3GNET_VARIABLE
 from .potentials import TENSORNET_POTENTIAL as TENSORNET_POTENTIAL
 from .potentials import TENSORNET_VARIABLE as TENSORNET_VARIABLE
 from .registry import get_calculator as get_calculator
+from .torch_sim import TorchSimPotential as TorchSimPotential

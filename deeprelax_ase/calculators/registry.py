@@ -9,10 +9,11 @@ from typing import Any
 
 from deeprelax_ase.calculators.potentials import PRETRAINED, matgl_calculator
 from deeprelax_ase.calculators.quiet import quiet
+from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model, sevennet
 from deeprelax_ase.errors import CalculatorError
 
 _KNOWN = (
-    "'none', 'm3gnet', 'm3gnet:FOLDER', 'tensornet', 'tensornet:FOLDER', the path of a folder, 'chgnet' or "
+    "'none', 'm3gnet', 'm3gnet:FOLDER', 'tensornet', 'tensornet:FOLDER', the path of a folder, 'chgnet', 'sevennet' or "
     "'module:factory'"
 )
 
@@ -30,12 +31,15 @@ def get_calculator(
     a path                  a potential that MatGL saved in that folder, whatever its architecture; it is unpickled:
                             take it from people you trust. ``m3gnet:FOLDER`` and ``tensornet:FOLDER`` mean the same
     ``chgnet``              CHGNet, whose weights come with its package
-    ``module:factory``      what ``factory(**kwargs)`` of an importable module returns: a calculator class or a function
+    ``sevennet``            SevenNet through TorchSim, with the weights of its package; ``sevennet:NAME`` for others
+    ``module:factory``      what ``factory(**kwargs)`` of an importable module returns: an ASE calculator, or a model of
+                            TorchSim's; the factory is a class or a function
     ======================  ==========================================================================================
 
     Args:
         name: one of the above.
-        device: for CHGNet: ``"auto"``, ``"cpu"`` or ``"cuda"``. A factory's device is the factory's own affair.
+        device: for CHGNet and SevenNet: ``"auto"``, ``"cpu"`` or ``"cuda"``. That of others is
+            their own affair.
         dtype: precision of MatGL's potentials: ``"float32"``, their default, or ``"float64"``.
         threads: how many threads a calculation of MatGL's potentials or CHGNet takes; None leaves that to torch.
         **kwargs: passed on to the calculator's constructor or the factory, as are ``dtype`` and ``threads`` to a
@@ -58,6 +62,8 @@ def get_calculator(
         return None
     if kind == "chgnet" and not argument:
         return _chgnet(device, options)
+    if kind.lower() == "sevennet":
+        return _in_batches(sevennet(argument, device=device, **kwargs))
     if _is_path(name):
         return matgl_calculator(name, **options)
     if argument and kind not in ("none", "chgnet") and all(part.isidentifier() for part in kind.split(".")):
@@ -79,6 +85,12 @@ def _chgnet(device: str, kwargs: dict[str, Any]) -> Any:
         raise CalculatorError(f'CHGNet is not installed ({error}): pip install "deeprelax-ase[chgnet]"') from error
     with quiet():
         return ScopedCHGNetCalculator(use_device=None if device == "auto" else device, **kwargs)
+
+
+def _in_batches(potential: TorchSimPotential) -> Any:
+    from deeprelax_ase.calculators.batched_ase import PotentialCalculator
+
+    return PotentialCalculator(potential)
 
 
 def imported(module: str, name: str, mend: str) -> Any:
@@ -105,9 +117,11 @@ def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
     except Exception as error:  # whatever a factory does
         told = f"'{module}:{factory}' makes no calculator ({type(error).__name__}: {error})"
         raise CalculatorError(f"{told}; it must be an ASE calculator class, or a function that returns one") from error
+    if is_torch_sim_model(calculator):
+        return _in_batches(TorchSimPotential(calculator))
     if isinstance(calculator, type) or not hasattr(calculator, "get_potential_energy"):
         raise CalculatorError(
             f"'{module}:{factory}' gave a {type(calculator).__name__}; it must be an ASE calculator class, or a "
-            "function that returns an ASE calculator"
+            "function that returns an ASE calculator or a model of TorchSim's"
         )
     return calculator

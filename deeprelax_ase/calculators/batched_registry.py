@@ -1,0 +1,71 @@
+"""The door to potentials in batches: from a name, an ASE calculator or a model of TorchSim's."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE
+from deeprelax_ase.calculators.registry import get_calculator
+from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model
+from deeprelax_ase.errors import CalculatorError
+
+
+def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> BatchedPotential:
+    """The batched form of a potential: many crystals in one call, on CPU or GPU.
+
+    ======================  ==========================================================================================
+    ``m3gnet``              M3GNet-MP-2021.2.8-PES in plain torch; without MatGL and DGL where ``DEEPRELAX_M3GNET`` or
+                            ``m3gnet:FOLDER`` names its folder. Other models of MatGL's are computed one by one
+    ``chgnet``              CHGNet, graphs made one by one and the network applied to all
+    ``sevennet``            SevenNet through TorchSim; ``sevennet:NAME`` takes other weights of its package, or a file
+    ``module:factory``      a model of TorchSim's ``ModelInterface`` (MACE, MatterSim, ORB, Nequix, fairchem ...)
+    others                  any calculator of :func:`~deeprelax_ase.calculators.get_calculator`, one crystal after the
+                            other, so that whoever relaxes in batches takes them all
+    ======================  ==========================================================================================
+
+    Args:
+        potential: one of these names; an ASE calculator; a model of TorchSim's; or what this returned.
+        device: for those that are named: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        **kwargs: of :func:`~deeprelax_ase.calculators.get_calculator`, for names.
+
+    Raises:
+        CalculatorError: see there; or TorchSim is missing; or there is no potential.
+    """
+    if isinstance(potential, BatchedPotential):
+        return potential
+    if is_torch_sim_model(potential):
+        return TorchSimPotential(potential)
+    if isinstance(potential, str):
+        if (m3gnet := _m3gnet(potential, device)) is not None:
+            return m3gnet
+        potential = get_calculator(potential, device=device, **kwargs)
+    if potential is None:
+        raise CalculatorError("there is no potential to compute in batches: give a name, a calculator or a model")
+    return _of_calculator(potential)
+
+
+def _m3gnet(name: str, device: str) -> BatchedPotential | None:
+    """M3GNet by its name, where its weights are those that we compute; None for others, and where they are missing."""
+    from deeprelax_ase.calculators.m3gnet_batch import M3GNetPotential, m3gnet_in
+
+    kind, _, folder = name.partition(":")
+    if kind.lower() != "m3gnet":
+        return None
+    try:
+        return M3GNetPotential(m3gnet_in(folder or os.environ.get(M3GNET_VARIABLE, "")), device=device)
+    except CalculatorError:  # the calculator tells what is missing, or is another M3GNet
+        return None
+
+
+def _of_calculator(calculator: Any) -> BatchedPotential:
+    from deeprelax_ase.calculators.batched_ase import AsePotential, PotentialCalculator
+
+    if isinstance(calculator, PotentialCalculator):
+        return calculator.potential
+    if any(cls.__name__ == "CHGNetCalculator" for cls in type(calculator).__mro__):
+        from deeprelax_ase.calculators.chgnet_batch import CHGNetPotential
+
+        return CHGNetPotential(calculator.model)
+    return AsePotential(calculator)

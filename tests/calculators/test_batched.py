@@ -1,0 +1,238 @@
+"""Potentials in batches: what each backend says, and that a bad crystal costs itself alone."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+from deeprelax_ase.calculators import (
+    M3GNET_VARIABLE,
+    AsePotential,
+    M3GNetPotential,
+    PotentialCalculator,
+    TorchSimPotential,
+    calculator_name,
+    get_batched,
+    get_calculator,
+)
+from deeprelax_ase.errors import CalculatorError
+from tests.calculators.batches import Springs, rattled, tensors_of
+from tests.calculators.units import M3GNET, assert_units_of_ase, distorted_salt
+
+GOOD = [rattled("Cu", 3.7, 1), rattled("Al", 4.1, 2, cubic=False), rattled("Cu", 3.6, 3)]
+
+
+def assert_as_alone(potential, calculator, crystals, *, atol: float) -> None:
+    """Each crystal of a batch is what ``calculator`` says of it alone."""
+    tensors = tensors_of(crystals)
+    found = potential(*tensors)
+    assert found.errors == {}
+    for place, atoms in enumerate(crystals):
+        alone = atoms.copy()
+        alone.calc = calculator
+        energy = alone.get_potential_energy()
+        assert float(found.energies[place]) == pytest.approx(energy, abs=atol * len(atoms))
+        np.testing.assert_allclose(found.forces[tensors[3] == place], alone.get_forces(), rtol=0, atol=atol)
+        np.testing.assert_allclose(found.stresses[place], alone.get_stress(voigt=False), rtol=0, atol=atol)
+
+
+class TestABatchLosesNothing:
+    def test_whatever_one_crystal_raises(self):
+        potential = Springs()
+        found = potential(*tensors_of([GOOD[0], bulk("Au"), *GOOD[1:]]))
+        assert found.errors == {1: "RuntimeError: gold diverges"}
+        assert found.energies.isfinite().tolist() == [True, False, True, True]
+        assert found.forces.isfinite().all(dim=1).tolist() == [True] * 4 + [False] + [True] * 5
+        expected = Springs()(*tensors_of(GOOD))
+        torch.testing.assert_close(found.energies[[0, 2, 3]], expected.energies)
+        torch.testing.assert_close(found.stresses[[0, 2, 3]], expected.stresses)
+
+    def test_values_that_are_no_numbers(self):
+        found = Springs()(*tensors_of([bulk("Ag"), GOOD[0]]))
+        assert list(found.errors) == [0]
+        assert "not finite" in found.errors[0]
+
+    def test_memory_that_does_not_suffice_halves_the_batch(self):
+        potential = Springs(most_atoms=5)
+        large = rattled("Al", 4.1, 5) * (2, 1, 1)
+        found = potential(*tensors_of([*GOOD, large]))
+        assert list(found.errors) == [3]
+        assert "needs more memory" in found.errors[3]
+        assert potential.asked == [17, 5, 12, 4, 8]
+
+    def test_elements_that_are_not_known_are_not_computed(self):
+        potential = Springs(elements=frozenset({13, 29}))
+        found = potential(*tensors_of([bulk("NaCl", "rocksalt", a=5.6), *GOOD]))
+        assert found.errors == {0: "springs does not know Cl, Na. Choose another calculator."}
+        assert potential.asked == [9]
+        assert found.energies[1:].isfinite().all()
+
+    def test_nothing_is_left_of_a_batch_of_bad_ones(self):
+        found = Springs(elements=frozenset({13}))(*tensors_of([bulk("Cu"), bulk("Ag")]))
+        assert sorted(found.errors) == [0, 1]
+
+
+class TestAnyCalculator:
+    def test_each_as_alone(self):
+        assert_as_alone(get_batched(EMT()), EMT(), GOOD, atol=1e-12)
+
+    def test_one_that_fails_costs_itself_and_no_second_call(self):
+        calls = []
+
+        class Counting(EMT):
+            def calculate(self, atoms, *args):
+                calls.append(str(atoms.symbols))
+                super().calculate(atoms, *args)
+
+        found = get_batched(Counting())(*tensors_of([GOOD[0], bulk("MgO", "rocksalt", a=4.2), GOOD[1]]))
+        assert list(found.errors) == [1]
+        assert "NotImplementedError" in found.errors[1]
+        assert len(calls) == 3
+
+    def test_one_without_stress(self):
+        class WithoutStress(EMT):
+            implemented_properties = ("energy", "free_energy", "forces")
+
+        potential = AsePotential(WithoutStress())
+        assert not potential.has_stress
+        found = potential(*tensors_of(GOOD))
+        assert found.errors == {}
+        assert found.stresses.isnan().all()
+
+    def test_its_name_is_kept(self):
+        assert get_batched("ase.calculators.emt:EMT").name == "emt"
+
+    def test_none_is_no_potential(self):
+        with pytest.raises(CalculatorError, match="no potential"):
+            get_batched("none")
+
+
+class TestAsACalculator:
+    def test_of_ase(self):
+        calculator = PotentialCalculator(AsePotential(LennardJones(sigma=2.6, epsilon=0.3, rc=8.0, smooth=True)))
+        assert_units_of_ase(calculator, forces_above=0.01)
+        assert calculator_name(calculator) == "lennardjones"
+
+    def test_and_back(self):
+        potential = Springs()
+        assert get_batched(PotentialCalculator(potential)) is potential
+        assert get_batched(potential) is potential
+
+    def test_what_is_wrong_is_raised(self):
+        gold = bulk("Au")
+        gold.calc = PotentialCalculator(Springs())
+        with pytest.raises(CalculatorError, match="gold diverges"):
+            gold.get_potential_energy()
+
+
+@pytest.mark.skipif(not M3GNET.is_dir(), reason=f"{M3GNET} is absent")
+def test_m3gnet_by_folder_and_by_variable(monkeypatch):
+    crystals = [distorted_salt(), bulk("MgO", "rocksalt", a=4.4)]
+    found = get_batched(f"m3gnet:{M3GNET}", device="cpu")
+    monkeypatch.setenv(M3GNET_VARIABLE, str(M3GNET))
+    potential = get_batched("M3GNet", device="cpu")
+    assert isinstance(potential, M3GNetPotential)
+    assert_as_alone(found, PotentialCalculator(potential), crystals, atol=1e-6)
+    assert 84 not in potential.elements
+    assert potential.elements >= {1, 8, 11, 17, 94}
+
+
+def test_what_m3gnet_lacks_is_told(monkeypatch, tmp_path):
+    with pytest.raises(CalculatorError, match="missing"):
+        get_batched(f"m3gnet:{tmp_path}")
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")  # in CHGNet's own code
+def test_chgnet():
+    pytest.importorskip("chgnet")
+    crystals = [distorted_salt(), bulk("MgO", "rocksalt", a=4.4), rattled()]
+    potential = get_batched("chgnet", device="cpu")
+    assert not potential.one_by_one
+    assert_as_alone(potential, get_calculator("chgnet", device="cpu"), crystals, atol=2e-6)
+
+
+class LennardJonesModel(torch.nn.Module):
+    """A model with the interface of TorchSim's, on its own ``LennardJones`` of ASE: cells come in columns."""
+
+    compute_stress = compute_forces = True
+    memory_scales_with = "n_atoms"
+    dtype, device = torch.float64, torch.device("cpu")
+
+    def __init__(self, calculator) -> None:
+        super().__init__()
+        self.potential = AsePotential(calculator)
+
+    def forward(self, state) -> dict[str, torch.Tensor]:
+        made = self.potential.compute(
+            state.atomic_numbers, state.positions, state.cell.mT.contiguous(), state.system_idx
+        )
+        return {"energy": made.energies, "forces": made.forces, "stress": made.stresses}
+
+
+class TestTorchSim:
+    @pytest.fixture
+    def torch_sim(self, monkeypatch):
+        """TorchSim's record of a batch, whether it is installed or not."""
+        monkeypatch.setitem(sys.modules, "torch_sim", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "torch_sim.state", SimpleNamespace(SimState=SimpleNamespace))
+
+    def test_a_model_of_its_interface(self, torch_sim):
+        skewed = [distorted_salt(), distorted_salt() * (1, 2, 1)]
+        calculator = LennardJones(sigma=2.6, epsilon=0.3, rc=8.0)
+        potential = get_batched(LennardJonesModel(calculator))
+        assert isinstance(potential, TorchSimPotential)
+        assert potential.name == "lennardjones"
+        assert_as_alone(potential, calculator, skewed, atol=1e-10)
+
+    def test_one_that_a_factory_makes(self, torch_sim, monkeypatch):
+        made = SimpleNamespace(make=lambda: LennardJonesModel(EMT()))
+        monkeypatch.setitem(sys.modules, "mine", made)
+        calculator = get_calculator("mine:make")
+        assert isinstance(get_batched(calculator), TorchSimPotential)
+        copper = rattled()
+        copper.calc = calculator
+        alone = rattled()
+        alone.calc = EMT()
+        assert copper.get_potential_energy() == pytest.approx(alone.get_potential_energy())
+
+    def test_one_without_stress_or_forces(self, torch_sim):
+        class WithoutStress(LennardJonesModel):
+            compute_stress = False
+
+            def forward(self, state):
+                return {name: value for name, value in super().forward(state).items() if name != "stress"}
+
+        found = get_batched(WithoutStress(EMT()))(*tensors_of(GOOD))
+        assert found.errors == {}
+        assert found.stresses.isnan().all()
+
+        class WithoutForces(LennardJonesModel):
+            compute_forces = False
+
+        with pytest.raises(CalculatorError, match="compute_forces=True"):
+            get_batched(WithoutForces(EMT()))
+
+    @pytest.mark.parametrize("name", ["sevennet", "model"])
+    def test_what_to_install_is_told(self, monkeypatch, name):
+        for module in ("torch_sim", "torch_sim.state"):
+            monkeypatch.setitem(sys.modules, module, None)
+        given = LennardJonesModel(EMT()) if name == "model" else name
+        with pytest.raises(CalculatorError, match=r'pip install "deeprelax-ase\[torchsim'):
+            get_batched(given)
+
+    @pytest.mark.slow
+    def test_sevennet_is_what_its_own_calculator_says(self):
+        pytest.importorskip("torch_sim")
+        sevenn = pytest.importorskip("sevenn.calculator")
+        own = sevenn.SevenNetCalculator("7net-0", device="cpu")
+        potential = get_batched("sevennet", device="cpu")
+        assert_as_alone(potential, own, [distorted_salt(), rattled(), bulk("MgO", "rocksalt", a=4.4)], atol=2e-5)
+        unknown = potential(*tensors_of([bulk("Po", "sc", a=3.3), rattled()]))
+        assert list(unknown.errors) == [0]
