@@ -42,7 +42,7 @@ def test_factory_may_be_a_function_of_the_users(tmp_path, monkeypatch):
 )
 def test_unknown_names_are_refused(name):
     with pytest.raises(
-        CalculatorError, match=r"must be one of 'none', 'm3gnet', .*'tensornet', .*'chgnet', 'sevennet' or 'module:factory'"
+        CalculatorError, match=r"must be one of 'none', 'm3gnet', .*'tensornet', .*'sevennet' or 'module:factory'"
     ):
         get_calculator(name)
 
