@@ -14,6 +14,7 @@ from deeprelax_ase import __version__
 from deeprelax_ase.cli import (
     bench,
     calibrate,
+    candidates,
     data,
     ensemble,
     evaluate,
@@ -77,6 +78,7 @@ app.command(epilog=screen.SCREEN_EXAMPLES)(screen.screen)
 app.command(epilog=screen.EXPORT_EXAMPLES)(screen.export)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=models.EXAMPLES)(models.models)
+app.command(epilog=candidates.EXAMPLES)(candidates.candidates)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command(epilog=ensemble.EXAMPLES)(ensemble.ensemble)

@@ -99,9 +99,36 @@ class PairDataset:
             if format == "npz" or (format == "auto" and paths and all(path_of(p).suffix == ".npz" for p in paths)):
                 return _from_npz(paths, labels, dtype, start_forces=start_forces)
             row = format_of(paths) if format == "auto" else FORMATS[format]
-            dataset = _collected(row.read(paths, key), level, dtype, advance)
+            return cls.of(
+                row.read(paths, key),
+                level=level,
+                fractions=fractions,
+                group_by=group_by,
+                seed=seed,
+                dtype=dtype,
+                advance=advance,
+            )
         except StructureFileError as error:  # a source, or its index
             raise DataError(str(error)) from error
+
+    @classmethod
+    def of(
+        cls,
+        found: Iterable[RawPair | Refused],
+        *,
+        level: str = "PBE",
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        group_by: str = "composition",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        advance: Callable[[], object] = lambda: None,
+    ) -> PairDataset:
+        """Match pairs that were ``found``, atom by atom; for the other arguments see :meth:`read`.
+
+        Raises:
+            DataError: no pair can be used.
+        """
+        dataset = _collected(found, level, dtype, advance)
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
 
     def take(self, chosen: Tensor) -> PairDataset:
@@ -125,8 +152,14 @@ class PairDataset:
             raise ValueError(f"Unknown {split=}, must be one of {tuple(SPLITS)}")
         return self.take((self.pairs.split == SPLITS[split]).nonzero().squeeze(1))
 
-    def save(self, file: str | os.PathLike) -> None:
-        """Write an npz file, which is read in a moment, whole or not at all; names are kept in it."""
+    def save(self, file: str | os.PathLike, **known: np.ndarray) -> None:
+        """Write an npz file, which is read in a moment, whole or not at all; names are kept in it.
+
+        Args:
+            file: its name.
+            **known: further arrays, such as those that :func:`~deeprelax_ase.data.load_pairs` reads with
+                ``start_forces``.
+        """
         pairs = self.pairs
         arrays = {
             "numbers": pairs.numbers.to(torch.uint8).numpy(),
@@ -141,6 +174,7 @@ class PairDataset:
             "kind": pairs.kind.to(torch.int16).numpy(),
             "fixed_cell": pairs.fixed_cell.numpy(),
             "names": np.array(self.names),
+            **known,
         }
         path = Path(os.path.realpath(file if os.fspath(file).endswith(".npz") else f"{os.fspath(file)}.npz"))
         part = aside(path)

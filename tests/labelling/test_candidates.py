@@ -14,6 +14,17 @@ from deeprelax_ase.labelling import Candidate, CandidateSettings, atomic_volumes
 from tests.crystals import perovskite
 
 KINDS = CandidateSettings().shares
+MOS2 = Crystal.of(
+    Atoms(
+        cell=[3.16, 3.16, 12.3, 90, 90, 120],
+        scaled_positions=[
+            *((1 / 3, 2 / 3, z) for z in (0.25, 0.621, 0.879)),
+            *((2 / 3, 1 / 3, z) for z in (0.75, 0.379, 0.121)),
+        ],
+        pbc=True,
+        numbers=[42, 16, 16, 42, 16, 16],
+    )
+)
 SALTS = {"NaCl": 5.6, "KCl": 6.3, "NaBr": 6.0, "KBr": 6.6, "LiCl": 5.1, "LiF": 4.0, "MgO": 4.2, "CaO": 4.8, "SrO": 5.2}
 SOURCES = [
     *(Crystal.of(bulk(name, "rocksalt", a=a)) for name, a in SALTS.items()),
@@ -44,9 +55,10 @@ def formula(crystal: Crystal) -> Counter[int]:
 
 
 def test_every_kind_is_made_and_none_of_a_system_that_may_not_be():
-    found = list(make_candidates(SOURCES, 150, systems=WIDER))
+    allowed = WIDER | {frozenset((42, 16))}
+    found = list(make_candidates([*SOURCES, MOS2], 150, systems=allowed))
     assert {c.kind for c in found} == set(KINDS)
-    assert {frozenset(c.crystal.numbers.tolist()) for c in found} <= WIDER
+    assert {frozenset(c.crystal.numbers.tolist()) for c in found} <= allowed
 
 
 def test_systems_are_those_of_the_sources_unless_others_are_given():
@@ -138,7 +150,8 @@ def test_a_defect_is_one_atom_less_or_a_few_others():
 def test_a_slab_is_the_bulk_cut_with_vacuum_above():
     for candidate in made("slab"):
         crystal, source = candidate.crystal, SOURCES[candidate.source]
-        assert candidate.keeps_cell
+        assert crystal.pbc.tolist() == [True, True, False]
+        np.testing.assert_allclose(crystal.cell[2][:2], 0, atol=1e-9)  # along z, as ASE's filters need it
         normal = crystal.cell[2] / np.linalg.norm(crystal.cell[2])
         np.testing.assert_allclose(crystal.cell[:2] @ normal, 0, atol=1e-9)
         heights = crystal.positions @ normal
@@ -146,6 +159,40 @@ def test_a_slab_is_the_bulk_cut_with_vacuum_above():
         cells = len(crystal) // len(source)
         assert formula(crystal) == Counter({e: n * cells for e, n in formula(source).items()})
         assert nearest(crystal) == pytest.approx(nearest(Crystal.of(source.to_atoms() * (2, 2, 2))), abs=1e-6)
+
+
+def test_a_layer_is_cut_of_a_layered_crystal_alone():
+    found = list(make_candidates([*SOURCES, MOS2], 30, seed=2, settings=only("layer", rattle=0.0, strain=0.0)))
+    assert len(found) > 15
+    for candidate in found:
+        crystal = candidate.crystal
+        assert candidate.source == len(SOURCES)
+        assert crystal.pbc.tolist() == [True, True, False]
+        assert sorted(formula(crystal).values()) == [1, 2]
+        heights = crystal.positions[:, 2]
+        assert crystal.cell[2, 2] - np.ptp(heights) == pytest.approx(15.0)
+        assert np.ptp(heights) == pytest.approx((0.379 - 0.121) * 12.3)
+    as_cut = [c.crystal for c in found if np.isclose(np.linalg.norm(c.crystal.cell[0]), 3.16)]
+    assert as_cut
+    assert nearest(as_cut[0]) == pytest.approx(nearest(MOS2))
+    assert len(as_cut) < len(found), "others are scaled in their plane"
+
+
+def test_rattled_ones_are_their_source_disturbed():
+    for candidate in made("rattled"):
+        crystal, source = candidate.crystal, SOURCES[candidate.source]
+        np.testing.assert_array_equal(crystal.numbers, source.numbers)
+        moved = np.linalg.norm(crystal.positions - source.positions, axis=1)
+        assert 0 < moved.max() < 1.5
+
+
+def test_elements_may_be_combined_in_any_way():
+    elements = {3, 11, 35, 53}
+    found = list(make_candidates(SOURCES, 60, seed=3, elements=elements, settings=only("strained")))
+    systems = {frozenset(c.crystal.numbers.tolist()) for c in found}
+    assert systems - SYSTEMS
+    assert set().union(*systems) <= elements
+    assert 53 in set().union(*systems), "of no source, so that its volume is that of its radius"
 
 
 def test_volumes_of_atoms_add_up_to_those_of_crystals():
@@ -165,6 +212,8 @@ def test_what_cannot_be_made_is_refused():
     for share in (0.0, -1.0):
         with pytest.raises(ValueError, match="must be positive or zero, and one of them positive"):
             next(make_candidates(SOURCES, 1, settings=CandidateSettings(shares={"slab": share})))
+    with pytest.raises(ValueError, match="give one of them"):
+        next(make_candidates(SOURCES, 1, systems=SYSTEMS, elements=[3]))
     with pytest.raises(ValueError, match="systems holds no chemical system"):
         next(make_candidates(SOURCES, 1, systems=[]))
     with pytest.raises(ValueError, match="elements from 1 to 94"):

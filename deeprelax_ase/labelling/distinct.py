@@ -1,0 +1,70 @@
+"""Candidates no two of which are the same crystal, and none of which is a source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import PairDataset
+from deeprelax_ase.data.fingerprints import fingerprints
+from deeprelax_ase.data.readers import RawPair
+from deeprelax_ase.labelling.candidates import Candidate, CandidateSettings, candidate_tries
+from deeprelax_ase.labelling.charge import is_neutral
+
+#: Tries that are compared at once at most, and tries without anything new after which nothing else is taken to be
+#: there.
+_AT_ONCE, _IN_VAIN = 100, 500
+
+
+def distinct_candidates(
+    sources: Sequence[Crystal],
+    number: int,
+    *,
+    seed: int = 0,
+    systems: Collection[frozenset[int]] | None = None,
+    elements: Collection[int] | None = None,
+    settings: CandidateSettings | None = None,
+    neutral: bool = False,
+) -> Iterator[Candidate]:
+    """``number`` different candidates, or fewer where hundreds of tries give nothing new; a longer run begins the same.
+
+    Two crystals are the same if :func:`~deeprelax_ase.data.fingerprints.fingerprints` are: composition, volume and near
+    distances, to 0.02 Å. Those of the sources are none.
+
+    Args:
+        sources: see :func:`~deeprelax_ase.labelling.make_candidates`, as of ``seed``, ``systems``,
+            ``elements`` and ``settings``.
+        number: of candidates that are wanted.
+        neutral: whether oxidation states must be able to add up to nothing, see
+            :func:`~deeprelax_ase.labelling.charge.is_neutral`.
+
+    Raises:
+        ValueError: see :func:`~deeprelax_ase.labelling.make_candidates`.
+    """
+    tries = candidate_tries(sources, seed=seed, systems=systems, elements=elements, settings=settings)
+    together = min(number, _AT_ONCE)
+    return islice(_new(tries, set(_marks(sources)), together, neutral=neutral), number)
+
+
+def _new(tries: Iterator[Candidate | None], seen: set[tuple], together: int, *, neutral: bool) -> Iterator[Candidate]:
+    """Yield the new ones, and add them to what was ``seen``; ``together`` are compared at once."""
+    in_vain = 0
+    while in_vain < _IN_VAIN:
+        made = [one for one in islice(tries, together) if one is not None]
+        wanted = [one for one in made if not neutral or is_neutral(one.crystal.numbers)]
+        in_vain += together
+        for candidate, mark in zip(wanted, _marks([one.crystal for one in wanted]), strict=True):
+            if mark not in seen:
+                seen.add(mark)
+                in_vain = 0
+                yield candidate
+
+
+def _marks(crystals: Sequence[Crystal]) -> list[tuple]:
+    """The fingerprint of each crystal, and in how many directions it repeats."""
+    if not len(crystals):
+        return []
+    pairs = PairDataset.of(RawPair("", crystal, crystal, "train", in_order=True) for crystal in crystals).pairs
+    repeats = (int(crystal.pbc.sum()) for crystal in crystals)
+    return list(zip(fingerprints(pairs, "initial"), repeats, strict=True))
