@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
+from ase.stress import full_3x3_to_voigt_6_stress
 from shared import options
 
 from deeprelax_ase import Crystal, Predictor
+from deeprelax_ase.calculators.m3gnet_batch import m3gnet_of
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation.batched_fire import Compute, m3gnet_compute
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.geometry.strain import logarithmic_strain
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
@@ -112,7 +114,15 @@ class Descent:
             self.optimizer.step()
 
 
-def descend(starts: dict[str, Crystal], compute: Compute) -> Iterator[tuple[str, dict[str, Any]]]:
+def compute(given: list[Atoms]) -> list[dict[str, Any]]:
+    """What ASE's optimizers ask for, by M3GNet, of crystals with elements that it knows."""
+    return [
+        {"energy": one.energy, "forces": one.forces, "stress": full_3x3_to_voigt_6_stress(one.stress)}
+        for one in m3gnet_of(given)
+    ]
+
+
+def descend(starts: dict[str, Crystal]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What FIRE finds from each of ``starts``, in batches; those that the potential fails on are left out."""
     waiting, active = deque(starts.items()), dict[str, Descent]()
     while waiting or active:
@@ -133,7 +143,7 @@ def main() -> None:
     given = options(__doc__, "data", "--cache", "--json", cache=cache, number=number, largest=largest).parse_args()
     torch.set_num_threads(1)
     crystals = choose(given.data, given.number, given.largest)
-    predictor, compute = Predictor(M3GNET_RELAX_MODEL, device="cpu"), m3gnet_compute()
+    predictor = Predictor(M3GNET_RELAX_MODEL, device="cpu")
     lines = given.cache.read_text(encoding="utf-8").splitlines() if given.cache.exists() else []
     ends = {(line["crystal"], line["start"]): line["found"] for line in map(json.loads, lines)}
     made: dict[str, dict[str, Prediction]] = {}
@@ -152,7 +162,7 @@ def main() -> None:
     with given.cache.open("a", encoding="utf-8") as cache:
         for start in STARTS:
             left = {name: crystal for name, crystal in begun[start].items() if (name, start) not in ends}
-            for name, found in descend(left, compute):
+            for name, found in descend(left):
                 ends[name, start] = found
                 cache.write(json.dumps({"crystal": name, "start": start, "found": found}) + "\n")
                 cache.flush()

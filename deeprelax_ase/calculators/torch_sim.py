@@ -39,8 +39,17 @@ class TorchSimPotential(BatchedPotential):
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
         """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
+        with torch_settings(torch.float32):
+            made = self.model(self.state(numbers, positions, cells, batch))
+        stresses = made.get("stress")
+        if stresses is None:
+            stresses = torch.full_like(cells, torch.nan)
+        return EnergiesForcesStresses(made["energy"].reshape(-1), made["forces"], stresses.reshape(-1, 3, 3))
+
+    def state(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> Any:
+        """TorchSim's own record of a batch, in the model's precision."""
         dtype = self.model.dtype
-        state = self._state(
+        return self._state(
             positions=positions.to(dtype),
             masses=torch.ones(len(numbers), dtype=dtype, device=self.device),
             cell=cells.to(dtype).mT.contiguous(),  # lattice vectors in columns
@@ -48,12 +57,6 @@ class TorchSimPotential(BatchedPotential):
             atomic_numbers=numbers,
             system_idx=batch,
         )
-        with torch_settings(torch.float32):
-            made = self.model(state)
-        stresses = made.get("stress")
-        if stresses is None:
-            stresses = torch.full_like(cells, torch.nan)
-        return EnergiesForcesStresses(made["energy"].reshape(-1), made["forces"], stresses.reshape(-1, 3, 3))
 
 
 def is_torch_sim_model(given: Any) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from deeprelax_ase.cli.common import SOME_FAILED, errors, stop
 from deeprelax_ase.cli.options import Device, DeviceOption, PairLabels, PairSources, Quiet, Split, optional
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import CalculatorError, DeepRelaxError
 from deeprelax_ase.progress import progress
+
+if TYPE_CHECKING:
+    from deeprelax_ase.evaluation.relaxation import Limits, Relax
 
 #: Pairs of a quick measurement.
 QUICK = 30
@@ -58,7 +61,6 @@ def bench(
 
     from deeprelax_ase.data import PairDataset
     from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES
-    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire, torch_sim_model
     from deeprelax_ase.evaluation.benchmark import bench as measure
     from deeprelax_ase.evaluation.benchmark_page import markdown
     from deeprelax_ase.evaluation.model_evaluation import part_of
@@ -77,9 +79,7 @@ def bench(
                 return lambda: bar.advance(task)
 
             limits = Limits(fmax, steps)
-            others = {}
-            if torch_sim is not None:
-                others[f"TorchSim's FIRE in batches, {torch_sim}"] = torch_sim_fire(torch_sim_model(torch_sim), limits)
+            others = {} if torch_sim is None else _under(torch_sim, limits)
             found = measure(
                 pairs,
                 model,
@@ -98,6 +98,21 @@ def bench(
         stop(str(error))
     except OSError as error:
         stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
+
+
+def _under(name: str, limits: Limits) -> dict[str, Relax]:
+    """Relaxations in batches under a model of TorchSim's: ours and its own."""
+    from deeprelax_ase.calculators import TorchSimPotential, get_batched
+    from deeprelax_ase.evaluation.baselines import in_batches
+    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire
+
+    potential = get_batched(name)
+    if not isinstance(potential, TorchSimPotential):
+        raise CalculatorError(f"{name!r} makes no model of TorchSim's; --baseline compares with what ASE's have")
+    return {
+        f"FIRE in batches, {name}": in_batches("fire", potential, limits),
+        f"TorchSim's FIRE in batches, {name}": torch_sim_fire(potential, limits),
+    }
 
 
 def _write(out: Path, found: dict[str, Any], text: str) -> None:

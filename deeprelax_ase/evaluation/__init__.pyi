@@ -3,7 +3,6 @@ from .assessment import assess as assess
 from .baselines import BASELINES as BASELINES
 from .baselines import DEFAULT_BASELINES as DEFAULT_BASELINES
 from .batched_torch_sim import torch_sim_fire as torch_sim_fire
-from .batched_torch_sim import torch_sim_model as torch_sim_model
 from .benchmark import bench as bench
 from .benchmark_page import markdown as markdown
 from .calibrate import calibrate_on as calibrate_on

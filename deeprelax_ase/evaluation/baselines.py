@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.batched_fire import ase_optimizer_in_batches, m3gnet_compute
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed, one_by_one
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
+
+    from deeprelax_ase.calculators.batched import BatchedPotential
 
 
 def nothing(limits: Limits) -> Relax:
@@ -63,6 +64,33 @@ def ase_optimizer(name: str, make_calculator: Callable[[], Calculator], limits: 
     return lambda crystals, advance: one_by_one(one, crystals, advance)
 
 
+def in_batches(optimizer: str, potential: BatchedPotential, limits: Limits) -> Relax:
+    """Relaxes positions and cells side by side; crystals that are done make room for others.
+
+    Args:
+        optimizer: of :func:`~deeprelax_ase.optimizers.relax_in_batches`.
+        potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
+        limits: when it ends.
+    """
+    from deeprelax_ase.optimizers.batched import relax_in_batches
+    from deeprelax_ase.optimizers.batched_state import BatchedStart
+    from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
+
+    def relax(crystals: list[Crystal], advance: Advance) -> Relaxed:
+        made, calls, done, failed = list(crystals), 0, 0, 0
+        starts = [BatchedStart(c.numbers, c.positions, c.cell, AllowedStrain()) for c in crystals]
+        found = relax_in_batches(starts, potential, optimizer=optimizer, fmax=limits.fmax, steps=limits.steps)
+        for place, end in found:
+            if end.error is None:
+                made[place] = crystals[place].with_geometry(end.positions, end.cell)
+            calls, done, failed = calls + end.calls, done + end.converged, failed + (end.error is not None)
+            advance()
+        size = max(len(made), 1)
+        return Relaxed(made, calls / size, done / size, failed)
+
+    return relax
+
+
 def matgl_relaxer(limits: Limits) -> Relax:
     """MatGL's own ``Relaxer`` under M3GNet, one crystal after the other.
 
@@ -87,6 +115,12 @@ def matgl_relaxer(limits: Limits) -> Relax:
     return lambda crystals, advance: one_by_one(one, crystals, advance)
 
 
+def _m3gnet_in_batches(limits: Limits) -> Relax:
+    from deeprelax_ase.calculators.m3gnet_batch import M3GNetPotential
+
+    return in_batches("fire", M3GNetPotential(device="cpu"), limits)
+
+
 def _m3gnet() -> Calculator:
     from deeprelax_ase.calculators.registry import get_calculator
 
@@ -99,7 +133,7 @@ BASELINES: dict[str, Callable[[Limits], Relax]] = {
     "volume": volumes,
     "fire": lambda limits: ase_optimizer("FIRE", _m3gnet, limits),
     "lbfgs": lambda limits: ase_optimizer("LBFGS", _m3gnet, limits),
-    "batched": lambda limits: ase_optimizer_in_batches("FIRE", m3gnet_compute(), limits),
+    "batched": _m3gnet_in_batches,
     "relaxer": matgl_relaxer,
 }
 

@@ -1,46 +1,26 @@
-"""FIRE of TorchSim, in batches, under any model of TorchSim's."""
+"""FIRE of TorchSim's own, in batches, under any model of TorchSim's: what its users run."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from deeprelax_ase.calculators.torch_sim import TorchSimPotential
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
+from deeprelax_ase.graph.torch_builder import batch_tensors
 
 
-def torch_sim_model(name: str) -> Any:
-    """The TorchSim model that a function makes, by the name ``module:function``.
-
-    Raises:
-        CalculatorError: there is no such function, or torch-sim-atomistic is not installed.
-    """
-    from deeprelax_ase.calculators.registry import imported
-
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise CalculatorError(f"There is no {name!r}; give 'module:function'")
-    imported("torch_sim", "SimState", "Install torch-sim-atomistic, which needs Python 3.12 or later.")
-    make = imported(module, function, "The module must be installed, or its folder on PYTHONPATH.")
-    return make()
-
-
-def torch_sim_fire(model: Any, limits: Limits, *, atoms_per_batch: int = 8000) -> Relax:
+def torch_sim_fire(potential: TorchSimPotential, limits: Limits, *, atoms_per_batch: int = 8000) -> Relax:
     """TorchSim's FIRE in batches; crystals that are done make room for others.
 
     Args:
-        model: a TorchSim ``ModelInterface`` with energies, forces and stresses.
+        potential: with energies, forces and stresses.
         limits: when it ends.
         atoms_per_batch: so many atoms at once.
-
-    Raises:
-        ImportError: torch-sim-atomistic, which needs Python 3.12 or later, is not installed.
     """
     import torch_sim
 
-    atom_calls = [0]
+    model, atom_calls = potential.model, [0]
     model.register_forward_pre_hook(lambda module, given: atom_calls.append(len(given[0].positions)))
 
     def relax(crystals: list[Crystal], advance: Advance) -> Relaxed:
@@ -53,7 +33,7 @@ def torch_sim_fire(model: Any, limits: Limits, *, atoms_per_batch: int = 8000) -
         )
         converged = torch_sim.generate_force_convergence_fn(force_tol=limits.fmax, include_cell_forces=True)
         final = torch_sim.optimize(
-            _state(crystals, model),
+            potential.state(*(tensor.to(potential.device) for tensor in batch_tensors(crystals))),
             model,
             optimizer=torch_sim.Optimizer.fire,
             init_kwargs={"cell_filter": torch_sim.CellFilter.frechet},
@@ -69,22 +49,3 @@ def torch_sim_fire(model: Any, limits: Limits, *, atoms_per_batch: int = 8000) -
         return Relaxed(made, sum(atom_calls) / atoms, float(converged(final).double().mean()))
 
     return relax
-
-
-def _state(crystals: list[Crystal], model: Any) -> Any:
-    """TorchSim's record of the ``crystals``, which has lattice vectors in columns."""
-    import torch
-    import torch_sim
-
-    counts = torch.tensor([len(c) for c in crystals])
-    positions = torch.from_numpy(np.concatenate([c.positions for c in crystals]))
-    cells = torch.from_numpy(np.stack([c.cell for c in crystals]))
-    numbers = torch.from_numpy(np.concatenate([c.numbers for c in crystals]))
-    return torch_sim.SimState(
-        positions=positions.to(model.device, model.dtype),
-        masses=torch.ones(len(numbers), device=model.device, dtype=model.dtype),
-        cell=cells.mT.contiguous().to(model.device, model.dtype),
-        pbc=True,
-        atomic_numbers=numbers.to(model.device),
-        system_idx=torch.repeat_interleave(counts).to(model.device),
-    )

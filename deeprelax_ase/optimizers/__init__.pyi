@@ -4,6 +4,10 @@ from .batch import finish_atoms as finish_atoms
 from .batch import finish_frames as finish_frames
 from .batch import predict_frames as predict_frames
 from .batch import write_frame as write_frame
+from .batched import BatchedEnd as BatchedEnd
+from .batched import relax_in_batches as relax_in_batches
+from .batched_state import BatchedStart as BatchedStart
+from .batched_state import KnownResults as KnownResults
 from .deeprelax import DeepRelaxOptimizer as DeepRelaxOptimizer
 from .model_hessian import ModelHessianBFGS as ModelHessianBFGS
 from .model_hessian import Springs as Springs

@@ -23,11 +23,11 @@ from deeprelax_ase.optimizers.acceptance import energy_of
 
 #: Shares of what a step was foreseen to gain: less than the first says that the next one be shorter, more than the
 #: second that it may be longer.
-_POOR, _GOOD = 0.25, 0.75
+POOR, GOOD = 0.25, 0.75
 
 #: Factors by which the longest step then changes, and Å, what it is kept between.
-_SHORTER, _LONGER = 0.5, 1.5
-_SHORTEST, _LONGEST = 0.001, 0.4
+SHORTER, LONGER = 0.5, 1.5
+SHORTEST, LONGEST = 0.001, 0.4
 
 #: Constraints that leave each atom, for itself, some directions to move in.
 _OF_ATOMS = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
@@ -105,10 +105,10 @@ class _Foreseen:
     def next_longest(self, energy: float, longest: float) -> float:
         """Å, how long the next step may be, now that the ``energy`` in eV is known that this one led to."""
         share = (energy - self.energy) / self.change if self.change < 0 else 0.0
-        if share < _POOR:
-            return max(_SHORTEST, _SHORTER * min(longest, self.length))
-        if share > _GOOD and self.length > 0.9 * longest:
-            return min(max(_LONGEST, longest), _LONGER * longest)
+        if share < POOR:
+            return max(SHORTEST, SHORTER * min(longest, self.length))
+        if share > GOOD and self.length > 0.9 * longest:
+            return min(max(LONGEST, longest), LONGER * longest)
         return longest
 
 

@@ -1,0 +1,139 @@
+"""Relaxation of many crystals at once under a potential in batches: crystals enter as others leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.optimizers import batched_bfgs, batched_fire
+from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, KnownResults
+
+#: Optimizers in batches, by the names that ``finish`` has for them one by one.
+IN_BATCHES: dict[str, Any] = {"fire": batched_fire, "fast": batched_bfgs, "modelhessianbfgs": batched_bfgs}
+
+
+@dataclass(frozen=True, eq=False)
+class BatchedEnd:
+    """The end of the relaxation of one crystal.
+
+    Attributes:
+        positions: (N, 3) Å.
+        cell: (3, 3) Å.
+        results: energy, forces and stress there; None where it failed.
+        steps: taken.
+        calls: of the potential; one less where the results of the start were known.
+        converged: whether forces, and the gradient of the cell where it moves, are below the limit.
+        error: why it failed; None where it did not. Positions and cell are then where the potential failed.
+    """
+
+    positions: np.ndarray
+    cell: np.ndarray
+    results: KnownResults | None
+    steps: int
+    calls: int
+    converged: bool
+    error: str | None = None
+
+
+def relax_in_batches(
+    starts: Sequence[BatchedStart],
+    potential: BatchedPotential,
+    *,
+    optimizer: str = "fire",
+    fmax: float = 0.05,
+    steps: int = 500,
+    observe: Callable[[int], object] | None = None,
+) -> Iterator[tuple[int, BatchedEnd]]:
+    """Relax crystals side by side, each until it converges by itself.
+
+    The largest go first. As many are at work as the potential takes at once, and others enter as they leave. Each takes
+    the steps that it would take alone. Forces count as converged as they do in
+    :class:`~deeprelax_ase.DeepRelaxOptimizer`.
+
+    Args:
+        starts: any number.
+        potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
+        optimizer: ``"fire"``, that of ASE; or ``"fast"``, for starts near the minimum.
+        fmax: eV/Å, largest force, and gradient of the cell where it moves, that counts as converged.
+        steps: most steps of each.
+        observe: is told after each round how many crystals are at work.
+
+    Yields:
+        places in ``starts`` and ends, as crystals are done.
+
+    Raises:
+        ValueError: another optimizer.
+        CalculatorError: a cell is to move, and the potential has no stress.
+    """
+    if optimizer.lower() not in IN_BATCHES:
+        raise ValueError(f"{optimizer=} does not relax in batches: take one of {', '.join(IN_BATCHES)}")
+    if not potential.has_stress and any(start.strain is not None for start in starts):
+        raise CalculatorError(f"{potential.name} gives no stress, so no cell can be relaxed under it: keep the cells")
+    method = IN_BATCHES[optimizer.lower()]
+    waiting = deque(sorted(range(len(starts)), key=lambda place: -len(starts[place])))
+    state: BatchedState | None = None
+    while True:
+        errors: dict[int, str] = {}
+        if state is not None:
+            method.step(state)
+            errors = state.evaluate(potential)
+        places = _entering(starts, waiting, 0 if state is None else len(state.batch), potential.atoms_at_once)
+        if places:
+            entered = BatchedState.of([starts[place] for place in places], places, potential.device)
+            wrong = {} if "forces" in entered.atoms else entered.evaluate(potential)
+            method.begin(entered)
+            errors |= {number + (0 if state is None else len(state)): told for number, told in wrong.items()}
+            state = entered if state is None else state.join(entered)
+        if state is None:
+            return
+        if observe is not None:
+            observe(len(state))
+        converged = state.largest(*state.pulls()) < fmax
+        over = converged | (state.crystals["steps"] >= steps)
+        if errors:
+            over[list(errors)] = True
+        if bool(over.any()):
+            yield from _ends(state, over, converged, errors, starts)
+            state = state.keep(~over)
+            state = state if len(state) else None
+
+
+def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:
+    """Take as many of those ``waiting`` as there is room for beside so many atoms ``at_work``, once it is worth it."""
+    room = most - at_work
+    if at_work and waiting and room < max(len(starts[waiting[0]]), most // 8):
+        return []
+    chosen: list[int] = []
+    while waiting and (len(starts[waiting[0]]) <= room or not (chosen or at_work)):
+        chosen.append(waiting.popleft())
+        room -= len(starts[chosen[-1]])
+    return chosen
+
+
+def _ends(
+    state: BatchedState,
+    over: torch.Tensor,
+    converged: torch.Tensor,
+    errors: dict[int, str],
+    starts: Sequence[BatchedStart],
+) -> Iterator[tuple[int, BatchedEnd]]:
+    """The ends of the crystals that are ``over``."""
+    numbers = over.nonzero().squeeze(1).tolist()
+    done, reached = state.keep(over), converged[over].tolist()
+    positions, cells = (tensor.cpu().numpy() for tensor in done.geometry())
+    cuts = np.cumsum(done.crystals["size"].long().tolist())[:-1]
+    forces = np.split(done.atoms["forces"].cpu().numpy(), cuts)
+    energies, taken = done.crystals["energies"].tolist(), done.crystals["steps"].tolist()
+    stresses = done.crystals["stresses"].cpu().numpy()
+    for k, (place, xyz) in enumerate(zip(done.crystals["place"].tolist(), np.split(positions, cuts), strict=True)):
+        error = errors.get(numbers[k])
+        results = None if error is not None else KnownResults(energies[k], forces[k], stresses[k])
+        calls = taken[k] + (starts[place].known is None)
+        yield place, BatchedEnd(xyz, cells[k], results, taken[k], calls, reached[k] and error is None, error)

@@ -1,0 +1,223 @@
+"""Crystals that relax side by side, as tensors, in the coordinates of ASE's ``FrechetCellFilter``.
+
+Positions x are those before the deformation F = exp L of the cell that a crystal started in, where L is symmetric:
+positions are ``x F``, the cell is ``start F``. The cell counts as three more atoms at ``L`` times the number of atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Matrices, PerCrystal, Positions
+from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
+
+
+@dataclass(frozen=True, eq=False)
+class KnownResults:
+    """Energy, forces and stress of a crystal.
+
+    Attributes:
+        energy: eV.
+        forces: (N, 3) eV/Å.
+        stress: (3, 3) eV/Å³; NaN under a potential that has none.
+    """
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class BatchedStart:
+    """A crystal to relax in a batch.
+
+    Attributes:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Å.
+        cell: (3, 3) Å, repeated in all three directions.
+        strain: what the cell may do; None where it is kept.
+        moves: (N,) bool, the atoms that are not fixed; None for all.
+        known: results here, where they have been computed before.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    strain: AllowedStrain | None = None
+    moves: np.ndarray | None = None
+    known: KnownResults | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class BatchedState:
+    """Tensors of atoms and of crystals that come and go together; an optimizer keeps its own among them.
+
+    Attributes:
+        atoms: by name, each with a row for an atom: numbers, x, moves; the optimizer's; once they are known, forces,
+            and pull, those on x.
+        crystals: by name, each with a row for a crystal: place (in the list of all), start (cell), log (L), size, what
+            the cell may do; the optimizer's; once they are known, energies, stresses, and pull, the forces on the cell.
+            Their other dimensions are filled up with zeros on the right, where crystals differ.
+        batch: (N,) int64, the crystal of each atom.
+    """
+
+    def __init__(self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch) -> None:
+        self.atoms, self.crystals, self.batch = atoms, crystals, batch
+
+    @classmethod
+    def of(cls, starts: Sequence[BatchedStart], places: Sequence[int], device: torch.device) -> BatchedState:
+        """Crystals as they start, on ``device``; ``places`` are theirs in the list of all."""
+
+        def tensor(values: list | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.from_numpy(np.array(values)).to(device, dtype)
+
+        strains = [AllowedStrain(np.zeros((3, 3))) if one.strain is None else one.strain for one in starts]
+        moves = [np.ones(len(one)) if one.moves is None else one.moves for one in starts]
+        atoms = {
+            "numbers": tensor(np.concatenate([one.numbers for one in starts]), torch.int64),
+            "x": tensor(np.concatenate([one.positions for one in starts])),
+            "moves": tensor(np.concatenate(moves))[:, None],
+        }
+        crystals = {
+            "place": tensor(list(places), torch.int64),
+            "start": tensor([one.cell for one in starts]),
+            "log": tensor(np.zeros((len(starts), 3, 3))),
+            "size": tensor([len(one) for one in starts]),
+            "mask": tensor([strain.mask for strain in strains]),
+            "hydrostatic": tensor([strain.hydrostatic for strain in strains], torch.bool),
+            "constant_volume": tensor([strain.constant_volume for strain in strains], torch.bool),
+            "pressure": tensor([strain.pressure for strain in strains]),
+            "steps": tensor(np.zeros(len(starts)), torch.int64),
+        }
+        known = [one.known for one in starts if one.known is not None]
+        if len(known) == len(starts):
+            atoms["forces"] = tensor(np.concatenate([one.forces for one in known]))
+            crystals["energies"] = tensor([one.energy for one in known])
+            crystals["stresses"] = tensor([one.stress for one in known])
+        state = cls(atoms, crystals, torch.repeat_interleave(torch.tensor([len(one) for one in starts])).to(device))
+        if "forces" in atoms:
+            state._pull()
+        return state
+
+    def __len__(self) -> int:
+        return len(self.crystals["place"])
+
+    def keep(self, chosen: CrystalFlags) -> BatchedState:
+        """The ``chosen`` crystals (G,)."""
+        index = chosen.nonzero().squeeze(1)
+        atoms = chosen[self.batch].nonzero().squeeze(1)
+        new = (torch.cumsum(chosen, 0) - 1)[self.batch[atoms]]
+        return BatchedState(
+            {name: values[atoms] for name, values in self.atoms.items()},
+            {name: values[index] for name, values in self.crystals.items()},
+            new,
+        )
+
+    def join(self, other: BatchedState) -> BatchedState:
+        """These crystals and then those of ``other``, which has the same tensors."""
+        return BatchedState(
+            {name: torch.cat([values, other.atoms[name]]) for name, values in self.atoms.items()},
+            {name: _stacked(values, other.crystals[name]) for name, values in self.crystals.items()},
+            torch.cat([self.batch, other.batch + len(self)]),
+        )
+
+    def geometry(self) -> tuple[Positions, Cells]:
+        """Positions (N, 3) and cells (G, 3, 3), in Å."""
+        deformation = self.deformation()
+        return rows_times_matrices(self.atoms["x"], deformation[self.batch]), matrix_product(
+            self.crystals["start"], deformation
+        )
+
+    def deformation(self) -> Matrices:
+        """(G, 3, 3) F, symmetric. Masked components are exactly those of the start."""
+        identity = torch.eye(3, dtype=torch.float64, device=self.batch.device)
+        return identity + (symmetric_exponential(self.crystals["log"], terms=18) - identity) * self.crystals["mask"]
+
+    def evaluate(self, potential: BatchedPotential) -> dict[int, str]:
+        """Compute energies, forces and stresses where the atoms are; returns errors, by the number of the crystal."""
+        found = potential(self.atoms["numbers"], *self.geometry(), self.batch)
+        self.atoms["forces"] = found.forces
+        self.crystals |= {"energies": found.energies, "stresses": found.stresses}
+        self._pull()
+        return found.errors
+
+    def enthalpies(self) -> PerCrystal:
+        """(G,) eV, energies with the work against the pressure."""
+        return self.crystals["energies"] + self.crystals["pressure"] * self.volumes()
+
+    def volumes(self) -> PerCrystal:
+        """(G,) Å³."""
+        return torch.linalg.det(self.geometry()[1]).abs()
+
+    def pulls(self) -> tuple[Positions, Matrices]:
+        """Forces on x (N, 3) and on the cell's rows (G, 3, 3), in eV/Å, with all that is fixed left out."""
+        return self.atoms["pull"], self.crystals["pull"]
+
+    def _pull(self) -> None:
+        crystals, deformation = self.crystals, self.deformation()
+        identity = torch.eye(3, dtype=torch.float64, device=self.batch.device)
+        stress = crystals["stresses"] + crystals["pressure"][:, None, None] * identity
+        virial = -self.volumes()[:, None, None] * stress
+        mean = virial.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+        virial = torch.where(crystals["hydrostatic"][:, None, None], mean, virial)
+        free = crystals["mask"] != 0  # where there is no stress, nothing is free
+        force = _along_logarithm(torch.where(free, virial, 0.0), crystals["log"])
+        mean = force.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+        force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
+        forces = self.atoms["forces"] * self.atoms["moves"]
+        self.atoms["pull"] = rows_times_matrices(forces, deformation[self.batch])
+        crystals["pull"] = force / crystals["size"][:, None, None]
+
+    def largest(self, atoms: Positions, cell: Matrices) -> PerCrystal:
+        """(G,) the longest row of each crystal, among those of its ``atoms`` (N, 3) and of its ``cell`` (G, 3, 3)."""
+        rows = torch.linalg.vector_norm(cell, dim=2).amax(dim=1)
+        lengths = torch.linalg.vector_norm(atoms, dim=1)
+        return rows.scatter_reduce(0, self.batch, lengths, reduce="amax")
+
+    def sums(self, atoms: Positions, cell: Matrices) -> PerCrystal:
+        """(G,) sums over all coordinates of each crystal."""
+        return cell.sum(dim=(1, 2)).index_add(0, self.batch, atoms.sum(dim=1))
+
+    def move(self, atoms: Positions, cell: Matrices) -> None:
+        """Make a step of ``atoms`` (N, 3) and ``cell`` (G, 3, 3), in the coordinates that :meth:`pulls` belong to."""
+        self.atoms["x"] = self.atoms["x"] + atoms
+        self.crystals["log"] = self.crystals["log"] + cell / self.crystals["size"][:, None, None]
+        self.crystals["steps"] = self.crystals["steps"] + 1
+
+
+def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:
+    """(G, 3, 3) eV, the force on the symmetric logarithm L of the deformation, from the virial at exp L.
+
+    In the axes of L its elements are those of the virial by ``sinh(d) / d``, where d is the difference of two
+    eigenvalues: ``V + [L, [L, V]] / 6 + ... / 120``, which is exact to 1e-9 for strains up to 0.2.
+    """
+
+    def twice(matrices: Matrices) -> Matrices:
+        once = matrix_product(log, matrices) - matrix_product(matrices, log)
+        return matrix_product(log, once) - matrix_product(once, log)
+
+    second = twice(virial)
+    fourth = twice(second)
+    return virial + second / 6 + fourth / 120 + twice(fourth) / 5040
+
+
+def _stacked(one: Tensor, other: Tensor) -> Tensor:
+    """Both, one after the other, filled up with zeros on the right of all dimensions but the first."""
+    shape = [max(a, b) for a, b in zip(one.shape[1:], other.shape[1:], strict=True)]
+
+    def filled(values: Tensor) -> Tensor:
+        missing = [wanted - has for wanted, has in zip(shape, values.shape[1:], strict=True)]
+        padding = [n for lack in reversed(missing) for n in (0, lack)]
+        return torch.nn.functional.pad(values, padding) if any(missing) else values
+
+    return torch.cat([filled(one), filled(other)])
