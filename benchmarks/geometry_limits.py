@@ -37,7 +37,10 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.record import Prediction
 
-REACHES = ("NEAR", "NEAR_MIXED", "NEAR_METALS", "OPEN", "OPEN_MIXED", "OPEN_METALS", "PACKED", "TOUCHING", "HELD")
+REACHES = (
+    *("NEAR", "NEAR_MIXED", "NEAR_METALS", "OPEN", "OPEN_MIXED", "OPEN_METALS"),
+    *("PACKED", "TOUCHING", "TOUCHING_MIXED", "HELD"),
+)
 ATOMS_AT_ONCE = 4000
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.

@@ -36,15 +36,16 @@ def _kinds(found: dict[str, Any]) -> str:
 What unrelaxed crystals are taken for. Atoms are near each other up to so many Å between their covalent spheres:
 {reach["NEAR"]:g} across layers, of a metal and another element {reach["NEAR_MIXED"]:g}, of two metals
 {reach["NEAR_METALS"]:g}; {reach["OPEN"]:g}, {reach["OPEN_MIXED"]:g} and {reach["OPEN_METALS"]:g} around molecules and
-wires. A layer holds together where they are up to {reach["HELD"]:g} Å apart. Molecules whose van der Waals spheres fill
-less than {found["LOOSE"]:g} of the cell are in a box. Vacuum in "all others" is that of two-dimensional prototypes
-among them, and of open crystals with nothing for 6 Å.
+wires. A layer holds together where they are up to {reach["HELD"]:g} Å apart, metals as in wires. Molecules whose van
+der Waals spheres fill less than {found["LOOSE"]:g} of the cell are in a box. Vacuum in "all others" is that of
+two-dimensional prototypes among them, and of open crystals with nothing for 6 Å.
 
 {table(["kind", "crystals", *WORDS], rows)}"""
 
 
 def _doubts(found: dict[str, Any]) -> str:
     reach, others, relaxed = found["Å"], found["kinds"][OTHERS], found["kinds"][RELAXED]
+    layers = found["kinds"][KINDS[LAYERS]]
     keys = {word: key for key, word in DOUBTS.items()}
     rows = []
     for word, row in found["doubtful"].items():
@@ -52,11 +53,13 @@ def _doubts(found: dict[str, Any]) -> str:
         off = [f"{row[name]:.1%}" if row["crystals"] else "" for name in ("start", "predicted", "expected")]
         rows.append([word, *shares, f"{row['crystals']}", *off])
     return f"""\
-Crystals that are predicted and doubtful: of molecules (nothing repeats that is within {reach["PACKED"]:g} Å, of two
-elements that are no metals {reach["TOUCHING"]:g} Å), of chains (it repeats in one direction only), of layers
-that are {reach["OPEN"]:g} Å apart and more, with atoms too near: {others["any doubt"]:.2%} of all
-others, {relaxed["any doubt"]:.2%} of them relaxed. How far the volume is off in test crystals of bulk kinds
-that are so, on average, under the default model as it stands ({found["model"]}):
+Crystals that are predicted and doubtful: of molecules (nothing repeats that is within {reach["TOUCHING"]:g} Å, of a
+metal and another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["PACKED"]:g}, ions of salts apart), of
+chains (it repeats in one direction only), of thick layers that are {reach["OPEN"]:g} Å apart and more, of a metal and
+another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["OPEN_METALS"]:g}, with atoms too near:
+{others["any doubt"]:.2%} of all others, {relaxed["any doubt"]:.2%} of them relaxed, {layers["any doubt"]:.1%} of
+layers, where molecules and chains within the layer count. How far the volume is off in test crystals of bulk kinds that
+are so, on average, under the default model as it stands ({found["model"]}):
 
 {table(["doubt", "share of all others", "relaxed", "test crystals", "start", "predicted", "expected"], rows)}"""
 

@@ -41,15 +41,19 @@ def write_page(results: Path, page: Path) -> None:
 
 
 def trust_table(results: Path) -> str:
-    """What ``docs/trust.md`` holds of it: the default model alone."""
-    rows = read(results, "never_worse-PBE")["rows"]
-    heading = "test crystals | all predictions: further off | accepted | of these further off | unchanged | gain kept"
-    cells = []
-    for kind, row in rows.items():
-        kept = f"{100 * row['gain_handed_out'] / row['gain']:.0f} %" if row["gain"] > 0 else "none to keep"
-        shares = ("worse", "accepted", "accepted_worse", "unchanged")
-        cells.append([kind, *(_percent(row[share]) for share in shares), kept])
-    return table(heading, cells)
+    """What ``docs/trust.md`` holds of it: a table for each model."""
+    heading = "crystals | all predictions: further off | accepted | of these further off | unchanged | gain kept"
+    parts = []
+    for name, title in MODELS.items():
+        cells = []
+        for kind, row in read(results, f"never_worse-{name}")["rows"].items():
+            accepted = round(row["accepted"] * row["crystals"])
+            off = f"{round(row['accepted_worse'] * accepted)} of {accepted}, {_percent(row['accepted_worse'])}"
+            kept = f"{100 * row['gain_handed_out'] / row['gain']:.0f} %" if row["gain"] > 0 else "none to keep"
+            shares = [_percent(row[share]) for share in ("worse", "accepted", "unchanged")]
+            cells.append([kind, f"{row['crystals']:,}", *shares[:2], off, shares[2], kept])
+        parts.append(table(f"{title}, test crystals of | {heading}", cells))
+    return "\n\n".join(parts)
 
 
 def fill(page: Path, results: Path) -> None:

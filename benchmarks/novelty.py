@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from ase.build import molecule
 from ase.collections import g2
 from scipy.stats import rankdata
-from shared import options
+from shared import options, read
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
@@ -30,6 +31,7 @@ from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.uncertainty.novelty import Novelty
 
 #: Kinds by the number in the files of generated pairs. Those of the first row are bulk crystals like the known ones.
@@ -38,6 +40,9 @@ STRANGE = {7: "layers", 8: "slabs", 9: "defects, cell kept", 6: "defects, cell f
 
 #: Volumes over those at rest.
 PRESSED = (0.8, 0.7, 0.6)
+
+#: Causes of ``ood`` in the order in which they count, all together, and all that is uncertain.
+CAUSES = ("geometry", "novelty", "error features", "ood", "uncertain")
 
 #: Crystals whose predictions are timed, and times that they are.
 TIMED, ROUNDS = 20, 3
@@ -107,6 +112,22 @@ def auroc(ordinary: np.ndarray, strange: np.ndarray) -> float:
     return float((ranks.mean() - (len(strange) + 1) / 2) / len(ordinary))
 
 
+def causes(model: Model, folder: Path, number: int) -> dict[str, float]:
+    """Shares of universal test crystals that are out of distribution, by the first cause of each, and uncertain."""
+    universal = load_pairs(folder / "pairs_universal.npz").in_split("test")
+    crystals = crystals_of(drawn(universal, number, np.random.default_rng(0)), "initial")
+    counts, handed_out = Counter[str](), 0
+    for made in Predictor(model, device="cpu").predict_many(crystals):
+        if not isinstance(made, Prediction) or made.error is None:
+            continue
+        handed_out += 1
+        counts["uncertain"] += made.judgement.uncertain
+        if made.error.ood:
+            counts["ood"] += 1
+            counts["geometry" if made.doubt else "novelty" if (made.error.novelty or 0) > 1 else "error features"] += 1
+    return {"crystals": handed_out} | {cause: counts[cause] / handed_out for cause in CAUSES}
+
+
 def cost(model: Model, novelty: Novelty, crystals: list[Crystal]) -> Mapping[str, float]:
     """Milliseconds that a crystal's prediction takes, and its novelty once that is made; the best of some."""
     predictor = Predictor(model)
@@ -145,12 +166,17 @@ def main() -> None:
     """Measure one model."""
     number = {"type": int, "default": 150, "help": "crystals of each kind at most (default %(default)s)"}
     folder = {"nargs": None, "help": "folder of the pairs"}
-    given = options(__doc__, "data", "--model", "--json", data=folder, number=number).parse_args()
+    keep = {"action": "store_true", "help": "kinds stand in the JSON already: causes alone"}
+    given = options(__doc__, "data", "--model", "--json", data=folder, number=number, keep_kinds=keep).parse_args()
     torch.set_num_threads(1)
     model = load_model(given.model)
     found = {"model": model.card.name, "sha256": model.card.sha256, "novelty": model.card.novelty}
-    found |= measure(given.data, model, given.number) | {"environment": environment()}
-    print(json.dumps(found["kinds"] | found["cost"], indent=1))
+    before = read(given.json.parent, given.json.stem) if given.keep_kinds else {}
+    if before and before["sha256"] != model.card.sha256:
+        raise SystemExit(f"{given.json} is of other weights: measure the kinds too")
+    found |= before or measure(given.data, model, given.number) | {"environment": environment()}
+    found["causes"] = causes(model, given.data, 4 * given.number)
+    print(json.dumps(found["kinds"] | found["cost"] | found["causes"], indent=1))
     write_json(given.json, found)
 
 

@@ -24,17 +24,29 @@ def table(*models: dict[str, Any]) -> str:
     rows = [[kind, *(cell for found in models for cell in _cells(found["kinds"][kind]))] for kind in models[0]["kinds"]]
     fitted, costs = models[0]["novelty"], [found["cost"] for found in models]
     novelty, prediction = (max(cost[key] for cost in costs) for key in ("novelty_ms", "prediction_ms"))
+    shares = [[found["model"], *_shares(found["causes"])] for found in models]
+    causes = "model | crystals | doubtful geometry | novelty beyond 1 | error features | `ood` | `uncertain`"
     return f"""
 {shared.table(" | ".join(["kind", *columns]), rows)}
 
 AUROC: how often a crystal of the kind is more novel than an unrelaxed one of the universal test split. Fitted to
 {fitted["crystals"]:,} training crystals and {fitted["outliers"]:,} outliers made of others, limited by
 {fitted["validation"]:,} validation crystals. It takes {novelty:.3f} ms of the {prediction:.0f} ms of a prediction.
+
+Novelty is one cause of `ood`. Unrelaxed crystals of the universal test split by the first one that holds, and all that
+are `uncertain`, most of them for their odds:
+
+{shared.table(causes, shares)}
 """
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     return [f"{row['crystals']}", f"{row['auroc']:.2f}" if "auroc" in row else "", f"{row['flagged']:.1%}"]
+
+
+def _shares(causes: dict[str, float]) -> list[str]:
+    number, *shares = causes.values()
+    return [f"{number:,}", *(f"{share:.1%}" for share in shares)]
 
 
 def write_page(results: Path) -> None:

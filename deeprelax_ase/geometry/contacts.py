@@ -53,6 +53,9 @@ NEAREST = (
 #: Atomic numbers of the elements that are no metals, some half-metals such as boron and tellurium among them; and 0.
 NO_METALS = (0, 1, 2, *range(5, 11), *range(15, 19), *range(33, 37), *range(51, 55), 85, 86)
 
+#: Atomic numbers of the metals of salts: alkali metals and alkaline earths.
+SALT_METALS = (3, 4, 11, 12, 19, 20, 37, 38, 55, 56, 87, 88)
+
 #: Share of :data:`NEAREST` below which atoms have collided: a prediction may be off by some hundredths of an Å.
 TOLERATED = 0.9
 
@@ -167,6 +170,14 @@ def metallic() -> Flags:
     """(Z,) bool by atomic number, whether it is a metal's; false at 0."""
     flags = torch.ones(len(COVALENT_RADII) + 1, dtype=torch.bool)
     flags[list(NO_METALS)] = False
+    return flags
+
+
+@cache
+def salt_metals() -> Flags:
+    """(Z,) bool by atomic number, whether it is among :data:`SALT_METALS`; false at 0."""
+    flags = torch.zeros(len(COVALENT_RADII) + 1, dtype=torch.bool)
+    flags[list(SALT_METALS)] = True
     return flags
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from deeprelax_ase.geometry.contacts import metallic, packing, sphere_gaps
+from deeprelax_ase.geometry.contacts import BONDED, metallic, packing, salt_metals, sphere_gaps
 from deeprelax_ase.geometry.periodicity import periodicity
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.graph import CrystalGraph, edge_vectors, fractional_positions
@@ -28,9 +28,11 @@ from deeprelax_ase.graph.shapes import (
     CrystalCounts,
     CrystalFlags,
     CrystalMeans,
+    EdgeCounts,
     EdgeFlags,
     EdgeVectors,
     LatticeIndices,
+    Lengths,
     Matrices,
     PerCrystal,
     Positions,
@@ -50,10 +52,11 @@ OPEN = 2.7
 #: single atoms that are further apart no model here predicts the distances, see there.
 PACKED = 1.4
 
-#: Å likewise, up to which two atoms touch that are no metals; all others touch where they are :data:`PACKED`. Volumes
-#: of crystals in which nothing that touches repeats in two directions are predicted more than twice as far off as
-#: others. Molecules in boxes 2.8 to 3.4 Å longer than they are come near without touching.
-TOUCHING = 1.0
+#: Å likewise, up to which two atoms touch that are no metals, and a metal and another element; two metals touch where
+#: they are :data:`PACKED`, but for ions of salts. Volumes of crystals in which nothing that touches repeats in two
+#: directions are predicted more than twice as far off as others. Molecules in boxes 2.8 to 3.4 Å longer than they are
+#: come near without touching. Slabs of salts whose faces are further apart than the second have vacuum between them.
+TOUCHING, TOUCHING_MIXED = 1.0, 1.2
 
 #: Å likewise, the largest of two metals: for layers and slabs, instead of :data:`NEAR`, and for wires, instead of
 #: :data:`OPEN`. In no training crystal a metal holds on to another over more, where nothing else is between them.
@@ -68,7 +71,8 @@ NEAR_MIXED, OPEN_MIXED = 2.2, 1.6
 LOOSE = 0.37
 
 #: Å likewise, up to which atoms hold together as one layer, see there: just above what van der Waals contacts leave,
-#: 1.9 Å between carbon atoms. Molecules further apart, such as benzene in a cube of 8 Å, are no layer.
+#: 1.9 Å between carbon atoms. Molecules further apart, such as benzene in a cube of 8 Å, are no layer. Metals hold
+#: together as in wires: the areas of layers that only more holds together are predicted a quarter off.
 HELD = 2.2
 
 #: Å, from which thickness on a layer is a slab, cut from a crystal whose lattice it keeps. There as many of the
@@ -88,11 +92,11 @@ class Vacuum(NamedTuple):
         planes: (G, 3, 3) projectors onto the plane of a layer; the identity for all others.
         thickness: (G,) Å, from the lowest to the highest atom of a layer; zero for all others.
         width: (G,) Å, of the vacuum above it, from atom to atom; zero for all others.
-        molecular: (G,) bool, crystals of molecules, or of atoms that do not touch: nothing that touches, see
-            :data:`TOUCHING`, repeats in any direction.
-        stringy: (G,) bool, crystals of chains that do not touch: what touches repeats in one direction only.
-        parted: (G,) bool, crystals of layers as thick as slabs that are further than :data:`OPEN` apart, as slabs with
-            little vacuum are.
+        molecular: (G,) bool, crystals, and layers but for slabs, of molecules, or of atoms that do not touch: nothing
+            that touches, see :data:`TOUCHING`, repeats in any direction.
+        stringy: (G,) bool, likewise of chains that do not touch: what touches repeats in one direction only.
+        parted: (G,) bool, crystals of layers as thick as slabs that are further than :data:`OPEN` apart, of two metals
+            :data:`OPEN_METALS`, of a metal and another element :data:`TOUCHING_MIXED`, as slabs with little vacuum are.
     """
 
     directions: CrystalCounts
@@ -123,16 +127,17 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     gaps = torch.where(lengths <= DEFAULT_SETTINGS.cutoff, gaps, torch.inf)
     zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
     metals = metallic().to(graph.numbers.device)[graph.numbers][graph.edge_index].sum(dim=0)
-    touching, indices = _linked(graph, gaps <= gaps.new_tensor([TOUCHING, PACKED, PACKED])[metals])
+    touching, indices = _linked(graph, _touch(graph, gaps, metals))
     no = torch.zeros_like(touching, dtype=torch.bool)
     if (touching == 3).all():  # waits for the device
         return Vacuum(3 - touching, indices, identity, zeros, zeros, no, no, no)
     packed, _ = _linked(graph, gaps <= PACKED)
-    opened, between = _linked(graph, gaps <= gaps.new_tensor([OPEN, OPEN_MIXED, OPEN_METALS])[metals])
+    opened, _ = _linked(graph, gaps <= gaps.new_tensor([OPEN, OPEN_MIXED, OPEN_METALS])[metals])
+    closed, between = _linked(graph, gaps <= gaps.new_tensor([OPEN, TOUCHING_MIXED, OPEN_METALS])[metals])
     near = gaps <= gaps.new_tensor([NEAR, NEAR_MIXED, NEAR_METALS])[metals]
     rank, indices = _linked(graph, near)
     layers = rank == 2
-    held, _ = _linked(graph, near & (gaps <= HELD))
+    held, _ = _linked(graph, gaps <= gaps.new_tensor([HELD, OPEN_MIXED, OPEN_METALS])[metals])
     rank = torch.where(layers, held, torch.where(opened < 2, opened, rank))
     boxable = (rank == 3) & (packed == 0)
     if boxable.any():  # waits for the device; there are few
@@ -140,7 +145,7 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     layers = rank == 2
     crystals = rank == 3
     indices = torch.where(layers[:, None], indices, torch.zeros_like(indices))
-    apart = crystals & (opened == 2)
+    apart = crystals & (closed == 2)
 
     plane = torch.where(layers[:, None], indices, torch.tensor([0, 0, 1], device=indices.device))
     miller = torch.where(apart[:, None], between, plane).to(graph.cell.dtype)
@@ -153,8 +158,22 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     thickness = spacings - width
     parted, thickness = apart & (thickness > SLAB), torch.where(layers, thickness, zeros)
     width = torch.where(layers, width, zeros)
-    molecular, stringy = crystals & (touching == 0), crystals & (touching == 1)
+    strained = crystals | (layers & (thickness <= SLAB))
+    molecular, stringy = strained & (touching == 0), strained & (touching == 1)
     return Vacuum(3 - rank, indices, identity - outer, thickness, width, molecular, stringy, parted)
+
+
+def _touch(graph: CrystalGraph, gaps: Lengths, metals: EdgeCounts) -> EdgeFlags:
+    """(E,) bool, edges of these ``gaps`` in Å whose ends touch, of which 0, 1 or 2 are ``metals``.
+
+    Ions of metals do not hold on to each other, however near they are: molecules of salts in small boxes are no
+    crystals.
+    """
+    salts = salt_metals().to(graph.numbers.device)[graph.numbers]
+    bonded = torch.zeros_like(salts)
+    bonded[graph.edge_index[1, (gaps <= BONDED) & (metals == 1)]] = True
+    near = gaps <= gaps.new_tensor([TOUCHING, TOUCHING_MIXED, PACKED])[metals]
+    return near & ~(salts & bonded)[graph.edge_index].all(dim=0)
 
 
 def _linked(graph: CrystalGraph, edges: EdgeFlags) -> tuple[CrystalCounts, LatticeIndices]:

@@ -64,6 +64,7 @@ LatticeIndices = Int[Tensor, "G 3"]  # of planes or directions
 # Of edges and pairs.
 EdgeIndex = Int[Tensor, "2 E"]  # sources j and destinations i
 EdgeAtoms = Int[Tensor, "E"]
+EdgeCounts = Int[Tensor, "E"]
 EdgeStarts = Int[Tensor, "N+1"]  # where the edges of each atom start
 CellOffsets = Int[Tensor, "E 3"]
 EdgeFlags = Bool[Tensor, "E"]

@@ -7,6 +7,7 @@ import errno
 import gzip
 import lzma
 import sqlite3
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open
 
 #: A file may unpack to so many times its size, and any file to so many bytes. Structures shrink to a fifth or a
 #: fiftieth. Only a file that is made to fill the memory shrinks to a thousandth.
-MOST_UNPACKED, UNPACKED_AT_LEAST = 200, 2**28
+MOST_UNPACKED, UNPACKED_AT_LEAST = 100, 2**28
 
 #: Numbers of errors that tell of what a file holds: a library makes no sense of it, or looks for what lies before its
 #: beginning.
@@ -68,13 +69,19 @@ class File:
         return f"{folder}{slash}{base.rpartition('.')[0] or base}"
 
     def open(self) -> IO[bytes]:
-        """Its content, unpacked."""
+        """Its content, unpacked, without the mark that Windows writes before UTF-8."""
+        stream = self._opened()
+        if stream.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+            stream.read(len(BOM_UTF8))
+        return stream
+
+    def _opened(self) -> BufferedReader:
         ending = self.name[len(plain_name(self.name)) :].lower()
         where = self.path if self.data is None else BytesIO(self.data)
         if ending:
             packed = where.stat().st_size if isinstance(where, Path) else len(where.getbuffer())
             return BufferedReader(_Bounded(_COMPRESSED[ending](where, "rb"), packed), 2**17)
-        return where.open("rb") if isinstance(where, Path) else where
+        return where.open("rb") if isinstance(where, Path) else BufferedReader(where)
 
 
 class _Bounded(RawIOBase):

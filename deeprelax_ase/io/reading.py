@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO, TextIOWrapper
+from itertools import islice, takewhile
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,9 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
 
     where, file_format = content
     if file_format == "cif":
-        return _made(_cif(where))
+        return _made(cif.parse(_content(where)))
+    if file_format == "vasp":
+        _refuse_counts(_content(where))
     row = ioformats[file_format]
     atoms_in: Any = partial(read, format=file_format, do_not_split_by_at_sign=True)
     if isinstance(where, str):
@@ -112,11 +115,19 @@ def _file(content: tuple[str | bytes, str]) -> _Found:
     return _made(atoms_in(stream if row.isbinary else TextIOWrapper(stream, "utf-8", "backslashreplace")))
 
 
-def _cif(where: str | bytes) -> Atoms:
-    if isinstance(where, str):
-        with File.on_disk(Path(where)).open() as stream:
-            where = stream.read()
-    return cif.parse(where)
+def _content(where: str | bytes) -> bytes:
+    if isinstance(where, bytes):
+        return where
+    with File.on_disk(Path(where)).open() as stream:
+        return stream.read()
+
+
+def _refuse_counts(poscar: bytes) -> None:
+    """Refuse a POSCAR that tells of more atoms than bytes, before ASE takes the memory for them."""
+    for line in islice(BytesIO(poscar), 5, 7):
+        number = sum(map(int, takewhile(bytes.isdigit, line.split())))
+        if number > len(poscar):
+            raise StructureFileError(f"it tells of {number:,} atoms, and has {len(poscar):,} bytes")
 
 
 def _database(content: tuple[str, int]) -> _Found:

@@ -113,9 +113,9 @@ def packed(name: str, gap: float) -> Atoms:
     return atoms
 
 
-def ionic_slab(vacuum: float) -> Atoms:
-    """MgO, whose magnesium lies opposite oxygen across the vacuum."""
-    return with_vacuum(surface(bulk("MgO", "rocksalt", a=4.21, cubic=True), (1, 0, 0), 4), vacuum)
+def ionic_slab(vacuum: float, salt: str = "MgO", a: float = 4.21) -> Atoms:
+    """A salt like MgO, whose metal lies opposite the other element across the vacuum."""
+    return with_vacuum(surface(bulk(salt, "rocksalt", a=a, cubic=True), (1, 0, 0), 4), vacuum)
 
 
 def rutile_slab(vacuum: float) -> Atoms:
@@ -139,6 +139,11 @@ SMALL_BOXES = {
     "CF4 in 3.5 Å": lambda: packed("CF4", 3.5),
     **{f"gold in {box:g} Å": lambda box=box: wire("Au", box, 2.6) for box in (4.5, 5.0, 6.0)},
     "carbon in 4.5 Å": lambda: wire("C", 4.5, 1.3),
+    **{
+        f"{symbol} in 4.8 x 14 Å": lambda symbol=symbol, bond=bond: Atoms(symbol, cell=[4.8, 14, bond], pbc=True)
+        for symbol, bond in (("Cu", 2.4), ("Au", 2.6), ("Si", 2.2))
+    },
+    "MgO in 4.5 x 4.5 x 12 Å": lambda: Atoms("MgO", [[0, 0, 0], [0, 0, 1.75]], cell=[4.5, 4.5, 12], pbc=True),
 }
 
 #: What nothing but contacts hold together, some of them as near as packed crystals are.
@@ -147,6 +152,8 @@ MOLECULAR = {
     **{
         f"{name} in 2.8 Å": lambda name=name: packed(name, 2.8) for name in ("C6H6", "C2H4", "CO2", "HCN", "CO", "H2CO")
     },
+    "lithium fluoride in 3.4 Å": lambda: packed("LiF", 3.4),
+    "sodium chloride in 4 Å": lambda: packed("NaCl", 4.0),
     "benzene": benzene_crystal,
     "dry ice": dry_ice,
     "argon": lambda: bulk("Ar", "fcc", a=5.26),
@@ -163,7 +170,7 @@ CHAINS = {
         ("C", 1.3, (3.5,)),
     )
     for box in boxes
-}
+} | {"sodium chloride in 3.4 Å": lambda: packed("NaCl", 3.4)}
 
 MOLECULES = {
     f"{name} in {box:g} Å": (name, box)
@@ -194,6 +201,7 @@ CRYSTALS = {
     "molybdenite": molybdenite,
     "tellurium": tellurium,
     "leaning graphite": lambda: leaning(graphite()),
+    "stretched sodium chloride": lambda: bulk("NaCl", "rocksalt", a=1.2 * 5.64),
     "stretched sodium": lambda: bulk("Na", "bcc", a=1.2 * 4.29),
     "stretched caesium": lambda: bulk("Cs", "bcc", a=1.1 * 6.14),
 }

@@ -34,6 +34,7 @@ from tests.geometry.structures import (
     ionic_slab,
     leaning,
     rutile_slab,
+    wire,
     with_vacuum,
 )
 
@@ -97,6 +98,15 @@ def test_crystals_of_chains_are_told_in_any_cell() -> None:
     assert not found.molecular.any()
 
 
+def test_layers_of_molecules_and_of_chains_are_told() -> None:
+    layers = Atoms("CO", [[0, 0, 0], [0, 0, 1.13]], cell=[3.4, 3.4, 16], pbc=True), wire("Se", 4.5, 2.4)
+    layers[1].cell[1] = [0, 15, 0]
+    found = judged(*layers, *(make() for make in LAYERS.values()))
+    assert found.directions.tolist() == [1] * (2 + len(LAYERS))
+    assert found.molecular.tolist() == [True, False] + [False] * len(LAYERS)
+    assert found.stringy.tolist() == [False, True] + [False] * len(LAYERS)
+
+
 def test_layers_of_a_crystal_may_be_apart_and_metals_may_not() -> None:
     graphites = [CRYSTALS["graphite"]() for _ in range(4)]
     for atoms, height in zip(graphites, (6.7, 8.0, 9.0, 13.0), strict=True):
@@ -114,6 +124,12 @@ def test_slabs_of_oxides_have_little_vacuum_between_them() -> None:
     assert found.directions.tolist() == [0, 0, 1, 1, 0, 1]
     assert found.parted.tolist() == [False, True, False, False, True, False]
     assert found.slabs.tolist() == [False, False, True, True, False, True]
+
+
+def test_slabs_of_salts_are_further_apart_than_their_ions() -> None:
+    found = judged(*(ionic_slab(width, "NaCl", 5.64) for width in (2.82, 3.5, 4.0, 4.5, 5.5)))
+    assert found.directions.tolist() == [0, 0, 0, 0, 1]
+    assert found.parted.tolist() == [False, False, True, True, False]
 
 
 def test_slabs_are_thicker_than_layers() -> None:

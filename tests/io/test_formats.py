@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -52,6 +54,21 @@ def test_a_change_is_seen(name: str, tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     assert open_source(str(path)).digest() != before
+
+
+@pytest.mark.parametrize("name", ["set.extxyz", "cifs", "set.jsonl", "set.json"])
+def test_the_mark_of_windows_is_no_damage(name: str, tmp_path: Path) -> None:
+    path = FORMATS[name](tmp_path / name)
+    for file in path.glob("*.cif") if path.is_dir() else [path]:
+        file.write_bytes(BOM_UTF8 + file.read_bytes())
+    assert [frame.error for frame in open_source(path).frames()] == [None] * NUMBER
+
+
+def test_the_mark_of_windows_in_a_member_of_an_archive(tmp_path: Path) -> None:
+    file = xyz_file(tmp_path / "set.extxyz")
+    with ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("set.extxyz", BOM_UTF8 + file.read_bytes())
+    assert [frame.error for frame in open_source(tmp_path / "set.zip").frames()] == [None] * NUMBER
 
 
 def test_a_truncated_file_gives_what_is_whole_and_says_where_it_ends(tmp_path: Path) -> None:

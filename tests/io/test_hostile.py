@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import random
+import re
 import sys
 import tarfile
 import tracemalloc
@@ -127,3 +128,14 @@ def test_what_shrinks_as_structures_do_is_read(tmp_path, monkeypatch):
     frames = [XYZ.replace(b"Cu 0", b"Cu %.8f" % rng.random()) for _ in range(500)]
     (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(b"".join(frames)))
     assert len(frames_of(tmp_path / "a.extxyz.gz")) == 500
+
+
+@pytest.mark.parametrize("counts", ["150000000", "99999999999999", "Mg O\n20 150000000 ! comment"])
+def test_counts_take_no_memory(tmp_path, counts):
+    (tmp_path / "POSCAR").write_text(f"x\n1\n4 0 0\n0 4 0\n0 0 4\n{counts}\nDirect\n0 0 0\n")
+    tracemalloc.start()
+    (frame,) = frames_of(tmp_path / "POSCAR")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert re.search("it tells of [0-9,]* atoms, and has [0-9]* bytes", str(frame.error))
+    assert most < 2**23
