@@ -20,6 +20,7 @@ from deeprelax_ase.cli import (
     evaluate,
     finetune,
     forces,
+    label,
     models,
     relax,
     report,
@@ -79,6 +80,7 @@ app.command(epilog=screen.EXPORT_EXAMPLES)(screen.export)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=candidates.EXAMPLES)(candidates.candidates)
+app.command(epilog=label.EXAMPLES)(label.label)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command(epilog=ensemble.EXAMPLES)(ensemble.ensemble)

@@ -28,6 +28,9 @@ TURNED = 0.05
 #: Å and relative volume, below which nothing relaxed at all.
 STILL = 1e-4
 
+#: Name of that, among what is suspicious.
+AT_REST = "nothing relaxed"
+
 #: Quantiles that distributions are told by.
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
 
@@ -149,6 +152,22 @@ def _leakage(dataset: PairDataset, initial: list[tuple], relaxed: list[tuple]) -
 
 
 def _suspicious(dataset: PairDataset, pairs: RelaxationPairs, around: dict[str, Surroundings]) -> dict[str, list[str]]:
+    masks = suspicions(pairs, around) | {
+        "relaxed crystal was turned": torch.tensor(dataset.turned or [0.0] * len(pairs)) > TURNED,
+        "relaxed crystal is a mirror image": torch.tensor([how == MATCH_KINDS[3] for how in dataset.how]),
+    }
+    found = {name: [dataset.names[n] for n in mask.nonzero().squeeze(1).tolist()] for name, mask in masks.items()}
+    return {name: names for name, names in found.items() if names}
+
+
+def suspicions(pairs: RelaxationPairs, around: dict[str, Surroundings] | None = None) -> dict[str, Tensor]:
+    """(G,) for each thing that is suspicious about the geometry of a pair, whether it is so.
+
+    Args:
+        pairs: in double precision.
+        around: surroundings of the ``initial`` and the ``relaxed`` crystals, measured unless given.
+    """
+    around = {side: surroundings(pairs, side) for side in ("initial", "relaxed")} if around is None else around
     volume = (torch.linalg.det(pairs.cell_relaxed).abs() / torch.linalg.det(pairs.cell_initial).abs()).log()
     moved, largest = mean_displacements(pairs), displacement_sizes(pairs)
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log().abs().amax(dim=1)
@@ -156,16 +175,13 @@ def _suspicious(dataset: PairDataset, pairs: RelaxationPairs, around: dict[str, 
         f"|ln V ratio| above {LARGE_VOLUME}": volume.abs() > LARGE_VOLUME,
         f"mean displacement above {LARGE_MOVE} Å": moved > LARGE_MOVE,
         "two atoms swapped places": swapped(pairs),
-        "nothing relaxed": (largest < STILL) & (stretch < STILL),
-        "relaxed crystal was turned": torch.tensor(dataset.turned or [0.0] * len(pairs)) > TURNED,
-        "relaxed crystal is a mirror image": torch.tensor([how == MATCH_KINDS[3] for how in dataset.how]),
+        AT_REST: (largest < STILL) & (stretch < STILL),
     }
     for side, word in (("initial", "unrelaxed"), ("relaxed", "relaxed")):
         nearest = around[side].nearest
         masks[f"overlapping atoms, {word}"] = _any_atom(pairs, nearest < OVERLAP)
         masks[f"an atom alone, {word}"] = _any_atom(pairs, nearest > ALONE)
-    found = {name: [dataset.names[n] for n in mask.nonzero().squeeze(1).tolist()] for name, mask in masks.items()}
-    return {name: names for name, names in found.items() if names}
+    return masks
 
 
 def swapped(pairs: RelaxationPairs) -> Tensor:

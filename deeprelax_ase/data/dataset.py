@@ -22,6 +22,9 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.io.source import path_of
 
+#: File of the pairs in a folder that ``deeprelax label`` makes.
+LABELLED = "pairs.npz"
+
 #: Properties that pairs share if they are kept on one side of a split.
 GROUPS = ("composition", "chemical system", "pair")
 
@@ -66,8 +69,9 @@ class PairDataset:
         """Read pairs and match them atom by atom.
 
         Args:
-            sources: files or folders of one format; names may have wildcards, ``runs/*.traj``, and an index of pairs,
-                ``pairs.npz@0:100``: of database rows, documents, frames of a trajectory, files in a folder of these.
+            sources: files or folders of one format, that of ``deeprelax label`` among them; names may have wildcards,
+                ``runs/*.traj``, and an index of pairs, ``pairs.npz@0:100``: of database rows, documents, frames of a
+                trajectory, files in a folder of these.
             format: ``npz``, or a row of :data:`~deeprelax_ase.data.readers.FORMATS`; ``auto`` looks.
             key: names the pairs: a column of the tables of CIF folders, a key of database rows, of the ``info`` of
                 trajectories, or of documents. Each format has usual ones.
@@ -85,16 +89,9 @@ class PairDataset:
         """
         given = [sources] if isinstance(sources, str | os.PathLike) else sources
         paths = [path for source in given for path in expanded(source)]
-        known = ("auto", "npz", *FORMATS)
-        for name, value, allowed in (
-            ("format", format, known),
-            ("level", level, LEVELS),
-            ("group_by", group_by, GROUPS),
-        ):
-            if value not in allowed:
-                raise DataError(f"Unknown {name}={value!r}, must be one of {allowed}")
-        if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
-            raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
+        if format not in (known := ("auto", "npz", *FORMATS)):
+            raise DataError(f"Unknown format={format!r}, must be one of {known}")
+        check_split(level=level, fractions=fractions, group_by=group_by)
         try:
             if format == "npz" or (format == "auto" and paths and all(path_of(p).suffix == ".npz" for p in paths)):
                 return _from_npz(paths, labels, dtype, start_forces=start_forces)
@@ -126,8 +123,9 @@ class PairDataset:
         """Match pairs that were ``found``, atom by atom; for the other arguments see :meth:`read`.
 
         Raises:
-            DataError: no pair can be used.
+            DataError: no pair can be used, or a setting is unknown.
         """
+        check_split(level=level, fractions=fractions, group_by=group_by)
         dataset = _collected(found, level, dtype, advance)
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
 
@@ -185,12 +183,29 @@ class PairDataset:
             part.unlink(missing_ok=True)
 
 
+def check_split(
+    *, level: str = "PBE", fractions: Sequence[float] = (0.8, 0.1, 0.1), group_by: str = "composition", seed: int = 0
+) -> None:
+    """Check what :meth:`PairDataset.read` is told of pairs that do not say it.
+
+    Raises:
+        DataError: a setting is unknown.
+    """
+    for name, value, allowed in (("level", level, LEVELS), ("group_by", group_by, GROUPS)):
+        if value not in allowed:
+            raise DataError(f"Unknown {name}={value!r}, must be one of {allowed}")
+    if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
+        raise DataError(f"fractions must be three shares that add up to 1, got {fractions}")
+
+
 def expanded(source: str | os.PathLike) -> list[Path]:
-    """The files that a name with wildcards stands for, or the one of that very name."""
+    """The files that a name with wildcards stands for, or the one of that very name; of a labelling its pairs."""
     path, name = path_of(source), os.fspath(source)
+    index = "" if path == Path(name) else f"@{name.rpartition('@')[2]}"
+    if (labelled := path / LABELLED).is_file():
+        return [Path(f"{labelled}{index}")]
     if path.exists() or not glob.has_magic(name):
         return [Path(name)]
-    index = "" if path == Path(name) else f"@{name.rpartition('@')[2]}"
     return [Path(f"{file}{index}") for file in sorted(glob.glob(str(path)))] or [Path(name)]
 
 

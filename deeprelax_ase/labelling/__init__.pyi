@@ -10,3 +10,10 @@ from .forces import known_forces as known_forces
 from .forces import label_forces as label_forces
 from .forces import points as points
 from .forces import write_forces as write_forces
+from .relaxation import LabelOptions as LabelOptions
+from .rows import LABELS as LABELS
+from .run import LabelReport as LabelReport
+from .run import label as label
+from .run import label_folder as label_folder
+from .run import label_level as label_level
+from .run import write_pairs as write_pairs

@@ -26,22 +26,24 @@ from deeprelax_ase.screening.rows import OUTPUT
 
 
 class Folder:
-    """The results of a screening.
+    """The results of a screening, or of other work in blocks.
 
     Args:
         path: of the folder.
+        work: one of :data:`~deeprelax_ase.screening.manifest.WORKS`.
+        schema: of the tables.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, work: str = "screen", schema: pa.Schema = OUTPUT) -> None:
+        self.path, self.work, self.schema = path, work, schema
 
     def manifest(self) -> Manifest:
         """Read the request that the folder holds.
 
         Raises:
-            OutputError: this is no folder of a screening, or of another version.
+            OutputError: this is no folder of such work, or of another version.
         """
-        return Manifest.read(self.path)
+        return Manifest.read(self.path, self.work)
 
     @contextmanager
     def journal(self, shard: Shard) -> Iterator[Journal]:
@@ -83,9 +85,9 @@ class Folder:
         return self.path / f"part-{block:08d}.parquet"
 
     def keeps(self, file: Path) -> bool:
-        """Whether ``file`` is, or may become, one that a screening keeps here."""
-        kept = fnmatch(file.name, "screen.json*") or fnmatch(file.name, "journal*") or fnmatch(file.name, "part-*")
-        return kept and file.resolve().parent == self.path.resolve()
+        """Whether ``file`` is, or may become, one that the work keeps here."""
+        kept = (f"{self.work}.json*", "journal*", "part-*")
+        return any(fnmatch(file.name, name) for name in kept) and file.resolve().parent == self.path.resolve()
 
     def write(self, block: int, table: pa.Table) -> Line:
         """Write the rows of ``block``, whole or not at all.
@@ -117,12 +119,12 @@ class Folder:
         """
         for line in self.done().values():
             data = pa.BufferReader(self._checked(line))
-            yield pq.read_table(data, columns=columns, schema=None if columns else OUTPUT)
+            yield pq.read_table(data, columns=columns, schema=None if columns else self.schema)
 
     def _checked(self, line: Line) -> bytes:
         if (data := self._data(line)) is None:
             raise OutputError(
-                f"{self.file(line['block'])} is missing or damaged. Run the screening again: it makes that block anew."
+                f"{self.file(line['block'])} is missing or damaged. Give the command again: it makes that block anew."
             )
         return data
 

@@ -17,7 +17,9 @@ from deeprelax_ase.screening.options import RelaxOptions
 if TYPE_CHECKING:
     from deeprelax_ase.io.source import Source
 
-_FILE = "screen.json"
+#: Kinds of work that a folder may hold the results of, and what they are called; the file of the request has the name
+#: of its kind, such as ``screen.json``.
+WORKS = {"screen": "screening", "label": "labelling"}
 
 #: Options that do not change the results.
 _ANYWHERE = ("device", "atoms_per_batch", "compile")
@@ -61,16 +63,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Request of a screening; a folder holds the results of one request.
+    """Request of a screening, or of other work in blocks; a folder holds the results of one request.
 
     Attributes:
         inputs: of each its ``name``, ``digest``, ``stamp`` and number of ``structures``, see :func:`describe`.
-        options: see :class:`~deeprelax_ase.screening.options.RelaxOptions`.
+        options: see :class:`~deeprelax_ase.screening.options.RelaxOptions`; those of other work are its own.
         block_size: structures of a block.
         shards: processes that share the blocks.
         id_key: key that names the structures.
         weights: SHA-256 of the model's.
         version: of this package.
+        work: one of :data:`WORKS`.
     """
 
     inputs: tuple[dict[str, Any], ...]
@@ -80,6 +83,7 @@ class Manifest:
     id_key: str | None = None
     weights: str = ""
     version: str = __version__
+    work: str = "screen"
 
     @property
     def structures(self) -> int:
@@ -96,26 +100,27 @@ class Manifest:
         return min(self.block_size, self.structures - block * self.block_size)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path, work: str = "screen") -> Manifest:
         """Read the manifest of ``folder``.
 
         Raises:
-            OutputError: this is no folder of a screening, or of another version.
+            OutputError: this is no folder of such work, or of another version.
         """
-        file = folder / _FILE
+        file = folder / f"{work}.json"
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{**values, "inputs": tuple(values["inputs"])})
-            RelaxOptions.from_dict(manifest.options)
             manifest._check()
         except FileNotFoundError as error:
-            raise OutputError(f"{folder} holds no screening: there is no {_FILE}") from error
+            raise OutputError(f"{folder} holds no {WORKS[work]}: there is no {file.name}") from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise OutputError(f"{file} is damaged, or of another version: {error}") from error
         return manifest
 
     def _check(self) -> None:
-        """Raises ValueError or TypeError for values that no screening has."""
+        """Raises ValueError or TypeError for values that no request has."""
+        if self.work == "screen":
+            RelaxOptions.from_dict(self.options)
         if min(self.block_size, self.shards) < 1 or any(item["structures"] < 1 for item in self.inputs):
             raise ValueError("a number is not positive")
         for item in self.inputs:
@@ -130,7 +135,7 @@ class Manifest:
         """
         if self._begin(folder):
             return
-        there = Manifest.read(folder)
+        there = Manifest.read(folder, self.work)
         if told := self._other_inputs(there):
             raise OutputError(
                 f"{folder} was begun with other inputs: {told}. Results of both would be mixed up: bring the inputs "
@@ -147,14 +152,20 @@ class Manifest:
                 )
 
     def _begin(self, folder: Path) -> bool:
-        """Write the file, unless there is one."""
+        """Write the file, unless there is one.
+
+        Raises:
+            OutputError: the folder is none, or holds the results of other work.
+        """
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is no folder. Give the name of one, or a new name.")
         folder.mkdir(parents=True, exist_ok=True)
         to_disk(folder.absolute().parent)
-        file = folder / _FILE
+        file = folder / f"{self.work}.json"
         if file.exists():
             return False
+        if others := [name for work, name in WORKS.items() if (folder / f"{work}.json").exists()]:
+            raise OutputError(f"{folder} holds a {others[0]} already. Give another folder.")
         part = aside(file)
         part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         try:
@@ -174,13 +185,13 @@ class Manifest:
         return f"{', '.join(changed)} changed" if changed else ""
 
 
-def describe(sources: Iterable[Source], folder: Path) -> tuple[dict[str, Any], ...]:
+def describe(sources: Iterable[Source], folder: Path, work: str = "screen") -> tuple[dict[str, Any], ...]:
     """Of each input its name, digest, stamp and number of structures.
 
     An input whose name, sizes and times of change ``folder`` knows is not read again, nor are structures counted again
     of which it knows the digest.
     """
-    known = Manifest.read(folder).inputs if (folder / _FILE).exists() else ()
+    known = Manifest.read(folder, work).inputs if (folder / f"{work}.json").exists() else ()
     counted = {item["digest"]: item["structures"] for item in known}
     digests = {(item["name"], item["stamp"]): item["digest"] for item in known}
     described: list[dict[str, Any]] = []

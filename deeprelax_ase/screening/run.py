@@ -1,14 +1,15 @@
-"""A screening on one machine: read, relax, write, and go on where it was interrupted."""
+"""Work in blocks on one machine, a screening first of all: read, relax, write, and go on where it was interrupted."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.frame import StructureRef
@@ -21,6 +22,9 @@ from deeprelax_ase.screening.journal import Line
 from deeprelax_ase.screening.manifest import Manifest, Shard, describe, stamp_of
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import numbered
+
+#: Turns the structures of a block into rows.
+BlockWork = Callable[[Sequence[StructureRef]], Relaxed]
 
 #: Structures of a block: what an interruption costs, and what a file of results holds.
 BLOCK_SIZE = 1000
@@ -85,25 +89,73 @@ def screen(
         DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
-    options, shard, folder = options or RelaxOptions(), shard or Shard(), _folder(out)
+    options = options or RelaxOptions()
     relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
+    task = Task(
+        options.to_dict(),
+        here=relaxer,
+        make=partial(BlockRelaxer, options, id_key),
+        device=options.device,
+        weights=relaxer.relax.predictor.model.card.sha256,
+        announce=options.announce,
+    )
+    return work_through(
+        inputs, out, task, shard=shard, workers=workers, block_size=block_size, id_key=id_key, observe=observe
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work on the structures of blocks: what :func:`screen` does to them, or something else with rows for results.
+
+    Attributes:
+        options: of the work, as its folder records them.
+        here: does it in this process, see :class:`~deeprelax_ase.screening.blocks.BlockRelaxer`.
+        make: makes the same of a device, in each worker process.
+        device: for the processes.
+        work: one of :data:`~deeprelax_ase.screening.manifest.WORKS`.
+        weights: digest of the model's.
+        announce: is told of the statuses of each block.
+    """
+
+    options: dict[str, Any]
+    here: BlockWork
+    make: Callable[[str], BlockWork]
+    device: str
+    work: str = "screen"
+    weights: str = ""
+    announce: Callable[[Mapping[str, int]], object] = lambda statuses: None
+
+
+def work_through(
+    inputs: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    task: Task,
+    *,
+    shard: Shard | None = None,
+    workers: int | None = None,
+    block_size: int = BLOCK_SIZE,
+    id_key: str | None = None,
+    observe: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Do the ``task`` on all ``inputs``, and keep the rows in the folder ``out``; for the rest see :func:`screen`."""
+    shard, folder = shard or Shard(), _folder(out, task.work)
     sources = [open_source(os.fspath(name)) for name in inputs]
     _refuse_mixed(sources, folder)
-    described = describe(sources, folder.path)
-    weights = relaxer.relax.predictor.model.card.sha256
-    manifest = Manifest(described, options.to_dict(), block_size, shard.of, id_key, weights)
+    described = describe(sources, folder.path, task.work)
+    manifest = Manifest(described, task.options, block_size, shard.of, id_key, task.weights, work=task.work)
     manifest.agree(folder.path)
     with folder.journal(shard) as journal:
         progress = _begun(manifest, shard, journal.lines)
         if observe:
             observe(progress)
         blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in journal.lines)
-        for number, relaxed in _relaxed(blocks, relaxer, workers):
+        for number, relaxed in _relaxed(blocks, task, workers):
             _refuse_changed(sources, manifest)
             line = _written(folder, number, relaxed, first=number * block_size)
             journal.append(line)
             progress.statuses.update(line["statuses"])
-            options.announce(line["statuses"])
+            task.announce(line["statuses"])
             if observe:
                 observe(progress)
         _refuse_changed(sources, manifest, folders=True)
@@ -112,22 +164,22 @@ def screen(
     return progress
 
 
-def _folder(out: str | os.PathLike) -> Folder:
+def _folder(out: str | os.PathLike, work: str) -> Folder:
     if not os.fspath(out):
         raise OutputError("the name of the folder for the results is empty. Give one.")
-    return Folder(Path(out))
+    return Folder(Path(out), work)
 
 
 def _refuse_missing(progress: Progress) -> None:
     if progress.done < progress.total:
         raise OutputError(
             f"the inputs gave {progress.done:,} structures, not {progress.total:,} as when they were counted. Copy "
-            "them to where they do not change, and screen them into another folder."
+            "them to where they do not change, and give another folder."
         )
 
 
 def _refuse_mixed(sources: Sequence[Source], folder: Folder) -> None:
-    """The results of a screening are not to be among its inputs."""
+    """Refuse results among the inputs."""
     place = folder.path.resolve()
     for source in sources:
         path = source.path.resolve()
@@ -146,20 +198,19 @@ def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress
 
 
 def _relaxed(
-    blocks: Iterator[tuple[int, list[StructureRef]]], relaxer: BlockRelaxer, workers: int | None
+    blocks: Iterator[tuple[int, list[StructureRef]]], task: Task, workers: int | None
 ) -> Iterator[tuple[int, Relaxed]]:
     """Relax ``blocks``, and yield them in the order in which they are done."""
-    options = relaxer.relax.options
     if workers == 0:
         for number, refs in blocks:
-            yield number, relaxer(refs)
+            yield number, task.here(refs)
         return
     with WorkerPool(
-        partial(BlockRelaxer, options, relaxer.id_key),
+        task.make,
         join=Relaxed.join,
         mark_failed=mark_failed,
-        workers=default_workers(options.device) if workers is None else workers,
-        device=options.device,
+        workers=default_workers(task.device) if workers is None else workers,
+        device=task.device,
     ) as pool:
         yield from pool.imap(blocks)
 
@@ -169,8 +220,8 @@ def _refuse_changed(sources: Sequence[Source], manifest: Manifest, *, folders: b
     for source, item in zip(sources, manifest.inputs, strict=True):
         if (folders or len(source.files) == 1) and stamp_of(source) != item["stamp"]:
             raise OutputError(
-                f"{source.name} changed while it was screened. What was done before is kept: bring the input back and "
-                "give the same command, or screen the new one into another folder."
+                f"{source.name} changed while it was read. What was done before is kept: bring the input back and give "
+                "the same command, or give another folder for the new one."
             )
 
 

@@ -32,6 +32,7 @@ NEEDS = {
     "dft": ("gpaw",),
     "own-data": ("lightning", "crepes"),
     "screening": ("pyarrow",),
+    "labels": ("pyarrow",),
     "examples": ("gpaw", "chgnet", "pyarrow"),
 }
 

@@ -158,7 +158,7 @@ def test_an_input_that_changes_on_the_way_is_refused(xyz: Callable[[int], Path],
         if progress.done == 2:
             file.write_text(text.replace("crystal-5", "another"))
 
-    with pytest.raises(OutputError, match="changed while it was screened"):
+    with pytest.raises(OutputError, match="changed while it was read"):
         screen([file], out, quick, workers=0, block_size=2, observe=replace_it)
     assert [table.num_rows for table in Folder(out).tables()] == [2]
     file.write_text(text)
@@ -176,7 +176,7 @@ def test_a_folder_whose_files_change_on_the_way_is_refused(tmp_path: Path, quick
         if progress.done == 2:
             (tmp_path / "in" / "3.cif").write_text((tmp_path / "in" / "0.cif").read_text())
 
-    with pytest.raises(OutputError, match="in changed while it was screened"):
+    with pytest.raises(OutputError, match="in changed while it was read"):
         screen([tmp_path / "in"], tmp_path / "out", quick, workers=0, block_size=2, observe=replace_one)
     with pytest.raises(OutputError, match="was begun with other inputs"):
         screen([tmp_path / "in"], tmp_path / "out", quick, workers=0, block_size=2)

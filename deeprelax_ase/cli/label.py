@@ -1,0 +1,160 @@
+"""``deeprelax label``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
+from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Quiet, RelaxCell, argument, optional
+from deeprelax_ase.cli.screen import IdKey, Out, ShardOption
+from deeprelax_ase.errors import DeepRelaxError, SourceError
+from deeprelax_ase.progress import progress as bar_on
+
+if TYPE_CHECKING:
+    from deeprelax_ase.labelling import LabelReport
+    from deeprelax_ase.screening import Progress
+
+EXAMPLES = """\
+Examples:
+
+    deeprelax label candidates.extxyz --calculator m3gnet --out labelled
+    deeprelax label candidates.db --calculator my_dft:make --fmax 0.03 --steps 200 --workers 4 --out labelled
+    srun deeprelax label candidates.extxyz -c chgnet --out labelled --shard $((SLURM_ARRAY_TASK_ID + 1))/64
+    deeprelax data check labelled
+    deeprelax finetune DeepRelax-PBE --data labelled --out tuned
+
+The same command goes on with a run that was interrupted, whatever interrupted it.
+
+Exit code: 0 all crystals of this share are done, and there are pairs; 1 there are none, or nothing more could be
+written; 2 nothing was done; 130 interrupted.
+"""
+
+Inputs = Annotated[
+    list[str],
+    argument("CANDIDATE...", "Crystals to relax: files, folders, archives, databases; file@0:10 takes a part."),
+]
+Calculator = Annotated[
+    str,
+    typer.Option(
+        "-c",
+        "--calculator",
+        metavar="NAME",
+        help="Potential whose minima are to be learnt: m3gnet, tensornet, chgnet, sevennet, the folder of a MatGL "
+        "potential, or module:factory, where the factory returns an ASE calculator or a model of TorchSim's.",
+        show_default=False,
+    ),
+]
+Finish = Annotated[str, typer.Option(metavar="NAME", help="Optimizer, by its name in ASE, or fast.")]
+Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when converged, eV/Å.")]
+Workers = Annotated[
+    int | None,
+    optional("Processes; 0 for this one alone. Default: one for each core, on GPUs up to eight for each", min=0),
+]
+BlockSize = Annotated[int, typer.Option(min=1, help="Crystals that are done together: what an interruption costs.")]
+Level = Annotated[
+    str | None,
+    optional(
+        "Level of theory in whose place a network learns the labels: PBE, OAM or M3GNet. Default: M3GNet of m3gnet, "
+        "PBE of all others"
+    ),
+]
+Fractions = Annotated[
+    tuple[float, float, float], typer.Option(help="Shares of the pairs for training, validation and test.")
+]
+GroupBy = Annotated[str, typer.Option(help="Kept on one side of a split: composition, chemical system, or pair.")]
+
+
+def label(
+    inputs: Inputs,
+    calculator: Calculator,
+    out: Out,
+    finish: Finish = "fire",
+    fmax: Fmax = 0.02,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps for each crystal.")] = STEPS,
+    relax_cell: RelaxCell = None,
+    shard: ShardOption = "1/1",
+    workers: Workers = None,
+    block_size: BlockSize = 50,
+    id_key: IdKey = None,
+    level: Level = None,
+    fractions: Fractions = (0.8, 0.1, 0.1),
+    group_by: GroupBy = "composition",
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    device: DeviceOption = Device.AUTO,
+    quiet: Quiet = False,
+) -> None:
+    """Relax many crystals under a potential into pairs that a network can learn from.
+
+    A crystal is dropped, and its reason counted, where the relaxation did not converge, failed, or left the basin that
+    it began in, by the limits of `deeprelax data check`. DIR/pairs.npz holds the others with energies, and forces and
+    stress at the start; DIR goes wherever pairs are asked for. A row for each crystal and a journal lie beside it.
+    """
+    require("pyarrow", "screening")
+    from deeprelax_ase.labelling import LabelOptions, label_level
+
+    try:
+        options = LabelOptions(
+            calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
+        )
+    except ValueError as error:
+        stop(str(error))
+    split: dict[str, Any] = {
+        "level": level or label_level(calculator),
+        "fractions": fractions,
+        "group_by": group_by,
+        "seed": seed,
+    }
+    work: dict[str, Any] = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
+    start = time.perf_counter()
+    report = _run(inputs, out, options, quiet=quiet, **work, **split)
+    if not quiet:
+        _show(report, out, time.perf_counter() - start)
+    raise typer.Exit(OK if report.pairs else SOME_FAILED)
+
+
+def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, **work: Any) -> LabelReport:
+    """The labelling, with a bar; ends the command where it cannot go on."""
+    from deeprelax_ase.labelling import label as run_label
+    from deeprelax_ase.screening import Shard
+
+    try:
+        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def observe(progress: Progress) -> None:
+                if progress.done == progress.before:  # so that the rate is this call's
+                    bar.reset(task, total=progress.total, completed=progress.done)
+                labelled = progress.statuses["labelled"]
+                bar.update(task, description=f"relaxing, {labelled:,} labelled", completed=progress.done)
+
+            return run_label(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
+    except KeyboardInterrupt:
+        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except SourceError as error:
+        stop(f"{error} What was done is kept; the same command goes on.", SOME_FAILED)
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+
+
+def _show(report: LabelReport, out: str, seconds: float) -> None:
+    """Print what came of the crystals, why the others were dropped, and where the pairs are."""
+    console, progress = Console(highlight=False), report.progress
+    total, labelled = report.counts.total(), report.counts["labelled"]
+    made = progress.done - progress.before
+    console.print(f"{labelled:,} labelled of {total:,}; {made:,} relaxed now, in {seconds:.1f} s", soft_wrap=True)
+    for reason, count in report.counts.most_common():
+        if reason != "labelled":
+            console.print(f"{count:,} dropped: {escape(reason)}", soft_wrap=True)
+    if report.missing:
+        console.print(f"{report.missing:,} crystals of other shares are not done yet", soft_wrap=True)
+    if report.pairs:
+        parts = ", ".join(f"{name} {count:,}" for name, count in report.splits.items())
+        console.print(f"pairs written to {escape(str(report.pairs))}: {parts}", soft_wrap=True)

@@ -1,0 +1,124 @@
+"""Labels as rows: a block of candidates read, relaxed, and judged."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from deeprelax_ase import __version__
+from deeprelax_ase.crystal import Crystal, crystal_or_error
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.io.frame import Frame, StructureRef, escaped
+from deeprelax_ase.io.reading import read
+from deeprelax_ase.labelling.basin import AT_REST, objections
+from deeprelax_ase.labelling.relaxation import LabelOptions, Relaxation, Relaxer
+from deeprelax_ase.prediction.judgement import judge
+from deeprelax_ase.prediction.status import FAILED, NOT_CONVERGED
+from deeprelax_ase.screening.blocks import Relaxed
+
+#: Statuses beside "not converged", "refused" and "failed": a pair to learn from; a minimum that is not the start's;
+#: a start that is a minimum.
+LABELLED, LEFT_BASIN, STAYED = "labelled", "left its basin", "at rest already"
+
+_ARRAY = pa.list_(pa.float64())
+
+#: Rows of labels. Names as in a screening; atomic numbers (N); both crystals, positions (3 N) and cells (9) in Å,
+#: periodic in all directions; energies in eV/atom; forces (3 N) in eV/Å and stress (9) in eV/Å³ at the start, null
+#: where the potential has none. Without a relaxation there is no geometry.
+LABELS = pa.schema(
+    [
+        *(pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())),
+        *(pa.field("status", pa.string()), pa.field("reason", pa.string())),
+        pa.field("numbers", pa.list_(pa.uint8())),
+        *(pa.field(name, _ARRAY) for name in ("positions_initial", "cell_initial", "positions", "cell")),
+        pa.field("fixed_cell", pa.bool_()),
+        *(pa.field("energy_initial", pa.float64()), pa.field("energy_relaxed", pa.float64())),
+        *(pa.field("forces_initial", _ARRAY), pa.field("stress_initial", _ARRAY)),
+        *(pa.field("steps", pa.int64()), pa.field("force_calls", pa.int64())),
+        *(pa.field("calculator", pa.string()), pa.field("version", pa.string())),
+    ]
+)
+
+
+class BlockLabeller:
+    """Reads, relaxes and judges blocks of structures; holds the potential.
+
+    Args:
+        options: how.
+        id_key: see :func:`~deeprelax_ase.io.reading.read`.
+        device: instead of that of the options.
+
+    Raises:
+        CalculatorError: the potential cannot be had.
+    """
+
+    def __init__(self, options: LabelOptions, id_key: str | None, device: str) -> None:
+        self.id_key, self.relaxer = id_key, Relaxer(options, device)
+
+    def __call__(self, refs: Sequence[StructureRef]) -> Relaxed:
+        """A row of :data:`LABELS` for each structure of ``refs``.
+
+        Raises:
+            OSError: they cannot be reached any more.
+        """
+        start = time.perf_counter()
+        frames = [read(ref, id_key=self.id_key) for ref in refs]
+        crystals = [frame.error or crystal_or_error(frame.atoms) for frame in frames]
+        done = time.perf_counter()
+        good = [crystal for crystal in crystals if isinstance(crystal, Crystal)]
+        made = iter(self.relaxer(good))
+        found = [next(made) if isinstance(crystal, Crystal) else crystal for crystal in crystals]
+        rows = self._rows(frames, found)
+        seconds = {"read": done - start, "relax": time.perf_counter() - done}
+        return Relaxed(pa.Table.from_pylist(rows, schema=LABELS), Counter(seconds))
+
+    def _rows(self, frames: Sequence[Frame], found: Sequence[Relaxation | Exception]) -> list[dict[str, Any]]:
+        converged = [one for one in found if isinstance(one, Relaxation) and one.converged]
+        objected = iter(objections(converged))
+        rows: list[dict[str, Any]] = []
+        for index, (frame, one) in enumerate(zip(frames, found, strict=True)):
+            row = {"index": index, "id": escaped(frame.name), "source": escaped(frame.label)}
+            row |= {"calculator": self.relaxer.name, "version": __version__}
+            if isinstance(one, Exception):
+                row |= _failure(one)
+            elif one.converged:
+                row |= _verdict(next(objected)) | _geometry(one)
+            else:
+                row |= {"status": NOT_CONVERGED, "reason": f"not within {one.steps} steps"} | _geometry(one)
+            rows.append(row)
+        return rows
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, DeepRelaxError):
+        judgement = judge(error)
+        return {"status": judgement.status, "reason": escaped(judgement.reason or "")}
+    return {"status": FAILED, "reason": escaped(f"{type(error).__name__}: {' '.join(str(error).split())}")}
+
+
+def _verdict(objection: str | None) -> dict[str, Any]:
+    status = LABELLED if objection is None else STAYED if objection == AT_REST else LEFT_BASIN
+    return {"status": status, "reason": objection}
+
+
+def _geometry(one: Relaxation) -> dict[str, Any]:
+    atoms = len(one.initial)
+    known = bool((one.stress == one.stress).all())
+    return {
+        "numbers": one.initial.numbers,
+        "positions_initial": one.initial.positions.ravel(),
+        "cell_initial": one.initial.cell.ravel(),
+        "positions": one.relaxed.positions.ravel(),
+        "cell": one.relaxed.cell.ravel(),
+        "fixed_cell": one.fixed_cell,
+        "energy_initial": one.energy_initial / atoms,
+        "energy_relaxed": one.energy_relaxed / atoms,
+        "forces_initial": one.forces.ravel() if known else None,
+        "stress_initial": one.stress.ravel() if known else None,
+        "steps": one.steps,
+        "force_calls": one.force_calls,
+    }

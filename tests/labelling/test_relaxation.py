@@ -1,0 +1,105 @@
+"""Relaxations that make labels: what they find, what they keep, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import graphene
+from ase.calculators.emt import EMT
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import CalculatorError, VacuumError
+from deeprelax_ase.labelling import LabelOptions
+from deeprelax_ase.labelling.relaxation import Relaxation, Relaxer
+from tests.labelling.alloys import EMT_NAME, alloys, slab
+
+
+def relaxed(atoms: Atoms, calculator: str = EMT_NAME, **options: object) -> Relaxation:
+    (made,) = Relaxer(LabelOptions(calculator, **options))([Crystal.of(atoms)])
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def test_it_ends_where_ase_ends_and_knows_the_start() -> None:
+    atoms = alloys(1)[0]
+    made = relaxed(atoms, fmax=0.01)
+    atoms.calc = EMT()
+    assert made.energy_initial == pytest.approx(atoms.get_potential_energy())
+    np.testing.assert_allclose(made.forces, atoms.get_forces(), atol=1e-9)
+    np.testing.assert_allclose(made.stress, atoms.get_stress(voigt=False), atol=1e-9)
+    optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)
+    assert optimizer.run(fmax=0.01, steps=500)
+    assert made.converged
+    assert not made.fixed_cell
+    assert made.steps == optimizer.nsteps
+    np.testing.assert_allclose(made.relaxed.positions, atoms.positions, atol=1e-8)
+    np.testing.assert_allclose(made.relaxed.cell, atoms.cell.array, atol=1e-8)
+    assert made.energy_relaxed == pytest.approx(atoms.get_potential_energy())
+
+
+def test_fast_takes_fewer_calls_to_the_same_minimum() -> None:
+    atoms = alloys(3)[2]
+    slow, fast = (relaxed(atoms, finish=finish) for finish in ("fire", "fast"))
+    assert fast.force_calls < slow.force_calls
+    assert fast.energy_relaxed == pytest.approx(slow.energy_relaxed, abs=2e-3)
+
+
+def test_too_few_steps_do_not_converge() -> None:
+    made = relaxed(alloys(1)[0], steps=2)
+    assert not made.converged
+    assert made.steps == 2
+
+
+@pytest.mark.parametrize(("relax_cell", "fixed"), [(None, True), (True, False), (False, True)])
+def test_slabs_keep_their_cell_unless_asked(relax_cell: bool | None, fixed: bool) -> None:
+    atoms = slab()
+    made = relaxed(atoms, relax_cell=relax_cell)
+    assert made.fixed_cell == fixed
+    changed = np.abs(made.relaxed.cell - atoms.cell.array)
+    assert changed[2].max() == 0, "the vacuum stays"
+    assert (changed.max() == 0) == fixed
+    assert np.abs(made.relaxed.positions - atoms.positions).max() > 0.01
+
+
+def test_what_is_no_crystal_is_refused() -> None:
+    with pytest.raises(VacuumError, match="a molecule"):
+        relaxed(Atoms("CuAu", [[0, 0, 0], [0, 0, 2.5]], cell=[12] * 3, pbc=True))
+    tilted = graphene(a=2.5, vacuum=8)
+    tilted.pbc = True
+    tilted.rotate(30, "x", rotate_cell=True)
+    with pytest.raises(Exception, match="no Cartesian axis"):
+        relaxed(tilted)
+
+
+def test_a_potential_without_stress_relaxes_atoms_alone() -> None:
+    name = "tests.labelling.alloys:Stressless"
+    with pytest.raises(CalculatorError, match="gives no stress"):
+        relaxed(alloys(1)[0], name)
+    made = relaxed(alloys(1)[0], name, relax_cell=False)
+    assert made.converged
+    assert np.isnan(made.stress).all()
+
+
+def test_one_that_fails_costs_no_other() -> None:
+    crystals = [Crystal.of(atoms) for atoms in alloys(6)]
+    made = Relaxer(LabelOptions("tests.labelling.alloys:Forbidding"))(crystals)
+    for crystal, one in zip(crystals, made, strict=True):
+        assert isinstance(one, CalculatorError) == bool({78, 79} & set(crystal.numbers.tolist()))
+    told = " ".join(str(one) for one in made if isinstance(one, Exception))
+    assert "RuntimeError: no gold here" in told
+    assert "not finite" in told
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        LabelOptions("m3gnet", fmax=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        LabelOptions("m3gnet", steps=0)
+    with pytest.raises(ValueError, match="cannot finish"):
+        LabelOptions("m3gnet", finish="gradient")
+    with pytest.raises(CalculatorError, match="Unknown calculator"):
+        Relaxer(LabelOptions("emtt"))
