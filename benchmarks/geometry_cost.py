@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import bulk, mx2
+from ase.build import mx2
 from shared import options
 
 from deeprelax_ase import Predictor
@@ -61,7 +61,8 @@ def main() -> None:
     given = options(__doc__, "--rounds", "--json").parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
-    oxide = bulk("MgO", "rocksalt", a=4.3, cubic=True).repeat((1, 1, 3))[:20]
+    sites = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
+    oxide = Atoms("SrTiO3", scaled_positions=sites, cell=[3.95] * 3, pbc=True).repeat((2, 2, 1))
     layer = mx2("MoS2", vacuum=7.5).repeat((2, 2, 1))
     layer.pbc = True
     for members, recycles in ((1, 1), (None, None)):
