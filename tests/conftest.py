@@ -18,6 +18,7 @@ from tests.checked_shapes import check_shapes_of  # before the package
 
 # isort: split
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
@@ -49,11 +50,17 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def needs_dgl() -> None:
-    """Skips the test where MatGL or DGL is not installed; a broken installation fails it."""
-    for name in ("dgl", "matgl"):
-        if find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+def needs_matgl() -> None:
+    """Skips the test where no MatGL is installed, of whatever version; a broken installation fails it."""
+    if find_spec("matgl") is None:
+        pytest.skip("MatGL is not installed")
+
+
+@pytest.fixture(scope="session")
+def needs_dgl(needs_matgl: None) -> None:
+    """Skips the test where MatGL does not run on DGL."""
+    if not runs_on_dgl():
+        pytest.skip("the installed MatGL does not run on DGL")
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,11 @@ from .batched_ase import AsePotential as AsePotential
 from .batched_ase import PotentialCalculator as PotentialCalculator
 from .batched_registry import get_batched as get_batched
 from .chgnet_batch import CHGNetPotential as CHGNetPotential
+from .identity import potential_name as potential_name
+from .identity import weights_digest as weights_digest
+from .levels import level_note as level_note
 from .levels import model_for as model_for
-from .m3gnet_batch import M3GNetPotential as M3GNetPotential
+from .m3gnet_potential import M3GNetPotential as M3GNetPotential
 from .m3gnet_edges import m3gnet_edges as m3gnet_edges
 from .m3gnet_torch import EnergiesForcesStresses as EnergiesForcesStresses
 from .m3gnet_torch import M3GNet as M3GNet

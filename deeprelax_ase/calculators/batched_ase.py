@@ -13,8 +13,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.periodic import as_periodic, scaled_stress
+from deeprelax_ase.calculators.scope import torch_settings
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
+
+#: Å, further than potentials that are known look for neighbours.
+_FURTHEST = 12.0
 
 
 class AsePotential(BatchedPotential):
@@ -55,13 +60,18 @@ def _energy(atoms: Atoms) -> float:
 class PotentialCalculator(Calculator):
     """A potential in batches as an ASE calculator, for one crystal: energy, forces and stress in eV, eV/Å and eV/Å³.
 
+    Layers and wires repeat in the other directions too, further away than a potential looks.
+
+    Args:
+        threads: how many threads a calculation takes; None for as many as torch is set to.
+
     Attributes:
         potential: the same, for whoever has many crystals.
     """
 
-    def __init__(self, potential: BatchedPotential) -> None:
+    def __init__(self, potential: BatchedPotential, *, threads: int | None = None) -> None:
         super().__init__()
-        self.potential = potential
+        self.potential, self.threads = potential, threads
         self.implemented_properties = ["energy", "free_energy", "forces", *(["stress"] if potential.has_stress else [])]
 
     def _get_name(self) -> str:
@@ -77,15 +87,17 @@ class PotentialCalculator(Calculator):
             CalculatorError: the potential fails, or does not know an element.
         """
         super().calculate(atoms, properties or ["energy"], system_changes or all_changes)
-        given: Atoms = self.atoms  # type: ignore[assignment]
+        given, scale = as_periodic(self.atoms, _FURTHEST)  # type: ignore[arg-type]
         device = self.potential.device
         numbers = torch.from_numpy(np.asarray(given.numbers, dtype=np.int64)).to(device)
         positions = torch.from_numpy(given.positions.copy()).to(device)
         cell = torch.from_numpy(given.cell.complete().array[None].copy()).to(device)
-        found = self.potential(numbers, positions, cell, torch.zeros_like(numbers))
+        with torch_settings(torch.float32, self.threads):
+            found = self.potential(numbers, positions, cell, torch.zeros_like(numbers))
         if found.errors:
             raise CalculatorError(found.errors[0])
         energy, stress = float(found.energies), found.stresses[0].cpu().numpy()
         self.results = {"energy": energy, "free_energy": energy, "forces": found.forces.cpu().numpy()}
         if self.potential.has_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        self.results = scaled_stress(self.results, scale)

@@ -48,7 +48,8 @@ def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> Batch
 
 def _m3gnet(name: str, device: str) -> BatchedPotential | None:
     """M3GNet by its name, where its weights are those that we compute; None for others, and where they are missing."""
-    from deeprelax_ase.calculators.m3gnet_batch import M3GNetPotential, m3gnet_in
+    from deeprelax_ase.calculators.m3gnet_batch import m3gnet_in
+    from deeprelax_ase.calculators.m3gnet_potential import M3GNetPotential
 
     kind, _, folder = name.partition(":")
     if kind.lower() != "m3gnet":

@@ -24,8 +24,8 @@ _NORMS = (
 
 def radial_constants(cutoff: float) -> tuple[Values, Values]:
     """Return the factors of distances and of functions in :func:`radial_basis`, (9,) each, in float32 as in MatGL."""
-    norms = torch.tensor([math.sqrt(2 / cutoff**3) / norm for order in _NORMS for norm in order])
-    return torch.tensor(_ROOTS, dtype=torch.float32).flatten(), norms.to(torch.float32)
+    norms = [math.sqrt(2 / cutoff**3) / norm for order in _NORMS for norm in order]
+    return torch.tensor(_ROOTS, dtype=torch.float32).flatten(), torch.tensor(norms, dtype=torch.float32)
 
 
 def radial_basis(distances: Lengths, cutoff: float, roots: Values, norms: Values) -> EdgeFeatures:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.m3gnet_edges import m3gnet_edges
-from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses, M3GNet
+from deeprelax_ase.calculators.m3gnet_torch import M3GNet
 from deeprelax_ase.calculators.m3gnet_weights import load_m3gnet
-from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE
+from deeprelax_ase.calculators.potentials import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
-from deeprelax_ase.prediction.devices import device_of
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,31 +36,6 @@ class EnergyForcesStress(NamedTuple):
     energy: float
     forces: np.ndarray
     stress: np.ndarray
-
-
-class M3GNetPotential(BatchedPotential):
-    """M3GNet in batches, on CPU or CUDA; geometry and sums in float64, the network in float32, as MatGL has it.
-
-    Args:
-        network: with its weights; None for those that the calculator ``m3gnet`` takes.
-        device: where it computes.
-
-    Raises:
-        CalculatorError: the weights are not to be had.
-        DeviceError: nor is the device.
-    """
-
-    name = "m3gnet"
-
-    def __init__(self, network: M3GNet | None = None, *, device: str | torch.device = "auto") -> None:
-        self.device = device_of(device)
-        network = m3gnet_network() if network is None else network
-        self.elements = frozenset((network.types != network.types[0]).nonzero().squeeze(1).tolist())
-        self.network = network if self.device.type == "cpu" else deepcopy(network).to(self.device)
-
-    def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
-        """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
-        return self.network(numbers, positions, cells, batch, *m3gnet_edges(positions, cells, batch))
 
 
 def m3gnet_network() -> M3GNet:
@@ -109,5 +81,10 @@ def m3gnet_in(folder: str) -> M3GNet:
         potential: Any = get_calculator("m3gnet").potential
     except CalculatorError as error:
         raise CalculatorError(f"{error} A folder in {M3GNET_VARIABLE} is read without MatGL.") from error
+    if not runs_on_dgl():
+        raise CalculatorError(
+            f"M3GNet in batches is that of MatGL 2, and the installed MatGL has another one: set {M3GNET_VARIABLE} to "
+            f"the folder of {M3GNET_POTENTIAL}."
+        )
     known = torch.tensor([atomic_numbers[symbol] for symbol in potential.model.element_types])
     return M3GNet(potential.state_dict(), known).requires_grad_(False)

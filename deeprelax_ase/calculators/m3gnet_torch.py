@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from deeprelax_ase.calculators.identity import digest_of
 from deeprelax_ase.calculators.m3gnet_basis import angular_basis, radial_basis, radial_constants, smooth_cutoff
 from deeprelax_ase.calculators.m3gnet_three_body import ThreeBodyEdges, three_body_places, three_body_sums
 from deeprelax_ase.graph.shapes import (
@@ -58,6 +59,9 @@ class M3GNet(nn.Module):
     Args:
         state: MatGL's tensors by MatGL's names, see :func:`~deeprelax_ase.calculators.m3gnet_weights.load_m3gnet`.
         atomic_numbers: (n,) int64, of the elements that it knows, in the order of its embedding.
+
+    Attributes:
+        weights_digest: digest of ``state``, see :func:`~deeprelax_ase.calculators.weights_digest`.
     """
 
     types: Tensor
@@ -70,6 +74,7 @@ class M3GNet(nn.Module):
 
     def __init__(self, state: dict[str, Tensor], atomic_numbers: Ints) -> None:
         super().__init__()
+        self.weights_digest = digest_of(state)
         unknown = len(atomic_numbers)
         # Elements that it does not know become NaN, and their crystal with them: one crystal is lost, never the batch.
         types = torch.full((256,), unknown)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS, digest_of
 from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, THREE_BODY_CUTOFF, M3GNet
 from deeprelax_ase.errors import CalculatorError
 
@@ -63,8 +64,8 @@ def save_m3gnet(folder: str | os.PathLike, path: str | os.PathLike) -> None:
 def _from_folder(folder: Path) -> dict[str, Tensor]:
     from ase.data import atomic_numbers
 
-    kwargs = json.loads((folder / "model.json").read_text(encoding="utf-8"))["kwargs"]
-    model: dict[str, Any] = kwargs["model"]
+    stored = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    model: dict[str, Any] = stored["kwargs"]["model"]
     if model["@class"] != "M3GNet":
         raise CalculatorError(f"{folder} holds a {model['@class']}, not an M3GNet")
     options = model["init_args"]
@@ -73,6 +74,11 @@ def _from_folder(folder: Path) -> dict[str, Tensor]:
             f"{folder} holds an M3GNet of another architecture ({', '.join(other)}): use MatGL for it"
         )
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    if not stored["@module"].endswith("_dgl") and digest_of(state) != M3GNET_WEIGHTS:
+        raise CalculatorError(
+            f"{folder} does not say that MatGL 2 stored it with DGL, and later versions pass messages to other atoms: "
+            "use MatGL for it"
+        )
     state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith((".cutoff", ".onehot"))}
     return {**state, _NUMBERS: torch.tensor([atomic_numbers[symbol] for symbol in options["element_types"]])}
 

@@ -1,5 +1,7 @@
 """MatGL's ASE calculator in ASE's units, in either precision, with a number of threads of its own.
 
+The same for MatGL 2 with DGL and for MatGL 3 and later.
+
 Import this module after :func:`~deeprelax_ase.graph.matgl_import.import_matgl`.
 """
 
@@ -15,6 +17,7 @@ import torch
 from ase import Atoms
 from matgl.ext.ase import PESCalculator
 
+from deeprelax_ase.calculators.periodic import as_periodic, scaled_stress
 from deeprelax_ase.calculators.scope import torch_settings
 from deeprelax_ase.errors import CalculatorError
 
@@ -23,6 +26,9 @@ _DTYPES = {"float32": (torch.float32, np.float32), "float64": (torch.float64, np
 
 class MatGLCalculator(PESCalculator):
     """A potential of MatGL's, on the CPU (PyPI's DGL knows no other device), in eV, eV/Å and eV/Å³.
+
+    MatGL takes atoms for a molecule unless they repeat in all three directions. Here layers and wires stay what they
+    are: in the other directions they repeat too, beyond the cutoff.
 
     Args:
         potential: as ``matgl.load_model`` gives it; it is converted to ``dtype`` in place.
@@ -53,9 +59,14 @@ class MatGLCalculator(PESCalculator):
         """
         known = getattr(self.potential.model, "element_types", None)
         with _computing_in(self.dtype, self.threads):
-            if atoms is not None and known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
+            atoms = self.atoms if atoms is None else atoms
+            if known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
                 raise CalculatorError(f"the potential does not know {', '.join(unknown)}. Choose another calculator.")
-            super().calculate(atoms, properties, system_changes)
+            periodic, scale = as_periodic(atoms, self.potential.model.cutoff)
+            super().calculate(periodic, properties, system_changes)
+            if periodic is not atoms:
+                self.atoms = atoms.copy()
+                self.results = scaled_stress(self.results, scale)
 
 
 def load(potential: str) -> Any:

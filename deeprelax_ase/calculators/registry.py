@@ -7,14 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.calculators.potentials import PRETRAINED, matgl_calculator
+from deeprelax_ase.calculators.potentials import PRETRAINED, hub_calculator, matgl_calculator
 from deeprelax_ase.calculators.quiet import quiet
 from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model, sevennet
 from deeprelax_ase.errors import CalculatorError
 
 _KNOWN = (
-    "'none', 'm3gnet', 'm3gnet:FOLDER', 'tensornet', 'tensornet:FOLDER', the path of a folder, 'chgnet', 'sevennet' or "
-    "'module:factory'"
+    "'none', 'm3gnet', 'm3gnet:FOLDER', 'tensornet', 'tensornet:FOLDER', 'matgl:NAME', the path of a folder, 'chgnet', "
+    "'sevennet' or 'module:factory'"
 )
 
 
@@ -25,11 +25,13 @@ def get_calculator(
 
     ======================  ==========================================================================================
     ``none``                no calculator: None
-    ``m3gnet``              M3GNet through MatGL and DGL, on the CPU; its folder is the one that the environment
-                            variable ``DEEPRELAX_M3GNET`` names; without it MatGL looks in its cache, or downloads it
+    ``m3gnet``              M3GNet through MatGL, on the CPU; its folder is the one that the environment variable
+                            ``DEEPRELAX_M3GNET`` names; without it MatGL looks in its cache, or downloads it: MatGL 2
+                            M3GNet-MP-2021.2.8-PES, MatGL 3 and later M3GNet-PES-MatPES-PBE-2025.2
     ``tensornet``           MatGL's TensorNet in the same way, the variable being ``DEEPRELAX_TENSORNET``
-    a path                  a potential that MatGL saved in that folder, whatever its architecture; it is unpickled:
-                            take it from people you trust. ``m3gnet:FOLDER`` and ``tensornet:FOLDER`` mean the same
+    ``matgl:NAME``          a potential by the name that it has on MatGL's hub
+    a path                  a potential that MatGL saved in that folder, whatever its architecture; MatGL 2 unpickles
+                            it: take it from people you trust. ``m3gnet:FOLDER`` and ``tensornet:FOLDER`` mean the same
     ``chgnet``              CHGNet, whose weights come with its package
     ``sevennet``            SevenNet through TorchSim, with the weights of its package; ``sevennet:NAME`` for others
     ``module:factory``      what ``factory(**kwargs)`` of an importable module returns: an ASE calculator, or a model of
@@ -55,9 +57,11 @@ def get_calculator(
         raise CalculatorError(f"{threads=} must be 1 or more; None leaves it to torch")
     options = {key: value for key, value in (("dtype", dtype), ("threads", threads)) if value is not None} | kwargs
     kind, _, argument = name.partition(":")
-    kind = kind.lower() if kind.lower() in ("none", "chgnet", *PRETRAINED) else kind
+    kind = kind.lower() if kind.lower() in ("none", "chgnet", "matgl", *PRETRAINED) else kind
     if kind in PRETRAINED:
         return matgl_calculator(argument, PRETRAINED[kind], **options)
+    if kind == "matgl" and argument:
+        return hub_calculator(argument, **options)
     if kind == "none" and not argument:
         return None
     if kind == "chgnet" and not argument:
@@ -66,7 +70,7 @@ def get_calculator(
         return _in_batches(sevennet(argument, device=device, **kwargs))
     if _is_path(name):
         return matgl_calculator(name, **options)
-    if argument and kind not in ("none", "chgnet") and all(part.isidentifier() for part in kind.split(".")):
+    if argument and kind not in ("none", "chgnet", "matgl") and all(part.isidentifier() for part in kind.split(".")):
         return _from_factory(kind, argument, options)
     raise CalculatorError(f"Unknown calculator {name!r}, must be one of {_KNOWN} (as 'ase.calculators.emt:EMT')")
 

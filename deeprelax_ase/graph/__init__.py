@@ -10,7 +10,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import matgl_builder, torch_builder
 from deeprelax_ase.graph.checks import MIN_DISTANCE, check_density, check_distances
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, NeighborList, in_cell_pairs, select_edges
-from deeprelax_ase.graph.matgl_builder import read_dgl_graph
+from deeprelax_ase.graph.matgl_builder import read_matgl_graph
 from deeprelax_ase.graph.record import (
     CrystalGraph,
     affine_positions,
@@ -44,7 +44,7 @@ __all__ = [
     "in_cell_pairs",
     "neighbor_graph",
     "neighbor_pairs",
-    "read_dgl_graph",
+    "read_matgl_graph",
     "select_edges",
 ]
 
@@ -65,7 +65,8 @@ def build_graph(
     Args:
         crystals: one or more.
         backend: "torch" lists the neighbours of all crystals at once, on ``device``. "matgl" converts each crystal with
-            MatGL on DGL, on the CPU; it takes a second or more to import them, and longer where crystals are many.
+            MatGL's converters, on the CPU; it takes a second or more to import MatGL, and longer where crystals are
+            many.
         settings: those of the model.
         device: for the graph.
         dtype: of its floating-point tensors.

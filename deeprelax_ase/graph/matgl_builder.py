@@ -1,4 +1,6 @@
-"""The MatGL/DGL graph builder: MatGL's periodic converters make the DGLGraph, this module reads its tensors.
+"""The MatGL graph builder: MatGL's periodic converters make the graph, this module reads its tensors.
+
+MatGL 2 makes a ``DGLGraph``, MatGL 3 and later a ``Data`` of torch-geometric.
 
 MatGL's edges run from ``src`` to ``dst`` with the vector ``r[dst] + pbc_offset L - r[src]``. In a :class:`CrystalGraph`
 the atom whose image is taken is the source j, so that MatGL's ``dst`` is j and its ``src`` is i.
@@ -24,6 +26,7 @@ from deeprelax_ase.graph.torch_builder import batch_tensors, neighbor_pairs
 
 if TYPE_CHECKING:
     from dgl import DGLGraph
+    from torch_geometric.data import Data
 
 
 def build_graph(
@@ -32,7 +35,7 @@ def build_graph(
     """One graph of validated crystals, on the CPU, made with MatGL's ``Atoms2Graph``.
 
     Raises:
-        BackendError: MatGL or DGL is missing, or MatGL runs on another backend.
+        BackendError: MatGL or what it runs on is missing, or MatGL runs on another backend.
         OverlappingAtomsError, IsolatedAtomError: see :func:`deeprelax_ase.graph.checks.check_distances`.
         ValueError: no crystals are given.
     """
@@ -44,17 +47,17 @@ def build_graph(
     return _select(*tensors, neighbors, settings).to(dtype=dtype)
 
 
-def read_dgl_graph(
-    dgl_graph: DGLGraph,
+def read_matgl_graph(
+    graph: DGLGraph | Data,
     crystal: Crystal,
     *,
     settings: GraphSettings = DEFAULT_SETTINGS,
     dtype: torch.dtype = torch.float64,
 ) -> CrystalGraph:
-    """The graph of a ``DGLGraph`` that a MatGL workflow made already.
+    """The graph of what a MatGL workflow made already: a ``DGLGraph``, or a ``Data`` of torch-geometric.
 
     Args:
-        dgl_graph: from MatGL's ``Atoms2Graph`` or ``Structure2Graph``, with a cutoff of at least ``settings.cutoff``.
+        graph: from MatGL's ``Atoms2Graph`` or ``Structure2Graph``, with a cutoff of at least ``settings.cutoff``.
         crystal: the crystal that it was made of; its positions, atoms not wrapped or moved since.
         settings: those of the model.
         dtype: of the graph's floating-point tensors.
@@ -63,15 +66,16 @@ def read_dgl_graph(
         ValueError: the graph is not a converter's, or lacks neighbours of ``crystal`` within the cutoff.
         OverlappingAtomsError, IsolatedAtomError: see :func:`deeprelax_ase.graph.checks.check_distances`.
     """
-    if "pbc_offset" not in dgl_graph.edata or dgl_graph.num_nodes() != len(crystal):
+    atoms, known = _contents(graph)
+    if "pbc_offset" not in known or atoms != len(crystal):
         raise ValueError(
-            f"a graph of {dgl_graph.num_nodes()} atoms with edge data {sorted(dgl_graph.edata)} is not one of this "
-            f"crystal of {len(crystal)} atoms with 'pbc_offset'; make it with MatGL's Atoms2Graph or Structure2Graph"
+            f"a graph of {atoms} atoms with data {sorted(known)} is not one of this crystal of {len(crystal)} atoms "
+            "with 'pbc_offset'; make it with MatGL's Atoms2Graph or Structure2Graph"
         )
     tensors = batch_tensors([crystal])
     _, positions, cell, batch = tensors
     check_density(cell, batch)
-    neighbors = _neighbor_list([_table(dgl_graph)], positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
+    neighbors = _neighbor_list([_table(graph)], positions, cell, batch, settings.cutoff + CUTOFF_MARGIN)
     _check_complete(neighbors, neighbor_pairs(positions, cell, batch, cutoff=settings.cutoff), settings.cutoff)
     return _select(*tensors, neighbors, settings).to(dtype=dtype)
 
@@ -94,10 +98,19 @@ def _convert(crystal: Crystal, cutoff: float) -> PairTable:
     return table
 
 
-def _table(graph: DGLGraph) -> PairTable:
+def _contents(graph: DGLGraph | Data) -> tuple[int, set[str]]:
+    """How many atoms the graph has, and the names of what it knows of edges (and, in a ``Data``, of atoms)."""
+    if hasattr(graph, "edata"):
+        return graph.num_nodes(), set(graph.edata)
+    return graph.num_nodes, set(graph.keys())
+
+
+def _table(graph: DGLGraph | Data) -> PairTable:
     """(5, P) the graph's edges: destination, source and the three offsets."""
-    destination, source = graph.edges()
-    return torch.stack([destination.long(), source.long(), *graph.edata["pbc_offset"].round().long().T]).cpu()
+    of_dgl = hasattr(graph, "edata")
+    destination, source = graph.edges() if of_dgl else graph.edge_index
+    offsets = graph.edata["pbc_offset"] if of_dgl else graph.pbc_offset
+    return torch.stack([destination.long(), source.long(), *offsets.round().long().T]).cpu()
 
 
 def _neighbor_list(
@@ -132,7 +145,7 @@ def _check_complete(found: NeighborList, expected: NeighborList, cutoff: float) 
     inside, wanted = (pairs.distances <= cutoff - CUTOFF_MARGIN for pairs in (found, expected))
     if not all(torch.equal(a[inside], b[wanted]) for a, b in zip(found[:3], expected[:3], strict=True)):
         raise ValueError(
-            f"the DGLGraph holds {int(inside.sum())} neighbours within {cutoff} Å, but the crystal has "
+            f"the graph holds {int(inside.sum())} neighbours within {cutoff} Å, but the crystal has "
             f"{int(wanted.sum())}, or others: it was made with a cutoff below {cutoff} Å, or of other positions. Make "
             f"it of this crystal with cutoff={cutoff} or more, or let deeprelax_ase build the graph."
         )

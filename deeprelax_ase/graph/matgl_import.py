@@ -1,4 +1,7 @@
-"""Import MatGL with its DGL backend: the one place that does, so that graph builder and calculators agree."""
+"""Import MatGL on the backend of its version: the one place that does, so that graph builder and calculators agree.
+
+MatGL 2 runs on DGL, MatGL 3 and later on torch-geometric.
+"""
 
 from __future__ import annotations
 
@@ -6,50 +9,63 @@ import os
 import sys
 import warnings
 from contextlib import nullcontext
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from deeprelax_ase.errors import BackendError
 
-_INSTALL = 'pip install "deeprelax-ase[matgl]" (DGL has wheels up to Python 3.11)'
+_INSTALL = (
+    'Install MatGL with pip install "deeprelax-ase[matgl]", or MatGL 2 with DGL, on Python 3.11, with '
+    'pip install "deeprelax-ase[dgl]".'
+)
 
 
 def import_matgl() -> ModuleType:
-    """MatGL, running on DGL.
+    """MatGL, running on DGL where its version is 2, on torch-geometric where it is 3 or later.
 
-    MatGL reads its backend from the environment when it is first imported, and DGL writes a file into the home folder
-    and prints a notice unless it is told its own; so both are told here, and only here. A choice that the user made is
-    left alone.
+    MatGL 2 and 3 read their backend from the environment when they are first imported, and DGL writes a file into the
+    home folder and prints a notice unless it is told its own; so both are told here, and only here. A choice that the
+    user made is left alone. DGL beside MatGL 3 or later is not looked at.
 
     Raises:
-        BackendError: MatGL or DGL is missing or broken, or MatGL already runs on another
-            backend, or is of a version that has no DGL. It is an ``ImportError`` too.
+        BackendError: MatGL or what it runs on is missing or broken, or MatGL already runs on another backend. It is an
+            ``ImportError`` too.
     """
-    os.environ.setdefault("MATGL_BACKEND", "DGL")
+    on_dgl = runs_on_dgl()
+    backend = "DGL" if on_dgl else "PYG"
+    os.environ.setdefault("MATGL_BACKEND", backend)
     os.environ.setdefault("DGLBACKEND", "pytorch")
     known = "matgl.ext.ase" in sys.modules  # what is imported already warns no more
     try:
         with nullcontext() if known else warnings.catch_warnings(action="ignore"):
-            import dgl  # noqa: F401  MatGL itself does not notice that it is missing
+            if on_dgl:
+                import_module("dgl")  # MatGL itself does not notice that it is missing
             import matgl
 
-            _check_backend(matgl)
+            _check_backend(matgl, backend)
             import matgl.ext.ase
     except BackendError:
         raise
     except (ImportError, OSError) as error:  # OSError: a DGL built for another torch
-        raise BackendError(f"MatGL with DGL cannot be imported ({error}). Install it with {_INSTALL}.") from error
+        told = "MatGL 2 with DGL" if on_dgl else "MatGL"
+        raise BackendError(f"{told} cannot be imported ({error}). {_INSTALL}") from error
     return matgl
 
 
-def _check_backend(matgl: ModuleType) -> None:
-    """Refuse versions from 3 on, which have no DGL and other modules, before a missing module is looked for."""
+def runs_on_dgl() -> bool:
+    """Whether the installed MatGL is one that runs on DGL; False where none is installed."""
     try:
-        from matgl.config import BACKEND
-    except ImportError:
-        version = getattr(matgl, "__version__", "of this version")
-        raise BackendError(f"MatGL {version} does not run on DGL any more. Install {_INSTALL}.") from None
-    if BACKEND != "DGL":
+        return int(version("matgl").split(".")[0]) < 3
+    except PackageNotFoundError:
+        return False
+
+
+def _check_backend(matgl: ModuleType, backend: str) -> None:
+    """Refuse another backend before a module that it does not have is looked for."""
+    runs_on = getattr(matgl.config, "BACKEND", "PYG")  # from version 4 on there is no other
+    if runs_on != backend:
         raise BackendError(
-            f"MatGL runs on {BACKEND} in this process. Set the environment variable MATGL_BACKEND=DGL before matgl is "
-            "first imported, or import it after deeprelax_ase has."
+            f"MatGL {version('matgl')} runs on {runs_on} in this process. Set the environment variable "
+            f"MATGL_BACKEND={backend} before matgl is first imported, or import it after deeprelax_ase has."
         )

@@ -181,6 +181,7 @@ def finish_atoms(
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
     """
     from deeprelax_ase.calculators.counting import CallCounter
+    from deeprelax_ase.calculators.identity import potential_name
     from deeprelax_ase.calculators.names import calculator_name as name_of
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
 
@@ -195,6 +196,7 @@ def finish_atoms(
     _keep_results(relaxed, calculator)
     told: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
     told |= {"force_calls": counter.calls, "calculator": calculator_name or name_of(calculator)}
+    told["potential"] = potential_name(calculator)
     result = _finished(atoms, relaxed, optimizer, **told)
     forget(relaxed)
     relaxed.info.update(result.info)

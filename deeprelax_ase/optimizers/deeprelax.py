@@ -59,9 +59,9 @@ class DeepRelaxOptimizer(Optimizer):
     Positions and, where it may move, the cell are changed, and keys of ``atoms.info`` are written: those of
     :attr:`~deeprelax_ase.prediction.record.Prediction.info`, the calibrated errors until the finish moves on;
     ``deeprelax_jump``, ``"kept"``, ``"rejected"`` or ``"skipped"``, with the reason in ``deeprelax_jump_reason``;
-    ``deeprelax_calculator``; and ``deeprelax_status``: that of the :attr:`judgement` as long as nothing moves on from
-    the prediction; then ``"converged"``, ``"not converged"``, or ``"jump rejected"`` where the jump was all;
-    ``deeprelax_reason`` tells why. Atoms are not wrapped into the cell. Where a run ends at a geometry that was come
+    ``deeprelax_calculator``, and in ``deeprelax_potential`` the name of its weights; and ``deeprelax_status``: that of
+    the :attr:`judgement` as long as nothing moves on from the prediction; then ``"converged"``, ``"not converged"``, or
+    ``"jump rejected"`` where the jump was all; ``deeprelax_reason`` tells why. Atoms are not wrapped into the cell. Where a run ends at a geometry that was come
     back to, the calculator is asked anew when the atoms are.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from deeprelax_ase.calculators.identity import potential_name
 from deeprelax_ase.calculators.names import calculator_name
 from deeprelax_ase.prediction.display import expected_errors
 from deeprelax_ase.prediction.result import RelaxationResult
@@ -27,7 +28,9 @@ def label(dof: DegreesOfFreedom, jump: Jump, *, converged: bool, finishes: bool)
     record, converged = jump.record, converged and dof.has_calculator
     if record is None and not converged:
         return
-    known: dict[str, Any] = {"calculator": calculator_name(dof.atoms.calc)} if dof.has_calculator else {}
+    known: dict[str, Any] = {}
+    if dof.has_calculator:
+        known = {"calculator": calculator_name(dof.atoms.calc), "potential": potential_name(dof.atoms.calc)}
     if record is not None:
         known |= {"judgement": record.judgement, "decision": record.decision}
         known |= {"model": record.model, "uncertainty": record.uncertainty}

@@ -74,6 +74,7 @@ class RelaxationResult:
     steps: int | None = _column("steps of the relaxation, the jump included")
     force_calls: int | None = _column("how often the calculator was asked for forces")
     calculator: str | None = _column("name of the calculator that finished, or that judged the jump")
+    potential: str | None = _column("name of its weights, with the beginning of their digest where they are not known")
     seconds: float | None = _column("the crystal's share of the time that its batch took")
     model: str | None = _column("name of the model")
     version: str | None = _column("of deeprelax_ase", __version__)
@@ -125,7 +126,7 @@ class RelaxationResult:
             prediction: None where the start was converged already, and after a restart.
             judgement: of the prediction.
             decision: about the jump.
-            **known: other fields: model, energy, steps, force_calls, calculator, reason.
+            **known: other fields: model, energy, steps, force_calls, calculator, potential, reason.
         """
         values: dict[str, Any] = {"status": NOT_CONVERGED}
         values |= {} if prediction is None else _of_the_jump(prediction)

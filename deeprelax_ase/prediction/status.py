@@ -58,7 +58,7 @@ JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
 
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
 INFO_KEYS = (
-    *("deeprelax_model", "deeprelax_calculator", "deeprelax_uncertainty"),
+    *("deeprelax_model", "deeprelax_calculator", "deeprelax_potential", "deeprelax_uncertainty"),
     *(*STATUS_KEYS, *ERROR_KEYS, *JUMP_KEYS),
 )
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
+from torch import nn
 
-from deeprelax_ase.calculators import M3GNET_POTENTIAL, get_calculator
-from deeprelax_ase.calculators.levels import model_for
+from deeprelax_ase.calculators import get_calculator, level_note, model_for
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, available_models
+from tests.calculators.units import M3GNET, needs_weights
 
 
-class M3GNet:
-    """Called like MatGL's network."""
-
-
-class CHGNet:
-    """Called like another of MatGL's networks."""
-
-
-class PESCalculator(EMT):
-    """Shaped like MatGL's: the network is the model of a potential."""
-
-    def __init__(self, network: object) -> None:
-        super().__init__()
-        self.potential = SimpleNamespace(model=network)
+class M3GNet(nn.Linear):
+    """Called like MatGL's network, with weights that nobody knows."""
 
 
 class M3GNetCalculator(EMT):
-    """Called like that of MatGL before its version 1."""
+    """Called like MatGL's calculator, and shaped like it: the network is the model of a potential."""
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.potential = SimpleNamespace(model=network)
 
 
 def test_both_models_ship():
@@ -40,24 +33,33 @@ def test_both_models_ship():
 
 
 @pytest.mark.parametrize(
-    ("calculator", "name"),
+    ("calculator", "noted"),
     [
-        (None, DEFAULT_MODEL),
-        (EMT(), DEFAULT_MODEL),
-        (Calculator(), DEFAULT_MODEL),
-        (PESCalculator(CHGNet()), DEFAULT_MODEL),
-        (PESCalculator(None), DEFAULT_MODEL),
-        (PESCalculator(M3GNet()), M3GNET_RELAX_MODEL),
-        (M3GNetCalculator(), M3GNET_RELAX_MODEL),
+        (None, False),
+        (EMT(), False),
+        (Calculator(), False),
+        (M3GNetCalculator(), False),
+        (M3GNetCalculator(M3GNet(2, 2)), True),
     ],
-    ids=["none", "EMT", "any", "MatGL's CHGNet", "no network", "MatGL's M3GNet", "M3GNetCalculator"],
+    ids=["none", "EMT", "any", "no network", "an M3GNet of one's own"],
 )
-def test_model_for(calculator, name: str):
-    assert model_for(calculator) == name
+def test_a_class_is_no_reason(calculator, noted: bool):
+    """Only weights are; those that nobody has learnt the minima of are named."""
+    assert model_for(calculator) == DEFAULT_MODEL
+    note = level_note(calculator)
+    assert (note is not None) == noted
+    if noted:
+        assert note.startswith("no model has learnt the minima of m3gnetcalculator ")
+        assert note.endswith(f": {DEFAULT_MODEL} jumps to those of PBE")
 
 
-def test_the_real_m3gnet(shared: Path, needs_dgl):
-    folder = shared / "models" / M3GNET_POTENTIAL
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    assert model_for(get_calculator(f"m3gnet:{folder}")) == M3GNET_RELAX_MODEL
+def test_weights_are():
+    calculator = EMT()
+    calculator.weights_digest = M3GNET_WEIGHTS
+    assert model_for(calculator) == M3GNET_RELAX_MODEL
+    assert level_note(calculator) is None
+
+
+@needs_weights
+def test_the_real_m3gnet():
+    assert model_for(get_calculator(f"m3gnet:{M3GNET}")) == M3GNET_RELAX_MODEL

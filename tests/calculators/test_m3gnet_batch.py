@@ -10,9 +10,7 @@ from deeprelax_ase.calculators import M3GNET_VARIABLE, get_calculator
 from deeprelax_ase.calculators.m3gnet_batch import m3gnet_in, m3gnet_network, m3gnet_of
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
-from tests.calculators.units import M3GNET, distorted_salt, needs_m3gnet
-
-needs_weights = pytest.mark.skipif(not M3GNET.is_dir(), reason=f"{M3GNET} is absent")
+from tests.calculators.units import M3GNET, distorted_salt, needs_m3gnet, needs_weights
 
 
 @pytest.fixture(autouse=True)

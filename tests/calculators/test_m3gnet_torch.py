@@ -15,9 +15,7 @@ from ase.data import chemical_symbols
 
 from deeprelax_ase.calculators import M3GNet, get_calculator, load_m3gnet, m3gnet_edges, save_m3gnet
 from deeprelax_ase.errors import CalculatorError
-from tests.calculators.units import M3GNET, distorted_salt, needs_m3gnet
-
-needs_weights = pytest.mark.skipif(not M3GNET.is_dir(), reason=f"{M3GNET} is absent")
+from tests.calculators.units import M3GNET, distorted_salt, needs_m3gnet, needs_weights
 
 KNOWN = [number for number in range(1, 95) if not 84 <= number <= 88]
 

@@ -12,15 +12,19 @@ from ase import Atoms
 from ase.build import bulk
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from deeprelax_ase.calculators import (
-    M3GNET_POTENTIAL,
-)
+from deeprelax_ase.calculators import M3GNET_POTENTIAL
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 
 M3GNET = Path(os.environ.get("DEEPRELAX_SHARED", Path(__file__).parents[3] / "shared")) / "models" / M3GNET_POTENTIAL
-needs_dgl = pytest.mark.skipif(find_spec("dgl") is None, reason="DGL has no wheel for this Python")
+needs_matgl = pytest.mark.skipif(find_spec("matgl") is None, reason="MatGL is not installed")
+needs_dgl = pytest.mark.skipif(not runs_on_dgl(), reason="the installed MatGL does not run on DGL")
+needs_newer = pytest.mark.skipif(
+    find_spec("matgl") is None or runs_on_dgl(), reason="needs MatGL 3 or later, which does not run on DGL"
+)
+needs_weights = pytest.mark.skipif(not M3GNET.is_dir(), reason="needs M3GNet in the data folder beside the repository")
 needs_m3gnet = pytest.mark.skipif(
-    find_spec("dgl") is None or not M3GNET.is_dir(),
-    reason="needs DGL, and M3GNet in the data folder beside the repository",
+    not runs_on_dgl() or not M3GNET.is_dir(),
+    reason="needs MatGL on DGL, and M3GNet in the data folder beside the repository",
 )
 
 

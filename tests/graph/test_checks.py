@@ -14,7 +14,7 @@ SOUND = Crystal([3, 9], [[0, 0, 0], [2.0, 2.0, 2.0]], CUBE)
 @pytest.fixture(params=["torch", "matgl"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "matgl":
-        request.getfixturevalue("needs_dgl")
+        request.getfixturevalue("needs_matgl")
     return request.param
 
 

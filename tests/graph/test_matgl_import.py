@@ -3,15 +3,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 
 from deeprelax_ase.errors import BackendError
-from deeprelax_ase.graph.matgl_import import import_matgl
-
-needs_dgl = pytest.mark.skipif(find_spec("dgl") is None, reason="DGL has no wheel for this Python")
+from deeprelax_ase.graph.matgl_import import import_matgl, runs_on_dgl
 
 
 def python(code: str, home, **variables: str) -> subprocess.CompletedProcess:
@@ -22,16 +18,26 @@ def python(code: str, home, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@needs_dgl
-def test_matgl_on_dgl():
-    assert import_matgl().config.BACKEND == "DGL"
+def test_it_runs_on_the_backend_of_its_version(needs_matgl):
+    matgl = import_matgl()
+    older = int(matgl.__version__.split(".")[0]) < 3
+    assert runs_on_dgl() == older
+    assert getattr(matgl.config, "BACKEND", "PYG") == ("DGL" if older else "PYG")
     from matgl.ext.ase import Atoms2Graph
 
-    assert "dgl" in Atoms2Graph.__module__
+    graph_of = Atoms2Graph.__init__.__globals__
+    assert ("dgl" in Atoms2Graph.__module__) == older
+    assert older or "dgl" not in graph_of
 
 
-@needs_dgl
-def test_users_choice_of_backend_is_not_overruled(tmp_path):
+def test_dgl_beside_a_newer_matgl_is_not_loaded(needs_matgl, tmp_path):
+    done = python(
+        "import sys, deeprelax_ase.graph.matgl_import as m\nm.import_matgl()\nprint('dgl' in sys.modules)", tmp_path
+    )
+    assert done.stdout == f"{runs_on_dgl()}\n"
+
+
+def test_users_choice_of_backend_is_not_overruled(needs_dgl, tmp_path):
     done = python(
         "import os, deeprelax_ase.graph.matgl_import as m\n"
         "try:\n    m.import_matgl()\n"
@@ -39,32 +45,30 @@ def test_users_choice_of_backend_is_not_overruled(tmp_path):
         tmp_path,
         MATGL_BACKEND="PYG",
     )
-    assert done.stdout.startswith("PYG MatGL runs on PYG")
+    assert done.stdout.startswith("PYG MatGL 2")
     assert "MATGL_BACKEND=DGL" in done.stdout
 
 
-@needs_dgl
-def test_a_matgl_without_dgl(monkeypatch):
-    """As from version 3 on."""
-    monkeypatch.delattr(import_matgl().config, "BACKEND")
-    with pytest.raises(BackendError, match="does not run on DGL any more"):
+@pytest.mark.parametrize("version", ["3.0.0", "4.1.2", "5.0.0"])
+def test_a_matgl_that_says_nothing_of_its_backend(monkeypatch, needs_matgl, version):
+    """As from version 4 on; the one that is installed plays it."""
+    matgl = import_matgl()
+    monkeypatch.setattr("deeprelax_ase.graph.matgl_import.version", lambda package: version)
+    monkeypatch.setitem(sys.modules, "dgl", None)  # nothing needs it
+    monkeypatch.delattr(matgl.config, "BACKEND", raising=False)
+    assert not runs_on_dgl()
+    assert import_matgl() is matgl
+
+
+def test_matgl_2_without_dgl(monkeypatch, needs_matgl):
+    monkeypatch.setattr("deeprelax_ase.graph.matgl_import.version", lambda package: "2.2.1")
+    monkeypatch.setitem(sys.modules, "dgl", None)
+    with pytest.raises(BackendError, match=r'MatGL 2 with DGL cannot be .*pip install "deeprelax-ase\[dgl\]"'):
         import_matgl()
 
 
-@needs_dgl
-@pytest.mark.parametrize("module", ["matgl.config", "matgl.ext.ase"])
-def test_a_matgl_of_other_modules(monkeypatch, module):
-    """What it lacks is not what is told."""
-    if module == "matgl.ext.ase":
-        monkeypatch.delattr(import_matgl().config, "BACKEND")
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BackendError, match=rf"MatGL {import_module('matgl').__version__} does not run on DGL any more"):
-        import_matgl()
-
-
-@pytest.mark.parametrize("package", ["matgl", "dgl"])
-def test_missing_package(monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_missing_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matgl", None)
     with pytest.raises(BackendError, match=r'pip install "deeprelax-ase\[matgl\]"') as caught:
         import_matgl()
     assert isinstance(caught.value, ImportError)

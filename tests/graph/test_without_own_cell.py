@@ -31,7 +31,7 @@ def assert_environments(actual: list[np.ndarray], expected: list[np.ndarray]) ->
         np.testing.assert_allclose(one, other, rtol=0, atol=2)
 
 
-@pytest.mark.usefixtures("needs_dgl")
+@pytest.mark.usefixtures("needs_matgl")
 def test_matgl_and_torch_agree(sample_crystals: Samples, data_crystals: Callable[..., list[Crystal]]) -> None:
     for crystal in [*sample_crystals.values(), *data_crystals("universal", range(0, 49_000, 2500))]:
         dgl, torch_only = (build_graph([crystal], backend=b, settings=SETTINGS) for b in ("matgl", "torch"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
@@ -15,7 +16,9 @@ from tests.optimizers.helpers import CountingEMT, geometry
 
 
 class M3GNetCalculator(CountingEMT):
-    """By its name, the calculator whose forces the model has learnt to read."""
+    """By its weights, so it says, the calculator whose forces the model has learnt to read."""
+
+    weights_digest = M3GNET_WEIGHTS
 
 
 @dataclass

@@ -70,7 +70,7 @@ def test_compiled_networks_predict_the_same(name: str):
         assert_same(a, b, atol=1e-9)
 
 
-def test_both_graph_backends_agree(make, needs_dgl):
+def test_both_graph_backends_agree(make, needs_matgl):
     matgl, plain = make(dtype="float64", graph_backend="matgl", members=1), make(dtype="float64", members=1)
     crystals = [CRYSTALS[name] for name in ("perovskite", "hcp", "wurtzite", "triclinic")]
     assert_same(matgl.predict(crystals[0]), plain.predict(crystals[0]), atol=1e-10)
