@@ -8,8 +8,8 @@ from .identity import potential_name as potential_name
 from .identity import weights_digest as weights_digest
 from .levels import level_note as level_note
 from .levels import model_for as model_for
-from .m3gnet_potential import M3GNetPotential as M3GNetPotential
 from .m3gnet_edges import m3gnet_edges as m3gnet_edges
+from .m3gnet_potential import M3GNetPotential as M3GNetPotential
 from .m3gnet_torch import EnergiesForcesStresses as EnergiesForcesStresses
 from .m3gnet_torch import M3GNet as M3GNet
 from .m3gnet_weights import load_m3gnet as load_m3gnet

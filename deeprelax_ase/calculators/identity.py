@@ -1,4 +1,4 @@
-"""Which potential a calculator holds: told by a digest of its weights, never by its class."""
+"""Identity of the potential in a calculator: told by a digest of its weights, never by its class."""
 
 from __future__ import annotations
 

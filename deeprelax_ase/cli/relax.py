@@ -16,7 +16,7 @@ from rich.markup import escape
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, stop
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
-from deeprelax_ase.cli.relaxing import Relaxing, relaxing
+from deeprelax_ase.cli.relaxing import Relaxing, relaxing, tell_level
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def relax(
         sources, frames, file_format = _open(inputs, output, overwrite)
         made = _make_calculator(how)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(how, made)
+        tell_level(how, made, quiet=quiet)
         relax_frames = _relax_frames(how, made, predictor)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))

@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
-from deeprelax_ase.cli.common import stop
+from deeprelax_ase.cli.common import errors, stop
 from deeprelax_ase.cli.options import (
     FINISH,
     FMAX,
@@ -118,3 +118,11 @@ def relaxing(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def tell_level(how: Relaxing, calculator: Any, *, quiet: bool = False) -> None:
+    """Say on standard error that no model has learnt the calculator's minima, where that is so and none was named."""
+    from deeprelax_ase.calculators.levels import level_note
+
+    if how.model is None and not quiet and (note := level_note(calculator)) is not None:
+        errors().print(f"Note: {note}", soft_wrap=True)

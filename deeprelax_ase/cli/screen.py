@@ -13,7 +13,7 @@ from rich.markup import escape
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
-from deeprelax_ase.cli.relaxing import Relaxing, relaxing
+from deeprelax_ase.cli.relaxing import Relaxing, relaxing, tell_level
 from deeprelax_ase.errors import DeepRelaxError, SourceError
 from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
@@ -98,7 +98,7 @@ def screen(
 
     try:
         options = RelaxOptions(
-            model=_model(how),
+            model=_model(how, quiet=quiet),
             device=how.device.value,
             **how.cost,
             relax_cell=how.relax_cell,
@@ -191,7 +191,7 @@ def export(
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
 
 
-def _model(how: Relaxing) -> str:
+def _model(how: Relaxing, *, quiet: bool) -> str:
     """Return the user's model, or the one for the minima of the calculator that finishes."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL
 
@@ -200,7 +200,9 @@ def _model(how: Relaxing) -> str:
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.calculators.registry import get_calculator
 
-    return model_for(get_calculator(how.calculator, device=how.device.value))
+    calculator = get_calculator(how.calculator, device=how.device.value)
+    tell_level(how, calculator, quiet=quiet)
+    return model_for(calculator)
 
 
 def _left_out(progress: run.Progress) -> str:

@@ -61,8 +61,8 @@ class DeepRelaxOptimizer(Optimizer):
     ``deeprelax_jump``, ``"kept"``, ``"rejected"`` or ``"skipped"``, with the reason in ``deeprelax_jump_reason``;
     ``deeprelax_calculator``, and in ``deeprelax_potential`` the name of its weights; and ``deeprelax_status``: that of
     the :attr:`judgement` as long as nothing moves on from the prediction; then ``"converged"``, ``"not converged"``, or
-    ``"jump rejected"`` where the jump was all; ``deeprelax_reason`` tells why. Atoms are not wrapped into the cell. Where a run ends at a geometry that was come
-    back to, the calculator is asked anew when the atoms are.
+    ``"jump rejected"`` where the jump was all; ``deeprelax_reason`` tells why. Atoms are not wrapped into the cell.
+    Where a run ends at a geometry that was come back to, the calculator is asked anew when the atoms are.
 
     Attributes:
         prediction: the :class:`~deeprelax_ase.Prediction`, before constraints; None before it and after a restart.
@@ -296,7 +296,7 @@ class DeepRelaxOptimizer(Optimizer):
     def _make_jump(self) -> None:
         refuse_constraints(self._dof.atoms)
         record = self._jump.make()
-        write_log(self, log.jump_line(record, self._jump.prediction, type(self).__name__, self.nsteps + 1))
+        write_log(self, log.jump_line(record, self._jump, type(self).__name__, self.nsteps + 1))
 
     def _facts(self) -> dict[str, str]:
         finish = "none" if self.finish is None else self.finish.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprelax_ase.calculators.levels import model_for
+from deeprelax_ase.calculators.levels import level_note, model_for
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
@@ -124,6 +124,13 @@ class Jump:
             options = {name: getattr(wanted, name) for name in ("device", "graph_backend", "one_shot")}
             self._predictor = shared_predictor(model, **options)
         return self._predictor
+
+    @property
+    def level_note(self) -> str | None:
+        """Remark on the model that was chosen for want of one that knows the calculator's minima; None else."""
+        if self._settings.model is not None or self._settings.predictor is not None:
+            return None
+        return level_note(self._dof.atoms.calc)
 
     def refuse_missing_calculator(self) -> None:
         """Refuse to finish uncertain predictions under a calculator that is not there.

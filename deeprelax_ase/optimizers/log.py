@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
     from deeprelax_ase.optimizers.jump import Jump
     from deeprelax_ase.optimizers.restart import JumpRecord
-    from deeprelax_ase.prediction.record import Prediction
 
 
 def label(dof: DegreesOfFreedom, jump: Jump, *, converged: bool, finishes: bool) -> None:
@@ -50,14 +49,16 @@ def label_failure(atoms: Atoms, reason: str) -> None:
     atoms.info.update(RelaxationResult.unrelaxed(reason).info)
 
 
-def jump_line(jump: JumpRecord, prediction: Prediction | None, optimizer: str, step: int) -> str:
+def jump_line(record: JumpRecord, jump: Jump, optimizer: str, step: int) -> str:
     """Return the line about the jump for ASE's log."""
-    error = None if prediction is None else prediction.error
-    doubt = f"uncertainty {jump.uncertainty:.3f} Å" if error is None else expected_errors(error)
-    told = [jump.decision.reason, doubt]
-    if jump.judgement.reason != jump.decision.reason:
-        told.append(str(jump.judgement))
+    error = None if jump.prediction is None else jump.prediction.error
+    doubt = f"uncertainty {record.uncertainty:.3f} Å" if error is None else expected_errors(error)
+    told = [record.decision.reason, doubt]
+    if record.judgement.reason != record.decision.reason:
+        told.append(str(record.judgement))
+    if (note := jump.level_note) is not None:
+        told.append(note)
     return (
-        f"{optimizer}:  {step:3d} {time.strftime('%H:%M:%S')} jump of {jump.model} {jump.decision.outcome}: "
+        f"{optimizer}:  {step:3d} {time.strftime('%H:%M:%S')} jump of {record.model} {record.decision.outcome}: "
         f"{'; '.join(told)}\n"
     )

@@ -21,6 +21,13 @@ class M3GNetCalculator(CountingEMT):
     weights_digest = M3GNET_WEIGHTS
 
 
+class UnknownM3GNet(CountingEMT):
+    """Called like M3GNet, with weights that nobody knows."""
+
+    name = "m3gnet"
+    weights_digest = "1a2b3c4d5e6f" + 52 * "0"
+
+
 @dataclass
 class ForceReader:
     """Jumps as ``jump`` does; each force-informed step goes its share of the way to ``minimum``, the last for ever."""

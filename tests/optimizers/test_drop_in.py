@@ -12,15 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
-from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import (
+    M3GNET_POTENTIAL,
+    M3GNET_VARIABLE,
+    get_calculator,
+    model_for,
+    potential_name,
+)
 from deeprelax_ase.errors import MissingCellError
-from deeprelax_ase.graph.matgl_import import import_matgl
+from deeprelax_ase.graph.matgl_import import import_matgl, runs_on_dgl
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "drop_in"
@@ -49,7 +57,7 @@ def matcalc(monkeypatch):
     """MatCalc, which would ask the Hub for MatGL's models when it is imported, and imports MatGL."""
     if find_spec("matcalc") is None:
         pytest.skip("needs MatCalc: pip install matcalc")
-    if find_spec("dgl") is not None:
+    if find_spec("matgl") is not None:
         import_matgl()
     from huggingface_hub import constants
 
@@ -130,19 +138,50 @@ def test_quacc(make_atoms, predictor, tmp_path, monkeypatch, relax_cell):
     assert {"opt.json", "opt.log"} <= {path.name for path in results.iterdir()}
 
 
-@pytest.mark.skipif(find_spec("dgl") is None or not M3GNET.is_dir(), reason="needs DGL and M3GNet")
+@pytest.fixture
+def matgl_potential(tmp_path, needs_matgl):
+    """A potential of the installed MatGL's: M3GNet where it runs on DGL, and a small one of its own classes else."""
+    if runs_on_dgl():
+        if not M3GNET.is_dir():
+            pytest.skip("needs M3GNet")
+        return get_calculator(f"m3gnet:{M3GNET}").potential
+    import_matgl()
+    from matgl.apps.pes import Potential
+    from matgl.models import M3GNet
+
+    torch.manual_seed(0)
+    network = M3GNet(element_types=("Cu", "Al", "Au"), is_intensive=False, units=8, nblocks=1)
+    Potential(network, data_std=20.0).save(tmp_path / "mine")
+    return get_calculator(str(tmp_path / "mine")).potential
+
+
 @pytest.mark.filterwarnings("ignore:Please use atoms.calc:FutureWarning")  # in MatGL's own code
-def test_matgl_relaxer(make_atoms, predictor):
-    potential = get_calculator(f"m3gnet:{M3GNET}").potential
+def test_matgl_relaxer(make_atoms, predictor, matgl_potential):
     from matgl.ext.ase import Relaxer
 
-    result = Relaxer(potential, optimizer=DeepRelaxOptimizer).relax(
-        make_atoms(calc=False), fmax=0.1, steps=4, predictor=predictor
+    result = Relaxer(matgl_potential, optimizer=DeepRelaxOptimizer).relax(
+        make_atoms(calc=False), fmax=1e-4, steps=4, predictor=predictor
     )
     assert predictor.asked == [True]
     energies = result["trajectory"].energies
     assert len(energies) == 6  # unrelaxed, predicted, three steps, and the Relaxer's own last look
-    assert energies[1] < energies[0]
+    assert energies[1] < energies[0] or not runs_on_dgl()  # nobody knows where that of our making has its minima
+
+
+def test_matgl_calculator(make_atoms, predictor, matgl_potential):
+    """MatGL's own ASE calculator, as its users make it."""
+    from matgl.ext.ase import PESCalculator
+
+    atoms = make_atoms(calc=False)
+    atoms.calc = PESCalculator(matgl_potential, stress_unit="eV/A3", use_voigt=True)
+    before = atoms.get_potential_energy()
+    optimizer = DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor)
+    optimizer.run(fmax=0.01, steps=60)
+    assert optimizer.prediction is not None
+    assert atoms.get_potential_energy() < before
+    assert atoms.info["deeprelax_potential"] == potential_name(atoms.calc)
+    known = model_for(atoms.calc) == M3GNET_RELAX_MODEL
+    assert known == runs_on_dgl()
 
 
 @pytest.mark.skipif(find_spec("chgnet") is None, reason="needs CHGNet")
@@ -176,8 +215,8 @@ def test_examples(tmp_path, name, package):
     """Each relaxes one crystal twice, the second time in fewer steps and to the same minimum."""
     if find_spec(package) is None or find_spec("chgnet") is None:
         pytest.skip(f"needs {package} and CHGNet")
-    if name == "matgl_relaxer" and not M3GNET.is_dir():
-        pytest.skip("needs M3GNet")
+    if name == "matgl_relaxer" and not (runs_on_dgl() and M3GNET.is_dir()):
+        pytest.skip("needs MatGL on DGL, and M3GNet")
     paths = [str(EXAMPLES.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, M3GNET_VARIABLE: str(M3GNET), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(paths)}
     command = [sys.executable, str(EXAMPLES / f"{name}.py")]

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from deeprelax_ase import cli
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, WEIGHTS
-from deeprelax_ase.optimizers import DeepRelaxOptimizer
+from deeprelax_ase.optimizers import DeepRelaxOptimizer, finish_atoms
 from deeprelax_ase.optimizers.shared import shared_predictor
-from tests.optimizers.force_reader import M3GNetCalculator
+from deeprelax_ase.prediction.result import RelaxationResult
+from tests.optimizers.force_reader import M3GNetCalculator, UnknownM3GNet
 
 ANOTHER = "DeepRelax-PBE-v0"
 
@@ -31,8 +32,13 @@ def optimizer_under(make_atoms, calculator, **kwargs) -> DeepRelaxOptimizer:
 
 @pytest.mark.parametrize(
     ("calculator", "name"),
-    [(None, DEFAULT_MODEL), (EMT(), DEFAULT_MODEL), (M3GNetCalculator(), M3GNET_RELAX_MODEL)],
-    ids=["none", "EMT", "M3GNet"],
+    [
+        (None, DEFAULT_MODEL),
+        (EMT(), DEFAULT_MODEL),
+        (M3GNetCalculator(), M3GNET_RELAX_MODEL),
+        (UnknownM3GNet(), DEFAULT_MODEL),
+    ],
+    ids=["none", "EMT", "M3GNet", "another M3GNet"],
 )
 def test_it_is_that_of_the_calculator(make_atoms, calculator, name):
     optimizer = optimizer_under(make_atoms, calculator, on_uncertain="keep")
@@ -57,6 +63,36 @@ def test_a_predictor_that_is_given_wins(make_atoms, predictor):
     assert optimizer.predictor is predictor
     optimizer.run(steps=1)
     assert predictor.asked == [True]
+
+
+NOTE = f"no model has learnt the minima of m3gnet 1a2b3c4d5e6f: {DEFAULT_MODEL} jumps to those of PBE"
+
+
+@pytest.mark.parametrize(
+    ("calculator", "given", "noted"),
+    [(UnknownM3GNet(), {}, True), (UnknownM3GNet(), {"model": ANOTHER}, False), (M3GNetCalculator(), {}, False)],
+    ids=["unknown", "named", "known"],
+)
+def test_the_log_says_that_weights_are_not_known(make_atoms, tmp_path, calculator, given, noted):
+    atoms, log = make_atoms(calc=False), tmp_path / "log"
+    atoms.calc = calculator
+    with DeepRelaxOptimizer(atoms, logfile=log, device="cpu", **given) as optimizer:
+        optimizer.run(fmax=1e-6, steps=1)
+    assert (NOTE in log.read_text()) == noted
+
+
+@pytest.mark.parametrize(
+    ("calculator", "name"),
+    [(M3GNetCalculator(), "M3GNet-MP-2021.2.8-PES"), (UnknownM3GNet(), "m3gnet 1a2b3c4d5e6f"), (EMT(), None)],
+)
+def test_results_say_which_potential_gave_them(make_atoms, predictor, calculator, name):
+    atoms = make_atoms(calc=False)
+    result, relaxed = finish_atoms(atoms, predictor, calculator, fmax=0.1)
+    assert result.potential == result.columns()["potential"] == relaxed.info.get("deeprelax_potential") == name
+    assert RelaxationResult.from_atoms(relaxed).potential == name
+    atoms.calc = calculator
+    DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor).run(fmax=0.1)
+    assert atoms.info.get("deeprelax_potential") == name
 
 
 # Loading
@@ -102,6 +138,8 @@ def test_importing_the_optimizers_does_not_import_the_network():
         ([], DEFAULT_MODEL),
         (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator"], M3GNET_RELAX_MODEL),
         (["--calculator", "tests.optimizers.force_reader:M3GNetCalculator", "--model", ANOTHER], ANOTHER),
+        (["--calculator", "tests.optimizers.force_reader:UnknownM3GNet"], DEFAULT_MODEL),
+        (["--calculator", "tests.optimizers.force_reader:UnknownM3GNet", "--model", ANOTHER], ANOTHER),
     ],
     ids=" ".join,
 )
@@ -113,3 +151,6 @@ def test_the_command_line_takes_that_of_the_calculator(tmp_path: Path, options: 
     relaxed = read(output)
     assert isinstance(relaxed, Atoms)
     assert relaxed.info["deeprelax_model"] == name
+    unknown = any("Unknown" in option for option in options)
+    assert (f"Note: {NOTE}" in result.stderr) == (unknown and name == DEFAULT_MODEL)
+    assert (relaxed.info.get("deeprelax_potential") == "m3gnet 1a2b3c4d5e6f") == unknown
