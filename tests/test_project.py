@@ -30,9 +30,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
 
 
-def constraints() -> dict[str, str]:
+def constraints(python: str = "3.11") -> dict[str, str]:
+    """Pinned versions for a version of Python."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"python_version": python})]
+    assert len({pin.name for pin in here}) == len(here)
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in here}
 
 
 def normalized(name: str) -> str:
@@ -44,8 +48,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=120)
 
 
-def requirements() -> list[Requirement]:
-    extras = PROJECT["project"]["optional-dependencies"].values()
+def requirements(without: str = "") -> list[Requirement]:
+    """Return what the package and its extras ask for, ``without`` one of the extras."""
+    extras = [group for name, group in PROJECT["project"]["optional-dependencies"].items() if name != without]
     return [Requirement(text) for group in (PROJECT["project"]["dependencies"], *extras) for text in group]
 
 
@@ -67,10 +72,12 @@ class TestVersions:
 
 
 class TestConstraints:
-    def test_every_requirement_is_pinned_within_its_range(self):
-        pins = constraints()
-        for requirement in requirements():
-            if requirement.marker is not None and not requirement.marker.evaluate({"python_version": "3.11"}):
+    @pytest.mark.parametrize(("python", "without"), [("3.11", "matgl"), ("3.12", "dgl")])
+    def test_every_requirement_is_pinned_within_its_range(self, python, without):
+        """Of the two that bring MatGL, one for each Python."""
+        pins = constraints(python)
+        for requirement in requirements(without):
+            if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python}):
                 continue  # for another Python than that of the pins
             assert requirement.specifier.contains(pins[normalized(requirement.name)]), requirement
 
