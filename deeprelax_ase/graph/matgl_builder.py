@@ -99,7 +99,7 @@ def _convert(crystal: Crystal, cutoff: float) -> PairTable:
 
 
 def _contents(graph: DGLGraph | Data) -> tuple[int, set[str]]:
-    """How many atoms the graph has, and the names of what it knows of edges (and, in a ``Data``, of atoms)."""
+    """Count the atoms of the graph, and name what it knows of edges (and, in a ``Data``, of atoms)."""
     if hasattr(graph, "edata"):
         return graph.num_nodes(), set(graph.edata)
     return graph.num_nodes, set(graph.keys())
