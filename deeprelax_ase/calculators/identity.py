@@ -91,8 +91,9 @@ def _find(holder: Any, depth: int) -> str | None:
 
     for name in _HOLDERS:
         found = getattr(holder, name, None)
-        networks = list(found) if isinstance(found, list | tuple) else [found]
-        if networks and all(isinstance(network, nn.Module) for network in networks):
+        several = list(found) if isinstance(found, list | tuple) else [found]
+        networks = [network for network in several if isinstance(network, nn.Module)]
+        if networks and len(networks) == len(several):
             return _of_networks(networks)
         if depth and found is not None and (digest := _find(found, depth - 1)) is not None:
             return digest

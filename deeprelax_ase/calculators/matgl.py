@@ -37,6 +37,9 @@ class MatGLCalculator(PESCalculator):
         **kwargs: options of MatGL's ``PESCalculator``.
     """
 
+    atoms: Any
+    results: dict[str, Any]
+
     def __init__(self, potential: Any, *, dtype: str = "float32", threads: int | None = None, **kwargs: Any) -> None:
         if dtype not in _DTYPES:
             raise ValueError(f"Unknown {dtype=}, must be one of {list(_DTYPES)}")
@@ -59,7 +62,8 @@ class MatGLCalculator(PESCalculator):
         """
         known = getattr(self.potential.model, "element_types", None)
         with _computing_in(self.dtype, self.threads):
-            atoms = self.atoms if atoms is None else atoms
+            if atoms is None:
+                atoms = self.atoms
             if known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):
                 raise CalculatorError(f"the potential does not know {', '.join(unknown)}. Choose another calculator.")
             periodic, scale = as_periodic(atoms, self.potential.model.cutoff)
