@@ -154,18 +154,8 @@ class Jump:
             _refuse_foreign(given, self.crystal(), self.predictor.model_name, keeps_cell=not self._dof.moves_cell)
 
     def crystal(self) -> Crystal:
-        """The crystal that the model sees. It is checked once, as long as the atoms stay where they are.
-
-        Raises:
-            StructureError: the atoms are no crystal, layer or slab.
-        """
-        checked = self._dof.checked
-        crystal = checked.crystal()
-        if self._dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
-            from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
-
-            refuse_vacuum(crystal, checked.graph().vacuum)
-        return crystal
+        """The crystal that the model sees, see :func:`crystal_of`."""
+        return crystal_of(self._dof)
 
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
@@ -246,6 +236,20 @@ class Jump:
             return wanted or 0
         of_calculator = record.model == model_for(self._dof.atoms.calc)
         return FORCE_INFORMED_STEPS if of_calculator and self.predictor.reads_forces else 0
+
+
+def crystal_of(dof: DegreesOfFreedom) -> Crystal:
+    """The crystal that a model sees. It is checked once, as long as the atoms stay where they are.
+
+    Raises:
+        StructureError: the atoms are no crystal, layer or slab.
+    """
+    crystal = dof.checked.crystal()
+    if dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
+        from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
+
+        refuse_vacuum(crystal, dof.checked.graph().vacuum)
+    return crystal
 
 
 def _left(prediction: Prediction) -> JumpDecision | None:

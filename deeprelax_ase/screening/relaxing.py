@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
+from deeprelax_ase.optimizers.batched_finish import finish_in_batches, potential_for
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
 from deeprelax_ase.prediction.record import Prediction
@@ -22,6 +24,7 @@ from deeprelax_ase.screening.rows import OUTPUT, crystals_of
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
+    from deeprelax_ase.calculators.batched import BatchedPotential
     from deeprelax_ase.prediction.predictor import Predictor
 
 
@@ -51,10 +54,13 @@ class TableRelaxer:
         options.limits().check(self.predictor.model_name, calibrated=self.predictor.calibration is not None)
         self.seconds = Counter[str]()
         self._calculator: Calculator | None = None
+        self._potential: BatchedPotential | None = None
         if options.calculator != NONE:  # wrong names show before the work
             if options.finish != NONE:
                 resolve_finish(options.finish)
-            self._make_calculator()
+            self._potential = potential_for(options.calculator, options.finish, device=options.device)
+            if self._potential is None:
+                self._make_calculator()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.
@@ -71,49 +77,61 @@ class TableRelaxer:
         )
         rows = table.select(["index", "id", "source"]).to_pylist()
         refused = table.column("refused").to_pylist()
-        for row, (crystal, error), is_refused in zip(rows, given, refused, strict=True):
+        results: list[RelaxationResult] = []
+        finishing: dict[int, Prediction] = {}
+        for place, ((crystal, error), is_refused) in enumerate(zip(given, refused, strict=True)):
             if error or crystal is None:
                 status = REFUSED if is_refused else FAILED
                 result = RelaxationResult.unrelaxed(error or "the row holds no structure", crystal, status=status)
+            elif isinstance(prediction := next(made), DeepRelaxError):
+                result = RelaxationResult.unrelaxed(prediction, crystal, model=self.predictor.model_name)
             else:
-                result = self._result(crystal, next(made))
+                self.seconds.update(prediction.timings)
+                judgement = judge(prediction, self.options.limits())
+                result = RelaxationResult.of(prediction, judgement, skip=self.options.on_uncertain == SKIP)
+                if self.options.finishes_all or (judgement.uncertain and self.options.on_uncertain == FINISH):
+                    finishing[place] = prediction
+            results.append(result)
+        for place, made_of_it in zip(finishing, self._finished(list(finishing.values())), strict=True):
+            if isinstance(made_of_it, Exception):
+                results[place] = self._unfinished(results[place], made_of_it, given[place][0])
+            else:
+                results[place] = made_of_it
+        for row, result in zip(rows, results, strict=True):
             row |= result.columns()
         return pa.Table.from_pylist(rows, schema=OUTPUT)
 
-    def _result(self, crystal: Crystal, made: Prediction | DeepRelaxError) -> RelaxationResult:
-        if isinstance(made, DeepRelaxError):
-            return RelaxationResult.unrelaxed(made, crystal, model=self.predictor.model_name)
-        self.seconds.update(made.timings)
-        options, judgement = self.options, judge(made, self.options.limits())
-        result = RelaxationResult.of(made, judgement, skip=options.on_uncertain == SKIP)
-        if not options.finishes_all and not (judgement.uncertain and options.on_uncertain == FINISH):
-            return result
-        try:
-            return self._finished(made)
-        except Exception as error:  # whatever calculators raise
-            self._calculator = None  # in whatever state it is
-            why = judge(error).reason
-            if options.finishes_all and is_refusal(error):
-                return RelaxationResult.unrelaxed(error, crystal, model=made.model)
-            if options.finishes_all:
-                return RelaxationResult.unrelaxed(f"{options.calculator} failed: {why}", crystal, model=made.model)
-            reason = f"{judgement.reason}; {options.calculator} failed, so it stays as predicted: {why}"
-            return replace(result, reason=reason)
+    def _unfinished(self, result: RelaxationResult, error: Exception, crystal: Crystal | None) -> RelaxationResult:
+        """The result of a crystal with this ``result`` before, on which the calculator failed."""
+        options, why = self.options, judge(error).reason
+        if options.finishes_all and is_refusal(error):
+            return RelaxationResult.unrelaxed(error, crystal, model=result.model)
+        if options.finishes_all:
+            return RelaxationResult.unrelaxed(f"{options.calculator} failed: {why}", crystal, model=result.model)
+        return replace(result, reason=f"{result.reason}; {options.calculator} failed, so it stays as predicted: {why}")
 
-    def _finished(self, prediction: Prediction) -> RelaxationResult:
-        """Finish a prediction under the calculator, the jump included."""
+    def _finished(self, predictions: list[Prediction]) -> Iterator[RelaxationResult | Exception]:
+        """Finish predictions under the calculator, the jumps included: together, where it has a batched form."""
         options = self.options
-        return finish_atoms(
-            prediction.initial.as_given.to_atoms(),
-            self.predictor,
-            self._make_calculator(),
-            prediction=prediction,
-            fmax=options.fmax,
-            steps=options.steps,
-            finish=None if options.finish == NONE else options.finish,
-            relax_cell=options.relax_cell,
-            calculator_name=options.calculator,
-        )[0]
+        how: dict[str, Any] = {
+            "fmax": options.fmax,
+            "steps": options.steps,
+            "finish": None if options.finish == NONE else options.finish,
+            "relax_cell": options.relax_cell,
+            "calculator_name": options.calculator,
+        }
+        given = [(prediction.initial.as_given.to_atoms(), prediction) for prediction in predictions]
+        if self._potential is not None:
+            for made in finish_in_batches(given, self.predictor, self._potential, **how):
+                yield made if isinstance(made, Exception) else made[0]
+            return
+        for atoms, prediction in given:
+            try:
+                calculator = self._make_calculator()
+                yield finish_atoms(atoms, self.predictor, calculator, prediction=prediction, **how)[0]
+            except Exception as error:  # whatever calculators raise
+                self._calculator = None  # in whatever state it is
+                yield error
 
     def _make_calculator(self) -> Calculator:
         from deeprelax_ase.calculators.registry import get_calculator

@@ -14,34 +14,15 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 
-from deeprelax_ase.calculators import AsePotential
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched_hessian import batched_model_hessian
 from deeprelax_ase.optimizers.batched_state import BatchedState
 from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, Springs, model_hessian
+from tests.batched_emt import Together
 
 OPTIMIZERS = {"fire": ase.optimize.FIRE, "fast": ModelHessianBFGS}
-
-
-class Together(AsePotential):
-    """EMT as if it took many crystals at once."""
-
-    one_by_one = False
-    most_atoms = 40
-
-    def __init__(self, calculator: EMT | None = None) -> None:
-        super().__init__(calculator or EMT())
-        self.asked: list[int] = []
-
-    @property
-    def atoms_at_once(self) -> int:
-        return self.most_atoms
-
-    def compute(self, numbers, positions, cells, batch):
-        self.asked.append(len(cells))
-        return super().compute(numbers, positions, cells, batch)
 
 
 def crystals(strain: float = 0.03) -> list[Atoms]:

@@ -175,3 +175,39 @@ def test_tables_hold_no_errors(quick: RelaxOptions) -> None:
         TableRelaxer(replace(quick, on_uncertain="raise"))
     with pytest.raises(ValueError, match="'newton' cannot finish"):
         TableRelaxer(replace(quick, calculator=SPRINGS, finish="newton"))
+
+
+BATCHED = "tests.batched_emt:springs"
+
+
+@pytest.mark.parametrize("change", [{}, {"finish": "fast"}, {"finish": "none"}, {"relax_cell": False}], ids=str)
+def test_a_potential_in_batches_finishes_as_its_calculator_does(finishing: RelaxOptions, change: dict) -> None:
+    table = structures_table([*some_crystals(3), *layers()[:2], StructureFileError("cannot be read"), Atoms("H2")])
+    expected = TableRelaxer(replace(finishing, **change))(table).to_pylist()
+    made = TableRelaxer(replace(finishing, **change, calculator=BATCHED))(table).to_pylist()
+    for row, wanted in zip(made, expected, strict=True):
+        for name in ("status", "jump", "jump_reason", "id", "model", "unchanged"):
+            assert row[name] == wanted[name], name
+        if change.get("finish") == "fast":  # from far away under these forces, last digits decide which way it goes
+            continue
+        assert row["steps"] == wanted["steps"]
+        if wanted["energy"] is not None:
+            assert row["energy"] == pytest.approx(wanted["energy"], abs=1e-4)
+            assert row["calculator"] == BATCHED
+        for name in ("positions", "cell"):
+            assert (row[name] is None) is (wanted[name] is None)
+            if row[name] is not None:
+                np.testing.assert_allclose(row[name], wanted[name], rtol=0, atol=5e-3)
+
+
+def test_a_potential_in_batches_that_fails_costs_its_crystal(quick: RelaxOptions, finishing: RelaxOptions) -> None:
+    given = sorted(some_crystals(4), key=len)
+    given[3] *= (1 + 8 // len(given[3]), 1, 1)
+    table = structures_table(given)
+    *_, all_of_them = TableRelaxer(replace(quick, calculator="tests.batched_emt:broken"))(table).to_pylist()
+    assert all_of_them["status"] == "failed"
+    assert all_of_them["reason"].endswith("broken failed: RuntimeError: no licence")
+    first, *_, last = TableRelaxer(replace(finishing, calculator="tests.batched_emt:broken"))(table).to_pylist()
+    assert last["status"] == "uncertain"
+    assert last["reason"].endswith("failed, so it stays as predicted: RuntimeError: no licence")
+    assert first["status"] in ("converged", "not converged")

@@ -1,0 +1,52 @@
+"""EMT, and a calculator of springs, as if they took many crystals at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+from deeprelax_ase.calculators import AsePotential, PotentialCalculator
+
+
+class Together(AsePotential):
+    """A calculator as if it took many crystals at once.
+
+    Attributes:
+        asked: how many crystals each call had.
+    """
+
+    one_by_one = False
+    most_atoms = 40
+
+    def __init__(self, calculator: Any = None) -> None:
+        super().__init__(calculator or EMT())
+        self.asked: list[int] = []
+
+    @property
+    def atoms_at_once(self) -> int:
+        return self.most_atoms
+
+    def compute(self, numbers, positions, cells, batch):
+        self.asked.append(len(cells))
+        return super().compute(numbers, positions, cells, batch)
+
+
+def springs() -> PotentialCalculator:
+    """For ``--calculator tests.batched_emt:springs``, any elements."""
+    return PotentialCalculator(Together(LennardJones(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)))
+
+
+class Broken(LennardJones):
+    """Cannot do more than eight atoms."""
+
+    def calculate(self, atoms, *arguments: object) -> None:
+        if len(atoms) > 8:
+            raise RuntimeError("no licence")
+        super().calculate(atoms, *arguments)
+
+
+def broken() -> PotentialCalculator:
+    """For ``--calculator tests.batched_emt:broken``."""
+    return PotentialCalculator(Together(Broken(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)))
