@@ -127,13 +127,15 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     gaps = torch.where(lengths <= DEFAULT_SETTINGS.cutoff, gaps, torch.inf)
     zeros, identity = torch.zeros_like(graph.cell[:, 0, 0]), _identity(graph.cell)
     metals = metallic().to(graph.numbers.device)[graph.numbers][graph.edge_index].sum(dim=0)
-    touching, indices = _linked(graph, _touch(graph, gaps, metals))
+    unlike = ~_between_ions(graph, gaps, metals)
+    touching, indices = _linked(graph, unlike & (gaps <= gaps.new_tensor([TOUCHING, TOUCHING_MIXED, PACKED])[metals]))
     no = torch.zeros_like(touching, dtype=torch.bool)
     if (touching == 3).all():  # waits for the device
         return Vacuum(3 - touching, indices, identity, zeros, zeros, no, no, no)
     packed, _ = _linked(graph, gaps <= PACKED)
     opened, _ = _linked(graph, gaps <= gaps.new_tensor([OPEN, OPEN_MIXED, OPEN_METALS])[metals])
-    closed, between = _linked(graph, gaps <= gaps.new_tensor([OPEN, TOUCHING_MIXED, OPEN_METALS])[metals])
+    closing = unlike & (gaps <= gaps.new_tensor([OPEN, TOUCHING_MIXED, OPEN_METALS])[metals])
+    closed, between = _linked(graph, closing)
     near = gaps <= gaps.new_tensor([NEAR, NEAR_MIXED, NEAR_METALS])[metals]
     rank, indices = _linked(graph, near)
     layers = rank == 2
@@ -163,17 +165,20 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     return Vacuum(3 - rank, indices, identity - outer, thickness, width, molecular, stringy, parted)
 
 
-def _touch(graph: CrystalGraph, gaps: Lengths, metals: EdgeCounts) -> EdgeFlags:
-    """(E,) bool, edges of these ``gaps`` in Å whose ends touch, of which 0, 1 or 2 are ``metals``.
+def _between_ions(graph: CrystalGraph, gaps: Lengths, metals: EdgeCounts) -> EdgeFlags:
+    """(E,) bool, edges between two metals of salts, each bonded to an element that is no metal.
 
-    Ions of metals do not hold on to each other, however near they are: molecules of salts in small boxes are no
-    crystals.
+    However near they are, they do not hold on to each other: molecules of salts in small boxes are no crystals.
+
+    Args:
+        graph: G crystals.
+        gaps: (E,) Å, see :func:`~deeprelax_ase.geometry.contacts.sphere_gaps`.
+        metals: (E,) int, how many ends of each edge are metals.
     """
-    salts = salt_metals().to(graph.numbers.device)[graph.numbers]
-    bonded = torch.zeros_like(salts)
+    bonded = torch.zeros_like(graph.numbers, dtype=torch.bool)
     bonded[graph.edge_index[1, (gaps <= BONDED) & (metals == 1)]] = True
-    near = gaps <= gaps.new_tensor([TOUCHING, TOUCHING_MIXED, PACKED])[metals]
-    return near & ~(salts & bonded)[graph.edge_index].all(dim=0)
+    ions = bonded & salt_metals().to(graph.numbers.device)[graph.numbers]
+    return ions[graph.edge_index].all(dim=0)
 
 
 def _linked(graph: CrystalGraph, edges: EdgeFlags) -> tuple[CrystalCounts, LatticeIndices]:

@@ -130,6 +130,8 @@ def test_slabs_of_salts_are_further_apart_than_their_ions() -> None:
     found = judged(*(ionic_slab(width, "NaCl", 5.64) for width in (2.82, 3.5, 4.0, 4.5, 5.5)))
     assert found.directions.tolist() == [0, 0, 0, 0, 1]
     assert found.parted.tolist() == [False, False, True, True, False]
+    near_metals = judged(ionic_slab(2.41, "CaO", 4.81), ionic_slab(4.0, "CaO", 4.81), ionic_slab(4.0, "SrO", 5.16))
+    assert near_metals.parted.tolist() == [False, True, True]
 
 
 def test_slabs_are_thicker_than_layers() -> None:
