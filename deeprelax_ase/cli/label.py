@@ -49,13 +49,18 @@ Calculator = Annotated[
         show_default=False,
     ),
 ]
-Finish = Annotated[str, typer.Option(metavar="NAME", help="Optimizer, by its name in ASE, or fast.")]
+Finish = Annotated[
+    str, typer.Option(metavar="NAME", help="Optimizer: fire, or fast, which takes the fewest force calls.")
+]
 Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when converged, eV/Å.")]
 Workers = Annotated[
     int | None,
-    optional("Processes; 0 for this one alone. Default: one for each core, on GPUs up to eight for each", min=0),
+    optional("Processes; 0 for this one alone. Default: one for each core, on GPUs two for each", min=0),
 ]
-BlockSize = Annotated[int, typer.Option(min=1, help="Crystals that are done together: what an interruption costs.")]
+BlockSize = Annotated[
+    int | None,
+    optional("Crystals that relax side by side: what an interruption costs. Default: 50, on GPUs 1000", min=1),
+]
 Level = Annotated[
     str | None,
     optional(
@@ -79,7 +84,7 @@ def label(
     relax_cell: RelaxCell = None,
     shard: ShardOption = "1/1",
     workers: Workers = None,
-    block_size: BlockSize = 50,
+    block_size: BlockSize = None,
     id_key: IdKey = None,
     level: Level = None,
     fractions: Fractions = (0.8, 0.1, 0.1),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+import torch
 
-from deeprelax_ase.calculators import PotentialCalculator, get_batched
-from deeprelax_ase.calculators.counting import CallCounter
+from deeprelax_ase.calculators import BatchedPotential, PotentialCalculator, get_batched
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
+from deeprelax_ase.optimizers.batched import IN_BATCHES
 from deeprelax_ase.optimizers.degrees_of_freedom import (
-    DegreesOfFreedom,
     degrees_of_freedom,
     refuse_missing_stress,
     refuse_tilted_layers,
 )
-from deeprelax_ase.optimizers.finish import Finish, resolve_finish
 from deeprelax_ase.prediction.physical import refuse_vacuum
 
 
@@ -28,7 +28,7 @@ class LabelOptions:
 
     Attributes:
         calculator: by name, see :func:`~deeprelax_ase.calculators.get_batched`.
-        finish: optimizer, by its name in ASE, or ``fast``.
+        finish: optimizer, ``fire`` or ``fast``, see :func:`~deeprelax_ase.optimizers.relax_in_batches`.
         fmax: eV/Å, largest force, and cell gradient, of what counts as converged.
         steps: most steps for each crystal.
         relax_cell: whether cells move; None for all but those of slabs. Layers are strained in their plane.
@@ -46,7 +46,8 @@ class LabelOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        resolve_finish(self.finish)
+        if self.finish.lower() not in IN_BATCHES:
+            raise ValueError(f"finish={self.finish!r} does not relax in batches: take one of {', '.join(IN_BATCHES)}")
         if not self.fmax > 0 or self.steps < 1:
             raise ValueError(f"fmax={self.fmax} must be positive, and steps={self.steps} at least 1")
 
@@ -103,48 +104,85 @@ class Relaxer:
         return self.potential.name
 
     def __call__(self, crystals: Sequence[Crystal]) -> list[Relaxation | Exception]:
-        """Relax each crystal, or tell why it cannot be."""
-        return [self._attempted(crystal) for crystal in crystals]
+        """Relax each crystal, side by side with others, or tell why it cannot be."""
+        made: list[Relaxation | Exception | None] = [None] * len(crystals)
+        starts: dict[int, BatchedStart] = {}
+        for place, crystal in enumerate(crystals):
+            try:
+                starts[place] = self._start(crystal)
+            except Exception as error:  # whatever such a crystal makes libraries raise
+                made[place] = error
+        for place, found in evaluated(starts, self.potential):
+            if isinstance(found, Exception):
+                made[place] = found
+                del starts[place]
+            else:
+                starts[place] = replace(starts[place], known=found)
+        places, given = list(starts), list(starts.values())
+        options = self.options
+        for number, end in relax_in_batches(
+            given, self.potential, optimizer=options.finish, fmax=options.fmax, steps=options.steps
+        ):
+            made[places[number]] = _relaxation(crystals[places[number]], given[number], end)
+        assert all(one is not None for one in made)
+        return made  # type: ignore[return-value]
 
-    def _attempted(self, crystal: Crystal) -> Relaxation | Exception:
-        try:
-            return self._relaxed(crystal)
-        except Exception as error:  # whatever calculators raise
-            return error
+    def _start(self, crystal: Crystal) -> BatchedStart:
+        """The crystal, and what may move of it.
 
-    def _relaxed(self, crystal: Crystal) -> Relaxation:
+        Raises:
+            StructureError, ConstraintError, CalculatorError: it cannot be relaxed like a crystal; each says why.
+        """
         atoms = crystal.to_atoms()
-        calculator = atoms.calc = PotentialCalculator(self.potential)
-        dof = relaxable(atoms, crystal, self.options.relax_cell)
-        with CallCounter(calculator) as counter:
-            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-            stress = atoms.get_stress(voigt=False) if self.potential.has_stress else np.full((3, 3), np.nan)
-            optimizer = Finish(self.options.finish, {}, dof, lambda memory: None).prepare(None)
-            assert optimizer is not None
-            converged = optimizer.run(fmax=self.options.fmax, steps=self.options.steps)
-            relaxed = Crystal(atoms.numbers, atoms.positions, atoms.cell.array)
-            return Relaxation(
-                crystal,
-                relaxed,
-                energy,
-                atoms.get_potential_energy(),
-                forces,
-                stress,
-                bool(converged),
-                not dof.moves_cell,
-                optimizer.nsteps,
-                counter.calls or 0,
-            )
+        atoms.calc = PotentialCalculator(self.potential)
+        dof = degrees_of_freedom(atoms, relax_cell=self.options.relax_cell)
+        refuse_vacuum(crystal, dof.checked.graph().vacuum)
+        refuse_missing_stress(dof)
+        refuse_tilted_layers(dof)
+        return BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell)
 
 
-def relaxable(atoms: Atoms, crystal: Crystal, relax_cell: bool | None) -> DegreesOfFreedom:
-    """The degrees of freedom of ``atoms``, which are those of ``crystal`` and have a calculator.
+def evaluated(
+    starts: dict[int, BatchedStart], potential: BatchedPotential
+) -> Iterator[tuple[int, KnownResults | CalculatorError]]:
+    """Energy, forces and stress of each of the ``starts``, by its place, or why there are none."""
+    waiting = list(starts.items())
+    while waiting:
+        taken, atoms = 0, 0
+        while taken < len(waiting) and (not taken or atoms + len(waiting[taken][1]) <= potential.atoms_at_once):
+            atoms += len(waiting[taken][1])
+            taken += 1
+        some, waiting = waiting[:taken], waiting[taken:]
+        sizes = [len(start) for _, start in some]
+        numbers = np.concatenate([start.numbers for _, start in some]).astype(np.int64)
+        batch = torch.repeat_interleave(torch.tensor(sizes))
+        tensors = (
+            torch.from_numpy(numbers),
+            torch.from_numpy(np.concatenate([start.positions for _, start in some])),
+            torch.from_numpy(np.stack([start.cell for _, start in some])),
+            batch,
+        )
+        found = potential(*(tensor.to(potential.device) for tensor in tensors))
+        forces, energies, stresses = found.forces.cpu().split(sizes), found.energies.cpu(), found.stresses.cpu()
+        for n, (place, _) in enumerate(some):
+            if n in found.errors:
+                yield place, CalculatorError(found.errors[n])
+            else:
+                yield place, KnownResults(float(energies[n]), forces[n].numpy(), stresses[n].numpy())
 
-    Raises:
-        StructureError, ConstraintError, CalculatorError: they cannot be relaxed like a crystal; each says why.
-    """
-    dof = degrees_of_freedom(atoms, relax_cell=relax_cell)
-    refuse_vacuum(crystal, dof.checked.graph().vacuum)
-    refuse_missing_stress(dof)
-    refuse_tilted_layers(dof)
-    return dof
+
+def _relaxation(crystal: Crystal, start: BatchedStart, end: BatchedEnd) -> Relaxation | CalculatorError:
+    if end.results is None or start.known is None:
+        return CalculatorError(end.error or "the potential failed")
+    return Relaxation(
+        initial=crystal,
+        relaxed=Crystal(crystal.numbers, end.positions, end.cell),
+        energy_initial=start.known.energy,
+        energy_relaxed=end.results.energy,
+        forces=start.known.forces,
+        stress=start.known.stress,
+        converged=end.converged,
+        fixed_cell=start.strain is None,
+        steps=end.steps,
+        force_calls=end.calls + 1,
+    )

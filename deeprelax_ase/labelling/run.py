@@ -20,12 +20,16 @@ from deeprelax_ase.data.dataset import check_split
 from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.labelling.relaxation import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
+from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.run import Progress, Task, work_through
 
-#: Crystals of a block: what an interruption costs.
-BLOCK_SIZE = 50
+#: Crystals of a block, what an interruption costs: on a CPU, and on GPUs, which want many at once.
+BLOCK_SIZE, GPU_BLOCK_SIZE = 50, 1000
+
+#: Processes for each GPU: one computes while crystals of the other come and go.
+_PER_GPU = 2
 
 _WORK = "label"
 
@@ -56,7 +60,7 @@ def label(
     *,
     shard: Shard | None = None,
     workers: int | None = None,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
     id_key: str | None = None,
     observe: Callable[[Progress], None] | None = None,
     **split: Any,
@@ -68,6 +72,8 @@ def label(
 
     Args:
         inputs: see :func:`~deeprelax_ase.screening.screen`, as of all arguments but these.
+        block_size: crystals that are relaxed side by side; 50 by default, on GPUs 1000.
+        workers: processes; by default one for each core, and on GPUs two for each.
         out: folder, made if need be.
         options: how.
         **split: see :func:`write_pairs`.
@@ -78,6 +84,10 @@ def label(
         DataError: the split is not understood.
     """
     check_split(**split)
+    on_gpu = device_of(options.device).type == "cuda"
+    if workers is None and on_gpu:
+        workers = _PER_GPU * (1 if ":" in options.device else torch.cuda.device_count())
+    block_size = block_size or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
     task = Task(
         options.to_dict(),
         here=BlockLabeller(options, id_key, options.device),  # what is wrong with the options shows here

@@ -70,7 +70,7 @@ def test_without_a_pair_the_exit_code_says_so(candidates: Path) -> None:
     ("options", "told"),
     [
         (("-c", "emtt"), "Unknown calculator 'emtt'"),
-        (("--finish", "downhill"), "cannot finish the relaxation"),
+        (("--finish", "downhill"), "does not relax in batches"),
         (("--fmax", "0"), "must be positive"),
         (("--level", "LDA"), "Unknown level='LDA'"),
         (("--fractions", "1", "1", "1"), "add up to 1"),

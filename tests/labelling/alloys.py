@@ -9,6 +9,9 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
+from torch import Tensor
+
+from deeprelax_ase.calculators import AsePotential, EnergiesForcesStresses, PotentialCalculator
 
 METALS = ("Cu", "Au", "Ag", "Ni", "Pd", "Pt")
 
@@ -59,3 +62,22 @@ class Stressless(Calculator):
         alone = atoms.copy()
         alone.calc = EMT()
         self.results = {"energy": alone.get_potential_energy(), "forces": alone.get_forces()}
+
+
+class Together(AsePotential):
+    """EMT as if it took many crystals at once; it notes how many."""
+
+    one_by_one = False
+    asked: ClassVar[list[int]] = []
+
+    @property
+    def atoms_at_once(self) -> int:
+        return 20
+
+    def compute(self, *tensors: Tensor) -> EnergiesForcesStresses:
+        self.asked.append(len(tensors[2]))
+        return super().compute(*tensors)
+
+
+def emt_together() -> PotentialCalculator:
+    return PotentialCalculator(Together(EMT()))

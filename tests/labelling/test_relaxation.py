@@ -14,7 +14,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, VacuumError
 from deeprelax_ase.labelling import LabelOptions
 from deeprelax_ase.labelling.relaxation import Relaxation, Relaxer
-from tests.labelling.alloys import EMT_NAME, alloys, slab
+from tests.labelling.alloys import EMT_NAME, Together, alloys, slab
 
 
 def relaxed(atoms: Atoms, calculator: str = EMT_NAME, **options: object) -> Relaxation:
@@ -36,9 +36,9 @@ def test_it_ends_where_ase_ends_and_knows_the_start() -> None:
     assert made.converged
     assert not made.fixed_cell
     assert made.steps == optimizer.nsteps
-    np.testing.assert_allclose(made.relaxed.positions, atoms.positions, atol=1e-8)
-    np.testing.assert_allclose(made.relaxed.cell, atoms.cell.array, atol=1e-8)
-    assert made.energy_relaxed == pytest.approx(atoms.get_potential_energy())
+    np.testing.assert_allclose(made.relaxed.positions, atoms.positions, atol=2e-5)
+    np.testing.assert_allclose(made.relaxed.cell, atoms.cell.array, atol=2e-5)
+    assert made.energy_relaxed == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
 
 
 def test_fast_takes_fewer_calls_to_the_same_minimum() -> None:
@@ -94,12 +94,28 @@ def test_one_that_fails_costs_no_other() -> None:
     assert "not finite" in told
 
 
+def test_many_at_once_are_what_they_are_alone() -> None:
+    crystals = [*map(Crystal.of, alloys(7)), Crystal.of(slab())]
+    alone = [Relaxer(LabelOptions(EMT_NAME, finish="fast"))([crystal])[0] for crystal in crystals]
+    Together.asked.clear()
+    together = Relaxer(LabelOptions("tests.labelling.alloys:emt_together", finish="fast"))(crystals)
+    assert max(Together.asked) == 5, "as many as fit into what it takes at once"
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(one, Relaxation)
+        assert isinstance(other, Relaxation)
+        assert (one.steps, one.force_calls, one.fixed_cell) == (other.steps, other.force_calls, other.fixed_cell)
+        assert one.force_calls == one.steps + 1
+        for name in ("energy_initial", "energy_relaxed", "forces", "stress"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6)
+        np.testing.assert_allclose(one.relaxed.positions, other.relaxed.positions, atol=1e-6)
+
+
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         LabelOptions("m3gnet", fmax=0)
     with pytest.raises(ValueError, match="at least 1"):
         LabelOptions("m3gnet", steps=0)
-    with pytest.raises(ValueError, match="cannot finish"):
+    with pytest.raises(ValueError, match="does not relax in batches: take one of fire, fast"):
         LabelOptions("m3gnet", finish="gradient")
     with pytest.raises(CalculatorError, match="Unknown calculator"):
         Relaxer(LabelOptions("emtt"))
