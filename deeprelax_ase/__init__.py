@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AllowedStrain": "deeprelax_ase.prediction.allowed_strain",
     "Crystal": "deeprelax_ase.crystal",
     "CrystalGraph": "deeprelax_ase.graph",
     "DeepRelaxOptimizer": "deeprelax_ase.optimizers",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from deeprelax_ase.models.loading import load_model
     from deeprelax_ase.models.registry import available_models
     from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions, JumpCriteria
+    from deeprelax_ase.prediction.allowed_strain import AllowedStrain
     from deeprelax_ase.prediction.paths import relaxation_path
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction, Uncertainty

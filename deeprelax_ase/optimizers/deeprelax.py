@@ -19,7 +19,6 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     degrees_of_freedom,
     refuse_constraints,
     refuse_missing_stress,
-    refuse_pressure_alone,
     refuse_tilted_layers,
 )
 from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
@@ -27,6 +26,7 @@ from deeprelax_ase.optimizers.finish import Finish
 from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
+from deeprelax_ase.prediction.allowed_strain import RelaxCell, refuse_pressure_alone
 from deeprelax_ase.prediction.display import html_table
 from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, WARN, Judgement, TrustLimits
 from deeprelax_ase.prediction.status import TRUSTED, JumpDecision
@@ -84,7 +84,8 @@ class DeepRelaxOptimizer(Optimizer):
         prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
             it and predicts nothing again.
         relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
-            By default it is, unless they are a slab. Layers and slabs are strained in their plane only.
+            By default it is, unless they are a slab. Layers and slabs are strained in their plane only. An
+            :class:`~deeprelax_ase.AllowedStrain` says how it may move, and under which pressure.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
@@ -127,7 +128,7 @@ class DeepRelaxOptimizer(Optimizer):
         model: Any = None,
         predictor: Predictor | None = None,
         prediction: Prediction | None = None,
-        relax_cell: bool | None = None,
+        relax_cell: RelaxCell = None,
         finish: str | type[Optimizer] | None = "fire",
         finish_kwargs: dict[str, Any] | None = None,
         force_informed_steps: int | None = None,
@@ -276,7 +277,8 @@ class DeepRelaxOptimizer(Optimizer):
         """Refuse what cannot be relaxed before a costly calculator is called; make the atoms symmetric, if asked."""
         dof = self._dof
         refuse_constraints(dof.atoms)
-        refuse_pressure_alone(dof)
+        if not dof.has_calculator:
+            refuse_pressure_alone(dof.pressure)
         refuse_tilted_layers(dof)
         if jumps:
             self._jump.crystal()  # raises where there is none

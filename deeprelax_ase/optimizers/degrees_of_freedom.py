@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -14,49 +14,18 @@ from deeprelax_ase.errors import CalculatorError, ConstraintError
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
 from deeprelax_ase.optimizers.slab import layer_of
+from deeprelax_ase.prediction.allowed_strain import (
+    TILTED,
+    AllowedStrain,
+    RelaxCell,
+    along_axes,
+    refuse_open,
+)
 
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
 HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
 
 _WAY_OUT = "or relax with a plain ASE optimizer, such as FIRE, which honours it."
-
-#: A slab's normal counts as a Cartesian axis within this sine.
-_ALIGNED = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class AllowedStrain:
-    """Strain that a cell may undergo, in the terms of ASE's filters.
-
-    Attributes:
-        mask: (3, 3), 1 for components of the strain that may change, 0 for those that are kept.
-        hydrostatic: only in all directions alike.
-        constant_volume: without a change of the volume.
-        pressure: eV/Å³, external; the relaxed crystal is that of least enthalpy.
-        plane: (3, 3) projector onto the plane of a layer that no ``mask`` can say, as it lies along no Cartesian axes,
-            or its cell has no volume: for a jump alone, as ASE's filters take none. None for all others.
-    """
-
-    mask: np.ndarray = field(default_factory=lambda: np.ones((3, 3)))
-    hydrostatic: bool = False
-    constant_volume: bool = False
-    pressure: float = 0.0
-    plane: np.ndarray | None = None
-
-    @classmethod
-    def in_plane(cls, normal: np.ndarray, cell: np.ndarray) -> AllowedStrain:
-        """Allow strain in the plane of a layer with this ``normal`` (3,) in a ``cell`` (3, 3)."""
-        axis = int(np.abs(normal).argmax())
-        if not _lies_along_axes(normal) or np.linalg.det(cell) == 0:
-            return cls(plane=np.eye(3) - np.outer(normal, normal))
-        mask = np.ones((3, 3))
-        mask[axis], mask[:, axis] = 0, 0
-        return cls(mask)
-
-    @property
-    def free(self) -> bool:
-        """Whether every strain is allowed."""
-        return bool(self.mask.all()) and not self.hydrostatic and not self.constant_volume and self.plane is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +40,9 @@ class DegreesOfFreedom:
         own_filter: whether ``target`` is a filter made here, not the caller's.
         normal: (3,) unit vector out of the plane of atoms that repeat in two directions only, and of bare atoms whose
             cell moves in the plane of a layer; None for all others.
+        plane: (3, 3) projector onto the plane of a layer that no mask can say, as it lies along no Cartesian axes, or
+            its cell has no volume: for a jump alone, as ASE's filters take none. None for all others.
+        asked: what the model is asked: whether the cell moves, or how it may. It knows no pressure.
     """
 
     checked: CheckedAtoms
@@ -79,6 +51,8 @@ class DegreesOfFreedom:
     visible: np.ndarray
     own_filter: bool = False
     normal: np.ndarray | None = None
+    plane: np.ndarray | None = None
+    asked: bool | AllowedStrain = True
 
     @property
     def atoms(self) -> Atoms:
@@ -93,7 +67,8 @@ class DegreesOfFreedom:
     @property
     def free(self) -> bool:
         """Whether nothing restricts the motion, but that the cell may be kept."""
-        return (self.cell is None or self.cell.free) and bool(self.visible.all()) and not self.atoms.constraints
+        cell_free = self.cell is None or (self.cell.free and self.plane is None)
+        return cell_free and bool(self.visible.all()) and not self.atoms.constraints
 
     @property
     def pressure(self) -> float:
@@ -121,7 +96,7 @@ class DegreesOfFreedom:
             self.target.orig_cell = orig_cell
 
 
-def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool | None) -> DegreesOfFreedom:
+def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: RelaxCell) -> DegreesOfFreedom:
     """The degrees of freedom that ``atoms`` stand for.
 
     Bare ``Atoms`` move as ``relax_cell`` says; None keeps the cell of slabs and moves all others. Layers and slabs are
@@ -134,18 +109,49 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: bool | None) -> Deg
     """
     if isinstance(atoms, Atoms):
         refuse_constraints(atoms)
-        everything = np.ones(len(atoms), dtype=bool)
-        checked = CheckedAtoms(atoms)
-        layer = None if relax_cell is False else layer_of(checked)
-        if relax_cell is False or (relax_cell is None and layer is not None and layer.thick):
-            return DegreesOfFreedom(checked, atoms, None, everything, normal=plane_normal(atoms.pbc, atoms.cell.array))
-        normal = None if layer is None else layer.normal
-        cell = AllowedStrain() if normal is None else AllowedStrain.in_plane(normal, atoms.cell.array)
-        own = RememberingCellFilter(atoms, mask=None if cell.mask.all() else cell.mask)
-        return DegreesOfFreedom(checked, own, cell, everything, own_filter=True, normal=normal)
+        return _dof_of_atoms(atoms, relax_cell)
     dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms)
     return dof
+
+
+def _dof_of_atoms(atoms: Atoms, relax_cell: RelaxCell) -> DegreesOfFreedom:
+    limits = relax_cell if isinstance(relax_cell, AllowedStrain) else AllowedStrain()
+    refuse_open(limits)
+    moves = relax_cell if limits is not relax_cell else any(limits.mask)
+    checked, everything = CheckedAtoms(atoms), np.ones(len(atoms), dtype=bool)
+    layer = None if moves is False else layer_of(checked)
+    if moves is False or (moves is None and layer is not None and layer.thick):
+        normal = plane_normal(atoms.pbc, atoms.cell.array)
+        return DegreesOfFreedom(checked, atoms, None, everything, normal=normal, asked=False)
+    normal = None if layer is None else layer.normal
+    cell, plane = (limits, None) if normal is None else _in_plane(limits, normal, atoms.cell.array)
+    own = RememberingCellFilter(
+        atoms,
+        mask=None if all(cell.mask) else cell.matrix,
+        hydrostatic_strain=cell.hydrostatic,
+        constant_volume=cell.constant_volume,
+        scalar_pressure=cell.pressure,
+    )
+    return DegreesOfFreedom(
+        checked, own, cell, everything, own_filter=True, normal=normal, plane=plane, asked=_asked(limits)
+    )
+
+
+def _in_plane(limits: AllowedStrain, normal: np.ndarray, cell: np.ndarray) -> tuple[AllowedStrain, np.ndarray | None]:
+    """Of ``limits`` what is in the plane of a layer with this ``normal`` (3,) in a ``cell`` (3, 3); its projector."""
+    if limits.pressure:
+        raise ConstraintError(
+            f"the pressure is {limits.pressure:g} eV/Å^3, and the atoms are a layer or slab, whose cell holds vacuum: "
+            "it feels none. Leave the pressure out."
+        )
+    plane, aligned = np.eye(3) - np.outer(normal, normal), along_axes(normal)
+    if not aligned and not all(limits.mask):
+        raise ConstraintError(TILTED)
+    if not aligned or np.linalg.det(cell) == 0:
+        return limits, plane
+    axes = np.diag(plane).round()
+    return limits.within(np.outer(axes, axes)), None
 
 
 def refuse_constraints(atoms: Atoms) -> None:
@@ -182,9 +188,9 @@ def refuse_tilted_layers(dof: DegreesOfFreedom) -> None:
     Raises:
         ConstraintError: says how to turn it, or what to give it.
     """
-    if dof.cell is None or dof.cell.plane is None or dof.normal is None or not dof.has_calculator:
+    if dof.plane is None or dof.normal is None or not dof.has_calculator:
         return
-    if not _lies_along_axes(dof.normal):
+    if not along_axes(dof.normal):
         raise ConstraintError(
             f"the atoms are a layer whose normal {np.round(dof.normal, 3).tolist()} is no Cartesian axis, and ASE's "
             "filters strain along these. Turn the slab (atoms.rotate(normal, 'z', rotate_cell=True)), keep the cell "
@@ -197,26 +203,9 @@ def refuse_tilted_layers(dof: DegreesOfFreedom) -> None:
     )
 
 
-def refuse_pressure_alone(dof: DegreesOfFreedom) -> None:
-    """Refuse pressure without a calculator, whose finish would look after it: the model knows none.
-
-    Raises:
-        ConstraintError: says what to do.
-    """
-    if dof.pressure and not dof.has_calculator:
-        raise ConstraintError(
-            f"scalar_pressure is {dof.pressure:g} eV/Å^3, and the model predicts the crystal without pressure. "
-            "Attach a calculator, whose finish applies it, or leave the pressure out."
-        )
-
-
 def _is_honoured(constraint: object) -> bool:
     cls = type(constraint)
     return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED
-
-
-def _lies_along_axes(normal: np.ndarray) -> bool:
-    return bool(1 - np.abs(normal).max() <= _ALIGNED**2)
 
 
 def _dof_of_filter(target: object) -> DegreesOfFreedom:
@@ -229,38 +218,33 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
     normal = plane_normal(atoms.pbc, atoms.cell.array)
     if isinstance(target, UnitCellFilter):
         cell = AllowedStrain(
-            _whole_mask(target),
+            _mask_of(target),
             bool(target.hydrostatic_strain),
             bool(target.constant_volume),
             float(target.scalar_pressure),
         )
-        if cell.constant_volume and not _is_group(cell.mask):
+        if cell.constant_volume and not cell.closed:
             raise _refusal(target, "constant_volume is on, and its mask frees shears but not all that they lead to")
-        return DegreesOfFreedom(checked, target, cell, everything, normal=normal)
+        return DegreesOfFreedom(checked, target, cell, everything, normal=normal, asked=_asked(cell))
     if isinstance(target, StrainFilter):
-        return DegreesOfFreedom(checked, target, AllowedStrain(_whole_mask(target)), ~everything, normal=normal)
+        cell = AllowedStrain(_mask_of(target))
+        return DegreesOfFreedom(checked, target, cell, ~everything, normal=normal, asked=_asked(cell))
     visible = ~everything
     visible[target.index] = True
-    return DegreesOfFreedom(checked, target, None, visible, normal=normal)
+    return DegreesOfFreedom(checked, target, None, visible, normal=normal, asked=False)
 
 
-def _whole_mask(target: UnitCellFilter | StrainFilter) -> np.ndarray:
-    """(3, 3) mask of zeros and ones."""
+def _asked(cell: AllowedStrain) -> bool | AllowedStrain:
+    """What the model is asked: it knows no pressure, and no mask that deformations leave."""
+    return True if cell.free or not cell.closed else cell.without_pressure()
+
+
+def _mask_of(target: UnitCellFilter | StrainFilter) -> tuple[int, ...]:
     mask = np.asarray(target.mask, dtype=float)
-    if mask.shape == (6,):
-        mask = mask[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    if not np.isin(mask, (0, 1)).all() or (mask != mask.T).any():
-        raise _refusal(target, f"its mask {mask.tolist()} is no symmetric choice of components")
-    return mask
-
-
-def _is_group(mask: np.ndarray) -> bool:
-    """Whether deformations within the ``mask``, made one after the other, are within it again."""
-    free = (mask + np.eye(3)).astype(bool)
-    reached = free.astype(int) @ free.astype(int) > 0
-    lengths = np.diag(mask).astype(bool)
-    shears = (mask - np.diag(np.diag(mask))).any(axis=0)
-    return bool((reached == free).all() and (lengths | ~shears).all())
+    try:
+        return AllowedStrain(tuple(mask.tolist())).mask
+    except ConstraintError as error:
+        raise _refusal(target, f"its mask {mask.tolist()} is no symmetric choice of components") from error
 
 
 def _refusal(target: object, reason: str) -> ConstraintError:

@@ -29,5 +29,19 @@ class RememberingCellFilter(FrechetCellFilter):
             np.array(self.orig_cell),
         ]
         if self._known is None or not all(map(np.array_equal, given, self._known[0])):
-            self._known = given, super().get_forces(**kwargs)
+            self._known = given, self._gradient(**kwargs)
         return self._known[1].copy()
+
+    def _gradient(self, **kwargs: Any) -> np.ndarray:
+        """Compute the gradient; the volume stays where a mask keeps lengths too, which ASE loses sight of."""
+        lengths = np.diag(self.mask).copy()
+        if not self.constant_volume or lengths.all():
+            return super().get_forces(**kwargs)
+        self.constant_volume = False
+        try:
+            gradient = super().get_forces(**kwargs)
+        finally:
+            self.constant_volume = True
+        cell = gradient[-3:]
+        cell -= np.diag(lengths) * np.trace(cell) / max(lengths.sum(), 1)
+        return gradient

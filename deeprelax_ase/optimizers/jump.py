@@ -175,7 +175,7 @@ class Jump:
         prediction = settings.prediction
         if prediction is None:
             crystal = self.crystal()
-            prediction = self.predictor.predict(crystal, relax_cell=dof.moves_cell, graph=dof.checked.known_graph)
+            prediction = self.predictor.predict(crystal, relax_cell=dof.asked, graph=dof.checked.known_graph)
         dof.checked.forget()
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)

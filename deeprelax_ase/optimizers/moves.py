@@ -11,7 +11,8 @@ from ase.filters import StrainFilter
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
-from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain, DegreesOfFreedom
+from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.prediction.freedom import permitted
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -36,26 +37,13 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
         return
     displacements = prediction.displacements
     if dof.cell is not None:
-        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell))
+        deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell), dof.plane)
         new_cell = _masked_cell(dof, dof.atoms.cell.array @ deformation)
         restricted = not np.allclose(crystal.cell @ deformation, relaxed.cell, rtol=0, atol=1e-9)
         if predictor is not None and dof.visible.any() and restricted:
             displacements = _displacements_in(crystal, crystal.cell @ deformation, predictor, displacements)
         _strain(dof, new_cell)
     _displace(dof, displacements)
-
-
-def permitted(cell: AllowedStrain, strain: np.ndarray) -> np.ndarray:
-    """(3, 3) deformation D, ``new_cell = old_cell @ D``: what is allowed of the logarithmic ``strain`` (3, 3)."""
-    if cell.hydrostatic:
-        strain = np.eye(3) * np.trace(strain) / 3
-    if cell.plane is not None:
-        strain = cell.plane @ strain @ cell.plane
-    strain = strain * cell.mask
-    lengths = np.diag(cell.mask)
-    if cell.constant_volume and lengths.any():
-        strain = strain - np.diag(lengths) * np.trace(strain) / lengths.sum()
-    return np.eye(3) + (matrix_function(np.exp, strain) - np.eye(3)) * cell.mask
 
 
 def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:
@@ -76,10 +64,10 @@ def _set_geometry(dof: DegreesOfFreedom, relaxed: Crystal) -> None:
 def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
     """``new_cell`` (3, 3), masked as the filter does it: in the deformation of the cell that it started from."""
     original = dof.orig_cell
-    if dof.cell is None or original is None or dof.cell.mask.all():
+    if dof.cell is None or original is None or all(dof.cell.mask):
         return new_cell
     deformation = np.linalg.solve(original, new_cell) - np.eye(3)
-    return original @ (np.eye(3) + deformation * dof.cell.mask)
+    return original @ (np.eye(3) + deformation * dof.cell.matrix)
 
 
 def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray) -> None:

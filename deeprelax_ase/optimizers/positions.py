@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.filters import Filter
 
 from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
+from deeprelax_ase.prediction.allowed_strain import RelaxCell
 
 
 class DeepRelaxPositions(DeepRelaxOptimizer):
@@ -16,5 +17,5 @@ class DeepRelaxPositions(DeepRelaxOptimizer):
     For libraries that pass bare ``Atoms`` and mean a fixed cell, and wrap them in a cell filter when it may move.
     """
 
-    def __init__(self, atoms: Atoms | Filter, *args: Any, relax_cell: bool = False, **kwargs: Any) -> None:
+    def __init__(self, atoms: Atoms | Filter, *args: Any, relax_cell: RelaxCell = False, **kwargs: Any) -> None:
         super().__init__(atoms, *args, relax_cell=relax_cell, **kwargs)

@@ -1,3 +1,4 @@
+from .allowed_strain import AllowedStrain as AllowedStrain
 from .inference import BatchRelaxation as BatchRelaxation
 from .inference import InferenceSettings as InferenceSettings
 from .inference import relax as relax

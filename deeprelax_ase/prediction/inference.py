@@ -20,8 +20,8 @@ from deeprelax_ase.errors import ModelError
 from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.contacts import crowded
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.geometry.strain import matrix_product, remove_rotation, symmetric_exponential
-from deeprelax_ase.geometry.vacuum import Vacuum, project_strain, vacuum_of
+from deeprelax_ase.geometry.strain import matrix_product, remove_rotation
+from deeprelax_ase.geometry.vacuum import Vacuum, vacuum_of
 from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, neighbor_graph
 from deeprelax_ase.models.card import MOST_RECYCLES, ModelCard
 from deeprelax_ase.models.model import Model
@@ -29,8 +29,15 @@ from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
+from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.freedom import CellFreedom
-from deeprelax_ase.prediction.physical import first_flaws, flaws_of_contacts, flaws_of_vacuum, keep_physical
+from deeprelax_ase.prediction.physical import (
+    first_flaws,
+    flaws_of_contacts,
+    flaws_of_freedom,
+    flaws_of_vacuum,
+    keep_physical,
+)
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import (
@@ -138,7 +145,7 @@ def relax(
     settings: InferenceSettings | None = None,
     *,
     dtype: torch.dtype = torch.float32,
-    relax_cell: bool | None = None,
+    relax_cell: RelaxCell = None,
     known: KnownForces | None = None,
     symmetry: BatchSymmetry | None = None,
     vectors: Tensor | None = None,
@@ -152,8 +159,8 @@ def relax(
         graph: the unrelaxed crystals, with the edges that the model expects.
         settings: how; those of the model's card by default.
         dtype: of the model's networks.
-        relax_cell: whether cells move; None for all but those of slabs. Layers and slabs are strained in their plane
-            only, so that their vacuum stays either way.
+        relax_cell: whether cells move; None for all but those of slabs; or how they may. Layers and slabs are strained
+            in their plane only, so that their vacuum stays either way.
         known: forces in the unrelaxed crystals, for networks that read them; the first recycle alone sees them.
         symmetry: of the unrelaxed crystals; None for none.
         vectors: (E, 3) Å in float64, along the edges of the graph, where they are known.
@@ -180,8 +187,9 @@ def relax(
         positions, cell = relaxed.positions, relaxed.cell
         if symmetry is not None:
             positions, cell = symmetry.project(positions, cell, fixed_cell=freedom.fixed)
+        positions, cell = freedom.hold(exact.cell, positions, cell, exact.batch)
         collisions = flaws_of_contacts(exact.numbers, positions, cell, exact.batch)
-        flaws = first_flaws(relaxed.flaws, collisions)
+        flaws = first_flaws(flaws_of_freedom(freedom), relaxed.flaws, collisions)
         return replace(relaxed, positions=positions, cell=cell, flaws=flaws)
 
 
@@ -253,7 +261,7 @@ def _end_to_end(
         with timed("network"):
             members, *_, scalars = _refine(model, graph, vectors, dtype, projectors, known)
             first = (members, scalars) if first is None else first
-            positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
+            positions, cell = _moved(graph, member_mean(members), freedom)
             positions, cell, new = keep_physical(exact, positions, cell)
         flaws, known = first_flaws(flaws, new), None
         with timed("graph"):
@@ -264,7 +272,7 @@ def _end_to_end(
         start, scalars = (members, scalars) if first is None else first
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
-        positions, cell = _moved(graph, member_mean(members), freedom.vacuum.planes)
+        positions, cell = _moved(graph, member_mean(members), freedom)
         if not freedom.fixes_all:
             kept = freedom.fixed
             turned, turned_cell = remove_rotation(exact.cell, positions, cell, exact.batch)
@@ -327,8 +335,7 @@ def _refine(
     return stack_members([stages[-1][0], *(network.refine(rounded)[-1] for network in others)]), given, stages[0][1]
 
 
-def _moved(graph: CrystalGraph, relaxation: Relaxation, planes: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed; layers are strained in their plane."""
-    stretch = symmetric_exponential(project_strain(relaxation.strain.double(), planes))
-    cell = matrix_product(graph.cell, stretch)
+def _moved(graph: CrystalGraph, relaxation: Relaxation, freedom: CellFreedom) -> tuple[Tensor, Tensor]:
+    """Positions (N, 3) and cell (G, 3, 3) of the crystals of ``graph``, relaxed as far as ``freedom`` lets them."""
+    cell = matrix_product(graph.cell, freedom.stretch(relaxation.strain.double()))
     return affine_positions(graph, cell) + relaxation.displacements.double(), cell

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import StructureError, UnphysicalPredictionError, VacuumError
+from deeprelax_ase.errors import ConstraintError, DeepRelaxError, UnphysicalPredictionError, VacuumError
 from deeprelax_ase.geometry.contacts import closest_contact, colliding
 from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
 from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.prediction.allowed_strain import TILTED
 
 if TYPE_CHECKING:
+    from deeprelax_ase.prediction.freedom import CellFreedom
     from deeprelax_ase.prediction.record import Prediction
 
 #: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.
@@ -31,6 +33,7 @@ class Flaw(IntEnum):
     NOT_FINITE = 3
     VOLUME = 4
     COLLISION = 5
+    TILTED = 6
 
 
 def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,6 +78,11 @@ def flaws_of_vacuum(vacuum: Vacuum) -> Tensor:
     return torch.where(vacuum.directions == 2, int(Flaw.WIRE), molecule)
 
 
+def flaws_of_freedom(freedom: CellFreedom) -> Tensor:
+    """(G,) the flaw of layers whose plane lies along no Cartesian axes, where the strain's mask does."""
+    return torch.where(freedom.tilted(), int(Flaw.TILTED), int(Flaw.NONE))
+
+
 def refuse_vacuum(crystal: Crystal, vacuum: Vacuum) -> None:
     """Refuse a ``crystal`` for its ``vacuum`` before anything is computed for it.
 
@@ -85,8 +93,10 @@ def refuse_vacuum(crystal: Crystal, vacuum: Vacuum) -> None:
         raise VacuumError(_about_vacuum(Flaw(flaw), crystal))
 
 
-def flaw_error(flaw: int, prediction: Prediction) -> StructureError:
+def flaw_error(flaw: int, prediction: Prediction) -> DeepRelaxError:
     """The error that says why there is no ``prediction``, and what to do instead."""
+    if flaw == Flaw.TILTED:
+        return ConstraintError(TILTED)
     if flaw in (Flaw.MOLECULE, Flaw.WIRE):
         return VacuumError(_about_vacuum(Flaw(flaw), prediction.initial))
     if flaw == Flaw.COLLISION:

@@ -22,6 +22,7 @@ from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell
 from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
@@ -138,7 +139,7 @@ class Predictor:
         self,
         structure: Crystal | Atoms | Structure,
         *,
-        relax_cell: bool | None = None,
+        relax_cell: RelaxCell = None,
         graph: BuiltGraph | None = None,
     ) -> Prediction:
         """The relaxed crystal of one unrelaxed one; ``structure`` is not changed.
@@ -146,13 +147,14 @@ class Predictor:
         Args:
             structure: ``Crystal``, ASE ``Atoms`` or pymatgen ``Structure``.
             relax_cell: whether the cell moves; if not, it stays exactly as it is. By default it does, unless the
-                crystal is a slab. Layers and slabs are strained in their plane only, so that their vacuum stays.
+                crystal is a slab. Layers and slabs are strained in their plane only, so that their vacuum stays. Or an
+                :class:`~deeprelax_ase.AllowedStrain`, which says how it may move, at no pressure.
             graph: of this very structure, where it was built before, with what was seen in it; it is built anew where
                 the model needs another.
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
-            ConstraintError: some of its atoms may not move.
+            ConstraintError: some of its atoms may not move; or the strain cannot be limited so.
         """
         crystal = self._admit(structure)
         return _or_raise(self._predict([crystal], relax_cell, built=graph)[0])
@@ -163,7 +165,7 @@ class Predictor:
         forces: ArrayLike,
         stress: ArrayLike,
         *,
-        relax_cell: bool | None = None,
+        relax_cell: RelaxCell = None,
     ) -> Prediction:
         """The relaxed crystal, now that the forces in ``structure`` are known: a second jump, of one recycle.
 
@@ -191,7 +193,7 @@ class Predictor:
         self,
         structures: Iterable[Crystal | Atoms | Structure],
         *,
-        relax_cell: bool | None = None,
+        relax_cell: RelaxCell = None,
         atoms_per_batch: int | None = None,
         bonds: bool = True,
     ) -> Iterator[Prediction | DeepRelaxError]:
@@ -232,7 +234,7 @@ class Predictor:
     def _predict(
         self,
         crystals: Sequence[Crystal],
-        relax_cell: bool | None,
+        relax_cell: RelaxCell,
         known: KnownForces | None = None,
         *,
         built: BuiltGraph | None = None,
@@ -262,6 +264,8 @@ class Predictor:
         doubts = doubts_of(crystals, relaxation, knows_slabs=knows_slabs)
         steps = _steps(graph, relaxation)
         errors = self._errors(crystals, graph, relaxation, doubts, steps) if known is None else None
+        if errors is not None and isinstance(relax_cell, AllowedStrain) and relax_cell.constant_volume:
+            errors = [error.with_cell_kept() for error in errors]
         made = predictions_of(
             crystals,
             relaxation,

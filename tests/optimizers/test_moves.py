@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from deeprelax_ase.errors import ConstraintError, IsolatedAtomError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
-from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
-from deeprelax_ase.optimizers.moves import permitted
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
+from deeprelax_ase.prediction.freedom import permitted
 from tests.optimizers.helpers import HELD, carried, deformation, quiet
 
 KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)
@@ -157,7 +157,13 @@ def test_hidden_atoms_stay_to_the_bit(make_atoms, predictor, selection, calc, st
 
 @pytest.mark.parametrize(
     ("options", "asked"),
-    [({}, [True]), ({"mask": [1, 1, 0, 0, 0, 0]}, [True, False]), ({"hydrostatic_strain": True}, [True, False])],
+    [
+        ({}, [True]),
+        ({"mask": [1, 1, 0, 0, 0, 0]}, [AllowedStrain((1, 1, 0, 0, 0, 0)), False]),
+        ({"mask": [1, 1, 0, 0, 0, 0], "scalar_pressure": 0.0}, [AllowedStrain((1, 1, 0, 0, 0, 0)), False]),
+        ({"mask": [0, 0, 0, 1, 1, 1]}, [True, False]),
+        ({"hydrostatic_strain": True}, [AllowedStrain(hydrostatic=True), False]),
+    ],
 )
 def test_a_restricted_cell_is_asked_about_itself(make_atoms, near, stand_in, options, asked):
     """The positions are those that the model gives in the cell as it may be."""
@@ -188,7 +194,7 @@ def test_where_the_model_cannot_follow_its_first_answer_counts(make_atoms, near,
 
 
 def test_pressure_alone_is_refused(make_atoms, predictor):
-    with pytest.raises(ConstraintError, match=r"scalar_pressure is 0.1 .*Attach a calculator"):
+    with pytest.raises(ConstraintError, match=r"pressure is 0.1 .*Give a calculator"):
         quiet(FrechetCellFilter(make_atoms(calc=False), scalar_pressure=0.1), predictor).run()
     assert predictor.asked == []
 
