@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ import numpy as np
 
 from deeprelax_ase.errors import (
     BrokenStructureError,
-    ConstraintError,
     CoordinateRangeError,
     DeepRelaxError,
     DisorderedStructureError,
@@ -52,16 +52,18 @@ class Crystal:
         positions: (N, 3) float64, Cartesian positions in Å, as given: atoms are not wrapped into the cell.
         cell: (3, 3) float64, lattice vectors in rows, Å.
         pbc: (3,) bool, periodic directions; all true once validated.
+        constraints: ASE's, of atoms that may not move freely; whoever relaxes the crystal keeps them.
     """
 
     numbers: np.ndarray
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
+    constraints: tuple[Any, ...] = ()
     _validated = False  # the arrays cannot change, so that once is enough
     _given: Crystal | None = None
 
-    def __init__(self, numbers, positions, cell, pbc=(True, True, True)) -> None:
+    def __init__(self, numbers, positions, cell, pbc=(True, True, True), constraints=()) -> None:
         fields = {
             "numbers": _whole(numbers).reshape(-1),
             "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
@@ -75,6 +77,7 @@ class Crystal:
         for name, array in fields.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        object.__setattr__(self, "constraints", tuple(constraints))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -106,7 +109,7 @@ class Crystal:
 
     @classmethod
     def from_atoms(cls, atoms: Atoms) -> Crystal:
-        """The crystal of an ASE ``Atoms``; constraints, calculator, magnetic moments and ``info`` stay with the atoms.
+        """The crystal of an ASE ``Atoms``; calculator, magnetic moments and ``info`` stay with the atoms.
 
         Atoms that repeat in two directions get :data:`PUT_VACUUM` above them, unless their cell has as much.
 
@@ -115,11 +118,12 @@ class Crystal:
                 where ASE's CIF reader puts it.
         """
         _refuse_partial_occupancy(atoms.info.get("occupancy"))
-        return cls(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)._admitted()
+        constraints = deepcopy(atoms.constraints)
+        return cls(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, constraints)._admitted()
 
     @classmethod
     def from_structure(cls, structure: Structure) -> Crystal:
-        """The crystal of an ordered pymatgen ``Structure``.
+        """The crystal of an ordered pymatgen ``Structure``; ``selective_dynamics`` of its sites is a constraint.
 
         Raises:
             DisorderedStructureError: a site is shared or partly occupied.
@@ -138,7 +142,8 @@ class Crystal:
         if made_up := {str(site.specie) for site in structure if type(site.specie).__name__ == "DummySpecies"}:
             raise UnsupportedElementError(f"{', '.join(sorted(made_up))} is no element. Put elements in its place.")
         numbers = [site.specie.Z for site in structure]
-        return cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc)._admitted()
+        held = _held_sites(structure.site_properties.get("selective_dynamics"))
+        return cls(numbers, structure.cart_coords, structure.lattice.matrix, structure.lattice.pbc, held)._admitted()
 
     @classmethod
     def of(cls, structure: Crystal | Atoms | Structure) -> Crystal:
@@ -163,10 +168,11 @@ class Crystal:
         return crystal
 
     def to_atoms(self) -> Atoms:
-        """A new ASE ``Atoms`` with these numbers, positions and cell."""
+        """A new ASE ``Atoms`` with these numbers, positions, cell and constraints."""
         from ase import Atoms
 
-        return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        held = deepcopy(list(self.constraints))
+        return Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc, constraint=held)
 
     def to_structure(self) -> Structure:
         """A new pymatgen ``Structure``; atoms keep their images (``to_unit_cell`` is off).
@@ -183,30 +189,23 @@ class Crystal:
 
     def with_geometry(self, positions: np.ndarray, cell: np.ndarray) -> Crystal:
         """The same atoms at new ``positions`` (N, 3) in a new ``cell`` (3, 3), both in Å."""
-        crystal = Crystal(self.numbers, positions, cell, self.pbc)
+        crystal = Crystal(self.numbers, positions, cell, self.pbc, self.constraints)
         if (given := self._given) is not None:
             kept = np.where(given.pbc[:, None], crystal.cell, given.cell)
-            object.__setattr__(crystal, "_given", Crystal(self.numbers, positions, kept, given.pbc))
+            object.__setattr__(crystal, "_given", Crystal(self.numbers, positions, kept, given.pbc, self.constraints))
         return crystal
 
 
-def refuse_fixed_atoms(structure: object) -> None:
-    """Refuse a structure of which some atoms may not move, where all will be moved.
+def _held_sites(flags: Any) -> list[Any]:
+    """ASE's constraints of ``selective_dynamics``, whether each site may move along x, y and z; None of all that do."""
+    free = np.array([[True] * 3 if each is None else each for each in flags or ()], dtype=bool).reshape(-1, 3)
+    if free.all():
+        return []
+    from ase.constraints import FixAtoms, FixCartesian
 
-    Raises:
-        ConstraintError: an ASE ``Atoms`` carries constraints; or ``selective_dynamics`` fixes sites of a pymatgen
-            ``Structure``.
-    """
-    named = {type(constraint).__name__ for constraint in getattr(structure, "constraints", None) or ()}
-    flags = getattr(structure, "site_properties", {}).get("selective_dynamics", ())
-    if any(free is not None and not np.all(free) for free in flags):
-        named.add("selective_dynamics")
-    if named:
-        raise ConstraintError(
-            f"the structure carries constraints ({', '.join(sorted(named))}), and predictions move every atom. Finish "
-            "under a calculator, with DeepRelaxOptimizer(atoms) or --calculator, which keeps them; or remove them with "
-            "atoms.set_constraint() or structure.remove_site_property('selective_dynamics')."
-        )
+    wholly, partly = np.flatnonzero(~free.any(axis=1)), np.flatnonzero(free.any(axis=1) & ~free.all(axis=1))
+    held: list[Any] = [FixAtoms(wholly)] if len(wholly) else []
+    return held + [FixCartesian([int(n)], mask=(~free[n]).tolist()) for n in partly]
 
 
 def plane_normal(pbc: np.ndarray, cell: np.ndarray) -> np.ndarray | None:
@@ -227,13 +226,12 @@ def _with_vacuum(crystal: Crystal) -> Crystal:
     cell, height = crystal.cell.copy(), np.ptp(crystal.positions @ normal) + PUT_VACUUM
     if not abs(cell[~crystal.pbc][0] @ normal) >= height:
         cell[~crystal.pbc] = height * normal
-    return Crystal(crystal.numbers, crystal.positions, cell)
+    return Crystal(crystal.numbers, crystal.positions, cell, constraints=crystal.constraints)
 
 
 def crystal_or_error(structure: Any) -> Crystal | DeepRelaxError:
-    """The crystal of any supported object whose atoms may all move, or the error in its place, whatever is in it."""
+    """The crystal of any supported object, or the error in its place, whatever is in it."""
     try:
-        refuse_fixed_atoms(structure)
         return Crystal.of(structure)
     except DeepRelaxError as error:
         return error

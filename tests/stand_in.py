@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from ase import Atoms
 
-from deeprelax_ase.crystal import Crystal, check_elements, refuse_fixed_atoms
+from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
@@ -31,7 +31,6 @@ class StandInPredictor:
     def predict(
         self, structure: Crystal | Atoms, *, relax_cell: bool | None = None, graph: BuiltGraph | None = None
     ) -> Prediction:
-        refuse_fixed_atoms(structure)
         initial = Crystal.of(structure)
         check_elements(initial, set(range(1, 95)) - {2}, self.model_name)
         cell = initial.cell * SHRINKAGE if relax_cell is not False else initial.cell

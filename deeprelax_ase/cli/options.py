@@ -54,6 +54,39 @@ RelaxCell = Annotated[
     bool | None,
     typer.Option("--relax-cell/--fixed-cell", help="Move or keep all cells. Default: keep those of slabs only."),
 ]
+Mask = Annotated[
+    str | None,
+    optional(
+        "Components of the strain that may change, the others are kept: some of xx,yy,zz,yz,xz,xy, along the Cartesian "
+        "axes.",
+        metavar="xx,yy,xy",
+    ),
+]
+ConstantVolume = Annotated[bool, typer.Option("--constant-volume", help="Keep the volumes of all cells.")]
+Pressure = Annotated[
+    float | None,
+    optional("GPa, external, under which the calculator finishes every crystal; predictions know none.", metavar="GPA"),
+]
+Symmetry = Annotated[
+    bool | None,
+    optional(
+        "Keep the space group that a crystal has to 0.001 Å, through the finish too; or do not look for it, which "
+        "saves 1 to 3 ms for each crystal. Default: predictions keep it, as far as masks and constraints let them",
+        "--keep-symmetry/--no-symmetry",
+    ),
+]
+Rattle = Annotated[
+    float | None,
+    optional("Å; displace the atoms at random first, as symmetry may hold a crystal at a saddle point.", min=0.0),
+]
+Seed = Annotated[int | None, optional("Of the random numbers of --rattle. Default: 0", min=0)]
+Restart = Annotated[
+    str | None,
+    optional(
+        "Folder for what interrupted finishes need: the same command goes on with each from its last step.",
+        metavar="DIR",
+    ),
+]
 ModelName = Annotated[
     str | None,
     optional(

@@ -84,8 +84,10 @@ def relax(
         stop(str(error))
     with plain_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
-        chosen = partial(relax_frames, frames, predictor, relax_cell=how.relax_cell)
+        chosen = partial(relax_frames, frames, predictor, relax_cell=how.cell, **how.start)
         tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
+    if (restart := relax_frames.keywords.get("restart")) is not None:
+        restart.clear()  # all that was relaxed is written
     raise typer.Exit(OK if tally.sound else SOME_FAILED)
 
 
@@ -113,10 +115,12 @@ def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
     from deeprelax_ase.calculators.levels import model_for
     from deeprelax_ase.prediction.predictor import Predictor
 
-    return Predictor(how.model or model_for(calculator), device=how.device.value, **how.cost)
+    model = how.model or model_for(calculator)
+    symmetry: dict[str, Any] = {} if how.keep_symmetry is None else {"keep_symmetry": how.keep_symmetry}
+    return Predictor(model, device=how.device.value, **symmetry, **how.cost)
 
 
-def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Callable[..., Iterator[RelaxedFrame]]:
+def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> partial[Iterator[RelaxedFrame]]:
     """Return the function that relaxes frames, under ``calculator`` and, if needed, under others of its name."""
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
@@ -126,8 +130,10 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> Calla
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
     from deeprelax_ase.optimizers.finish import resolve_finish
+    from deeprelax_ase.optimizers.restart import RestartFolder
 
-    options = {**how.finishing, "calculator_name": how.calculator}
+    options = {**how.finishing, "calculator_name": how.calculator, "keep_symmetry": bool(how.keep_symmetry)}
+    options["restart"] = None if how.restart is None else RestartFolder(how.restart)
     if options["finish"].lower() == "none":
         options["finish"] = None
     else:

@@ -14,10 +14,12 @@ from deeprelax_ase.cli.options import (
     FMAX,
     STEPS,
     CalculatorName,
+    ConstantVolume,
     Device,
     DeviceOption,
     Finish,
     Fmax,
+    Mask,
     MaxError,
     MaxOddsWorse,
     MaxUncertainty,
@@ -28,10 +30,16 @@ from deeprelax_ase.cli.options import (
     OneShotOption,
     OnUncertain,
     OnUncertainOption,
+    Pressure,
+    Rattle,
     Recycles,
     RelaxCell,
+    Restart,
+    Seed,
     Steps,
+    Symmetry,
 )
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, refuse_useless
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,13 @@ class Relaxing:
     members: Members = None
     device: DeviceOption = Device.AUTO
     relax_cell: RelaxCell = None
+    mask: Mask = None
+    constant_volume: ConstantVolume = False
+    pressure: Pressure = None
+    keep_symmetry: Symmetry = None
+    rattle: Rattle = None
+    seed: Seed = None
+    restart: Restart = None
 
     @property
     def has_calculator(self) -> bool:
@@ -83,6 +98,31 @@ class Relaxing:
         fmax = FMAX if self.fmax is None else self.fmax
         return {"fmax": fmax, "steps": self.steps or STEPS, "finish": self.finish or FINISH}
 
+    @property
+    def cell(self) -> bool | AllowedStrain | None:
+        """How cells may move.
+
+        Raises:
+            ConstraintError: the mask is none.
+        """
+        if self.mask is None and self.pressure is None and not self.constant_volume:
+            return self.relax_cell
+        from ase.units import GPa
+
+        mask = AllowedStrain().mask if self.mask is None else AllowedStrain.parse_mask(self.mask)
+        return AllowedStrain(mask, constant_volume=self.constant_volume, pressure=(self.pressure or 0.0) * GPa)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """Options for what is done to crystals before they are relaxed: rattle, seed."""
+        return {"rattle": self.rattle or 0.0, "seed": self.seed or 0}
+
+    @property
+    def finishes_all(self) -> bool:
+        """Whether a calculator finishes every crystal, by more than the jump."""
+        jump_alone = (self.finish or FINISH).lower() == "none"
+        return self.has_calculator and self.uncertain is not OnUncertain.FINISH and not jump_alone
+
     def refuse_contradictions(self) -> None:
         """End with advice where options have no use beside the others: nothing is passed over in silence."""
         finishing = any(value is not None for value in (self.finish, self.fmax, self.steps))
@@ -90,12 +130,23 @@ class Relaxing:
             stop("--finish, --fmax and --steps say how to finish under a calculator; give one with --calculator.")
         if not self.has_calculator and self.on_uncertain is OnUncertain.FINISH:
             stop("--on-uncertain finish needs a calculator; give one with --calculator.")
+        if self.relax_cell is False and (self.mask or self.pressure or self.constant_volume):
+            stop("--fixed-cell keeps cells as they are: leave out --mask, --pressure and --constant-volume, or it.")
+        if self.seed is not None and not self.rattle:
+            stop("--seed is that of --rattle, which is not given.")
+        if self.restart is not None and not self.has_calculator:
+            stop("--restart keeps what a finish under a calculator needs to go on; give one with --calculator.")
         chosen = self.on_uncertain is not None or self.limits
         if self.has_calculator and chosen and self.on_uncertain is not OnUncertain.FINISH:
             stop(
                 "Under a calculator every crystal is finished, and limits and --on-uncertain have no use. Add "
                 "--on-uncertain finish to finish the uncertain ones alone."
             )
+        rattle = self.rattle or 0.0
+        try:
+            refuse_useless(self.cell, keep_symmetry=self.keep_symmetry, rattle=rattle, finishes_all=self.finishes_all)
+        except ValueError as error:
+            stop(str(error))
 
 
 def relaxing(command: Callable[..., None]) -> Callable[..., None]:

@@ -64,9 +64,6 @@ BlockSize = Annotated[int, typer.Option(min=1, help="Crystals of a file of resul
 AtomsPerBatch = Annotated[
     int | None, optional("Atoms that the network sees at once. Default: what suits the device", min=1)
 ]
-Symmetry = Annotated[
-    bool, typer.Option(help="Find space groups: 1 to 3 ms for each crystal, and exact where symmetry fixes atoms.")
-]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Fuse the network's kernels: a minute at the start, then faster on GPUs.")
 ]
@@ -82,7 +79,6 @@ def screen(
     workers: Workers = None,
     block_size: BlockSize = 1000,
     atoms_per_batch: AtomsPerBatch = None,
-    symmetry: Symmetry = True,
     compile: Compile = False,
     id_key: IdKey = None,
     quiet: Quiet = False,
@@ -101,8 +97,10 @@ def screen(
             model=_model(how, quiet=quiet),
             device=how.device.value,
             **how.cost,
-            relax_cell=how.relax_cell,
-            keep_symmetry=symmetry,
+            relax_cell=how.cell,
+            keep_symmetry=how.keep_symmetry,
+            **how.start,
+            restart=how.restart,
             atoms_per_batch=atoms_per_batch,
             compile=compile,
             on_uncertain=how.uncertain.value,

@@ -74,7 +74,7 @@ def in_batches(optimizer: str, potential: BatchedPotential, limits: Limits) -> R
     """
     from deeprelax_ase.optimizers.batched import relax_in_batches
     from deeprelax_ase.optimizers.batched_state import BatchedStart
-    from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
+    from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
     def relax(crystals: list[Crystal], advance: Advance) -> Relaxed:
         made, calls, done, failed = list(crystals), 0, 0, 0

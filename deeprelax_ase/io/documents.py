@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
 
@@ -113,26 +111,16 @@ def atoms_in(document: Any) -> Atoms:
 def atoms_of(structure: Mapping[str, Any]) -> Atoms:
     """The atoms of a structure in pymatgen's form, with the constraints that its sites have.
 
-    Lattice and species are all that pymatgen is given: it would import the modules that other properties name.
+    Lattice, species and these are all that pymatgen is given: it would import the modules that other properties name.
 
     Raises:
         StructureError: it is no ordered crystal.
     """
     from pymatgen.core import Structure
 
-    sites = [{"species": site["species"], "abc": site["abc"]} for site in structure["sites"]]
-    atoms = Crystal.from_structure(Structure.from_dict({"lattice": structure["lattice"], "sites": sites})).to_atoms()
-    free = [(site.get("properties") or {}).get("selective_dynamics") for site in structure["sites"]]
-    if any(flags is not None for flags in free):
-        _fix(atoms, ~np.array([(True, True, True) if flags is None else flags for flags in free], dtype=bool))
-    return atoms
-
-
-def _fix(atoms: Atoms, fixed: np.ndarray) -> None:
-    """Keep the Cartesian components ``fixed`` (N, 3) of the atoms."""
-    from ase.constraints import FixAtoms, FixCartesian
-
-    partly = np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
-    wholly = np.flatnonzero(fixed.all(axis=1))
-    constraints: list[Any] = [FixCartesian([int(n)], mask=fixed[n].tolist()) for n in partly]
-    atoms.set_constraint(([FixAtoms(wholly)] if len(wholly) else []) + constraints)
+    sites = []
+    for site in structure["sites"]:
+        free = (site.get("properties") or {}).get("selective_dynamics")
+        held = {"selective_dynamics": [True] * 3 if free is None else free}
+        sites.append({"species": site["species"], "abc": site["abc"], "properties": held})
+    return Crystal.from_structure(Structure.from_dict({"lattice": structure["lattice"], "sites": sites})).to_atoms()

@@ -17,6 +17,7 @@ import numpy as np
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureFileError
 from deeprelax_ase.io import cif, databases, documents, xyz
+from deeprelax_ase.io.constraints import constraints_of
 from deeprelax_ase.io.files import File, reachable
 from deeprelax_ase.io.frame import ID_KEYS, Frame, StructureRef, name_in, unreadable
 
@@ -156,7 +157,8 @@ def _atoms_of_row(row: dict[str, Any]) -> Atoms:
     if missing := [name for name in ("numbers", "positions", "cell") if row.get(name) is None]:
         raise StructureFileError(f"the columns numbers, positions and cell are needed, or structure; no {missing}")
     positions, cell = (np.asarray(row[name], dtype=float) for name in ("positions", "cell"))
-    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3)).to_atoms()
+    held = constraints_of(row.get("constraints"))
+    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3), constraints=held).to_atoms()
 
 
 def _place(place: RowRef) -> _Found:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal, crystal_or_error
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import ConstraintError, DeepRelaxError
 from deeprelax_ase.io.frame import Frame, StructureRef, escaped
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.labelling.basin import AT_REST, objections
@@ -67,7 +67,7 @@ class BlockLabeller:
         """
         start = time.perf_counter()
         frames = [read(ref, id_key=self.id_key) for ref in refs]
-        crystals = [frame.error or crystal_or_error(frame.atoms) for frame in frames]
+        crystals = [frame.error or _free_crystal(frame.atoms) for frame in frames]
         done = time.perf_counter()
         good = [crystal for crystal in crystals if isinstance(crystal, Crystal)]
         made = iter(self.relaxer(good))
@@ -122,3 +122,15 @@ def _geometry(one: Relaxation) -> dict[str, Any]:
         "steps": one.steps,
         "force_calls": one.force_calls,
     }
+
+
+def _free_crystal(atoms: Any) -> Crystal | DeepRelaxError:
+    """The crystal of ``atoms``; an error where some may not move: its minimum would be none to learn from."""
+    crystal = crystal_or_error(atoms)
+    if isinstance(crystal, Crystal) and crystal.constraints:
+        names = sorted({type(held).__name__ for held in crystal.constraints})
+        return ConstraintError(
+            f"the atoms carry constraints ({', '.join(names)}), and labels are minima of all atoms: remove them with "
+            "atoms.set_constraint()"
+        )
+    return crystal

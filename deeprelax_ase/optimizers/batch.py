@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is
-from deeprelax_ase.errors import CalculatorError, ConstraintError, DeepRelaxError, OutputError
+from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
 from deeprelax_ase.prediction.judgement import (
     KEEP,
     SKIP,
@@ -20,6 +21,7 @@ from deeprelax_ase.prediction.judgement import (
     check_on_uncertain,
     judge,
 )
+from deeprelax_ase.prediction.rattle import rattled, unrattled
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import FAILED, REFUSED, forget
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.io.sink import Sink
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
+    from deeprelax_ase.optimizers.restart import RestartFolder
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
 
@@ -56,7 +59,9 @@ def predict_frames(
     frames: Iterable[Frame],
     predictor: Predictor,
     *,
-    relax_cell: bool | None = None,
+    relax_cell: RelaxCell = None,
+    rattle: float = 0.0,
+    seed: int = 0,
     limits: TrustLimits | None = None,
     on_uncertain: str = KEEP,
 ) -> Iterator[RelaxedFrame]:
@@ -66,6 +71,8 @@ def predict_frames(
         frames: read as they are needed.
         predictor: does the work.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
+        rattle: Å, by which starts are displaced at random, see :func:`~deeprelax_ase.prediction.rattle.rattled`.
+        seed: of that.
         limits: a prediction beyond them is uncertain.
         on_uncertain: treatment of an uncertain one, all of :data:`~deeprelax_ase.prediction.judgement.ON_UNCERTAIN`
             but ``"finish"``.
@@ -78,7 +85,7 @@ def predict_frames(
         UncertainPredictionError: that is what is wanted.
     """
     check_on_uncertain(on_uncertain, allowed=WITHOUT_CALCULATOR)
-    for frame, made in _predicted(frames, predictor, relax_cell=relax_cell):
+    for frame, made in _predicted(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed):
         if isinstance(made, DeepRelaxError):
             yield _unrelaxed(frame, made, predictor.model_name)
         else:
@@ -95,7 +102,11 @@ def finish_frames(
     fmax: float = 0.05,
     steps: int = 500,
     finish: str | None = "fire",
-    relax_cell: bool | None = None,
+    relax_cell: RelaxCell = None,
+    keep_symmetry: bool = False,
+    rattle: float = 0.0,
+    seed: int = 0,
+    restart: RestartFolder | None = None,
     limits: TrustLimits | None = None,
     only_uncertain: bool = False,
     calculator_name: str | None = None,
@@ -107,10 +118,10 @@ def finish_frames(
         frames: read as they are needed.
         predictor: makes the jump.
         make_calculator: called once, and again after a crystal that failed, whatever state that left behind.
-        fmax: see :func:`finish_atoms`, as of ``steps``, ``finish`` and ``relax_cell``.
+        fmax: see :func:`finish_atoms`, as of ``steps``, ``finish``, ``relax_cell``, ``keep_symmetry`` and ``restart``.
+        rattle: see :func:`predict_frames`, as of ``seed``.
         limits: a prediction beyond them is uncertain.
-        only_uncertain: finish the predictions that are uncertain, and those that constraints do not let be made in
-            batches; hand out the others as they are.
+        only_uncertain: finish the predictions that are uncertain, and hand out the others as they are.
         calculator_name: see :func:`finish_atoms`.
         observe: is told after each step.
 
@@ -118,28 +129,26 @@ def finish_frames(
         the result of each frame, in order.
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
-    options["calculator_name"] = calculator_name
+    options |= {"calculator_name": calculator_name, "keep_symmetry": keep_symmetry, "restart": restart}
     calculator: Calculator | None = None
     predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
     if only_uncertain:
-        predicted = _predicted(frames, predictor, relax_cell=relax_cell)
+        predicted = _predicted(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
     for frame, made in predicted:
-        if isinstance(made, DeepRelaxError) and not isinstance(made, ConstraintError):
+        if isinstance(made, DeepRelaxError):
             yield _unrelaxed(frame, made, predictor.model_name)
             continue
-        prediction = None if isinstance(made, DeepRelaxError) else made
-        if prediction is not None and not (judgement := judge(prediction, limits)).uncertain:
-            yield _as_predicted(frame, prediction, judgement)
+        if made is not None and not (judgement := judge(made, limits)).uncertain:
+            yield _as_predicted(frame, made, judgement)
             continue
         if frame.atoms is None:  # without an error either: no source makes such a frame
             continue
         calculator = make_calculator() if calculator is None else calculator
         try:
             told = None if observe is None else partial(observe, frame.label)
-            result, atoms = finish_atoms(
-                frame.atoms, predictor, calculator, prediction=prediction, observe=told, **options
-            )
-            yield RelaxedFrame(frame.label, result, atoms)
+            start = rattled(frame.atoms, rattle, seed)
+            result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
+            yield RelaxedFrame(frame.label, unrattled(result, _crystal_of(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
             yield _unrelaxed(frame, error, predictor.model_name)
             if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
@@ -155,7 +164,9 @@ def finish_atoms(
     fmax: float = 0.05,
     steps: int = 500,
     finish: str | None = "fire",
-    relax_cell: bool | None = None,
+    relax_cell: RelaxCell = None,
+    keep_symmetry: bool = False,
+    restart: RestartFolder | None = None,
     calculator_name: str | None = None,
     observe: Callable[[int], None] | None = None,
 ) -> tuple[RelaxationResult, Atoms]:
@@ -169,7 +180,9 @@ def finish_atoms(
         fmax: eV/Å, the largest force, and cell gradient, that counts as converged.
         steps: most steps, the jump included.
         finish: name of the optimizer that finishes; None for the jump alone.
-        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
+        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`; here with a pressure too.
+        keep_symmetry: hold the space group that ``atoms`` have to 0.001 Å by ASE's ``FixSymmetry``.
+        restart: keeps what an interrupted relaxation of these atoms needs to be gone on with.
         calculator_name: name of the calculator in the result; by default as
             :func:`~deeprelax_ase.calculators.calculator_name` does.
         observe: is told after each step which it was.
@@ -184,20 +197,29 @@ def finish_atoms(
     from deeprelax_ase.calculators.identity import potential_name
     from deeprelax_ase.calculators.names import calculator_name as name_of
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
+    from deeprelax_ase.optimizers.restart import gone_on_with
+    from deeprelax_ase.optimizers.symmetry import hold_symmetry
 
     relaxed = atoms.copy()
-    relaxed.calc = calculator
+    if keep_symmetry:
+        hold_symmetry(relaxed, relax_cell)
     options: dict[str, Any] = {"predictor": predictor, "prediction": prediction, "relax_cell": relax_cell}
     options |= {"finish": finish, "logfile": None}
+    if restart is not None:
+        told = {"model": predictor.model_name, "calculator": calculator_name or name_of(calculator)}
+        options |= gone_on_with(relaxed, restart, finish=finish, relax_cell=relax_cell, **told)
+    relaxed.calc = calculator
     with CallCounter(calculator) as counter, DeepRelaxOptimizer(relaxed, **options) as optimizer:
         if observe is not None:
             optimizer.attach(lambda: observe(optimizer.nsteps))
         converged = optimizer.run(fmax=fmax, steps=steps)
     _keep_results(relaxed, calculator)
-    told: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
-    told |= {"force_calls": counter.calls, "calculator": calculator_name or name_of(calculator)}
-    told["potential"] = potential_name(calculator)
-    result = _finished(atoms, relaxed, optimizer, **told)
+    if keep_symmetry:
+        relaxed.set_constraint(atoms.constraints)
+    known: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
+    known |= {"force_calls": counter.calls, "calculator": calculator_name or name_of(calculator)}
+    known["potential"] = potential_name(calculator)
+    result = _finished(atoms, relaxed, optimizer, **known)
     forget(relaxed)
     relaxed.info.update(result.info)
     return result, relaxed
@@ -205,10 +227,9 @@ def finish_atoms(
 
 def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **told: Any) -> RelaxationResult:
     """The result of a run of ``optimizer`` from ``atoms`` to ``relaxed``, which holds what its calculator gave."""
-    before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (atoms, relaxed))
     return RelaxationResult.finished(
-        before,
-        after,
+        _crystal_of(atoms),
+        _crystal_of(relaxed),
         prediction=optimizer.prediction,  # None where the start was converged already
         judgement=optimizer.judgement,
         decision=optimizer.decision,
@@ -216,6 +237,11 @@ def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **tol
         steps=optimizer.nsteps,
         **told,
     )
+
+
+def _crystal_of(atoms: Atoms) -> Crystal:
+    """The crystal of ``atoms``, unchecked."""
+    return Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.constraints)
 
 
 def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
@@ -246,7 +272,7 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
 
 
 def _predicted(
-    frames: Iterable[Frame], predictor: Predictor, *, relax_cell: bool | None
+    frames: Iterable[Frame], predictor: Predictor, *, relax_cell: RelaxCell, rattle: float, seed: int
 ) -> Iterator[tuple[Frame, Prediction | DeepRelaxError]]:
     """Each frame, and its prediction or why there is none."""
     waiting: deque[Frame] = deque()
@@ -255,9 +281,9 @@ def _predicted(
         for frame in frames:
             waiting.append(frame)
             if frame.error is None and frame.atoms is not None:
-                yield frame.atoms
+                yield rattled(frame.atoms, rattle, seed) if rattle else frame.atoms
 
-    for made in predictor.predict_many(structures(), relax_cell=relax_cell):
+    for made in predictor.predict_many(structures(), relax_cell=without_pressure(relax_cell)):
         while (error := waiting[0].error) is not None:
             yield waiting.popleft(), error
         yield waiting.popleft(), made
@@ -268,6 +294,8 @@ def _predicted(
 
 def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:
     result = RelaxationResult.of(prediction, judgement, skip=skip)
+    if frame.atoms is not None:
+        result = unrattled(result, _crystal_of(frame.atoms))
     return RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
 
 

@@ -146,7 +146,7 @@ class _Case:
     def goes_in_batches(self) -> bool:
         dof: DegreesOfFreedom = self.dof
         plain = all(type(constraint) is FixAtoms for constraint in dof.atoms.constraints)
-        return plain and (dof.cell is None or dof.cell.plane is None)
+        return plain and dof.plane is None
 
     def finish_alone(self, predictor: Predictor, potential: BatchedPotential, options: dict[str, Any]) -> None:
         try:
@@ -192,7 +192,9 @@ class _Case:
             return self.error
         if self.made is not None:
             return self.made
-        before, after = (Crystal(a.numbers, a.positions, a.cell.array, a.pbc) for a in (self.atoms, self.relaxed))
+        before, after = (
+            Crystal(a.numbers, a.positions, a.cell.array, a.pbc, a.constraints) for a in (self.atoms, self.relaxed)
+        )
         prediction = None if self.decision is None else self.prediction
         result = RelaxationResult.finished(
             before,
@@ -215,11 +217,10 @@ class _Case:
 
 def _predict(cases: Iterable[_Case], predictor: Predictor) -> None:
     """Make the predictions that there are not yet."""
-    for moves_cell in (True, False):
-        wanting = [case for case in cases if case.prediction is None and case.dof.moves_cell is moves_cell]
-        if not wanting:
-            continue
-        made = predictor.predict_many([case.crystal for case in wanting], relax_cell=moves_cell)
+    wanting_all = [case for case in cases if case.prediction is None]
+    for asked in dict.fromkeys(case.dof.asked for case in wanting_all):
+        wanting = [case for case in wanting_all if case.dof.asked == asked]
+        made = predictor.predict_many([case.crystal for case in wanting], relax_cell=asked)
         for case, prediction in zip(wanting, made, strict=True):
             if isinstance(prediction, Exception):
                 case.error = prediction

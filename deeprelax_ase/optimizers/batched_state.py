@@ -17,7 +17,7 @@ from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Matrices, PerCrystal, Positions
-from deeprelax_ase.optimizers.degrees_of_freedom import AllowedStrain
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class BatchedState:
         def tensor(values: list | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.from_numpy(np.array(values)).to(device, dtype)
 
-        strains = [AllowedStrain(np.zeros((3, 3))) if one.strain is None else one.strain for one in starts]
+        strains = [AllowedStrain((0,) * 6) if one.strain is None else one.strain for one in starts]
         moves = [np.ones(len(one)) if one.moves is None else one.moves for one in starts]
         atoms = {
             "numbers": tensor(np.concatenate([one.numbers for one in starts]), torch.int64),
@@ -93,7 +93,7 @@ class BatchedState:
             "start": tensor([one.cell for one in starts]),
             "log": tensor(np.zeros((len(starts), 3, 3))),
             "size": tensor([len(one) for one in starts]),
-            "mask": tensor([strain.mask for strain in strains]),
+            "mask": tensor([strain.matrix for strain in strains]),
             "hydrostatic": tensor([strain.hydrostatic for strain in strains], torch.bool),
             "constant_volume": tensor([strain.constant_volume for strain in strains], torch.bool),
             "pressure": tensor([strain.pressure for strain in strains]),
@@ -172,7 +172,9 @@ class BatchedState:
         virial = torch.where(crystals["hydrostatic"][:, None, None], mean, virial)
         free = crystals["mask"] != 0  # where there is no stress, nothing is free
         force = _along_logarithm(torch.where(free, virial, 0.0), crystals["log"])
-        mean = force.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+        lengths = crystals["mask"] * identity
+        share = force.diagonal(dim1=1, dim2=2).sum(dim=1) / lengths.sum(dim=(1, 2)).clamp(min=1)
+        mean = lengths * share[:, None, None]
         force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
         forces = self.atoms["forces"] * self.atoms["moves"]
         self.atoms["pull"] = rows_times_matrices(forces, deformation[self.batch])

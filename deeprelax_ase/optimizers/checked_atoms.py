@@ -68,6 +68,7 @@ class CheckedAtoms:
         atoms = self.atoms
         now: list[object] = [a.tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         now.append(repr(atoms.info.get("occupancy")))  # it may tell that they are no crystal
+        now.append(repr([(type(held), vars(held)) for held in atoms.constraints]))
         if self._seen != now:
             self._seen = now
             self.forget()

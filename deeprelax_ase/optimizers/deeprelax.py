@@ -12,12 +12,12 @@ from ase.filters import Filter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
 from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers import log
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot
 from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, trajectory_is_empty, write_log
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     degrees_of_freedom,
-    refuse_constraints,
     refuse_missing_stress,
     refuse_tilted_layers,
 )
@@ -83,9 +83,9 @@ class DeepRelaxOptimizer(Optimizer):
             ``one_shot``. Default predictors are loaded at the first jump and shared in the process.
         prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
             it and predicts nothing again.
-        relax_cell: whether the cell of bare ``Atoms`` is relaxed along with the positions; if not, it is kept exactly.
-            By default it is, unless they are a slab. Layers and slabs are strained in their plane only. An
-            :class:`~deeprelax_ase.AllowedStrain` says how it may move, and under which pressure.
+        relax_cell: whether the cell of bare ``Atoms`` is relaxed too, or kept exactly; by default it is, unless they
+            are a slab. Layers and slabs are strained in their plane only. An :class:`~deeprelax_ase.AllowedStrain`
+            says how it may move, and under which pressure.
         finish: class, or name in ``ase.optimize``, of the optimizer that finishes; ``"fast"`` for
             :class:`~deeprelax_ase.optimizers.model_hessian.ModelHessianBFGS`, None for the jump alone.
         finish_kwargs: options of the finishing optimizer, such as ``{"maxstep": 0.1}``.
@@ -275,10 +275,8 @@ class DeepRelaxOptimizer(Optimizer):
 
     def _prepare_run(self, *, jumps: bool) -> None:
         """Refuse what cannot be relaxed before a costly calculator is called; make the atoms symmetric, if asked."""
-        dof = self._dof
-        refuse_constraints(dof.atoms)
-        if not dof.has_calculator:
-            refuse_pressure_alone(dof.pressure)
+        refuse_constraints((dof := self._dof).atoms.constraints)
+        refuse_pressure_alone(0.0 if dof.has_calculator else dof.pressure)
         refuse_tilted_layers(dof)
         if jumps:
             self._jump.crystal()  # raises where there is none
@@ -296,7 +294,7 @@ class DeepRelaxOptimizer(Optimizer):
                 close_along(self, made)
 
     def _make_jump(self) -> None:
-        refuse_constraints(self._dof.atoms)
+        refuse_constraints(self._dof.atoms.constraints)
         record = self._jump.make()
         write_log(self, log.jump_line(record, self._jump, type(self).__name__, self.nsteps + 1))
 

@@ -11,6 +11,7 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 
 from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import CalculatorError, ConstraintError
+from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
 from deeprelax_ase.optimizers.slab import layer_of
@@ -21,9 +22,6 @@ from deeprelax_ase.prediction.allowed_strain import (
     along_axes,
     refuse_open,
 )
-
-#: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
-HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
 
 _WAY_OUT = "or relax with a plain ASE optimizer, such as FIRE, which honours it."
 
@@ -108,10 +106,10 @@ def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: RelaxCell) -> Degre
         ConstraintError: the filter or a constraint is of a kind that the jump cannot honour.
     """
     if isinstance(atoms, Atoms):
-        refuse_constraints(atoms)
+        refuse_constraints(atoms.constraints)
         return _dof_of_atoms(atoms, relax_cell)
     dof = _dof_of_filter(atoms)
-    refuse_constraints(dof.atoms)
+    refuse_constraints(dof.atoms.constraints)
     return dof
 
 
@@ -154,20 +152,6 @@ def _in_plane(limits: AllowedStrain, normal: np.ndarray, cell: np.ndarray) -> tu
     return limits.within(np.outer(axes, axes)), None
 
 
-def refuse_constraints(atoms: Atoms) -> None:
-    """Refuse atoms that carry constraints that the jump cannot honour.
-
-    Raises:
-        ConstraintError: names the constraints.
-    """
-    names = {type(c).__name__ for c in atoms.constraints if not _is_honoured(c)}
-    if names:
-        raise ConstraintError(
-            f"the atoms carry constraints ({', '.join(sorted(names))}) that a jump cannot keep exactly; it keeps "
-            f"{', '.join(HONOURED)}. Remove the others with atoms.set_constraint() if they may be dropped, {_WAY_OUT}"
-        )
-
-
 def refuse_missing_stress(dof: DegreesOfFreedom) -> None:
     """Refuse to relax the cell of bare atoms under a calculator that has no stress.
 
@@ -201,11 +185,6 @@ def refuse_tilted_layers(dof: DegreesOfFreedom) -> None:
         f"atoms.center(vacuum=10, axis={int(np.flatnonzero(~dof.atoms.pbc)[0])}), keep it with relax_cell=False, or "
         "leave the calculator out for the jump alone."
     )
-
-
-def _is_honoured(constraint: object) -> bool:
-    cls = type(constraint)
-    return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED
 
 
 def _dof_of_filter(target: object) -> DegreesOfFreedom:

@@ -5,24 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.cell import Cell
 from ase.filters import StrainFilter
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
+from deeprelax_ase.geometry.strain import logarithmic_strain
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.prediction.constrained import displace_atoms, strain_atoms
 from deeprelax_ase.prediction.freedom import permitted
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
-
-#: Å, what constraints seem to take of a displacement where they take nothing.
-_ROUNDING = 1e-9
-
-#: Largest element of a strain that FixSymmetry is given at once; ASE refuses to symmetrise large ones.
-_SYMMETRIC_STEP = 0.1
 
 
 def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor | None = None) -> None:
@@ -43,7 +37,8 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
         if predictor is not None and dof.visible.any() and restricted:
             displacements = _displacements_in(crystal, crystal.cell @ deformation, predictor, displacements)
         _strain(dof, new_cell)
-    _displace(dof, displacements)
+    if dof.visible.any():
+        displace_atoms(dof.atoms, displacements, dof.visible)
 
 
 def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:
@@ -71,42 +66,10 @@ def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
 
 
 def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray) -> None:
-    """Set the cell and carry the atoms along, by ASE's rules: constraints adjust it, StrainFilter keeps its count."""
+    """Set the cell and carry the atoms along, by ASE's rules; StrainFilter keeps its count."""
     atoms, target = dof.atoms, dof.target
-    strain = logarithmic_strain(atoms.cell.complete().array, Cell(new_cell).complete().array)
-    steps = max(1, int(np.ceil(np.abs(strain).max() / _SYMMETRIC_STEP))) if atoms.constraints else 1
-    if steps == 1:
-        atoms.set_cell(new_cell, scale_atoms=True)
-    for _ in range(steps if steps > 1 else 0):  # each from where constraints have let the last one come
-        atoms.set_cell(atoms.cell.array @ matrix_function(np.exp, strain / steps), scale_atoms=True)
+    strain_atoms(atoms, new_cell)
     if isinstance(target, StrainFilter):
         small = np.linalg.solve(np.asarray(target.origcell), atoms.cell.array) - np.eye(3)
         small = (small + small.T) / 2
         target.strain[:] = [*np.diag(small), 2 * small[1, 2], 2 * small[0, 2], 2 * small[0, 1]]
-
-
-def _displace(dof: DegreesOfFreedom, displacements: np.ndarray) -> None:
-    """Displace the atoms that may, under their constraints.
-
-    The model does not tell where the crystal as a whole is: it is put where constraints take least from the motion, so
-    that, say, a fixed atom does not spoil the distances to its neighbours.
-    """
-    atoms = dof.atoms
-    if not dof.visible.any():
-        return
-    taken = _taken(dof, displacements)
-    if taken.any():
-        common = [np.broadcast_to(axis, displacements.shape) for axis in np.eye(3)]
-        taken_of_common = np.stack([_taken(dof, one).ravel() for one in common], axis=1)
-        displacements = displacements - np.linalg.lstsq(taken_of_common, taken.ravel(), rcond=1e-6)[0]
-    atoms.set_positions(atoms.positions + displacements * dof.visible[:, None])
-
-
-def _taken(dof: DegreesOfFreedom, displacements: np.ndarray) -> np.ndarray:
-    """(N, 3) Å, what filter and constraints take of ``displacements``; zero where that is rounding."""
-    atoms = dof.atoms
-    positions = atoms.positions + displacements * dof.visible[:, None]
-    for constraint in atoms.constraints:
-        constraint.adjust_positions(atoms, positions)
-    taken = displacements - (positions - atoms.positions)
-    return np.where(np.abs(taken) > _ROUNDING, taken, 0.0)

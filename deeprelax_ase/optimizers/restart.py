@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.io import Trajectory
 from ase.io.jsonio import read_json, write_json
 from ase.optimize.optimize import RestartError
 
+from deeprelax_ase.io.constraints import constraints_text
 from deeprelax_ase.optimizers.acceptance import JumpDecision
 from deeprelax_ase.prediction.judgement import Judgement
 
@@ -73,6 +76,60 @@ class JumpRecord:
         return np.allclose(atoms.positions, self.positions, rtol=0, atol=1e-6) and np.allclose(
             atoms.cell.array, self.cell, rtol=0, atol=1e-6
         )
+
+
+class RestartFolder:
+    """Files of relaxations that may be interrupted, a restart file and a trajectory of each crystal.
+
+    Args:
+        path: the folder, made if need be.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path, self._used = Path(path), list[Path]()
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def files(self, atoms: Atoms, **settings: Any) -> tuple[Path, Path]:
+        """Restart file and trajectory of the relaxation of ``atoms`` under these ``settings``, whatever it has reached.
+
+        Without a last frame there is nothing to go on from: files of no use are removed.
+        """
+        told = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc]
+        content = b"".join(np.ascontiguousarray(array).tobytes() for array in told)
+        content += repr((sorted(settings.items()), constraints_text(atoms.constraints))).encode()
+        stem = self._path / hashlib.blake2b(content, digest_size=16).hexdigest()
+        record, trajectory = stem.with_suffix(".json"), stem.with_suffix(".traj")
+        if not (record.exists() and trajectory.exists()):
+            for file in (record, trajectory):
+                file.unlink(missing_ok=True)
+        self._used += [record, trajectory]
+        return record, trajectory
+
+    def clear(self) -> None:
+        """Remove the files of the relaxations so far: their results are safe elsewhere."""
+        for file in self._used:
+            file.unlink(missing_ok=True)
+        self._used.clear()
+
+
+def gone_on_with(atoms: Atoms, folder: RestartFolder, **settings: Any) -> dict[str, Any]:
+    """Put ``atoms`` where the last relaxation of them under these ``settings`` was interrupted, if one was.
+
+    Returns:
+        options of the optimizer that goes on, and writes down how far it is.
+    """
+    record, trajectory = folder.files(atoms, **settings)
+    if trajectory.exists():
+        try:
+            with Trajectory(trajectory) as frames:
+                last = frames[-1]
+        except Exception:  # damaged: it begins anew
+            record.unlink()
+            trajectory.unlink()
+        else:
+            atoms.set_cell(last.cell, apply_constraint=False)
+            atoms.set_positions(last.positions, apply_constraint=False)
+    return {"restart": record, "trajectory": str(trajectory), "append_trajectory": True}
 
 
 def write_record(path: str | os.PathLike, record: JumpRecord) -> None:

@@ -1,11 +1,45 @@
-"""Making atoms exactly symmetric before they are relaxed."""
+"""Making atoms exactly symmetric before they are relaxed, and keeping them so."""
 
 from __future__ import annotations
 
+import numpy as np
 from ase import Atoms
 
 from deeprelax_ase.errors import ConstraintError, StructureError
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.prediction.allowed_strain import (
+    AllowedStrain,
+    RelaxCell,
+    refuse_broken_symmetry,
+    refuse_symmetry_of,
+)
+
+#: Å, tolerance within which the symmetry that is to be kept is sought: that of predictions.
+SYMPREC = 1e-3
+
+
+def hold_symmetry(atoms: Atoms, relax_cell: RelaxCell) -> None:
+    """Constrain ``atoms`` to the space group that they have within :data:`SYMPREC`, by ASE's ``FixSymmetry``.
+
+    Args:
+        atoms: are given the constraint.
+        relax_cell: how their cell may move.
+
+    Raises:
+        ConstraintError: other constraints, or the mask of the strain, would break the symmetry.
+        StructureError: no space group is found.
+    """
+    from ase.constraints import FixSymmetry
+
+    refuse_symmetry_of(atoms.constraints)
+    try:
+        held = FixSymmetry(atoms.copy(), symprec=SYMPREC)  # it refines the atoms that it is given
+    except Exception as error:  # spglib's, which has changed its ways of failing
+        raise StructureError(f"no space group was found within {SYMPREC} Å to be kept ({error})") from error
+    if isinstance(relax_cell, AllowedStrain):
+        cell = atoms.cell.array
+        refuse_broken_symmetry(relax_cell, [np.linalg.solve(cell, w.T @ cell) for w in held.rotations])
+    atoms.set_constraint(held)
 
 
 def symmetrize_first(dof: DegreesOfFreedom, symprec: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,9 +118,34 @@ def refuse_pressure_alone(pressure: float) -> None:
     """
     if pressure:
         raise ConstraintError(
-            f"the pressure is {pressure:g} eV/Å^3, and the model predicts the crystal without pressure. "
-            "Give a calculator, whose finish applies it, or leave the pressure out."
+            f"the pressure is {pressure:g} eV/Å^3, and the model predicts crystals without pressure. Give a calculator "
+            "that finishes every crystal, as its finish applies it, or leave the pressure out."
         )
+
+
+def refuse_useless(
+    relax_cell: RelaxCell, *, keep_symmetry: bool | None = None, rattle: float = 0.0, finishes_all: bool
+) -> None:
+    """Refuse what means nothing in a relaxation of many crystals.
+
+    Args:
+        relax_cell: how their cells may move.
+        keep_symmetry: whether their symmetry is to be kept.
+        rattle: Å, by which they are displaced first.
+        finishes_all: whether a calculator finishes every crystal.
+
+    Raises:
+        ConstraintError: a pressure where predictions are handed out as they are, or a mask that nothing keeps exactly.
+        ValueError: rattled crystals have no symmetry to keep, or the width is no length.
+    """
+    if isinstance(relax_cell, AllowedStrain):
+        refuse_open(relax_cell)
+        if not finishes_all:
+            refuse_pressure_alone(relax_cell.pressure)
+    if not 0 <= rattle < math.inf:
+        raise ValueError(f"{rattle=} must be a length in Å, 0 for none")
+    if rattle and keep_symmetry:
+        raise ValueError(f"{rattle=} breaks the symmetry that keep_symmetry=True is to keep: leave one of them out")
 
 
 def refuse_open(cell: AllowedStrain) -> None:
@@ -134,6 +160,43 @@ def refuse_open(cell: AllowedStrain) -> None:
             f"the mask {','.join(names)} frees shears but not all that they lead to. With a shear, such as xy, free "
             "the lengths xx and yy and the shears between all axes that it links; or pass one of ASE's filters to "
             "DeepRelaxOptimizer, which keeps such a mask as ASE does."
+        )
+
+
+def refuse_broken_symmetry(cell: AllowedStrain, rotations: Sequence[np.ndarray]) -> None:
+    """Refuse to keep the symmetry of a crystal whose ``cell`` may not move as it asks.
+
+    Args:
+        cell: how it may move.
+        rotations: (3, 3) of the space group, for Cartesian vectors in rows.
+
+    Raises:
+        ConstraintError: says what to leave out.
+    """
+    mask, turns = cell.matrix, np.stack(rotations)
+    for row, column in np.argwhere(np.triu(mask)):
+        strain = np.zeros((3, 3))
+        strain[row, column] = strain[column, row] = 1
+        mean = (turns.transpose(0, 2, 1) @ strain @ turns).mean(axis=0)
+        if np.abs(mean * (1 - mask)).max() > 1e-6:
+            names = ",".join(name for name, free in zip(COMPONENTS, cell.mask, strict=True) if free)
+            raise ConstraintError(
+                f"the symmetry is to be kept, and the mask {names} breaks it: the space group strains other components "
+                "along with these. Leave keep_symmetry or the mask out."
+            )
+
+
+def refuse_symmetry_of(constraints: Iterable[object]) -> None:
+    """Refuse to keep the symmetry of atoms with other ``constraints``.
+
+    Raises:
+        ConstraintError: says what to leave out.
+    """
+    others = sorted({type(c).__name__ for c in constraints} - {"FixSymmetry"})
+    if others:
+        raise ConstraintError(
+            f"the symmetry is to be kept, and the atoms carry constraints ({', '.join(others)}) that may break it. "
+            "Leave keep_symmetry out, or remove them with atoms.set_constraint()."
         )
 
 

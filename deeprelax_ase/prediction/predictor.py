@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error, refuse_fixed_atoms
+from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
 from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
+from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_symmetry_of
 from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.constrained import constrained
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.forces import known_forces
@@ -58,8 +60,9 @@ class Predictor:
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.
         keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
-            symmetry do not move and equal sites stay equal. To find it takes spglib 1 to 3 ms for each crystal; without
-            it an end-to-end network keeps the symmetry all the same, but for rounding.
+            symmetry do not move and equal sites stay equal. By default that gives way to a mask of the strain, and to
+            constraints; with True crystals are refused where these break the symmetry. To find it takes spglib 1 to
+            3 ms for each crystal; with False an end-to-end network keeps it all the same, but for rounding.
         leave_within_error: leave a crystal as it is that the model would move by less than it expects to be off, where
             its errors are calibrated and its cell may move, see
             :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`.
@@ -86,7 +89,7 @@ class Predictor:
         device: str | torch.device = "auto",
         dtype: str = "float32",
         graph_backend: str = "torch",
-        keep_symmetry: bool = True,
+        keep_symmetry: bool | None = None,
         leave_within_error: bool = True,
         solver: EDGSettings | None = None,
         one_shot: str = DEFAULT,
@@ -154,7 +157,7 @@ class Predictor:
 
         Raises:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
-            ConstraintError: some of its atoms may not move; or the strain cannot be limited so.
+            ConstraintError: its constraints cannot be kept exactly, nor the strain be limited so.
         """
         crystal = self._admit(structure)
         return _or_raise(self._predict([crystal], relax_cell, built=graph)[0])
@@ -218,8 +221,10 @@ class Predictor:
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
-        refuse_fixed_atoms(structure)
         crystal = Crystal.of(structure)
+        refuse_constraints(crystal.constraints)
+        if self.keep_symmetry:
+            refuse_symmetry_of(crystal.constraints)
         check_elements(crystal, self.model.card.elements, self.model_name)
         return crystal
 
@@ -247,7 +252,7 @@ class Predictor:
             built = self._usable(built)
             graph = self._graph(crystals) if built is None else built.graph
         with timed("geometry"):
-            symmetry = BatchSymmetry.of(crystals) if self.keep_symmetry else None
+            symmetry = None if self.keep_symmetry is False else BatchSymmetry.of(crystals)
         relaxation = relax(
             self.model,
             graph,
@@ -276,8 +281,10 @@ class Predictor:
             steps=steps if self.leave_within_error else None,
             bonds=bonds,
         )
-        flaws = relaxation.flaws.tolist()
-        return [flaw_error(flaw, p) if flaw else p for flaw, p in zip(flaws, made, strict=True)]
+        asked = relax_cell if self.keep_symmetry else None
+        broken = [None] * len(crystals) if symmetry is None else symmetry.broken_by(asked)
+        told = zip(broken, relaxation.flaws.tolist(), made, strict=True)
+        return [error or (flaw_error(flaw, p) if flaw else constrained(p)) for error, flaw, p in told]
 
     def _usable(self, built: BuiltGraph | None) -> BuiltGraph | None:
         """Hand out what was built before, if the model reads the same."""

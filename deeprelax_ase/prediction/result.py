@@ -10,6 +10,7 @@ import numpy as np
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.io.constraints import constraints_of, constraints_text
 from deeprelax_ase.prediction.judgement import Judgement, judge
 from deeprelax_ase.prediction.record import Prediction, judged, labelled_atoms
 from deeprelax_ase.prediction.status import (
@@ -174,10 +175,10 @@ class RelaxationResult:
         Fields of the prediction are dropped where a finish moved on from it, as tables of former versions kept it.
         """
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
-        numbers, positions, cell, pbc = (values.pop(name) for name in GEOMETRY)
+        numbers, positions, cell, pbc, held = (values.pop(name) for name in GEOMETRY)
         relaxed = None
         if numbers is not None and len(numbers):
-            relaxed = Crystal(numbers, positions, cell, True if pbc is None else pbc)
+            relaxed = Crystal(numbers, positions, cell, True if pbc is None else pbc, constraints_of(held))
         if values["status"] in FINISHED:
             values |= dict.fromkeys(OF_THE_PREDICTION)
         return cls(**values, initial=initial, relaxed=relaxed)
@@ -268,12 +269,13 @@ def _columns() -> dict[str, Column]:
         "positions": Column(list[float], "(3 N) Å, Cartesian positions, atom by atom"),
         "cell": Column(list[float], "(9) Å, lattice vectors, one after the other"),
         "pbc": Column(list[bool], "(3) in which directions it repeats; null where in all"),
+        "constraints": Column(str, "of its atoms, as JSON in ASE's form; null where there are none"),
     }
     return first | geometry | scalars
 
 
 #: The columns of a crystal's geometry.
-GEOMETRY = ("numbers", "positions", "cell", "pbc")
+GEOMETRY = ("numbers", "positions", "cell", "pbc", "constraints")
 
 #: Columns of a result in tables and documents, by name, in their order.
 COLUMNS = _columns()
@@ -282,11 +284,15 @@ COLUMNS = _columns()
 SCALARS = tuple(name for name in COLUMNS if name not in GEOMETRY)
 
 
-def geometry_of(crystal: Crystal) -> dict[str, np.ndarray | None]:
-    """The values of :data:`GEOMETRY` for ``crystal``, as flat arrays."""
+def geometry_of(crystal: Crystal) -> dict[str, Any]:
+    """The values of :data:`GEOMETRY` for ``crystal``, as flat arrays and text.
+
+    Raises:
+        ConstraintError: it has constraints that cannot be kept.
+    """
     periodic = None if crystal.pbc.all() else crystal.pbc
-    arrays = (crystal.numbers, crystal.positions.ravel(), crystal.cell.ravel(), periodic)
-    return dict(zip(GEOMETRY, arrays, strict=True))
+    values = (crystal.numbers, crystal.positions.ravel(), crystal.cell.ravel(), periodic)
+    return dict(zip(GEOMETRY, (*values, constraints_text(crystal.constraints)), strict=True))
 
 
 def schema() -> pa.Schema:

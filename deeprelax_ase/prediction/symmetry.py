@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import ConstraintError
 from deeprelax_ase.geometry import SymmetryOperations, project, symmetry_operations
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_broken_symmetry
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,10 @@ class BatchSymmetry:
         """The symmetry of ``crystals``."""
         return cls(crystals, [symmetry_operations(crystal) for crystal in crystals])
 
+    def broken_by(self, relax_cell: RelaxCell) -> list[ConstraintError | None]:
+        """Say of each crystal whether cells that move like that break its symmetry; None where they do not."""
+        return [_broken(relax_cell, each) if each is not None else None for each in self.operations]
+
     def project(self, positions: Tensor, cell: Tensor, *, fixed_cell: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted ``positions`` (N, 3) and ``cell`` (G, 3, 3) as symmetry allows.
 
@@ -42,6 +48,16 @@ class BatchSymmetry:
         geometry = np.concatenate([xyz for xyz, _ in projected]), np.stack([cell for _, cell in projected])
         moved = (torch.from_numpy(values).to(positions.device) for values in geometry)
         return next(moved), next(moved)
+
+
+def _broken(relax_cell: RelaxCell, operations: SymmetryOperations) -> ConstraintError | None:
+    basis = operations.basis
+    try:
+        if isinstance(relax_cell, AllowedStrain):
+            refuse_broken_symmetry(relax_cell, [np.linalg.solve(basis, w.T @ basis) for w in operations.rotations])
+    except ConstraintError as error:
+        return error
+    return None
 
 
 def split_atoms(values: np.ndarray, crystals: Sequence[Crystal]) -> list[np.ndarray]:

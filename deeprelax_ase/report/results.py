@@ -15,6 +15,7 @@ from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.frame import StructureRef, name_in
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.io.source import open_source, read_frames
+from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.screening.rows import crystals_of, structures_table
@@ -76,12 +77,12 @@ class Results(Protocol):
     Attributes:
         name: of the file or folder.
         places: of the crystals that were to be relaxed, among the inputs; None if these are those of the rows.
-        relax_cell: whether cells were relaxed.
+        relax_cell: whether cells were relaxed, or how, at no pressure.
     """
 
     name: str
     places: Sequence[int] | None
-    relax_cell: bool | None
+    relax_cell: RelaxCell
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """All rows, or those at the places ``only``, in order."""
@@ -109,7 +110,7 @@ class RelaxedFile:
     """
 
     places: Sequence[int] | None = None
-    relax_cell: bool | None = True
+    relax_cell: RelaxCell = True
 
     def __init__(self, name: str, initial: str | None) -> None:
         self.name, self._initial = name, initial

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.source import Source, open_source, part_of, path_of
+from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.report.results import NUMBERS, Rows, crystals_at
 from deeprelax_ase.screening.folder import Folder
@@ -44,7 +45,7 @@ class ScreenedFolder:
         everything = range(self._manifest.structures)
         self._part = None if self._folder.path == Path(name) else sorted(part_of(name, lambda: everything))
         self.places: Sequence[int] | None = self._part or everything
-        self.relax_cell = self._options.relax_cell
+        self.relax_cell = without_pressure(self._options.relax_cell)
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORKS = {"screen": "screening", "label": "labelling"}
 
 #: Options that do not change the results.
-_ANYWHERE = ("device", "atoms_per_batch", "compile")
+_ANYWHERE = ("device", "atoms_per_batch", "compile", "restart")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deeprelax_ase.crystal import Crystal, crystal_or_error
 from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, UncertainPredictionError
 from deeprelax_ase.prediction.judgement import SKIP, announce
 from deeprelax_ase.prediction.parallel import map_in_processes
+from deeprelax_ase.prediction.rattle import rattled_crystal
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening.options import NONE, RelaxOptions
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-    from deeprelax_ase.crystal import Crystal
+    from deeprelax_ase.prediction.predictor import Predictor
 
 #: Structures that a process is given at once.
 CHUNK = 64
@@ -79,7 +82,27 @@ def relax_many(
 
 def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[Result]]:
     predictor = replace(options, device=device).predictor()
-    return partial(predictor.predict_many, relax_cell=options.relax_cell, atoms_per_batch=options.atoms_per_batch)
+    return partial(_predicted, predictor, options)
+
+
+def _predicted(predictor: Predictor, options: RelaxOptions, structures: Iterable[Given]) -> Iterator[Result]:
+    """Predict the structures, which are rattled first where that is wanted."""
+    waiting: deque[Crystal | DeepRelaxError] = deque()
+
+    def starts() -> Iterator[Given]:
+        for structure in structures:
+            crystal = crystal_or_error(structure)
+            waiting.append(crystal)
+            yield rattled_crystal(crystal, options.rattle, options.seed) if isinstance(crystal, Crystal) else structure
+
+    of = starts() if options.rattle else structures
+    how: dict[str, Any] = {"relax_cell": options.relax_cell, "atoms_per_batch": options.atoms_per_batch}
+    for made in predictor.predict_many(of, **how):
+        crystal = waiting.popleft() if options.rattle else None
+        if not isinstance(crystal, Crystal) or isinstance(made, DeepRelaxError):
+            yield made
+        else:
+            yield replace(made, initial=crystal, relaxed=crystal if made.unchanged else made.relaxed)
 
 
 def _handed_out(number: int, made: Result, options: RelaxOptions) -> Result:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_useless
 from deeprelax_ase.prediction.judgement import FINISH, KEEP, MAX_ODDS_WORSE, WARN, TrustLimits, check_on_uncertain
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import UNCERTAIN
@@ -28,8 +29,13 @@ class RelaxOptions:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
         one_shot, recycles, members: how much a prediction may cost, see :class:`~deeprelax_ase.Predictor`.
-        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`.
-        keep_symmetry: see :class:`~deeprelax_ase.Predictor`; without it a crystal takes 1 to 3 ms less.
+        relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`; an :class:`~deeprelax_ase.AllowedStrain` says how
+            cells may move, and under which pressure a calculator finishes.
+        keep_symmetry: see :class:`~deeprelax_ase.Predictor`; with True a finish keeps the space group too. With False a
+            crystal takes 1 to 3 ms less.
+        rattle: Å, by which starts are displaced at random, see :func:`~deeprelax_ase.prediction.rattle.rattled`.
+        seed: of that.
+        restart: folder for what interrupted finishes need to be gone on with; None for none.
         atoms_per_batch: see :meth:`~deeprelax_ase.Predictor.predict_many`.
         compile: see :class:`~deeprelax_ase.Predictor`.
         max_error: Å, predictions whose expected error of the coordinates is larger are uncertain, as those are of
@@ -57,8 +63,11 @@ class RelaxOptions:
     one_shot: str = DEFAULT
     recycles: int | None = None
     members: int | None = None
-    relax_cell: bool | None = None
-    keep_symmetry: bool = True
+    relax_cell: RelaxCell = None
+    keep_symmetry: bool | None = None
+    rattle: float = 0.0
+    seed: int = 0
+    restart: str | None = None
     atoms_per_batch: int | None = None
     compile: bool = False
     max_error: float | None = None
@@ -72,6 +81,9 @@ class RelaxOptions:
     steps: int = 500
 
     def __post_init__(self) -> None:
+        given: Any = self.relax_cell
+        if isinstance(given, dict):  # of a document
+            object.__setattr__(self, "relax_cell", AllowedStrain(**given))
         self.limits()  # says what is wrong with them
         check_on_uncertain(self.on_uncertain)
         one_shot_options(self.one_shot)
@@ -82,6 +94,15 @@ class RelaxOptions:
                 f"calculator={self.calculator!r} finishes every crystal, uncertain or not: leave "
                 f"on_uncertain={self.on_uncertain!r} out, or choose {FINISH!r} to finish the uncertain ones alone"
             )
+
+        refuse_useless(
+            self.relax_cell,
+            keep_symmetry=self.keep_symmetry,
+            rattle=self.rattle,
+            finishes_all=self.finishes_all and self.finish != NONE,
+        )
+        if self.restart is not None and self.calculator == NONE:
+            raise ValueError("restart keeps what a finish under a calculator needs to be gone on with: say under which")
 
     def predictor(self) -> Predictor:
         """Load the predictor that these options ask for.
@@ -122,7 +143,10 @@ class RelaxOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self)
+        made = asdict(self)
+        if isinstance(self.relax_cell, AllowedStrain):
+            made["relax_cell"]["mask"] = list(self.relax_cell.mask)
+        return made
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RelaxOptions:

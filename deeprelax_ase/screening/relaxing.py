@@ -14,7 +14,10 @@ from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches, potential_for
 from deeprelax_ase.optimizers.finish import resolve_finish
+from deeprelax_ase.optimizers.restart import RestartFolder
+from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
+from deeprelax_ase.prediction.rattle import rattled_crystal, unrattled
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import FAILED, REFUSED
@@ -55,10 +58,12 @@ class TableRelaxer:
         self.seconds = Counter[str]()
         self._calculator: Calculator | None = None
         self._potential: BatchedPotential | None = None
+        self._restart = None if options.restart is None else RestartFolder(options.restart)
         if options.calculator != NONE:  # wrong names show before the work
             if options.finish != NONE:
                 resolve_finish(options.finish)
-            self._potential = potential_for(options.calculator, options.finish, device=options.device)
+            if not options.keep_symmetry and self._restart is None:  # which take one crystal after the other
+                self._potential = potential_for(options.calculator, options.finish, device=options.device)
             if self._potential is None:
                 self._make_calculator()
 
@@ -68,10 +73,10 @@ class TableRelaxer:
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
         self.seconds = Counter()
-        given = list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
+        options, given = self.options, list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
         made = self.predictor.predict_many(
-            [crystal for crystal, error in given if crystal is not None and not error],
-            relax_cell=self.options.relax_cell,
+            [rattled_crystal(c, options.rattle, options.seed) for c, error in given if c is not None and not error],
+            relax_cell=without_pressure(options.relax_cell),
             atoms_per_batch=self.options.atoms_per_batch,
             bonds=False,
         )
@@ -89,6 +94,7 @@ class TableRelaxer:
                 self.seconds.update(prediction.timings)
                 judgement = judge(prediction, self.options.limits())
                 result = RelaxationResult.of(prediction, judgement, skip=self.options.on_uncertain == SKIP)
+                result = unrattled(result, crystal)
                 if self.options.finishes_all or (judgement.uncertain and self.options.on_uncertain == FINISH):
                     finishing[place] = prediction
             results.append(result)
@@ -96,9 +102,11 @@ class TableRelaxer:
             if isinstance(made_of_it, Exception):
                 results[place] = self._unfinished(results[place], made_of_it, given[place][0])
             else:
-                results[place] = made_of_it
+                results[place] = unrattled(made_of_it, given[place][0])
         for row, result in zip(rows, results, strict=True):
             row |= result.columns()
+        if self._restart is not None:
+            self._restart.clear()
         return pa.Table.from_pylist(rows, schema=OUTPUT)
 
     def _unfinished(self, result: RelaxationResult, error: Exception, crystal: Crystal | None) -> RelaxationResult:
@@ -128,7 +136,8 @@ class TableRelaxer:
         for atoms, prediction in given:
             try:
                 calculator = self._make_calculator()
-                yield finish_atoms(atoms, self.predictor, calculator, prediction=prediction, **how)[0]
+                kept: dict[str, Any] = {"keep_symmetry": bool(options.keep_symmetry), "restart": self._restart}
+                yield finish_atoms(atoms, self.predictor, calculator, prediction=prediction, **kept, **how)[0]
             except Exception as error:  # whatever calculators raise
                 self._calculator = None  # in whatever state it is
                 yield error

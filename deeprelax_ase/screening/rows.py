@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.io.constraints import constraints_of
 from deeprelax_ase.io.frame import escaped
 from deeprelax_ase.prediction.judgement import is_refusal
 from deeprelax_ase.prediction.record import labelled_atoms
@@ -27,8 +28,8 @@ _NAMES = [pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("
 #: Rows of crystals to relax, one for each. ``index`` counts them over all inputs; ``id`` is the user's name and
 #: may repeat; ``source`` says where it was read; ``numbers`` are atomic numbers (N), ``positions`` (3 N) and ``cell``
 #: (9, lattice vectors in rows) are in Å, as they were given; ``pbc`` (3) says in which directions they repeat, where
-#: that is not all: such cells get vacuum when they are relaxed. ``error`` says why a row cannot be relaxed, and
-#: ``refused`` whether the crystal was read, and is the reason.
+#: that is not all: such cells get vacuum when they are relaxed. ``constraints`` of the atoms are JSON in ASE's form.
+#: ``error`` says why a row cannot be relaxed, and ``refused`` whether the crystal was read, and is the reason.
 INPUT = pa.schema([*_NAMES, *(_RESULT.field(name) for name in GEOMETRY), *_REASONS])
 
 #: Rows of results: names as above, and :data:`~deeprelax_ase.prediction.result.COLUMNS`. Where the status is
@@ -69,7 +70,10 @@ def structures_table(
 def _row(structure: Any) -> dict[str, Any]:
     found = structure if isinstance(structure, Exception) else crystal_or_error(structure)
     if isinstance(found, Crystal):
-        return geometry_of(found.as_given)
+        try:
+            return geometry_of(found.as_given)
+        except DeepRelaxError as error:  # constraints that cannot be kept
+            found = error
     given = crystal_as_it_is(structure)
     drawable = given is not None and len(given) and given.numbers.min() >= 1 and given.numbers.max() <= 118
     return {**(geometry_of(given) if given is not None and drawable else {}), **_reason(found)}
@@ -87,11 +91,15 @@ def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
 def crystals_of(table: pa.Table) -> list[Crystal | None]:
     """The crystal of each row, unchecked and as it stands there; None where there is none."""
     known = set(table.column_names)  # tables of former versions tell no pbc
-    columns = [_arrays(table.column(name)) if name in known else [None] * len(table) for name in GEOMETRY]
+    columns = [_values(table.column(name)) if name in known else [None] * len(table) for name in GEOMETRY]
     return [
-        None if n is None or not len(n) else Crystal(n, p, c, True if pbc is None else pbc)
-        for n, p, c, pbc in zip(*columns, strict=True)
+        None if n is None or not len(n) else Crystal(n, p, c, True if pbc is None else pbc, constraints_of(held))
+        for n, p, c, pbc, held in zip(*columns, strict=True)
     ]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    return column.to_pylist() if pa.types.is_string(column.type) else _arrays(column)
 
 
 def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:

@@ -45,7 +45,7 @@ SILENTLY_WRONG = {
     ),
     "the key of kept predictions": ("evaluation/test_predicting.py::test_another_predictor_does_not_read_it",),
     "constraints": (
-        "cases/test_predictions.py::test_fixed_atoms_are_refused_by_whatever_moves_every_atom",
+        "cases/test_predictions.py::test_fixed_atoms_are_kept_by_whatever_predicts",
         "io/test_documents.py::test_sites_that_are_fixed_stay_so",
         "optimizers/test_constraints.py::test_fixed_atoms_stay_to_the_bit",
     ),

@@ -42,5 +42,5 @@ STATUS = {
     "helium": "refused",
     "molecule": "refused",
     "unreadable": "failed",
-    "constrained": "refused",
+    "constrained": "accepted",
 }

@@ -18,7 +18,7 @@ from deeprelax_ase.optimizers.batch import RelaxedFrame, finish_frames, predict_
 from deeprelax_ase.prediction.judgement import TrustLimits
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import ERROR_KEYS
-from tests.optimizers.frames import FRAMES, STATUS, SURE, UNSURE, constrained, good, helium, unreadable
+from tests.optimizers.frames import FRAMES, STATUS, SURE, UNSURE, good, helium, unreadable
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
 
@@ -108,9 +108,19 @@ class TestPredictFrames:
         }
         assert "was not trained on He" in frame.result.reason
 
-    def test_constraints_are_refused_not_ignored(self):
-        (frame,) = predict_frames([constrained()], StandInPredictor())
-        assert "constraints (FixAtoms)" in frame.result.reason
+    def test_rattled_starts_are_the_same_for_the_same_seed(self):
+        made = [
+            next(predict_frames([good()], StandInPredictor(), rattle=0.1, seed=seed)).atoms.get_scaled_positions()
+            for seed in (0, 0, 1)
+        ]
+        still = good().atoms.get_scaled_positions()
+        assert made[0].tolist() == made[1].tolist() != made[2].tolist()
+        offsets = (made[0] - still + 0.5) % 1 - 0.5
+        assert 0.005 < np.abs(offsets * 3.7).max() < 0.5
+
+    def test_what_is_left_as_it_was_is_not_rattled(self):
+        (frame,) = predict_frames([good()], StandInPredictor(error=UNSURE), on_uncertain="skip", rattle=0.1)
+        assert frame.atoms.positions.tolist() == good().atoms.positions.tolist()
 
     def test_reasons_are_one_line(self):
         (frame,) = predict_frames([unreadable()], StandInPredictor())

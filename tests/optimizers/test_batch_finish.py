@@ -180,10 +180,10 @@ class TestFinishFrames:
 
         frames = [good("a"), Frame("gold", bulk("Au", a=4.2)), unreadable(), helium(), constrained()]
         made = list(finish_frames(frames, Doubtful(), EMT, only_uncertain=True))
-        status = ["accepted", "converged", "failed", "refused", "converged"]
+        status = ["accepted", "converged", "failed", "refused", "accepted"]
         assert [frame.result.status for frame in made] == status
-        assert [frame.result.error for frame in made] == [0.03, None, None, None, None]
-        assert [frame.result.calculator for frame in made] == [None, "emt", None, None, "emt"]
+        assert [frame.result.error for frame in made] == [0.03, None, None, None, 0.03]
+        assert [frame.result.calculator for frame in made] == [None, "emt", None, None, None]
         assert made[0].atoms.calc is None
 
     def test_constraints_are_kept(self):

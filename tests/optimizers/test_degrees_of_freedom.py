@@ -9,8 +9,9 @@ from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, 
 from ase.mep import NEB
 
 from deeprelax_ase.errors import ConstraintError
+from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom, refuse_constraints
+from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 
 
 def exp_cell_filter(atoms, **kwargs):
@@ -148,14 +149,14 @@ def test_all_that_are_refused_are_named(make_atoms):
     atoms = make_atoms()
     atoms.set_constraint([make() for make in REFUSED.values()])
     with pytest.raises(ConstraintError, match="FixBondLengths, FixInternals, Hookean, OwnConstraint"):
-        refuse_constraints(atoms)
+        refuse_constraints(atoms.constraints)
 
 
 def test_removed_constraints_are_forgiven(make_atoms):
     atoms = make_atoms()
     atoms.set_constraint(Hookean(0, 1, rt=2.0, k=5.0))
     atoms.set_constraint()
-    refuse_constraints(atoms)
+    refuse_constraints(atoms.constraints)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, Hookean
 from pymatgen.core import Lattice, Structure
 
 from deeprelax_ase.crystal import Crystal
@@ -123,15 +123,13 @@ def fixed_structure(flags: list[list[bool] | None]) -> Structure:
     return Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]], site_properties=properties)
 
 
-def test_atoms_that_may_not_move_are_refused(predictor):
+def test_constraints_that_cannot_be_kept_are_refused(predictor):
     atoms = GOOD.copy()
-    atoms.set_constraint(FixAtoms([0]))
-    structure = fixed_structure([[True, True, True], [True, False, True]])
-    for given, name in ((atoms, "FixAtoms"), (structure, "selective_dynamics")):
-        with pytest.raises(ConstraintError, match=rf"constraints \({name}\).*DeepRelaxOptimizer"):
-            predictor.predict(given)
-        made = list(predictor.predict_many([GOOD, given]))
-        assert [isinstance(one, ConstraintError) for one in made] == [False, True]
+    atoms.set_constraint([FixAtoms([0]), Hookean(0, 1, rt=2.0, k=5.0)])
+    with pytest.raises(ConstraintError, match=r"constraints \(Hookean\).*it keeps FixAtoms"):
+        predictor.predict(atoms)
+    made = list(predictor.predict_many([GOOD, atoms]))
+    assert [isinstance(one, ConstraintError) for one in made] == [False, True]
 
 
 def test_flags_that_fix_nothing_are_no_constraint(predictor):

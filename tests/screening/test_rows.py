@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, Hookean
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,13 +45,13 @@ def test_rows_without_a_structure_keep_their_place(sizes: list[int | None], cut:
 
 def test_what_cannot_be_relaxed_says_why_and_stays_as_it_is() -> None:
     constrained = bulk("Cu")
-    constrained.set_constraint(FixAtoms([0]))
+    constrained.set_constraint([FixAtoms([0]), Hookean(0, (0, 0, 0), k=1.0, rt=1.0)])
     broken = bulk("NaCl", "rocksalt", a=5.6)
     broken.positions[0] = np.nan
     table = structures_table([Atoms("H2", [[0, 0, 0], [0, 0, 1]]), constrained, broken, 7])  # type: ignore[list-item]
     reasons = table.column("error").to_pylist()
     assert "no periodic cell" in reasons[0]
-    assert "constraints" in reasons[1]
+    assert "constraints (Hookean)" in reasons[1]
     assert "NaN" in reasons[2]
     assert "int" in reasons[3]
     assert table.column("numbers").to_pylist() == [[1, 1], [29], [11, 17], None]
@@ -74,12 +74,16 @@ def test_names_are_as_many_as_structures() -> None:
     assert structures_table(some_crystals(2), ids=["a", "a"]).column("id").to_pylist() == ["a", "a"]
 
 
-def test_sites_that_may_not_move_are_refused() -> None:
+def test_sites_that_may_not_move_stay_so() -> None:
     """Those of pymatgen's structures too, as jobflow hands them over."""
     structure = Crystal.of(bulk("NaCl", "rocksalt", a=5.6)).to_structure()
     structure.add_site_property("selective_dynamics", [[True, True, True], [False, False, False]])
-    (row,) = structures_table([structure]).to_pylist()
-    assert "constraints (selective_dynamics)" in row["error"]
+    table = structures_table([structure])
+    assert table.column("error").to_pylist() == [None]
+    (crystal,) = crystals_of(table)
+    (held,) = crystal.constraints
+    assert isinstance(held, FixAtoms)
+    assert held.index.tolist() == [1]
 
 
 @pytest.mark.parametrize("why", ["elements", "geometry"])

@@ -1,0 +1,63 @@
+"""Constraints of atoms: those that are kept when a crystal is relaxed, and their text in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from deeprelax_ase.errors import ConstraintError, StructureFileError
+
+#: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
+HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
+
+
+def refuse_constraints(constraints: Iterable[object]) -> None:
+    """Refuse constraints that a jump cannot keep exactly.
+
+    Raises:
+        ConstraintError: names them.
+    """
+    names = {type(c).__name__ for c in constraints if not _is_honoured(type(c))}
+    if names:
+        raise ConstraintError(
+            f"the atoms carry constraints ({', '.join(sorted(names))}) that a jump cannot keep exactly; it keeps "
+            f"{', '.join(HONOURED)}. Remove the others with atoms.set_constraint() if they may be dropped, "
+            "or relax with a plain ASE optimizer, such as FIRE, which honours it."
+        )
+
+
+def constraints_text(constraints: Iterable[Any]) -> str | None:
+    """The ``constraints`` as JSON, in ASE's form; None for none.
+
+    Raises:
+        ConstraintError: one of them is none that is kept.
+    """
+    from ase.io.jsonio import encode
+
+    held = list(constraints)
+    refuse_constraints(held)
+    return encode([constraint.todict() for constraint in held]) if held else None
+
+
+def constraints_of(text: str | None) -> list[Any]:
+    """The inverse of :func:`constraints_text`.
+
+    Raises:
+        StructureFileError: the text is not of this form, or names what is no constraint that is kept.
+    """
+    if not text:
+        return []
+    from ase.constraints import dict2constraint
+    from ase.io.jsonio import decode
+
+    try:
+        told = decode(text, always_array=False)
+        if unknown := sorted({each["name"] for each in told} - set(HONOURED)):
+            raise ValueError(f"{unknown} are none that are kept")
+        return [dict2constraint(each) for each in told]
+    except Exception as error:  # whatever is in it
+        raise StructureFileError(f"its constraints cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _is_honoured(cls: type) -> bool:
+    return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED

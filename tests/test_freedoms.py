@@ -1,0 +1,67 @@
+"""What people fix stays fixed, through every door, and the page says so cell by cell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.freedoms import DOORS, FREEDOMS, enthalpy, lowest, pass_through, printed, word
+
+pytest.importorskip("pyarrow")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of jobflow, Ray and spglib
+
+#: Doors that need more than the package: they take their time to start.
+SLOW = {"Ray Data": "ray", "jobflow": "jobflow"}
+
+
+def doors(*, finishes: bool) -> list:
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name.split(",")[0] in SLOW else [])
+        for name, door in DOORS.items()
+        if door.finishes is finishes
+    ]
+
+
+def needs(door: str) -> None:
+    if (module := SLOW.get(door.split(",")[0])) is not None:
+        pytest.importorskip(module)
+
+
+@pytest.mark.parametrize("freedom", FREEDOMS)
+@pytest.mark.parametrize("door", doors(finishes=False))
+def test_without_a_calculator_every_door_says_what_the_page_says_in_the_same_numbers(door: str, freedom: str):
+    needs(door)
+    end = pass_through(door, freedom)
+    assert word(freedom, end) == printed()[door, freedom], "run python -m tests.freedoms"
+    first = pass_through("`Predictor.predict`", freedom)
+    if not end.refused:
+        np.testing.assert_allclose(end.positions, first.positions, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(end.cell, first.cell, rtol=0, atol=2e-6)
+    else:
+        assert first.refused in end.refused.replace("\n", " ")
+
+
+@pytest.mark.parametrize("freedom", FREEDOMS)
+@pytest.mark.parametrize("door", doors(finishes=True))
+def test_with_a_calculator_it_ends_where_ase_does(door: str, freedom: str):
+    needs(door)
+    end = pass_through(door, freedom)
+    assert word(freedom, end) == printed()[door, freedom], "run python -m tests.freedoms"
+    if freedom == "mask and constant volume":  # of which ASE's filter loses the volume
+        return
+    assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(lowest(FREEDOMS[freedom]), abs=5e-4)
+
+
+def test_ases_filter_loses_the_volume_under_a_mask_and_ours_does_not():
+    """The lowest energy of the mask alone is where ASE's filter goes that is to keep the volume too."""
+    name = "mask and constant volume"
+    both, mask = FREEDOMS[name], FREEDOMS["a mask of the strain"]
+    assert lowest(both) == pytest.approx(lowest(mask), abs=1e-4)
+    assert enthalpy(both, pass_through("`DeepRelaxOptimizer`, calculator", name)) > lowest(mask) + 0.02
+
+
+def test_the_page_has_every_door_and_every_freedom():
+    assert set(printed()) == {(door, freedom) for door in DOORS for freedom in FREEDOMS}
+    assert set(printed().values()) == {"kept", "refused"}
+    assert {freedom for (_, freedom), said in printed().items() if said == "refused"} == {"pressure"}
