@@ -100,7 +100,7 @@ class Relaxing:
 
     @property
     def cell(self) -> bool | AllowedStrain | None:
-        """How cells may move.
+        """The way in which cells may move.
 
         Raises:
             ConstraintError: the mask is none.

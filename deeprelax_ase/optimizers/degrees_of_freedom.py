@@ -214,7 +214,7 @@ def _dof_of_filter(target: object) -> DegreesOfFreedom:
 
 
 def _asked(cell: AllowedStrain) -> bool | AllowedStrain:
-    """What the model is asked: it knows no pressure, and no mask that deformations leave."""
+    """The question to the model, which knows no pressure, and no mask that deformations leave."""
     return True if cell.free or not cell.closed else cell.without_pressure()
 
 
