@@ -172,7 +172,7 @@ class _Case:
         return energy_forces(self.dof)
 
     def begin(self) -> BatchedStart:
-        """Where the finish begins."""
+        """The start of the finish."""
         here, moves = self.here(), np.ones(len(self.relaxed), dtype=bool)
         for constraint in self.relaxed.constraints:
             moves[constraint.index] = False
@@ -187,7 +187,7 @@ class _Case:
         self.relaxed.set_positions(positions, apply_constraint=False)
 
     def told(self, model: str, options: dict[str, Any]) -> Finished:
-        """What became of it."""
+        """The result, or the error."""
         if self.error is not None:
             return self.error
         if self.made is not None:
@@ -229,7 +229,7 @@ def _predict(cases: Iterable[_Case], predictor: Predictor) -> None:
 
 
 def _evaluate_starts(cases: list[_Case], potential: BatchedPotential, fmax: float) -> dict[_Case, EnergyForces]:
-    """What the optimizer sees of each start; not finite where the potential fails, from which a jump may lead away."""
+    """Energy and forces of each start; not finite where the potential fails, from which a jump may lead away."""
     before: dict[_Case, EnergyForces] = {}
     for case, found in zip(cases, _evaluated(cases, potential), strict=True):
         if isinstance(found, str):
