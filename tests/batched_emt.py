@@ -33,6 +33,11 @@ class Together(AsePotential):
         return super().compute(numbers, positions, cells, batch)
 
 
+def emt() -> PotentialCalculator:
+    """For ``--calculator tests.batched_emt:emt``."""
+    return PotentialCalculator(Together())
+
+
 def springs() -> PotentialCalculator:
     """For ``--calculator tests.batched_emt:springs``, any elements."""
     return PotentialCalculator(Together(LennardJones(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)))

@@ -129,6 +129,8 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
     limits.check(predictor.model_name, calibrated=predictor.calibration is not None)
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
+    from deeprelax_ase.optimizers.batched_finish import potential_for
+    from deeprelax_ase.optimizers.batched_frames import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
 
@@ -138,12 +140,15 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
         options["finish"] = None
     else:
         resolve_finish(options["finish"])  # a wrong name shows before the work
+    only_uncertain = how.uncertain is OnUncertain.FINISH
+    if (potential := potential_for(how.calculator, options["finish"], device=how.device.value)) is not None:
+        options |= {"potential": potential, "limits": limits, "only_uncertain": only_uncertain}
+        return partial(finish_frames_in_batches, **options)
     made = [calculator]
 
     def make_calculator() -> Any:
         return made.pop() if made else _make_calculator(how)
 
-    only_uncertain = how.uncertain is OnUncertain.FINISH
     return partial(
         finish_frames, make_calculator=make_calculator, limits=limits, only_uncertain=only_uncertain, **options
     )

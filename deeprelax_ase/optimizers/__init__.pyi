@@ -7,6 +7,7 @@ from .batch import write_frame as write_frame
 from .batched import BatchedEnd as BatchedEnd
 from .batched import relax_in_batches as relax_in_batches
 from .batched_finish import finish_in_batches as finish_in_batches
+from .batched_frames import finish_frames_in_batches as finish_frames_in_batches
 from .batched_state import BatchedStart as BatchedStart
 from .batched_state import KnownResults as KnownResults
 from .deeprelax import DeepRelaxOptimizer as DeepRelaxOptimizer

@@ -85,13 +85,13 @@ def predict_frames(
         UncertainPredictionError: that is what is wanted.
     """
     check_on_uncertain(on_uncertain, allowed=WITHOUT_CALCULATOR)
-    for frame, made in _predicted(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed):
+    for frame, made in predicted_frames(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed):
         if isinstance(made, DeepRelaxError):
-            yield _unrelaxed(frame, made, predictor.model_name)
+            yield unrelaxed(frame, made, predictor.model_name)
         else:
             judgement = judge(made, limits)
             announce(judgement, on_uncertain, of=frame.label, error=made.error)
-            yield _as_predicted(frame, made, judgement, skip=on_uncertain == SKIP)
+            yield as_predicted(frame, made, judgement, skip=on_uncertain == SKIP)
 
 
 def finish_frames(
@@ -133,13 +133,13 @@ def finish_frames(
     calculator: Calculator | None = None
     predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
     if only_uncertain:
-        predicted = _predicted(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
+        predicted = predicted_frames(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
     for frame, made in predicted:
         if isinstance(made, DeepRelaxError):
-            yield _unrelaxed(frame, made, predictor.model_name)
+            yield unrelaxed(frame, made, predictor.model_name)
             continue
         if made is not None and not (judgement := judge(made, limits)).uncertain:
-            yield _as_predicted(frame, made, judgement)
+            yield as_predicted(frame, made, judgement)
             continue
         if frame.atoms is None:  # without an error either: no source makes such a frame
             continue
@@ -150,7 +150,7 @@ def finish_frames(
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, _crystal_of(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
-            yield _unrelaxed(frame, error, predictor.model_name)
+            yield unrelaxed(frame, error, predictor.model_name)
             if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
                 calculator = None  # in whatever state it is
 
@@ -271,10 +271,10 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
     return frame
 
 
-def _predicted(
+def predicted_frames(
     frames: Iterable[Frame], predictor: Predictor, *, relax_cell: RelaxCell, rattle: float, seed: int
 ) -> Iterator[tuple[Frame, Prediction | DeepRelaxError]]:
-    """Each frame, and its prediction or why there is none."""
+    """Predict ``frames`` in batches; yields each, in order, and its prediction or why there is none."""
     waiting: deque[Frame] = deque()
 
     def structures() -> Iterator[Atoms]:
@@ -292,14 +292,15 @@ def _predicted(
             yield frame, frame.error
 
 
-def _as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:
+def as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:
+    """Make the result of a frame that nothing finishes; ``skip`` leaves one as it was that is uncertain."""
     result = RelaxationResult.of(prediction, judgement, skip=skip)
     if frame.atoms is not None:
         result = unrattled(result, _crystal_of(frame.atoms))
     return RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
 
 
-def _unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
+def unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
     """Make the result of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
     crystal = None if frame.atoms is None else crystal_as_it_is(frame.atoms)
     result = RelaxationResult.unrelaxed(error, crystal, model=model)

@@ -223,7 +223,7 @@ def _predict(cases: Iterable[_Case], predictor: Predictor) -> None:
         made = predictor.predict_many([case.crystal for case in wanting], relax_cell=asked)
         for case, prediction in zip(wanting, made, strict=True):
             if isinstance(prediction, Exception):
-                case.error = prediction
+                case.error = CalculatorError(case.start_error) if case.start_error else prediction
             else:
                 case.prediction = prediction
 

@@ -19,6 +19,9 @@ from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.cli.conftest import PREDICTOR
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
+#: One crystal after the other, and many at once.
+EMTS = ("ase.calculators.emt:EMT", "tests.batched_emt:emt")
+
 ERROR = CalibratedError(coordinates=0.03, coordinates_bound=0.08, volume=0.02, volume_bound=0.05, ood=False)
 
 
@@ -85,8 +88,9 @@ class TestUncertain:
         write("set.extxyz", crystals[1:])
         assert deeprelax("relax", "set.extxyz", "--on-uncertain", "raise", "--overwrite").exit_code == 0
 
-    def test_they_alone_are_finished(self, deeprelax):
-        emt = ("--calculator", "ase.calculators.emt:EMT", "--on-uncertain", "finish")
+    @pytest.mark.parametrize("name", EMTS)
+    def test_they_alone_are_finished(self, deeprelax, name):
+        emt = ("--calculator", name, "--on-uncertain", "finish")
         result = deeprelax("relax", "set.extxyz", *emt)
         assert result.exit_code == 0, result.output
         assert "2 accepted, 1 converged of 3" in result.stdout
@@ -96,19 +100,21 @@ class TestUncertain:
 
 
 class TestCalculator:
-    def test_finish(self, deeprelax, crystals):
+    @pytest.mark.parametrize("name", EMTS)
+    def test_finish(self, deeprelax, crystals, name):
         write("set.extxyz", crystals)
-        result = deeprelax("relax", "set.extxyz", "--calculator", "ase.calculators.emt:EMT", "--fmax", "0.01")
+        result = deeprelax("relax", "set.extxyz", "--calculator", name, "--fmax", "0.01")
         assert result.exit_code == 0, result.output
         for atoms in read("relaxed.extxyz", index=":"):
             assert atoms.info["deeprelax_status"] == "converged"
-            assert atoms.info["deeprelax_calculator"] == "ase.calculators.emt:EMT"
+            assert atoms.info["deeprelax_calculator"] == name
             assert np.abs(atoms.get_forces()).max() < 0.01
             assert atoms.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
 
-    def test_not_converged_is_told_by_the_exit_code(self, deeprelax, crystals):
+    @pytest.mark.parametrize("name", EMTS)
+    def test_not_converged_is_told_by_the_exit_code(self, deeprelax, crystals, name):
         write("set.extxyz", crystals)
-        result = deeprelax("relax", "set.extxyz", "-c", "ase.calculators.emt:EMT", "--steps", "1", "--fmax", "1e-6")
+        result = deeprelax("relax", "set.extxyz", "-c", name, "--steps", "1", "--fmax", "1e-6")
         assert result.exit_code == 1
         assert result.stdout.splitlines()[-1].startswith("3 not converged of 3; 1 jump rejected, 6 force calls; ")
         assert len(read("relaxed.extxyz", index=":")) == 3
