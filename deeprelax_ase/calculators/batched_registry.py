@@ -46,6 +46,13 @@ def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> Batch
     return _of_calculator(potential)
 
 
+def calculator_of(potential: BatchedPotential) -> Any:
+    """The ASE calculator of a potential in batches, for one crystal: its own, where it has one."""
+    from deeprelax_ase.calculators.batched_ase import AsePotential, PotentialCalculator
+
+    return potential.calculator if isinstance(potential, AsePotential) else PotentialCalculator(potential)
+
+
 def _m3gnet(name: str, device: str) -> BatchedPotential | None:
     """M3GNet by its name, where its weights are those that we compute; None for others, and where they are missing."""
     from deeprelax_ase.calculators.m3gnet_batch import m3gnet_in

@@ -106,9 +106,9 @@ def _open(inputs: list[str], output: str, overwrite: bool) -> tuple[list[Source]
 def _make_calculator(how: Relaxing) -> Any:
     if not how.has_calculator:
         return None
-    from deeprelax_ase.calculators.registry import get_calculator
+    from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
 
-    return get_calculator(how.calculator, device=how.device.value)
+    return calculator_of(get_batched(how.calculator, device=how.device.value))
 
 
 def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
@@ -129,7 +129,8 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
     limits.check(predictor.model_name, calibrated=predictor.calibration is not None)
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
-    from deeprelax_ase.optimizers.batched_finish import potential_for
+    from deeprelax_ase.calculators.batched_registry import get_batched
+    from deeprelax_ase.optimizers.batched_finish import pays_in_batches
     from deeprelax_ase.optimizers.batched_frames import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
@@ -141,7 +142,9 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
     else:
         resolve_finish(options["finish"])  # a wrong name shows before the work
     only_uncertain = how.uncertain is OnUncertain.FINISH
-    if (potential := potential_for(how.calculator, options["finish"], device=how.device.value)) is not None:
+    one_by_one = options["keep_symmetry"] or options["restart"] is not None
+    if pays_in_batches(potential := get_batched(calculator), options["finish"]) and not one_by_one:
+        del options["keep_symmetry"], options["restart"]
         options |= {"potential": potential, "limits": limits, "only_uncertain": only_uncertain}
         return partial(finish_frames_in_batches, **options)
     made = [calculator]

@@ -195,10 +195,10 @@ def _model(how: Relaxing, *, quiet: bool) -> str:
 
     if how.model is not None or not how.has_calculator:
         return how.model or DEFAULT_MODEL
+    from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
     from deeprelax_ase.calculators.levels import model_for
-    from deeprelax_ase.calculators.registry import get_calculator
 
-    calculator = get_calculator(how.calculator, device=how.device.value)
+    calculator = calculator_of(get_batched(how.calculator, device=how.device.value))
     tell_level(how, calculator, quiet=quiet)
     return model_for(calculator)
 

@@ -148,7 +148,7 @@ def finish_frames(
             told = None if observe is None else partial(observe, frame.label)
             start = rattled(frame.atoms, rattle, seed)
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
-            yield RelaxedFrame(frame.label, unrattled(result, _crystal_of(frame.atoms)), atoms)
+            yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
             yield unrelaxed(frame, error, predictor.model_name)
             if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
@@ -228,8 +228,8 @@ def finish_atoms(
 def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **told: Any) -> RelaxationResult:
     """The result of a run of ``optimizer`` from ``atoms`` to ``relaxed``, which holds what its calculator gave."""
     return RelaxationResult.finished(
-        _crystal_of(atoms),
-        _crystal_of(relaxed),
+        given_crystal(atoms),
+        given_crystal(relaxed),
         prediction=optimizer.prediction,  # None where the start was converged already
         judgement=optimizer.judgement,
         decision=optimizer.decision,
@@ -239,7 +239,7 @@ def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **tol
     )
 
 
-def _crystal_of(atoms: Atoms) -> Crystal:
+def given_crystal(atoms: Atoms) -> Crystal:
     """The crystal of ``atoms``, unchecked."""
     return Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.constraints)
 
@@ -296,7 +296,7 @@ def as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, 
     """Make the result of a frame that nothing finishes; ``skip`` leaves one as it was that is uncertain."""
     result = RelaxationResult.of(prediction, judgement, skip=skip)
     if frame.atoms is not None:
-        result = unrattled(result, _crystal_of(frame.atoms))
+        result = unrattled(result, given_crystal(frame.atoms))
     return RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
 
 

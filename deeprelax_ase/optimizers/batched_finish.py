@@ -13,12 +13,12 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
-from deeprelax_ase.calculators.batched_registry import get_batched
+from deeprelax_ase.calculators.identity import potential_name
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.optimizers.acceptance import EnergyForces, JumpCriteria, Snapshot, energy_forces
-from deeprelax_ase.optimizers.batch import finish_atoms
+from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.batched import IN_BATCHES, relax_in_batches
 from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
 from deeprelax_ase.optimizers.degrees_of_freedom import (
@@ -81,6 +81,7 @@ def finish_in_batches(
     alone = [case for case in cases if case.error is None and not (together and case.goes_in_batches())]
     for case in alone:
         case.finish_alone(predictor, potential, options)
+    options["potential"] = potential_name(PotentialCalculator(potential))
     before = _evaluate_starts([case for case in cases if case.goes_on], potential, fmax)
     if steps > 0:
         _predict([case for case in before if not case.converged], predictor)
@@ -98,16 +99,9 @@ def finish_in_batches(
     return [case.told(predictor.model_name, options) for case in cases]
 
 
-def potential_for(calculator: str, finish: str | None, *, device: str = "auto") -> BatchedPotential | None:
-    """The batched form of the ``calculator`` of that name, where it has one and ``finish`` goes in batches; else None.
-
-    Raises:
-        CalculatorError: the calculator cannot be made.
-    """
-    if finish is not None and finish.lower() not in (*IN_BATCHES, "none"):
-        return None
-    potential = get_batched(calculator, device=device)
-    return None if potential.one_by_one else potential
+def pays_in_batches(potential: BatchedPotential, finish: str | None) -> bool:
+    """Whether many crystals relaxed together under ``potential`` take less time than one by one, by this ``finish``."""
+    return not potential.one_by_one and (finish is None or finish.lower() in (*IN_BATCHES, "none"))
 
 
 @dataclass(eq=False)
@@ -192,9 +186,7 @@ class _Case:
             return self.error
         if self.made is not None:
             return self.made
-        before, after = (
-            Crystal(a.numbers, a.positions, a.cell.array, a.pbc, a.constraints) for a in (self.atoms, self.relaxed)
-        )
+        before, after = given_crystal(self.atoms), given_crystal(self.relaxed)
         prediction = None if self.decision is None else self.prediction
         result = RelaxationResult.finished(
             before,
@@ -209,6 +201,7 @@ class _Case:
             force_calls=self.calls,
             model=model,
             calculator=options["calculator_name"],
+            potential=options["potential"],
         )
         forget(self.relaxed)
         self.relaxed.info.update(result.info)

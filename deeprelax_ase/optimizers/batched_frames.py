@@ -6,14 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.errors import ConstraintError, DeepRelaxError
-from deeprelax_ase.optimizers.batch import Observer, RelaxedFrame, as_predicted, predicted_frames, unrelaxed
-from deeprelax_ase.optimizers.batched_finish import finish_in_batches
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.optimizers.batch import (
+    Observer,
+    RelaxedFrame,
+    as_predicted,
+    given_crystal,
+    predicted_frames,
+    unrelaxed,
+)
+from deeprelax_ase.optimizers.batched_finish import Finished, finish_in_batches
 from deeprelax_ase.prediction.judgement import judge
+from deeprelax_ase.prediction.rattle import rattled, unrattled
 
 if TYPE_CHECKING:
     from deeprelax_ase.calculators.batched import BatchedPotential
     from deeprelax_ase.io.frame import Frame
+    from deeprelax_ase.prediction.allowed_strain import RelaxCell
     from deeprelax_ase.prediction.judgement import TrustLimits
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
@@ -30,7 +39,9 @@ def finish_frames_in_batches(
     predictor: Predictor,
     potential: BatchedPotential,
     *,
-    relax_cell: Any = None,
+    relax_cell: RelaxCell = None,
+    rattle: float = 0.0,
+    seed: int = 0,
     limits: TrustLimits | None = None,
     only_uncertain: bool = False,
     observe: Observer | None = None,
@@ -42,9 +53,7 @@ def finish_frames_in_batches(
         frames: read as they are needed, some ahead.
         predictor: makes the jumps.
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
-        relax_cell: see :func:`~deeprelax_ase.optimizers.finish_frames`, as of ``limits`` and ``only_uncertain``.
-        limits: see there.
-        only_uncertain: see there.
+        relax_cell, rattle, seed, limits, only_uncertain: see :func:`~deeprelax_ase.optimizers.finish_frames`.
         observe: is told after each round how many crystals are at work, and which round it was.
         **options: fmax, steps, finish, calculator_name, see :func:`~deeprelax_ase.optimizers.finish_in_batches`.
 
@@ -53,10 +62,17 @@ def finish_frames_in_batches(
     """
     predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
     if only_uncertain:
-        predicted = predicted_frames(frames, predictor, relax_cell=relax_cell)
+        predicted = predicted_frames(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
 
     def done(waiting: list[_Waiting]) -> Iterator[RelaxedFrame]:
-        return _finished(waiting, predictor, potential, observe, relax_cell=relax_cell, **options)
+        starts = [
+            (rattled(frame.atoms, rattle, seed), made)
+            for frame, made in waiting
+            if not isinstance(made, RelaxedFrame) and frame.atoms is not None
+        ]
+        told = None if observe is None else _rounds(observe)
+        found = finish_in_batches(starts, predictor, potential, relax_cell=relax_cell, observe=told, **options)
+        return _in_order(waiting, iter(found), predictor.model_name)
 
     waiting: list[_Waiting] = []
     atoms = 0
@@ -73,8 +89,6 @@ def _settled(
     frame: Frame, made: Prediction | DeepRelaxError | None, model: str, limits: TrustLimits | None
 ) -> RelaxedFrame | Prediction | None:
     """The result of a frame that is not to be finished; for others the prediction, if there is one."""
-    if isinstance(made, ConstraintError):
-        return None  # the jump under the potential honours them
     if isinstance(made, DeepRelaxError):
         return unrelaxed(frame, made, model)
     if made is not None and not (judgement := judge(made, limits)).uncertain:
@@ -82,27 +96,19 @@ def _settled(
     return made
 
 
-def _finished(
-    waiting: list[_Waiting],
-    predictor: Predictor,
-    potential: BatchedPotential,
-    observe: Observer | None,
-    **options: Any,
-) -> Iterator[RelaxedFrame]:
-    rounds = count(1)
-    told: Callable[[int], object] | None = None
-    if observe is not None:
-        told = lambda crystals: observe(f"{crystals} crystals", next(rounds))  # noqa: E731
-    finishing = [
-        (frame.atoms, made) for frame, made in waiting if not isinstance(made, RelaxedFrame) and frame.atoms is not None
-    ]
-    results = iter(finish_in_batches(finishing, predictor, potential, observe=told, **options))
+def _rounds(observe: Observer) -> Callable[[int], object]:
+    numbers = count(1)
+    return lambda crystals: observe(f"{crystals} crystals", next(numbers))
+
+
+def _in_order(waiting: list[_Waiting], found: Iterator[Finished], model: str) -> Iterator[RelaxedFrame]:
     for frame, made in waiting:
         if isinstance(made, RelaxedFrame):
             yield made
         elif frame.atoms is not None:  # without an error either: no source makes such a frame
-            result = next(results)
-            if isinstance(result, Exception):
-                yield unrelaxed(frame, result, predictor.model_name)
+            finished = next(found)
+            if isinstance(finished, Exception):
+                yield unrelaxed(frame, finished, model)
             else:
-                yield RelaxedFrame(frame.label, *result)
+                result, atoms = finished
+                yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import finish_atoms
-from deeprelax_ase.optimizers.batched_finish import finish_in_batches, potential_for
+from deeprelax_ase.optimizers.batched_finish import finish_in_batches, pays_in_batches
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.restart import RestartFolder
 from deeprelax_ase.prediction.allowed_strain import without_pressure
@@ -57,15 +58,17 @@ class TableRelaxer:
         options.limits().check(self.predictor.model_name, calibrated=self.predictor.calibration is not None)
         self.seconds = Counter[str]()
         self._calculator: Calculator | None = None
-        self._potential: BatchedPotential | None = None
+        self._potential: BatchedPotential | None = None  # where crystals are finished together
         self._restart = None if options.restart is None else RestartFolder(options.restart)
         if options.calculator != NONE:  # wrong names show before the work
             if options.finish != NONE:
                 resolve_finish(options.finish)
-            if not options.keep_symmetry and self._restart is None:  # which take one crystal after the other
-                self._potential = potential_for(options.calculator, options.finish, device=options.device)
-            if self._potential is None:
-                self._make_calculator()
+            potential = self._make_potential()
+            one_by_one = options.keep_symmetry or self._restart is not None
+            if pays_in_batches(potential, options.finish) and not one_by_one:
+                self._potential = potential
+            else:
+                self._calculator = calculator_of(potential)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.
@@ -143,8 +146,9 @@ class TableRelaxer:
                 yield error
 
     def _make_calculator(self) -> Calculator:
-        from deeprelax_ase.calculators.registry import get_calculator
-
         if self._calculator is None:
-            self._calculator = get_calculator(self.options.calculator, device=self.options.device)
+            self._calculator = calculator_of(self._make_potential())
         return self._calculator
+
+    def _make_potential(self) -> BatchedPotential:
+        return get_batched(self.options.calculator, device=self.options.device)

@@ -9,8 +9,9 @@ from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedPlane
 
+from deeprelax_ase.calculators import AsePotential
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
-from deeprelax_ase.optimizers.batched_finish import potential_for
+from deeprelax_ase.optimizers.batched_finish import pays_in_batches
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.optimizers.frames import constrained, good, helium, molecule
@@ -150,9 +151,7 @@ def test_no_stress_no_cell() -> None:
         assert result.status == "converged"
 
 
-def test_potentials_that_go_in_batches() -> None:
-    name = "tests.batched_emt:springs"
-    assert potential_for(name, "fire").name == potential_for(name, "FAST").name == "lennardjones"
-    assert potential_for(name, None) is not None
-    assert potential_for(name, "lbfgs") is None
-    assert potential_for("ase.calculators.emt:EMT", "fire") is None
+@pytest.mark.parametrize(("finish", "pays"), [("fire", True), ("FAST", True), (None, True), ("lbfgs", False)])
+def test_what_goes_in_batches(finish: str | None, pays: bool) -> None:
+    assert pays_in_batches(Together(), finish) is pays
+    assert not pays_in_batches(AsePotential(EMT()), finish)
