@@ -48,7 +48,7 @@ def optional(
     return typer.Option(*names, metavar=metavar, help=text, min=min, max=max, show_default=False)
 
 
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs, and potentials that take many crystals at once.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where the network runs, and what finishes in batches.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")]
 RelaxCell = Annotated[
     bool | None,
