@@ -74,7 +74,8 @@ def _from_folder(folder: Path) -> dict[str, Tensor]:
             f"{folder} holds an M3GNet of another architecture ({', '.join(other)}): use MatGL for it"
         )
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    if not stored["@module"].endswith("_dgl") and digest_of(state) != M3GNET_WEIGHTS:
+    of_matgl_2 = (stored["@module"], model["@module"]) == ("matgl.apps._pes_dgl", "matgl.models._m3gnet")
+    if not of_matgl_2 and digest_of(state) != M3GNET_WEIGHTS:
         raise CalculatorError(
             f"{folder} does not say that MatGL 2 stored it with DGL, and later versions pass messages to other atoms: "
             "use MatGL for it"

@@ -146,13 +146,19 @@ def _digest_in(folder: str) -> str | None:
 
 
 def _refuse_older(folder: str) -> None:
-    """Refuse what MatGL 2 has stored: weights that later versions load without a word, for other energies."""
+    """Refuse what MatGL 2 has stored: weights that later versions load without a word, for other energies.
+
+    Files say no version. Those of MatGL on DGL tell by the names of modules, and its first TensorNet on
+    torch-geometric by what it lacks; what MatGL 1 stored cannot be told from what is stored today.
+    """
     try:
         stored = json.loads(Path(folder, "model.json").read_text(encoding="utf-8"))
-        modules = [stored["@module"], stored["kwargs"]["model"]["@module"]]
-    except (OSError, ValueError, LookupError, TypeError):
+        network = stored["kwargs"]["model"]
+        modules = [stored["@module"], network["@module"]]
+        first = modules[1].endswith("_tensornet_pyg") and "use_warp" not in network["init_args"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # MatGL will say what is wrong with it
-    if any(module.endswith(("_dgl", "_pyg")) for module in modules):
+    if first or any(module.endswith("_dgl") for module in modules):
         raise CalculatorError(
             f"the potential in {folder} was stored by MatGL 2, and later versions pass messages to other atoms: they "
             'would give other energies. Evaluate it with pip install "deeprelax-ase[dgl]" on Python 3.11, or train it '

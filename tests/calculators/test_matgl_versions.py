@@ -164,13 +164,15 @@ def test_a_wire_is_no_molecule(either):
 # Of another version
 
 
-@pytest.mark.parametrize("modules", [("matgl.apps._pes_dgl", "matgl.models._m3gnet"), ("a", "b._tensornet_pyg")])
+@pytest.mark.parametrize(
+    "modules", [("matgl.apps._pes_dgl", "matgl.models._m3gnet"), ("a", "b._tensornet_dgl"), ("a", "b._tensornet_pyg")]
+)
 def test_what_matgl_2_stored_is_refused_by_later_versions(tmp_path, monkeypatch, modules):
     """They would load it without a word, and compute other energies."""
     monkeypatch.setattr(RUNS_ON_DGL, lambda: False)
     for name in ("model.pt", "state.pt"):
         (tmp_path / name).touch()
-    stored = {"@module": modules[0], "kwargs": {"model": {"@module": modules[1]}}}
+    stored = {"@module": modules[0], "kwargs": {"model": {"@module": modules[1], "init_args": {}}}}
     (tmp_path / "model.json").write_text(json.dumps(stored))
     with pytest.raises(CalculatorError, match=r'was stored by MatGL 2, .*pip install "deeprelax-ase\[dgl\]"'):
         get_calculator(str(tmp_path))
