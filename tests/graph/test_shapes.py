@@ -23,7 +23,8 @@ def graph(sample_crystals: dict[str, Crystal]) -> CrystalGraph:
 
 
 def test_the_rooms_of_tensors_are_checked() -> None:
-    assert {name.split(".")[1] for name in CHECKED} == {"calculators", "geometry", "graph", "nn", "uncertainty"}
+    rooms = {"calculators", "geometry", "graph", "nn", "optimizers", "uncertainty"}
+    assert {name.split(".")[1] for name in CHECKED} == rooms
 
 
 def test_a_tensor_of_another_shape_is_an_error(graph: CrystalGraph) -> None:
