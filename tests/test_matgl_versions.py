@@ -68,7 +68,8 @@ def test_without_dgl(tmp_path, version):
     made = python("-m", "venv", str(tmp_path))
     assert made.returncode == 0, made.stderr
     program = str(tmp_path / "bin" / "python")
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not re.match("matgl|lightning", line)]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not re.match("matgl|lightning", line)]
     (tmp_path / "pins.txt").write_text("\n".join(pins))
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["matgl"], f"matgl=={version}", *TOOLS]
     for packages in (["torch"], wanted):
