@@ -106,10 +106,11 @@ def label(
         options = LabelOptions(
             calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
         )
-    except ValueError as error:
+        learnt = level or label_level(calculator)
+    except (ValueError, DeepRelaxError) as error:
         stop(str(error))
     split: dict[str, Any] = {
-        "level": level or label_level(calculator),
+        "level": learnt,
         "fractions": fractions,
         "group_by": group_by,
         "seed": seed,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deeprelax_ase.calculators import BatchedPotential, PotentialCalculator, get_batched
+from deeprelax_ase.calculators import BatchedPotential, PotentialCalculator, get_batched, potential_name
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
@@ -102,6 +102,11 @@ class Relaxer:
     def name(self) -> str:
         """Name of the potential."""
         return self.potential.name
+
+    @property
+    def weights(self) -> str | None:
+        """Name of its weights; None where it has none."""
+        return potential_name(self.potential)
 
     def __call__(self, crystals: Sequence[Crystal]) -> list[Relaxation | Exception]:
         """Relax each crystal, side by side with others, or tell why it cannot be."""

@@ -39,7 +39,7 @@ LABELS = pa.schema(
         *(pa.field("energy_initial", pa.float64()), pa.field("energy_relaxed", pa.float64())),
         *(pa.field("forces_initial", _ARRAY), pa.field("stress_initial", _ARRAY)),
         *(pa.field("steps", pa.int64()), pa.field("force_calls", pa.int64())),
-        *(pa.field("calculator", pa.string()), pa.field("version", pa.string())),
+        *(pa.field(name, pa.string()) for name in ("calculator", "potential", "version")),
     ]
 )
 
@@ -82,7 +82,7 @@ class BlockLabeller:
         rows: list[dict[str, Any]] = []
         for index, (frame, one) in enumerate(zip(frames, found, strict=True)):
             row = {"index": index, "id": escaped(frame.name), "source": escaped(frame.label)}
-            row |= {"calculator": self.relaxer.name, "version": __version__}
+            row |= {"calculator": self.relaxer.name, "potential": self.relaxer.weights, "version": __version__}
             if isinstance(one, Exception):
                 row |= _failure(one)
             elif one.converged:

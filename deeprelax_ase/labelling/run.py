@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deeprelax_ase.calculators import get_batched, model_for
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import SPLITS, PairDataset
 from deeprelax_ase.data.dataset import LABELLED as PAIRS
@@ -20,6 +21,7 @@ from deeprelax_ase.data.dataset import check_split
 from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.labelling.relaxation import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
@@ -151,8 +153,14 @@ def write_pairs(
 
 
 def label_level(calculator: str) -> str:
-    """Level in whose place labels of this calculator, a name, are learnt unless another is asked for."""
-    return "M3GNet" if calculator.partition(":")[0].lower() == "m3gnet" else "PBE"
+    """Level in whose place labels of this calculator, a name, are learnt unless another is asked for.
+
+    That of M3GNet is for M3GNet-MP-2021.2.8-PES alone, which is told by its weights.
+
+    Raises:
+        CalculatorError: the calculator cannot be had.
+    """
+    return "M3GNet" if model_for(get_batched(calculator, device="cpu")) == M3GNET_RELAX_MODEL else "PBE"
 
 
 def _labelled(folder: Folder) -> Iterator[dict[str, Any]]:

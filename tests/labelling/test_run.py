@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.emt import EMT
 from ase.io import write
 
 pytest.importorskip("pyarrow", reason="needs pyarrow")
 
+from deeprelax_ase.calculators import M3GNET_POTENTIAL
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.data import DataError, PairDataset, check, load_pairs
 from deeprelax_ase.errors import CalculatorError, OutputError
 from deeprelax_ase.labelling import LabelOptions, label, label_folder, label_level, write_pairs
@@ -229,7 +232,16 @@ def test_killed_again_and_again_it_comes_to_the_same_end(
         np.testing.assert_array_equal(array, arrays(out)[name], err_msg=name)
 
 
-def test_the_level_is_that_of_m3gnet_for_m3gnet_alone() -> None:
-    assert [label_level(name) for name in ("m3gnet", "M3GNet:folder", "chgnet", EMT_NAME)] == ["M3GNet"] * 2 + [
-        "PBE"
-    ] * 2
+def test_the_level_is_that_of_m3gnet_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert label_level(EMT_NAME) == "PBE"
+    monkeypatch.setattr(EMT, "weights_digest", M3GNET_WEIGHTS, raising=False)
+    assert label_level(EMT_NAME) == "M3GNet"
+    monkeypatch.setattr(EMT, "weights_digest", "of another M3GNet")
+    assert label_level(EMT_NAME) == "PBE"
+
+
+def test_the_level_of_the_real_m3gnet(shared: Path) -> None:
+    folder = shared / "models" / M3GNET_POTENTIAL
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    assert label_level(f"m3gnet:{folder}") == "M3GNet"

@@ -9,7 +9,8 @@ from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedPlane
 
-from deeprelax_ase.calculators import AsePotential
+from deeprelax_ase.calculators import M3GNET_POTENTIAL, AsePotential
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
 from deeprelax_ase.optimizers.batched_finish import pays_in_batches
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
@@ -155,3 +156,10 @@ def test_no_stress_no_cell() -> None:
 def test_what_goes_in_batches(finish: str | None, pays: bool) -> None:
     assert pays_in_batches(Together(), finish) is pays
     assert not pays_in_batches(AsePotential(EMT()), finish)
+
+
+def test_results_say_which_potential_gave_them():
+    potential = Together()
+    potential.weights_digest = M3GNET_WEIGHTS
+    for result, atoms in together([CRYSTALS["good"](), CRYSTALS["other constraints"]()], potential):
+        assert result.potential == atoms.info["deeprelax_potential"] == M3GNET_POTENTIAL
