@@ -35,6 +35,7 @@ START, END = "<!-- freedoms: made by python -m tests.freedoms -->", "<!-- end of
 
 #: Converged to that, so that ends can be held against ASE's.
 FMAX = 0.002
+FINISH = "bfgs"
 CALCULATOR = "ase.calculators.emt:EMT"
 MASK, PRESSURE = (1, 1, 0, 0, 0, 1), 20.0
 MODEL = {"members": 1, "recycles": 2}
@@ -191,7 +192,7 @@ def predictor(keep_symmetry: bool | None = None) -> Predictor:
 
 
 def options(freedom: Freedom, finishes: bool) -> RelaxOptions:
-    under = {"calculator": CALCULATOR, "finish": "bfgs", "fmax": FMAX} if finishes else {}
+    under = {"calculator": CALCULATOR, "finish": FINISH, "fmax": FMAX} if finishes else {}
     given = {"relax_cell": freedom.relax_cell, "keep_symmetry": freedom.keep_symmetry, "rattle": freedom.rattle}
     return RelaxOptions(device="cpu", max_odds_worse=None, **given, **under, **MODEL)
 
@@ -241,7 +242,7 @@ def command(freedom: Freedom, finishes: bool, folder: str, *words: str) -> str:
 
     write(f"{folder}/in.traj", freedom.make())
     model = [word for name, value in MODEL.items() for word in (f"--{name}", str(value))]
-    under = ["-c", CALCULATOR, "--finish", "bfgs", "--fmax", str(FMAX)] if finishes else ["--max-odds-worse", "1"]
+    under = ["-c", CALCULATOR, "--finish", FINISH, "--fmax", str(FMAX)] if finishes else ["--max-odds-worse", "1"]
     result = CliRunner().invoke(app, [words[0], f"{folder}/in.traj", *words[1:], *model, *under, *freedom.flags, "-q"])
     return "" if result.exit_code in (0, 1) else result.output
 

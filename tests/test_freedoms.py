@@ -53,6 +53,17 @@ def test_with_a_calculator_it_ends_where_ase_does(door: str, freedom: str):
     assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(lowest(FREEDOMS[freedom]), abs=5e-4)
 
 
+@pytest.mark.parametrize("freedom", FREEDOMS)
+def test_many_at_once_are_kept_as_one_by_one(freedom: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.freedoms.CALCULATOR", "tests.batched_emt:emt")
+    monkeypatch.setattr("tests.freedoms.FINISH", "fast")
+    for door in ("`deeprelax relax`, calculator", "`deeprelax screen`, calculator"):
+        end = pass_through(door, freedom)
+        assert word(freedom, end) == printed()[door, freedom]
+        expected = enthalpy(FREEDOMS[freedom], pass_through("`DeepRelaxOptimizer`, calculator", freedom))
+        assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(expected, abs=5e-4)
+
+
 def test_ases_filter_loses_the_volume_under_a_mask_and_ours_does_not():
     """The lowest energy of the mask alone is where ASE's filter goes that is to keep the volume too."""
     name = "mask and constant volume"

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.crystal import Crystal, crystal_or_error
@@ -14,6 +15,7 @@ from deeprelax_ase.prediction.judgement import SKIP, announce
 from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.prediction.rattle import rattled_crystal
 from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.screening.options import NONE, RelaxOptions
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.screening.relaxing import TableRelaxer
 
 #: Structures that a process is given at once.
 CHUNK = 64
@@ -35,8 +38,11 @@ def relax_many(
     *,
     workers: int | None = None,
     chunk: int = CHUNK,
-) -> Iterator[Prediction | DeepRelaxError]:
+) -> Iterator[Prediction | DeepRelaxError | RelaxationResult]:
     """Predictions of many structures, lazily and in order; a bad structure yields its error instead.
+
+    Under a calculator they are finished relaxations, a :class:`~deeprelax_ase.prediction.RelaxationResult` of each; in
+    batches, where the calculator has a batched form.
 
     As :meth:`~deeprelax_ase.Predictor.predict_many`, by several processes that have a model each: on a CPU
     one for each core, on GPUs up to eight for each, so that some look after crystals on the host while others have the
@@ -46,38 +52,51 @@ def relax_many(
     Args:
         structures: read as they are needed, some ahead.
         options: how to relax. ``on_uncertain`` says what comes of an uncertain prediction: with ``"raise"`` its error
-            is yielded, with ``"skip"`` its ``relaxed`` is the crystal as it was. No calculator finishes anything here.
+            is yielded, with ``"skip"`` its ``relaxed`` is the crystal as it was.
         workers: processes; 0 does everything in this one.
         chunk: structures that a process is given at once.
 
     Yields:
-        a :class:`~deeprelax_ase.Prediction`, or the error that ``Predictor.predict`` would raise.
+        a :class:`~deeprelax_ase.Prediction`, or the error that ``Predictor.predict`` would raise; under a calculator a
+        :class:`~deeprelax_ase.prediction.RelaxationResult`, which tells what was wrong as well.
 
     Raises:
-        ValueError: a calculator is to finish them.
-        ModelError, DeviceError: the options cannot be met.
+        ModelError, DeviceError, CalculatorError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
     options = options or RelaxOptions()
-    if options.calculator != NONE:
-        raise ValueError(
-            f"relax_many only predicts: leave calculator={options.calculator!r} out, or finish under it with "
-            "deeprelax_ase.screening.screen"
-        )
-    predict = _chunk_predictor(options, options.device)  # what is wrong with the options shows here
+    finishes = options.calculator != NONE
+    make = partial(_chunk_relaxer if finishes else _chunk_predictor, options)
+    work = make(options.device)  # what is wrong with the options shows here
+    made: Iterator[Any]
     if workers == 0:
-        made = predict(structures)
+        made = work(structures)
     else:
-        del predict
+        del work
         made = map_in_processes(
-            partial(_chunk_predictor, options),
+            make,
             structures,
-            failed=lambda _, reason: BrokenStructureError(reason),
+            failed=lambda _, reason: RelaxationResult.unrelaxed(reason) if finishes else BrokenStructureError(reason),
             workers=workers,
             chunk=chunk,
             device=options.device,
         )
-    return (_handed_out(number, one, options) for number, one in enumerate(made))
+    return made if finishes else (_handed_out(number, one, options) for number, one in enumerate(made))
+
+
+def _chunk_relaxer(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[RelaxationResult]]:
+    from deeprelax_ase.screening.relaxing import TableRelaxer  # here, as it needs pyarrow
+
+    return partial(_finished, TableRelaxer(replace(options, device=device)))
+
+
+def _finished(relaxer: TableRelaxer, structures: Iterable[Given]) -> Iterator[RelaxationResult]:
+    """Relax the structures under the relaxer's calculator, so many at once."""
+    source = map(crystal_or_error, structures)
+    while given := list(islice(source, CHUNK)):
+        made = iter(relaxer.relax([one.as_given for one in given if isinstance(one, Crystal)]))
+        for one in given:
+            yield next(made) if isinstance(one, Crystal) else RelaxationResult.unrelaxed(one)
 
 
 def _chunk_predictor(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[Result]]:

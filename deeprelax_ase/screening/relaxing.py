@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,42 +75,49 @@ class TableRelaxer:
 
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
-        self.seconds = Counter()
-        options, given = self.options, list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
-        made = self.predictor.predict_many(
-            [rattled_crystal(c, options.rattle, options.seed) for c, error in given if c is not None and not error],
-            relax_cell=without_pressure(options.relax_cell),
-            atoms_per_batch=self.options.atoms_per_batch,
-            bonds=False,
-        )
+        given = list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
+        made = iter(self.relax([crystal for crystal, error in given if crystal is not None and not error]))
         rows = table.select(["index", "id", "source"]).to_pylist()
         refused = table.column("refused").to_pylist()
-        results: list[RelaxationResult] = []
-        finishing: dict[int, Prediction] = {}
-        for place, ((crystal, error), is_refused) in enumerate(zip(given, refused, strict=True)):
+        for row, (crystal, error), is_refused in zip(rows, given, refused, strict=True):
             if error or crystal is None:
                 status = REFUSED if is_refused else FAILED
                 result = RelaxationResult.unrelaxed(error or "the row holds no structure", crystal, status=status)
-            elif isinstance(prediction := next(made), DeepRelaxError):
-                result = RelaxationResult.unrelaxed(prediction, crystal, model=self.predictor.model_name)
             else:
-                self.seconds.update(prediction.timings)
-                judgement = judge(prediction, self.options.limits())
-                result = RelaxationResult.of(prediction, judgement, skip=self.options.on_uncertain == SKIP)
-                result = unrattled(result, crystal)
-                if self.options.finishes_all or (judgement.uncertain and self.options.on_uncertain == FINISH):
-                    finishing[place] = prediction
-            results.append(result)
-        for place, made_of_it in zip(finishing, self._finished(list(finishing.values())), strict=True):
-            if isinstance(made_of_it, Exception):
-                results[place] = self._unfinished(results[place], made_of_it, given[place][0])
-            else:
-                results[place] = unrattled(made_of_it, given[place][0])
-        for row, result in zip(rows, results, strict=True):
+                result = next(made)
             row |= result.columns()
+        return pa.Table.from_pylist(rows, schema=OUTPUT)
+
+    def relax(self, crystals: Sequence[Crystal]) -> list[RelaxationResult]:
+        """The result of each crystal, in order; nothing is raised for one."""
+        self.seconds = Counter()
+        options = self.options
+        made = self.predictor.predict_many(
+            [rattled_crystal(crystal, options.rattle, options.seed) for crystal in crystals],
+            relax_cell=without_pressure(options.relax_cell),
+            atoms_per_batch=options.atoms_per_batch,
+            bonds=False,
+        )
+        results: list[RelaxationResult] = []
+        finishing: dict[int, Prediction] = {}
+        for place, (crystal, prediction) in enumerate(zip(crystals, made, strict=True)):
+            if isinstance(prediction, DeepRelaxError):
+                results.append(RelaxationResult.unrelaxed(prediction, crystal, model=self.predictor.model_name))
+                continue
+            self.seconds.update(prediction.timings)
+            judgement = judge(prediction, options.limits())
+            result = RelaxationResult.of(prediction, judgement, skip=options.on_uncertain == SKIP)
+            results.append(unrattled(result, crystal))
+            if options.finishes_all or (judgement.uncertain and options.on_uncertain == FINISH):
+                finishing[place] = prediction
+        for place, finished in zip(finishing, self._finished(list(finishing.values())), strict=True):
+            if isinstance(finished, Exception):
+                results[place] = self._unfinished(results[place], finished, crystals[place])
+            else:
+                results[place] = unrattled(finished, crystals[place])
         if self._restart is not None:
             self._restart.clear()
-        return pa.Table.from_pylist(rows, schema=OUTPUT)
+        return results
 
     def _unfinished(self, result: RelaxationResult, error: Exception, crystal: Crystal | None) -> RelaxationResult:
         """The result of a crystal with this ``result`` before, on which the calculator failed."""

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
 
 import deeprelax_ase
 from deeprelax_ase.errors import MissingCellError, ModelError, StructureError, UncertainPredictionError
@@ -121,6 +123,20 @@ def test_what_comes_of_uncertain_predictions(quick: RelaxOptions, on_uncertain: 
         assert np.array_equal(one.relaxed.cell, atoms.cell.array) is (on_uncertain == "skip")
 
 
-def test_nothing_is_finished_here(quick: RelaxOptions) -> None:
-    with pytest.raises(ValueError, match="relax_many only predicts: leave calculator='m3gnet' out"):
-        relax_many(some_crystals(1), replace(quick, calculator="m3gnet"))
+@pytest.mark.parametrize("calculator", ["ase.calculators.emt:EMT", "tests.batched_emt:emt"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_under_a_calculator_they_are_finished(quick: RelaxOptions, calculator: str, workers: int) -> None:
+    good = [bulk("Cu", a=3.7, cubic=True), bulk("Ag", a=4.2)]
+    given = [good[0], Atoms("H2", [[0, 0, 0], [0, 0, 1]]), bulk("MgO", "rocksalt", a=4.2), good[1]]
+    options = replace(quick, calculator=calculator, finish="fast", fmax=0.02)
+    first, molecule, unknown, last = relax_many(given, options, workers=workers)
+    for result, atoms in ((first, good[0]), (last, good[1])):
+        assert (result.status, result.calculator) == ("converged", calculator)
+        relaxed = result.to_atoms(atoms)
+        relaxed.calc = EMT()
+        assert result.energy == pytest.approx(relaxed.get_potential_energy(), abs=1e-6)
+        assert np.abs(relaxed.get_forces()).max() < 0.02
+        assert result.force_calls >= 2
+    assert molecule.status == "refused"
+    assert unknown.status == "failed"
+    assert "No EMT-potential for Mg" in unknown.reason
