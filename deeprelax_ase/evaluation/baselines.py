@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed, one_by_one
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -95,11 +97,14 @@ def matgl_relaxer(limits: Limits) -> Relax:
     """MatGL's own ``Relaxer`` under M3GNet, one crystal after the other.
 
     Raises:
-        CalculatorError: MatGL or its weights are not to be had.
+        CalculatorError: MatGL 2 with DGL, or its weights, are not to be had.
     """
-    from deeprelax_ase.calculators.registry import get_calculator
-
-    potential: Any = get_calculator("m3gnet")
+    if not runs_on_dgl():
+        raise CalculatorError(
+            "MatGL's Relaxer relaxes under M3GNet-MP-2021.2.8-PES with MatGL 2 and DGL alone: pip install "
+            '"deeprelax-ase[dgl]" on Python 3.11, or leave the baseline out'
+        )
+    potential: Any = _m3gnet()
     from ase.filters import FrechetCellFilter
     from matgl.ext.ase import Relaxer
 
@@ -123,9 +128,20 @@ def _m3gnet_in_batches(limits: Limits) -> Relax:
 
 
 def _m3gnet() -> Calculator:
-    from deeprelax_ase.calculators.registry import get_calculator
+    """The potential that baselines of every table are measured under, and no other of its name.
 
-    return get_calculator("m3gnet")
+    Raises:
+        CalculatorError: it is not to be had.
+    """
+    from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator, potential_name
+
+    calculator = get_calculator("m3gnet")
+    if (name := potential_name(calculator)) != M3GNET_POTENTIAL:
+        raise CalculatorError(
+            f"baselines relax under {M3GNET_POTENTIAL}, and 'm3gnet' is {name} here: set {M3GNET_VARIABLE} to its "
+            "folder"
+        )
+    return calculator
 
 
 #: Baselines by name; each may raise where what it needs is not installed.

@@ -9,7 +9,8 @@ from ase.calculators.emt import EMT
 
 from deeprelax_ase.calculators import AsePotential
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.baselines import ase_optimizer, in_batches
+from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.evaluation.baselines import BASELINES, ase_optimizer, in_batches
 from deeprelax_ase.evaluation.relaxation import Limits
 
 
@@ -44,3 +45,18 @@ def test_a_crystal_that_fails_costs_itself() -> None:
 
 def test_nothing_to_relax() -> None:
     assert in_batches("fire", AsePotential(EMT()), Limits())([], lambda: None).crystals == []
+
+
+def test_another_m3gnet_is_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of all versions of MatGL are about one potential."""
+    other = EMT()
+    other.weights_digest = "1a2b3c4d5e6f7a8b"
+    monkeypatch.setattr("deeprelax_ase.calculators.get_calculator", lambda name: other)
+    with pytest.raises(CalculatorError, match=r"'m3gnet' is emt 1a2b3c4d5e6f here: set DEEPRELAX_M3GNET"):
+        BASELINES["fire"](Limits())
+
+
+def test_matgls_relaxer_needs_matgl_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeprelax_ase.evaluation.baselines.runs_on_dgl", lambda: False)
+    with pytest.raises(CalculatorError, match=r"with MatGL 2 and DGL alone: pip install"):
+        BASELINES["relaxer"](Limits())
