@@ -21,6 +21,7 @@ from deeprelax_ase.cli import (
     finetune,
     forces,
     label,
+    learn,
     models,
     relax,
     report,
@@ -81,6 +82,7 @@ app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=candidates.EXAMPLES)(candidates.candidates)
 app.command(epilog=label.EXAMPLES)(label.label)
+app.command(epilog=learn.EXAMPLES)(learn.learn)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=finetune.EXAMPLES)(finetune.finetune)
 app.command(epilog=ensemble.EXAMPLES)(ensemble.ensemble)

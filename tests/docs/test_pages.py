@@ -32,7 +32,7 @@ NEEDS = {
     "dft": ("gpaw",),
     "own-data": ("lightning", "crepes"),
     "screening": ("pyarrow",),
-    "labels": ("pyarrow",),
+    "labels": ("pyarrow", "lightning", "crepes"),
     "examples": ("gpaw", "chgnet", "pyarrow"),
 }
 

@@ -1,0 +1,190 @@
+"""``deeprelax learn``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
+from deeprelax_ase.cli.label import Calculator, Finish, Fmax, Level, Workers
+from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Members, Quiet, RelaxCell, argument, optional
+from deeprelax_ase.cli.train import Changes
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress as bar_on
+
+if TYPE_CHECKING:
+    from deeprelax_ase.learning import LearnSettings, Round
+
+EXAMPLES = """\
+Examples:
+
+    deeprelax candidates my_cifs/ --number 5000 -o pool.extxyz
+    deeprelax learn DeepRelax-PBE pool.extxyz --calculator my_dft:make --budget 400 --out learnt
+    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet --target 0.05 --budget 2000 --each 100 --out learnt
+    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet --choose random --beside learnt --out by-chance
+
+The same command goes on with a run that was interrupted, whatever interrupted it; with a larger budget or a lower
+target it goes on with one that ended.
+
+Exit code: 0 the target is reached, or the budget is used up where there is no target; 1 the target is not reached;
+2 nothing was done; 130 interrupted.
+"""
+
+Pool = Annotated[
+    list[str],
+    argument("CANDIDATE...", "Crystals to choose from: files, folders, archives, databases; file@0:10 takes a part."),
+]
+Choose = Annotated[
+    str,
+    typer.Option(
+        "--choose",
+        help="Choice of what is labelled: both (expected error and novelty), error, novelty, or random, to compare.",
+    ),
+]
+Spread = Annotated[
+    int,
+    typer.Option(min=1, help="A round takes those furthest apart among so many times as many; 1 for those alone."),
+]
+HeldBy = Annotated[
+    str,
+    typer.Option("--group-by", help="Held out whole: composition, chemical system, or pair, the crystal alone."),
+]
+Target = Annotated[
+    float | None, optional("Å, error of coordinates and lattice on the test crystals that ends it.", min=0.0)
+]
+Beside = Annotated[
+    list[Path] | None, optional("Folder of another run, whose curve the page shows too; repeatable.", metavar="DIR")
+]
+
+
+def learn(
+    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.")],
+    candidates: Pool,
+    calculator: Calculator,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run.")] = Path("learnt"),
+    budget: Annotated[int, typer.Option(min=1, help="Crystals to label, beside those that are held out.")] = 300,
+    target: Target = None,
+    each: Annotated[int, typer.Option(min=1, help="Crystals that a round labels.")] = 50,
+    held: Annotated[int, typer.Option(min=4, help="Crystals that are labelled first, to validate and test on.")] = 60,
+    group_by: HeldBy = "composition",
+    choice: Choose = "both",
+    spread: Spread = 4,
+    finish: Finish = "fire",
+    fmax: Fmax = 0.02,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of a relaxation.")] = STEPS,
+    relax_cell: RelaxCell = None,
+    level: Level = None,
+    members: Members = None,
+    epochs: Annotated[float | None, optional("Most epochs of a round. Default: 60", min=0.0)] = None,
+    changes: Changes = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn, and of training.")] = 0,
+    workers: Workers = None,
+    device: DeviceOption = Device.AUTO,
+    beside: Beside = None,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a model the minima of a potential, by labels for the crystals that teach it most.
+
+    Some crystals are held out, with all of their compositions. Each round predicts the others, labels those that the
+    model is expected to be wrong about, tunes the model on all labels so far, calibrates it and measures it. DIR keeps
+    every round and a page with the curve; the model of the last one goes wherever a model is asked for.
+    """
+    for module, extra in (("lightning", "training"), ("crepes", "training"), ("pyarrow", "screening")):
+        require(module, extra)
+    from deeprelax_ase.labelling import LabelOptions, label_level
+    from deeprelax_ase.learning import LearnSettings
+
+    try:
+        options = LabelOptions(
+            calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
+        )
+        settings = LearnSettings(
+            options,
+            model=model,
+            level=level or label_level(calculator),
+            held=held,
+            group_by=group_by,
+            each=each,
+            budget=budget,
+            target=target,
+            choice=choice,
+            spread=spread,
+            seed=seed,
+            members=members,
+            epochs=epochs,
+            changes=tuple(changes or ()),
+            device=device.value,
+        )
+        others = _others(beside or [])
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    rounds = _run(candidates, out, settings, others, workers=workers, quiet=quiet)
+    if not quiet:
+        last = rounds[-1]
+        Console(highlight=False).print(f"use it with --model {last.model}", soft_wrap=True, markup=False)
+    raise typer.Exit(SOME_FAILED if target is not None and rounds[-1].error > target else OK)
+
+
+def _others(folders: list[Path]) -> dict[str, list[Round]]:
+    from deeprelax_ase.learning import read_rounds
+
+    return {str(folder): rounds for folder in folders if (rounds := read_rounds(folder))}
+
+
+def _run(
+    candidates: list[str],
+    out: Path,
+    settings: LearnSettings,
+    others: dict[str, list[Round]],
+    *,
+    workers: int | None,
+    quiet: bool,
+) -> list[Round]:
+    """The loop, with a line for each round; ends the command where it cannot go on."""
+    from deeprelax_ase.learning import learn as run_learn
+
+    shown = Console(highlight=False)
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    try:
+        with plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
+            warnings.filterwarnings("ignore", module=r"(lightning|torch)\b")  # nothing a user could mend
+            task = bar.add_task("reading", total=settings.budget)
+
+            def observe(doing: str, number: int) -> None:
+                bar.update(task, description=f"round {number}, {doing}")
+
+            def finished(rounds: list[Round]) -> None:
+                bar.update(task, completed=rounds[-1].labelled)
+                if not quiet:
+                    shown.print(_told(rounds), soft_wrap=True)
+                if find_spec("plotly") is not None:
+                    from deeprelax_ase.report.learning import write_learning_page
+
+                    write_learning_page({str(out): rounds, **others}, out / "learning.html")
+
+            return run_learn(candidates, out, settings, workers=workers, observe=observe, finished=finished)
+    except KeyboardInterrupt:
+        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+
+
+def _told(rounds: list[Round]) -> str:
+    last: Any = rounds[-1]
+    errors_told = f"error {last.error:.4g} Å (unrelaxed {last.unrelaxed:.4g} Å), volume {last.volume:.4g} Å³"
+    if not last.number:
+        return f"as it is: {errors_told}"
+    calls = sum(one.force_calls for one in rounds)
+    return (
+        f"round {last.number}: {last.labelled:,} labelled, {last.pairs:,} pairs, {calls:,} force calls; {errors_told}"
+    )
