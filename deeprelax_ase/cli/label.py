@@ -64,8 +64,8 @@ BlockSize = Annotated[
 Level = Annotated[
     str | None,
     optional(
-        "Level of theory in whose place a network learns the labels: PBE, OAM or M3GNet. Default: M3GNet of m3gnet, "
-        "PBE of all others"
+        "Level of theory in whose place a network learns the labels: PBE, OAM or M3GNet. Default: M3GNet of "
+        "M3GNet-MP-2021.2.8-PES, told by its weights; PBE of all others"
     ),
 ]
 Fractions = Annotated[

@@ -137,8 +137,8 @@ CalculatorName = Annotated[
         "--calculator",
         metavar="NAME",
         help="Finish each prediction under this calculator, or with --on-uncertain finish the uncertain ones: none, "
-        "m3gnet, tensornet, chgnet, sevennet, the folder of a MatGL potential, or module:factory, where the factory "
-        "returns an ASE calculator or a model of TorchSim's.",
+        "m3gnet, tensornet, chgnet, sevennet, matgl:NAME of MatGL's hub, the folder of a MatGL potential, or "
+        "module:factory, where the factory returns an ASE calculator or a model of TorchSim's.",
     ),
 ]
 Finish = Annotated[

@@ -78,7 +78,7 @@ class DeepRelaxOptimizer(Optimizer):
         trajectory: path of a trajectory file, or an open ``Trajectory``.
         append_trajectory: append to the file at ``trajectory`` instead of replacing it.
         model: name or path of a model; None for the one that jumps nearest to the minima of the atoms' calculator:
-            ``DeepRelax-M3GNet`` for M3GNet, ``DeepRelax-PBE`` otherwise.
+            ``DeepRelax-M3GNet`` for the weights of M3GNet-MP-2021.2.8-PES, ``DeepRelax-PBE`` otherwise.
         predictor: a :class:`~deeprelax_ase.Predictor` to use, instead of ``model``, ``device``, ``graph_backend`` and
             ``one_shot``. Default predictors are loaded at the first jump and shared in the process.
         prediction: a :class:`~deeprelax_ase.Prediction` of these very atoms by this model, made before; the jump uses
