@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,9 @@ def matgl_calculator(folder: str, pretrained: Pretrained | None = None, **option
     if not folder:
         return hub_calculator(pretrained.potential, pretrained, **options)  # type: ignore[union-attr]
     folder = _checked(Path(folder).expanduser(), pretrained)
+    if not (runs_on_dgl() and find_spec("dgl")) and _digest_in(folder) == M3GNET_WEIGHTS:
+        return _own_m3gnet(folder, **options)
     if not runs_on_dgl():
-        if _digest_in(folder) == M3GNET_WEIGHTS:
-            return _own_m3gnet(folder, **options)
         _refuse_older(folder)
     return _calculator(folder, lambda error: f"MatGL cannot load the potential in {folder}: {error}", options)
 

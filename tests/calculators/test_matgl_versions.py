@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,11 @@ def own_m3gnet(monkeypatch):
 
 
 @needs_weights
-def test_it_needs_no_matgl(own_m3gnet, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matgl", None)
+@pytest.mark.parametrize("absent", ["matgl", "dgl"])
+def test_it_needs_no_matgl(own_m3gnet, monkeypatch, absent):
+    """And is computed where MatGL 2 lacks its DGL, as on Python 3.12."""
+    monkeypatch.setattr(RUNS_ON_DGL, lambda: absent == "dgl")
+    monkeypatch.setitem(sys.modules, absent, None)
     calculator = own_m3gnet()
     assert calculator.name == "m3gnet"
     assert potential_name(calculator) == M3GNET_POTENTIAL
