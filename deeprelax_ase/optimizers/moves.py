@@ -24,12 +24,15 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
 
     Where constraints keep the cell from the predicted one, ``predictor`` predicts once more, in the cell that they
     allow. Without it, the displacements stay those of the prediction.
+
+    Where atoms repeat in two directions the vector of the third is kept, however it leans; where a filter goes on from
+    there, only if it is upright.
     """
     crystal, relaxed = prediction.initial, prediction.relaxed
     if dof.free and dof.normal is None:
         _set_geometry(dof, relaxed)
         return
-    displacements = prediction.displacements
+    displacements, given = prediction.displacements, dof.atoms.cell.array.copy()
     if dof.cell is not None:
         deformation = permitted(dof.cell, logarithmic_strain(crystal.cell, relaxed.cell), dof.plane)
         new_cell = _masked_cell(dof, dof.atoms.cell.array @ deformation)
@@ -39,6 +42,9 @@ def move_to(dof: DegreesOfFreedom, prediction: Prediction, predictor: Predictor 
         _strain(dof, new_cell)
     if dof.visible.any():
         displace_atoms(dof.atoms, displacements, dof.visible)
+    repeats = dof.atoms.pbc
+    if dof.own_filter and not dof.has_calculator and repeats.sum() == 2:  # a filter's own steps count the whole cell
+        dof.atoms.cell[~repeats] = given[~repeats]
 
 
 def _displacements_in(crystal: Crystal, cell: np.ndarray, predictor: Predictor, otherwise: np.ndarray) -> np.ndarray:

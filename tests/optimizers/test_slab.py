@@ -120,6 +120,18 @@ def test_the_cell_is_strained_in_its_plane(predictor, calc):
     np.testing.assert_array_equal(atoms.pbc, [True, True, False])
 
 
+@pytest.mark.parametrize("third", [[-2.0, 1.0, 25.0], [0.0, 0.0, 0.0]])
+def test_a_vector_that_does_not_repeat_is_handed_out_as_it_was(predictor, third):
+    """As by all other doors."""
+    atoms, upright = slab(), slab()
+    atoms.cell[2] = third
+    for each in (atoms, upright):
+        quiet(each, predictor).run()
+    np.testing.assert_array_equal(atoms.cell.array[2], third)
+    np.testing.assert_allclose(atoms.cell.array[:2], upright.cell.array[:2], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(atoms.positions, upright.positions, rtol=0, atol=1e-9)
+
+
 def test_the_model_is_asked_about_the_strained_slab(predictor):
     atoms = slab()
     quiet(atoms, predictor).run()
