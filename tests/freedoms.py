@@ -1,14 +1,15 @@
 """What people fix, through every door: the doors, the freedoms, and what is measured of each pair.
 
-python -m tests.freedoms
+python -m tests.freedoms [DOOR ...]
 
-writes the table of ``docs/freedom.md`` anew.
+writes the table of ``docs/freedom.md`` anew, or its rows of doors whose names hold one of these.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,8 @@ from deeprelax_ase import AllowedStrain, DeepRelaxOptimizer, Predictor, relax_ma
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.result import RelaxationResult
+from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.screening.options import RelaxOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "freedom.md"
@@ -200,6 +203,8 @@ def options(freedom: Freedom, finishes: bool) -> RelaxOptions:
 def of(made: Any) -> End:
     if isinstance(made, Prediction):
         return End(made.relaxed.as_given.positions, made.relaxed.as_given.cell)
+    if isinstance(made, RelaxationResult):
+        return refused(made.reason) if made.status in UNRELAXED else End(made.relaxed.positions, made.relaxed.cell)
     return refused(made) if isinstance(made, Exception) else End(made.positions, made.cell.array)
 
 
@@ -260,7 +265,7 @@ def of_rows(table: Any) -> End:
     from deeprelax_ase.screening.rows import crystals_of
 
     (crystal,), (status,), (reason,) = crystals_of(table), *(table.column(n).to_pylist() for n in ("status", "reason"))
-    return refused(reason) if status in ("refused", "failed") else End(crystal.positions, crystal.cell)
+    return refused(reason) if status in UNRELAXED else End(crystal.positions, crystal.cell)
 
 
 def by_screen(freedom: Freedom, finishes: bool) -> End:
@@ -289,7 +294,7 @@ def by_jobflow(freedom: Freedom, finishes: bool) -> End:
         structure.add_site_property("selective_dynamics", free.tolist())
     job = DeepRelaxMaker(options=options(freedom, finishes)).make([structure])
     (document,) = run_locally(job, log=False, ensure_success=True)[job.uuid][1].output
-    if document.status in ("refused", "failed"):
+    if document.status in UNRELAXED:
         return refused(document.reason)
     structure = document.structure  # pymatgen keeps fractional coordinates
     return End(structure.cart_coords, structure.lattice.matrix, rounding=1e-12)
@@ -317,7 +322,7 @@ ALONE = {
 DOORS = {name: Door(door) for name, door in ALONE.items()} | {
     f"{name}, calculator": Door(door, finishes=True)
     for name, door in ALONE.items()
-    if door not in (by_predict, by_predict_many, by_relax_many)
+    if door not in (by_predict, by_predict_many)
 }
 
 
@@ -357,11 +362,14 @@ def enthalpy(freedom: Freedom, end: End) -> float:
     return float(atoms.get_potential_energy() + pressure * atoms.get_volume())
 
 
-def table() -> str:
-    """The table, of doors by freedoms, by running all of it."""
+def table(asked: Sequence[str]) -> str:
+    """The table, of doors by freedoms, by running the doors that are ``asked``; the others are as they were."""
+    before = printed()
     rows = [["", *FREEDOMS], ["---"] * (1 + len(FREEDOMS))]
     for door in DOORS:
-        rows.append([door, *(word(freedom, pass_through(door, freedom)) for freedom in FREEDOMS)])
+        run = not asked or any(name in door for name in asked)
+        words = (word(name, pass_through(door, name)) if run else before[door, name] for name in FREEDOMS)
+        rows.append([door, *words])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -374,4 +382,4 @@ def printed() -> dict[tuple[str, str], str]:
 
 if __name__ == "__main__":
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    PAGE.write_text(f"{before}{START}\n\n{table()}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{START}\n\n{table(sys.argv[1:])}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")

@@ -58,8 +58,8 @@ class CellFreedom:
         """(G, 3, 3) projectors onto the directions in which networks may strain ``cell`` (G, 3, 3); None for all.
 
         A network that does not read the number of directions has learnt to strain layers across their plane too. Its
-        blocks still see that freedom, and the prediction alone is projected onto the planes. None has learnt cells of
-        which one direction moves: the blocks see a free one there too.
+        blocks still see that freedom, and the prediction alone is projected onto the planes. What a mask does to shears
+        alone is seen by none, and projected likewise.
         """
         if not self.restricts:
             return None
@@ -68,8 +68,6 @@ class CellFreedom:
         if reads_layers and self.limits is not None:
             axes = torch.as_tensor(self.limits.matrix.any(axis=0), dtype=cell.dtype, device=cell.device)
             open_ = matrix_product(open_, torch.diag(axes).expand_as(open_))
-            single = open_.diagonal(dim1=1, dim2=2).sum(dim=1) < 1.5
-            open_ = torch.where(single[:, None, None], everything, open_)
         return torch.where(self.fixed[:, None, None], torch.zeros_like(cell), open_)
 
     def stretch(self, strain: Tensor) -> Tensor:
