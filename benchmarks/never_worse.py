@@ -17,7 +17,8 @@ from shared import options
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import crystals_of
-from deeprelax_ase.evaluation.calibrate import PredictedSplit, predict_split, steps_of, uncalibrated
+from deeprelax_ase.data.pairs import has_labels
+from deeprelax_ase.evaluation.calibrate import PredictedSplit, labels_for, predict_split, steps_of, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
@@ -112,8 +113,8 @@ def main() -> None:
     raw = Predictor(uncalibrated(model), device=given.device)
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for file in given.data:
-        generated = "generated" in file.stem
-        labels = "relaxed" if generated else None
+        own = labels_for(model.card.level)
+        labels = own if has_labels(file, own) else "relaxed"
         taken = {"thin": given.every, "each": given.each, "cache": given.cache}
         split = predict_split(raw, [file], "test", labels=labels, **taken)
         found, kind = measure(split, calibration), split.pairs.kind.numpy()
