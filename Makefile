@@ -43,7 +43,7 @@ gpaw: $(STAMP) ## add GPAW, compiled here, for the tests and examples under DFT 
 demo: $(STAMP) ## relax real crystals, in ASE and on the command line
 	@mkdir -p $(DEMO)
 	$(BIN)/python examples/relax_crystal.py
-	$(BIN)/deeprelax relax examples/unrelaxed.extxyz -o $(DEMO)/relaxed.extxyz
+	$(BIN)/deeprelax relax examples/unrelaxed.extxyz -o $(DEMO)/relaxed.extxyz || test $$? -eq 1  # one is uncertain
 	@echo "The first relaxed crystal, as $(DEMO)/relaxed.extxyz holds it:"
 	@sed -n 2p $(DEMO)/relaxed.extxyz
 

@@ -40,19 +40,20 @@ HEAD = """# Accuracy of one shot, and how well it is known
 
 ```sh
 python benchmarks/accuracy.py pairs_universal.npz pairs_xmno.npz --again 16 --json benchmarks/results/accuracy-PBE.json
-deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' --recycles 1 --recycles 2 --each 32 --write \\
+deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' --recycles 2 --recycles 1 --write \\
     --json benchmarks/results/coverage-PBE.json
 ```
 
-and likewise for the other models, on the test splits; M3GNet has labels in these two files alone. "DFT" are crystals
-whose label is a published DFT minimum; the other labels are minima of a potential, and their unrelaxed crystals are
-further away. Universal: no test crystal's set of elements occurs in training. X-Mn-O is split by prototype: formulas
-do occur in training.
+and likewise for the other models, on the test splits. M3GNet's minima of the generated crystals were found by FIRE in
+batches, from each label (largest force and stress 0.05 eV/Å, nine in ten converge near it); those of the other files
+come with them. "DFT" are crystals whose label is a published DFT minimum; the other labels are minima of a potential,
+and their unrelaxed crystals are further away. Universal: no test crystal's set of elements occurs in training. X-Mn-O
+is split by prototype: formulas do occur in training.
 
 Coordinates are the mean absolute Cartesian components of the fractional error in the true cell, to the nearest images
 and without the mean drift; "with cell" is the difference of Cartesian positions as the paper prints it. An already
-relaxed crystal is the label itself given to the model: how far it moves its atoms, mean component. Calibration took at
-most 32 crystals of each kind of each file, M3GNet's 400 of each file."""
+relaxed crystal is the label itself given to the model: how far it moves its atoms, mean component. Calibration took all
+validation crystals, and all test crystals tell how it holds."""
 
 CALIBRATION = """## Calibration
 

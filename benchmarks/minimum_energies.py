@@ -1,7 +1,7 @@
 """How far above the minimum of a potential predicted crystals lie, in energy under that potential, kind by kind.
 
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/minimum_energies.py m3gnet pairs_universal.npz \\
-    pairs_xmno.npz --model DeepRelax-M3GNet --every 4 --json benchmarks/results/minimum_energies-M3GNet.json
+    pairs_xmno.npz --model DeepRelax-M3GNet --json benchmarks/results/minimum_energies-M3GNet.json
 DEEPRELAX_NEQUIX=nequix-oam-1.pt python benchmarks/minimum_energies.py nequix pairs_universal.npz pairs_xmno.npz \\
     pairs_generated_[d-g].npz --each 16 --every 4 --json benchmarks/results/minimum_energies-Nequix.json
 
@@ -54,14 +54,10 @@ def nequix() -> Callable[[Crystal], float]:
     return energy
 
 
-def groups(tests: HeldOut, potential: str) -> dict[str, np.ndarray]:
+def groups(tests: HeldOut) -> dict[str, np.ndarray]:
     """Masks (n,) by name: kinds, and all crystals by what made their label."""
     dft = tests.pairs.dft.numpy()
-    found = {"all, DFT-labelled": dft, "all, labelled by a potential": ~dft}
-    by_kind = groups_of(tests)
-    if potential == "m3gnet":  # which knows two families alone
-        by_kind = {name: mask for name, mask in by_kind.items() if name.endswith("all")}
-    return found | by_kind
+    return {"all, DFT-labelled": dft, "all, labelled by a potential": ~dft} | groups_of(tests)
 
 
 def chosen(masks: Sequence[np.ndarray], number: int) -> np.ndarray:
@@ -97,7 +93,7 @@ def main() -> None:
     labels = "m3gnet" if given.potential == "m3gnet" else "relaxed"
     tests = held_out(given.data, labels, each=given.each, every=given.every)
     ends = ends_of(predictor, tests, given.cache)
-    dft, families = tests.pairs.dft.numpy(), groups(tests, given.potential)
+    dft, families = tests.pairs.dft.numpy(), groups(tests)
     parts = [mask & label for mask in families.values() for label in (dft, ~dft)]
     index = chosen([part for part in parts if part.any()], given.number)
     tests, ends = tests.take(index), [ends[i] for i in index.tolist()]
@@ -106,7 +102,7 @@ def main() -> None:
     if given.potential == "m3gnet":
         starts = np.array([energy(crystal) for crystal in crystals_of(tests.pairs, "initial")])
     before, after = starts - tests.minima, np.array([energy(end) for end in ends]) - tests.minima
-    rows = {name: row(before[mask], after[mask]) for name, mask in groups(tests, given.potential).items() if mask.any()}
+    rows = {name: row(before[mask], after[mask]) for name, mask in groups(tests).items() if mask.any()}
     facts = {"environment": environment(), "model": predictor.model_name, "potential": given.potential}
     write_json(given.json, {**facts, "within": WITHIN, "rows": rows})
 

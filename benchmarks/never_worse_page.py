@@ -16,15 +16,13 @@ BEGIN, END = "<!-- never_worse: begin -->", "<!-- never_worse: end -->"
 _HEAD = """# Without a calculator: who ends further off than it began
 
 ```sh
-python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz --each 32 \\
+python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz \\
     --json benchmarks/results/never_worse-PBE.json
 ```
 
-Test crystals, at most 32 of each kind of each file (`DeepRelax-M3GNet`: 400 of each file). Further off: in the mean
-absolute component of the coordinates, cell and origin apart; volumes are told beside it. The odds that a prediction
-ends further off are a power law of its step and its error features, fitted to as many validation crystals of the same
-files (`deeprelax calibrate --each`). Above 50 % the crystal
-is left unchanged, as it is where the model would move it by less than it errs. Above 10 % (`max_odds_worse=0.1`, the
+All test crystals, but for those that are refused. Further off: in the mean absolute component of the coordinates, cell
+and origin apart; volumes are told beside it. The odds that a prediction ends further off are a power law of its step
+and its error features, fitted to all validation crystals of the same files. Above 50 % the crystal is left unchanged, as it is where the model would move it by less than it errs. Above 10 % (`max_odds_worse=0.1`, the
 default) it is moved and called uncertain, unless nine in ten like it end within 0.01 Å of their minimum.
 Gain: by how much coordinates come nearer, as a mean over all crystals; handed out is what is not left unchanged."""
 
