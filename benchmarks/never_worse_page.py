@@ -22,8 +22,9 @@ python benchmarks/never_worse.py pairs_universal.npz pairs_xmno.npz pairs_genera
 
 All test crystals, but for those that are refused. Further off: in the mean absolute component of the coordinates, cell
 and origin apart; volumes are told beside it. The odds that a prediction ends further off are a power law of its step
-and its error features, fitted to all validation crystals of the same files. Above 50 % the crystal is left unchanged, as it is where the model would move it by less than it errs. Above 10 % (`max_odds_worse=0.1`, the
-default) it is moved and called uncertain, unless nine in ten like it end within 0.01 Å of their minimum.
+and its error features, fitted to all validation crystals of the same files. Above 50 % the crystal is left unchanged,
+as it is where the model would move it by less than it errs. Above 10 % (`max_odds_worse=0.1`, the default) it is moved
+and called uncertain, unless nine in ten like it end within 0.01 Å of their minimum.
 Gain: by how much coordinates come nearer, as a mean over all crystals; handed out is what is not left unchanged."""
 
 _CURVE = """How many a limit on the odds accepts, how many of these end further off, and what they hold of the gain:"""
