@@ -123,8 +123,8 @@ def _law(networks: list[dict[str, Any]], aim: float) -> str:
     second, third, fourth = (network["test"] for network in networks[1:4])
     more = (aim / second) ** (1 / power)
     return (
-        f"Over the first two stages the error falls as the crystals seen to the power {power:.2f}: to come to {aim} Å so "
-        f"would take {more:.0f} times as many. The third stage, on the same pairs, did not go on like that: {second:.4f} "
-        f"and {third:.4f} Å. The fourth, on twice as many pairs, comes to {fourth:.4f}. A fifth of the crystals, whose "
-        "minimum lies far from the start, holds two thirds of the error."
+        f"Over the first two stages the error falls as the crystals seen to the power {power:.2f}: to come to {aim} Å "
+        f"so would take {more:.0f} times as many. The third stage, on the same pairs, did not go on like that: "
+        f"{second:.4f} and {third:.4f} Å. The fourth, on twice as many pairs, comes to {fourth:.4f}. A fifth of the "
+        "crystals, whose minimum lies far from the start, holds two thirds of the error."
     )
