@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.io import write
 
 pytest.importorskip("pyarrow", reason="needs pyarrow")
@@ -245,3 +246,15 @@ def test_the_level_of_the_real_m3gnet(shared: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     assert label_level(f"m3gnet:{folder}") == "M3GNet"
+
+
+def test_crystals_with_fixed_atoms_are_no_labels(tmp_path: Path) -> None:
+    """Their minima are none to learn from."""
+    free, held = alloys(2)
+    held.set_constraint(FixAtoms([0]))
+    write(tmp_path / "candidates.traj", [free, held])
+    label([tmp_path / "candidates.traj"], tmp_path / "out", OPTIONS, workers=0)
+    one, other = rows(tmp_path / "out")
+    assert one["status"] == "labelled"
+    assert other["status"] == "refused"
+    assert "constraints (FixAtoms)" in other["reason"]
