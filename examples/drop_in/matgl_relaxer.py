@@ -12,10 +12,10 @@ from ase.build import bulk
 from deeprelax_ase import DeepRelaxOptimizer
 from deeprelax_ase.calculators import get_calculator
 
-potential = get_calculator("m3gnet").potential  # or matgl.load_model("M3GNet-MP-2021.2.8-PES")
+potential = get_calculator("m3gnet").potential  # or what matgl.load_model gives
 warnings.filterwarnings("ignore", "Please use atoms.calc", FutureWarning)  # in MatGL's own code
 
-from matgl.ext.ase import Relaxer  # noqa: E402  after deeprelax_ase, which has MatGL run on DGL
+from matgl.ext.ase import Relaxer  # noqa: E402  after deeprelax_ase, which has MatGL 2 run on DGL
 
 for optimizer in ("FIRE", DeepRelaxOptimizer):  # the one line that changes
     result = Relaxer(potential, optimizer=optimizer).relax(bulk("MgO", "rocksalt", a=4.5), fmax=0.05)
