@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
@@ -44,14 +45,28 @@ def springs() -> PotentialCalculator:
 
 
 class Broken(LennardJones):
-    """Cannot do more than eight atoms."""
+    """Cannot do more than eight atoms, whatever is the matter then."""
+
+    def __init__(self, wrong: Exception | None) -> None:
+        super().__init__(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)
+        self.wrong = wrong
 
     def calculate(self, atoms, *arguments: object) -> None:
-        if len(atoms) > 8:
-            raise RuntimeError("no licence")
+        if len(atoms) > 8 and self.wrong is not None:
+            raise self.wrong
         super().calculate(atoms, *arguments)
+        if len(atoms) > 8:
+            self.results["forces"] = np.full((len(atoms), 3), np.nan)
 
 
-def broken() -> PotentialCalculator:
-    """For ``--calculator tests.batched_emt:broken``."""
-    return PotentialCalculator(Together(Broken(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)))
+def raises() -> PotentialCalculator:
+    """For ``--calculator tests.batched_emt:raises``."""
+    return PotentialCalculator(Together(Broken(RuntimeError("no licence"))))
+
+
+def too_large() -> PotentialCalculator:
+    return PotentialCalculator(Together(Broken(MemoryError())))
+
+
+def no_number() -> PotentialCalculator:
+    return PotentialCalculator(Together(Broken(None)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
+from deeprelax_ase.errors import DeviceError
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
 
@@ -91,7 +92,7 @@ class BatchedPotential(ABC):
         """Evaluate a batch, see :meth:`compute`; nothing is raised for a crystal.
 
         Raises:
-            torch.AcceleratorError, RuntimeError: the device is lost to this process.
+            DeviceError: the device is lost to this process.
         """
         crystals = len(cells)
         found = Evaluated(
@@ -117,9 +118,9 @@ class BatchedPotential(ABC):
             self._compute_into(found, given, chosen)
             return
         except Exception as error:  # whatever potentials raise
-            if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-                raise
             told, short = f"{type(error).__name__}: {' '.join(str(error).split())}", out_of_memory(error)
+            if isinstance(error, RuntimeError) and "CUDA error" in str(error) and not short:
+                raise DeviceError(f"{self.device} fails ({told}). Begin anew in another process.") from error
         # out here nothing holds on to the tensors of the batch that failed
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -29,7 +29,7 @@ def rattled(element: str = "Cu", a: float = 3.7, seed: int = 0, cubic: bool = Tr
 
 
 class Springs(BatchedPotential):
-    """Springs to the origin and of the volume; gold raises, silver has no numbers, and many atoms are too many.
+    """Springs to the origin and of the volume; gold raises, silver has no numbers, platinum loses the device.
 
     Attributes:
         asked: how many atoms each call had.
@@ -45,6 +45,8 @@ class Springs(BatchedPotential):
         self.asked.append(len(numbers))
         if len(numbers) > self.most_atoms:
             raise MemoryError
+        if (numbers == 78).any():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if (numbers == 79).any():
             raise RuntimeError("gold\ndiverges")
         volumes = torch.linalg.det(cells)

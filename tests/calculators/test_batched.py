@@ -22,7 +22,7 @@ from deeprelax_ase.calculators import (
     get_batched,
     get_calculator,
 )
-from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.errors import CalculatorError, DeviceError
 from tests.calculators.batches import Springs, rattled, tensors_of
 from tests.calculators.units import M3GNET, assert_units_of_ase, distorted_salt
 
@@ -73,6 +73,10 @@ class TestABatchLosesNothing:
         assert found.errors == {0: "springs does not know Cl, Na. Choose another calculator."}
         assert potential.asked == [9]
         assert found.energies[1:].isfinite().all()
+
+    def test_a_lost_device_is_nobodys_fault(self):
+        with pytest.raises(DeviceError, match="Begin anew in another process"):
+            Springs()(*tensors_of([*GOOD, bulk("Pt")]))
 
     def test_nothing_is_left_of_a_batch_of_bad_ones(self):
         found = Springs(elements=frozenset({13}))(*tensors_of([bulk("Cu"), bulk("Ag")]))

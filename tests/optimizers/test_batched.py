@@ -21,6 +21,7 @@ from deeprelax_ase.optimizers.batched_state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, Springs, model_hessian
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
+from tests.calculators.batches import Springs as SpringPotential
 
 OPTIMIZERS = {"fire": ase.optimize.FIRE, "fast": ModelHessianBFGS}
 
@@ -207,3 +208,18 @@ def test_a_start_of_its_own_record_is_not_changed() -> None:
     relaxed([given])
     np.testing.assert_array_equal(given.positions, before.positions)
     np.testing.assert_array_equal(given.cell, before.cell)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gpu_takes_the_same_steps(optimizer: str) -> None:
+    safe = [atoms for atoms in crystals() if "Cu" in atoms.symbols]  # the others fail under these springs
+
+    def on(device: str) -> list[BatchedEnd]:
+        potential = SpringPotential()
+        potential.device = torch.device(device)
+        return relaxed([start(atoms, AllowedStrain(IN_PLANE)) for atoms in safe], potential, optimizer=optimizer)
+
+    for one, other in zip(on("cuda"), on("cpu"), strict=True):
+        assert (one.steps, one.converged) == (other.steps, other.converged)
+        np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=1e-8)
