@@ -131,7 +131,9 @@ class BatchedPotential(ABC):
                 self._attempt(found, given, half)
             return
         if short:
-            told = f"it needs more memory than {self.device} has left. Give its primitive cell, or take a larger device"
+            told = (
+                f"it needs more memory than is left on {self.device}. Give its primitive cell, or take a larger device"
+            )
         found.errors[int(chosen)] = told
 
     def _compute_into(self, found: Evaluated, given: tuple[Tensor, ...], chosen: Tensor) -> None:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from deeprelax_ase.calculators.names import calculator_name
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 #: Digest of M3GNet-MP-2021.2.8-PES as MatGL 2 evaluates it, see :func:`weights_digest`.
 M3GNET_WEIGHTS = "dedacef6085245755a953e6154fc3db9dd65a1e08a62b64ae496fa7a6fd85d69"
@@ -30,8 +30,8 @@ _HOLDERS = ("potential", "model", "models", "network", "calculator")
 #: Ends of names of what versions of a library derive, store or leave out as they like.
 _DERIVED = (".cutoff", ".onehot")
 
-#: Digests that were computed, each with a count of changes that the weights had seen.
-_digests: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
+#: Digests that were computed, each with a count of changes that the weights had seen, and the sum of the weights.
+_digests: WeakKeyDictionary[nn.Module, tuple[tuple[int, float], str]] = WeakKeyDictionary()
 
 
 def weights_digest(calculator: Any) -> str | None:
@@ -93,28 +93,36 @@ def _find(holder: Any, depth: int) -> str | None:
         found = getattr(holder, name, None)
         several = list(found) if isinstance(found, list | tuple) else [found]
         networks = [network for network in several if isinstance(network, nn.Module)]
-        if networks and len(networks) == len(several):
-            return _of_networks(networks)
+        if networks and len(networks) == len(several) and (digest := _of_networks(networks)) is not None:
+            return digest
         if depth and found is not None and (digest := _find(found, depth - 1)) is not None:
             return digest
     return None
 
 
-def _of_networks(networks: list[nn.Module]) -> str:
+def _of_networks(networks: list[nn.Module]) -> str | None:
+    """The digest of the weights of ``networks``; None where there are none, as in a model of plain numbers."""
     first = networks[0]
     if isinstance(told := getattr(first, "weights_digest", None), str):
         return told
     state = {
         f"{k}." * bool(k) + name: tensor for k, one in enumerate(networks) for name, tensor in one.state_dict().items()
     }
-    changes = sum(tensor._version for tensor in state.values() if _counts_changes(tensor))
+    tensors = [tensor for tensor in state.values() if hasattr(tensor, "is_inference")]
+    if not tensors:
+        return None
+    changes = _changes(tensors)
     if first not in _digests or _digests[first][0] != changes:
         _digests[first] = changes, digest_of(state, _evaluated_by(first))
     return _digests[first][1]
 
 
-def _counts_changes(tensor: Any) -> bool:
-    return hasattr(tensor, "is_inference") and not tensor.is_inference()
+def _changes(tensors: list[Tensor]) -> tuple[int, float]:
+    """What tells cheaply that weights have changed: the count does not see what is written through ``.data``."""
+    import torch
+
+    counted = sum(tensor._version for tensor in tensors if not tensor.is_inference())
+    return counted, float(sum(tensor.detach().sum(dtype=torch.float64).cpu() for tensor in tensors))
 
 
 def _evaluated_by(network: nn.Module) -> str:

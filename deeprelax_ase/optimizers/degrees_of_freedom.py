@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 
+from deeprelax_ase.calculators.names import calculator_name
 from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import CalculatorError, ConstraintError
 from deeprelax_ase.io.constraints import refuse_constraints
@@ -161,8 +162,8 @@ def refuse_missing_stress(dof: DegreesOfFreedom) -> None:
     calculator = dof.atoms.calc
     if dof.own_filter and "stress" not in getattr(calculator, "implemented_properties", ["stress"]):
         raise CalculatorError(
-            f"{type(calculator).__name__} gives no stress, so the cell cannot be relaxed under it. Keep the cell with "
-            "relax_cell=False, or leave the calculator out for the jump alone."
+            f"{calculator_name(calculator)} gives no stress, so the cell cannot be relaxed under it. Keep the cell "
+            "(relax_cell=False, --fixed-cell), or leave the calculator out for the jump alone."
         )
 
 

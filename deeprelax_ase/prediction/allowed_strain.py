@@ -117,8 +117,10 @@ def refuse_pressure_alone(pressure: float) -> None:
         ConstraintError: says what to do.
     """
     if pressure:
+        from ase import units  # prediction alone needs no ASE
+
         raise ConstraintError(
-            f"the pressure is {pressure:g} eV/Å^3, and the model predicts crystals without pressure. Give a calculator "
+            f"the pressure is {pressure / units.GPa:g} GPa, and the model predicts crystals without pressure. Give a calculator "
             "that finishes every crystal, as its finish applies it, or leave the pressure out."
         )
 

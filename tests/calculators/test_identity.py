@@ -49,6 +49,18 @@ def test_it_is_the_same_wherever_they_are_kept_and_in_whatever_precision(holding
     assert weights_digest(calculator(**holding)) == digest_of(network().state_dict())
 
 
+def test_models_of_plain_numbers_have_none():
+    assert weights_digest(calculator(model=nn.Sequential(nn.Tanh()))) is None
+
+
+def test_weights_that_are_changed_past_the_count_of_changes_have_another():
+    changed = calculator(model=network())
+    before = weights_digest(changed)
+    for parameter in changed.model.parameters():
+        parameter.data.mul_(1.01)
+    assert weights_digest(changed) not in (before, None)
+
+
 def test_other_weights_have_another():
     digests = {
         weights_digest(calculator(**holding))

@@ -70,8 +70,8 @@ def test_options_that_are_given_reach_the_factory(tmp_path, monkeypatch):
     [
         ("no_such_module_anywhere:EMT", "PYTHONPATH"),
         ("ase.calculators.emt:Emt", "has no 'Emt'"),
-        ("math:pi", "gave a float; it must be an ASE calculator class"),
-        ("builtins:dict", "gave a dict"),
+        ("math:pi", "gave an object of float; it must be an ASE calculator class"),
+        ("builtins:dict", "gave an object of dict"),
     ],
 )
 def test_bad_factories_are_refused(name, mend):
