@@ -125,7 +125,7 @@ def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
         return _in_batches(TorchSimPotential(calculator))
     if isinstance(calculator, type) or not hasattr(calculator, "get_potential_energy"):
         raise CalculatorError(
-            f"'{module}:{factory}' gave an object of {type(calculator).__name__}; it must be an ASE calculator class, or a "
-            "function that returns an ASE calculator or a model of TorchSim's"
+            f"'{module}:{factory}' gave an object of {type(calculator).__name__}; it must be an ASE calculator class, "
+            "or a function that returns an ASE calculator or a model of TorchSim's"
         )
     return calculator

@@ -120,8 +120,8 @@ def refuse_pressure_alone(pressure: float) -> None:
         from ase import units  # prediction alone needs no ASE
 
         raise ConstraintError(
-            f"the pressure is {pressure / units.GPa:g} GPa, and the model predicts crystals without pressure. Give a calculator "
-            "that finishes every crystal, as its finish applies it, or leave the pressure out."
+            f"the pressure is {pressure / units.GPa:g} GPa, and the model predicts crystals without pressure. Give a "
+            "calculator that finishes every crystal, as its finish applies it, or leave the pressure out."
         )
 
 
