@@ -15,7 +15,7 @@ from tests.geometry.structures import CHAINS, CRYSTALS, MOLECULAR, SMALL_BOXES, 
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor(device="cpu", members=1, recycles=1)
+    return Predictor(device="cpu")
 
 
 def beside(distance):
