@@ -79,7 +79,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, quick: RelaxOptions) ->
         first = run(tmp_path / "many.extxyz", out, "--size", "8", "--workers", "2")
     assert first.returncode == 0, first.stderr
     assert len(killed) == 1
-    assert first.stdout.splitlines()[-1] == "160 predicted"
+    assert first.stdout.splitlines()[-1] == "160 accepted"
     table = pa.concat_tables(Folder(out).tables())
     assert table.column("id").to_pylist() == [atoms.info["name"] for atoms in crystals]
     assert_as_predicted(table, crystals, quick)
