@@ -59,7 +59,7 @@ chains (it repeats in one direction only), of thick layers that are {reach["OPEN
 another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["OPEN_METALS"]:g}, with atoms too near:
 {others["any doubt"]:.2%} of all others, {relaxed["any doubt"]:.2%} of them relaxed, {layers["any doubt"]:.1%} of
 layers, where molecules and chains within the layer count. How far the volume is off in test crystals of bulk kinds that
-are so, on average, under the default model as it stands ({found["model"]}):
+{" ".join([f"are so, on average, under {found['model']}.", *found.get("notes", [])])}
 
 {table(["doubt", "share of all others", "relaxed", "test crystals", "start", "predicted", "expected"], rows)}"""
 

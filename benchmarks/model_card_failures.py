@@ -13,6 +13,9 @@ FILES = {"pairs_universal": "universal", "pairs_xmno": "X-Mn-O"}
 WORST_KINDS = 4
 WORST_ELEMENTS = 8
 
+#: What the shares out of distribution count.
+OOD = "out of distribution by their error features"
+
 
 def percent(share: float, digits: int = 1) -> str:
     """The share in per cent."""
@@ -83,7 +86,7 @@ def _distribution(found: dict[str, Any]) -> str:
         (percent(row["coordinates"]["further_off"]), row["coordinates"]["predicted"]) for row in (ood, inside)
     )
     return (
-        f"{percent(found['all']['all']['ood'])} of the test crystals are out of distribution: {off} of them are "
+        f"{percent(found['all']['all']['ood'])} of the test crystals are {OOD}: {off} of them are "
         f"further off than they started, and err by {mean:.3f} Å; of the others {off_inside}, by {mean_inside:.3f} Å"
     )
 
@@ -112,7 +115,7 @@ def _layers(measured: dict[str, Any]) -> str:
         return ""
     coordinates, volume = row["coordinates"], row["relative_volume"]
     other = "" if measured["labels"] == "m3gnet" else ", whose labels are M3GNet's minima, not this model's,"
-    told = f"; {percent(row['ood'])} are out of distribution" if "ood" in row else ""
+    told = f"; {percent(row['ood'])} are {OOD}" if "ood" in row else ""
     return (
         f"layers: {row['crystals']} monolayers (`examples/monolayers.npz`){other} are {coordinates['predicted']:.3f} Å "
         f"off and {percent(volume['predicted'])} in volume, unrelaxed {coordinates['unrelaxed']:.3f} Å and "

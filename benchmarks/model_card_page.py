@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model_card_failures import FILES, failures, kind_name, percent
+from model_card_failures import FILES, OOD, failures, kind_name, percent
 from shared import RESULTS, read, table
 
 from deeprelax_ase.models.card import ModelCard
@@ -164,7 +164,7 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
     if calibrated:
         bounds = (
             f" Bounds, of the coordinates / of the volume, are meant to hold for {percent(COVERAGE, 0)}; `ood` are "
-            "those that the model says not to trust."
+            f"{OOD}; what only novelty or geometry tells (docs/trust.md) is not counted."
         )
     parts = [
         "Means by kind of crystal, predicted / unrelaxed, of the coordinates' error (Å) and of the volume's. "

@@ -37,8 +37,9 @@ def write_page(results: Path, page: Path) -> None:
     """Write the page of ``other_minima.json`` and ``other_minima-jumps.json`` in ``results``."""
     starts, jumps = read(results, "other_minima", "other_minima-jumps")
     rows = jumps["rows"]
+    notes = dict.fromkeys(starts.get("notes", []) + jumps.get("notes", []))
     page.write_text(
-        "\n\n".join([_HEAD, _finishes(rows), _refused(rows), _areas(rows), _rattled(starts)]) + "\n", "utf-8"
+        "\n\n".join([_HEAD, *notes, _finishes(rows), _refused(rows), _areas(rows), _rattled(starts)]) + "\n", "utf-8"
     )
 
 
