@@ -16,13 +16,14 @@ from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 SHRINKAGE = 0.97
+ELEMENTS = tuple(number for number in range(1, 95) if number != 2)
 
 
 class StandInPredictor:
     """Predicts in batches of two, as the real one does in larger ones: it reads ahead of what it yields."""
 
     model_name = "stand-in"
-    model = SimpleNamespace(card=SimpleNamespace(sha256="none"))
+    model = SimpleNamespace(card=SimpleNamespace(sha256="none", elements=ELEMENTS))
 
     def __init__(self, *, solver_converged: bool = True, error: CalibratedError | None = None) -> None:
         self.solver_converged = solver_converged
@@ -32,7 +33,7 @@ class StandInPredictor:
         self, structure: Crystal | Atoms, *, relax_cell: bool | None = None, graph: BuiltGraph | None = None
     ) -> Prediction:
         initial = Crystal.of(structure)
-        check_elements(initial, set(range(1, 95)) - {2}, self.model_name)
+        check_elements(initial, ELEMENTS, self.model_name)
         cell = initial.cell * SHRINKAGE if relax_cell is not False else initial.cell
         return Prediction(
             initial=initial,

@@ -63,7 +63,12 @@ def escaped(text: str) -> str:
 
 def unreadable(label: str, error: Exception, beyond: str = "") -> StructureFileError:
     """The error of a structure, or of what lies ``beyond`` one, that a format raised ``error`` for."""
-    reason = str(error) if isinstance(error, DeepRelaxError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, StopIteration):  # ASE's readers, where they find nothing
+        reason = "no structure was found in it"
+    elif isinstance(error, DeepRelaxError):
+        reason = str(error)
+    else:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
     return StructureFileError(
         escaped(
             f"{label} cannot be read{beyond} ({reason}). Check that it opens in a viewer such as `ase gui`, or convert "

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeprelax_ase.crystal import Crystal, crystal_as_it_is
-from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
+from deeprelax_ase.crystal import Crystal, check_elements, crystal_as_it_is
+from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError, UnsupportedElementError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
 from deeprelax_ase.prediction.judgement import (
@@ -150,9 +150,22 @@ def finish_frames(
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
-            yield unrelaxed(frame, error, predictor.model_name)
+            reason = error if isinstance(error, DeepRelaxError) else unknown_elements(frame.atoms, predictor) or error
+            yield unrelaxed(frame, reason, predictor.model_name)
             if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
                 calculator = None  # in whatever state it is
+
+
+def unknown_elements(atoms: Atoms, predictor: Predictor) -> UnsupportedElementError | None:
+    """Why the model refuses ``atoms`` that a calculator, which is asked first, has failed on; None where it does not.
+
+    So a crystal that neither knows is called the same as where the model is asked first.
+    """
+    try:
+        check_elements(given_crystal(atoms), predictor.model.card.elements, predictor.model_name)
+    except UnsupportedElementError as error:
+        return error
+    return None
 
 
 def finish_atoms(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
+from deeprelax_ase.crystal import Crystal, validate
 from deeprelax_ase.errors import ConstraintError, StructureError
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.allowed_strain import (
@@ -27,10 +28,11 @@ def hold_symmetry(atoms: Atoms, relax_cell: RelaxCell) -> None:
 
     Raises:
         ConstraintError: other constraints, or the mask of the strain, would break the symmetry.
-        StructureError: no space group is found.
+        StructureError: the atoms are no crystal; or no space group is found.
     """
     from ase.constraints import FixSymmetry
 
+    validate(Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))  # NaN would kill spglib's process
     refuse_symmetry_of(atoms.constraints)
     try:
         held = FixSymmetry(atoms.copy(), symprec=SYMPREC)  # it refines the atoms that it is given

@@ -25,7 +25,8 @@ class RelaxOptions:
     """Options of the relaxation of each crystal.
 
     Attributes:
-        model: name of a shipped model, or path of a card.
+        model: name of a shipped model, or path of a card; the default whatever the calculator is, unlike in commands
+            and optimizers: :func:`~deeprelax_ase.calculators.model_for` tells which aims at a potential's minima.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
         one_shot, recycles, members: how much a prediction may cost, see :class:`~deeprelax_ase.Predictor`.

@@ -110,6 +110,13 @@ def test_an_unreadable_file_is_one_frame_with_an_error(tmp_path, file, content):
     assert file in str(frame.error)
 
 
+@pytest.mark.parametrize("content", ["", "\n", "data_x\n"])
+def test_a_cif_without_a_structure_says_so(tmp_path, content):
+    (tmp_path / "empty.cif").write_text(content)
+    (frame,) = read_frames(str(tmp_path / "empty.cif"))
+    assert "empty.cif cannot be read (no structure was found in it)" in str(frame.error)
+
+
 def test_truncated_compressed_file(tmp_path, xyz):
     packed = tmp_path / "set.xyz.gz"
     packed.write_bytes(gzip.compress(xyz.read_bytes() * 50)[:-20])

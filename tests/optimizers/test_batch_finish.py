@@ -48,6 +48,24 @@ class TestFinishFrames:
         assert frame.result.volume_change == pytest.approx(fresh.cell.volume / good().atoms.cell.volume - 1)
         assert frame.result.volume_change < -0.05
 
+    def test_a_crystal_that_neither_model_nor_calculator_knows_is_refused(self):
+        unknown = good()
+        unknown.atoms[0].symbol = "Og"
+        first, second = finish_frames([unknown, good()], StandInPredictor(), EMT, steps=2)
+        assert first.result.status == "refused"
+        assert "not trained on Og" in first.result.reason
+        assert second.result.ok
+
+    @pytest.mark.parametrize("spoilt", ["positions", "cell"])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_numbers_that_are_none_are_refused_before_symmetry_is_sought(self, spoilt, value):
+        frame = good()
+        {"positions": frame.atoms.positions, "cell": frame.atoms.cell.array}[spoilt][1, 0] = value
+        broken, fine = finish_frames([frame, good()], StandInPredictor(), EMT, steps=2, keep_symmetry=True)
+        assert broken.result.status == "refused"
+        assert "NaN or infinity" in broken.result.reason
+        assert fine.result.ok
+
     def test_results_stay_with_their_crystal(self):
         frames = [good(), Frame("silver", bulk("Ag", "fcc", a=4.2))]
         copper, silver = finish_frames(frames, StandInPredictor(), EMT)
