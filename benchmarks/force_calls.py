@@ -3,6 +3,7 @@
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py ../shared/data/pairs_universal.npz \\
     ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json
 
+With ``--calls-only`` times are left out, as where --cache holds runs that were made at another time.
 With ``--potential gpaw --finish bfgs fire --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
 pairs_generated_?.npz that are cheap there.
 
@@ -35,21 +36,22 @@ FMAXES = (0.05, 0.01)
 SAME = 1e-3
 
 
-def compare(runs: Sequence[tuple[Run, Run]], fmax: float) -> dict[str, Any]:
+def compare(runs: Sequence[tuple[Run, Run]], fmax: float, *, timed: bool) -> dict[str, Any]:
     """Figures at ``fmax`` of pairs of runs without and with the jump; means over crystals that both have relaxed."""
     key = f"{fmax:g}"
     both = [(old.reached[key], new.reached[key]) for old, new in runs if key in old.reached and key in new.reached]
     calls = np.array([(old.calls, new.calls) for old, new in both], dtype=float).reshape(-1, 2)
-    seconds = np.array([(old.seconds, new.seconds) for old, new in both]).reshape(-1, 2)
+    measured = {"calls": calls}
+    if timed:
+        measured["seconds"] = np.array([(old.seconds, new.seconds) for old, new in both]).reshape(-1, 2)
     change = np.array([new.energy - old.energy for old, new in both])
     return {
         "crystals": len(runs),
         "reached_without": sum(key in old.reached for old, _ in runs),
         "reached_with": sum(key in new.reached for _, new in runs),
         "compared": len(both),
-        "calls": {"without": _spread(calls[:, 0]), "with": _spread(calls[:, 1])},
-        "seconds": {"without": _spread(seconds[:, 0]), "with": _spread(seconds[:, 1])},
-        "ratio_of_means": {"calls": _ratio(calls), "seconds": _ratio(seconds)},
+        **{what: {"without": _spread(v[:, 0]), "with": _spread(v[:, 1])} for what, v in measured.items()},
+        "ratio_of_means": {what: _ratio(values) for what, values in measured.items()},
         "fewer_calls": float((calls[:, 1] < calls[:, 0]).mean()),
         "taken_back": float(np.mean([new.jump == "rejected" for _, new in runs])),
         "energy": {
@@ -94,13 +96,9 @@ def main() -> None:
     settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
     how = {"potential": args.potential, "fmaxes": fmaxes, "settings": settings}
     runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, **how)
-    figures = {
-        f"{fmax:g}": {
-            finish: compare([(runs[Task(i, finish, "")], runs[Task(i, finish, args.model)]) for i in crystals], fmax)
-            for finish in args.finish
-        }
-        for fmax in fmaxes
-    }
+    both = {f: [(runs[Task(i, f, "")], runs[Task(i, f, args.model)]) for i in crystals] for f in args.finish}
+    timed = not args.calls_only
+    figures = {f"{fmax:g}": {f: compare(both[f], fmax, timed=timed) for f in both} for fmax in fmaxes}
     results = {
         "environment": environment() | {"workers": str(args.workers)},
         "data": [file.name for file in args.data],
@@ -126,6 +124,7 @@ def _arguments() -> Namespace:
         model={"default": MODEL},
         cache={"help": "file to keep the relaxations in, and to go on with"},
         potential={"choices": ("m3gnet", "gpaw"), "default": "m3gnet", "help": "default %(default)s"},
+        calls_only={"action": "store_true", "help": "leave times out, which compare only within one run"},
         force_informed_steps={"type": int, "help": "further jumps (default: the optimizer's)"},
         split={"default": "test", "help": "to take crystals from (default %(default)s)"},
         finish={"nargs": "+", "default": list(FINISHES), "help": "default: all"},

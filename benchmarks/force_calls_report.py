@@ -13,7 +13,7 @@ NAMES = {"fire": "FIRE", "bfgs": "BFGS (alpha = 30)", "lbfgs": "LBFGS (alpha = 3
 def report(results: dict[str, Any], picture: Path | None) -> str:
     """Markdown of the ``results``; draws the ``picture``, if one is wanted."""
     parts = [
-        "# Force calls and time of a relaxation, with and without the jump",
+        "# Force calls of a relaxation, with and without the jump",
         f"{_crystals(results)} crystals of the {results['split']} split, relaxed under {results['potential']}, "
         f"positions and cell (`FrechetCellFilter`), by the optimizer alone and by `DeepRelaxOptimizer` with the jump "
         f"of `{results['model']}` and the same optimizer as its finish. Written by `benchmarks/force_calls.py`; "
@@ -35,22 +35,26 @@ def _crystals(results: dict[str, Any]) -> int:
 
 
 def _calls(finishes: dict[str, Any]) -> str:
-    header = ["", "calls without: mean (median, 90 %)", "with the jump", "ratio", "seconds without", "with", "ratio"]
-    header += ["fewer calls with", "compared"]
+    timed = all("seconds" in of for of in finishes.values())
+    header = ["", "calls without: mean (median, 90 %)", "with the jump", "ratio"]
+    header += ["seconds without", "with", "ratio"] * timed + ["fewer calls with", "compared"]
     rows = []
     for finish, of in finishes.items():
         spreads = [of["calls"][key] for key in ("without", "with")]
         calls = [f"{s['mean']:.1f} ({s['median']:g}, {s['p90']:.0f})" for s in spreads]
-        seconds = [f"{of['seconds'][key]['mean']:.2f}" for key in ("without", "with")]
-        ratios = [f"**{of['ratio_of_means'][key]:.2f}**" for key in ("calls", "seconds")]
+        ratios = {what: f"**{ratio:.2f}**" for what, ratio in of["ratio_of_means"].items()}
+        seconds = [f"{of['seconds'][key]['mean']:.2f}" for key in ("without", "with") if timed]
         share = f"{100 * of['fewer_calls']:.0f} %"
-        rows.append([NAMES.get(finish, finish), *calls, ratios[0], *seconds, ratios[1], share, str(of["compared"])])
+        rows.append([NAMES.get(finish, finish), *calls, ratios["calls"], *seconds, *[ratios.get("seconds", "")] * timed])
+        rows[-1] += [share, str(of["compared"])]
     return table(header, rows, "l")
 
 
 def _fair(finishes: dict[str, Any]) -> str:
     lines = []
-    for what, unit in (("calls", "calls"), ("seconds", "s")):
+    units = {"calls": "calls", "seconds": "s"}
+    for what in next(iter(finishes.values()))["ratio_of_means"]:
+        unit = units[what]
         old, new = (min(finishes, key=lambda f: finishes[f][what][side]["mean"]) for side in ("without", "with"))
         before, after = finishes[old][what]["without"]["mean"], finishes[new][what]["with"]["mean"]
         lines.append(
