@@ -118,7 +118,7 @@ def _of_networks(networks: list[nn.Module]) -> str | None:
 
 
 def _changes(tensors: list[Tensor]) -> tuple[int, float]:
-    """What tells cheaply that weights have changed: the count does not see what is written through ``.data``."""
+    """Count and sum, which tell cheaply that weights have changed: the count misses what goes through ``.data``."""
     import torch
 
     counted = sum(tensor._version for tensor in tensors if not tensor.is_inference())

@@ -150,14 +150,15 @@ def finish_frames(
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
-            reason = error if isinstance(error, DeepRelaxError) else unknown_elements(frame.atoms, predictor) or error
+            of_calculator = isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError)
+            reason = of_calculator and unknown_elements(frame.atoms, predictor) or error
             yield unrelaxed(frame, reason, predictor.model_name)
-            if not isinstance(error, DeepRelaxError) or isinstance(error, CalculatorError):
+            if of_calculator:
                 calculator = None  # in whatever state it is
 
 
 def unknown_elements(atoms: Atoms, predictor: Predictor) -> UnsupportedElementError | None:
-    """Why the model refuses ``atoms`` that a calculator, which is asked first, has failed on; None where it does not.
+    """The refusal by the model of ``atoms`` that a calculator, asked first, has failed on; None where it knows them.
 
     So a crystal that neither knows is called the same as where the model is asked first.
     """

@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.identity import potential_name
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.errors import CalculatorError, UnsupportedElementError
 from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.optimizers.acceptance import EnergyForces, JumpCriteria, Snapshot, energy_forces
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
@@ -216,7 +216,8 @@ def _predict(cases: Iterable[_Case], predictor: Predictor) -> None:
         made = predictor.predict_many([case.crystal for case in wanting], relax_cell=asked)
         for case, prediction in zip(wanting, made, strict=True):
             if isinstance(prediction, Exception):
-                case.error = CalculatorError(case.start_error) if case.start_error else prediction
+                knows_it = not isinstance(prediction, UnsupportedElementError)
+                case.error = CalculatorError(case.start_error) if case.start_error and knows_it else prediction
             else:
                 case.prediction = prediction
 

@@ -159,7 +159,7 @@ LOST = {
 
 #: What was inconvenient.
 COMFORT = {
-    "MatGL without DGL": ("graph/test_matgl_import.py::test_a_matgl_without_dgl",),
+    "MatGL without DGL": ("graph/test_matgl_import.py::test_matgl_2_without_dgl",),
     "warnings of other threads": ("cases/test_comfort.py::test_threads_leave_the_filters_of_warnings_alone",),
     "torch's default type": (
         "calculators/test_matgl.py::test_the_callers_default_type_is_neither_used_nor_changed",
