@@ -45,8 +45,8 @@ def _calls(finishes: dict[str, Any]) -> str:
         ratios = {what: f"**{ratio:.2f}**" for what, ratio in of["ratio_of_means"].items()}
         seconds = [f"{of['seconds'][key]['mean']:.2f}" for key in ("without", "with") if timed]
         share = f"{100 * of['fewer_calls']:.0f} %"
-        rows.append([NAMES.get(finish, finish), *calls, ratios["calls"], *seconds, *[ratios.get("seconds", "")] * timed])
-        rows[-1] += [share, str(of["compared"])]
+        seconds += [ratios["seconds"]] if timed else []
+        rows.append([NAMES.get(finish, finish), *calls, ratios["calls"], *seconds, share, str(of["compared"])])
     return table(header, rows, "l")
 
 

@@ -151,7 +151,7 @@ def finish_frames(
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
             of_calculator = isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError)
-            reason = of_calculator and unknown_elements(frame.atoms, predictor) or error
+            reason = (of_calculator and unknown_elements(frame.atoms, predictor)) or error
             yield unrelaxed(frame, reason, predictor.model_name)
             if of_calculator:
                 calculator = None  # in whatever state it is
