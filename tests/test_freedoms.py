@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.freedoms import DOORS, FREEDOMS, enthalpy, lowest, pass_through, printed, word
+from tests.freedoms import DOORS, pass_through, printed
+from tests.what_is_fixed import FREEDOMS, enthalpy, lowest, word
 
 pytest.importorskip("pyarrow")
 

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from deeprelax_ase.errors import DeepRelaxError, SourceError
+
 #: Exit codes: all went well; something failed; nothing was done; stopped by the user.
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -19,6 +21,22 @@ def stop(message: str, code: int = USAGE) -> NoReturn:
     """End with a message and an exit code."""
     errors().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def going_on_with(folder: object) -> Iterator[None]:
+    """End with a message where work on a ``folder`` that the same command goes on with is interrupted, or fails."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors().print(f"interrupted: the same command goes on with {escape(str(folder))}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except SourceError as error:
+        stop(f"{error} What was done is kept; the same command goes on.", SOME_FAILED)
+    except (DeepRelaxError, ValueError) as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
 
 
 def errors() -> Console:

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stop
 from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Quiet, RelaxCell, argument, optional
 from deeprelax_ase.cli.screen import IdKey, Out, ShardOption
-from deeprelax_ase.errors import DeepRelaxError, SourceError
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
@@ -128,26 +128,16 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
     from deeprelax_ase.labelling import label as run_label
     from deeprelax_ase.screening import Shard
 
-    try:
-        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
-            task = bar.add_task("reading", total=None)
+    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+        task = bar.add_task("reading", total=None)
 
-            def observe(progress: Progress) -> None:
-                if progress.done == progress.before:  # so that the rate is this call's
-                    bar.reset(task, total=progress.total, completed=progress.done)
-                labelled = progress.statuses["labelled"]
-                bar.update(task, description=f"relaxing, {labelled:,} labelled", completed=progress.done)
+        def observe(progress: Progress) -> None:
+            if progress.done == progress.before:  # so that the rate is this call's
+                bar.reset(task, total=progress.total, completed=progress.done)
+            labelled = progress.statuses["labelled"]
+            bar.update(task, description=f"relaxing, {labelled:,} labelled", completed=progress.done)
 
-            return run_label(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
-    except KeyboardInterrupt:
-        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except SourceError as error:
-        stop(f"{error} What was done is kept; the same command goes on.", SOME_FAILED)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+        return run_label(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
 
 
 def _show(report: LabelReport, out: str, seconds: float) -> None:

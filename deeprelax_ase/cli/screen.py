@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stop
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
 from deeprelax_ase.cli.relaxing import Relaxing, relaxing, tell_level
-from deeprelax_ase.errors import DeepRelaxError, SourceError
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
 
@@ -129,27 +129,17 @@ def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quie
     from deeprelax_ase.screening.manifest import Shard
     from deeprelax_ase.screening.run import screen as run_screen
 
-    try:
-        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
-            task = bar.add_task("reading", total=None)
+    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+        task = bar.add_task("reading", total=None)
 
-            def observe(progress: run.Progress) -> None:
-                if progress.done == progress.before:  # so that the rate is this call's
-                    bar.reset(task, total=progress.total, completed=progress.done)
-                failed = sum(progress.statuses[status] for status in UNRELAXED)
-                text = f"relaxing, {failed:,} refused or failed" if failed else "relaxing"
-                bar.update(task, description=text, total=progress.total, completed=progress.done)
+        def observe(progress: run.Progress) -> None:
+            if progress.done == progress.before:  # so that the rate is this call's
+                bar.reset(task, total=progress.total, completed=progress.done)
+            failed = sum(progress.statuses[status] for status in UNRELAXED)
+            text = f"relaxing, {failed:,} refused or failed" if failed else "relaxing"
+            bar.update(task, description=text, total=progress.total, completed=progress.done)
 
-            return run_screen(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
-    except KeyboardInterrupt:
-        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except SourceError as error:
-        stop(f"{error} What was done is kept; the same command goes on.", SOME_FAILED)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+        return run_screen(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
 
 
 def export(

@@ -190,6 +190,7 @@ def test_what_cannot_be_read_is_an_error(command, card: Path, file: Path, tmp_pa
     assert "no model card" in command(tmp_path / "none.json", file, code=2).stderr
 
 
+@pytest.mark.slow
 def test_odds_are_fitted_to_further_pairs_too(command, card: Path, file: Path, tmp_path: Path):
     """Those of cells that are kept count as such: of a model whose atoms hardly move it tells the odds."""
     command(card, file, "--odds", file, "--write")

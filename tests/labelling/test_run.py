@@ -193,7 +193,8 @@ def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable, tmp_path: 
     assert "was killed" in made[1]["reason"]
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kills"), [(0, 1), (2, 3)])
 def test_killed_again_and_again_it_comes_to_the_same_end(
     xyz: Callable, tmp_path: Path, workers: int, kills: int
 ) -> None:

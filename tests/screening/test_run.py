@@ -205,6 +205,7 @@ def test_a_folder_without_a_name_is_none(xyz: Callable[[int], Path], quick: Rela
         screen([xyz(1)], tmp_path / "file", quick, workers=0)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*COMMAND, str(xyz(60)), "--out", str(out), "--block-size", "4", "--workers", "2"]
