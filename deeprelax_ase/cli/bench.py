@@ -104,14 +104,14 @@ def _under(name: str, limits: Limits) -> dict[str, Relax]:
     """Relaxations in batches under a model of TorchSim's: ours and its own."""
     from deeprelax_ase.calculators import TorchSimPotential, get_batched
     from deeprelax_ase.evaluation.baselines import in_batches
-    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_fire
+    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_optimizer
 
     potential = get_batched(name)
     if not isinstance(potential, TorchSimPotential):
         raise CalculatorError(f"{name!r} makes no model of TorchSim's; --baseline compares with what ASE's have")
     return {
         f"FIRE in batches, {name}": in_batches("fire", potential, limits),
-        f"TorchSim's FIRE in batches, {name}": torch_sim_fire(potential, limits),
+        f"TorchSim's FIRE in batches, {name}": torch_sim_optimizer(potential, limits),
     }
 
 

@@ -1,4 +1,4 @@
-"""FIRE of TorchSim's own, in batches, under any model of TorchSim's: what its users run."""
+"""Optimizers of TorchSim's own, in batches, under any model of TorchSim's: what its users run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
 from deeprelax_ase.graph.torch_builder import batch_tensors
 
 
-def torch_sim_fire(potential: TorchSimPotential, limits: Limits, *, atoms_per_batch: int = 8000) -> Relax:
-    """TorchSim's FIRE in batches; crystals that are done make room for others.
+def torch_sim_optimizer(
+    potential: TorchSimPotential, limits: Limits, *, name: str = "fire", atoms_per_batch: int = 8000
+) -> Relax:
+    """An optimizer of TorchSim's in batches; crystals that are done make room for others. All cells move freely.
 
     Args:
         potential: with energies, forces and stresses.
         limits: when it ends.
+        name: of the optimizer among ``torch_sim.Optimizer``.
         atoms_per_batch: so many atoms at once.
     """
     import torch_sim
@@ -35,7 +38,7 @@ def torch_sim_fire(potential: TorchSimPotential, limits: Limits, *, atoms_per_ba
         final = torch_sim.optimize(
             potential.state(*(tensor.to(potential.device) for tensor in batch_tensors(crystals))),
             model,
-            optimizer=torch_sim.Optimizer.fire,
+            optimizer=torch_sim.Optimizer[name],
             init_kwargs={"cell_filter": torch_sim.CellFilter.frechet},
             convergence_fn=converged,
             max_steps=limits.steps,
