@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TypeVar
 
 import torch
 
-from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import BrokenStructureError, DeepRelaxError, DeviceError, OversizeError, StructureError
 
 Made = TypeVar("Made")
+
+#: A crystal, or something that is as long as it has atoms.
+Item = TypeVar("Item", bound=Sized)
 
 #: Messages for want of memory that are not torch's own: of the host, and of CUDA's libraries for linear algebra.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "cusolverDnCreate", "cublasCreate")
 
 
-def grouped(
-    items: Iterable[Crystal | DeepRelaxError], atoms_per_batch: int
-) -> Iterator[list[Crystal | DeepRelaxError]]:
+def grouped(items: Iterable[Item | DeepRelaxError], atoms_per_batch: int) -> Iterator[list[Item | DeepRelaxError]]:
     """The ``items`` in batches of at most so many atoms, lazily and in order; a larger crystal is one alone."""
-    batch: list[Crystal | DeepRelaxError] = []
+    batch: list[Item | DeepRelaxError] = []
     atoms = 0
     for item in items:
-        size = len(item) if isinstance(item, Crystal) else 0
+        size = 0 if isinstance(item, DeepRelaxError) else len(item)
         if batch and atoms + size > atoms_per_batch:
             yield batch
             batch, atoms = [], 0
@@ -35,7 +35,7 @@ def grouped(
 
 
 def attempt(
-    make: Callable[[Sequence[Crystal]], list[Made]], crystals: Sequence[Crystal], device: torch.device
+    make: Callable[[Sequence[Item]], Sequence[Made | DeepRelaxError]], crystals: Sequence[Item], device: torch.device
 ) -> list[Made | DeepRelaxError]:
     """Apply ``make`` to ``crystals``, all together; where that fails, to halves of them.
 
@@ -64,7 +64,7 @@ def attempt(
     return [*attempt(make, crystals[:half], device), *attempt(make, crystals[half:], device)]
 
 
-def _failure(error: Exception, crystals: Sequence[Crystal], device: torch.device) -> DeepRelaxError:
+def _failure(error: Exception, crystals: Sequence[Sized], device: torch.device) -> DeepRelaxError:
     """Return the error to report for an ``error``, which is not kept itself: it holds on to all that was computed."""
     if isinstance(error, DeepRelaxError):
         if isinstance(error, StructureError):

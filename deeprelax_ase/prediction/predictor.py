@@ -7,18 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 
 from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
-from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
 from deeprelax_ase.io.constraints import refuse_constraints
-from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
@@ -29,17 +26,14 @@ from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.constrained import constrained
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
-from deeprelax_ase.prediction.forces import known_forces
-from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax
+from deeprelax_ase.prediction.expected_errors import calibration_of, expected_errors, novelty_of, steps_of
+from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
+from deeprelax_ase.prediction.inference import InferenceSettings, relax
 from deeprelax_ase.prediction.physical import flaw_error
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import predictions_of
-from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
-from deeprelax_ase.uncertainty.features import step_sizes
-from deeprelax_ase.uncertainty.novelty import Novelty
-from deeprelax_ase.uncertainty.worsening import Steps
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -116,9 +110,9 @@ class Predictor:
         if compile:
             for network in networks:
                 cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
-        self.novelty = _novelty_of(self.model, self.device)
+        self.novelty = novelty_of(self.model, self.device)
         whole = len(self.model.networks) == len(loaded.networks)
-        self.calibration = _calibration_of(self.model.card, self.recycles) if whole else None
+        self.calibration = calibration_of(self.model.card, self.recycles) if whole else None
 
     @property
     def model_name(self) -> str:
@@ -186,11 +180,9 @@ class Predictor:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
             ValueError: forces or stress are of another shape, or not finite.
         """
-        if not self.reads_forces:
-            raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
-        crystal = self._admit(structure)
-        known = known_forces(crystal, forces, stress, self.device)
-        return _or_raise(self._predict([crystal], relax_cell, known)[0])
+        self._refuse_forces()
+        informed = InformedCrystal.of(self._admit(structure), forces, stress)
+        return _or_raise(self._predict_informed([informed], relax_cell)[0])
 
     def predict_many(
         self,
@@ -219,6 +211,44 @@ class Predictor:
             crystals = [c for c in batch if isinstance(c, Crystal)]
             made = iter(attempt(partial(self._predict, relax_cell=relax_cell, bonds=bonds), crystals, self.device))
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
+
+    def predict_many_with_forces(
+        self,
+        found: Iterable[tuple[Crystal | Atoms | Structure, ArrayLike, ArrayLike]],
+        *,
+        relax_cell: RelaxCell = None,
+        atoms_per_batch: int | None = None,
+    ) -> Iterator[Prediction | DeepRelaxError]:
+        """:meth:`predict_with_forces` of many structures, lazily and in order; a bad one yields its error instead.
+
+        Args:
+            found: structures, each with its forces and its stress, read as they are needed.
+            relax_cell: see :meth:`predict`.
+            atoms_per_batch: see :meth:`predict_many`.
+
+        Yields:
+            a :class:`Prediction` without the uncertainty of bonds, or the :class:`DeepRelaxError` of
+            :meth:`predict_with_forces`.
+
+        Raises:
+            ModelError, ValueError: see there.
+        """
+        self._refuse_forces()
+        most = atoms_per_batch or default_atoms_per_batch(self.device)
+        make = partial(self._predict_informed, relax_cell=relax_cell, bonds=False)
+        for batch in grouped(map(self._admitted_with_forces, found), most):
+            made = iter(attempt(make, [c for c in batch if isinstance(c, InformedCrystal)], self.device))
+            yield from (next(made) if isinstance(c, InformedCrystal) else c for c in batch)
+
+    def _refuse_forces(self) -> None:
+        if not self.reads_forces:
+            raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
+
+    def _admitted_with_forces(
+        self, found: tuple[Crystal | Atoms | Structure, ArrayLike, ArrayLike]
+    ) -> InformedCrystal | DeepRelaxError:
+        crystal = self._admitted(found[0])
+        return InformedCrystal.of(crystal, *found[1:]) if isinstance(crystal, Crystal) else crystal
 
     def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
         crystal = Crystal.of(structure)
@@ -267,8 +297,11 @@ class Predictor:
         )
         knows_slabs = getattr(self.model.config, "reads_cell_freedom", False)
         doubts = doubts_of(crystals, relaxation, knows_slabs=knows_slabs)
-        steps = _steps(graph, relaxation)
-        errors = self._errors(crystals, graph, relaxation, doubts, steps) if known is None else None
+        steps = steps_of(graph, relaxation)
+        errors = None
+        if known is None:
+            laws: dict[str, Any] = {"calibration": self.calibration, "novelty": self.novelty}
+            errors = expected_errors(crystals, graph, relaxation, doubts, steps, **laws)
         if errors is not None and isinstance(relax_cell, AllowedStrain) and relax_cell.constant_volume:
             errors = [error.with_cell_kept() for error in errors]
         made = predictions_of(
@@ -286,6 +319,12 @@ class Predictor:
         told = zip(broken, relaxation.flaws.tolist(), made, strict=True)
         return [error or (flaw_error(flaw, p) if flaw else constrained(p)) for error, flaw, p in told]
 
+    def _predict_informed(
+        self, informed: Sequence[InformedCrystal], relax_cell: RelaxCell, *, bonds: bool = True
+    ) -> list[Prediction | DeepRelaxError]:
+        known = known_forces(informed, self.device)
+        return self._predict([one.crystal for one in informed], relax_cell, known, bonds=bonds)
+
     def _usable(self, built: BuiltGraph | None) -> BuiltGraph | None:
         """Hand out what was built before, if the model reads the same."""
         if built is None or built.settings != self.model.config.graph or self.graph_backend != "torch":
@@ -299,52 +338,8 @@ class Predictor:
             crystals, backend=self.graph_backend, settings=settings, device=self.device, dtype=torch.float64
         )
 
-    def _errors(
-        self,
-        crystals: Sequence[Crystal],
-        graph: CrystalGraph,
-        relaxation: BatchRelaxation,
-        doubts: Sequence[str],
-        steps: Steps,
-    ) -> list[CalibratedError] | None:
-        """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too."""
-        if self.calibration is None or relaxation.features is None:
-            return None
-        with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-            errors = self.calibration.read(relaxation.features, steps)
-        kept = relaxation.fixed_cell.tolist()
-        errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
-        if self.novelty is not None and relaxation.scalars is not None:
-            found = self.novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
-            errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
-        return [replace(error, ood=error.ood or bool(doubt)) for error, doubt in zip(errors, doubts, strict=True)]
-
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:
     if isinstance(result, DeepRelaxError):
         raise result
     return result
-
-
-def _novelty_of(model: Model, device: torch.device) -> Novelty | None:
-    """Read the statistics of novelty of the ``model``; None where it has none."""
-    if model.novelty is None:
-        return None
-    try:
-        return Novelty.from_tensors(model.novelty).to(device)
-    except ValueError as error:
-        raise ModelError(f"{model.card.name}: its statistics of novelty are not of this version: {error}") from error
-
-
-def _steps(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
-    """Measure the steps from the crystals of ``graph`` to the relaxed ones."""
-    moved = rows_times_matrices(relaxation.positions, torch.linalg.inv_ex(relaxation.cell).inverse[graph.batch])
-    return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
-
-
-def _calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
-    """The card's calibration; None if there is none for so many recycles."""
-    try:
-        return Calibration.of_card(card.calibration, recycles)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error

@@ -94,6 +94,8 @@ def test_others_refuse(tmp_path: Path, shipped):
         untaught = Predictor(model, device="cpu")
         with pytest.raises(ModelError, match=f"^{untaught.model_name} has not learnt to read forces"):
             untaught.predict_with_forces(TRICLINIC, *found_in(TRICLINIC))
+        with pytest.raises(ModelError, match="has not learnt to read forces"):
+            next(untaught.predict_many_with_forces([(TRICLINIC, *found_in(TRICLINIC))]))
 
 
 # What comes of it
@@ -177,6 +179,19 @@ def test_the_cell_may_be_kept(predictor: Predictor):
     kept = predictor.predict_with_forces(TRICLINIC, *found_in(TRICLINIC), relax_cell=False)
     np.testing.assert_array_equal(kept.relaxed.cell, TRICLINIC.cell)
     assert np.abs(kept.displacements).max() > 1e-3
+
+
+@pytest.mark.parametrize("atoms_per_batch", [1, 12, None])
+def test_many_are_what_each_is(predictor: Predictor, atoms_per_batch: int | None):
+    crystals = [CRYSTALS[name] for name in DISTORTED]
+    found = [(crystal, *found_in(crystal)) for crystal in crystals]
+    found[1:1] = [(molecule("H2O"), np.zeros((3, 3)), np.zeros(6)), (crystals[0], -found[0][1], -found[0][2])]
+    refused, *made = predictor.predict_many_with_forces(
+        (found[k] for k in (1, 0, *range(2, len(found)))), atoms_per_batch=atoms_per_batch
+    )
+    assert isinstance(refused, MissingCellError)
+    for one, given in zip(made, (found[0], *found[2:]), strict=True):
+        assert_same(one, predictor.predict_with_forces(*given), atol=1e-9)
 
 
 @pytest.mark.parametrize("keep", [True, False])

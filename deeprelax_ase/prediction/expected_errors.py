@@ -1,0 +1,86 @@
+"""Expected errors of a batch of predictions: by the card's calibration, and the model's statistics of novelty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import ModelError
+from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.model import Model
+from deeprelax_ase.prediction.inference import BatchRelaxation
+from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
+from deeprelax_ase.uncertainty.features import step_sizes
+from deeprelax_ase.uncertainty.novelty import Novelty
+from deeprelax_ase.uncertainty.worsening import Steps
+
+
+def expected_errors(
+    crystals: Sequence[Crystal],
+    graph: CrystalGraph,
+    relaxation: BatchRelaxation,
+    doubts: Sequence[str],
+    steps: Steps,
+    *,
+    calibration: Calibration | None,
+    novelty: Novelty | None,
+) -> list[CalibratedError] | None:
+    """The calibrated errors of ``crystals``, and so of ``graph``; those of volumes only where cells relax too.
+
+    Args:
+        crystals: unrelaxed.
+        graph: theirs.
+        relaxation: of them.
+        doubts: of each, by its geometry; empty where there is none.
+        steps: from :func:`steps_of`.
+        calibration: the law of the errors; without it there are none.
+        novelty: the model's statistics, if it has any.
+    """
+    if calibration is None or relaxation.features is None:
+        return None
+    with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
+        errors = calibration.read(relaxation.features, steps)
+    kept = relaxation.fixed_cell.tolist()
+    errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
+    if novelty is not None and relaxation.scalars is not None:
+        found = novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
+        errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
+    return [replace(error, ood=error.ood or bool(doubt)) for error, doubt in zip(errors, doubts, strict=True)]
+
+
+def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
+    """Measure the steps from the crystals of ``graph`` to the relaxed ones."""
+    moved = rows_times_matrices(relaxation.positions, torch.linalg.inv_ex(relaxation.cell).inverse[graph.batch])
+    return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
+
+
+def novelty_of(model: Model, device: torch.device) -> Novelty | None:
+    """Read the statistics of novelty of the ``model``; None where it has none.
+
+    Raises:
+        ModelError: they are of another version.
+    """
+    if model.novelty is None:
+        return None
+    try:
+        return Novelty.from_tensors(model.novelty).to(device)
+    except ValueError as error:
+        raise ModelError(f"{model.card.name}: its statistics of novelty are not of this version: {error}") from error
+
+
+def calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
+    """The card's calibration; None if there is none for so many recycles.
+
+    Raises:
+        ModelError: it is of another version.
+    """
+    try:
+        return Calibration.of_card(card.calibration, recycles)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
