@@ -6,6 +6,8 @@ is wrong with the input and how to mend it. Nothing of the caller's is changed b
 
 from __future__ import annotations
 
+import contextlib
+
 
 class DeepRelaxError(Exception):
     """Base class of all exceptions that deeprelax_ase raises on purpose."""
@@ -108,3 +110,15 @@ class WorkerError(DeepRelaxError, RuntimeError):
 
 class DeviceError(DeepRelaxError, ValueError):
     """A device was asked for that this machine, or this build of torch, does not have."""
+
+
+def note_force_calls(error: Exception, calls: int) -> Exception:
+    """``error``, which tells from now on how many ``calls`` of a calculator it has cost."""
+    with contextlib.suppress(AttributeError):  # some classes take no attributes
+        error.force_calls = calls  # type: ignore[attr-defined]
+    return error
+
+
+def force_calls_of(error: object) -> int | None:
+    """The calls of a calculator that an ``error`` has cost, as :func:`note_force_calls` has it; None if untold."""
+    return getattr(error, "force_calls", None)

@@ -9,6 +9,8 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from deeprelax_ase.errors import note_force_calls
+
 #: Methods by which calculators that are not of ASE's class, such as GPAW's, are asked.
 _QUESTIONS = ("get_potential_energy", "get_forces", "get_stress", "get_property")
 
@@ -16,7 +18,8 @@ _QUESTIONS = ("get_potential_energy", "get_forces", "get_stress", "get_property"
 class CallCounter:
     """Counts the geometries that a calculator computes while it is entered; answers from its cache are none.
 
-    Energy and forces of one geometry count once, also where a code computes them one after the other.
+    An error that ends this tells the count, see :func:`~deeprelax_ase.errors.force_calls_of`. Energy and forces of one
+    geometry count once, also where a code computes them one after the other.
 
     >>> with CallCounter(calculator) as counter:
     ...     relax(atoms)
@@ -49,6 +52,8 @@ class CallCounter:
             vars(self._calculator).pop(name, None)
         if self._own:
             vars(self._calculator).update(self._own)
+        if isinstance(error, Exception) and self.calls:
+            note_force_calls(error, self.calls)
 
     def _counting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*args: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import StrainFilter
 
@@ -62,6 +63,13 @@ def energy_forces(dof: DegreesOfFreedom) -> EnergyForces:
     """Energy and largest force where the atoms are; the calculator is asked unless it knows."""
     forces = np.reshape(dof.target.get_forces(), (-1, 3))
     return EnergyForces(energy_of(dof.target), float(np.linalg.norm(forces, axis=1).max()))
+
+
+def largest_force(atoms: Atoms) -> float | None:
+    """eV/Å, the largest force on one of the ``atoms``, without what constraints take; None where there are none."""
+    if "forces" not in getattr(atoms.calc, "results", {}):
+        return None
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
 
 
 def known_energy_forces(dof: DegreesOfFreedom) -> EnergyForces | None:

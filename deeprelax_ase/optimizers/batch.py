@@ -8,8 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal, check_elements, crystal_as_it_is
-from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError, UnsupportedElementError
+from deeprelax_ase.errors import (
+    CalculatorError,
+    DeepRelaxError,
+    OutputError,
+    UnsupportedElementError,
+    force_calls_of,
+)
 from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.optimizers.acceptance import largest_force
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
 from deeprelax_ase.prediction.judgement import (
     KEEP,
@@ -152,7 +159,7 @@ def finish_frames(
         except Exception as error:  # whatever calculators raise
             of_calculator = isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError)
             reason = (of_calculator and unknown_elements(frame.atoms, predictor)) or error
-            yield unrelaxed(frame, reason, predictor.model_name)
+            yield unrelaxed(frame, reason, predictor.model_name, force_calls=force_calls_of(error))
             if of_calculator:
                 calculator = None  # in whatever state it is
 
@@ -226,8 +233,10 @@ def finish_atoms(
     with CallCounter(calculator) as counter, DeepRelaxOptimizer(relaxed, **options) as optimizer:
         if observe is not None:
             optimizer.attach(lambda: observe(optimizer.nsteps))
+        last = [calculator]  # or one that remembers where a step was taken back to
+        optimizer.attach(lambda: last.append(relaxed.calc))
         converged = optimizer.run(fmax=fmax, steps=steps)
-    _keep_results(relaxed, calculator)
+    _keep_results(relaxed, last[-1])
     if keep_symmetry:
         relaxed.set_constraint(atoms.constraints)
     known: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
@@ -248,6 +257,7 @@ def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **tol
         judgement=optimizer.judgement,
         decision=optimizer.decision,
         energy=relaxed.calc.results.get("energy"),
+        fmax=largest_force(relaxed),
         steps=optimizer.nsteps,
         **told,
     )
@@ -314,10 +324,13 @@ def as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, 
     return RelaxedFrame(frame.label, result, result.to_atoms(frame.atoms))
 
 
-def unrelaxed(frame: Frame, error: Exception, model: str) -> RelaxedFrame:
-    """Make the result of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``."""
+def unrelaxed(frame: Frame, error: Exception, model: str, *, force_calls: int | None = None) -> RelaxedFrame:
+    """Make the result of a frame that cannot be relaxed: its atoms as they were, with the reason in their ``info``.
+
+    The ``force_calls`` of a calculator are those that the ``error`` tells of, where none are given.
+    """
     crystal = None if frame.atoms is None else crystal_as_it_is(frame.atoms)
-    result = RelaxationResult.unrelaxed(error, crystal, model=model)
+    result = RelaxationResult.unrelaxed(error, crystal, model=model, force_calls=force_calls)
     if frame.atoms is not None:
         forget(frame.atoms)  # of an earlier run
         frame.atoms.info.update(result.info)

@@ -96,7 +96,7 @@ def relax_in_batches(
         if observe is not None:
             observe(len(state))
         converged = state.largest(*state.pulls()) < fmax
-        over = converged | (state.crystals["steps"] >= steps)
+        over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
         if errors:
             over[list(errors)] = True
         if bool(over.any()):

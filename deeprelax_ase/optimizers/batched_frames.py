@@ -15,7 +15,8 @@ from deeprelax_ase.optimizers.batch import (
     predicted_frames,
     unrelaxed,
 )
-from deeprelax_ase.optimizers.batched_finish import Finished, finish_in_batches
+from deeprelax_ase.optimizers.batched_case import Finished
+from deeprelax_ase.optimizers.batched_finish import finish_in_batches
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 

@@ -31,17 +31,20 @@ def batched_model_hessian(state: BatchedState, springs: Springs, *, alpha: float
     hessian = torch.zeros(len(state) * most * most, 3, 3, dtype=torch.float64, device=positions.device)
     strains = torch.zeros(len(state), 9, 9, dtype=torch.float64, device=positions.device)
     coupling = torch.zeros(len(positions), 3, 9, dtype=torch.float64, device=positions.device)
-    size = state.crystals["size"]
+    size, deformation = state.crystals["size"], state.deformation()
     for _, pairs in listed_pairs(positions, cells, state.batch, cutoff=springs.cutoff):
         first, second = pairs.destination, pairs.source
         crystal = state.batch[first]
         shifts = rows_times_matrices(pairs.offsets.to(cells), cells[crystal])
         vectors = positions[second] - positions[first] + shifts
         stiffness = _bond_stiffness(state.atoms["numbers"], first, second, pairs.distances, vectors, springs)
+        # a bond d changes by (x_j - x_i) F + d L, see the same for one crystal
+        strained = deformation[crystal]
+        turned = strained @ stiffness
         for one, other, sign in ((first, first, 1), (second, second, 1), (first, second, -1), (second, first, -1)):
             place = (crystal * most + rows[one]) * most + rows[other]
-            hessian.index_add_(0, place, stiffness, alpha=sign)
-        stretched = stiffness[:, :, :, None] * vectors[:, None, None, :]  # (B, p, c, b)
+            hessian.index_add_(0, place, turned @ strained, alpha=sign)
+        stretched = turned[:, :, :, None] * vectors[:, None, None, :]  # (B, p, c, b)
         mixed = stretched.flatten(2) / size[crystal][:, None, None]
         coupling.index_add_(0, second, mixed).index_add_(0, first, mixed, alpha=-1)
         twice = stiffness[:, :, None, :, None] * (vectors[:, :, None] * vectors[:, None, :])[:, None, :, None, :]
@@ -81,8 +84,10 @@ def _free(state: BatchedState, rows: Tensor, most: int) -> Tensor:
     trace = lengths[:, :, None] * lengths[:, None, :] / lengths.sum(dim=1).clamp(min=1)[:, None, None]
     strain = torch.where(crystals["hydrostatic"][:, None, None], trace, strain)
     strain = torch.where(crystals["constant_volume"][:, None, None], strain - trace, strain)
-    free = torch.zeros(len(state), most, 3, dtype=torch.float64, device=device)
-    free[state.batch, rows] = state.atoms["moves"].expand(-1, 3)
-    projector = torch.diag_embed(free.flatten(1))
+    free = torch.zeros(len(state), most, 3, 3, dtype=torch.float64, device=device)
+    free[state.batch, rows] = state.atoms["moves"]
+    projector = torch.zeros(len(state), most, 3, most, 3, dtype=torch.float64, device=device)
+    projector.diagonal(dim1=1, dim2=3).copy_(free.permute(0, 2, 3, 1))
+    projector = projector.reshape(len(state), 3 * most, 3 * most)
     projector[:, :9, :9] = strain
     return projector

@@ -19,6 +19,9 @@ from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Matrices, PerCrystal, Positions
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
+#: Elements of a strain that a mask takes, up to which they are rounding.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class KnownResults:
@@ -44,8 +47,10 @@ class BatchedStart:
         positions: (N, 3) Å.
         cell: (3, 3) Å, repeated in all three directions.
         strain: what the cell may do; None where it is kept.
-        moves: (N,) bool, the atoms that are not fixed; None for all.
+        moves: (N, 3, 3) symmetric projectors onto the directions in which each atom may move; None for all.
         known: results here, where they have been computed before.
+        origin: (3, 3) Å, the cell that deformations are measured from, as it was before a jump; ``cell`` by default.
+        steps_before: how many were taken before; they count among the most that it may take.
     """
 
     numbers: np.ndarray
@@ -54,17 +59,33 @@ class BatchedStart:
     strain: AllowedStrain | None = None
     moves: np.ndarray | None = None
     known: KnownResults | None = None
+    origin: np.ndarray | None = None
+    steps_before: int = 0
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions x (N, 3) and the cell (3, 3) before the deformation, and its logarithm (3, 3).
+
+        The deformation is none where what the cell may do does not lead from ``origin`` to here. A rotation on the way
+        is part of the cell that is returned, as the logarithm is symmetric.
+        """
+        if self.origin is not None and self.strain is not None:
+            left, stretches, right = np.linalg.svd(np.linalg.solve(self.origin, self.cell))
+            stretch = right.T * stretches @ right
+            if np.allclose((stretch - np.eye(3)) * (1 - self.strain.matrix), 0, rtol=0, atol=_ROUNDING):
+                log = right.T * np.log(stretches) @ right
+                return self.positions @ np.linalg.inv(stretch), self.origin @ left @ right, log
+        return self.positions, self.cell, np.zeros((3, 3))
 
 
 class BatchedState:
     """Tensors of atoms and of crystals that come and go together; an optimizer keeps its own among them.
 
     Attributes:
-        atoms: by name, each with a row for an atom: numbers, x, moves; the optimizer's; once they are known, forces,
-            and pull, those on x.
+        atoms: by name, each with a row for an atom: numbers, x, moves (projectors); the optimizer's; once they are
+            known, forces, and pull, those on x.
         crystals: by name, each with a row for a crystal: place (in the list of all), start (cell), log (L), size, what
             the cell may do; the optimizer's; once they are known, energies, stresses, and pull, the forces on the cell.
             Their other dimensions are filled up with zeros on the right, where crystals differ.
@@ -81,23 +102,25 @@ class BatchedState:
         def tensor(values: list | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.from_numpy(np.array(values)).to(device, dtype)
 
+        placed = [one.coordinates() for one in starts]
         strains = [AllowedStrain((0,) * 6) if one.strain is None else one.strain for one in starts]
-        moves = [np.ones(len(one)) if one.moves is None else one.moves for one in starts]
+        moves = [np.tile(np.eye(3), (len(one), 1, 1)) if one.moves is None else one.moves for one in starts]
         atoms = {
             "numbers": tensor(np.concatenate([one.numbers for one in starts]), torch.int64),
-            "x": tensor(np.concatenate([one.positions for one in starts])),
-            "moves": tensor(np.concatenate(moves))[:, None],
+            "x": tensor(np.concatenate([x for x, _, _ in placed])),
+            "moves": tensor(np.concatenate(moves)),
         }
         crystals = {
             "place": tensor(list(places), torch.int64),
-            "start": tensor([one.cell for one in starts]),
-            "log": tensor(np.zeros((len(starts), 3, 3))),
+            "start": tensor([cell for _, cell, _ in placed]),
+            "log": tensor([log for _, _, log in placed]),
             "size": tensor([len(one) for one in starts]),
             "mask": tensor([strain.matrix for strain in strains]),
             "hydrostatic": tensor([strain.hydrostatic for strain in strains], torch.bool),
             "constant_volume": tensor([strain.constant_volume for strain in strains], torch.bool),
             "pressure": tensor([strain.pressure for strain in strains]),
             "steps": tensor(np.zeros(len(starts)), torch.int64),
+            "steps_before": tensor([one.steps_before for one in starts], torch.int64),
         }
         known = [one.known for one in starts if one.known is not None]
         if len(known) == len(starts):
@@ -176,7 +199,7 @@ class BatchedState:
         share = force.diagonal(dim1=1, dim2=2).sum(dim=1) / lengths.sum(dim=(1, 2)).clamp(min=1)
         mean = lengths * share[:, None, None]
         force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
-        forces = self.atoms["forces"] * self.atoms["moves"]
+        forces = rows_times_matrices(self.atoms["forces"], self.atoms["moves"])
         self.atoms["pull"] = rows_times_matrices(forces, deformation[self.batch])
         crystals["pull"] = force / crystals["size"][:, None, None]
 
@@ -192,9 +215,13 @@ class BatchedState:
 
     def move(self, atoms: Positions, cell: Matrices) -> None:
         """Make a step of ``atoms`` (N, 3) and ``cell`` (G, 3, 3), in the coordinates that :meth:`pulls` belong to."""
-        self.atoms["x"] = self.atoms["x"] + atoms
         self.crystals["log"] = self.crystals["log"] + cell / self.crystals["size"][:, None, None]
         self.crystals["steps"] = self.crystals["steps"] + 1
+        deformation = self.deformation()
+        moved = rows_times_matrices(rows_times_matrices(atoms, deformation[self.batch]), self.atoms["moves"])
+        self.atoms["x"] = self.atoms["x"] + rows_times_matrices(
+            moved, torch.linalg.inv_ex(deformation).inverse[self.batch]
+        )
 
 
 def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:

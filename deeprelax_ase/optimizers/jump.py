@@ -102,9 +102,7 @@ class Jump:
     """
 
     def __init__(self, dof: DegreesOfFreedom, settings: JumpSettings, *, finish: str | None) -> None:
-        # the network reads forces and stress together, of a crystal that moves as a whole
-        self._may_read_forces = dof.moves_cell and finish is not None and dof.normal is None
-        if settings.force_informed_steps and not self._may_read_forces:
+        if settings.force_informed_steps and not _may_read_forces(dof, finish):
             raise ValueError(
                 f"force_informed_steps={settings.force_informed_steps} need a crystal whose cell may move, as forces "
                 "and stress are read together, and a finish, which goes on from them"
@@ -232,10 +230,20 @@ class Jump:
 
     def _most_force_informed(self, record: JumpRecord) -> int:
         wanted = self._settings.force_informed_steps
-        if wanted is not None or not self._may_read_forces or self._finish not in FINISHES_THAT_GAIN:
+        if wanted is not None or not gains_from_forces(self._dof, self._finish):
             return wanted or 0
         of_calculator = record.model == model_for(self._dof.atoms.calc)
         return FORCE_INFORMED_STEPS if of_calculator and self.predictor.reads_forces else 0
+
+
+def gains_from_forces(dof: DegreesOfFreedom, finish: str | None) -> bool:
+    """Whether force-informed steps save calls of a ``finish``, the name of its class, if the model reads forces."""
+    return _may_read_forces(dof, finish) and finish in FINISHES_THAT_GAIN
+
+
+def _may_read_forces(dof: DegreesOfFreedom, finish: str | None) -> bool:
+    # the network reads forces and stress together, of a crystal that moves as a whole
+    return dof.moves_cell and finish is not None and dof.normal is None
 
 
 def crystal_of(dof: DegreesOfFreedom) -> Crystal:

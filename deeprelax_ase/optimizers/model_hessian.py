@@ -176,10 +176,9 @@ def _of_positions(stiffness: np.ndarray, first: np.ndarray, second: np.ndarray, 
     return blocks.transpose(0, 2, 1, 3).reshape(3 * count, 3 * count)
 
 
-def _free_directions(atoms: Atoms) -> np.ndarray:
-    """(3 N, 3 N) projector onto the displacements that constraints leave each atom."""
-    count = len(atoms)
-    projectors = np.tile(np.eye(3), (count, 1, 1))
+def free_directions(atoms: Atoms) -> np.ndarray:
+    """(N, 3, 3) projectors onto the displacements that constraints leave each of the ``atoms``."""
+    projectors = np.tile(np.eye(3), (len(atoms), 1, 1))
     constraints = [c for c in atoms.constraints if type(c).__name__ in _OF_ATOMS]
     if constraints:
         for axis in range(3):
@@ -188,8 +187,14 @@ def _free_directions(atoms: Atoms) -> np.ndarray:
                 constraint.adjust_positions(atoms, moved)
             projectors[:, :, axis] = moved - atoms.positions
         projectors = np.stack([one @ np.linalg.pinv(one, rcond=1e-6) for one in projectors])
+    return projectors
+
+
+def _free_directions(atoms: Atoms) -> np.ndarray:
+    """(3 N, 3 N) the same of all atoms together."""
+    count = len(atoms)
     whole = np.zeros((count, 3, count, 3))
-    whole[np.arange(count), :, np.arange(count), :] = projectors
+    whole[np.arange(count), :, np.arange(count), :] = free_directions(atoms)
     return whole.reshape(3 * count, 3 * count)
 
 

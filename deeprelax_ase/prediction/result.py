@@ -10,6 +10,7 @@ import numpy as np
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import force_calls_of
 from deeprelax_ase.io.constraints import constraints_of, constraints_text
 from deeprelax_ase.prediction.judgement import Judgement, judge
 from deeprelax_ase.prediction.record import Prediction, judged, labelled_atoms
@@ -72,6 +73,7 @@ class RelaxationResult:
     jump: str | None = _column("kept, rejected or skipped: what became of the jump under a calculator")
     jump_reason: str | None = _column("why")
     energy: float | None = _column("eV, of the calculator that finished the relaxation, if any did")
+    fmax: float | None = _column("eV/Å, largest force at the end under the calculator, without what constraints take")
     steps: int | None = _column("steps of the relaxation, the jump included")
     force_calls: int | None = _column("how often the calculator was asked for forces")
     calculator: str | None = _column("name of the calculator that finished, or that judged the jump")
@@ -127,7 +129,7 @@ class RelaxationResult:
             prediction: None where the start was converged already, and after a restart.
             judgement: of the prediction.
             decision: about the jump.
-            **known: other fields: model, energy, steps, force_calls, calculator, potential, reason.
+            **known: other fields: model, energy, fmax, steps, force_calls, calculator, potential, reason.
         """
         values: dict[str, Any] = {"status": NOT_CONVERGED}
         values |= {} if prediction is None else _of_the_jump(prediction)
@@ -152,6 +154,7 @@ class RelaxationResult:
         *,
         model: str | None = None,
         status: str | None = None,
+        force_calls: int | None = None,
     ) -> RelaxationResult:
         """The result of a crystal that is refused, or that failed.
 
@@ -161,11 +164,17 @@ class RelaxationResult:
             model: name of the model.
             status: "refused" or "failed"; by default what :func:`~deeprelax_ase.prediction.judgement.judge` says of an
                 error, and "failed" of a text.
+            force_calls: of a calculator until then; by default those that the error tells of.
         """
         judgement = judge(reason) if isinstance(reason, Exception) else Judgement(FAILED, " ".join(reason.split()))
         given = None if initial is None else initial.as_given
         return cls(
-            status=status or judgement.status, reason=judgement.reason, initial=given, relaxed=given, model=model
+            status=status or judgement.status,
+            reason=judgement.reason,
+            initial=given,
+            relaxed=given,
+            model=model,
+            force_calls=force_calls_of(reason) if force_calls is None else force_calls,
         )
 
     @classmethod

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.errors import DeepRelaxError, force_calls_of
 from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches, pays_in_batches
 from deeprelax_ase.optimizers.finish import resolve_finish
@@ -121,12 +121,14 @@ class TableRelaxer:
 
     def _unfinished(self, result: RelaxationResult, error: Exception, crystal: Crystal | None) -> RelaxationResult:
         """The result of a crystal with this ``result`` before, on which the calculator failed."""
-        options, why = self.options, judge(error).reason
+        options, why, calls = self.options, judge(error).reason, force_calls_of(error)
         if options.finishes_all and is_refusal(error):
             return RelaxationResult.unrelaxed(error, crystal, model=result.model)
         if options.finishes_all:
-            return RelaxationResult.unrelaxed(f"{options.calculator} failed: {why}", crystal, model=result.model)
-        return replace(result, reason=f"{result.reason}; {options.calculator} failed, so it stays as predicted: {why}")
+            told = f"{options.calculator} failed: {why}"
+            return RelaxationResult.unrelaxed(told, crystal, model=result.model, force_calls=calls)
+        told = f"{result.reason}; {options.calculator} failed, so it stays as predicted: {why}"
+        return replace(result, reason=told, force_calls=calls)
 
     def _finished(self, predictions: list[Prediction]) -> Iterator[RelaxationResult | Exception]:
         """Finish predictions under the calculator, the jumps included: together, where it has a batched form."""

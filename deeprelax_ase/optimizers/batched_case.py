@@ -1,0 +1,217 @@
+"""A crystal on its way through batches: its atoms, what may move of them, and what is known of it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+from deeprelax_ase.calculators.batched_ase import PotentialCalculator
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import note_force_calls
+from deeprelax_ase.graph.torch_builder import batch_tensors
+from deeprelax_ase.optimizers.acceptance import EnergyForces, energy_forces, largest_force
+from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
+from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.degrees_of_freedom import (
+    DegreesOfFreedom,
+    degrees_of_freedom,
+    refuse_missing_stress,
+    refuse_tilted_layers,
+)
+from deeprelax_ase.optimizers.jump import crystal_of
+from deeprelax_ase.optimizers.model_hessian import free_directions
+from deeprelax_ase.prediction.judgement import judge
+from deeprelax_ase.prediction.result import RelaxationResult
+from deeprelax_ase.prediction.status import JumpDecision, forget
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from deeprelax_ase.calculators.batched import BatchedPotential
+    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.prediction.record import Prediction
+
+#: What became of a crystal: its result and the relaxed atoms, or why there is none.
+Finished = tuple[RelaxationResult, "Atoms"] | Exception
+
+#: Constraints that take directions from single atoms, as batches can too.
+_IN_BATCHES = ("FixAtoms", "FixCartesian", "FixedLine", "FixedPlane")
+
+
+def relaxes_in_batches(atoms: Atoms) -> bool:
+    """Whether the constraints of ``atoms`` are kept in batches: those of single atoms, one for an atom."""
+    if any(type(held).__name__ not in _IN_BATCHES for held in atoms.constraints):
+        return False
+    directions = [held.index for held in atoms.constraints if not isinstance(held, FixAtoms)]
+    indices = np.concatenate([np.atleast_1d(index) for index in directions]) if directions else np.zeros(0)
+    return len(np.unique(indices)) == len(indices)
+
+
+@dataclass(eq=False)
+class Case:
+    """One crystal on its way.
+
+    Attributes:
+        atoms: as they were given; they are not changed.
+        prediction: of them, once there is one.
+        relaxed: a copy, which moves.
+        dof: of that.
+        crystal: repeating in all directions, as a potential takes it.
+        origin: (3, 3) Å, the cell in which ``crystal`` starts, and which deformations are measured from.
+        known: energy, forces and stress where ``relaxed`` is; None where the potential fails.
+        seen: the same as the optimizer sees it.
+        decision: about the jump.
+        calls: of the potential.
+        steps: taken, the jump included.
+        converged: whether it is, where it is.
+        error: why it is not gone on with.
+        made: what became of it, where it went another way.
+        start_error: why the potential fails where the crystal starts; empty where it does not, or the jump led away.
+    """
+
+    atoms: Atoms
+    prediction: Prediction | None
+    relaxed: Any = None
+    dof: Any = None
+    crystal: Any = None
+    origin: Any = None
+    known: KnownResults | None = None
+    seen: EnergyForces = field(default_factory=lambda: EnergyForces(np.nan, np.nan))
+    decision: JumpDecision | None = None
+    calls: int = 0
+    steps: int = 0
+    converged: bool = False
+    error: Exception | None = None
+    made: Finished | None = None
+    start_error: str = ""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether anything is left to be done here."""
+        return self.error is None and self.made is None
+
+    def prepare(self, potential: BatchedPotential, relax_cell: Any) -> None:
+        """See what may move; an :attr:`error` where it cannot be relaxed like a crystal."""
+        try:
+            self.relaxed = self.atoms.copy()
+            self.relaxed.calc = PotentialCalculator(potential)
+            self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell)
+            refuse_tilted_layers(self.dof)
+            self.crystal = crystal_of(self.dof)
+            refuse_missing_stress(self.dof)
+            self.origin = self.here().cell
+        except Exception as error:  # whatever is in such atoms
+            self.error = error
+
+    def goes_in_batches(self) -> bool:
+        """Whether it can be relaxed beside others."""
+        dof: DegreesOfFreedom = self.dof
+        return relaxes_in_batches(self.relaxed) and dof.plane is None
+
+    def finish_alone(self, predictor: Predictor, potential: BatchedPotential, options: dict[str, Any]) -> None:
+        """Relax it by itself, into :attr:`made`."""
+        try:
+            calculator = PotentialCalculator(potential)
+            self.made = finish_atoms(self.atoms, predictor, calculator, prediction=self.prediction, **options)
+        except Exception as error:  # whatever potentials raise
+            self.error = error
+
+    def here(self) -> Crystal:
+        """The crystal where the atoms are, as a potential takes it."""
+        periodic = self.relaxed.pbc[:, None]
+        cell = np.where(periodic, self.relaxed.cell.array, self.crystal.cell)
+        return self.crystal.with_geometry(self.relaxed.positions, cell)
+
+    def take(self, known: KnownResults) -> EnergyForces:
+        """Attach what is known where the atoms are; returns what the optimizer sees of it."""
+        self.known = known
+        given = self.relaxed.get_volume() if self.relaxed.cell.rank == 3 else 0.0
+        results: dict[str, Any] = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces}
+        if given and np.isfinite(known.stress).all():
+            results["stress"] = full_3x3_to_voigt_6_stress(known.stress * (self.here().volume / given))
+        self.relaxed.calc = SinglePointCalculator(self.relaxed, **results)
+        self.seen = energy_forces(self.dof)
+        return self.seen
+
+    def found(self) -> tuple[Crystal, np.ndarray, np.ndarray]:
+        """The crystal where the atoms are, forces (N, 3) in eV/Å and stress (3, 3) in eV/Å³ with the pressure."""
+        stress = voigt_6_to_full_3x3_stress(self.relaxed.get_stress()) + self.dof.pressure * np.eye(3)
+        return Crystal.of(self.relaxed), self.relaxed.get_forces(), stress
+
+    def begin(self) -> BatchedStart:
+        """The start of the finish."""
+        here = self.here()
+        moves = free_directions(self.relaxed) if self.relaxed.constraints else None
+        return BatchedStart(
+            here.numbers,
+            here.positions,
+            here.cell,
+            self.dof.cell,
+            moves,
+            self.known,
+            origin=self.origin,
+            steps_before=self.steps,
+        )
+
+    def place(self, positions: np.ndarray, cell: np.ndarray) -> None:
+        """Move the atoms; a lattice vector out of a layer is carried along, as ASE's filters do."""
+        if self.dof.moves_cell:
+            carried = self.relaxed.cell.array @ np.linalg.solve(self.here().cell, cell)
+            moved = np.where(self.relaxed.pbc[:, None], cell, carried)
+            self.relaxed.set_cell(moved, apply_constraint=False)
+        self.relaxed.set_positions(positions, apply_constraint=False)
+
+    def told(self, model: str, options: dict[str, Any]) -> Finished:
+        """The result, or the error, which tells the calls of the potential."""
+        if self.error is not None:
+            return note_force_calls(self.error, self.calls) if self.calls else self.error
+        if self.made is not None:
+            return self.made
+        before, after = given_crystal(self.atoms), given_crystal(self.relaxed)
+        prediction = None if self.decision is None else self.prediction
+        result = RelaxationResult.finished(
+            before,
+            after,
+            prediction=prediction,
+            judgement=None if prediction is None else judge(prediction),
+            decision=self.decision,
+            converged=self.converged,
+            alone=options["finish"] is None,
+            energy=self.relaxed.calc.results["energy"],
+            fmax=largest_force(self.relaxed),
+            steps=self.steps,
+            force_calls=self.calls,
+            model=model,
+            calculator=options["calculator_name"],
+            potential=options["potential"],
+        )
+        forget(self.relaxed)
+        self.relaxed.info.update(result.info)
+        return result, self.relaxed
+
+
+def evaluated(cases: list[Case], potential: BatchedPotential) -> list[KnownResults | str]:
+    """Results where the atoms of each are, or why there are none."""
+    found: list[KnownResults | str] = []
+    waiting = list(cases)
+    while waiting:
+        chosen = [waiting.pop(0)]
+        atoms = len(chosen[0].relaxed)
+        while waiting and atoms + len(waiting[0].relaxed) <= potential.atoms_at_once:
+            chosen.append(waiting.pop(0))
+            atoms += len(chosen[-1].relaxed)
+        tensors = [tensor.to(potential.device) for tensor in batch_tensors([case.here() for case in chosen])]
+        made = potential(*tensors)
+        forces = torch.split(made.forces.cpu(), [len(case.relaxed) for case in chosen])
+        energies, stresses = made.energies.tolist(), made.stresses.cpu().numpy()
+        for k, case in enumerate(chosen):
+            case.calls += 1
+            known = KnownResults(energies[k], forces[k].numpy(), stresses[k])
+            found.append(made.errors.get(k, known))
+    return found
