@@ -50,7 +50,9 @@ def calculator_of(potential: BatchedPotential) -> Any:
     """The ASE calculator of a potential in batches, for one crystal: its own, where it has one."""
     from deeprelax_ase.calculators.batched_ase import AsePotential, PotentialCalculator
 
-    return potential.calculator if isinstance(potential, AsePotential) else PotentialCalculator(potential)
+    if isinstance(potential, AsePotential) and potential.one_by_one:
+        return potential.calculator
+    return PotentialCalculator(potential)
 
 
 def _m3gnet(name: str, device: str) -> BatchedPotential | None:

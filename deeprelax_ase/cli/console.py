@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
+from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.prediction.status import (
     FINISHED,
     JUMP_REJECTED,
@@ -47,6 +48,7 @@ class Tally:
         statuses: how many crystals there are of each status.
         rejected: jumps that were rejected under the calculator.
         force_calls: geometries that the calculator computed; None before it computed any.
+        one_by_one: crystals with constraints that are not kept in batches.
         errors: Å, expected of the coordinates of each prediction that is calibrated.
         volume_errors: relative, the same of the volume.
         rows: of the table, for the first crystals.
@@ -57,6 +59,7 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     force_calls: int | None = None
+    one_by_one: int = 0
     errors: array = field(default_factory=lambda: array("f"))
     volume_errors: array = field(default_factory=lambda: array("f"))
     rows: list[Row] = field(default_factory=list)
@@ -80,6 +83,7 @@ class Tally:
         self.rejected += result.jump == REJECTED
         if result.force_calls is not None:
             self.force_calls = (self.force_calls or 0) + result.force_calls
+        self.one_by_one += result.relaxed is not None and not are_kept_in_batches(result.relaxed.constraints)
         for kept, value in ((self.errors, result.error), (self.volume_errors, result.volume_error)):
             if value is not None:
                 kept.append(value)

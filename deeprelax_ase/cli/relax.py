@@ -16,7 +16,7 @@ from rich.markup import escape
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, stop
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
-from deeprelax_ase.cli.relaxing import Relaxing, relaxing, tell_level
+from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 
 if TYPE_CHECKING:
@@ -79,13 +79,15 @@ def relax(
         made = _make_calculator(how)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(how, made)
         tell_level(how, made, quiet=quiet)
-        relax_frames = _relax_frames(how, made, predictor)
+        relax_frames = _relax_frames(how, made, predictor, quiet=quiet)
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     with plain_warnings():
         warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
         chosen = partial(relax_frames, frames, predictor, relax_cell=how.cell, **how.start)
         tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
+    if "potential" in relax_frames.keywords and not quiet:
+        tell_one_by_one(tally.one_by_one)
     if (restart := relax_frames.keywords.get("restart")) is not None:
         restart.clear()  # all that was relaxed is written
     raise typer.Exit(OK if tally.sound else SOME_FAILED)
@@ -120,7 +122,9 @@ def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
     return Predictor(model, device=how.device.value, **symmetry, **how.cost)
 
 
-def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> partial[Iterator[RelaxedFrame]]:
+def _relax_frames(
+    how: Relaxing, calculator: Any, predictor: Predictor, *, quiet: bool
+) -> partial[Iterator[RelaxedFrame]]:
     """Return the function that relaxes frames, under ``calculator`` and, if needed, under others of its name."""
     from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
@@ -130,7 +134,6 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
     from deeprelax_ase.calculators.batched_registry import get_batched
-    from deeprelax_ase.optimizers.batched_finish import pays_in_batches
     from deeprelax_ase.optimizers.batched_frames import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
@@ -142,8 +145,7 @@ def _relax_frames(how: Relaxing, calculator: Any, predictor: Predictor) -> parti
     else:
         resolve_finish(options["finish"])  # a wrong name shows before the work
     only_uncertain = how.uncertain is OnUncertain.FINISH
-    one_by_one = options["keep_symmetry"] or options["restart"] is not None
-    if pays_in_batches(potential := get_batched(calculator), options["finish"]) and not one_by_one:
+    if goes_in_batches(how, potential := get_batched(calculator), quiet=quiet):
         del options["keep_symmetry"], options["restart"]
         options |= {"potential": potential, "limits": limits, "only_uncertain": only_uncertain}
         return partial(finish_frames_in_batches, **options)

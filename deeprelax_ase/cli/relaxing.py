@@ -39,6 +39,7 @@ from deeprelax_ase.cli.options import (
     Steps,
     Symmetry,
 )
+from deeprelax_ase.io.constraints import IN_BATCHES
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, refuse_useless
 
 
@@ -169,6 +170,27 @@ def relaxing(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def goes_in_batches(how: Relaxing, potential: Any, *, quiet: bool = False) -> bool:
+    """Whether many crystals are finished together under ``potential``; says which option keeps them from it."""
+    from deeprelax_ase.optimizers.batched_finish import pays_in_batches
+
+    options = {"--restart": how.restart is not None, "--keep-symmetry": bool(how.keep_symmetry)}
+    named = [name for name, given in options.items() if given]
+    pays = pays_in_batches(potential, how.finish or FINISH)
+    if pays and named and not quiet:
+        told = f"{' and '.join(named)} finishes crystals one by one, which {potential.name} would finish in batches"
+        errors().print(f"Note: {told}", soft_wrap=True)
+    return pays and not named
+
+
+def tell_one_by_one(crystals: int) -> None:
+    """Say on standard error how many ``crystals`` of a run in batches were finished one by one, unless none was."""
+    if crystals:
+        were = "1 crystal was" if crystals == 1 else f"{crystals:,} crystals were"
+        told = f"{were} finished one by one, as batches keep no other constraints than {', '.join(IN_BATCHES)}"
+        errors().print(f"Note: {told}", soft_wrap=True)
 
 
 def tell_level(how: Relaxing, calculator: Any, *, quiet: bool = False) -> None:

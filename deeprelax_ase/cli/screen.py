@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.markup import escape
 from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stop
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
-from deeprelax_ase.cli.relaxing import Relaxing, relaxing, tell_level
+from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
@@ -93,8 +94,9 @@ def screen(
     from deeprelax_ase.screening.options import RelaxOptions
 
     try:
+        potential = _potential(how)
         options = RelaxOptions(
-            model=_model(how, quiet=quiet),
+            model=_model(how, potential, quiet=quiet),
             device=how.device.value,
             **how.cost,
             relax_cell=how.cell,
@@ -111,7 +113,11 @@ def screen(
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
-    raise typer.Exit(_screened(inputs, out, options, quiet=quiet, **work))
+    together = potential is not None and goes_in_batches(how, potential, quiet=quiet)
+    code = _screened(inputs, out, options, quiet=quiet, **work)
+    if together and not quiet:
+        tell_one_by_one(_one_by_one(out))
+    raise typer.Exit(code)
 
 
 def _screened(inputs: list[str], out: str, options: RelaxOptions, *, quiet: bool, **work: Any) -> int:
@@ -179,16 +185,36 @@ def export(
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
 
 
-def _model(how: Relaxing, *, quiet: bool) -> str:
+def _potential(how: Relaxing) -> Any:
+    """Return the potential that finishes; None for none."""
+    if not how.has_calculator:
+        return None
+    from deeprelax_ase.calculators.batched_registry import get_batched
+
+    return get_batched(how.calculator, device=how.device.value)
+
+
+def _one_by_one(out: str) -> int:
+    """Count the crystals in the folder whose constraints are not kept in batches."""
+    from deeprelax_ase.io.constraints import are_kept_in_batches, constraints_of
+    from deeprelax_ase.screening.folder import Folder
+
+    told = Counter(
+        text for table in Folder(Path(out)).tables(["constraints"]) for text in table["constraints"].to_pylist()
+    )
+    return sum(count for text, count in told.items() if not are_kept_in_batches(constraints_of(text)))
+
+
+def _model(how: Relaxing, potential: Any, *, quiet: bool) -> str:
     """Return the user's model, or the one for the minima of the calculator that finishes."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL
 
-    if how.model is not None or not how.has_calculator:
+    if how.model is not None or potential is None:
         return how.model or DEFAULT_MODEL
-    from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
+    from deeprelax_ase.calculators.batched_registry import calculator_of
     from deeprelax_ase.calculators.levels import model_for
 
-    calculator = calculator_of(get_batched(how.calculator, device=how.device.value))
+    calculator = calculator_of(potential)
     tell_level(how, calculator, quiet=quiet)
     return model_for(calculator)
 

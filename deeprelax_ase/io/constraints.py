@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from deeprelax_ase.errors import ConstraintError, StructureFileError
 
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
 HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
+
+#: Those of them that relaxations in batches keep: they take directions from single atoms.
+IN_BATCHES = ("FixAtoms", "FixCartesian", "FixedLine", "FixedPlane")
 
 
 def refuse_constraints(constraints: Iterable[object]) -> None:
@@ -24,6 +29,15 @@ def refuse_constraints(constraints: Iterable[object]) -> None:
             f"{', '.join(HONOURED)}. Remove the others with atoms.set_constraint() if they may be dropped, "
             "or relax with a plain ASE optimizer, such as FIRE, which honours it."
         )
+
+
+def are_kept_in_batches(constraints: Sequence[Any]) -> bool:
+    """Whether relaxations in batches keep the ``constraints`` of a crystal: these, and one for an atom."""
+    if any(type(held).__name__ not in IN_BATCHES for held in constraints):
+        return False
+    directions = [np.atleast_1d(held.index) for held in constraints if type(held).__name__ != "FixAtoms"]
+    indices = np.concatenate([np.zeros(0, dtype=int), *directions])
+    return len(np.unique(indices)) == len(indices)
 
 
 def constraints_text(constraints: Iterable[Any]) -> str | None:

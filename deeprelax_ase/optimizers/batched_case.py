@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import note_force_calls
 from deeprelax_ase.graph.torch_builder import batch_tensors
+from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces, energy_forces, largest_force
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
@@ -39,18 +39,6 @@ if TYPE_CHECKING:
 
 #: What became of a crystal: its result and the relaxed atoms, or why there is none.
 Finished = tuple[RelaxationResult, "Atoms"] | Exception
-
-#: Constraints that take directions from single atoms, as batches can too.
-_IN_BATCHES = ("FixAtoms", "FixCartesian", "FixedLine", "FixedPlane")
-
-
-def relaxes_in_batches(atoms: Atoms) -> bool:
-    """Whether the constraints of ``atoms`` are kept in batches: those of single atoms, one for an atom."""
-    if any(type(held).__name__ not in _IN_BATCHES for held in atoms.constraints):
-        return False
-    directions = [held.index for held in atoms.constraints if not isinstance(held, FixAtoms)]
-    indices = np.concatenate([np.atleast_1d(index) for index in directions]) if directions else np.zeros(0)
-    return len(np.unique(indices)) == len(indices)
 
 
 @dataclass(eq=False)
@@ -112,7 +100,7 @@ class Case:
     def goes_in_batches(self) -> bool:
         """Whether it can be relaxed beside others."""
         dof: DegreesOfFreedom = self.dof
-        return relaxes_in_batches(self.relaxed) and dof.plane is None
+        return are_kept_in_batches(self.relaxed.constraints) and dof.plane is None
 
     def finish_alone(self, predictor: Predictor, potential: BatchedPotential, options: dict[str, Any]) -> None:
         """Relax it by itself, into :attr:`made`."""

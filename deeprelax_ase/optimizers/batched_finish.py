@@ -38,7 +38,7 @@ def finish_in_batches(
     Energies and forces of all starts are computed, then those of all jumps, which are judged one by one, and those of
     force-informed steps where :class:`~deeprelax_ase.DeepRelaxOptimizer` would make them; then all go on side by side.
     Crystals with other constraints than ``FixAtoms``, ``FixCartesian``, ``FixedLine`` and ``FixedPlane`` are relaxed
-    one by one (:func:`~deeprelax_ase.optimizers.batched_case.relaxes_in_batches`), as all are by another finish than
+    one by one (:func:`~deeprelax_ase.io.constraints.are_kept_in_batches`), as all are by another finish than
     ``"fire"`` and ``"fast"``.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.constraints import FixCom, FixedPlane
 from ase.io import read, write
 from rich.console import Console
 
@@ -129,6 +130,19 @@ class TestCalculator:
         assert second.split()[-3:] == ["converged,", "jump", "rejected"]
         calls = [int(first.split()[3]), int(second.split()[3])]
         assert told.startswith(f"2 converged of 2; 1 jump rejected, {sum(calls)} force calls; ")
+
+    def test_what_goes_one_by_one_where_others_go_in_batches(self, deeprelax, crystals):
+        crystals[0].set_constraint(FixCom())
+        crystals[1].set_constraint(FixedPlane([0], (0, 0, 1)))
+        write("set.traj", crystals)
+        for name, told in zip(EMTS, ("", "1 crystal was finished one by one"), strict=True):
+            result = deeprelax("relax", "set.traj", "--calculator", name, "--overwrite")
+            assert result.exit_code == 0, result.output
+            assert told in result.stderr
+            assert ("one by one" in result.stderr) == bool(told)
+            assert not deeprelax("relax", "set.traj", "--calculator", name, "--overwrite", "--quiet").stderr
+            again = deeprelax("relax", "set.traj", "--calculator", name, "--overwrite", "--restart", "kept")
+            assert ("--restart finishes crystals one by one" in again.stderr) == bool(told)
 
     def test_progress_on_a_terminal(self, deeprelax, monkeypatch, crystals):
         shown = StringIO()

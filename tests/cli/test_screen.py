@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ase.constraints import FixCom
 from ase.io import read, write
 from rich.console import Console
 from typer.testing import CliRunner
@@ -42,6 +43,19 @@ def screened(tmp_path: Path) -> Path:
 def test_the_same_command_goes_on(screened: Path) -> None:
     again = run("screen", screened.parent / "set.extxyz", "-o", screened, "--block-size", 3, *QUICK)
     assert "0 of them now" in again.output
+
+
+def test_what_is_finished_one_by_one_is_counted(tmp_path: Path) -> None:
+    atoms = some_crystals(3)
+    for held in atoms[:2]:
+        held.set_constraint(FixCom())
+    write(tmp_path / "set.traj", atoms)
+    command = ["screen", tmp_path / "set.traj", "-c", "tests.batched_emt:springs", "--finish", "none", *QUICK[:-2]]
+    done = run(*command, "-o", tmp_path / "out")
+    assert "2 crystals were finished one by one, as batches keep no other constraints than FixAtoms" in done.stderr
+    done = run(*command, "-o", tmp_path / "other", "--keep-symmetry")
+    assert "--keep-symmetry finishes crystals one by one" in done.stderr
+    assert "crystals were" not in done.stderr
 
 
 def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
