@@ -168,7 +168,8 @@ FAULTS = (
     ),
     Fault(
         "a compressed file or an archive unpacks without end; a POSCAR or a model card asks for a huge memory",
-        "refused beyond 100 times its size and 256 MiB, a POSCAR and a card at once; what is sound beside it is read",
+        "refused beyond 100 times its size and 256 MiB, and beyond 4 GiB, a POSCAR and a card at once; what is sound "
+        "beside it is read",
         _of("io/test_hostile", "test_what_unpacks_without_end_is_refused", "test_counts_take_no_memory")
         + _of("models/test_loading", "test_no_memory_is_taken_for_networks_that_the_weights_are_not_of"),
     ),

@@ -24,7 +24,6 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
-from deeprelax_ase import load_model
 from deeprelax_ase.io import open_source
 from deeprelax_ase.screening import OUTPUT, Folder, Manifest, RelaxOptions, Shard, atoms_of, describe
 
@@ -71,7 +70,7 @@ def screen(structures: Path, out: Path, *, size: int, options: RelaxOptions) -> 
         OutputError: the folder holds results of another request, or another process writes to it.
     """
     source, folder = open_source(str(structures.resolve())), Folder(out.resolve())
-    weights = load_model(options.model).card.sha256
+    weights = options.predictor().model.card.sha256
     manifest = Manifest(describe([source], folder.path), options.to_dict(), size, weights=weights)
     manifest.agree(folder.path)
     failures = {}

@@ -25,6 +25,9 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open
 #: fiftieth. Only a file that is made to fill the memory shrinks to a thousandth.
 MOST_UNPACKED, UNPACKED_AT_LEAST = 100, 2**28
 
+#: Bytes that no file may unpack to, whatever its size: members of archives, CIF and JSON are held in memory as a whole.
+MOST_BYTES = 2**32
+
 #: Numbers of errors that tell of what a file holds: a library makes no sense of it, or looks for what lies before its
 #: beginning.
 _OF_CONTENT = (None, errno.EINVAL)
@@ -113,10 +116,14 @@ def refuse_bomb(packed: int, unpacked: int) -> None:
     Raises:
         StructureFileError: these are too many to be structures.
     """
-    if unpacked > max(UNPACKED_AT_LEAST, MOST_UNPACKED * packed):
+    within_reason = max(UNPACKED_AT_LEAST, MOST_UNPACKED * packed)
+    if unpacked > min(within_reason, MOST_BYTES):
+        why = f"{MOST_UNPACKED} times its size: no structures shrink so much"
+        if within_reason > MOST_BYTES:
+            why = "what is unpacked of any file, as it may have to be held in memory"
         raise StructureFileError(
-            f"it unpacks to more than {max(UNPACKED_AT_LEAST, MOST_UNPACKED * packed) / 2**20:,.0f} MiB, over "
-            f"{MOST_UNPACKED} times its size: no structures shrink so much. If it is meant, unpack it first"
+            f"it unpacks to more than {min(within_reason, MOST_BYTES) / 2**20:,.0f} MiB, over {why}. If it is meant, "
+            "unpack it first"
         )
 
 

@@ -25,8 +25,8 @@ class RelaxOptions:
     """Options of the relaxation of each crystal.
 
     Attributes:
-        model: name of a shipped model, or path of a card; the default whatever the calculator is, unlike in commands
-            and optimizers: :func:`~deeprelax_ase.calculators.model_for` tells which aims at a potential's minima.
+        model: name of a shipped model, or path of a card; None for the one that jumps nearest to the minima of the
+            calculator, see :func:`~deeprelax_ase.calculators.model_for`.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
         dtype: ``float32`` or ``float64``, in which the network computes.
         one_shot, recycles, members: how much a prediction may cost, see :class:`~deeprelax_ase.Predictor`.
@@ -58,7 +58,7 @@ class RelaxOptions:
         ValueError: an unknown word, a limit that makes no sense, or options that contradict each other.
     """
 
-    model: str = DEFAULT_MODEL
+    model: str | None = None
     device: str = "auto"
     dtype: str = "float32"
     one_shot: str = DEFAULT
@@ -105,17 +105,21 @@ class RelaxOptions:
         if self.restart is not None and self.calculator == NONE:
             raise ValueError("restart keeps what a finish under a calculator needs to be gone on with: say under which")
 
-    def predictor(self) -> Predictor:
+    def predictor(self, calculator: Any = None) -> Predictor:
         """Load the predictor that these options ask for.
 
+        Args:
+            calculator: the one that these options name, if it is there already: the choice of a model may need it.
+
         Raises:
+            CalculatorError: it cannot be made.
             ModelError: errors are limited that are not calibrated; also as :class:`~deeprelax_ase.Predictor`.
             DeviceError: see there.
         """
         from deeprelax_ase.prediction.predictor import Predictor
 
         predictor = Predictor(
-            self.model,
+            self.model or self._model_for(calculator),
             device=self.device,
             dtype=self.dtype,
             one_shot=self.one_shot,
@@ -126,6 +130,15 @@ class RelaxOptions:
         )
         self.limits().check(predictor.model_name, calibrated=predictor.calibration is not None)
         return predictor
+
+    def _model_for(self, calculator: Any) -> str:
+        """The model for the minima of the ``calculator``, which is made unless it is given."""
+        if self.calculator == NONE:
+            return DEFAULT_MODEL
+        from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
+        from deeprelax_ase.calculators.levels import model_for
+
+        return model_for(calculator or calculator_of(get_batched(self.calculator, device=self.device)))
 
     def limits(self) -> TrustLimits:
         """Return the limits beyond which a prediction is uncertain."""

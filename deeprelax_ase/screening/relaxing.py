@@ -54,21 +54,23 @@ class TableRelaxer:
         if options.on_uncertain == RAISE:
             raise ValueError(f"on_uncertain={RAISE!r} would end all with one crystal; rows are marked instead: 'keep'")
         self.options = options
-        self.predictor = predictor or options.predictor()
+        # wrong names show before the work
+        potential = None if options.calculator == NONE else self._make_potential()
+        calculator = None if potential is None else calculator_of(potential)
+        self.predictor = predictor or options.predictor(calculator)
         options.limits().check(self.predictor.model_name, calibrated=self.predictor.calibration is not None)
         self.seconds = Counter[str]()
         self._calculator: Calculator | None = None
         self._potential: BatchedPotential | None = None  # where crystals are finished together
         self._restart = None if options.restart is None else RestartFolder(options.restart)
-        if options.calculator != NONE:  # wrong names show before the work
+        if potential is not None:
             if options.finish != NONE:
                 resolve_finish(options.finish)
-            potential = self._make_potential()
             one_by_one = options.keep_symmetry or self._restart is not None
             if pays_in_batches(potential, options.finish) and not one_by_one:
                 self._potential = potential
             else:
-                self._calculator = calculator_of(potential)
+                self._calculator = calculator
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def screen(
     """
     options = options or RelaxOptions()
     relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
+    options = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
     task = Task(
         options.to_dict(),
         here=relaxer,

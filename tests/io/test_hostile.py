@@ -122,12 +122,17 @@ def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
     assert len(sound) == (0 if name in ("b.cif.bz2", "b.json.xz") else 1)
 
 
-def test_what_shrinks_as_structures_do_is_read(tmp_path, monkeypatch):
+def test_what_shrinks_as_structures_do_is_read_up_to_a_size(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "UNPACKED_AT_LEAST", 2**10)
     rng = random.Random(3)
-    frames = [XYZ.replace(b"Cu 0", b"Cu %.8f" % rng.random()) for _ in range(500)]
-    (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(b"".join(frames)))
+    frames = b"".join(XYZ.replace(b"Cu 0", b"Cu %.8f" % rng.random()) for _ in range(500))
+    (tmp_path / "a.extxyz.gz").write_bytes(gzip.compress(frames))
     assert len(frames_of(tmp_path / "a.extxyz.gz")) == 500
+    _zipped(tmp_path / "a.zip", "a.extxyz", frames)
+    monkeypatch.setattr(files, "MOST_BYTES", 2**13)
+    for name in ("a.extxyz.gz", "a.zip"):
+        (told,) = [str(frame.error) for frame in frames_of(tmp_path / name) if frame.error is not None]
+        assert "over what is unpacked of any file" in told
 
 
 @pytest.mark.parametrize("counts", ["150000000", "99999999999999", "Mg O\n20 150000000 ! comment"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 
 from deeprelax_ase.prediction.judgement import judge
-from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.relaxing import TableRelaxer
 
@@ -58,7 +58,7 @@ def assert_as_predicted(
 ) -> None:
     """A row for each structure, once, in order, and the crystal that the predictor makes of it."""
     assert table.column("index").to_pylist() == (indices or list(range(len(structures))))
-    predictor = Predictor(options.model, device="cpu", members=options.members, recycles=options.recycles)
+    predictor = replace(options, device="cpu").predictor()
     for row, expected in zip(table.to_pylist(), predictor.predict_many(structures), strict=True):
         assert row["status"] == judge(expected, options.limits()).status, row["reason"]
         np.testing.assert_allclose(row["positions"], expected.relaxed.positions.ravel(), rtol=0, atol=1e-5)

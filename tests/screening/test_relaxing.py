@@ -9,7 +9,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 
+from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.errors import StructureFileError
+from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers.batch import finish_atoms
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
@@ -20,10 +22,17 @@ from deeprelax_ase.screening.rows import OUTPUT, atoms_of, structures_table
 from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
 
 SPRINGS = "tests.screening.test_relaxing:springs"
+SAME_MINIMA = "tests.screening.test_relaxing:SameMinima"
 
 
 def springs() -> LennardJones:
     return LennardJones(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)
+
+
+class SameMinima(LennardJones):
+    """Tells that its minima are those of M3GNet."""
+
+    weights_digest = M3GNET_WEIGHTS
 
 
 class Broken(LennardJones):
@@ -48,6 +57,21 @@ class CountingPredictor(Predictor):
 @pytest.fixture
 def finishing(quick: RelaxOptions) -> RelaxOptions:
     return replace(quick, max_uncertainty=1e-9, on_uncertain="finish", calculator=SPRINGS, steps=200)
+
+
+@pytest.mark.parametrize(
+    ("change", "model"),
+    [
+        ({}, DEFAULT_MODEL),
+        ({"calculator": SPRINGS}, DEFAULT_MODEL),
+        ({"calculator": SAME_MINIMA}, M3GNET_RELAX_MODEL),
+        ({"calculator": SAME_MINIMA, "on_uncertain": "finish"}, M3GNET_RELAX_MODEL),
+        ({"calculator": SAME_MINIMA, "model": DEFAULT_MODEL}, DEFAULT_MODEL),
+    ],
+)
+def test_the_model_is_the_one_for_the_minima_of_the_calculator(quick: RelaxOptions, change: dict, model: str) -> None:
+    options = replace(quick, **change)
+    assert TableRelaxer(options).predictor.model_name == options.predictor().model_name == model
 
 
 @pytest.mark.parametrize("change", [{}, {"max_uncertainty": 1e-9, "on_uncertain": "skip"}])

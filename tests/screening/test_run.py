@@ -19,6 +19,7 @@ import pytest
 from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
+from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
@@ -58,6 +59,7 @@ def test_here(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -
     )
     assert progress == Progress(11, 0, progress.statuses)
     assert progress.statuses == {"accepted": 11}
+    assert Folder(tmp_path / "out").manifest().options["model"] == DEFAULT_MODEL
     assert seen == [0, 4, 8, 11]
     assert_complete(tmp_path / "out", 11)
 
