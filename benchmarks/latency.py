@@ -2,8 +2,9 @@
 
 python benchmarks/latency.py --json benchmarks/results/latency.json
 
-The two are timed in turn in one process, so that the ratio holds when the machine's speed drifts. Peak memory is that
-of a process of its own for each (Linux). M3GNet's weights are found by MatGL, or where DEEPRELAX_M3GNET says.
+The two are timed in turn in one process, in processor time, so that the ratio holds when the machine's speed drifts and
+on a busy one. Peak memory is that of a process of its own for each (Linux). M3GNet's weights are found by MatGL, or
+where DEEPRELAX_M3GNET says.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ def single_point(name: str) -> Callable[[Atoms], object]:
 
 
 def seconds(call: Callable[[Atoms], object], atoms: Atoms) -> float:
-    start = time.perf_counter()
+    """Processor time, which other processes on the machine take no part of."""
+    start = time.process_time()
     call(atoms)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak_memory(kind: str, name: str) -> float:

@@ -31,7 +31,7 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/latency.py --j
 ```
 
 One rattled ten-atom crystal on one CPU thread, in turn with an M3GNet energy+forces+stress call of the same crystal;
-medians of 40 rounds, the ratio taken round by round.
+medians of 40 rounds in processor time, the ratio taken round by round.
 
 {table(heading, rows)}"""
 
