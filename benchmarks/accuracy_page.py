@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import kinds_page
+import limits_page
 from model_card_page import counted
 from shared import read, table
 
@@ -68,7 +69,7 @@ def write_page(results: Path, page: Path) -> None:
     found = {name: read(results, f"accuracy-{name}") for name in MODELS}
     measured = {name: part["results"] for name, part in found.items()}
     covered = {name: read(results, f"coverage-{name}")["test"] for name in ("PBE", "M3GNet")}
-    parts = [HEAD, *kinds_page.sections(results)]
+    parts = [HEAD, *kinds_page.sections(results), *limits_page.sections(results)]
     for name, title in MODELS.items():
         size = f"{counted(found[name]['recycles'], 'recycle')} of {counted(found[name]['members'], 'member')}"
         parts += [f"## {title}, {size}", _errors(measured[name])]

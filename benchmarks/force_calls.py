@@ -5,7 +5,7 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py
 
 With ``--calls-only`` times are left out, as where --cache holds runs that were made at another time.
 With ``--potential gpaw --finish bfgs fire --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
-pairs_generated_?.npz that are cheap there.
+pairs_generated_?.npz that are cheap there; --kept-only makes the results of a run that was stopped.
 
 A call is one of the calculator's ``calculate``: energy, forces and stress together. With the jump, DeepRelaxOptimizer
 runs as it comes: its calls are the one before the jump, those that judge it, and the finish's; its time holds the
@@ -95,7 +95,10 @@ def main() -> None:
     fmaxes = sorted(args.fmax, reverse=True)
     settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
     how = {"potential": args.potential, "fmaxes": fmaxes, "settings": settings}
-    runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, **how)
+    runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, kept_only=args.kept_only, **how)
+    crystals = {
+        i: crystal for i, crystal in crystals.items() if all(task in runs for task in tasks if task.crystal == i)
+    }
     both = {f: [(runs[Task(i, f, "")], runs[Task(i, f, args.model)]) for i in crystals] for f in args.finish}
     timed = not args.calls_only
     figures = {f"{fmax:g}": {f: compare(both[f], fmax, timed=timed) for f in both} for fmax in fmaxes}
@@ -108,6 +111,7 @@ def main() -> None:
         else Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
         "model": model,
         "settings": settings,
+        "chosen": args.limit,
         "figures": figures,
         "failures": failures(list(runs.values()), min(fmaxes)),
     }
@@ -125,6 +129,7 @@ def _arguments() -> Namespace:
         cache={"help": "file to keep the relaxations in, and to go on with"},
         potential={"choices": ("m3gnet", "gpaw"), "default": "m3gnet", "help": "default %(default)s"},
         calls_only={"action": "store_true", "help": "leave times out, which compare only within one run"},
+        kept_only={"action": "store_true", "help": "take the crystals whose relaxations --cache holds, and make none"},
         force_informed_steps={"type": int, "help": "further jumps (default: the optimizer's)"},
         split={"default": "test", "help": "to take crystals from (default %(default)s)"},
         finish={"nargs": "+", "default": list(FINISHES), "help": "default: all"},

@@ -10,8 +10,8 @@ from shared import table
 NAMES = {"fire": "FIRE", "bfgs": "BFGS (alpha = 30)", "lbfgs": "LBFGS (alpha = 30)", "fast": '`finish="fast"`'}
 
 
-def report(results: dict[str, Any], picture: Path | None) -> str:
-    """Markdown of the ``results``; draws the ``picture``, if one is wanted."""
+def report(results: dict[str, Any], picture: Path | None, dft: dict[str, Any] | None = None) -> str:
+    """Markdown of the ``results``, and of those under ``dft``; draws the ``picture``, if one is wanted."""
     parts = [
         "# Force calls of a relaxation, with and without the jump",
         f"{_crystals(results)} crystals of the {results['split']} split, relaxed under {results['potential']}, "
@@ -24,6 +24,7 @@ def report(results: dict[str, Any], picture: Path | None) -> str:
     if picture is not None:
         draw(results, picture)
         parts.append(f"![Force calls of each crystal with the jump against those without]({picture.name})")
+    parts += [] if dft is None else [_dft(dft)]
     lost = results["failures"]
     parts.append("## Not converged\n\n" + ("\n".join(f"- {line}" for line in lost) if lost else "None."))
     return "\n\n".join(parts) + "\n"
@@ -32,6 +33,24 @@ def report(results: dict[str, Any], picture: Path | None) -> str:
 def _crystals(results: dict[str, Any]) -> int:
     finishes = next(iter(results["figures"].values()))
     return next(iter(finishes.values()))["crystals"]
+
+
+def _dft(results: dict[str, Any]) -> str:
+    """The part of what was relaxed under DFT."""
+    fmax, finishes = next(iter(results["figures"].items()))
+    figures = next(iter(finishes.values()))
+    calls = figures["per_crystal"]
+    each = ", ".join(f"{old}: {new}" for old, new in zip(calls["calls_without"], calls["calls_with"], strict=True))
+    return f"""## Under DFT, fmax = {fmax} eV/Å
+
+{figures["crystals"]} of {results["chosen"]} crystals of 6 to 20 atoms over the kinds, those that came to an end in the
+time there was, the cheapest first, under {results["potential"]}, with the jump of `{results["model"]}`.
+
+{_calls(finishes)}
+
+{_energies(finishes)}
+
+Calls of each crystal, without: with the jump. {each}."""
 
 
 def _calls(finishes: dict[str, Any]) -> str:

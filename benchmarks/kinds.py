@@ -185,6 +185,14 @@ def match_rates(pairs: RelaxationPairs, ends: Sequence[Crystal], limit: int, job
     }
 
 
+def mean_of_kinds(rows: dict[str, Any]) -> dict[str, Any]:
+    """The row of :data:`MEAN`, by its name; none where kinds are missing from ``rows``."""
+    if not set(KINDS.values()) <= rows.keys():
+        return {}
+    kinds = [rows[kind] for kind in KINDS.values()]
+    return {MEAN: _mean(kinds) | {key: sum(kind[key] for kind in kinds) for key in ("crystals", "of")}}
+
+
 def _mean(rows: Sequence[Any]) -> Any:
     """The mean of rows, number by number."""
     if isinstance(rows[0], dict):
@@ -209,9 +217,7 @@ def main() -> None:
         if given.matches:
             found = [end for end, inside in zip(ends, mask.tolist(), strict=True) if inside]
             rows[name]["match"] = match_rates(tests.take(mask).pairs, found, given.matches, given.jobs)
-    if set(KINDS.values()) <= rows.keys():
-        of_kinds = [rows[kind] for kind in KINDS.values()]
-        rows[MEAN] = _mean(of_kinds) | {key: sum(kind[key] for kind in of_kinds) for key in ("crystals", "of")}
+    rows |= mean_of_kinds(rows)
     facts = {"environment": environment(), "model": predictor.model_name, "recycles": predictor.recycles}
     write_json(given.json, {**facts, "each": given.each, "every": given.every, "rows": rows})
 

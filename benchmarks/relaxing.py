@@ -135,8 +135,12 @@ def relax_all(
     fmaxes: Sequence[float],
     settings: dict[str, Any],
     cache_file: Path | None,
+    kept_only: bool = False,
 ) -> dict[Task, Run]:
-    """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it."""
+    """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it.
+
+    With ``kept_only`` none is made, and those of other tasks are not returned.
+    """
     header = {
         "potential": potential,
         "fmaxes": list(fmaxes),
@@ -145,6 +149,8 @@ def relax_all(
         "options": OPTIONS,
     }
     runs = read_cache(cache_file, header)
+    if kept_only:
+        return {task: runs[task] for task in tasks if task in runs}
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     order = list(missing)

@@ -1,0 +1,45 @@
+"""What benchmarks/force_calls.py makes of relaxations that were kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import force_calls
+import pytest
+import relaxing
+from ase.build import bulk
+
+from deeprelax_ase import Crystal
+
+
+def kept(file: Path, *crystals: str, calls: tuple[int, int]) -> None:
+    """Write relaxations by BFGS without and with the jump."""
+    runs = [
+        {
+            "crystal": name,
+            "finish": "bfgs",
+            "model": model,
+            "reached": {"0.05": {"calls": n, "seconds": 1, "energy": -1}},
+        }
+        for name in crystals
+        for model, n in zip(("", "DeepRelax-PBE"), calls, strict=True)
+    ]
+    header = {"potential": "gpaw", "fmaxes": [0.05], "max_steps": relaxing.MAX_STEPS, "settings": {}}
+    file.write_text(json.dumps({**header, "options": relaxing.OPTIONS, "runs": runs}), encoding="utf-8")
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_run_that_was_stopped_tells_of_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silicon = Crystal.from_atoms(bulk("Si"))
+    monkeypatch.setattr(force_calls, "choose_cheap", lambda *_: {"one": silicon, "two": silicon})
+    cache, out = tmp_path / "runs.json", tmp_path / "out.json"
+    kept(cache, "two", calls=(20, 5))
+    given = ["pairs.npz", "--potential", "gpaw", "--finish", "bfgs", "--fmax", "0.05", "--model", "DeepRelax-PBE"]
+    monkeypatch.setattr(
+        "sys.argv", ["force_calls.py", *given, "--kept-only", "--calls-only", "--cache", str(cache), "--json", str(out)]
+    )
+    force_calls.main()
+    figures = json.loads(out.read_text(encoding="utf-8"))["figures"]["0.05"]["bfgs"]
+    assert figures["crystals"] == 1
+    assert figures["ratio_of_means"]["calls"] == 0.25
