@@ -3,9 +3,9 @@
 PYTHONPATH=benchmarks DEEPRELAX_NEQUIX=nequix-oam-1.pt python benchmarks/floor.py pairs_universal.npz \\
     pairs_xmno.npz pairs_generated_[d-g].npz --cache floor --json benchmarks/results/floor.json
 
-No prediction can be expected to come nearer: where two relaxations of one start part, the label is one of several.
+No prediction can be expected to come much nearer: where two relaxations of one start part, the label is one of several.
 FIRE starts from the unrelaxed crystal, and from it with every coordinate moved by 0.01 Å. Cells of slabs and of defects
-that relaxed in a fixed cell are kept, layers are strained in their plane. A GPU takes a minute, a CPU core days.
+that relaxed in a fixed cell are kept, layers are strained in their plane. One H200 took 48 s.
 """
 
 from __future__ import annotations

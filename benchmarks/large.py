@@ -5,7 +5,7 @@ PYTHONPATH=benchmarks DEEPRELAX_NEQUIX=nequix-oam-1.pt python benchmarks/large.p
 
 Supercells of 100 to 300 atoms of bulk test crystals. Each way to make them takes crystals of its own, and the label is
 where FIRE comes from there under the potential that labels the pairs, or another of ``get_batched``'s. No supercell has
-the elements of a training crystal. A GPU takes seconds for them all, a CPU core half an hour for each.
+the elements of a training crystal of these files. One H200 took 28 s for all.
 """
 
 from __future__ import annotations
