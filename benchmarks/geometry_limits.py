@@ -31,7 +31,7 @@ from deeprelax_ase.geometry.contacts import (
     crowded,
     nearest_kept,
 )
-from deeprelax_ase.geometry.vacuum import SLAB, vacuum_of
+from deeprelax_ase.geometry.vacuum import SLAB, vacuum_of, widest_gaps
 from deeprelax_ase.graph import GraphSettings, edge_vectors, neighbor_pairs
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
@@ -42,6 +42,9 @@ REACHES = (
     *("PACKED", "TOUCHING", "TOUCHING_MIXED", "HELD"),
 )
 ATOMS_AT_ONCE = 4000
+
+#: Å, of the vacuum that slabs are left with.
+LITTLE = (3.0, 3.5, 4.0, 4.5, 5.0)
 
 #: Å, further than any two atoms of relaxed crystals are that are nearest for their elements.
 FAR = 3.3
@@ -96,6 +99,39 @@ def slab_limit(layers: np.ndarray, slabs: np.ndarray) -> dict[str, float]:
         "layers, median (Å)": float(np.median(layers)),
         "slabs, median (Å)": float(np.median(slabs)),
     }
+
+
+def with_little_vacuum(pairs: RelaxationPairs, width: float) -> RelaxationPairs:
+    """Unrelaxed slabs, with so many Å from face to face."""
+    fractional, cell = pairs.fractional_initial.clone(), pairs.cell_initial.clone()
+    spacings = 1 / torch.linalg.vector_norm(torch.linalg.inv(cell).mT, dim=2)
+    axes = (widest_gaps(fractional, pairs.batch, len(pairs)) * spacings).argmax(dim=1).tolist()
+    for n, (atoms, axis) in enumerate(
+        zip(torch.arange(len(fractional)).split(pairs.counts.tolist()), axes, strict=True)
+    ):
+        heights = fractional[atoms, axis] % 1
+        order = heights.sort().values
+        gaps = torch.cat([order[1:], order[:1] + 1]) - order
+        top = int(gaps.argmax())
+        fractional[atoms, axis] = (heights - order[(top + 1) % len(order)]) % 1
+        positions = fractional[atoms] @ cell[n]
+        normal = torch.linalg.inv(cell[n])[:, axis] * spacings[n, axis]
+        cell[n, axis] -= (gaps[top] * spacings[n, axis] - width) * normal
+        fractional[atoms] = positions @ torch.linalg.inv(cell[n])
+    return replace(pairs, fractional_initial=fractional, cell_initial=cell)
+
+
+def squeezed(pairs: RelaxationPairs, per_kind: int) -> dict[str, dict[str, float]]:
+    """What slabs are taken for, by the vacuum that they are left with."""
+    members = (pairs.kind == SLABS).nonzero().squeeze(1)
+    slabs = pairs.take(members[torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:per_kind]])
+    rows = {}
+    for width in LITTLE:
+        found = vacuum_found(with_little_vacuum(slabs, width))
+        vacuum, doubted = found["directions"] > 0, np.any([found[doubt] for doubt in DOUBTS], axis=0)
+        rows[f"{width:g}"] = {"vacuum": float(vacuum.mean()), "doubted": float((doubted & ~vacuum).mean())}
+        rows[f"{width:g}"]["crystal"] = float((~doubted & ~vacuum).mean())
+    return rows
 
 
 def doubtful(pairs: RelaxationPairs, per_group: int) -> dict[str, dict[str, float]]:
@@ -189,15 +225,18 @@ def main() -> None:
     keep = {"action": "store_true", "help": "how near atoms come stands in the JSON already"}
     given = options(__doc__, "data", "--json", per_kind=per_kind, per_doubt=per_doubt, keep_nearest=keep).parse_args()
     pairs = load_pairs(given.data)
-    kinds, thickness = by_kind(pairs.take((pairs.split == 0).nonzero().squeeze(1)), given.per_kind)
+    training = pairs.take((pairs.split == 0).nonzero().squeeze(1))
+    kinds, thickness = by_kind(training, given.per_kind)
     found = {
         "environment": environment(),
         "Å": {name: getattr(vacuum, name) for name in REACHES},
         "LOOSE": vacuum.LOOSE,
+        "gap": {"GAP": vacuum.GAP, "WIDER": vacuum.WIDER, "THICK": vacuum.THICK},
         "TOLERATED": TOLERATED,
         "CROWDED": CROWDED,
         "kinds": kinds,
         "slabs": slab_limit(thickness[LAYERS], thickness[SLABS]),
+        "squeezed": squeezed(training, given.per_kind // 4),
         "nearest": read(given.json.parent, given.json.stem)["nearest"] if given.keep_nearest else nearest(pairs),
         "volume ratios, quantiles": volumes(pairs),
         "model": DEFAULT_MODEL,

@@ -18,7 +18,14 @@ DOUBTS = {"molecular": "molecules", "stringy": "chains", "parted": "layers far a
 def write_page(results: Path, page: Path) -> None:
     """Write the page of ``geometry_limits.json`` and ``geometry_cost.json`` in ``results``."""
     found, cost = read(results, "geometry_limits", "geometry_cost")
-    parts = [_HEAD, _kinds(found), _doubts(found), _slabs(found["slabs"]), _nearest(found), _cost(cost["results"])]
+    parts = [
+        _HEAD,
+        _kinds(found),
+        _doubts(found),
+        _slabs(found["slabs"], found["squeezed"]),
+        _nearest(found),
+        _cost(cost["results"]),
+    ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -56,7 +63,9 @@ def _doubts(found: dict[str, Any]) -> str:
 Crystals that are predicted and doubtful: of molecules (nothing repeats that is within {reach["TOUCHING"]:g} Å, of a
 metal and another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["PACKED"]:g}, ions of salts apart), of
 chains (it repeats in one direction only), of thick layers that are {reach["OPEN"]:g} Å apart and more, of a metal and
-another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["OPEN_METALS"]:g}, with atoms too near:
+another element {reach["TOUCHING_MIXED"]:g}, of two metals {reach["OPEN_METALS"]:g}, or in whose cell one gap between
+planes is wider than {found["gap"]["GAP"]:g} Å and {found["gap"]["WIDER"]:g} times all others, with more than
+{found["gap"]["THICK"]:g} Å between two of it; with atoms too near:
 {others["any doubt"]:.2%} of all others, {relaxed["any doubt"]:.2%} of them relaxed, {layers["any doubt"]:.1%} of
 layers, where molecules and chains within the layer count. How far the volume is off in test crystals of bulk kinds that
 {" ".join([f"are so, on average, under {found['model']}.", *found.get("notes", [])])}
@@ -64,12 +73,19 @@ layers, where molecules and chains within the layer count. How far the volume is
 {table(["doubt", "share of all others", "relaxed", "test crystals", "start", "predicted", "expected"], rows)}"""
 
 
-def _slabs(slab: dict[str, float]) -> str:
+def _slabs(slab: dict[str, float], squeezed: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [width, *(f"{row[key]:.1%}" for key in ("vacuum", "doubted", "crystal"))] for width, row in squeezed.items()
+    ]
     thick, thin = slab["layers taken for slabs"], slab["slabs taken for layers"]
     return f"""\
 A layer is a slab from {slab["SLAB (Å)"]:g} Å on, from its lowest to its highest atom. As many layers are thicker as
 slabs are thinner at {slab["equal errors at (Å)"]:.2f} Å. Taken for slabs: {thick:.1%} of layers; for layers: {thin:.1%}
-of slabs."""
+of slabs.
+
+Slabs of training whose vacuum is made that narrow, from atom to atom:
+
+{table(["vacuum (Å)", "have vacuum", "doubted", "taken for crystals"], rows)}"""
 
 
 def _nearest(found: dict[str, Any]) -> str:

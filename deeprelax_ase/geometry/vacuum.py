@@ -79,6 +79,11 @@ HELD = 2.2
 #: layers to learn from are thicker, 8 %, as of the slabs are thinner, see there.
 SLAB = 5.5
 
+#: Å, from which on a gap between lattice planes of a crystal is a little vacuum, where it is so many times as wide as
+#: any other along the same normal, and what is between two of it is thicker than that, Å. Salts of large ions touch
+#: across it, and so do two metals. It tells 95 % of the slabs with 4 Å that bonds do not, for 0.2 % of other crystals.
+GAP, WIDER, THICK = 3.45, 1.2, 4.5
+
 #: Å, from which on a gap between lattice planes of a pair to learn from is a vacuum that somebody put there.
 VACUUM = 10.0
 
@@ -96,7 +101,8 @@ class Vacuum(NamedTuple):
             that touches, see :data:`TOUCHING`, repeats in any direction.
         stringy: (G,) bool, likewise of chains that do not touch: what touches repeats in one direction only.
         parted: (G,) bool, crystals of layers as thick as slabs that are further than :data:`OPEN` apart, of two metals
-            :data:`OPEN_METALS`, of a metal and another element :data:`TOUCHING_MIXED`, as slabs with little vacuum are.
+            :data:`OPEN_METALS`, of a metal and another element :data:`TOUCHING_MIXED`, as slabs with little vacuum are;
+            and crystals with a :data:`GAP` between planes of two lattice vectors.
     """
 
     directions: CrystalCounts
@@ -129,9 +135,9 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     metals = metallic().to(graph.numbers.device)[graph.numbers][graph.edge_index].sum(dim=0)
     unlike = ~_between_ions(graph, gaps, metals)
     touching, indices = _linked(graph, unlike & (gaps <= gaps.new_tensor([TOUCHING, TOUCHING_MIXED, PACKED])[metals]))
-    no = torch.zeros_like(touching, dtype=torch.bool)
+    no, gapped = torch.zeros_like(touching, dtype=torch.bool), _gapped(graph)
     if (touching == 3).all():  # waits for the device
-        return Vacuum(3 - touching, indices, identity, zeros, zeros, no, no, no)
+        return Vacuum(3 - touching, indices, identity, zeros, zeros, no, no, gapped)
     packed, _ = _linked(graph, gaps <= PACKED)
     opened, _ = _linked(graph, gaps <= gaps.new_tensor([OPEN, OPEN_MIXED, OPEN_METALS])[metals])
     closing = unlike & (gaps <= gaps.new_tensor([OPEN, TOUCHING_MIXED, OPEN_METALS])[metals])
@@ -158,11 +164,25 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
     across = normals * spacings[:, None]
     outer = across[:, :, None] * across[:, None, :] * layers[:, None, None].to(across.dtype)
     thickness = spacings - width
-    parted, thickness = apart & (thickness > SLAB), torch.where(layers, thickness, zeros)
+    parted, thickness = (apart & (thickness > SLAB)) | (crystals & gapped), torch.where(layers, thickness, zeros)
     width = torch.where(layers, width, zeros)
     strained = crystals | (layers & (thickness <= SLAB))
     molecular, stringy = strained & (touching == 0), strained & (touching == 1)
     return Vacuum(3 - rank, indices, identity - outer, thickness, width, molecular, stringy, parted)
+
+
+def _gapped(graph: CrystalGraph) -> CrystalFlags:
+    """(G,) bool, crystals with one gap that is wider than all others along its normal, see :data:`GAP`.
+
+    Between the planes of two lattice vectors: no others are looked at.
+    """
+    normals = torch.linalg.inv_ex(graph.cell).inverse.mT
+    spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
+    widest, inner, outer = _gaps(fractional_positions(graph), graph.batch, graph.num_crystals)
+    least = widest / WIDER
+    wide = (outer > least).to(spacings).index_add(0, graph.batch, (inner > least[graph.batch]).to(spacings))
+    width = widest * spacings
+    return ((width > GAP) & (spacings - width > THICK) & (wide == 1)).any(dim=1)
 
 
 def _between_ions(graph: CrystalGraph, gaps: Lengths, metals: EdgeCounts) -> EdgeFlags:
@@ -239,12 +259,19 @@ def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: f
 
 def widest_gaps(fractional: RowComponents, batch: Batch, size: int) -> CrystalMeans:
     """(G, C) the widest gap along each of C ``fractional`` coordinates (N, C), around their period of 1."""
+    return _gaps(fractional, batch, size)[0]
+
+
+def _gaps(fractional: RowComponents, batch: Batch, size: int) -> tuple[CrystalMeans, RowComponents, CrystalMeans]:
+    """The widest gaps (G, C); those from each atom to the next (N, C), zero after the last; from the last around."""
     wrapped = fractional - torch.floor(fractional)
     order = torch.argsort(wrapped + 2 * batch[:, None].to(wrapped.dtype), dim=0)
     values = wrapped.gather(0, order)  # crystals stay in their order, so that ``batch`` holds for them too
     inner = torch.where((batch[1:] == batch[:-1])[:, None], values[1:] - values[:-1], torch.zeros_like(values[1:]))
+    inner = torch.cat([inner, torch.zeros_like(values[:1])])
     owner = batch[:, None].expand_as(values)
-    widest = values.new_zeros(size, values.shape[1]).scatter_reduce(0, owner[1:], inner, "amax")
+    widest = values.new_zeros(size, values.shape[1]).scatter_reduce(0, owner, inner, "amax")
     lowest = values.new_ones(size, values.shape[1]).scatter_reduce(0, owner, values, "amin")
     highest = values.new_zeros(size, values.shape[1]).scatter_reduce(0, owner, values, "amax")
-    return torch.maximum(widest, 1 - highest + lowest)
+    outer = 1 - highest + lowest
+    return torch.maximum(widest, outer), inner, outer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, fcc111, mx2
+from ase.build import bcc110, bulk, fcc111, mx2, surface
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,9 +129,25 @@ def test_slabs_of_oxides_have_little_vacuum_between_them() -> None:
 def test_slabs_of_salts_are_further_apart_than_their_ions() -> None:
     found = judged(*(ionic_slab(width, "NaCl", 5.64) for width in (2.82, 3.5, 4.0, 4.5, 5.5)))
     assert found.directions.tolist() == [0, 0, 0, 0, 1]
-    assert found.parted.tolist() == [False, False, True, True, False]
+    assert found.parted.tolist() == [False, True, True, True, False]
     near_metals = judged(ionic_slab(2.41, "CaO", 4.81), ionic_slab(4.0, "CaO", 4.81), ionic_slab(4.0, "SrO", 5.16))
     assert near_metals.parted.tolist() == [False, True, True]
+
+
+def test_slabs_whose_faces_touch_are_told_by_the_width_of_one_gap() -> None:
+    """Large ions, and metals across from each other."""
+    chloride = surface(bulk("CsCl", "cesiumchloride", a=4.12), (1, 1, 0), 4)
+    slabs = [
+        ionic_slab(4.0, "KCl", 6.29),
+        with_vacuum(chloride, 4.0),
+        ionic_slab(4.0, "TiN", 4.24),
+        with_vacuum(bcc110("W", (1, 1, 5)), 3.5),
+    ]
+    whole = [ionic_slab(3.145, "KCl", 6.29), ionic_slab(2.12, "TiN", 4.24), CRYSTALS["graphite"]()]
+    found = judged(*slabs, *(leaning(atoms) for atoms in slabs), *whole)
+    assert not found.directions.any()
+    assert found.parted.tolist() == [True] * 8 + [False] * 3
+    assert judged(slabs[0]).parted.all()  # alone in its batch, where all that touches repeats in all directions
 
 
 def test_slabs_are_thicker_than_layers() -> None:
