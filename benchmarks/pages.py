@@ -46,7 +46,8 @@ def write(folder: Path) -> None:
     doors_page.write_page(RESULTS, folder / "doors.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
-        report = force_calls_report.report(read(RESULTS, "force_calls"), folder / "force_calls.svg")
+        found, dft = read(RESULTS, "force_calls", "force_calls-gpaw")
+        report = force_calls_report.report(found, folder / "force_calls.svg", dft)
     (folder / "force_calls.md").write_text(report, encoding="utf-8")
     parts = [markdown(read(RESULTS, name), title) for name, title in BENCHES.items()]
     (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")
