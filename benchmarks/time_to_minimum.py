@@ -47,8 +47,8 @@ from deeprelax_ase.prediction.batching import grouped
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.status import CONVERGED
 
-#: eV/Å, to which minima are relaxed; and those to which the methods relax.
-MINIMUM, FMAXES = 0.01, (0.1, 0.05)
+#: eV/Å, to which minima are relaxed; and those to which the methods relax, all of them and some.
+MINIMUM, LAST, EARLY = 0.01, 0.05, 0.1
 #: Shares of the crystals whose times are told.
 SHARES = (0.5, 0.9, 0.99)
 #: eV/atom, within which an energy is that of the minimum, and within which it is near.
@@ -167,9 +167,20 @@ def jump_in_batches(finish: str, predictor: Predictor, potential: BatchedPotenti
     """Jump, judge, and finish side by side."""
 
     def relax(cases: list[Case]) -> Ends:
+        begun, rounds = time.perf_counter(), []
         given = [(case.crystal.to_atoms(), None) for case in cases]
-        made = finish_in_batches(given, predictor, potential, fmax=limits.fmax, steps=limits.steps, finish=finish)
+        made = finish_in_batches(
+            given,
+            predictor,
+            potential,
+            fmax=limits.fmax,
+            steps=limits.steps,
+            finish=finish,
+            observe=lambda left: rounds.append((time.perf_counter() - begun, left)),
+        )
         ends = Ends([case.crystal for case in cases], 0)
+        if rounds and sum(len(case.crystal) for case in cases) <= potential.atoms_at_once:  # none waited to enter
+            ends.times = [next((t for t, left in rounds if left <= k), rounds[-1][0]) for k in range(len(cases))]
         for place, found in enumerate(made):
             if not isinstance(found, Exception):
                 result, atoms = found
@@ -227,25 +238,22 @@ def methods(
 ) -> Iterator[tuple[str, float | None, str, Callable[[], Method]]]:
     """Name, fmax, which crystals (``all``, ``few``, or those whose cells move ``freely``) and maker of each method."""
     predictors = {name: Predictor(given.model, device=given.device, one_shot=name) for name in ("fast", "default")}
-    last = Limits(FMAXES[-1], given.steps)
+    last = Limits(LAST, given.steps)
     jumper = predictors["default"]
     yield "nothing", None, "all", lambda: nothing
     for name, predictor in predictors.items():
         yield f"one shot, {name}", None, "all", partial(one_shot, predictor)
-    for fmax in FMAXES:
-        for finish in ("fast", "fire"):
-            yield (
-                f"jump, {finish}",
-                fmax,
-                "all",
-                partial(jump_in_batches, finish, jumper, potential, Limits(fmax, given.steps)),
-            )
-            yield finish, fmax, "all", partial(in_batches, finish, potential, Limits(fmax, given.steps))
+    for finish in ("fast", "fire"):
+        yield f"jump, {finish}", last.fmax, "all", partial(jump_in_batches, finish, jumper, potential, last)
+        yield finish, last.fmax, "all", partial(in_batches, finish, potential, last)
     for name in ("fire", "lbfgs") if given.torch_sim else ():
-        yield f"TorchSim's {name}", FMAXES[-1], "freely", partial(of_torch_sim, name, potential, last)
+        yield f"TorchSim's {name}", last.fmax, "freely", partial(of_torch_sim, name, potential, last)
     for finish, chosen in (("fire", None), ("fast", jumper)) if given.few else ():
         name = f"{'jump, ' if chosen else ''}{finish}, one by one"
-        yield name, FMAXES[-1], "few", partial(one_by_one, finish, chosen, potential, last)
+        yield name, last.fmax, "few", partial(one_by_one, finish, chosen, potential, last)
+    early = replace(last, fmax=EARLY)
+    yield "jump, fast", EARLY, "all", partial(jump_in_batches, "fast", jumper, potential, early)
+    yield "fire", EARLY, "all", partial(in_batches, "fire", potential, early)
 
 
 def energies_of(crystals: Sequence[Crystal], potential: BatchedPotential) -> np.ndarray:
@@ -287,8 +295,8 @@ def main() -> None:
         model={"default": M3GNET_RELAX_MODEL},
         every={"help": "of these take every N-th (default all)"},
         potential={"default": "m3gnet", "help": "as get_batched takes it (default %(default)s)"},
-        few={"type": int, "default": 8, "help": "crystals relaxed one by one (default %(default)s)"},
-        steps={"type": int, "default": 500, "help": "most steps, twice as many to a minimum (default %(default)s)"},
+        few={"type": int, "default": 5, "help": "crystals relaxed one by one (default %(default)s)"},
+        steps={"type": int, "default": 500, "help": "most steps (default %(default)s)"},
         threads={"type": int, "help": "of the processor (default: all)"},
         torch_sim={"action": "store_true", "help": "TorchSim's optimizers too"},
         only={"nargs": "+", "help": "names of methods (default all)"},
@@ -298,7 +306,7 @@ def main() -> None:
     potential = get_batched(given.potential, device=given.device)
     chosen = choose(given.data, given.each, given.every)
     begun = time.perf_counter()
-    pairs, cases = cases_of(chosen, potential, 2 * given.steps)
+    pairs, cases = cases_of(chosen, potential, given.steps)
     print(f"minima of {len(cases)} of {len(chosen)} crystals: {time.perf_counter() - begun:.1f} s", flush=True)
     free = [k for k, case in enumerate(cases) if case.start.strain is not None and case.start.strain.free]
     few = np.linspace(0, len(cases) - 1, min(given.few, len(cases))).round().astype(int).tolist()

@@ -95,30 +95,34 @@ class DegreesOfFreedom:
             self.target.orig_cell = orig_cell
 
 
-def degrees_of_freedom(atoms: Atoms | Filter, *, relax_cell: RelaxCell) -> DegreesOfFreedom:
+def degrees_of_freedom(
+    atoms: Atoms | Filter, *, relax_cell: RelaxCell, checked: CheckedAtoms | None = None
+) -> DegreesOfFreedom:
     """The degrees of freedom that ``atoms`` stand for.
 
     Bare ``Atoms`` move as ``relax_cell`` says; None keeps the cell of slabs and moves all others. Layers and slabs are
     strained in their plane only. A filter says for itself: ``FrechetCellFilter``, ``UnitCellFilter`` and
     ``ExpCellFilter`` move positions and cell, within ``mask``, ``hydrostatic_strain``, ``constant_volume``;
-    ``StrainFilter`` the cell alone, and a plain ``Filter`` the positions of the atoms that it shows.
+    ``StrainFilter`` the cell alone, and a plain ``Filter`` the positions of the atoms that it shows. ``checked`` are
+    bare atoms that have been looked at before.
 
     Raises:
         ConstraintError: the filter or a constraint is of a kind that the jump cannot honour.
     """
     if isinstance(atoms, Atoms):
         refuse_constraints(atoms.constraints)
-        return _dof_of_atoms(atoms, relax_cell)
+        return _dof_of_atoms(checked or CheckedAtoms(atoms), relax_cell)
     dof = _dof_of_filter(atoms)
     refuse_constraints(dof.atoms.constraints)
     return dof
 
 
-def _dof_of_atoms(atoms: Atoms, relax_cell: RelaxCell) -> DegreesOfFreedom:
+def _dof_of_atoms(checked: CheckedAtoms, relax_cell: RelaxCell) -> DegreesOfFreedom:
+    atoms = checked.atoms
     limits = relax_cell if isinstance(relax_cell, AllowedStrain) else AllowedStrain()
     refuse_open(limits)
     moves = relax_cell if limits is not relax_cell else any(limits.mask)
-    checked, everything = CheckedAtoms(atoms), np.ones(len(atoms), dtype=bool)
+    everything = np.ones(len(atoms), dtype=bool)
     layer = None if moves is False else layer_of(checked)
     if moves is False or (moves is None and layer is not None and layer.thick):
         normal = plane_normal(atoms.pbc, atoms.cell.array)

@@ -27,7 +27,7 @@ def layer_of(checked: CheckedAtoms) -> Layer | None:
     """The layer or slab that the atoms are; None for all others, and for what no model can relax."""
     normal = plane_normal(checked.atoms.pbc, checked.atoms.cell.array)
     try:
-        vacuum = checked.graph().vacuum
+        vacuum = checked.vacuum()
     except StructureError:  # the jump tells why
         return None if normal is None else Layer(normal, thick=False)
     if normal is None and vacuum.directions.item() == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,3 +46,13 @@ class BuiltGraph(NamedTuple):
         """Move it to ``device``."""
         vacuum = Vacuum(*(tensor.to(device) for tensor in self.vacuum))
         return BuiltGraph(self.graph.to(device), self.settings, self.vectors.to(device), vacuum)
+
+
+def vacua_of(crystals: Sequence[Crystal]) -> list[Vacuum]:
+    """Find the vacuum in each of the validated ``crystals``, all together.
+
+    Raises:
+        StructureError: of one of them, see :meth:`BuiltGraph.of`.
+    """
+    vacuum = vacuum_of(build_graph(crystals, settings=END_TO_END))
+    return [Vacuum(*parts) for parts in zip(*(tensor.split(1) for tensor in vacuum), strict=True)]

@@ -14,7 +14,7 @@ from ase.calculators.emt import EMT
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DisorderedStructureError, OverlappingAtomsError
 from deeprelax_ase.graph import build_graph
-from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 
 
 def move(atoms: Atoms) -> None:
@@ -79,3 +79,27 @@ def test_what_is_no_crystal_any_more_is_refused(make_atoms):
     for _ in range(2):
         with pytest.raises(OverlappingAtomsError):
             checked.graph()
+
+
+def test_looked_at_together_they_have_the_vacuum_that_each_has_alone(make_atoms, monkeypatch):
+    layer, wrong = mx2(vacuum=9), make_atoms(calc=False)
+    layer.pbc = True
+    wrong.positions[1] = wrong.positions[0]
+    strange = make_atoms(calc=False)
+    strange.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}
+    given = [make_atoms(calc=False), wrong, layer, strange, make_atoms(calc=False)]
+    together = [CheckedAtoms(atoms) for atoms in given]
+    look_together(together)
+    for number, checked in enumerate(together):
+        alone = CheckedAtoms(given[number])
+        if number in (1, 3):
+            with pytest.raises(OverlappingAtomsError if number == 1 else DisorderedStructureError):
+                checked.vacuum()
+            continue
+        expected = alone.graph().vacuum
+        monkeypatch.setattr(CheckedAtoms, "graph", lambda self: pytest.fail("it has been looked at"))
+        assert all(torch.equal(a, b) for a, b in zip(checked.vacuum(), expected, strict=True))
+        monkeypatch.undo()
+    assert together[2].vacuum().directions.item() == 1
+    strain(given[0])
+    assert together[0].vacuum() is together[0].graph().vacuum
