@@ -52,9 +52,9 @@ def symmetric_exponential(matrices: Matrices, terms: int = 8) -> Matrices:
 
     ``torch.linalg.matrix_exp`` synchronises with the host; this does not.
     """
-    result = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
+    identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    result = identity.expand_as(matrices)
     for n in range(terms, 0, -1):
-        identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
         result = identity + matrix_product(matrices, result) / n
     return result
 

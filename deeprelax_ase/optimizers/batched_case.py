@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces, energy_forces, largest_force
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     DegreesOfFreedom,
     degrees_of_freedom,
@@ -84,12 +86,12 @@ class Case:
         """Whether anything is left to be done here."""
         return self.error is None and self.made is None
 
-    def prepare(self, potential: BatchedPotential, relax_cell: Any) -> None:
-        """See what may move; an :attr:`error` where it cannot be relaxed like a crystal."""
+    def prepare(self, potential: BatchedPotential, relax_cell: Any, checked: CheckedAtoms) -> None:
+        """See what ``checked``, a copy of the atoms, may do; an :attr:`error` where it cannot relax like a crystal."""
         try:
-            self.relaxed = self.atoms.copy()
+            self.relaxed = checked.atoms
             self.relaxed.calc = PotentialCalculator(potential)
-            self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell)
+            self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell, checked=checked)
             refuse_tilted_layers(self.dof)
             self.crystal = crystal_of(self.dof)
             refuse_missing_stress(self.dof)
@@ -182,6 +184,19 @@ class Case:
         forget(self.relaxed)
         self.relaxed.info.update(result.info)
         return result, self.relaxed
+
+
+def prepared(
+    given: Sequence[tuple[Atoms, Prediction | None]], potential: BatchedPotential, relax_cell: Any
+) -> list[Case]:
+    """The ``given`` atoms, with their predictions where there are any, ready to be relaxed."""
+    cases = [Case(atoms, prediction) for atoms, prediction in given]
+    copies = [CheckedAtoms(case.atoms.copy()) for case in cases]
+    if relax_cell is not False:  # only cells that move ask for vacuum
+        look_together(copies)
+    for case, checked in zip(cases, copies, strict=True):
+        case.prepare(potential, relax_cell, checked)
+    return cases
 
 
 def evaluated(cases: list[Case], potential: BatchedPotential) -> list[KnownResults | str]:

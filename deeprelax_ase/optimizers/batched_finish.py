@@ -9,7 +9,7 @@ from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.identity import potential_name
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers.batched import IN_BATCHES, relax_in_batches
-from deeprelax_ase.optimizers.batched_case import Case, Finished
+from deeprelax_ase.optimizers.batched_case import Case, Finished, prepared
 from deeprelax_ase.optimizers.batched_jump import BatchedJumps
 from deeprelax_ase.optimizers.finish import resolve_finish
 
@@ -53,10 +53,8 @@ def finish_in_batches(
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options["calculator_name"] = calculator_name or potential.name
-    cases = [Case(atoms, prediction) for atoms, prediction in given]
+    cases = prepared(given, potential, relax_cell)
     together = finish is None or finish.lower() in IN_BATCHES
-    for case in cases:
-        case.prepare(potential, relax_cell)
     alone = [case for case in cases if case.goes_on and not (together and case.goes_in_batches())]
     for case in alone:
         case.finish_alone(predictor, potential, options)

@@ -86,8 +86,9 @@ class BatchedState:
     Attributes:
         atoms: by name, each with a row for an atom: numbers, x, moves (projectors); the optimizer's; once they are
             known, forces, and pull, those on x.
-        crystals: by name, each with a row for a crystal: place (in the list of all), start (cell), log (L), size, what
-            the cell may do; the optimizer's; once they are known, energies, stresses, and pull, the forces on the cell.
+        crystals: by name, each with a row for a crystal: place (in the list of all), start (cell), log (L),
+            deformation (F), size, what the cell may do; the optimizer's; once they are known, energies, stresses, and
+            pull, the forces on the cell.
             Their other dimensions are filled up with zeros on the right, where crystals differ.
         batch: (N,) int64, the crystal of each atom.
     """
@@ -122,6 +123,7 @@ class BatchedState:
             "steps": tensor(np.zeros(len(starts)), torch.int64),
             "steps_before": tensor([one.steps_before for one in starts], torch.int64),
         }
+        crystals["deformation"] = _deformation(crystals["log"], crystals["mask"])
         known = [one.known for one in starts if one.known is not None]
         if len(known) == len(starts):
             atoms["forces"] = tensor(np.concatenate([one.forces for one in known]))
@@ -156,15 +158,15 @@ class BatchedState:
 
     def geometry(self) -> tuple[Positions, Cells]:
         """Positions (N, 3) and cells (G, 3, 3), in Å."""
-        deformation = self.deformation()
-        return rows_times_matrices(self.atoms["x"], deformation[self.batch]), matrix_product(
-            self.crystals["start"], deformation
-        )
+        return rows_times_matrices(self.atoms["x"], self.deformation()[self.batch]), self.cells()
+
+    def cells(self) -> Cells:
+        """(G, 3, 3) Å."""
+        return matrix_product(self.crystals["start"], self.deformation())
 
     def deformation(self) -> Matrices:
         """(G, 3, 3) F, symmetric. Masked components are exactly those of the start."""
-        identity = torch.eye(3, dtype=torch.float64, device=self.batch.device)
-        return identity + (symmetric_exponential(self.crystals["log"], terms=18) - identity) * self.crystals["mask"]
+        return self.crystals["deformation"]
 
     def evaluate(self, potential: BatchedPotential) -> dict[int, str]:
         """Compute energies, forces and stresses where the atoms are; returns errors, by the number of the crystal."""
@@ -180,7 +182,7 @@ class BatchedState:
 
     def volumes(self) -> PerCrystal:
         """(G,) Å³."""
-        return torch.linalg.det(self.geometry()[1]).abs()
+        return torch.linalg.det(self.cells()).abs()
 
     def pulls(self) -> tuple[Positions, Matrices]:
         """Forces on x (N, 3) and on the cell's rows (G, 3, 3), in eV/Å, with all that is fixed left out."""
@@ -217,11 +219,18 @@ class BatchedState:
         """Make a step of ``atoms`` (N, 3) and ``cell`` (G, 3, 3), in the coordinates that :meth:`pulls` belong to."""
         self.crystals["log"] = self.crystals["log"] + cell / self.crystals["size"][:, None, None]
         self.crystals["steps"] = self.crystals["steps"] + 1
-        deformation = self.deformation()
+        deformation = _deformation(self.crystals["log"], self.crystals["mask"])
+        self.crystals["deformation"] = deformation
         moved = rows_times_matrices(rows_times_matrices(atoms, deformation[self.batch]), self.atoms["moves"])
         self.atoms["x"] = self.atoms["x"] + rows_times_matrices(
             moved, torch.linalg.inv_ex(deformation).inverse[self.batch]
         )
+
+
+def _deformation(log: Matrices, mask: Matrices) -> Matrices:
+    """(G, 3, 3) F = exp L, but for the components that the ``mask`` keeps."""
+    identity = torch.eye(3, dtype=log.dtype, device=log.device)
+    return identity + (symmetric_exponential(log, terms=18) - identity) * mask
 
 
 def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:

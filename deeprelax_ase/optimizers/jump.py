@@ -256,7 +256,7 @@ def crystal_of(dof: DegreesOfFreedom) -> Crystal:
     if dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
         from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
 
-        refuse_vacuum(crystal, dof.checked.graph().vacuum)
+        refuse_vacuum(crystal, dof.checked.vacuum())
     return crystal
 
 
