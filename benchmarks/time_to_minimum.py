@@ -53,7 +53,7 @@ MINIMUM, LAST, EARLY = 0.01, 0.05, 0.1
 SHARES = (0.5, 0.9, 0.99)
 #: eV/atom, within which an energy is that of the minimum, and within which it is near.
 SAME, NEAR = 0.001, 0.025
-#: Crystals that each method relaxes before it is timed.
+#: Crystals that each method relaxes before it is timed, and most steps of that.
 WARM_UP = 3
 
 
@@ -90,8 +90,9 @@ class Ends:
     times: list[float] = field(default_factory=list)
 
 
-#: Relaxes crystals.
+#: Relaxes crystals; and makes such, of the limits of the relaxation.
 Method = Callable[[list[Case]], Ends]
+Maker = Callable[[Limits], Method]
 
 
 def choose(files: Sequence[Path], each: int | None, every: int) -> RelaxationPairs:
@@ -233,27 +234,24 @@ def of_torch_sim(name: str, potential: BatchedPotential, limits: Limits) -> Meth
     return relax
 
 
-def methods(
-    given: Namespace, potential: BatchedPotential
-) -> Iterator[tuple[str, float | None, str, Callable[[], Method]]]:
+def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str, float | None, str, Maker]]:
     """Name, fmax, which crystals (``all``, ``few``, or those whose cells move ``freely``) and maker of each method."""
     predictors = {name: Predictor(given.model, device=given.device, one_shot=name) for name in ("fast", "default")}
-    last = Limits(LAST, given.steps)
     jumper = predictors["default"]
-    yield "nothing", None, "all", lambda: nothing
+    yield "nothing", None, "all", lambda limits: nothing
     for name, predictor in predictors.items():
-        yield f"one shot, {name}", None, "all", partial(one_shot, predictor)
+        shot = one_shot(predictor)
+        yield f"one shot, {name}", None, "all", lambda limits, shot=shot: shot
     for finish in ("fast", "fire"):
-        yield f"jump, {finish}", last.fmax, "all", partial(jump_in_batches, finish, jumper, potential, last)
-        yield finish, last.fmax, "all", partial(in_batches, finish, potential, last)
+        yield f"jump, {finish}", LAST, "all", partial(jump_in_batches, finish, jumper, potential)
+        yield finish, LAST, "all", partial(in_batches, finish, potential)
     for name in ("fire", "lbfgs") if given.torch_sim else ():
-        yield f"TorchSim's {name}", last.fmax, "freely", partial(of_torch_sim, name, potential, last)
+        yield f"TorchSim's {name}", LAST, "freely", partial(of_torch_sim, name, potential)
     for finish, chosen in (("fire", None), ("fast", jumper)) if given.few else ():
         name = f"{'jump, ' if chosen else ''}{finish}, one by one"
-        yield name, last.fmax, "few", partial(one_by_one, finish, chosen, potential, last)
-    early = replace(last, fmax=EARLY)
-    yield "jump, fast", EARLY, "all", partial(jump_in_batches, "fast", jumper, potential, early)
-    yield "fire", EARLY, "all", partial(in_batches, "fire", potential, early)
+        yield name, LAST, "few", partial(one_by_one, finish, chosen, potential)
+    yield "jump, fast", EARLY, "all", partial(jump_in_batches, "fast", jumper, potential)
+    yield "fire", EARLY, "all", partial(in_batches, "fire", potential)
 
 
 def energies_of(crystals: Sequence[Crystal], potential: BatchedPotential) -> np.ndarray:
@@ -319,9 +317,9 @@ def main() -> None:
             continue
         told = {"method": name, "fmax": fmax, "which": which}
         try:
-            here, method = [cases[k] for k in index[which]], make()
-            method(here[:WARM_UP])
-            begun = time.perf_counter()
+            here, limits = [cases[k] for k in index[which]], Limits(fmax or LAST, given.steps)
+            make(replace(limits, steps=WARM_UP))(here[:WARM_UP])
+            method, begun = make(limits), time.perf_counter()
             ends = method(here)
             seconds = time.perf_counter() - begun
             told |= row(ends, seconds, pairs.take(torch.tensor(index[which])), here, potential)
