@@ -108,7 +108,7 @@ def look_together(many: Sequence[CheckedAtoms]) -> None:
             continue
     waiting = iter(sound)
     for batch in grouped((crystal for _, crystal in sound), default_atoms_per_batch(cpu)):
-        for found in attempt(vacua_of, batch, cpu):
+        for found in attempt(vacua_of, [crystal for crystal in batch if isinstance(crystal, Crystal)], cpu):
             checked, _ = next(waiting)
             if not isinstance(found, DeepRelaxError):
                 checked._vacuum = found
