@@ -1,183 +1,188 @@
 """Whether a jump under a calculator leads to a higher minimum than small steps, and what might tell before it is made.
 
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/other_minima.py pairs_universal.npz pairs_xmno.npz \\
-    --cache other_minima.jsonl --json benchmarks/results/other_minima.json
+    pairs_generated_?.npz --each 150 --cache other_minima.jsonl --json benchmarks/results/other_minima.json
 
-FIRE under M3GNet, positions and cell, from the unrelaxed crystal and from where ``DeepRelax-M3GNet`` puts it, each also
-rattled by 0.01 Å, and from the prediction for the rattled one. A jump that raises the energy is rejected, as the
-optimizer does, at the price of a call; force-informed steps are left out. Where FIRE ends from the unrelaxed crystal is
-what the others are held against.
+Positions and cell of unrelaxed test crystals are relaxed under M3GNet in batches, from there and from where
+``DeepRelax-M3GNet`` puts them, each also rattled, and from the prediction for the rattled one. A jump that raises the
+energy is rejected, as the optimizer does, at the price of a call; force-informed steps are left out. Calls are counted
+until the first fmax; there the optimizer begins anew, and goes on to the second. Where FIRE ends from the unrelaxed
+crystal is what the others are held against.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.filters import FrechetCellFilter
-from ase.optimize import FIRE
-from ase.stress import full_3x3_to_voigt_6_stress
+from never_worse import KINDS
+from other_minima_signs import figures, signs
 from shared import options
 
 from deeprelax_ase import Crystal, Predictor
-from deeprelax_ase.calculators.m3gnet_batch import m3gnet_of
+from deeprelax_ase.calculators import BatchedPotential, get_batched
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.geometry.strain import logarithmic_strain
+from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
+from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
+from deeprelax_ase.optimizers import BatchedStart, KnownResults, relax_in_batches
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from deeprelax_ase.prediction.record import Prediction
 
-#: Where FIRE begins.
-STARTS = ("unrelaxed", "jump", "jump, rattled", "jump from rattled", "unrelaxed, rattled")
-#: eV/Å: until which calls are counted, and until which energies are minima's. Most calls.
+#: Relaxations: where they begin, and by which optimizer. The first is what others are held against.
+RUNS = {
+    "the unrelaxed crystal, FIRE": ("unrelaxed", "fire"),
+    "the unrelaxed crystal, the fast finish": ("unrelaxed", "fast"),
+    "the unrelaxed crystal, rattled, FIRE": ("unrelaxed, rattled", "fire"),
+    "the jump, FIRE": ("jump", "fire"),
+    "the jump, the fast finish": ("jump", "fast"),
+    "the jump, rattled, FIRE": ("jump, rattled", "fire"),
+    "the jump of the rattled crystal, FIRE": ("jump from rattled", "fire"),
+}
+#: Generated kinds that are no layers, and whose cells are free.
+BULK = (0, 4, 5, 6, 10, 11)
+#: eV/Å: until which calls are counted, and until which energies are minima's. Most calls to each.
 COUNTED, FMAX, CALLS = 0.05, 0.02, 300
 #: Å, standard deviation; of strains a tenth of it.
 RATTLE = 0.01
-ATOMS_AT_ONCE = 120
+#: Most atoms of a crystal.
+LARGEST = 20
+
+#: Names of a relaxation and of a crystal.
+Key = tuple[str, str]
 
 
-def choose(files: list[Path], number: int, largest: int) -> dict[str, Crystal]:
-    """So many unrelaxed test crystals of each file, evenly spaced, by file and place in it."""
+def choose(files: Sequence[Path], each: int) -> dict[str, Crystal]:
+    """So many unrelaxed test crystals of each kind, evenly spaced, by kind and place among them."""
+    generated = [file for file in files if "generated" in file.stem]
+    groups = [([file], {-1: file.stem.removeprefix("pairs_")}) for file in files if file not in generated]
+    groups += [(generated, {kind: KINDS[kind] for kind in BULK})] if generated else []
     chosen: dict[str, Crystal] = {}
-    for file in files:
-        pairs = load_pairs([file])
-        found = ((pairs.split == SPLITS["test"]) & (pairs.counts <= largest)).nonzero().squeeze(1)
-        index = found[torch.linspace(0, len(found) - 1, min(number, len(found))).round().long()]
-        made = crystals_of(pairs.take(index), "initial")
-        chosen |= {
-            f"{file.stem.removeprefix('pairs_')}/{int(i)}": crystal for i, crystal in zip(index, made, strict=True)
-        }
+    for sources, kinds in groups:
+        pairs = load_pairs(sources)
+        for kind, name in kinds.items():
+            wanted = (pairs.split == SPLITS["test"]) & (pairs.counts <= LARGEST) & (pairs.kind == kind)
+            found = wanted.nonzero().squeeze(1)
+            index = found[torch.linspace(0, len(found) - 1, min(each, len(found))).round().long()]
+            made = crystals_of(pairs.take(index), "initial")
+            chosen |= {f"{name}/{place}": crystal for place, crystal in enumerate(made)}
     return chosen
 
 
-def rattled(crystal: Crystal, seed: int) -> Crystal:
-    """``crystal`` without its symmetry."""
-    generator = np.random.default_rng(seed)
-    cell = crystal.cell @ (np.eye(3) + generator.normal(0, RATTLE / 10, (3, 3)))
-    moves = generator.normal(0, RATTLE, (len(crystal), 3))
-    return crystal.with_geometry(crystal.fractional_positions @ cell + moves, cell)
+def rattled(crystals: dict[str, Crystal]) -> dict[str, Crystal]:
+    """The ``crystals`` without their symmetry."""
+    made: dict[str, Crystal] = {}
+    for seed, (name, crystal) in enumerate(crystals.items()):
+        generator = np.random.default_rng(seed)
+        cell = crystal.cell @ (np.eye(3) + generator.normal(0, RATTLE / 10, (3, 3)))
+        moves = generator.normal(0, RATTLE, (len(crystal), 3))
+        made[name] = crystal.with_geometry(crystal.fractional_positions @ cell + moves, cell)
+    return made
 
 
-def features(prediction: Prediction) -> dict[str, float]:
-    """What is known of a jump before forces are."""
-    error, step = prediction.error, np.linalg.norm(prediction.displacements, axis=1)
-    strain = logarithmic_strain(prediction.initial.cell, prediction.relaxed.cell)
-    assert error is not None
-    assert error.volume is not None
-    assert error.novelty is not None
-    return {
-        "expected error": error.coordinates,
-        "expected error, volume": error.volume,
-        "novelty": error.novelty,
-        "odds worse": float(error.odds_worse or 0),
-        "mean step": float(step.mean()),
-        "largest step": float(step.max()),
-        "strain": float(np.linalg.norm(strain)),
-        "volume change": abs(prediction.volume_change),
-        "step over expected error": float(step.mean() / max(error.coordinates, 1e-4)),
-    }
+def jumps_of(crystals: dict[str, Crystal], predictor: Predictor) -> dict[str, Prediction]:
+    """The predictions for those of the ``crystals`` that are predicted with cells of their own, no slabs."""
+    made = zip(crystals, predictor.predict_many(list(crystals.values())), strict=True)
+    found = {name: one for name, one in made if isinstance(one, Prediction)}
+    return {name: one for name, one in found.items() if one.error is not None and one.error.volume is not None}
 
 
-@dataclass(eq=False)
-class Descent:
-    """FIRE on one crystal; energies in eV/atom."""
-
-    crystal: Crystal
-
-    def __post_init__(self) -> None:
-        self.atoms = self.crystal.to_atoms()
-        self.filtered = FrechetCellFilter(self.atoms)
-        self.optimizer = FIRE(self.filtered, logfile=None)
-        self.found: dict[str, Any] = {"calls": 0, "over": False, "converged": False}
-
-    def take(self, results: dict[str, Any]) -> None:
-        """Go on with these results for where the atoms are."""
-        self.atoms.calc = SinglePointCalculator(self.atoms, **results)
-        found, fmax = self.found, float(np.linalg.norm(self.filtered.get_forces(), axis=1).max())
-        found["calls"] += 1
-        found["energy"] = float(results["energy"]) / len(self.atoms)
-        found.setdefault("first", {"energy": found["energy"], "fmax": fmax})
-        if fmax < COUNTED:
-            found.setdefault("counted", {"energy": found["energy"], "calls": found["calls"]})
-        found["converged"] = fmax < FMAX
-        found["over"] = found["converged"] or found["calls"] >= CALLS
-        if not found["over"]:
-            self.optimizer.step()
+def descend(
+    crystals: dict[Key, Crystal], optimizer: str, potential: BatchedPotential
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Where each of the ``crystals`` ends; those that the potential fails on are left out."""
+    names, found, further = list(crystals), dict[Key, dict[str, Any]](), dict[Key, BatchedStart]()
+    how: dict[str, Any] = {"optimizer": optimizer, "steps": CALLS - 1}
+    starts = [BatchedStart(c.numbers, c.positions, c.cell, AllowedStrain()) for c in crystals.values()]
+    for place, end in relax_in_batches(starts, potential, fmax=COUNTED, **how):
+        if end.results is not None:
+            name, start = names[place], starts[place]
+            found[name] = {"calls": end.calls, "converged": end.converged}
+            further[name] = replace(start, positions=end.positions, cell=end.cell, known=end.results)
+    names = list(further)
+    for place, end in relax_in_batches(list(further.values()), potential, fmax=FMAX, **how):
+        if end.results is not None:
+            yield names[place], found[names[place]] | {"energy": end.results.energy / len(end.positions)}
 
 
-def compute(given: list[Atoms]) -> list[dict[str, Any]]:
-    """What ASE's optimizers ask for, by M3GNet, of crystals with elements that it knows."""
-    return [
-        {"energy": one.energy, "forces": one.forces, "stress": full_3x3_to_voigt_6_stress(one.stress)}
-        for one in m3gnet_of(given)
-    ]
+def between(prediction: Prediction, share: float) -> Crystal:
+    """The crystal on this ``share`` of its way."""
+    start, end = prediction.initial, prediction.relaxed
+    strain = logarithmic_strain(start.cell, end.cell)
+    cell = start.cell @ matrix_function(np.exp, share * strain)
+    old = start.fractional_positions
+    moved = end.positions @ np.linalg.inv(end.cell) - old
+    return start.with_geometry((old + share * moved) @ cell, cell)
 
 
-def descend(starts: dict[str, Crystal]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What FIRE finds from each of ``starts``, in batches; those that the potential fails on are left out."""
-    waiting, active = deque(starts.items()), dict[str, Descent]()
-    while waiting or active:
-        while waiting and sum(len(d.crystal) for d in active.values()) + len(waiting[0][1]) <= ATOMS_AT_ONCE:
-            name, crystal = waiting.popleft()
-            active[name] = Descent(crystal)
-        for descent, results in zip(active.values(), compute([d.atoms for d in active.values()]), strict=True):
-            descent.take(results)
-        for name in [name for name, descent in active.items() if descent.found["over"]]:
-            yield name, active.pop(name).found
+def evaluate(crystals: Sequence[Crystal], potential: BatchedPotential) -> Iterator[KnownResults]:
+    """Energy, forces and stress of each; not finite where the potential fails."""
+    waiting = list(crystals)
+    while waiting:
+        atoms, taken = 0, 0
+        while taken < len(waiting) and (not taken or atoms + len(waiting[taken]) <= potential.atoms_at_once):
+            atoms, taken = atoms + len(waiting[taken]), taken + 1
+        part, waiting = waiting[:taken], waiting[taken:]
+        made = potential(*(tensor.to(potential.device) for tensor in batch_tensors(part)))
+        forces = torch.split(made.forces.cpu(), [len(crystal) for crystal in part])
+        for energy, force, stress in zip(made.energies.tolist(), forces, made.stresses.cpu(), strict=True):
+            yield KnownResults(energy, force.numpy(), stress.numpy())
+
+
+def _signs(jumps: dict[str, Prediction], potential: BatchedPotential) -> Iterator[tuple[Key, dict[str, Any]]]:
+    shares = np.linspace(0, 1, 5)
+    points = evaluate([between(one, share) for one in jumps.values() for share in shares], potential)
+    for name, one in jumps.items():
+        yield ("signs", name), signs(one, [next(points) for _ in shares])
 
 
 def main() -> None:
     """Measure, and write JSON."""
-    number = {"type": int, "default": 40, "help": "crystals of each file, evenly spaced (default %(default)s)"}
-    largest = {"type": int, "default": 20, "help": "most atoms of a crystal (default %(default)s)"}
+    each = {"default": 150, "help": "crystals of each kind, evenly spaced (default %(default)s)"}
     cache = {"required": True, "help": "file to keep relaxations in, and to go on with"}
-    given = options(__doc__, "data", "--cache", "--json", cache=cache, number=number, largest=largest).parse_args()
+    names = ("data", "--each", "--cache", "--device", "--json")
+    given = options(__doc__, *names, each=each, cache=cache).parse_args()
     torch.set_num_threads(1)
-    crystals = choose(given.data, given.number, given.largest)
-    predictor = Predictor(M3GNET_RELAX_MODEL, device="cpu")
-    lines = given.cache.read_text(encoding="utf-8").splitlines() if given.cache.exists() else []
-    ends = {(line["crystal"], line["start"]): line["found"] for line in map(json.loads, lines)}
-    made: dict[str, dict[str, Prediction]] = {}
-    shaken = {name: rattled(crystal, seed) for seed, (name, crystal) in enumerate(crystals.items())}
-    for key, given_crystals in (("plain", crystals), ("rattled", shaken)):
-        predicted = predictor.predict_many(list(given_crystals.values()))
-        made[key] = {n: p for n, p in zip(crystals, predicted, strict=True) if isinstance(p, Prediction)}
-    jumps = {name: p.relaxed for name, p in made["plain"].items()}
+    crystals = choose(given.data, given.each)
+    predictor, potential = (
+        Predictor(M3GNET_RELAX_MODEL, device=given.device),
+        get_batched("m3gnet", device=given.device),
+    )
+    shaken = rattled(crystals)
+    jumps, others = jumps_of(crystals, predictor), jumps_of(shaken, predictor)
+    ends = {name: one.relaxed for name, one in jumps.items()}
     begun = {
         "unrelaxed": crystals,
-        "jump": jumps,
-        "jump, rattled": {name: rattled(c, seed) for seed, (name, c) in enumerate(jumps.items())},
         "unrelaxed, rattled": shaken,
-        "jump from rattled": {name: p.relaxed for name, p in made["rattled"].items()},
+        "jump": ends,
+        "jump, rattled": rattled(ends),
+        "jump from rattled": {name: one.relaxed for name, one in others.items()},
     }
-    with given.cache.open("a", encoding="utf-8") as cache:
-        for start in STARTS:
-            left = {name: crystal for name, crystal in begun[start].items() if (name, start) not in ends}
-            for name, found in descend(left):
-                ends[name, start] = found
-                cache.write(json.dumps({"crystal": name, "start": start, "found": found}) + "\n")
-                cache.flush()
-    rows = [
-        {
-            "crystal": name,
-            "atoms": len(crystals[name]),
-            "unchanged": prediction.unchanged,
-            "features": features(prediction),
-            "ends": {start: ends[name, start] for start in STARTS if (name, start) in ends},
-        }
-        for name, prediction in made["plain"].items()
-    ]
-    how = {"counted to": COUNTED, "minimum at": FMAX, "most calls": CALLS, "rattled by": RATTLE}
-    write_json(given.json, {"environment": environment(), "model": predictor.model_name, "how": how, "rows": rows})
+    lines = given.cache.read_text(encoding="utf-8").splitlines() if given.cache.exists() else []
+    found = {(line["run"], line["crystal"]): line["found"] for line in map(json.loads, lines)}
+    with given.cache.open("a", encoding="utf-8") as stream:
+
+        def keep(made: Iterator[tuple[Key, dict[str, Any]]]) -> None:
+            for (run, name), told in made:
+                found[run, name] = told
+                print(json.dumps({"run": run, "crystal": name, "found": told}), file=stream, flush=True)
+
+        keep(_signs({name: one for name, one in jumps.items() if ("signs", name) not in found}, potential))
+        for optimizer in dict.fromkeys(optimizer for _, optimizer in RUNS.values()):
+            runs = [run for run, (_, by) in RUNS.items() if by == optimizer]
+            todo = {(run, name): crystal for run in runs for name, crystal in begun[RUNS[run][0]].items()}
+            keep(descend({key: crystal for key, crystal in todo.items() if key not in found}, optimizer, potential))
+    how = {"counted to": COUNTED, "minimum at": FMAX, "most calls": CALLS, "rattled by": RATTLE, "atoms": LARGEST}
+    head = {"environment": environment(), "model": predictor.model_name, "how": how}
+    rows = {name: {run: found[run, name] for run in ("signs", *RUNS) if (run, name) in found} for name in jumps}
+    write_json(given.json, head | figures(rows))
 
 
 if __name__ == "__main__":
