@@ -219,7 +219,7 @@ def one_by_one(finish: str, predictor: Predictor | None, potential: BatchedPoten
 
 
 def of_torch_sim(name: str, potential: BatchedPotential, limits: Limits) -> Method:
-    """Relax in batches with an optimizer of TorchSim's, under its own model or ours as one."""
+    """Relax in batches with an optimizer of TorchSim's, all cells freely, under its own model or ours as one."""
     from torch_sim_model import SimModel
 
     from deeprelax_ase.calculators.torch_sim import TorchSimPotential
@@ -235,7 +235,7 @@ def of_torch_sim(name: str, potential: BatchedPotential, limits: Limits) -> Meth
 
 
 def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str, float | None, str, Maker]]:
-    """Name, fmax, which crystals (``all``, ``few``, or those whose cells move ``freely``) and maker of each method."""
+    """Name, fmax, which crystals (``all`` or ``few``) and maker of each method."""
     predictors = {name: Predictor(given.model, device=given.device, one_shot=name) for name in ("fast", "default")}
     jumper = predictors["default"]
     yield "nothing", None, "all", lambda limits: nothing
@@ -246,7 +246,7 @@ def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str
         yield f"jump, {finish}", LAST, "all", partial(jump_in_batches, finish, jumper, potential)
         yield finish, LAST, "all", partial(in_batches, finish, potential)
     for name in ("fire", "lbfgs") if given.torch_sim else ():
-        yield f"TorchSim's {name}", LAST, "freely", partial(of_torch_sim, name, potential)
+        yield f"TorchSim's {name}", LAST, "all", partial(of_torch_sim, name, potential)
     for finish, chosen in (("fire", None), ("fast", jumper)) if given.few else ():
         name = f"{'jump, ' if chosen else ''}{finish}, one by one"
         yield name, LAST, "few", partial(one_by_one, finish, chosen, potential)
@@ -306,9 +306,8 @@ def main() -> None:
     begun = time.perf_counter()
     pairs, cases = cases_of(chosen, potential, given.steps)
     print(f"minima of {len(cases)} of {len(chosen)} crystals: {time.perf_counter() - begun:.1f} s", flush=True)
-    free = [k for k, case in enumerate(cases) if case.start.strain is not None and case.start.strain.free]
     few = np.linspace(0, len(cases) - 1, min(given.few, len(cases))).round().astype(int).tolist()
-    index = {"all": list(range(len(cases))), "freely": free, "few": few}
+    index = {"all": list(range(len(cases))), "few": few}
     facts = {"environment": environment(), "device": str(potential.device), "potential": potential.name}
     facts |= {"model": given.model, "chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
     rows: list[dict[str, Any]] = []

@@ -1,0 +1,190 @@
+"""The page and the picture of benchmarks/time_to_minimum.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared import table
+
+#: Names of potentials, by the end of the name of their results.
+RUNS = {"M3GNet": "M3GNet-MP-2021.2.8-PES", "Nequix": "Nequix-OAM-1"}
+
+#: Names of methods, and the colour of their kind.
+NAMES = {
+    "nothing": ("nothing done", "grey"),
+    "one shot, fast": ('one shot, `one_shot="fast"`', "tab:blue"),
+    "one shot, default": ("one shot", "tab:blue"),
+    "jump, fast": ('jump, `finish="fast"`, in batches', "tab:green"),
+    "jump, fire": ("jump, FIRE, in batches", "tab:green"),
+    "fast": ("`fast` alone, in batches", "tab:orange"),
+    "fire": ("FIRE alone, in batches", "tab:orange"),
+    "TorchSim's fire": ("TorchSim's FIRE, in batches", "tab:red"),
+    "TorchSim's lbfgs": ("TorchSim's L-BFGS, in batches", "tab:red"),
+    "jump, fast, one by one": ('jump, `finish="fast"`, one by one', "tab:purple"),
+    "fire, one by one": ("ASE's FIRE, one by one", "tab:brown"),
+}
+#: Methods that relax without a jump, side by side.
+ITERATIVE = ("fast", "fire", "TorchSim's fire", "TorchSim's lbfgs")
+
+_HEAD = """# Time to a potential's minimum
+
+```sh
+DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimum.py pairs_universal.npz \\
+    pairs_generated_[d-g].npz --each 50 --torch-sim --device cuda \\
+    --json benchmarks/results/time_to_minimum-M3GNet-cuda.json
+```
+
+Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
+`DeepRelaxOptimizer` moves them; TorchSim moves those of layers and slabs freely too. The minimum is where FIRE comes to
+{minimum} eV/Å from the relaxed crystal of the pair; crystals for which it does not, in {steps} steps, are left out. A
+relaxation may end in another minimum, below this one too.
+
+Times are wall-clock times of one process, from crystals in memory to crystals in memory, divided by the number of
+crystals. A batch lasts as long as its slowest crystal, at most {steps} steps; among more crystals others would take the
+places of those that are done. So the time in which 99 % are done is told beside it."""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page, and the picture beside it, of ``time_to_minimum-*.json`` in ``results``."""
+    from shared import read
+
+    runs = {}
+    for name in RUNS:
+        found = {d: results / f"time_to_minimum-{name}-{d}.json" for d in ("cuda", "cpu")}
+        runs[name] = {device: read(results, file.stem) for device, file in found.items() if file.exists()}
+    runs = {name: of for name, of in runs.items() if "cuda" in of}
+    first = runs["M3GNet"]["cuda"]
+    parts = [_HEAD.format(minimum=first["minimum"], steps=first["steps"])]
+    for name, of in runs.items():
+        parts += [f"## Under {RUNS[name]}", _about(of), _table(of), _ratios(of)]
+        picture = page.with_name(f"{page.stem}-{name}.svg")
+        draw(of, RUNS[name], picture)
+        parts.append(f"![Distance from the minimum against time, {RUNS[name]}]({picture.name})")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _about(of: dict[str, Any]) -> str:
+    gpu = of["cuda"]
+    there = gpu["environment"]
+    told = (
+        f"{gpu['crystals']} of {gpu['chosen']} crystals, {gpu['atoms'] / gpu['crystals']:.1f} atoms on average, on an "
+        f"{there['gpu']} with torch {there['torch']} and TorchSim {there['torch-sim-atomistic']}; "
+        f"jumps by `{gpu['model']}`."
+    )
+    if "cpu" in of:
+        few, one = of["cpu"]["crystals"], of["cpu"]["environment"]
+        told += f" CPU: one thread of an {one['processor']} with {one['cores']} cores, every tenth of them ({few})."
+    return told
+
+
+def _key(row: dict[str, Any]) -> tuple[str, float | None]:
+    return row["method"], row["fmax"]
+
+
+def _measured(run: dict[str, Any] | None) -> dict[tuple[str, float | None], dict[str, Any]]:
+    return {} if run is None else {_key(row): row for row in run["rows"] if "failed" not in row}
+
+
+def _table(of: dict[str, Any]) -> str:
+    gpu, cpu = _measured(of["cuda"]), _measured(of.get("cpu"))
+    heading = (
+        "method | to (eV/Å) | crystals | GPU (ms) | until 99 % are done | one CPU thread (ms) | calls | converged | "
+    )
+    heading += "coordinates (Å): mean, median | energy (meV/atom): mean, median | within 25 meV/atom"
+    rows = []
+    for key in sorted({**gpu, **cpu}, key=_order):
+        row, other = gpu.get(key), cpu.get(key)
+        told = row or other
+        name, fmax = NAMES[key[0]][0], "" if key[1] is None else f"{key[1]:g}"
+        done = f"{_ms(row['done']['0.99'])}" if row and "done" in row else ""
+        shares = [f"{told['calls']:.1f}", f"{100 * told['converged']:.0f} %"] if "calls" in told else ["", ""]
+        coordinates, energy = told["coordinates"], told["energy"]
+        rows.append(
+            [
+                name,
+                fmax,
+                str(told["crystals"]),
+                "" if row is None else _ms(row["seconds"]),
+                done,
+                "" if other is None else _ms(other["seconds"]),
+                *shares,
+                f"{coordinates['mean']:.3f}, {coordinates['median']:.4f}",
+                f"{1e3 * energy['mean']:+.1f}, {1e3 * energy['median']:+.2f}",
+                f"{100 * told['near']:.0f} %",
+            ]
+        )
+    return table(heading, rows, "lrr")
+
+
+def _order(key: tuple[str, float | None]) -> tuple[int, float]:
+    return list(NAMES).index(key[0]), -(key[1] or 0)
+
+
+def _ms(seconds: float) -> str:
+    return "0" if seconds < 1e-5 else f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+
+
+def _ratios(of: dict[str, Any]) -> str:
+    """What the jump saves of the time to convergence, where all crystals were timed."""
+    lines = []
+    for device, run in of.items():
+        rows = {
+            key[0]: row
+            for key, row in _measured(run).items()
+            if key[1] == min(r["fmax"] for r in run["rows"] if r["fmax"])
+        }
+        jumps = {name: row for name, row in rows.items() if name in ("jump, fast", "jump, fire")}
+        for group, names in (("what else relaxes in batches", ITERATIVE), ("TorchSim's", ITERATIVE[2:])):
+            others = {name: rows[name] for name in names if name in rows}
+            if not jumps or not others:
+                continue
+            best, rival = (min(these, key=lambda name: these[name]["seconds"]) for these in (jumps, others))
+            ratio = jumps[best]["seconds"] / others[rival]["seconds"]
+            lines.append(
+                f"{'GPU' if device == 'cuda' else 'CPU'}: {_plain(best)} takes **{ratio:.2f}** of the time of the best "
+                f"of {group}, {_plain(rival)}."
+            )
+    return "To convergence (aim: at most 0.5). " + " ".join(lines)
+
+
+def _plain(name: str) -> str:
+    return NAMES[name][0].removesuffix(", in batches")
+
+
+def draw(of: dict[str, Any], title: str, picture: Path) -> None:
+    """Distances of coordinates and energies against the time of a crystal; hollow signs for the CPU."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "deeprelax"  # the same figures give the same file
+    import matplotlib.pyplot as plt
+
+    gpu = _measured(of["cuda"])
+    figure, panels = plt.subplots(2, 1, figsize=(8, 8), sharex=True)
+    for axes, (what, unit, scale) in zip(panels, (("coordinates", "Å", 1), ("energy", "meV/atom", 1e3)), strict=True):
+        start = scale * gpu["nothing", None][what]["median"]
+        axes.axhline(start, color="grey", linewidth=0.8, linestyle=":")
+        axes.text(
+            0.99, start, "nothing done", ha="right", va="bottom", transform=axes.get_yaxis_transform(), fontsize=7
+        )
+        for device, run in of.items():
+            for (name, fmax), row in _measured(run).items():
+                if name == "nothing":
+                    continue
+                same = gpu.get((name.removesuffix(", one by one"), fmax), row)  # ends there, of more crystals
+                height = max(scale * same[what]["median"], 1e-4 if what == "coordinates" else 1e-2)
+                colour, full = NAMES[name][1], device == "cuda"
+                axes.plot(row["seconds"], height, "o", color=colour, markerfacecolor=colour if full else "white")
+                label = _label(name, fmax) + ("" if full else ", CPU")
+                axes.annotate(label, (row["seconds"], height), xytext=(4, 4), textcoords="offset points", fontsize=6.5)
+        axes.set(xscale="log", yscale="log", ylabel=f"{what}: median distance ({unit})")
+    panels[1].set_xlabel("time of a crystal (s)")
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(picture, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _label(name: str, fmax: float | None) -> str:
+    return name + ("" if fmax is None else f" {fmax:g}")
