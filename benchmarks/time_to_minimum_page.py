@@ -10,20 +10,24 @@ from shared import table
 #: Names of potentials, by the end of the name of their results.
 RUNS = {"M3GNet": "M3GNet-MP-2021.2.8-PES", "Nequix": "Nequix-OAM-1"}
 
-#: Names of methods, and the colour of their kind.
+#: Names of methods, and their sign and colour.
 NAMES = {
-    "nothing": ("nothing done", "grey"),
-    "one shot, fast": ('one shot, `one_shot="fast"`', "tab:blue"),
-    "one shot, default": ("one shot", "tab:blue"),
-    "jump, fast": ('jump, `finish="fast"`, in batches', "tab:green"),
-    "jump, fire": ("jump, FIRE, in batches", "tab:green"),
-    "fast": ("`fast` alone, in batches", "tab:orange"),
-    "fire": ("FIRE alone, in batches", "tab:orange"),
-    "TorchSim's fire": ("TorchSim's FIRE, in batches", "tab:red"),
-    "TorchSim's lbfgs": ("TorchSim's L-BFGS, in batches", "tab:red"),
-    "jump, fast, one by one": ('jump, `finish="fast"`, one by one', "tab:purple"),
-    "fire, one by one": ("ASE's FIRE, one by one", "tab:brown"),
+    "nothing": ("nothing done", "", "grey"),
+    "one shot, fast": ('one shot, `one_shot="fast"`', "v", "tab:blue"),
+    "one shot, default": ("one shot", "o", "tab:blue"),
+    "jump, fast": ('jump, `finish="fast"`, in batches', "o", "tab:green"),
+    "jump, fire": ("jump, FIRE, in batches", "s", "tab:green"),
+    "fast": ("`fast` alone, in batches", "o", "tab:orange"),
+    "fire": ("FIRE alone, in batches", "s", "tab:orange"),
+    "TorchSim's fire": ("TorchSim's FIRE, in batches", "s", "tab:red"),
+    "TorchSim's lbfgs": ("TorchSim's L-BFGS, in batches", "o", "tab:red"),
+    "jump, fast, one by one": ('jump, `finish="fast"`, one by one', "o", "tab:purple"),
+    "fire, one by one": ("ASE's FIRE, one by one", "s", "tab:purple"),
 }
+#: eV/Å, to which relaxations go.
+LIMITS = (0.1, 0.05)
+#: What the panels of the picture show: its unit, that unit in Å or eV/atom, and the least that is drawn.
+PANELS = (("coordinates", "Å", 1, 1e-4), ("energy", "meV/atom", 1e3, 1e-2))
 #: Methods that relax without a jump, side by side.
 ITERATIVE = ("fast", "fire", "TorchSim's fire", "TorchSim's lbfgs")
 
@@ -129,11 +133,7 @@ def _ratios(of: dict[str, Any]) -> str:
     """What the jump saves of the time to convergence, where all crystals were timed."""
     lines = []
     for device, run in of.items():
-        rows = {
-            key[0]: row
-            for key, row in _measured(run).items()
-            if key[1] == min(r["fmax"] for r in run["rows"] if r["fmax"])
-        }
+        rows = {key[0]: row for key, row in _measured(run).items() if key[1] == min(LIMITS)}
         jumps = {name: row for name, row in rows.items() if name in ("jump, fast", "jump, fire")}
         for group, names in (("what else relaxes in batches", ITERATIVE), ("TorchSim's", ITERATIVE[2:])):
             others = {name: rows[name] for name in names if name in rows}
@@ -153,7 +153,7 @@ def _plain(name: str) -> str:
 
 
 def draw(of: dict[str, Any], title: str, picture: Path) -> None:
-    """Distances of coordinates and energies against the time of a crystal; hollow signs for the CPU."""
+    """Distances of coordinates and energies against the time of a crystal."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -161,30 +161,29 @@ def draw(of: dict[str, Any], title: str, picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     gpu = _measured(of["cuda"])
-    figure, panels = plt.subplots(2, 1, figsize=(8, 8), sharex=True)
-    for axes, (what, unit, scale) in zip(panels, (("coordinates", "Å", 1), ("energy", "meV/atom", 1e3)), strict=True):
-        start = scale * gpu["nothing", None][what]["median"]
-        axes.axhline(start, color="grey", linewidth=0.8, linestyle=":")
-        axes.text(
-            0.99, start, "nothing done", ha="right", va="bottom", transform=axes.get_yaxis_transform(), fontsize=7
-        )
+    figure, panels = plt.subplots(1, 2, figsize=(10, 5.6), sharex=True)
+    for axes, (what, unit, scale, least) in zip(panels, PANELS, strict=True):
+        axes.axhline(scale * gpu["nothing", None][what]["median"], color="grey", linestyle=":", label="nothing done")
         for device, run in of.items():
             for (name, fmax), row in _measured(run).items():
                 if name == "nothing":
                     continue
                 same = gpu.get((name.removesuffix(", one by one"), fmax), row)  # ends there, of more crystals
-                height = max(scale * same[what]["median"], 1e-4 if what == "coordinates" else 1e-2)
-                colour, full = NAMES[name][1], device == "cuda"
-                axes.plot(row["seconds"], height, "o", color=colour, markerfacecolor=colour if full else "white")
-                label = _label(name, fmax) + ("" if full else ", CPU")
-                axes.annotate(label, (row["seconds"], height), xytext=(4, 4), textcoords="offset points", fontsize=6.5)
-        axes.set(xscale="log", yscale="log", ylabel=f"{what}: median distance ({unit})")
-    panels[1].set_xlabel("time of a crystal (s)")
-    figure.suptitle(title)
-    figure.tight_layout()
+                label, sign, colour = NAMES[name]
+                shown = device == "cuda" and fmax in (None, min(LIMITS))
+                axes.plot(
+                    row["seconds"],
+                    max(scale * same[what]["median"], least),
+                    sign,
+                    color=colour,
+                    markerfacecolor=colour if device == "cuda" else "white",
+                    markersize=8 if fmax in (None, min(LIMITS)) else 5,
+                    label=label.replace("`", "") if shown else None,
+                )
+        axes.set(xscale="log", yscale="log", xlabel="time of a crystal (s)", ylabel=f"{what}: median ({unit})")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8)
+    figure.suptitle(f"{title}. Hollow: one thread of a CPU; small: to {max(LIMITS)} eV/Å, else to {min(LIMITS)}")
+    figure.tight_layout(rect=(0, 0.2, 1, 1))
     figure.savefig(picture, metadata={"Date": None})
     plt.close(figure)
-
-
-def _label(name: str, fmax: float | None) -> str:
-    return name + ("" if fmax is None else f" {fmax:g}")
