@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import concatenate
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of
 from deeprelax_ase.evaluation.relaxation import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
@@ -198,21 +200,19 @@ def one_by_one(finish: str, predictor: Predictor | None, potential: BatchedPoten
     calculator = PotentialCalculator(potential)
 
     def relax(cases: list[Case]) -> Ends:
-        ends = Ends([], 0)
-        for case in cases:
+        ends = Ends([case.crystal for case in cases], 0)
+        for place, case in enumerate(cases):
             atoms = case.crystal.to_atoms()
             atoms.calc = calculator
-            with CallCounter(calculator) as counter:
+            with CallCounter(calculator) as counter, suppress(DeepRelaxError):  # a crystal that is refused
                 if predictor is None:
                     target: Any = degrees_of_freedom(atoms, relax_cell=None).target
-                    ends.converged += bool(
-                        resolve_finish(finish)(target, logfile=None).run(fmax=limits.fmax, steps=limits.steps)
-                    )
+                    optimizer: Any = resolve_finish(finish)(target, logfile=None)
                 else:
-                    with DeepRelaxOptimizer(atoms, predictor=predictor, finish=finish, logfile=None) as optimizer:
-                        ends.converged += bool(optimizer.run(fmax=limits.fmax, steps=limits.steps))
+                    optimizer = DeepRelaxOptimizer(atoms, predictor=predictor, finish=finish, logfile=None)
+                ends.converged += bool(optimizer.run(fmax=limits.fmax, steps=limits.steps))
+                ends.crystals[place] = Crystal.of(atoms)
             ends.calls = (ends.calls or 0) + counter.calls
-            ends.crystals.append(Crystal.of(atoms))
         return ends
 
     return relax
@@ -242,6 +242,7 @@ def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str
     for name, predictor in predictors.items():
         shot = one_shot(predictor)
         yield f"one shot, {name}", None, "all", lambda limits, shot=shot: shot
+    yield "quick jump, fast", LAST, "all", partial(jump_in_batches, "fast", predictors["fast"], potential)
     for finish in ("fast", "fire"):
         yield f"jump, {finish}", LAST, "all", partial(jump_in_batches, finish, jumper, potential)
         yield finish, LAST, "all", partial(in_batches, finish, potential)

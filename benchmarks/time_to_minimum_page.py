@@ -15,6 +15,7 @@ NAMES = {
     "nothing": ("nothing done", "", "grey"),
     "one shot, fast": ('one shot, `one_shot="fast"`', "v", "tab:blue"),
     "one shot, default": ("one shot", "o", "tab:blue"),
+    "quick jump, fast": ('jump of `one_shot="fast"`, `finish="fast"`, in batches', "v", "tab:green"),
     "jump, fast": ('jump, `finish="fast"`, in batches', "o", "tab:green"),
     "jump, fire": ("jump, FIRE, in batches", "s", "tab:green"),
     "fast": ("`fast` alone, in batches", "o", "tab:orange"),
@@ -28,6 +29,8 @@ NAMES = {
 LIMITS = (0.1, 0.05)
 #: What the panels of the picture show: its unit, that unit in Å or eV/atom, and the least that is drawn.
 PANELS = (("coordinates", "Å", 1, 1e-4), ("energy", "meV/atom", 1e3, 1e-2))
+#: Methods that jump and finish side by side.
+JUMPS = ("quick jump, fast", "jump, fast", "jump, fire")
 #: Methods that relax without a jump, side by side.
 ITERATIVE = ("fast", "fire", "TorchSim's fire", "TorchSim's lbfgs")
 
@@ -134,7 +137,7 @@ def _ratios(of: dict[str, Any]) -> str:
     lines = []
     for device, run in of.items():
         rows = {key[0]: row for key, row in _measured(run).items() if key[1] == min(LIMITS)}
-        jumps = {name: row for name, row in rows.items() if name in ("jump, fast", "jump, fire")}
+        jumps = {name: row for name, row in rows.items() if name in JUMPS}
         for group, names in (("what else relaxes in batches", ITERATIVE), ("TorchSim's", ITERATIVE[2:])):
             others = {name: rows[name] for name in names if name in rows}
             if not jumps or not others:

@@ -50,7 +50,7 @@ class BatchedJumps:
         wanting_all = [case for case in cases if case.prediction is None]
         for asked in dict.fromkeys(case.dof.asked for case in wanting_all):
             wanting = [case for case in wanting_all if case.dof.asked == asked]
-            made = self._predictor.predict_many([case.crystal for case in wanting], relax_cell=asked)
+            made = self._predictor.predict_many([case.crystal for case in wanting], relax_cell=asked, bonds=False)
             for case, prediction in zip(wanting, made, strict=True):
                 if isinstance(prediction, Exception):
                     knows_it = not isinstance(prediction, UnsupportedElementError)
