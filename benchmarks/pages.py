@@ -21,6 +21,7 @@ import novelty_page
 import other_minima_page
 import screening_page
 import speed_page
+import time_to_minimum_page
 from shared import RESULTS, read
 
 from deeprelax_ase.evaluation.benchmark_page import markdown
@@ -47,6 +48,8 @@ def write(folder: Path) -> None:
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
         found, dft = read(RESULTS, "force_calls", "force_calls-gpaw")
+        time_to_minimum_page.write_page(RESULTS, folder / "time_to_minimum.md")
+        matplotlib.rcdefaults()
         report = force_calls_report.report(found, folder / "force_calls.svg", dft)
     (folder / "force_calls.md").write_text(report, encoding="utf-8")
     parts = [markdown(read(RESULTS, name), title) for name, title in BENCHES.items()]

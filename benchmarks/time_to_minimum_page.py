@@ -43,9 +43,9 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimu
 ```
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
-`DeepRelaxOptimizer` moves them; TorchSim moves those of layers and slabs freely too. The minimum is where FIRE comes to
-{minimum} eV/Å from the relaxed crystal of the pair; crystals for which it does not, in {steps} steps, are left out. A
-relaxation may end in another minimum, below this one too.
+`DeepRelaxOptimizer` moves them; TorchSim's optimizers had those whose cells move freely. The minimum is where FIRE
+comes to {minimum} eV/Å from the relaxed crystal of the pair; crystals for which it does not, in {steps} steps, are left
+out. A relaxation may end in another minimum, below this one too.
 
 Times are wall-clock times of one process, from crystals in memory to crystals in memory, divided by the number of
 crystals. A batch lasts as long as its slowest crystal, at most {steps} steps; among more crystals others would take the
