@@ -120,7 +120,19 @@ def label(
     report = _run(inputs, out, options, quiet=quiet, **work, **split)
     if not quiet:
         _show(report, out, time.perf_counter() - start)
+        _tell_empty_parts(report, fractions, group_by)
     raise typer.Exit(OK if report.pairs else SOME_FAILED)
+
+
+def _tell_empty_parts(report: LabelReport, fractions: tuple[float, ...], group_by: str) -> None:
+    """Say which parts of the split were asked for and got no pair, and what helps."""
+    from deeprelax_ase.data import SPLITS
+
+    asked = [name for name, share in zip(SPLITS, fractions, strict=True) if share]
+    if empty := [name for name in asked if report.pairs and not report.splits[name]]:
+        together = "" if group_by == "pair" else f" Those of one {group_by} stay together; --group-by pair parts them."
+        told = f"no pairs for {' and '.join(empty)}: label more candidates, or give other --fractions.{together}"
+        errors().print(f"Note: {told}", soft_wrap=True)
 
 
 def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, **work: Any) -> LabelReport:

@@ -15,6 +15,7 @@ from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched import IN_BATCHES
 from deeprelax_ase.optimizers.degrees_of_freedom import (
+    DegreesOfFreedom,
     degrees_of_freedom,
     refuse_missing_stress,
     refuse_tilted_layers,
@@ -112,9 +113,10 @@ class Relaxer:
         """Relax each crystal, side by side with others, or tell why it cannot be."""
         made: list[Relaxation | Exception | None] = [None] * len(crystals)
         starts: dict[int, BatchedStart] = {}
+        axes: dict[int, np.ndarray] = {}
         for place, crystal in enumerate(crystals):
             try:
-                starts[place] = self._start(crystal)
+                starts[place], axes[place] = self._start(crystal)
             except Exception as error:  # whatever such a crystal makes libraries raise
                 made[place] = error
         for place, found in evaluated(starts, self.potential):
@@ -128,23 +130,34 @@ class Relaxer:
         for number, end in relax_in_batches(
             given, self.potential, optimizer=options.finish, fmax=options.fmax, steps=options.steps
         ):
-            made[places[number]] = _relaxation(crystals[places[number]], given[number], end)
+            place = places[number]
+            made[place] = _relaxation(crystals[place], given[number], end, axes[place])
         assert all(one is not None for one in made)
         return made  # type: ignore[return-value]
 
-    def _start(self, crystal: Crystal) -> BatchedStart:
-        """The crystal, and what may move of it.
+    def _start(self, crystal: Crystal) -> tuple[BatchedStart, np.ndarray]:
+        """The crystal, what may move of it, and the axes (3, 3), in rows, that it is relaxed in.
+
+        A layer is turned so that its normal is an axis, as masks of the strain are along them.
 
         Raises:
             StructureError, ConstraintError, CalculatorError: it cannot be relaxed like a crystal; each says why.
         """
-        atoms = crystal.to_atoms()
-        atoms.calc = PotentialCalculator(self.potential)
-        dof = degrees_of_freedom(atoms, relax_cell=self.options.relax_cell)
+        dof = self._degrees_of_freedom(crystal)
         refuse_vacuum(crystal, dof.checked.graph().vacuum)
         refuse_missing_stress(dof)
-        refuse_tilted_layers(dof)
-        return BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell)
+        axes = np.eye(3)
+        if dof.plane is not None and dof.normal is not None:
+            axes = _axes_of(dof.normal)
+            crystal = crystal.with_geometry(crystal.positions @ axes.T, crystal.cell @ axes.T)
+            dof = self._degrees_of_freedom(crystal)
+            refuse_tilted_layers(dof)
+        return BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell), axes
+
+    def _degrees_of_freedom(self, crystal: Crystal) -> DegreesOfFreedom:
+        atoms = crystal.to_atoms()
+        atoms.calc = PotentialCalculator(self.potential)
+        return degrees_of_freedom(atoms, relax_cell=self.options.relax_cell)
 
 
 def evaluated(
@@ -176,16 +189,25 @@ def evaluated(
                 yield place, KnownResults(float(energies[n]), forces[n].numpy(), stresses[n].numpy())
 
 
-def _relaxation(crystal: Crystal, start: BatchedStart, end: BatchedEnd) -> Relaxation | CalculatorError:
+def _axes_of(normal: np.ndarray) -> np.ndarray:
+    """(3, 3) axes, in rows, right-handed; the last one is the ``normal`` (3,)."""
+    first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(normal, first), normal])
+
+
+def _relaxation(
+    crystal: Crystal, start: BatchedStart, end: BatchedEnd, axes: np.ndarray
+) -> Relaxation | CalculatorError:
     if end.results is None or start.known is None:
         return CalculatorError(end.error or "the potential failed")
     return Relaxation(
         initial=crystal,
-        relaxed=Crystal(crystal.numbers, end.positions, end.cell),
+        relaxed=Crystal(crystal.numbers, end.positions @ axes, end.cell @ axes),
         energy_initial=start.known.energy,
         energy_relaxed=end.results.energy,
-        forces=start.known.forces,
-        stress=start.known.stress,
+        forces=start.known.forces @ axes,
+        stress=axes.T @ start.known.stress @ axes,
         converged=end.converged,
         fixed_cell=start.strain is None,
         steps=end.steps,

@@ -31,6 +31,7 @@ def layer_of(checked: CheckedAtoms) -> Layer | None:
     except StructureError:  # the jump tells why
         return None if normal is None else Layer(normal, thick=False)
     if normal is None and vacuum.directions.item() == 1:
-        across = (np.eye(3) - vacuum.planes[0].numpy()).sum(axis=0)
+        projector = np.eye(3) - vacuum.planes[0].numpy()
+        across = projector[np.argmax(np.diag(projector))]
         normal = across / np.linalg.norm(across)
     return None if normal is None else Layer(normal, thick=bool(vacuum.slabs.item()))

@@ -54,6 +54,18 @@ def test_its_folder_is_a_source_of_pairs(candidates: Path) -> None:
     assert "2 pairs" in run("data", "check", "labelled@0:2").stdout
 
 
+def test_parts_without_a_pair_are_told(candidates: Path) -> None:
+    few = (f"{candidates}@0:2", "--out", "few")
+    told = label(*few, "--fractions", 0.8, 0.2, 0).stderr
+    assert "no pairs for validation: label more candidates, or give other --fractions." in told
+    assert "Those of one composition stay together; --group-by pair parts them." in told
+    assert label(*few, "--fractions", 0.5, 0.5, 0, "--group-by", "pair").stderr == ""
+    told = label(*few, "--group-by", "pair").stderr
+    assert "no pairs for" in told
+    assert "stay together" not in told
+    assert label(*few, "--quiet").stderr == ""
+
+
 def test_shards_tell_of_the_others(candidates: Path) -> None:
     first = label(candidates, "--out", "labelled", "--block-size", 4, "--shard", "2/2")
     assert first.exit_code == 0

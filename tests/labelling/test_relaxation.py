@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import graphene
+from ase.build import fcc111
 from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
@@ -68,11 +68,31 @@ def test_slabs_keep_their_cell_unless_asked(relax_cell: bool | None, fixed: bool
 def test_what_is_no_crystal_is_refused() -> None:
     with pytest.raises(VacuumError, match="a molecule"):
         relaxed(Atoms("CuAu", [[0, 0, 0], [0, 0, 2.5]], cell=[12] * 3, pbc=True))
-    tilted = graphene(a=2.5, vacuum=8)
-    tilted.pbc = True
-    tilted.rotate(30, "x", rotate_cell=True)
-    with pytest.raises(Exception, match="no Cartesian axis"):
-        relaxed(tilted)
+
+
+@pytest.mark.parametrize("normal", [(0, -1, 2), (1, -1, 0), (0, 1, 0)])
+def test_layers_may_lie_as_they_like(normal: tuple[int, int, int]) -> None:
+    atoms = fcc111("Cu", (1, 1, 1), a=3.7, vacuum=6) * (2, 1, 1)
+    atoms.pbc = True
+    atoms.rattle(0.05, seed=1)
+    expected = relaxed(atoms)
+    turned = atoms.copy()
+    turned.rotate("z", normal, rotate_cell=True)
+    made = relaxed(turned)
+    assert made.converged
+    assert not made.fixed_cell
+    assert abs(made.steps - expected.steps) <= 1  # the largest component of a strain depends on the axes
+    assert made.energy_relaxed == pytest.approx(expected.energy_relaxed, abs=1e-4)
+    np.testing.assert_allclose(made.relaxed.cell[2], turned.cell[2], rtol=0, atol=1e-9)
+    assert np.abs(made.relaxed.cell[:2] - turned.cell[:2]).max() > 0.01
+    turned.calc = EMT()
+    np.testing.assert_allclose(made.forces, turned.get_forces(), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(made.stress, turned.get_stress(voigt=False), rtol=0, atol=1e-9)
+    end = turned.copy()
+    end.set_cell(made.relaxed.cell)
+    end.set_positions(made.relaxed.positions)
+    end.calc = EMT()
+    assert end.get_potential_energy() == pytest.approx(made.energy_relaxed, abs=1e-9)
 
 
 def test_a_potential_without_stress_relaxes_atoms_alone() -> None:
