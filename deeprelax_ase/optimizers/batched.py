@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.scope import one_thread
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import batched_bfgs, batched_fire
 from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, KnownResults
@@ -82,27 +83,30 @@ def relax_in_batches(
     while True:
         errors: dict[int, str] = {}
         if state is not None:
-            method.step(state)
+            with one_thread():
+                method.step(state)
             errors = state.evaluate(potential)
         places = _entering(starts, waiting, 0 if state is None else len(state.batch), potential.atoms_at_once)
         if places:
             entered = BatchedState.of([starts[place] for place in places], places, potential.device)
             wrong = {} if "forces" in entered.atoms else entered.evaluate(potential)
-            method.begin(entered)
-            errors |= {number + (0 if state is None else len(state)): told for number, told in wrong.items()}
-            state = entered if state is None else state.join(entered)
+            with one_thread():
+                method.begin(entered)
+                errors |= {number + (0 if state is None else len(state)): told for number, told in wrong.items()}
+                state = entered if state is None else state.join(entered)
         if state is None:
             return
         if observe is not None:
             observe(len(state))
-        converged = state.largest(*state.pulls()) < fmax
-        over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
-        if errors:
-            over[list(errors)] = True
-        if bool(over.any()):
-            yield from _ends(state, over, converged, errors, starts)
-            state = state.keep(~over)
-            state = state if len(state) else None
+        with one_thread():
+            converged = state.largest(*state.pulls()) < fmax
+            over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
+            if errors:
+                over[list(errors)] = True
+            ends = list(_ends(state, over, converged, errors, starts)) if bool(over.any()) else []
+            left = state.keep(~over) if ends else state
+        yield from ends
+        state = left if len(left) else None
 
 
 def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:

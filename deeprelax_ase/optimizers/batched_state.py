@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.scope import one_thread
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Matrices, PerCrystal, Positions
@@ -170,10 +171,13 @@ class BatchedState:
 
     def evaluate(self, potential: BatchedPotential) -> dict[int, str]:
         """Compute energies, forces and stresses where the atoms are; returns errors, by the number of the crystal."""
-        found = potential(self.atoms["numbers"], *self.geometry(), self.batch)
+        with one_thread():
+            positions, cells = self.geometry()
+        found = potential(self.atoms["numbers"], positions, cells, self.batch)
         self.atoms["forces"] = found.forces
         self.crystals |= {"energies": found.energies, "stresses": found.stresses}
-        self._pull()
+        with one_thread():
+            self._pull()
         return found.errors
 
     def enthalpies(self) -> PerCrystal:
