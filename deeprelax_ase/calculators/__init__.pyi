@@ -4,6 +4,7 @@ from .batched_ase import AsePotential as AsePotential
 from .batched_ase import PotentialCalculator as PotentialCalculator
 from .batched_registry import get_batched as get_batched
 from .chgnet_batch import CHGNetPotential as CHGNetPotential
+from .counting import CallCounter as CallCounter
 from .identity import potential_name as potential_name
 from .identity import weights_digest as weights_digest
 from .levels import level_note as level_note

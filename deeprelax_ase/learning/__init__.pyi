@@ -1,6 +1,10 @@
 from .choice import choose as choose
+from .choice import cover as cover
+from .choice import expected_error as expected_error
 from .choice import value_of as value_of
 from .rounds import learn as learn
 from .settings import LearnSettings as LearnSettings
 from .settings import Round as Round
 from .settings import read_rounds as read_rounds
+from .tuning import recalibrate as recalibrate
+from .tuning import tune as tune

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from deeprelax_ase.crystal import Crystal
@@ -67,6 +68,44 @@ def choose(
         apart = np.minimum(apart, np.abs(described - described[new]).sum(axis=1))
         apart[taken] = -1.0
     return best[taken].tolist()
+
+
+def cover(
+    weights: NDArray[np.float64], crystals: Sequence[Crystal], known: Sequence[Crystal], number: int
+) -> list[int]:
+    """Places of the ``number`` crystals to label that leave the least of all ``weights`` far from any label.
+
+    One after the other is taken that lowers it most, the sum over all crystals of weight times one less likeness to the
+    likest label: crystals among many of their like come before those that are like no other. Likeness falls by e over
+    the distance within which each crystal has as many others as there are for each new label.
+
+    Args:
+        weights: (n,) of each, its expected error.
+        crystals: (n,) them.
+        known: that are labelled already.
+        number: to take, at most.
+    """
+    if len(crystals) <= number:
+        return list(range(len(crystals)))
+    described = np.stack([description(crystal) for crystal in crystals])
+    distances = cdist(described, described, "cityblock")
+    others = min(max(len(crystals) // number, 1), len(crystals) - 1)
+    near = np.partition(distances, others, axis=1)[:, others]
+    scale = max(float(np.median(near)), 1e-9)
+    likeness, covered = np.exp(-distances / scale), np.zeros(len(crystals))
+    if len(known):
+        there = np.stack([description(crystal) for crystal in known])
+        covered = np.exp(-cdist(described, there, "cityblock").min(axis=1) / scale)
+    gains, taken = weights @ np.maximum(likeness - covered[:, None], 0.0), list[int]()
+    while len(taken) < number:
+        best = int(np.argmax(gains))
+        gain = float(weights @ np.maximum(likeness[:, best] - covered, 0.0))
+        if gain < gains[best] * (1 - 1e-9):  # gains only fall as others are taken, so that old ones are bounds
+            gains[best] = gain
+            continue
+        taken.append(best)
+        covered, gains[best] = np.maximum(covered, likeness[:, best]), -1.0
+    return taken
 
 
 def description(crystal: Crystal) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,18 @@ from deeprelax_ase.crystal import Crystal, crystal_or_error
 from deeprelax_ase.data import PairDataset
 from deeprelax_ase.data.dataset import LABELLED as PAIRS
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.evaluation.calibrate import calibrate, write_calibration, write_novelty
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source, read_frames
 from deeprelax_ase.labelling import label, label_folder
 from deeprelax_ase.labelling.rows import LABELLED
 from deeprelax_ase.learning.choice import choose, expected_error, value_of
 from deeprelax_ase.learning.settings import LearnSettings, Round, read_rounds, round_folder
+from deeprelax_ase.learning.tuning import recalibrate, tune
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.training import DataSettings, finetune_config, train_model
 from deeprelax_ase.training.run import measure
 
 #: Is told what is being done, and the round.
@@ -161,7 +160,7 @@ class _Loop:
         with self._timed("train", "training", number):
             card = self._tuned(number, here, pairs)
         with self._timed("calibrate", "calibrating", number):
-            self._calibrated(card, pairs)
+            recalibrate(card, pairs, device=self.settings.device)
         tables = label_folder(here / _LABELS).tables(["status", "force_calls"])
         rows = [row for table in tables for row in table.to_pylist()]
         return Round(
@@ -224,34 +223,18 @@ class _Loop:
 
     def _tuned(self, number: int, here: Path, pairs: Path) -> Path:
         settings = self.settings
-        given: dict[str, Any] = {"max_epochs": settings.epochs, "seed": settings.seed}
-        config = finetune_config(
+        return tune(
             settings.model,
-            DataSettings((os.fspath(pairs),), level=settings.level),
+            pairs,
             here / _TUNED,
             name=f"{load_model(settings.model).card.name}-round-{number}",
+            level=settings.level,
+            seed=settings.seed,
             members=settings.members,
+            epochs=settings.epochs,
             device=settings.device,
             changes=settings.changes,
-            **{name: value for name, value in given.items() if value is not None},
         )
-        card = config.out / f"{config.name}.json"
-        if not card.exists():
-            train_model(config)
-        return card
-
-    def _calibrated(self, card: Path, pairs: Path) -> None:
-        """Calibrate the tuned model, and fit what is novel to it, where there are pairs enough for that."""
-        model, device = load_model(card), self.settings.device
-        with suppress(ValueError):
-            if not model.card.calibration:
-                found = calibrate(model, [pairs], recycles=model.card.recycles, device=device)
-                write_calibration(card, model, {model.card.recycles: found})
-        model = load_model(card)
-        with suppress(ValueError):
-            if model.novelty is None:
-                train = int((PairDataset.read(pairs).pairs.split == 0).sum())
-                write_novelty(card, model, [pairs], crystals=max(train, 10), device=device)
 
     @contextmanager
     def _timed(self, stage: str, doing: str, number: int) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.learning import choose, value_of
+from deeprelax_ase.learning import choose, cover, value_of
 from deeprelax_ase.learning.choice import description, expected_error
 
 METALS = ("Cu", "Ag", "Au", "Ni", "Pd", "Pt")
@@ -66,3 +66,20 @@ def test_alike_elements_are_near() -> None:
 
     assert apart("Cu", "Cu") == 0
     assert apart("Cu", "Ag") < apart("Cu", "Na") < apart("Cu", "Cl") + apart("Cl", "Na")
+
+
+def test_a_cover_takes_crystals_among_many_of_their_like_before_a_lone_one() -> None:
+    crystals = [metal("Cu", 4.0 + 0.01 * n) for n in range(5)] + [metal("Al", 4.5)]
+    assert cover(np.ones(6), crystals, [], 1) == [2]
+    heavy = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
+    assert cover(heavy, crystals, [], 1) == [5]
+    assert cover(heavy, crystals, [metal("Al", 4.5)], 1) == [2]
+
+
+def test_a_cover_takes_each_once_and_no_more_than_there_are() -> None:
+    crystals = [metal(name) for name in METALS]
+    taken = cover(np.ones(6), crystals, [], 4)
+    assert len(set(taken)) == 4
+    assert cover(np.zeros(6), crystals, [], 4) == [0, 1, 2, 3]
+    assert cover(np.ones(6), crystals, [], 9) == [0, 1, 2, 3, 4, 5]
+    assert cover(np.ones(0), [], [], 3) == []
