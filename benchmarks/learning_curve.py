@@ -4,11 +4,12 @@ Minima that are stored stand for a potential's: looking one up is a label. A net
 learns the training pairs of a file in rounds as ``deeprelax learn`` does (choice, tuning, calibration, test), each of
 the choices with several seeds, side by side. Weights are those of a member, as training writes them.
 
-    python benchmarks/learning_curve.py pairs_xmno.npz --weights noxmno.safetensors --json results/learning-xmno.json
-    python benchmarks/learning_curve.py pairs_generated_?.npz --kind 7 --weights bulk.safetensors --json results/learning-layers.json
+    python benchmarks/learning_curve.py pairs_xmno.npz --weights noxmno.safetensors --json learning-xmno.json
+    python benchmarks/learning_curve.py pairs_generated_?.npz --kind 7 --weights bulk.safetensors \
+        --json learning-layers.json
 
 A chain writes what it has after each round, so that a run that is stopped keeps that.
-"""  # fmt: skip
+"""
 
 from __future__ import annotations
 
@@ -41,6 +42,12 @@ from deeprelax_ase.training.run import measure
 
 #: Level in whose place all labels are learnt, validation pairs, and batches of an epoch at most.
 LEVEL, HELD, BATCHES = "PBE", 60, 8
+
+#: What is kept of a round. The start of the chosen: Å, how far their atoms are from their minima in the mean.
+KEPT = (
+    *("choice", "seed", "labels", "error", "coordinates", "lattice", "volume", "recycles", "steps", "seconds"),
+    *("expected", "expected of all", "start of chosen"),
+)
 
 
 def drawn(pairs: RelaxationPairs, split: str, kind: int | None, most: int) -> RelaxationPairs:
@@ -110,8 +117,8 @@ def chain(choice: str, seed: int, work: Path, settings: dict[str, Any]) -> list[
         here.mkdir(parents=True)
         file, atoms = saved(parts, here / "pairs.npz"), max(120, -(-int(own.counts.sum()) // BATCHES))
         chose = time.monotonic() - begun
-        batch = f"training.atoms_per_batch={atoms}"
-        options = {"epochs": settings["epochs"], "device": device, "changes": (batch,)}
+        changes = (f"training.atoms_per_batch={atoms}", *settings["changes"])
+        options = {"epochs": settings["epochs"], "device": device, "changes": changes}
         card = tune(work / "start" / "start.json", file, here, name="tuned", level=LEVEL, seed=seed, **options)
         trained = time.monotonic() - begun - chose
         recalibrate(card, file, device=device)
@@ -120,7 +127,8 @@ def chain(choice: str, seed: int, work: Path, settings: dict[str, Any]) -> list[
         seconds = {"choose": chose, "train": trained, "calibrate": time.monotonic() - begun - chose - trained}
         row = {"choice": choice, "seed": seed, "labels": number, **told, "seconds": seconds, **found.metrics["test"]}
         row |= {"error": row["coordinates"] + row["lattice"], "recycles": found.recycles, "start of chosen": start}
-        rows.append(row | {"steps": found.training["members"][0].get("steps")})
+        row["steps"] = found.training["members"][0].get("steps")
+        rows.append({name: row[name] for name in KEPT if name in row})
         write_json(work / "rows" / f"{choice}-{seed}.json", rows)
     return rows
 
@@ -146,6 +154,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=2500)
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--change", nargs="*", default=[], help="settings of fine-tuning that differ, NAME=VALUE")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no round begins")
     parser.add_argument("--jobs", type=int, default=9)
     args = parser.parse_args()
@@ -158,8 +167,10 @@ def main() -> None:
     held = saved({name: part for name, part in parts.items() if name != "train"}, work / "held.npz")
     first = start_model(args.weights, held, work / "start", args.device)
     told = {"start": first, "pairs": {name: len(part) for name, part in parts.items()}, "epochs": args.epochs}
+    told["changes"] = args.change
     print(f"{time.time() - begun:.0f} s: start {first}", flush=True)
     settings = {"device": args.device, "rounds": args.rounds, "epochs": args.epochs, "until": begun + args.limit}
+    settings["changes"] = args.change
     jobs = [(choice, seed) for seed in range(args.seeds) for choice in args.choices]
     with ProcessPoolExecutor(min(args.jobs, len(jobs)), mp_context=get_context("spawn")) as workers:
         waiting = [workers.submit(chain, choice, seed, work, settings) for choice, seed in jobs]

@@ -14,6 +14,7 @@ import accuracy_page
 import doors_page
 import force_calls_report
 import geometry_limits_page
+import learning_curve_page
 import matplotlib
 import model_card_page
 import never_worse_page
@@ -45,6 +46,7 @@ def write(folder: Path) -> None:
     other_minima_page.write_page(RESULTS, folder / "other_minima.md")
     geometry_limits_page.write_page(RESULTS, folder / "geometry_limits.md")
     doors_page.write_page(RESULTS, folder / "doors.md")
+    learning_curve_page.write_page(RESULTS, folder / "learning.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
         found, dft = read(RESULTS, "force_calls", "force_calls-gpaw")

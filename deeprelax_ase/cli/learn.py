@@ -45,7 +45,8 @@ Choose = Annotated[
     str,
     typer.Option(
         "--choose",
-        help="Choice of what is labelled: both (expected error and novelty), error, novelty, or random, to compare.",
+        help="Choice of what is labelled: both (expected error and novelty), error, novelty, cover (what leaves the "
+        "least expected error far from any label), or random, to compare.",
     ),
 ]
 Spread = Annotated[

@@ -23,7 +23,7 @@ from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source, read_frames
 from deeprelax_ase.labelling import label, label_folder
 from deeprelax_ase.labelling.rows import LABELLED
-from deeprelax_ase.learning.choice import choose, expected_error, value_of
+from deeprelax_ase.learning.choice import choose, cover, expected_error, value_of
 from deeprelax_ase.learning.settings import LearnSettings, Round, read_rounds, round_folder
 from deeprelax_ase.learning.tuning import recalibrate, tune
 from deeprelax_ase.models.card import ModelCard
@@ -183,14 +183,15 @@ class _Loop:
         predictor = Predictor(read_rounds(self.folder)[-1].model, device=settings.device)
         made = zip(left, predictor.predict_many([self.pool[place] for place in left], bonds=False), strict=True)
         known = [(place, one) for place, one in made if isinstance(one, Prediction)]
-        rng = np.random.default_rng([settings.seed, number])
-        taken = choose(
-            value_of([one for _, one in known], settings.choice, rng),
-            [self.pool[place] for place, _ in known],
-            [self.pool[place] for place in before],
-            min(settings.each, settings.budget - len(before)),
-            spread=1 if settings.choice == "random" else settings.spread,
-        )
+        crystals, labelled = [self.pool[place] for place, _ in known], [self.pool[place] for place in before]
+        most = min(settings.each, settings.budget - len(before))
+        if settings.choice == "cover":
+            taken = cover(np.array([expected_error(one) for _, one in known]), crystals, labelled, most)
+        else:
+            rng = np.random.default_rng([settings.seed, number])
+            values = value_of([one for _, one in known], settings.choice, rng)
+            spread = 1 if settings.choice == "random" else settings.spread
+            taken = choose(values, crystals, labelled, most, spread=spread)
         if taken:
             self._write(here / _CHOSEN, {known[n][0]: expected_error(known[n][1]) for n in taken})
         return bool(taken)

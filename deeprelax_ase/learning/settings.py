@@ -13,8 +13,9 @@ from deeprelax_ase.evaluation import write_json
 from deeprelax_ase.labelling import LabelOptions
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 
-#: Ways to choose what is labelled next: by expected error and novelty together, by one of them, or by chance.
-CHOICES = ("both", "error", "novelty", "random")
+#: Ways to choose what is labelled next: by expected error and novelty together, by one of them, by the expected errors
+#: that would be left far from any label, or by chance.
+CHOICES = ("both", "error", "novelty", "cover", "random")
 
 #: Settings that say when to stop, or where to compute: a run may go on with others.
 _OPEN = ("budget", "target", "device", "label.device")

@@ -24,6 +24,7 @@ def tune(
     name: str,
     level: str,
     seed: int,
+    freeze: str = "none",
     members: int | None = None,
     epochs: float | None = None,
     device: str = "auto",
@@ -38,6 +39,7 @@ def tune(
         name: of the tuned model.
         level: of theory in whose place the labels are learnt.
         seed: of training.
+        freeze: the part that stays as it is, see :func:`~deeprelax_ase.training.finetune_config`.
         members: of the ensemble that are tuned; all by default.
         epochs: most of them; that of fine-tuning by default.
         device: for training.
@@ -51,6 +53,7 @@ def tune(
         DataSettings((os.fspath(pairs),), level=level),
         out,
         name=name,
+        freeze=freeze,
         members=members,
         device=device,
         changes=changes,

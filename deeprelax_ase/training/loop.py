@@ -114,6 +114,8 @@ def train(
         task = _seeded_task(make_task, resident(pairs, fabric.device, settings.resident), config, settings, fabric)
         _start_from(task.network, initial, frozen)
         loop = TrainingLoop(fabric, task, settings, out, validation=validation, observe=observe)
+        if initial is not None:
+            loop.note_start()
         if not loop.run(stream, deadline=deadline):
             return None
     if fabric.is_global_zero:
@@ -198,6 +200,11 @@ class TrainingLoop:
         self._start = time.monotonic()
         self._throughput = Throughput(window_size=2)  # from one log record to the next
         self._seen, self._began = 0, self.progress.step
+
+    def note_start(self) -> None:
+        """Validate the weights that a run starts from, which are then kept where nothing that is learnt is better."""
+        if self.progress.step == 0:
+            self._validate()
 
     def run(self, stream: BatchStream, *, deadline: float | None = None) -> bool:
         """Learn until the budget is spent or validation no longer improves; False if the deadline came first."""

@@ -17,6 +17,7 @@ PAGES = (
     "doors.md",
     "force_calls.md",
     "geometry_limits.md",
+    "learning.md",
     "never_worse.md",
     "other_minima.md",
     "speed.md",

@@ -61,10 +61,11 @@ def told(rounds: list[Round]) -> list[Round]:
     return [replace(one, seconds={}, model=Path(one.model).name) for one in rounds]
 
 
+@pytest.mark.parametrize("choice", ["both", "cover"])
 def test_rounds_label_and_learn_until_the_budget_is_used_up(
-    pool: Path, settings: LearnSettings, tmp_path: Path
+    pool: Path, settings: LearnSettings, tmp_path: Path, choice: str
 ) -> None:
-    out, seen = tmp_path / "out", list[int]()
+    out, seen, settings = tmp_path / "out", list[int](), replace(settings, choice=choice)
     rounds = learn([pool], out, settings, workers=0, finished=lambda rounds: seen.append(len(rounds)))
     assert seen == [1, 2, 3]
     assert [one.labelled for one in rounds] == [0, 4, 8]

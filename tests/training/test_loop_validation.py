@@ -51,6 +51,19 @@ def test_the_weights_that_are_best_on_the_validation_pairs_are_returned(pairs: R
     assert found["loss"].item() == pytest.approx(values(tmp_path, "validation loss")[best], abs=1e-4)
 
 
+def test_the_weights_that_a_run_starts_from_stay_where_nothing_learnt_is_better(
+    pairs: RelaxationPairs, tmp_path: Path
+) -> None:
+    """It learns to be wrong about crystals at rest."""
+    first = trained(pairs, E3, replace(LONG, max_steps=1), tmp_path / "first")
+    start = {name: weight.clone() for name, weight in first.state_dict().items()}
+    tuned = trained(pairs, E3, LONG, tmp_path / "tuned", validation=at_rest(pairs), initial=start)
+    errors = values(tmp_path / "tuned", "validation error")
+    assert errors[0] < 1e-3 < errors[-1]
+    assert summary(tmp_path / "tuned")["best"]["step"] == 0
+    assert all(torch.equal(weight, start[name]) for name, weight in tuned.state_dict().items())
+
+
 def test_what_inference_makes_of_the_validation_pairs_is_told(pairs: RelaxationPairs, tmp_path: Path) -> None:
     """As the finished model is measured, each pair at its own level; the network may have a head that it leaves."""
     shaken = pairs.fractional_initial + 0.02 * torch.arange(pairs.fractional_initial.numel()).view(-1, 3).cos()

@@ -1,0 +1,106 @@
+"""The page of ``learning_curve.py``: error against labels, and how many labels a choice saves; labels on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shared import read, table
+
+#: Results and what they are of, in the order of the page.
+CURVES = {
+    "learning-xmno": "X-Mn-O, by a network that has seen no crystal with Mn and O",
+    "learning-layers": "Layers, by a network that has seen crystals that fill space alone",
+}
+
+#: What chooses, in words.
+CHOICES = {
+    "random": "chance",
+    "both": "expected error and novelty (`both`, the default)",
+    "cover": "least expected error far from any label (`cover`)",
+}
+
+_HEAD = """# Labels that a network needs, chosen against drawn at random
+
+```sh
+python benchmarks/learning_curve.py pairs_xmno.npz --weights noxmno.safetensors --json results/learning-xmno.json
+```
+
+Stored minima stand for a potential's. A network trained for a minute on one GPU without the crystals in question learns
+up to 512 of 2,500 of them in rounds as `deeprelax learn` does; 60 others validate, 400 test. Error is that of
+coordinates and of lattice vectors together (Å), the mean and the standard error of {seeds} seeds. The network that all
+start from, calibrated on the validation crystals, chooses the first labels.
+
+Labels, against chance: those that a choice needs for the errors that chance has with the largest number of labels, a
+half and a quarter of it, over these, by straight lines through the errors of all seeds against the logarithm of the
+labels; the standard error is that of leaving out a seed. It cannot be told where a line falls by less than twice the
+standard error of its slope. Aim: 0.6."""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page from ``learning-*.json`` and ``labelling.json`` in the folder ``results``."""
+    found = {name: read(results, name) for name in CURVES if (results / f"{name}.json").exists()}
+    seeds = max(row["seed"] for part in found.values() for row in part["rows"]) + 1
+    parts = [_HEAD.format(seeds=seeds)]
+    for name, part in found.items():
+        parts += [f"## {CURVES[name]}", _start(part), _table(part["rows"])]
+    if (results / "labelling.json").exists():
+        parts += ["## Labels on a GPU", _labelling(read(results, "labelling"))]
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _start(part: dict[str, Any]) -> str:
+    start = part["start"]
+    error = [start[f"{of}coordinates"] + start[f"{of}lattice"] for of in ("unrelaxed ", "")]
+    changes = ", ".join(f"`{change}`" for change in part.get("changes", []))
+    tuned = f" Fine-tuned with {changes}." if changes else ""
+    return f"Unrelaxed {error[0]:.3f} Å, the network before it learns {error[1]:.4f} Å.{tuned}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    numbers = sorted({row["labels"] for row in rows})
+    cells = []
+    for choice, words in CHOICES.items():
+        own = [[row["error"] for row in rows if (row["choice"], row["labels"]) == (choice, n)] for n in numbers]
+        told = [f"{np.mean(e):.4f} ± {np.std(e, ddof=1) / len(e) ** 0.5:.4f}" if len(e) > 1 else "" for e in own]
+        saved = "1" if choice == "random" else _ratio(rows, choice)
+        if any(told):
+            cells.append([words, *told, saved])
+    return table(["chosen by", *map(str, numbers), "labels, against chance"], cells)
+
+
+def _ratio(rows: list[dict[str, Any]], choice: str) -> str:
+    """Labels that a choice needs over those that chance needs, and the standard error of that."""
+    seeds = sorted({row["seed"] for row in rows})
+    ratio = np.exp(_saved(rows, choice))
+    logarithms = [_saved([row for row in rows if row["seed"] != seed], choice) for seed in seeds]
+    if not np.isfinite([*logarithms, ratio]).all():
+        return "cannot be told"
+    return f"{ratio:.2f} ± {ratio * ((len(seeds) - 1) * np.var(logarithms)) ** 0.5:.2f}"
+
+
+def _saved(rows: list[dict[str, Any]], choice: str) -> float:
+    """Logarithm of that ratio; NaN where one of the lines falls by less than twice its slope's standard error."""
+    lines = {}
+    for name in ("random", choice):
+        own = [(np.log(row["labels"]), row["error"]) for row in rows if row["choice"] == name]
+        lines[name], covariance = np.polyfit(*np.array(own).T, 1, cov=True)
+        if lines[name][0] > -2 * covariance[0, 0] ** 0.5:
+            return float("nan")
+    most = max(row["labels"] for row in rows)
+    labels = np.log([most / 4, most / 2, most])
+    needed = (np.polyval(lines["random"], labels) - lines[choice][1]) / lines[choice][0]
+    return float((needed - labels).mean())
+
+
+def _labelling(found: dict[str, Any]) -> str:
+    dropped = "; ".join(f"{count:,} {name}" for name, count in found["statuses"].items() if name != "labelled")
+    calls = len(found["calls"])
+    return (
+        f"`deeprelax candidates` made {found['candidates']:,} crystals of 2 to 8 atoms, `deeprelax label` relaxed them "
+        f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {calls - 1} times "
+        f"(SIGKILL) and given again. In {found['seconds']:.0f} s, starts included, {found['rows']:,} were done, "
+        f"{found['different_ids']:,} of them different, {found['twice']} twice: {found['statuses']['labelled']:,} "
+        f"labelled; {dropped}; {found['force_calls'] / found['rows']:.0f} force calls each. {found['note']}"
+    )
