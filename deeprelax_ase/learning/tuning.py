@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from deeprelax_ase.data import PairDataset
 from deeprelax_ase.evaluation.calibrate import calibrate, write_calibration, write_novelty
@@ -48,6 +49,7 @@ def tune(
     Raises:
         ModelError, ValueError: see :func:`~deeprelax_ase.training.finetune_config`.
     """
+    budget: dict[str, Any] = {} if epochs is None else {"max_epochs": epochs}
     config = finetune_config(
         os.fspath(model),
         DataSettings((os.fspath(pairs),), level=level),
@@ -58,7 +60,7 @@ def tune(
         device=device,
         changes=changes,
         seed=seed,
-        **({} if epochs is None else {"max_epochs": epochs}),
+        **budget,
     )
     card = config.out / f"{config.name}.json"
     if not card.exists():
