@@ -56,6 +56,11 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
+def without_warnings_of_potentials() -> None:
+    """Pass over what the libraries of potentials warn of, inside :func:`plain_warnings`: nothing a user could mend."""
+    warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")
+
+
 def require(module: str, extra: str) -> None:
     """End with advice if ``module``, which the ``extra`` brings, is not installed."""
     from importlib.util import find_spec

@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stop
+from deeprelax_ase.cli.common import (
+    OK,
+    SOME_FAILED,
+    errors,
+    going_on_with,
+    plain_warnings,
+    require,
+    stop,
+    without_warnings_of_potentials,
+)
 from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Quiet, RelaxCell, argument, optional
 from deeprelax_ase.cli.screen import IdKey, Out, ShardOption
 from deeprelax_ase.errors import DeepRelaxError
@@ -141,6 +150,7 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
     from deeprelax_ase.screening import Shard
 
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+        without_warnings_of_potentials()
         task = bar.add_task("reading", total=None)
 
         def observe(progress: Progress) -> None:

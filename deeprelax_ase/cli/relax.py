@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
@@ -14,7 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli import console
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, stop
+from deeprelax_ase.cli.common import (
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    errors,
+    plain_warnings,
+    stop,
+    without_warnings_of_potentials,
+)
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
@@ -83,7 +90,7 @@ def relax(
     except (DeepRelaxError, ValueError) as error:
         stop(str(error))
     with plain_warnings():
-        warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")  # nothing a user could mend
+        without_warnings_of_potentials()
         chosen = partial(relax_frames, frames, predictor, relax_cell=how.cell, **how.start)
         tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
     if "potential" in relax_frames.keywords and not quiet:

@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stop
+from deeprelax_ase.cli.common import (
+    OK,
+    SOME_FAILED,
+    errors,
+    going_on_with,
+    plain_warnings,
+    require,
+    stop,
+    without_warnings_of_potentials,
+)
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
@@ -136,6 +145,7 @@ def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quie
     from deeprelax_ase.screening.run import screen as run_screen
 
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+        without_warnings_of_potentials()
         task = bar.add_task("reading", total=None)
 
         def observe(progress: run.Progress) -> None:
