@@ -83,6 +83,27 @@ class TestABatchLosesNothing:
         assert sorted(found.errors) == [0, 1]
 
 
+class TestMemory:
+    @pytest.mark.parametrize(("free", "atoms"), [(14e9, 1000), (6e6, 125), (1e12, 20_000)])
+    def test_a_gpu_takes_what_half_of_its_free_memory_holds(self, monkeypatch, free, atoms):
+        potential = Springs()
+        potential.device = torch.device("cuda")
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 141e9))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3e9)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1e9)  # the rest is torch's to give again
+        assert potential.atoms_at_once == atoms
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    def test_a_gpu_is_asked_for_more_once_it_is_known_what_an_atom_takes(self):
+        potential = Springs()
+        potential.device = torch.device("cuda")
+        before = potential.atoms_at_once
+        many = [rattled(seed=seed) for seed in range(80)]
+        found = potential(*(tensor.cuda() for tensor in tensors_of(many)))
+        torch.testing.assert_close(found.energies.cpu(), Springs()(*tensors_of(many)).energies)
+        assert potential.atoms_at_once >= before
+
+
 class TestAnyCalculator:
     def test_each_as_alone(self):
         assert_as_alone(get_batched(EMT()), EMT(), GOOD, atol=1e-12)
