@@ -10,12 +10,15 @@ import shared
 #: Around the table.
 BEGIN, END = "<!-- novelty: made by benchmarks/pages.py -->", "<!-- end of novelty -->"
 
+#: Results of the shipped models, and of one that has learnt bulk crystals alone.
+MODELS = ("novelty-PBE", "novelty-M3GNet", "novelty-Bulk")
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
 
 
 def filled(text: str, results: Path) -> str:
     """``text`` with the table of ``results`` in its place, see :func:`shared.filled`."""
-    return shared.filled(text, BEGIN, END, table(*shared.read(results, "novelty-PBE", "novelty-M3GNet")))
+    return shared.filled(text, BEGIN, END, table(*shared.read(results, *MODELS)))
 
 
 def table(*models: dict[str, Any]) -> str:
@@ -24,7 +27,7 @@ def table(*models: dict[str, Any]) -> str:
     rows = [[kind, *(cell for found in models for cell in _cells(found["kinds"][kind]))] for kind in models[0]["kinds"]]
     fitted, costs = models[0]["novelty"], [found["cost"] for found in models]
     novelty, prediction = (max(cost[key] for cost in costs) for key in ("novelty_ms", "prediction_ms"))
-    shares = [[found["model"], *_shares(found["causes"])] for found in models]
+    shares = [[found["model"], *_shares(found["causes"])] for found in models if found["causes"]]
     causes = "model | crystals | doubtful geometry | novelty beyond 1 | error features | `ood` | `uncertain`"
     return f"""
 {shared.table(" | ".join(["kind", *columns]), rows)}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.geometry.contacts import covalent_radii, metallic
 
 #: Makes an outlier of a crystal; None where that crystal does not allow it.
 Maker = Callable[[Crystal, np.random.Generator], Crystal | None]
@@ -34,6 +35,15 @@ _COMPRESSED, _EXPANDED = (0.45, 0.72), (1.5, 3.0)
 
 #: Å, standard deviation of the coordinates of shaken crystals.
 _SHAKEN = 0.35
+
+#: Atoms that small molecules have at least and at most.
+_MOLECULE = (2, 12)
+
+#: Lengths of bonds, and the least distance of other atoms, over the sum of the covalent radii.
+_BOND, _APART = (0.9, 1.15), 1.25
+
+#: Directions that are tried for a bond: a few leave molecules crooked, many make them regular.
+_DIRECTIONS = (4, 40)
 
 
 def slab(crystal: Crystal, rng: np.random.Generator) -> Crystal:
@@ -67,6 +77,18 @@ def wire(crystal: Crystal, rng: np.random.Generator) -> Crystal:
 def cluster(crystal: Crystal, rng: np.random.Generator) -> Crystal:
     """The atoms of one cell alone."""
     return cut_free(crystal, [0, 1, 2], rng.uniform(*_VACUUM))
+
+
+def fragment(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """Two to a dozen of its atoms alone, each the nearest to one of the others."""
+    images = repeated(crystal, (5, 5, 5))
+    from_center = np.linalg.norm(images.positions - 2.5 * crystal.cell.sum(axis=0), axis=1)
+    chosen = [int(rng.choice(np.argsort(from_center)[: len(crystal)]))]
+    for _ in range(min(int(rng.integers(*_MOLECULE, endpoint=True)), len(images)) - 1):
+        from_member = np.linalg.norm(images.positions - images.positions[rng.choice(chosen)], axis=1)
+        from_member[chosen] = np.inf
+        chosen.append(int(from_member.argmin()))
+    return in_box(images.numbers[chosen], images.positions[chosen], rng.uniform(*_VACUUM))
 
 
 def vacancy(crystal: Crystal, rng: np.random.Generator) -> Crystal:
@@ -105,7 +127,7 @@ def shaken(crystal: Crystal, rng: np.random.Generator) -> Crystal:
 
 
 def substituted(elements: Sequence[int]) -> dict[str, Maker]:
-    """Makers of crystals with any of the ``elements`` (atomic numbers) in place of one or two atoms, or of all."""
+    """Makers with any of the ``elements`` (atomic numbers): for one or two atoms, or for all, and in molecules."""
 
     def dopant(crystal: Crystal, rng: np.random.Generator) -> Crystal:
         whole = supercell(crystal, int(rng.integers(8, 32)))
@@ -119,7 +141,15 @@ def substituted(elements: Sequence[int]) -> dict[str, Maker]:
         others = rng.choice(elements, size=len(own), replace=len(own) > len(elements))
         return Crystal(others[np.searchsorted(own, crystal.numbers)], crystal.positions, crystal.cell)
 
-    return {"dopant": dopant, "exchanged": exchanged}
+    def molecule(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+        return grown(rng.choice(elements, size=int(rng.integers(2, 5))), rng)
+
+    def covalent(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+        return grown(rng.choice(no_metals, size=int(rng.integers(2, 5))), rng)
+
+    made: dict[str, Maker] = {"dopant": dopant, "exchanged": exchanged, "molecule": molecule}
+    no_metals = [z for z in elements if not metallic()[z]]
+    return made | {"covalent molecule": covalent} if no_metals else made
 
 
 #: Makers of outliers from any crystal, by name.
@@ -128,6 +158,7 @@ SHAPES: Mapping[str, Maker] = {
     "layer": layer,
     "wire": wire,
     "cluster": cluster,
+    "fragment": fragment,
     "vacancy": vacancy,
     "interstitial": interstitial,
     "compressed": compressed,
@@ -142,6 +173,37 @@ TAUGHT_BY: Mapping[int, tuple[str, ...]] = {
     8: ("slab", "layer"),
     9: ("vacancy", "dopant"),
 }
+
+
+def grown(elements: Sequence[int], rng: np.random.Generator) -> Crystal:
+    """A molecule of two to a dozen atoms of these ``elements``, fewer where there is no room.
+
+    Each element has one to four bonds. The first atom that has one left takes the next, in any direction or where there
+    is most room.
+    """
+    numbers = rng.choice(elements, size=int(rng.integers(*_MOLECULE, endpoint=True)))
+    radii, tried = covalent_radii().numpy()[numbers], int(rng.choice(_DIRECTIONS))
+    bonds = rng.integers(1, 4, size=numbers.max() + 1, endpoint=True)[numbers]
+    bonds[0] = max(bonds[0], 2)
+    positions = np.zeros((1, 3))
+    while (new := len(positions)) < len(numbers) and (free := np.flatnonzero(bonds[:new] > 0)).size:
+        parent = free[0]
+        directions = rng.normal(size=(tried, 3))
+        directions *= rng.uniform(*_BOND) / np.linalg.norm(directions, axis=1, keepdims=True)
+        places = positions[parent] + (radii[parent] + radii[new]) * directions
+        apart = np.linalg.norm(places[:, None] - positions, axis=2) / (radii[:new] + radii[new])
+        apart[:, parent] = np.inf
+        room = apart.min(axis=1)
+        bonds[parent] -= 1
+        if room.max() > _APART:
+            positions = np.vstack([positions, places[room.argmax()]])
+            bonds[new] -= 1
+    return in_box(numbers[: len(positions)], positions, rng.uniform(*_VACUUM))
+
+
+def in_box(numbers: Sequence[int], positions: np.ndarray, vacuum: float) -> Crystal:
+    """Atoms at ``positions`` (n, 3) Å in a box that is larger by ``vacuum`` (Å) on each axis."""
+    return Crystal(numbers, positions - positions.min(axis=0), np.diag(np.ptp(positions, axis=0) + vacuum))
 
 
 def cut_free(crystal: Crystal, axes: Sequence[int], vacuum: float) -> Crystal:

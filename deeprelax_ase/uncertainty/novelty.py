@@ -38,10 +38,10 @@ _HIDDEN = 64
 _PRIOR = 5.0
 
 #: Steps of the fit, the largest step, the decay of weights, and the share of channels that are left out at random.
-_STEPS, _RATE, _DECAY, _DROPOUT = 1000, 3e-3, 1e-2, 0.3
+_STEPS, _RATE, _DECAY, _DROPOUT = 600, 4e-3, 1e-2, 0.3
 
 #: Crystals that a step sees, about.
-_BATCH = 1000
+_BATCH = 500
 
 #: Logarithm of the largest novelty.
 _LARGEST = math.log(1e6)

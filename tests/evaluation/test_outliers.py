@@ -9,6 +9,7 @@ from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.outliers import MOST_ATOMS, SHAPES, cut_free, scaled, substituted, supercell
+from deeprelax_ase.geometry.contacts import covalent_radii
 from deeprelax_ase.geometry.vacuum import vacuum_of
 from deeprelax_ase.graph import build_graph
 
@@ -48,6 +49,50 @@ def test_cutting_keeps_the_atoms_apart_from_each_other_and_the_other_axes(source
     for vector in made.cell[len(kept) :]:
         length = np.linalg.norm(vector)
         assert length - np.ptp(made.positions @ vector / length) == pytest.approx(9.0)
+
+
+@every_source
+def test_a_fragment_is_of_the_crystals_atoms_and_holds_together(source: Crystal):
+    for seed in range(5):
+        made = SHAPES["fragment"](source, np.random.default_rng(seed))
+        assert made is not None
+        assert 2 <= len(made) <= 12
+        assert set(made.numbers) <= set(source.numbers)
+        assert directions(made) == 3
+        assert nearest(made).max() <= nearest(source).max() + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["molecule", "covalent molecule"])
+def test_molecules_are_bonded_as_their_radii_say_and_alone(kind: str):
+    elements = [1, 6, 8, 17, 29, 56]
+    made = [substituted(elements)[kind](ROCKSALT, np.random.default_rng(seed)) for seed in range(30)]
+    for molecule in made:
+        assert molecule is not None
+        assert 2 <= len(molecule) <= 12
+        assert directions(molecule) == 3
+        radii = covalent_radii().numpy()[molecule.numbers]
+        apart = distances(molecule) / (radii[:, None] + radii)
+        assert 0.9 <= apart.min()
+        assert apart.min(axis=1).max() <= 1.15
+        assert molecule.cell.diagonal().min() > 8
+    found = {int(z) for molecule in made for z in molecule.numbers}
+    assert found == {1, 6, 8, 17} if kind == "covalent molecule" else found == set(elements)
+
+
+def test_metals_alone_make_no_covalent_molecules():
+    assert "covalent molecule" not in substituted([3, 29, 56])
+
+
+def distances(crystal: Crystal) -> np.ndarray:
+    """(N, N) Å, between its atoms, without images; infinite on the diagonal."""
+    lengths = np.linalg.norm(crystal.positions[:, None] - crystal.positions, axis=2)
+    np.fill_diagonal(lengths, np.inf)
+    return lengths
+
+
+def nearest(crystal: Crystal) -> np.ndarray:
+    """(N,) Å, from each atom to the nearest one."""
+    return crystal.to_atoms().get_all_distances(mic=True)[~np.eye(len(crystal), dtype=bool)].reshape(len(crystal), -1).min(axis=1)
 
 
 @every_source
@@ -91,7 +136,7 @@ def test_supercells_do_not_grow_beyond_the_most():
 
 
 @every_source
-@pytest.mark.parametrize("kind", [*SHAPES, "dopant", "exchanged"])
+@pytest.mark.parametrize("kind", [*SHAPES, *substituted([3, 9])])
 def test_outliers_reproduce_and_leave_their_source_alone(source: Crystal, kind: str):
     before = source.positions.copy()
     maker = {**SHAPES, **substituted([3, 9])}[kind]
