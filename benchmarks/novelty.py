@@ -71,7 +71,8 @@ def kinds(folder: Path, model: Model, number: int, rng: np.random.Generator) -> 
     for kind, name in {**ORDINARY, **STRANGE}.items():
         yield name, crystals_of(drawn(chosen(generated, held_out & (generated.kind == kind)), number, rng), "initial")
     ordinary = torch.isin(generated.kind, torch.tensor(list(ORDINARY)))
-    yield "pairs of elements in generated crystals alone", crystals_of(drawn(chosen(generated, unseen & ordinary), number, rng), "initial")
+    new = crystals_of(drawn(chosen(generated, unseen & ordinary), number, rng), "initial")
+    yield "pairs of elements in generated crystals alone", new
     yield "wires", [made for crystal in relaxed if (made := wire(crystal, rng)) is not None]
     yield "molecules", [c for c in molecules() if known.issuperset(c.numbers.tolist())]
     yield "interstitial atoms", [made for crystal in relaxed if (made := interstitial(crystal, rng)) is not None]

@@ -147,9 +147,13 @@ def substituted(elements: Sequence[int]) -> dict[str, Maker]:
     def covalent(crystal: Crystal, rng: np.random.Generator) -> Crystal:
         return grown(rng.choice(no_metals, size=int(rng.integers(2, 5))), rng)
 
+    def hydrogenated(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+        return grown([*rng.choice(no_metals, size=int(rng.integers(2, 5))), 1, 1, 1], rng)
+
     made: dict[str, Maker] = {"dopant": dopant, "exchanged": exchanged, "molecule": molecule}
     no_metals = [z for z in elements if not metallic()[z]]
-    return made | {"covalent molecule": covalent} if no_metals else made
+    made |= {"covalent molecule": covalent} if no_metals else {}
+    return made | ({"molecule with hydrogen": hydrogenated} if 1 in no_metals else {})
 
 
 #: Makers of outliers from any crystal, by name.
