@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.outliers import cut_free, scaled
@@ -60,8 +60,14 @@ def test_known_crystals_are_within_and_others_beyond_the_limit(model: Model):
     known = [bulk("NaCl", "rocksalt", a=5.5), bulk("MgO", "rocksalt", a=4.21), perovskite(), bulk("Si"), bulk("Cu")]
     assert (novelty_of(model, *map(Crystal.of, known)) < 0.1).all()
     silicon, copper, oxide = (Crystal.of(atoms) for atoms in (bulk("Si"), bulk("Cu"), perovskite()))
-    strange = [scaled(silicon, 3.0), scaled(copper, 0.5), scaled(oxide, 0.4), cut_free(oxide, [0, 1], 12.0)]
+    strange = [scaled(silicon, 3.0), scaled(copper, 0.5), scaled(oxide, 0.4), cut_free(silicon, [0, 1], 12.0)]
     assert (novelty_of(model, *strange) > 1).all()
+
+
+@pytest.mark.parametrize("name", [card.name for card in available_models() if card.novelty])
+def test_every_shipped_model_finds_molecules_novel(shipped, name: str):
+    molecules = [molecule(formula, vacuum=6.0, pbc=True) for formula in ("H2O", "CH3CH2OH", "NaCl", "Si2")]
+    assert (novelty_of(shipped(name), *map(Crystal.of, molecules)) > 1).all()
 
 
 def test_relaxing_reads_the_unrelaxed_crystal_once(model: Model):
