@@ -26,6 +26,7 @@ def table(*models: dict[str, Any]) -> str:
     columns = [f"{found['model']}: crystals | AUROC | beyond 1" for found in models]
     rows = [[kind, *(cell for found in models for cell in _cells(found["kinds"][kind]))] for kind in models[0]["kinds"]]
     fitted, bulk = models[0]["novelty"], models[-1]
+    of_bulk = bulk["novelty"]
     share = max(found["cost"]["novelty_ms"] / found["cost"]["prediction_ms"] for found in models)
     shares = [[found["model"], *_shares(found["causes"])] for found in models if found["causes"]]
     causes = "model | crystals | doubtful geometry | novelty beyond 1 | error features | `ood` | `uncertain`"
@@ -36,10 +37,11 @@ AUROC: how often a crystal of the kind is more novel than an unrelaxed one of th
 {fitted["crystals"]:,} training crystals and {fitted["outliers"]:,} outliers made of others, limited by
 {fitted["validation"]:,} validation crystals. It takes {share:.2%} of the time of a prediction.
 
-{models[0]["model"]} and {models[1]["model"]} have learnt layers, slabs and defects: to them they are ordinary, and 0.5 is right.
-{bulk["model"]} is a network of the same shape that was trained for 90 s on one H200 without them, on 604,984 pairs of the other kinds, to measure what
-novelty tells of kinds that it has not learnt; it does not ship. Its novelty was fitted to {bulk["novelty"]["crystals"]:,} of these and
-{bulk["novelty"]["outliers"]:,} outliers, slabs, layers, vacancies and dopants among them.
+{models[0]["model"]} and {models[1]["model"]} have learnt layers, slabs and defects: to them they are ordinary, and
+0.5 is right. {bulk["model"]} is a network of the same shape trained without them, for 90 s on one H200 on 604,984
+pairs of the other kinds, to measure what novelty tells of kinds that it has not learnt; it does not ship. Its novelty
+was fitted to {of_bulk["crystals"]:,} of these and {of_bulk["outliers"]:,} outliers, slabs, layers, vacancies and
+dopants among them.
 
 Novelty is one cause of `ood`. Unrelaxed crystals of the universal test split by the first one that holds, and all that
 are `uncertain`, most of them for their odds:

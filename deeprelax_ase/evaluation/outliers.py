@@ -179,7 +179,7 @@ TAUGHT_BY: Mapping[int, tuple[str, ...]] = {
 }
 
 
-def grown(elements: Sequence[int], rng: np.random.Generator) -> Crystal:
+def grown(elements: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Crystal:
     """A molecule of two to a dozen atoms of these ``elements``, fewer where there is no room.
 
     Each element has one to four bonds. The first atom that has one left takes the next, in any direction or where there
@@ -205,7 +205,7 @@ def grown(elements: Sequence[int], rng: np.random.Generator) -> Crystal:
     return in_box(numbers[: len(positions)], positions, rng.uniform(*_VACUUM))
 
 
-def in_box(numbers: Sequence[int], positions: np.ndarray, vacuum: float) -> Crystal:
+def in_box(numbers: np.ndarray, positions: np.ndarray, vacuum: float) -> Crystal:
     """Atoms at ``positions`` (n, 3) Å in a box that is larger by ``vacuum`` (Å) on each axis."""
     return Crystal(numbers, positions - positions.min(axis=0), np.diag(np.ptp(positions, axis=0) + vacuum))
 
