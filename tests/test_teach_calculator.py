@@ -23,14 +23,14 @@ def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_no_two_crystals_are_alike(example: ModuleType) -> None:
     crystals = example.compounds()
-    assert len({tuple(atoms.cell.array.ravel()) for atoms in crystals}) == len(crystals) == 144
-    assert {len(atoms) for atoms in crystals} == {2, 4}
+    assert len({tuple(atoms.cell.array.ravel()) for atoms in crystals}) == len(crystals) == 128
+    assert {len(atoms) for atoms in crystals} == {2}
 
 
 @pytest.mark.slow
 def test_the_tuned_model_jumps_nearer_and_takes_fewer_force_calls(example: ModuleType, tmp_path: Path) -> None:
     tuned, unseen = example.taught(tmp_path)
-    assert len(unseen) == 27
+    assert len(unseen) == 24
     before, after = (example.force_calls(unseen, model) for model in ("DeepRelax-PBE", tuned))
     assert after.calls < before.calls < example.force_calls(unseen).calls
     assert after.volume_off < before.volume_off
