@@ -28,9 +28,9 @@ python benchmarks/learning_curve.py pairs_xmno.npz --weights noxmno.safetensors 
 ```
 
 Stored minima stand for a potential's. A network trained for a minute on one GPU without the crystals in question learns
-up to 512 of 2,500 of them (as far as there was time) in rounds as `deeprelax learn` does; 60 others validate, 400 test. Error is that of
-coordinates and of lattice vectors together (Å), the mean and the standard error of {seeds} seeds. The network that all
-start from, calibrated on the validation crystals, chooses the first labels.
+up to 512 of 2,500 of them (as far as there was time) in rounds as `deeprelax learn` does; 60 others validate, 400 test.
+Error is that of coordinates and of lattice vectors together (Å), the mean and the standard error of {seeds} seeds. The
+network that all start from, calibrated on the validation crystals, chooses the first labels.
 
 Labels, against chance: those that a choice needs for the errors that chance has with the largest number of labels, a
 half and a quarter of it, over these, by straight lines through the errors of all seeds against the logarithm of the
@@ -119,5 +119,6 @@ def _labelling(found: dict[str, Any]) -> str:
         f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {calls - 1} times "
         f"(SIGKILL) and given again. In {found['seconds']:.0f} s, starts included, {found['rows']:,} were done, "
         f"{found['different_ids']:,} of them different, {found['twice']} twice: {found['statuses']['labelled']:,} "
-        f"labelled; {dropped}; {found['force_calls'] / found['rows']:.0f} force calls each. {found['note']}"
+        f"labelled; {dropped}; {found['force_calls'] / found['rows']:.0f} force calls each. {found['note']} "
+        f"`deeprelax data check` tells of the {found['data_check']['pairs']:,} pairs: {found['data_check']['told']}."
     )
