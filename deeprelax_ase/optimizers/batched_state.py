@@ -74,10 +74,10 @@ class BatchedStart:
         """
         if self.origin is not None and self.strain is not None:
             left, stretches, right = np.linalg.svd(np.linalg.solve(self.origin, self.cell))
-            stretch = right.T * stretches @ right
-            if np.allclose((stretch - np.eye(3)) * (1 - self.strain.matrix), 0, rtol=0, atol=_ROUNDING):
-                log = right.T * np.log(stretches) @ right
-                return self.positions @ np.linalg.inv(stretch), self.origin @ left @ right, log
+            stretch, rotation, kept = right.T * stretches @ right, left @ right, 1 - self.strain.matrix
+            if all(np.allclose((one - np.eye(3)) * kept, 0, rtol=0, atol=_ROUNDING) for one in (stretch, rotation)):
+                log, rotation = right.T * np.log(stretches) @ right, np.where(kept, np.eye(3), rotation)  # exactly
+                return self.positions @ np.linalg.inv(stretch), self.origin @ rotation, log
         return self.positions, self.cell, np.zeros((3, 3))
 
 
