@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
-from deeprelax_ase.calculators.scope import free_threads, torch_settings
 from deeprelax_ase.errors import DeviceError
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
+from deeprelax_ase.prediction.devices import at_most, free_threads
 
 #: Bytes that a potential takes on a GPU for an atom, until one batch has told.
 _BYTES_PER_ATOM = 8_000_000
@@ -44,7 +44,7 @@ class BatchedPotential(ABC):
 
     Called, it evaluates a batch and loses none of it: where the batch fails, halves of it are computed, down to the
     crystal at fault; so it goes where memory does not suffice. On a CPU torch computes in as many threads as there were
-    free cores at the first call, see :func:`~deeprelax_ase.calculators.scope.free_threads`.
+    free cores at the first call, see :func:`~deeprelax_ase.prediction.devices.free_threads`.
 
     Attributes:
         name: for results.
@@ -111,7 +111,7 @@ class BatchedPotential(ABC):
             whole = torch.tensor([k for k in range(crystals) if k not in found.errors], device=self.device)
         given = (numbers, positions, cells, batch)
         apart = self.one_by_one or self.device.type != "cpu"
-        with contextlib.nullcontext() if apart else torch_settings(torch.get_default_dtype(), self._threads):
+        with contextlib.nullcontext() if apart else at_most(self._threads):
             for part in whole.split(1) if self.one_by_one else [whole]:
                 self._attempt(found, given, part)
         self._mark_not_finite(found, batch)

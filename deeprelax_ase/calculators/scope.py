@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from threading import RLock
 
@@ -36,16 +35,3 @@ def torch_settings(dtype: torch.dtype, threads: int | None = None) -> Iterator[N
 def one_thread() -> contextlib.AbstractContextManager[None]:
     """Let torch compute in one thread: what is small takes many times as long in several that wait for a busy core."""
     return torch_settings(torch.get_default_dtype(), 1)
-
-
-def free_threads() -> int:
-    """Threads that torch gets a core for here, by the load of the machine now; one at least.
-
-    Torch's threads wait for each other at every operation. On cores that others keep busy, small batches took twenty
-    times as long in two threads as in one. Whoever sets OMP_NUM_THREADS has chosen.
-    """
-    most = torch.get_num_threads()
-    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
-        return most
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(most, round(cores - os.getloadavg()[0])))

@@ -19,6 +19,7 @@ from deeprelax_ase.cli.common import (
     SOME_FAILED,
     errors,
     plain_warnings,
+    share_cores,
     stop,
     without_warnings_of_potentials,
 )
@@ -83,6 +84,7 @@ def relax(
     """
     try:
         sources, frames, file_format = _open(inputs, output, overwrite)
+        share_cores()
         made = _make_calculator(how)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(how, made)
         tell_level(how, made, quiet=quiet)
