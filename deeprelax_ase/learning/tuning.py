@@ -1,4 +1,4 @@
-"""What a round of learning does with its labels: tunes the model on them, and calibrates the tuned one anew."""
+"""A round of learning once its labels are there: the model tuned on them, and the tuned one calibrated anew."""
 
 from __future__ import annotations
 
