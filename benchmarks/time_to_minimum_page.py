@@ -60,7 +60,7 @@ def write_page(results: Path, page: Path) -> None:
     for name in RUNS:
         found = {d: results / f"time_to_minimum-{name}-{d}.json" for d in ("cuda", "cpu")}
         runs[name] = {device: read(results, file.stem) for device, file in found.items() if file.exists()}
-    runs = {name: of for name, of in runs.items() if "cuda" in of}
+    runs = {name: of for name, of in runs.items() if of}
     first = runs["M3GNet"]["cuda"]
     parts = [_HEAD.format(minimum=first["minimum"], steps=first["steps"])]
     for name, of in runs.items():
@@ -72,17 +72,27 @@ def write_page(results: Path, page: Path) -> None:
 
 
 def _about(of: dict[str, Any]) -> str:
-    gpu = of["cuda"]
-    there = gpu["environment"]
-    told = (
-        f"{gpu['crystals']} of {gpu['chosen']} crystals, {gpu['atoms'] / gpu['crystals']:.1f} atoms on average, on an "
-        f"{there['gpu']} with torch {there['torch']} and TorchSim {there['torch-sim-atomistic']}; "
-        f"jumps by `{gpu['model']}`."
-    )
-    if "cpu" in of:
-        few, one = of["cpu"]["crystals"], of["cpu"]["environment"]
-        told += f" CPU: one thread of an {one['processor']} with {one['cores']} cores, every tenth of them ({few})."
-    return told
+    told = []
+    if gpu := of.get("cuda"):
+        there = gpu["environment"]
+        told = [
+            f"{_crystals(gpu)}, on an {there['gpu']} with torch {there['torch']} and TorchSim "
+            f"{there['torch-sim-atomistic']}; jumps by `{gpu['model']}`."
+        ]
+    if cpu := of.get("cpu"):
+        there = cpu["environment"]
+        told.append(
+            f"CPU: {_crystals(cpu)}, one thread of an {there['processor']} with {there['cores']} cores; jumps by "
+            f"`{cpu['model']}`."
+        )
+        if cpu.get("busy"):
+            told.append("The machine had other work to do: times are the processor's, of the one process.")
+    return " ".join(told)
+
+
+def _crystals(run: dict[str, Any]) -> str:
+    atoms = run["atoms"] / run["crystals"]
+    return f"{run['crystals']} of {run['chosen']} crystals, {atoms:.1f} atoms on average"
 
 
 def _key(row: dict[str, Any]) -> tuple[str, float | None]:
@@ -94,7 +104,7 @@ def _measured(run: dict[str, Any] | None) -> dict[tuple[str, float | None], dict
 
 
 def _table(of: dict[str, Any]) -> str:
-    gpu, cpu = _measured(of["cuda"]), _measured(of.get("cpu"))
+    gpu, cpu = _measured(of.get("cuda")), _measured(of.get("cpu"))
     heading = (
         "method | to (eV/Å) | crystals | GPU (ms) | until 99 % are done | one CPU thread (ms) | calls | converged | "
     )
@@ -163,7 +173,7 @@ def draw(of: dict[str, Any], title: str, picture: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "deeprelax"  # the same figures give the same file
     import matplotlib.pyplot as plt
 
-    gpu = _measured(of["cuda"])
+    gpu = _measured(of.get("cuda") or of["cpu"])
     figure, panels = plt.subplots(1, 2, figsize=(10, 5.6), sharex=True)
     for axes, (what, unit, scale, least) in zip(panels, PANELS, strict=True):
         axes.axhline(scale * gpu["nothing", None][what]["median"], color="grey", linestyle=":", label="nothing done")
@@ -173,7 +183,7 @@ def draw(of: dict[str, Any], title: str, picture: Path) -> None:
                     continue
                 same = gpu.get((name.removesuffix(", one by one"), fmax), row)  # ends there, of more crystals
                 label, sign, colour = NAMES[name]
-                shown = device == "cuda" and fmax in (None, min(LIMITS))
+                shown = (device == "cuda" or "cuda" not in of) and fmax in (None, min(LIMITS))
                 axes.plot(
                     row["seconds"],
                     max(scale * same[what]["median"], least),
