@@ -95,7 +95,7 @@ def in_own_threads(method: Callable[..., Made]) -> Callable[..., Made]:
 
 @dataclass
 class _Threads:
-    """How many are inside :func:`at_most`, and torch's threads before."""
+    """Count of those inside :func:`at_most`, and torch's threads before."""
 
     lock: Lock = field(default_factory=Lock)
     inside: int = 0
