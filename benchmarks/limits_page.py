@@ -35,8 +35,7 @@ Nearly all training crystals have 48 atoms at most. Supercells of bulk test crys
 SCALING = """## What more pairs, parameters and time buy
 
 Trainings of {seconds} s on one H200 each, from random weights, that depart in one thing: mean over the nine kinds of
-the test crystals' coordinates, two recycles, {each} crystals of a kind at most, which start at {start:.4f} Å.
-Copied by hand from the results of the runs."""
+the test crystals' coordinates, two recycles, {each} crystals of a kind at most, which start at {start:.4f} Å."""
 
 
 def sections(results: Path) -> list[str]:

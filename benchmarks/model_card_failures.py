@@ -27,7 +27,9 @@ def kind_name(name: str) -> str:
     return name.replace("%", " %")
 
 
-def failures(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]) -> str:
+def failures(
+    card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any], large: dict[str, Any] | None = None
+) -> str:
     """Where the model fails, a point each; see :func:`model_card_page.markdown`."""
     found = measured["groups"]
     everything = found["all"]["all"]
@@ -42,9 +44,30 @@ def failures(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         _worst_elements(measured["elements"]),
         _stay(accuracy),
         _layers(measured),
+        _beyond(card, large),
         *card.limits,
     ]
     return "Measured ones first:\n\n" + "\n".join(f"- {point}" for point in points if point)
+
+
+def above_hundred(found: dict[str, Any]) -> str:
+    """How far supercells end from their minimum, of what ``large.py`` found."""
+    row, (fewest, most) = found["rows"]["all"], found["atoms"]
+    end, start = (row[side]["coordinates mean"] for side in ("end", "start"))
+    return (
+        f"coordinates of {row['crystals']} supercells of {fewest} to {most} atoms end {end:.3f} Å off with "
+        f"`{found['model']}`, unrelaxed {start:.3f} Å, and {percent(row['further off'], 0)} of them end further off "
+        "than they began"
+    )
+
+
+def _beyond(card: ModelCard, large: dict[str, Any] | None) -> str:
+    """Crystals above those that it was trained on."""
+    if large is None:
+        return ""
+    if large["model"] != card.name:
+        return "how its errors grow in cells of more than 100 atoms has not been measured"
+    return above_hundred(large)
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kinds_page import told_here
 from model_card_failures import FILES, OOD, failures, kind_name, percent
 from shared import RESULTS, read, table
 
@@ -34,12 +35,22 @@ def write_cards(folder: Path = WEIGHTS) -> None:
 def write_card(name: str, folder: Path) -> None:
     """Write the card of the model ``name`` into ``folder``."""
     short = name.removeprefix("DeepRelax-")
-    measured, accuracy, latency = read(RESULTS, f"card-{short}", f"accuracy-{short}", "latency")
+    measured, accuracy, latency, large = read(RESULTS, f"card-{short}", f"accuracy-{short}", "latency", "large")
+    kinds = read(RESULTS, f"kinds-{short}") if (RESULTS / f"kinds-{short}.json").exists() else None
     card = ModelCard.read(WEIGHTS / f"{name}.json")
-    (folder / f"{name}.md").write_text(markdown(card, measured, accuracy, latency), encoding="utf-8")
+    page = markdown(card, measured, accuracy, latency, kinds=kinds, large=large)
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 
-def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any], latency: dict[str, Any]) -> str:
+def markdown(
+    card: ModelCard,
+    measured: dict[str, Any],
+    accuracy: dict[str, Any],
+    latency: dict[str, Any],
+    *,
+    kinds: dict[str, Any] | None = None,
+    large: dict[str, Any] | None = None,
+) -> str:
     """The whole card.
 
     Args:
@@ -47,6 +58,8 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         measured: what ``model_cards.py`` found with it.
         accuracy: what ``accuracy.py`` found with it.
         latency: what ``latency.py`` found.
+        kinds: what ``kinds.py`` found with it, where it was asked.
+        large: what ``large.py`` found, with it or with another model.
 
     Raises:
         ValueError: the figures were measured with other weights.
@@ -64,8 +77,9 @@ def markdown(card: ModelCard, measured: dict[str, Any], accuracy: dict[str, Any]
         "## Errors and coverage",
         _overall(card),
         _groups(card, measured),
+        *([] if kinds is None else [_kinds(kinds)]),
         "## Known failures",
-        failures(card, measured, accuracy),
+        failures(card, measured, accuracy, large),
         "## Licence",
         _licence(card),
         "## How to reproduce it",
@@ -125,14 +139,15 @@ def _data(card: ModelCard, measured: dict[str, Any]) -> str:
 def _elements(measured: dict[str, Any]) -> str:
     seen = measured["elements"]
     listed = ", ".join(f"{name} {e['trained']:,} ({e['trained_dft']:,})" for name, e in seen.items())
+    pairs = sum(splits["train"]["pairs"] for splits in measured["data"].values())
     few = [f"{name} {e['trained']}" for name, e in seen.items() if e["trained"] < FEW_CRYSTALS]
     few_dft = [f"{name} {e['trained_dft']}" for name, e in seen.items() if e["trained_dft"] < FEW_CRYSTALS]
     fewest = sorted(seen, key=lambda name: seen[name]["trained"])[:5]
     rarest = ", ".join(f"{name} {seen[name]['trained']:,}" for name in fewest)
     return "\n\n".join(
         [
-            f"{len(seen)} elements, with the training crystals that hold each, in brackets those that DFT relaxed: "
-            f"{listed}.",
+            f"{len(seen)} elements, with how many hold each of the {pairs:,} training crystals of the table above, in "
+            f"brackets those that DFT relaxed: {listed}.",
             f"In fewer than {FEW_CRYSTALS} training crystals: {', '.join(few) or 'none'}; the rarest are {rarest}. In "
             f"fewer than {FEW_CRYSTALS} that DFT relaxed: {', '.join(few_dft) or 'none'}. Crystals with other elements "
             "are refused.",
@@ -181,6 +196,25 @@ def _groups(card: ModelCard, measured: dict[str, Any]) -> str:
             table([title, *heading], [[kind_name(name), *_cells(row, len(heading))] for name, row in rows.items()])
         )
     return "\n\n".join(parts)
+
+
+def _kinds(found: dict[str, Any]) -> str:
+    """The generated kinds of crystals, of which the tables before hold none."""
+    rows = []
+    for name, row in told_here(found["rows"]).items():
+        end, start = row["end"], row["start"]
+        moves = start["lengths mean"] > 0
+        volume = f"{100 * end['relative_volume median']:.2f} / {percent(start['relative_volume median'], 2)}"
+        matched = f"{100 * end['match']:.0f} / {percent(start['match'], 0)}" if "match" in end else "not measured"
+        coordinates = f"{end['coordinates mean']:.3f} / {start['coordinates mean']:.3f}"
+        cells = [coordinates, volume if moves else "kept", matched, percent(row["further off"])]
+        rows.append([name, f"{row['crystals']:,}", *cells])
+    heading = ["kind", "crystals", "coordinates", "volume, median", "match rate", "further off"]
+    return (
+        "Layers, slabs, defects and whatever else was made of published crystals, predicted / unrelaxed: means of the "
+        "coordinates' error (Å), medians of the volume's, shares that pymatgen matches with the relaxed crystal, and "
+        f"how many end further off than they began, by any amount.\n\n{table(heading, rows)}"
+    )
 
 
 def _standard_errors(measured: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 python benchmarks/pages.py
 
-writes those of this folder, the models' cards and the tables of docs/trust.md; ``benchmarks/paper/page.py`` writes that
+writes those of this folder, the models' cards and what is measured in README.md, in that of this folder and in
+docs/trust.md; ``benchmarks/paper/page.py`` writes that
 of the paper's tables.
 """
 
@@ -20,6 +21,7 @@ import model_card_page
 import never_worse_page
 import novelty_page
 import other_minima_page
+import readme_page
 import screening_page
 import speed_page
 import time_to_minimum_page
@@ -64,3 +66,4 @@ if __name__ == "__main__":
     novelty_page.write_page(RESULTS)
     never_worse_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)
     other_minima_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)
+    readme_page.write_pages()

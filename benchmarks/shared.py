@@ -53,8 +53,8 @@ def table(heading: str | Sequence[str], rows: Sequence[Sequence[str]], align: st
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, marks, *rows))
 
 
-def filled(text: str, begin: str, end: str, part: str) -> str:
-    """``text`` with ``part`` between the comments that mark its place.
+def filled(text: str, begin: str, end: str, part: str, *, inline: bool = False) -> str:
+    """``text`` with ``part`` between the comments that mark its place, on lines of its own unless it is ``inline``.
 
     Raises:
         ValueError: ``text`` has no such place.
@@ -63,4 +63,5 @@ def filled(text: str, begin: str, end: str, part: str) -> str:
     _, last, after = rest.partition(end)
     if not (first and last):
         raise ValueError(f"there is no place between {begin!r} and {end!r}")
-    return f"{before}{begin}\n{part}\n{end}{after}"
+    around = "" if inline else "\n"
+    return f"{before}{begin}{around}{part}{around}{end}{after}"

@@ -26,7 +26,7 @@ def test_rows_of_unmoved_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(9) == 7, split=np.full(9, 2))
     with np.load(file) as arrays:
         np.savez(file, **dict(arrays), **extra)
-    monkeypatch.setattr("sys.argv", ["kinds.py", str(file), "--matches", "0", "--json", str(out)])
+    monkeypatch.setattr("sys.argv", ["kinds.py", str(file), "--json", str(out)])
     kinds.main()
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert rows["elements substituted"]["crystals"] == 2
@@ -52,3 +52,22 @@ def test_crystals_stand_for_all_of_their_kind(tmp_path: Path) -> None:
     assert found["of"] == 10
     assert found["end"]["coordinates mean"] == pytest.approx((1.5 * 2 + 3.5 * 12) / 10)
     assert found["end"]["coordinates median"] == 3
+
+
+@pytest.mark.usefixtures("shipped")
+def test_match_rates_are_of_each_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crystals in cells three times as long are not taken for the relaxed ones."""
+    pytest.importorskip("pymatgen")
+    pairs, out = make_pairs(4), tmp_path / "out.json"
+    relaxed, other = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
+    swapped = [crystal.with_geometry(crystal.positions, 3 * crystal.cell) for crystal in other]
+    monkeypatch.setattr(kinds, "ends_of", lambda predictor, tests, folder: [relaxed[0], *swapped[1:3], relaxed[3]])
+    file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(4) < 0, split=np.full(4, 2))
+    with np.load(file) as arrays:
+        kind = np.array([0, 0, 4, 5])
+        np.savez(file, **dict(arrays), kind=kind, energy_initial=np.ones(4), energy_relaxed=np.zeros(4))
+    monkeypatch.setattr("sys.argv", ["kinds.py", str(file), "--match", "--json", str(out)])
+    kinds.main()
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    found = {name: rows[name]["end"]["match"] for name in list(kinds.KINDS.values())[:3]}
+    assert list(found.values()) == [0.5, 0, 1]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from ase.data import chemical_symbols
 from model_card_failures import FILES
+from never_worse import KINDS
 from typer.testing import CliRunner
 
 from deeprelax_ase import cli
@@ -59,6 +60,26 @@ class TestShipped:
         assert all(text in section(page, "How to reproduce it") for text in (card.commit, card.sha256, *commands))
         assert "kWh" in section(page, "Time and carbon")
         assert "estimate" in section(page, "Time and carbon")
+
+    @pytest.mark.parametrize("name", ["DeepRelax-PBE", "DeepRelax-M3GNet"])
+    def test_tells_of_every_kind_of_crystal(self, name: str):
+        told = section(card_page(name), "Errors and coverage")
+        found = figures(ModelCard.read(WEIGHTS / f"{name}.json"), "kinds")["rows"]
+        for kind in KINDS.values():
+            start = f"| {kind} | {found[kind]['crystals']:,} | {found[kind]['end']['coordinates mean']:.3f} / "
+            assert start in told
+
+    def test_large_cells_are_told_of_the_model_that_was_measured(self):
+        large = {
+            "model": "DeepRelax-PBE",
+            "atoms": [146, 288],
+            "rows": {"all": {"crystals": 155, "further off": 0.135}},
+        }
+        large["rows"]["all"] |= {side: {"coordinates mean": 0.1} for side in ("end", "start")}
+        assert "155 supercells of 146 to 288 atoms end 0.100 Å off" in model_card_failures.above_hundred(large)
+        told = {name: section(card_page(name), "Known failures") for name in ("DeepRelax-PBE", "DeepRelax-M3GNet")}
+        assert "supercells of" in told["DeepRelax-PBE"]
+        assert "more than 100 atoms has not been measured" in told["DeepRelax-M3GNet"]
 
     @cards
     def test_elements_are_those_of_the_json_card(self, card: ModelCard):

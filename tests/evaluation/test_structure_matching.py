@@ -26,6 +26,9 @@ def test_same_crystals_match_whatever_their_order_and_origin() -> None:
     chloride = Crystal([55, 17], [[0.0, 0, 0], [2.06, 2.06, 2.06]], np.eye(3) * 4.12)
     matches = structure_matches([rocksalt, chloride], [shifted, rocksalt])
     assert [match.same for match in matches] == [True, False]
+    alone = structure_matches([rocksalt, chloride], [shifted, rocksalt], rmsd=False)
+    assert [match.same for match in alone] == [True, False]
+    assert np.isnan([match.rmsd for match in alone]).all()
     with pytest.raises(ValueError, match="1 predicted crystals, but 2 true ones"):
         structure_matches([rocksalt], [rocksalt, chloride])
 

@@ -1,0 +1,179 @@
+"""Tables and figures within README.md, docs/trust.md and benchmarks/README.md, made of what was measured.
+
+Each stands between the comments ``<!-- NAME -->`` and ``<!-- /NAME -->``, by the names of :data:`PARTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aims_table
+from floor import SYMMETRIC
+from force_calls_report import NAMES
+from kinds import MEAN
+from model_card_failures import above_hundred, percent
+from shared import RESULTS, filled, read, table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "trust.md", ROOT / "benchmarks" / "README.md")
+
+#: Rows of the table of accuracy: title, metric, number format.
+_ERRORS = (
+    ("coordinates (Å)", "coordinates", ".3f"),
+    ("lattice matrix (Å)", "lattice", ".3f"),
+    ("cell volume (Å³)", "volume", ".1f"),
+    ("relative volume, median", "relative_volume median", ".2%"),
+    ("bond lengths (Å)", "bond_length", ".3f"),
+    ("match rate", "match", ".3f"),
+)
+#: What the table calls the kinds' metrics; others were not measured for them.
+_OF_KINDS = {
+    "coordinates": "coordinates mean",
+    "volume": "volume mean",
+    "relative_volume median": "relative_volume median",
+    "match": "match",
+}
+#: Kinds of the table of bounds, by their names in the results.
+_BOUNDS = {
+    "all": "all",
+    "kind: bulk": "bulk without oxygen",
+    "kind: oxides": "oxides",
+    "kind: layers": "layers",
+    "kind: slabs": "slabs, cell kept",
+    "kind: defects": "defects, cell kept",
+    "over 30 atoms": "over 30 atoms",
+    "DFT-labelled": "DFT-labelled",
+}
+
+
+def filled_page(text: str, results: Path) -> str:
+    """``text`` with every part of :data:`PARTS` that it has a place for.
+
+    Raises:
+        ValueError: a place is begun and not ended.
+    """
+    for name, make in PARTS.items():
+        begin = f"<!-- {name} -->"
+        if begin in text:
+            text = filled(text, begin, f"<!-- /{name} -->", make(results), inline=name in INLINE)
+    return text
+
+
+def write_pages(results: Path = RESULTS) -> None:
+    """Fill the pages."""
+    for page in PAGES:
+        page.write_text(filled_page(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def _accuracy(results: Path) -> str:
+    """Errors of DFT-labelled crystals, and of the nine kinds in equal parts."""
+    accuracy, kinds = read(results, "accuracy-PBE", "kinds-PBE")
+    sets = [accuracy["results"][f"{name}, DFT-labelled"] for name in ("pairs_universal", "pairs_xmno")]
+    mean = kinds["rows"][MEAN]
+    sizes = [f"{found['crystals']['predicted']:,}" for found in sets] + [f"{mean['crystals']:,}"]
+    names = ("universal, DFT", "X-Mn-O, DFT", "the nine kinds")
+    heading = ["", *(f"{name} ({size})" for name, size in zip(names, sizes, strict=True))]
+    rows = []
+    for title, key, form in _ERRORS:
+        metric, _, median = key.partition(" ")
+        sides = [f"{side}_median" if median else side for side in ("predicted", "unrelaxed")]
+        ends = [[found[metric][side] for side in sides] for found in sets]
+        if key in _OF_KINDS:
+            ends.append([mean[side][_OF_KINDS[key]] for side in ("end", "start")])
+        cells = [" / ".join(f"{value:{form}}".replace("%", " %") for value in pair) for pair in ends]
+        rows.append([title, *cells, *[""] * (len(names) - len(cells))])
+    return table(heading, rows, "l")
+
+
+def _finishes(results: Path) -> dict[str, Any]:
+    """Figures of relaxations under M3GNet to 0.05 eV/Å, by finish."""
+    return read(results, "force_calls")["figures"]["0.05"]
+
+
+def _calls(results: Path) -> str:
+    rows = [
+        [NAMES[finish], *(f"{of['calls'][side]['mean']:.1f}" for side in ("without", "with"))]
+        for finish, of in _finishes(results).items()
+    ]
+    return table(["", "calls without the jump", "with it"], rows, "l")
+
+
+def _energies(results: Path) -> str:
+    found = [of["energy"] for of in _finishes(results).values()]
+
+    def span(key: str, scale: float) -> str:
+        values = [scale * energy[key] for energy in found]
+        return f"{min(values):.0f} to {max(values):.0f}"
+
+    return (
+        f"final energies are {span('mean', 1e3)} meV/atom higher in the mean with the jump, of which a few crystals in "
+        f"other minima make the most (higher in {span('higher', 100)} %, lower in {span('lower', 100)} %)"
+    )
+
+
+def _dft(results: Path) -> str:
+    """What was relaxed under DFT, a clause for each finish."""
+    found = read(results, "force_calls-gpaw")
+    fmax, finishes = next(iter(found["figures"].items()))
+    told = []
+    for finish, of in finishes.items():
+        old, new = (of["calls"][side]["mean"] for side in ("without", "with"))
+        told.append(
+            f"{NAMES[finish]} takes {new:.1f} DFT calls with the jump, the call before it counted, and {old:.1f} "
+            f"without ({of['ratio_of_means']['calls']:.2f} of them; {of['compared']} that came to an end; "
+            f"{of['taken_back'] * of['crystals']:.0f} jumps rejected)"
+        )
+    crystals = f"Of {found['chosen']} test crystals of 6 to 20 atoms over the kinds, the cheapest first, to {fmax} eV/Å"
+    return f"{crystals}: {'; '.join(told)}"
+
+
+def _large(results: Path) -> str:
+    """Errors of supercells."""
+    return above_hundred(read(results, "large"))
+
+
+def _floor(results: Path) -> str:
+    """What a relaxation itself leaves of the nine kinds."""
+    found = read(results, "floor")
+    still, moved = (found[which][MEAN]["end"]["coordinates mean"] for which in ("rows", "moved"))
+    lower = percent(found["moved"][SYMMETRIC]["lower"], 0)
+    return (
+        f"{still:.3f} Å are left of the nine kinds, and {moved:.3f} Å where every coordinate of the start is moved by "
+        f"0.01 Å: {lower} of symmetric starts then end more than 25 meV/atom below their label"
+    )
+
+
+def _times(results: Path) -> str:
+    """Of relaxations by FIRE in batches under M3GNet."""
+    rows = {(row["method"], row["fmax"]): row for row in read(results, "time_to_minimum-M3GNet-cpu")["rows"]}
+    jump, alone = (rows[method, 0.05]["seconds"] for method in ("jump, fire", "fire"))
+    return f"the jump and FIRE take {jump / alone:.2f} of FIRE's time"
+
+
+def _bounds(results: Path) -> str:
+    """How many errors lie within their bounds, by kind."""
+    found = read(results, "coverage-PBE")["test"]
+    rows = []
+    for key, title in _BOUNDS.items():
+        shares = [found[key].get(f"{what} coverage") for what in ("coordinates", "volume")]
+        texts = ["" if share is None else percent(share) for share in shares]
+        rows.append([title, f"{found[key]['crystals']:,}", *texts])
+    return table(["", "crystals", "coordinates", "volume"], rows, "l")
+
+
+#: What makes each part.
+PARTS: dict[str, Callable[[Path], str]] = {
+    "accuracy": _accuracy,
+    "calls": _calls,
+    "energies": _energies,
+    "dft": _dft,
+    "large": _large,
+    "floor": _floor,
+    "times": _times,
+    "bounds": _bounds,
+    "aims": aims_table.aims,
+}
+#: Those within a sentence.
+INLINE = ("energies", "dft", "large", "floor", "times")
