@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import DeviceError
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
-from deeprelax_ase.prediction.devices import at_most, free_threads
 
 #: Bytes that a potential takes on a GPU for an atom, until one batch has told.
 _BYTES_PER_ATOM = 8_000_000
@@ -43,8 +42,7 @@ class BatchedPotential(ABC):
     """A potential of many crystals at once, each taken as periodic in all directions.
 
     Called, it evaluates a batch and loses none of it: where the batch fails, halves of it are computed, down to the
-    crystal at fault; so it goes where memory does not suffice. On a CPU torch computes in as many threads as there were
-    free cores at the first call, see :func:`~deeprelax_ase.prediction.devices.free_threads`.
+    crystal at fault; so it goes where memory does not suffice.
 
     Attributes:
         name: for results.
@@ -61,7 +59,6 @@ class BatchedPotential(ABC):
     one_by_one: bool = False
     _bytes_per_atom: float = _BYTES_PER_ATOM
     _known: Tensor | None = None
-    _threads: int | None = None
 
     @abstractmethod
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
@@ -104,16 +101,12 @@ class BatchedPotential(ABC):
             torch.full_like(cells, torch.nan),
             self._unknown(numbers, batch),
         )
-        if self._threads is None:
-            self._threads = free_threads()
         whole = torch.arange(crystals, device=self.device)
         if found.errors:
             whole = torch.tensor([k for k in range(crystals) if k not in found.errors], device=self.device)
         given = (numbers, positions, cells, batch)
-        apart = self.one_by_one or self.device.type != "cpu"
-        with contextlib.nullcontext() if apart else at_most(self._threads):
-            for part in whole.split(1) if self.one_by_one else [whole]:
-                self._attempt(found, given, part)
+        for part in whole.split(1) if self.one_by_one else [whole]:
+            self._attempt(found, given, part)
         self._mark_not_finite(found, batch)
         return found
 
@@ -186,7 +179,7 @@ class BatchedPotential(ABC):
         for crystal in (~good).nonzero().squeeze(1).tolist():
             found.errors.setdefault(crystal, f"{self.name} gives an energy, forces or a stress that are not finite")
 
-    @contextlib.contextmanager
+    @contextmanager
     def _measured(self, atoms: int) -> Iterator[None]:
         """Learn how much memory an atom takes. Small batches tell nothing of it."""
         if self.device.type != "cuda" or atoms < 256:

@@ -56,15 +56,6 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def share_cores() -> None:
-    """Let torch compute in as many threads as there are free cores, as long as this process lasts."""
-    import torch
-
-    from deeprelax_ase.prediction.devices import free_threads
-
-    torch.set_num_threads(free_threads())
-
-
 def without_warnings_of_potentials() -> None:
     """Pass over what the libraries of potentials warn of, inside :func:`plain_warnings`: nothing a user could mend."""
     warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")

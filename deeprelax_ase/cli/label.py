@@ -16,7 +16,6 @@ from deeprelax_ase.cli.common import (
     going_on_with,
     plain_warnings,
     require,
-    share_cores,
     stop,
     without_warnings_of_potentials,
 )
@@ -152,7 +151,6 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
 
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
         without_warnings_of_potentials()
-        share_cores()
         task = bar.add_task("reading", total=None)
 
         def observe(progress: Progress) -> None:

@@ -19,7 +19,6 @@ from deeprelax_ase.cli.common import (
     SOME_FAILED,
     errors,
     plain_warnings,
-    share_cores,
     stop,
     without_warnings_of_potentials,
 )
@@ -84,7 +83,6 @@ def relax(
     """
     try:
         sources, frames, file_format = _open(inputs, output, overwrite)
-        share_cores()
         made = _make_calculator(how)  # at once, so that a wrong name shows before the work
         predictor = _load_predictor(how, made)
         tell_level(how, made, quiet=quiet)

@@ -24,7 +24,7 @@ from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, re
 from deeprelax_ase.prediction.batching import attempt, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.constrained import constrained
-from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, free_threads, in_own_threads, stopwatch
+from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.expected_errors import calibration_of, expected_errors, novelty_of, steps_of
 from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
@@ -99,7 +99,6 @@ class Predictor:
         self.dtype = _DTYPES[dtype]
         self.graph_backend = graph_backend
         self.keep_symmetry, self.leave_within_error = keep_symmetry, leave_within_error
-        self.threads = free_threads()
         recycles, members = one_shot_options(one_shot, recycles, members)
         loaded = model if isinstance(model, Model) else load_model(model)
         self.settings = InferenceSettings.of(loaded.card, recycles=recycles, solver=solver)
@@ -266,7 +265,6 @@ class Predictor:
         except DeepRelaxError as error:
             return error
 
-    @in_own_threads
     @torch.inference_mode()
     def _predict(
         self,
