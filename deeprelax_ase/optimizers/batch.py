@@ -7,14 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeprelax_ase.crystal import Crystal, check_elements, crystal_as_it_is
-from deeprelax_ase.errors import (
-    CalculatorError,
-    DeepRelaxError,
-    OutputError,
-    UnsupportedElementError,
-    force_calls_of,
-)
+from deeprelax_ase.crystal import Crystal, crystal_as_it_is
+from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers.acceptance import largest_force
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
@@ -157,23 +151,9 @@ def finish_frames(
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except Exception as error:  # whatever calculators raise
-            of_calculator = isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError)
-            reason = (of_calculator and unknown_elements(frame.atoms, predictor)) or error
-            yield unrelaxed(frame, reason, predictor.model_name, force_calls=force_calls_of(error))
-            if of_calculator:
+            yield unrelaxed(frame, error, predictor.model_name)
+            if isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError):
                 calculator = None  # in whatever state it is
-
-
-def unknown_elements(atoms: Atoms, predictor: Predictor) -> UnsupportedElementError | None:
-    """The refusal by the model of ``atoms`` that a calculator, asked first, has failed on; None where it knows them.
-
-    So a crystal that neither knows is called the same as where the model is asked first.
-    """
-    try:
-        check_elements(given_crystal(atoms), predictor.model.card.elements, predictor.model_name)
-    except UnsupportedElementError as error:
-        return error
-    return None
 
 
 def finish_atoms(

@@ -97,14 +97,16 @@ class Case:
         """Whether anything is left to be done here."""
         return self.error is None and self.made is None
 
-    def prepare(self, potential: BatchedPotential, relax_cell: Any, checked: CheckedAtoms) -> None:
+    def prepare(
+        self, predictor: Predictor, potential: BatchedPotential, relax_cell: Any, checked: CheckedAtoms
+    ) -> None:
         """See what ``checked``, a copy of the atoms, may do; an :attr:`error` where it cannot relax like a crystal."""
         try:
             self.relaxed = checked.atoms
             self.relaxed.calc = PotentialCalculator(potential)
             self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell, checked=checked)
             refuse_tilted_layers(self.dof)
-            self.crystal = crystal_of(self.dof)
+            self.crystal = crystal_of(self.dof, lambda: predictor)
             refuse_missing_stress(self.dof)
             self.origin = self.here().cell
         except Exception as error:  # whatever is in such atoms
@@ -199,7 +201,10 @@ class Case:
 
 
 def prepared(
-    given: Sequence[tuple[Atoms, Prediction | None]], potential: BatchedPotential, relax_cell: Any
+    given: Sequence[tuple[Atoms, Prediction | None]],
+    predictor: Predictor,
+    potential: BatchedPotential,
+    relax_cell: Any,
 ) -> list[Case]:
     """The ``given`` atoms, with their predictions where there are any, ready to be relaxed."""
     cases = [Case(atoms, prediction) for atoms, prediction in given]
@@ -207,7 +212,7 @@ def prepared(
     if relax_cell is not False:  # only cells that move ask for vacuum
         look_together(copies)
     for case, checked in zip(cases, copies, strict=True):
-        case.prepare(potential, relax_cell, checked)
+        case.prepare(predictor, potential, relax_cell, checked)
     return cases
 
 

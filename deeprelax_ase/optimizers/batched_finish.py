@@ -53,7 +53,7 @@ def finish_in_batches(
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options["calculator_name"] = calculator_name or potential.name
-    cases = prepared(given, potential, relax_cell)
+    cases = prepared(given, predictor, potential, relax_cell)
     together = finish is None or finish.lower() in IN_BATCHES
     alone = [case for case in cases if case.goes_on and not (together and case.goes_in_batches())]
     for case in alone:

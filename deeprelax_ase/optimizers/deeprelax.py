@@ -110,7 +110,7 @@ class DeepRelaxOptimizer(Optimizer):
 
     Raises:
         ConstraintError: the atoms carry a constraint, or a filter restricts the motion, that a jump cannot honour.
-        StructureError: when run, for atoms that the model cannot relax, such as molecules.
+        StructureError: when run, for atoms that the model cannot relax, such as molecules, or has not learnt.
         CalculatorError: when run, for bare atoms whose calculator has no stress to relax the cell with; or where a
             calculator is to finish uncertain predictions, and there is none.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.calculators.levels import level_note, model_for
-from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
@@ -153,7 +153,7 @@ class Jump:
 
     def crystal(self) -> Crystal:
         """The crystal that the model sees, see :func:`crystal_of`."""
-        return crystal_of(self._dof)
+        return crystal_of(self._dof, lambda: self.predictor)
 
     def make(self) -> JumpRecord:
         """Jump; the record says what came of it.
@@ -246,17 +246,23 @@ def _may_read_forces(dof: DegreesOfFreedom, finish: str | None) -> bool:
     return dof.moves_cell and finish is not None and dof.normal is None
 
 
-def crystal_of(dof: DegreesOfFreedom) -> Crystal:
+def crystal_of(dof: DegreesOfFreedom, predictor: Callable[[], Predictor]) -> Crystal:
     """The crystal that a model sees. It is checked once, as long as the atoms stay where they are.
 
+    Args:
+        dof: of the atoms.
+        predictor: is asked for where there is a calculator, which is asked first, so that the model refuses too late.
+
     Raises:
-        StructureError: the atoms are no crystal, layer or slab.
+        StructureError: the atoms are no crystal, layer or slab, or of elements that the model does not know.
     """
     crystal = dof.checked.crystal()
     if dof.has_calculator:  # which may feel no force across a vacuum, so that nothing is predicted
         from deeprelax_ase.prediction.physical import refuse_vacuum  # here, as it loads torch
 
         refuse_vacuum(crystal, dof.checked.vacuum())
+        of = predictor()
+        check_elements(crystal, of.model.card.elements, of.model_name)
     return crystal
 
 

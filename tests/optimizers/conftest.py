@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.force_reader import ForceReader, M3GNetCalculator
+from tests.stand_in import StandInPredictor
 
 
 @dataclass
@@ -31,6 +33,7 @@ class StandIn:
     crystals: list[Crystal] = field(default_factory=list)
     graphs: list[BuiltGraph | None] = field(default_factory=list)
     model_name: str = "stand-in"
+    model: ClassVar = StandInPredictor.model
 
     def predict(self, structure, *, relax_cell: bool = True, graph: BuiltGraph | None = None) -> Prediction:
         initial = Crystal.of(structure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction
 from tests.optimizers.helpers import CountingEMT, geometry
+from tests.stand_in import StandInPredictor
 
 
 class M3GNetCalculator(CountingEMT):
@@ -35,16 +37,13 @@ class ForceReader:
     jump: object
     minimum: Crystal
     shares: tuple[float, ...] = (0.6,)
-    model: str = M3GNET_RELAX_MODEL
+    model: ClassVar = StandInPredictor.model
+    model_name: str = M3GNET_RELAX_MODEL
     reads_forces: bool = True
     seen: list[tuple[np.ndarray, np.ndarray, Crystal]] = field(default_factory=list)
 
-    @property
-    def model_name(self) -> str:
-        return self.model
-
     def predict(self, structure, *, relax_cell: bool = True, graph: BuiltGraph | None = None) -> Prediction:
-        return replace(self.jump.predict(structure, relax_cell=relax_cell, graph=graph), model=self.model)
+        return replace(self.jump.predict(structure, relax_cell=relax_cell, graph=graph), model=self.model_name)
 
     def predict_with_forces(self, structure, forces, stress, *, relax_cell: bool = True) -> Prediction:
         assert relax_cell

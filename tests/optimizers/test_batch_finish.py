@@ -54,6 +54,7 @@ class TestFinishFrames:
         first, second = finish_frames([unknown, good()], StandInPredictor(), EMT, steps=2)
         assert first.result.status == "refused"
         assert "not trained on Og" in first.result.reason
+        assert first.result.force_calls is None
         assert second.result.ok
 
     @pytest.mark.parametrize("spoilt", ["positions", "cell"])

@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlan
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, AsePotential
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, IsolatedAtomError, force_calls_of
+from deeprelax_ase.errors import DeepRelaxError, IsolatedAtomError, UnsupportedElementError, force_calls_of
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
 from deeprelax_ase.optimizers.batched_finish import pays_in_batches
@@ -263,6 +263,14 @@ def test_others_make_no_force_informed_steps(wrong: str) -> None:
     ((result, _),) = finish_in_batches([(rattled(), None)], reader, potential)
     assert result.status == "converged"
     assert reader.read == []
+
+
+def test_elements_that_the_model_does_not_know_cost_no_call() -> None:
+    potential = Together()
+    unknown, known = together([bulk("NiHe", "rocksalt", a=4.0), bulk("Cu", a=3.7)], potential)
+    assert isinstance(unknown, UnsupportedElementError)
+    assert force_calls_of(unknown) is None
+    assert known[0].force_calls == sum(potential.asked)
 
 
 def test_what_failed_tells_its_calls() -> None:

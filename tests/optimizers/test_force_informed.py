@@ -273,7 +273,7 @@ def test_by_default_they_help_finishes_that_learn_no_curvature(atoms, force_read
 
 @pytest.mark.parametrize(
     "changes",
-    [{"reads_forces": False}, {"model": DEFAULT_MODEL}, {"model": "my own"}],
+    [{"reads_forces": False}, {"model_name": DEFAULT_MODEL}, {"model_name": "my own"}],
     ids=["not learnt", "another level", "a model of the caller's"],
 )
 def test_by_default_there_are_none_of_a_model_that_cannot_read_the_forces(atoms, force_reader, changes):

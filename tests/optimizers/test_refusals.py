@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms, Hookean
 
 from deeprelax_ase.errors import (
@@ -20,9 +21,11 @@ from deeprelax_ase.errors import (
     NonFiniteError,
     OverlappingAtomsError,
     SingularCellError,
+    UnsupportedElementError,
     VacuumError,
 )
 from tests.optimizers.helpers import CountingEMT, quiet
+from tests.stand_in import StandInPredictor
 
 FMAX = 0.05
 
@@ -85,6 +88,24 @@ def test_structures_that_cannot_be_relaxed_are_refused_before_any_work(make, err
     np.testing.assert_array_equal(atoms.cell.array, before.cell.array)
 
 
+@pytest.mark.parametrize("make", [CountingEMT, LennardJones])
+def test_elements_that_the_model_does_not_know_are_refused_before_the_calculator_is_asked(make):
+    atoms = bulk("NiHe", "rocksalt", a=4.0)
+    atoms.calc = make()
+    optimizer = quiet(atoms, StandInPredictor())
+    with pytest.raises(UnsupportedElementError, match="not trained on He"):
+        optimizer.run(fmax=FMAX)
+    assert getattr(atoms.calc, "calls", 0) == 0
+    assert atoms.calc.results == {}
+
+
+def test_elements_that_the_calculator_alone_does_not_know_are_its_failure():
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    atoms.calc = EMT()
+    with pytest.raises(NotImplementedError, match="EMT"):
+        quiet(atoms, StandInPredictor()).run(fmax=FMAX)
+
+
 def test_constraints_set_later_are_kept(make_atoms, predictor):
     atoms = make_atoms()
     optimizer = quiet(atoms, predictor, relax_cell=False)
@@ -132,6 +153,8 @@ def test_predictor_and_model_exclude_each_other(make_atoms, predictor):
 
 def test_failing_prediction_changes_nothing(make_atoms):
     class Broken:
+        model, model_name = StandInPredictor.model, StandInPredictor.model_name
+
         def predict(self, structure, **options):
             raise MissingCellError("no")
 
