@@ -14,9 +14,9 @@ INTRODUCTION = """\
 {structures} structures of {kinds} kinds, given to each of {doors} doors: {fields} fields, and nothing else
 than a word came out of one. A number before a word counts variants; a word alone holds for all of them. A dash:
 pymatgen has no such structure, so that it cannot be given in. Where a calculator finishes ({calculator}, three
-steps), a structure on which it feels hardly a force is `converged`, and nothing is predicted of it. Molecules, wires, atoms that are alone and elements that the model does not
-know are refused before the calculator is asked. Elements that the model knows and the calculator does not would be
-`failed`; M3GNet lacks none of them.
+steps), a structure on which it feels hardly a force is `converged`, and nothing is predicted of it. Molecules, wires,
+atoms that are alone and elements that the model does not know are refused before the calculator is asked. Elements that
+the calculator alone does not know would be `failed`; M3GNet knows all that the models know.
 """
 
 

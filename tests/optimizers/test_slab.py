@@ -20,6 +20,7 @@ from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
 from deeprelax_ase.optimizers.slab import layer_of
 from tests.optimizers.helpers import carried, deformation, quiet
+from tests.stand_in import StandInPredictor
 
 KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)
 STRAIN = np.array([[1.02, 0.01, 0.03], [0.01, 0.97, -0.02], [0.03, -0.02, 1.2]])
@@ -32,6 +33,7 @@ class Straining:
     make: object
     displacements: np.ndarray
     seen: list[tuple[Crystal, bool]] = field(default_factory=list)
+    model, model_name = StandInPredictor.model, StandInPredictor.model_name
 
     def predict(self, structure, *, relax_cell: bool = True, **options):
         crystal = Crystal.of(structure)

@@ -18,6 +18,7 @@ from deeprelax_ase.optimizers import DeepRelaxOptimizer, DeepRelaxPositions
 from deeprelax_ase.prediction.status import ERROR_KEYS
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.helpers import assert_at, quiet
+from tests.stand_in import StandInPredictor
 
 ERROR = CalibratedError(coordinates=0.31, coordinates_bound=0.6, volume=0.08, volume_bound=0.2, ood=True, novelty=1.7)
 
@@ -158,7 +159,7 @@ class Leaving:
     """Predicts what another predictor does of a crystal that is left as it is."""
 
     predictor: object
-    model_name = "stand-in"
+    model, model_name = StandInPredictor.model, StandInPredictor.model_name
 
     def predict(self, structure, **options):
         made = self.predictor.predict(structure, **options)
