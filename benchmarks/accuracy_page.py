@@ -8,6 +8,7 @@ from typing import Any
 import kinds_page
 import limits_page
 from model_card_page import counted
+from never_worse_page import BEFORE
 from shared import read, table
 
 from deeprelax_ase.evaluation.groups import LARGE
@@ -74,7 +75,7 @@ def write_page(results: Path, page: Path) -> None:
         size = f"{counted(found[name]['recycles'], 'recycle')} of {counted(found[name]['members'], 'member')}"
         parts += [f"## {title}, {size}", _errors(measured[name])]
     parts += ["## By the largest displacement of an atom", _displacements(measured["PBE"])]
-    parts += [CALIBRATION, _coverage(covered)]
+    parts += [CALIBRATION, BEFORE, _coverage(covered)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
