@@ -16,9 +16,10 @@ BEGIN, END = "<!-- never_worse: begin -->", "<!-- never_worse: end -->"
 #: What changed since crystals out of distribution were counted, to be deleted when they are counted anew.
 BEFORE = """\
 Crystals out of distribution, which are not accepted, were counted before novelty was fitted anew and slabs with little
-vacuum were told by one wide gap. Of 600 unrelaxed crystals of the universal test split 8.2 % were so for `DeepRelax-PBE`, now 7.8 % (by novelty
-alone 1.5 %, now 1.0 %; doubtful geometry 3.3 %, then and now), and 8.3 % for `DeepRelax-M3GNet`, now 8.5 % (1.3 %, now
-1.7 %). Novelty of layers is beyond 1 for 2.7 % of them (5.3 % before) and 6.7 % (4.0 %)."""
+vacuum were told by one wide gap. Of 600 unrelaxed crystals of the universal test split 8.2 % were so for
+`DeepRelax-PBE`, now 7.8 % (by novelty alone 1.5 %, now 1.0 %; doubtful geometry 3.3 %, then and now), and 8.3 % for
+`DeepRelax-M3GNet`, now 8.5 % (1.3 %, now 1.7 %). Novelty of layers is beyond 1 for 2.7 % of them (5.3 % before) and
+6.7 % (4.0 %)."""
 
 _HEAD = """# Without a calculator: who ends further off than it began
 
