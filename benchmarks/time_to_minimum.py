@@ -3,7 +3,7 @@
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimum.py pairs_universal.npz \\
     pairs_generated_[d-g].npz --each 50 --json benchmarks/results/time_to_minimum-M3GNet-cuda.json
 
-With ``--device cpu --threads 1 --every 8`` for one thread of a processor, and with ``--potential
+With ``--device cpu --threads 1 --every 10 --few 4`` for one thread of a processor, and with ``--potential
 nequix_torch_sim:nequix --model DeepRelax-PBE`` under Nequix, see nequix_torch_sim.py.
 
 The minima are those that FIRE finds from the relaxed crystals of the pairs, to ``MINIMUM`` eV/Å. Every method starts
