@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,10 @@ class BatchedPotential(ABC):
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return min(max(int(_SHARE * free / self._bytes_per_atom), 1), _MOST_ATOMS)
+
+    def knows(self, numbers: np.ndarray) -> bool:
+        """Whether all atomic ``numbers`` (N,) of a crystal are known; others are refused uncomputed."""
+        return self.elements is None or self.elements.issuperset(np.asarray(numbers).tolist())
 
     def __call__(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> Evaluated:
         """Evaluate a batch, see :meth:`compute`; nothing is raised for a crystal.

@@ -13,7 +13,7 @@ from deeprelax_ase.calculators.scope import torch_settings
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
 
-_INSTALL = 'pip install "deeprelax-ase[torchsim]"'
+_INSTALL, _INSTALL_SEVENNET = (f'pip install "deeprelax-ase[{extras}]"' for extras in ("torchsim", "torchsim,sevennet"))
 
 
 class TorchSimPotential(BatchedPotential):
@@ -79,7 +79,7 @@ def sevennet(name: str = "", *, device: str = "auto", modal: str | None = None) 
     """
     from deeprelax_ase.prediction.devices import device_of
 
-    _sim_state()
+    _sim_state(_INSTALL_SEVENNET)
     where = device_of(device)
     try:
         with quiet():
@@ -91,7 +91,7 @@ def sevennet(name: str = "", *, device: str = "auto", modal: str | None = None) 
                 from torch_sim.models.sevennet import SevenNetModel
     except ImportError as error:
         told = f"SevenNet is not installed, or not the one for this TorchSim ({error})"
-        raise CalculatorError(f'{told}: pip install "deeprelax-ase[torchsim,sevennet]"') from error
+        raise CalculatorError(f"{told}: {_INSTALL_SEVENNET}") from error
     try:
         with quiet(), torch_settings(torch.float32):
             network = load_checkpoint(name or "7net-0").build_model()
@@ -101,13 +101,13 @@ def sevennet(name: str = "", *, device: str = "auto", modal: str | None = None) 
     return TorchSimPotential(model, name="sevennet")
 
 
-def _sim_state() -> Any:
-    """Import TorchSim's record of a batch."""
+def _sim_state(install: str = _INSTALL) -> Any:
+    """Import TorchSim's record of a batch; where it is missing, the error says how to ``install`` it."""
     try:
         with quiet():
             from torch_sim.state import SimState
     except ImportError as error:
-        raise CalculatorError(f"This potential needs TorchSim, which is not installed ({error}): {_INSTALL}") from error
+        raise CalculatorError(f"This potential needs TorchSim, which is not installed ({error}): {install}") from error
     return SimState
 
 

@@ -43,6 +43,9 @@ Exit code: 0 all crystals of this share are done, and there are pairs; 1 there a
 written; 2 nothing was done; 130 interrupted.
 """
 
+#: Reasons that are shown, the commonest first: those of failures may differ from crystal to crystal.
+_MOST_REASONS = 20
+
 Inputs = Annotated[
     list[str],
     argument("CANDIDATE...", "Crystals to relax: files, folders, archives, databases; file@0:10 takes a part."),
@@ -109,12 +112,15 @@ def label(
     stress at the start; DIR goes wherever pairs are asked for. A row for each crystal and a journal lie beside it.
     """
     require("pyarrow", "screening")
+    from deeprelax_ase.io.source import open_source
     from deeprelax_ase.labelling import LabelOptions, label_level
 
     try:
         options = LabelOptions(
             calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
         )
+        for name in inputs:  # before the potential is fetched
+            open_source(name)
         learnt = level or label_level(calculator)
     except (ValueError, DeepRelaxError) as error:
         stop(str(error))
@@ -168,9 +174,11 @@ def _show(report: LabelReport, out: str, seconds: float) -> None:
     total, labelled = report.counts.total(), report.counts["labelled"]
     made = progress.done - progress.before
     console.print(f"{labelled:,} labelled of {total:,}; {made:,} relaxed now, in {seconds:.1f} s", soft_wrap=True)
-    for reason, count in report.counts.most_common():
-        if reason != "labelled":
-            console.print(f"{count:,} dropped: {escape(reason)}", soft_wrap=True)
+    dropped = [(reason, count) for reason, count in report.counts.most_common() if reason != "labelled"]
+    for reason, count in dropped[:_MOST_REASONS]:
+        console.print(f"{count:,} dropped: {escape(reason)}", soft_wrap=True)
+    if rest := sum(count for _, count in dropped[_MOST_REASONS:]):
+        console.print(f"{rest:,} dropped for other reasons, which the rows in {escape(out)} tell", soft_wrap=True)
     if report.missing:
         console.print(f"{report.missing:,} crystals of other shares are not done yet", soft_wrap=True)
     if report.pairs:

@@ -11,7 +11,7 @@ import torch
 
 from deeprelax_ase.calculators import BatchedPotential, PotentialCalculator, get_batched, potential_name
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.errors import CalculatorError, note_force_calls
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched import IN_BATCHES
 from deeprelax_ase.optimizers.degrees_of_freedom import (
@@ -68,6 +68,7 @@ class Relaxation:
         stress: (3, 3) eV/Å³ there, in ASE's sign; NaN under a potential that has none.
         converged: whether the largest force is below what was asked for.
         fixed_cell: whether the cell was kept.
+        fmax: eV/Å, largest force on an atom at the end.
         steps: of the optimizer.
         force_calls: geometries that the potential computed.
     """
@@ -80,6 +81,7 @@ class Relaxation:
     stress: np.ndarray
     converged: bool
     fixed_cell: bool
+    fmax: float
     steps: int
     force_calls: int
 
@@ -110,7 +112,7 @@ class Relaxer:
         return potential_name(self.potential)
 
     def __call__(self, crystals: Sequence[Crystal]) -> list[Relaxation | Exception]:
-        """Relax each crystal, side by side with others, or tell why it cannot be."""
+        """Relax each crystal, side by side with others, or tell why it cannot be, and the force calls that it cost."""
         made: list[Relaxation | Exception | None] = [None] * len(crystals)
         starts: dict[int, BatchedStart] = {}
         axes: dict[int, np.ndarray] = {}
@@ -162,7 +164,7 @@ class Relaxer:
 
 def evaluated(
     starts: dict[int, BatchedStart], potential: BatchedPotential
-) -> Iterator[tuple[int, KnownResults | CalculatorError]]:
+) -> Iterator[tuple[int, KnownResults | Exception]]:
     """Energy, forces and stress of each of the ``starts``, by its place, or why there are none."""
     waiting = list(starts.items())
     while waiting:
@@ -182,9 +184,10 @@ def evaluated(
         )
         found = potential(*(tensor.to(potential.device) for tensor in tensors))
         forces, energies, stresses = found.forces.cpu().split(sizes), found.energies.cpu(), found.stresses.cpu()
-        for n, (place, _) in enumerate(some):
+        for n, (place, start) in enumerate(some):
             if n in found.errors:
-                yield place, CalculatorError(found.errors[n])
+                error = CalculatorError(found.errors[n])
+                yield place, note_force_calls(error, 1) if potential.knows(start.numbers) else error
             else:
                 yield place, KnownResults(float(energies[n]), forces[n].numpy(), stresses[n].numpy())
 
@@ -196,11 +199,9 @@ def _axes_of(normal: np.ndarray) -> np.ndarray:
     return np.stack([first, np.cross(normal, first), normal])
 
 
-def _relaxation(
-    crystal: Crystal, start: BatchedStart, end: BatchedEnd, axes: np.ndarray
-) -> Relaxation | CalculatorError:
+def _relaxation(crystal: Crystal, start: BatchedStart, end: BatchedEnd, axes: np.ndarray) -> Relaxation | Exception:
     if end.results is None or start.known is None:
-        return CalculatorError(end.error or "the potential failed")
+        return note_force_calls(CalculatorError(end.error or "the potential failed"), end.calls + 1)
     return Relaxation(
         initial=crystal,
         relaxed=Crystal(crystal.numbers, end.positions @ axes, end.cell @ axes),
@@ -210,6 +211,7 @@ def _relaxation(
         stress=axes.T @ start.known.stress @ axes,
         converged=end.converged,
         fixed_cell=start.strain is None,
+        fmax=float(np.linalg.norm(end.results.forces, axis=1).max()),
         steps=end.steps,
         force_calls=end.calls + 1,
     )

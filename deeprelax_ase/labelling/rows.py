@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal, crystal_or_error
-from deeprelax_ase.errors import ConstraintError, DeepRelaxError
+from deeprelax_ase.errors import ConstraintError, DeepRelaxError, force_calls_of
 from deeprelax_ase.io.frame import Frame, StructureRef, escaped
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.labelling.basin import AT_REST, objections
@@ -28,7 +28,8 @@ _ARRAY = pa.list_(pa.float64())
 
 #: Rows of labels. Names as in a screening; atomic numbers (N); both crystals, positions (3 N) and cells (9) in Å,
 #: periodic in all directions; energies in eV/atom; forces (3 N) in eV/Å and stress (9) in eV/Å³ at the start, null
-#: where the potential has none. Without a relaxation there is no geometry.
+#: where the potential has none; ``fmax`` in eV/Å at the end. Without a relaxation there is no geometry; the force calls
+#: that a failure cost are there.
 LABELS = pa.schema(
     [
         *(pa.field("index", pa.int64()), pa.field("id", pa.string()), pa.field("source", pa.string())),
@@ -38,7 +39,7 @@ LABELS = pa.schema(
         pa.field("fixed_cell", pa.bool_()),
         *(pa.field("energy_initial", pa.float64()), pa.field("energy_relaxed", pa.float64())),
         *(pa.field("forces_initial", _ARRAY), pa.field("stress_initial", _ARRAY)),
-        *(pa.field("steps", pa.int64()), pa.field("force_calls", pa.int64())),
+        *(pa.field("fmax", pa.float64()), pa.field("steps", pa.int64()), pa.field("force_calls", pa.int64())),
         *(pa.field(name, pa.string()) for name in ("calculator", "potential", "version")),
     ]
 )
@@ -84,7 +85,7 @@ class BlockLabeller:
             row = {"index": index, "id": escaped(frame.name), "source": escaped(frame.label)}
             row |= {"calculator": self.relaxer.name, "potential": self.relaxer.weights, "version": __version__}
             if isinstance(one, Exception):
-                row |= _failure(one)
+                row |= _failure(one) | {"force_calls": force_calls_of(one)}
             elif one.converged:
                 row |= _verdict(next(objected)) | _geometry(one)
             else:
@@ -119,6 +120,7 @@ def _geometry(one: Relaxation) -> dict[str, Any]:
         "energy_relaxed": one.energy_relaxed / atoms,
         "forces_initial": one.forces.ravel() if known else None,
         "stress_initial": one.stress.ravel() if known else None,
+        "fmax": one.fmax,
         "steps": one.steps,
         "force_calls": one.force_calls,
     }

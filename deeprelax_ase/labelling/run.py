@@ -19,10 +19,12 @@ from deeprelax_ase.data import SPLITS, PairDataset
 from deeprelax_ase.data.dataset import LABELLED as PAIRS
 from deeprelax_ase.data.dataset import check_split
 from deeprelax_ase.data.readers import RawPair
+from deeprelax_ase.io.source import open_source
 from deeprelax_ase.labelling.relaxation import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.prediction.devices import device_of
+from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.run import Progress, Task, work_through
@@ -42,7 +44,8 @@ class LabelReport:
 
     Attributes:
         progress: of this call's share.
-        counts: crystals by status, those of all shares that are done; those that left their basin by the reason too.
+        counts: crystals by status, those of all shares that are done; those that failed or left their basin by the
+            reason too.
         pairs: file that holds the pairs; None where there is none.
         splits: pairs in each part of it.
         missing: crystals of other shares that are not done yet.
@@ -86,6 +89,8 @@ def label(
         DataError: the split is not understood.
     """
     check_split(**split)
+    for name in inputs:  # what is wrong with them shows before a potential is fetched
+        open_source(name)
     on_gpu = device_of(options.device).type == "cuda"
     if workers is None and on_gpu:
         workers = _PER_GPU * (1 if ":" in options.device else torch.cuda.device_count())
@@ -180,6 +185,6 @@ def _counts(folder: Folder) -> Counter[str]:
     counts = Counter[str]()
     for table in folder.tables(["status", "reason"]):
         for row in table.to_pylist():
-            told = row["status"] == LEFT_BASIN
+            told = row["status"] in (LEFT_BASIN, FAILED)
             counts[f"{row['status']}: {row['reason']}" if told else row["status"]] += 1
     return counts

@@ -68,7 +68,7 @@ class Case:
         known: energy, forces and stress where ``relaxed`` is; None where the potential fails.
         seen: the same as the optimizer sees it.
         decision: about the jump.
-        calls: of the potential.
+        calls: of the potential; none where it does not know an element.
         steps: taken, the jump included.
         converged: whether it is, where it is.
         error: why it is not gone on with.
@@ -231,7 +231,7 @@ def evaluated(cases: list[Case], potential: BatchedPotential) -> list[KnownResul
         forces = torch.split(made.forces.cpu(), [len(case.relaxed) for case in chosen])
         energies, stresses = made.energies.tolist(), made.stresses.cpu().numpy()
         for k, case in enumerate(chosen):
-            case.calls += 1
+            case.calls += potential.knows(case.relaxed.numbers)
             known = KnownResults(energies[k], forces[k].numpy(), stresses[k])
             found.append(made.errors.get(k, known))
     return found

@@ -24,6 +24,16 @@ WORKS = {"screen": "screening", "label": "labelling"}
 #: Options that do not change the results.
 _ANYWHERE = ("device", "atoms_per_batch", "compile", "restart")
 
+#: What must be as it was when a folder is gone on with, and how it is told of where it is not.
+_TOLD = {
+    "options": "other options",
+    "block_size": "another block size",
+    "shards": "another number of shards",
+    "id_key": "another id key",
+    "weights": "other weights",
+    "version": "another version",
+}
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -141,14 +151,14 @@ class Manifest:
                 f"{folder} was begun with other inputs: {told}. Results of both would be mixed up: bring the inputs "
                 "back, or give another folder."
             )
-        for name in ("options", "block_size", "shards", "id_key", "weights", "version"):
+        for name, told in _TOLD.items():
             old, new = getattr(there, name), getattr(self, name)
-            if name == "options":  # where it runs makes no difference to what comes out
-                old, new = ({k: v for k, v in o.items() if k not in _ANYWHERE} for o in (old, new))
+            if name == "options":
+                old, new = _different(old, new)
             if old != new:
                 raise OutputError(
-                    f"{folder} was begun with another {name.replace('_', ' ')}: {old!r}, now {new!r}. Give what it "
-                    "was begun with, or another folder."
+                    f"{folder} was begun with {told}: {old!r}, now {new!r}. Give what it was begun with, or another "
+                    "folder."
                 )
 
     def _begin(self, folder: Path) -> bool:
@@ -212,3 +222,9 @@ def stamp_of(source: Source) -> str:
     states = [file.path.stat() for file in source.files]
     stamps = [f"{state.st_size} bytes, {state.st_mtime_ns} ns" for state in states]
     return stamps[0] if len(stamps) == 1 else hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest()
+
+
+def _different(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those options that differ; where the work runs makes no difference to what comes out."""
+    names = [k for k in {**old, **new} if k not in _ANYWHERE and (k in old, old.get(k)) != (k in new, new.get(k))]
+    return {k: old[k] for k in names if k in old}, {k: new[k] for k in names if k in new}

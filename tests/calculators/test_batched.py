@@ -244,12 +244,12 @@ class TestTorchSim:
         with pytest.raises(CalculatorError, match="compute_forces=True"):
             get_batched(WithoutForces(EMT()))
 
-    @pytest.mark.parametrize("name", ["sevennet", "model"])
-    def test_what_to_install_is_told(self, monkeypatch, name):
+    @pytest.mark.parametrize(("name", "extras"), [("sevennet", "torchsim,sevennet"), ("model", "torchsim")])
+    def test_what_to_install_is_told(self, monkeypatch, name, extras):
         for module in ("torch_sim", "torch_sim.state"):
             monkeypatch.setitem(sys.modules, module, None)
         given = LennardJonesModel(EMT()) if name == "model" else name
-        with pytest.raises(CalculatorError, match=r'pip install "deeprelax-ase\[torchsim'):
+        with pytest.raises(CalculatorError, match=rf'pip install "deeprelax-ase\[{extras}\]"'):
             get_batched(given)
 
     @pytest.mark.slow

@@ -97,5 +97,5 @@ def test_screenings_with_another_pressure_do_not_mix(tmp_path):
     for pressure, code in (("5", 0), ("5", 0), ("6", 2)):
         result = CliRunner().invoke(app, [*words, "--pressure", pressure, "--restart", str(tmp_path / "kept")])
         assert result.exit_code == code, result.output
-    assert "begun with another options" in result.output
+    assert "begun with other options: {'relax_cell': " in result.output
     assert list((tmp_path / "kept").iterdir()) == []

@@ -72,6 +72,13 @@ def test_shards_tell_of_the_others(candidates: Path) -> None:
     assert "4 crystals of other shares are not done yet" in first.stdout
 
 
+def test_failures_are_told_by_their_causes(candidates: Path) -> None:
+    result = label(candidates, "--out", "labelled", calculator="tests.labelling.alloys:Forbidding")
+    assert "dropped: failed: " in result.stdout
+    assert "no gold here" in result.stdout
+    assert "not finite" in result.stdout
+
+
 def test_without_a_pair_the_exit_code_says_so(candidates: Path) -> None:
     result = label(f"{candidates}@3:4", "--out", "labelled")
     assert result.exit_code == 1
@@ -98,6 +105,6 @@ def test_refusals_show_before_the_work(candidates: Path, options: tuple[str, ...
 
 
 def test_a_missing_file_is_told(folder: Path) -> None:
-    result = label("nothing.extxyz", "--out", "labelled")
+    result = label("nothing.extxyz", "--out", "labelled", calculator="emtt")  # nor is the potential looked for before
     assert result.exit_code == 2
     assert "no such file" in result.stderr

@@ -79,5 +79,12 @@ class Together(AsePotential):
         return super().compute(*tensors)
 
 
+def knowing_metals() -> PotentialCalculator:
+    """EMT that tells its elements, and gives NaN for platinum."""
+    potential = Together(Forbidding())
+    potential.elements = frozenset(bulk(metal).numbers[0] for metal in METALS)
+    return PotentialCalculator(potential)
+
+
 def emt_together() -> PotentialCalculator:
     return PotentialCalculator(Together(EMT()))

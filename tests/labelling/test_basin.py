@@ -19,7 +19,7 @@ def relaxation(initial: Atoms, positions: np.ndarray | None = None, cell: np.nda
     if positions is not None:
         end.positions = positions
     zeros = np.zeros((len(initial), 3))
-    return Relaxation(Crystal.of(initial), Crystal.of(end), 0, 0, zeros, np.zeros((3, 3)), True, False, 1, 1)
+    return Relaxation(Crystal.of(initial), Crystal.of(end), 0, 0, zeros, np.zeros((3, 3)), True, False, 0, 1, 1)
 
 
 @pytest.fixture

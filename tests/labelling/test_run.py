@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import write
@@ -22,7 +24,7 @@ pytest.importorskip("pyarrow", reason="needs pyarrow")
 from deeprelax_ase.calculators import M3GNET_POTENTIAL
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.data import DataError, PairDataset, check, load_pairs
-from deeprelax_ase.errors import CalculatorError, OutputError
+from deeprelax_ase.errors import CalculatorError, OutputError, StructureFileError
 from deeprelax_ase.labelling import LabelOptions, label, label_folder, label_level, write_pairs
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, screen
 from tests.labelling.alloys import EMT_NAME, alloys, slab
@@ -104,13 +106,32 @@ def test_what_cannot_be_learnt_from_is_a_row_with_its_reason(xyz: Callable, tmp_
     report = label([xyz(crystals)], tmp_path / "out", options, workers=0)
     made = rows(tmp_path / "out")
     assert [row["index"] for row in made] == list(range(6))
-    assert report.counts == {"failed": 2, "refused": 2, "labelled": 2}
+    raised = sum(count for told, count in report.counts.items() if told.startswith("failed: ") and "no gold" in told)
+    assert raised == sum("no gold" in (row["reason"] or "") for row in made) > 0
+    assert report.counts.total() == 6
+    assert (report.counts["refused"], report.counts["labelled"]) == (2, 2)
     told = {row["status"]: row["reason"] for row in made}
     assert told["labelled"] is None
     reasons = [row["reason"] for row in made if row["status"] in ("failed", "refused")]
     for part in ("no gold here", "a molecule", "NaN"):
         assert any(part in reason for reason in reasons), part
     assert len(PairDataset.read(tmp_path / "out")) == 2
+
+
+def test_rows_tell_the_forces_and_what_failures_cost(xyz: Callable, tmp_path: Path) -> None:
+    metals = [alloys(4)[3], bulk("Pt", cubic=True), bulk("NaCl", "rocksalt", a=5.6)]
+    options = LabelOptions("tests.labelling.alloys:knowing_metals", finish="fast", fmax=0.05)
+    label([xyz(metals)], tmp_path / "out", options, workers=0)
+    done, failed, unknown = rows(tmp_path / "out")
+    end = Atoms(
+        done["numbers"], np.reshape(done["positions"], (-1, 3)), cell=np.reshape(done["cell"], (3, 3)), pbc=True
+    )
+    end.calc = EMT()
+    assert done["fmax"] == pytest.approx(np.linalg.norm(end.get_forces(), axis=1).max(), abs=1e-6)
+    assert done["fmax"] < 0.05
+    assert (failed["status"], failed["force_calls"], failed["fmax"]) == ("failed", 1, None)
+    assert "does not know Cl, Na" in unknown["reason"]
+    assert unknown["force_calls"] is None
 
 
 def test_what_left_its_basin_is_counted_by_its_reason(xyz: Callable, tmp_path: Path) -> None:
@@ -175,10 +196,12 @@ def test_a_folder_holds_one_kind_of_work(xyz: Callable, tmp_path: Path) -> None:
         screen([file], tmp_path / "labels", RelaxOptions(members=1, recycles=1, device="cpu"), workers=0)
     with pytest.raises(OutputError, match="holds no screening"):
         Folder(tmp_path / "labels").manifest()
-    with pytest.raises(OutputError, match="begun with another options"):
-        label([file], tmp_path / "labels", LabelOptions(EMT_NAME, fmax=0.01), workers=0)
+    with pytest.raises(OutputError, match=r"begun with other options: {'fmax': 0.05}, now {'fmax': 0.01}\."):
+        label([file], tmp_path / "labels", replace(OPTIONS, fmax=0.01), workers=0)
     with pytest.raises(CalculatorError, match="Unknown calculator"):
         label([file], tmp_path / "none", LabelOptions("emtt"), workers=0)
+    with pytest.raises(StructureFileError, match="no such file"):  # before the potential is looked for
+        label([tmp_path / "nothing.xyz"], tmp_path / "none", LabelOptions("emtt"), workers=0)
     assert not (tmp_path / "none").exists()
 
 
@@ -189,7 +212,7 @@ def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable, tmp_path: 
     options = LabelOptions("tests.screening.deadly_crystals:dies_of_potassium", relax_cell=False, steps=3)
     report = label([xyz(crystals)], tmp_path / "out", options, workers=1)
     made = rows(tmp_path / "out")
-    assert report.counts["failed"] == 1
+    assert report.counts[f"failed: {made[1]['reason']}"] == 1
     assert "was killed" in made[1]["reason"]
 
 

@@ -273,6 +273,15 @@ def test_elements_that_the_model_does_not_know_cost_no_call() -> None:
     assert known[0].force_calls == sum(potential.asked)
 
 
+def test_elements_that_the_potential_does_not_know_cost_no_call() -> None:
+    potential = Together()
+    potential.elements = frozenset({29})
+    (result, _), unknown = together([bulk("Cu", a=3.7), bulk("Au", a=4.27)], potential)
+    assert sum(potential.asked) == result.force_calls
+    assert "does not know Au" in str(unknown)
+    assert force_calls_of(unknown) is None
+
+
 def test_what_failed_tells_its_calls() -> None:
     _, gold = made = together([bulk("Cu", a=3.7), bulk("Au", a=4.27)], Together(Sudden()))
     assert made[0][0].force_calls > 1

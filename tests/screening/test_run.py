@@ -93,7 +93,7 @@ def test_shards_make_one_whole(xyz: Callable[[int], Path], tmp_path: Path, quick
         part = screen([file], tmp_path / "out", quick, workers=0, block_size=2, shard=Shard(number, 3))
         assert part.total == part.done == {1: 4, 2: 4, 3: 2}[number]
     assert_complete(tmp_path / "out", 10)
-    with pytest.raises(OutputError, match="another shards"):
+    with pytest.raises(OutputError, match="another number of shards: 3, now 2"):
         screen([file], tmp_path / "out", quick, workers=0, block_size=2, shard=Shard(1, 2))
 
 
