@@ -41,7 +41,7 @@ class TestRequest:
             ({"inputs": ()}, "1 inputs then, 0 now"),
             ({"options": RelaxOptions(recycles=7).to_dict()}, "other options: .*, now .*: 7"),
             ({"block_size": 3}, "another block size: 2, now 3"),
-            ({"shards": 3}, "another number of shards: 2, now 3"),
+            ({"shards": 3}, "another number of shards: 1, now 3"),
             ({"weights": "ab"}, "other weights"),
             ({"version": "9.9"}, "another version"),
         ],
