@@ -134,7 +134,7 @@ def _trust(results: Path) -> Iterator[Aim]:
             if off[kind] > WORSE or off[kind] == max(off.values()):
                 yield Aim(f"{model}: accepted and further off, {kind}", WORSE, off[kind], PERCENT)
     for kind, limit in NOVEL.items():
-        models = ("Bulk",) if kind in UNLEARNED else ("PBE", "M3GNet")
+        models = ("Bulk",) if kind in UNLEARNED else ("PBE", "M3GNet", "Bulk")
         worst = min(read(results, f"novelty-{name}")["kinds"][kind]["auroc"] for name in models)
         yield Aim(f"novelty, {kind}", limit, worst, PLAIN, least=True)
 
