@@ -114,7 +114,7 @@ class Row(NamedTuple):
         return cls(
             short(frame.label),
             _formula(result.relaxed),
-            _told(result.volume_change, "+.1%"),
+            _told(result.volume_change, "+z.1%"),
             _told(result.error, ".3f"),
             _told(result.volume_error, ".1%"),
             "" if result.error is not None or finished else _told(result.uncertainty, ".3f"),

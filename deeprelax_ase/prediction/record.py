@@ -121,7 +121,7 @@ class Prediction:
         facts = {
             "crystal": crystal_label(self.initial.numbers),
             "judgement": str(self.judgement),
-            "volume": f"{self.initial.volume:.2f} → {self.relaxed.volume:.2f} Å³ ({100 * self.volume_change:+.1f} %)",
+            "volume": f"{self.initial.volume:.2f} → {self.relaxed.volume:.2f} Å³ ({100 * self.volume_change:+z.1f} %)",
             "largest displacement": f"{lengths.max():.3f} Å",
             "mean displacement": f"{lengths.mean():.3f} Å",
             **({} if self.error is None else _error_facts(self.error)),

@@ -140,8 +140,8 @@ def _differences(prediction: Prediction, pair: Pair) -> list[str]:
 
 def _cell_rows(initial: Crystal, relaxed: Crystal) -> list[dict[str, Any]]:
     before, after = _parameters(initial), _parameters(relaxed)
-    lengths = [f"{100 * (b / a - 1):+.1f} %" for a, b in zip(before, after, strict=True)]
-    angles = [f"{b - a:+.2f}°" for a, b in zip(before, after, strict=True)]
+    lengths = [f"{100 * (b / a - 1):+z.1f} %" for a, b in zip(before, after, strict=True)]
+    angles = [f"{b - a:+z.2f}°" for a, b in zip(before, after, strict=True)]
     change = [*lengths[:3], *angles[3:6], lengths[6]]
     return [_cell_row("unrelaxed", initial), _cell_row("relaxed", relaxed), {"name": "change", "numbers": change}]
 

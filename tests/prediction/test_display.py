@@ -62,6 +62,11 @@ class TestPrediction:
         assert rows["judgement"] == "accepted"
         assert rows["model"] == "stand-in"
 
+    def test_a_change_that_rounds_to_nothing_has_no_minus(self, prediction):
+        start = prediction.initial
+        shrunk = replace(prediction, relaxed=start.with_geometry(start.positions, (1 - 1e-9) * start.cell))
+        assert "(+0.0 %)" in repr(shrunk)
+
     def test_displacements_are_those_beyond_the_cell(self, prediction):
         positions = prediction.relaxed.positions.copy()
         positions[2] += [0.3, 0.0, 0.4]
