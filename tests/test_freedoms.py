@@ -65,6 +65,7 @@ def test_many_at_once_are_kept_as_one_by_one(freedom: str, monkeypatch: pytest.M
         assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_ases_filter_loses_the_volume_under_a_mask_and_ours_does_not():
     """The lowest energy of the mask alone is where ASE's filter goes that is to keep the volume too."""
     name = "mask and constant volume"

@@ -225,6 +225,6 @@ def stamp_of(source: Source) -> str:
 
 
 def _different(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those options that differ; where the work runs makes no difference to what comes out."""
+    """Keep the options that differ; where the work runs makes no difference to what comes out."""
     names = [k for k in {**old, **new} if k not in _ANYWHERE and (k in old, old.get(k)) != (k in new, new.get(k))]
     return {k: old[k] for k in names if k in old}, {k: new[k] for k in names if k in new}

@@ -124,7 +124,7 @@ def test_what_comes_of_uncertain_predictions(quick: RelaxOptions, on_uncertain: 
 
 
 @pytest.mark.parametrize("calculator", ["ase.calculators.emt:EMT", "tests.batched_emt:emt"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_under_a_calculator_they_are_finished(quick: RelaxOptions, calculator: str, workers: int) -> None:
     good = [bulk("Cu", a=3.7, cubic=True), bulk("Ag", a=4.2)]
     given = [good[0], Atoms("H2", [[0, 0, 0], [0, 0, 1]]), bulk("MgO", "rocksalt", a=4.2), good[1]]

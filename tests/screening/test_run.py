@@ -122,6 +122,7 @@ def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) 
             RelaxOptions(**wrong)
 
 
+@pytest.mark.slow
 def test_several_processes(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
     progress = screen([xyz(12)], tmp_path / "out", quick, workers=2, block_size=3)
     assert progress.done == 12
@@ -220,7 +221,8 @@ def test_a_killed_worker_costs_nothing(xyz: Callable[[int], Path], tmp_path: Pat
     assert_complete(out, 60)
 
 
-@pytest.mark.parametrize(("processes", "kills"), [(0, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(0, 1), (1, 3)])
 def test_killed_again_and_again_it_comes_to_the_same_end(
     xyz: Callable[[int], Path], tmp_path: Path, processes: int, kills: int
 ) -> None:
