@@ -251,7 +251,8 @@ def crystal_of(dof: DegreesOfFreedom, predictor: Callable[[], Predictor]) -> Cry
 
     Args:
         dof: of the atoms.
-        predictor: is asked for where there is a calculator, which is asked first, so that the model refuses too late.
+        predictor: is asked for where there is a calculator. That computes before the model reads the crystal, so that
+            elements are checked here.
 
     Raises:
         StructureError: the atoms are no crystal, layer or slab, or of elements that the model does not know.
