@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ase.data import covalent_radii
 from shared import options
 
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.progress import track
-from deeprelax_ase.screening.rows import INPUT
 
 #: Elements that stand in for each other.
 FAMILIES = (
@@ -35,6 +33,9 @@ FAMILIES = (
     (72, 73, 74, 75, 76, 77, 78, 79, 80),
     (57, 58, 59, 60, 62, 64, 65, 66, 67, 68, 69, 70, 71),
 )
+
+#: Atoms of the crystals, and of the prototype that they repeat.
+SIZES = {5: 5, 10: 10, 20: 20, 50: 10, 200: 10}
 
 #: Rows written at once.
 _ROWS = 20_000
@@ -69,6 +70,11 @@ def candidates(file: Path, number: int, *, seed: int, atoms: int | None = None) 
 
 def write(rows: Iterator[dict], file: Path, number: int) -> None:
     """Write ``rows``, some thousands at a time."""
+    import pyarrow as pa  # here, as crystals are made without it
+    import pyarrow.parquet as pq
+
+    from deeprelax_ase.screening.rows import INPUT
+
     with pq.ParquetWriter(file, INPUT, compression="zstd") as writer:
         batch = []
         for row in track(rows, "candidates", total=number):
@@ -78,6 +84,35 @@ def write(rows: Iterator[dict], file: Path, number: int) -> None:
                 batch = []
         if batch:
             writer.write_table(pa.Table.from_pylist(batch, schema=INPUT))
+
+
+def crystals(prototypes: Path, atoms: int, number: int) -> list[Crystal]:
+    """``number`` of them, of so many atoms."""
+    unit = SIZES.get(atoms, 10)
+    rows = candidates(prototypes, number, seed=0, atoms=unit)
+    return [
+        _repeated(Crystal(r["numbers"], r["positions"].reshape(-1, 3), r["cell"].reshape(3, 3)), atoms) for r in rows
+    ]
+
+
+def _repeated(crystal: Crystal, atoms: int) -> Crystal:
+    """A supercell, as near to a cube of cells as the number allows."""
+    copies = atoms // len(crystal)
+    repeat = [1, 1, 1]
+    for factor in _factors(copies):
+        repeat[int(np.argmin(repeat))] *= factor
+    return crystal if copies == 1 else Crystal.of(crystal.to_atoms().repeat(repeat))
+
+
+def _factors(number: int) -> Iterator[int]:
+    """Prime factors, the largest first."""
+    found, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    yield from reversed(found)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ import ase.io
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from candidates import candidates, write
+from candidates import SIZES, candidates, crystals, write
 from shared import options, read
 
 from deeprelax_ase.crystal import Crystal
@@ -34,9 +34,6 @@ from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import atoms_of
 from deeprelax_ase.screening.run import screen
 
-#: Atoms of the crystals, and of the prototype that they repeat.
-SIZES = {5: 5, 10: 10, 20: 20, 50: 10, 200: 10}
-
 #: Atoms of the cells that the growth of time and memory is measured on.
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10_000)
 
@@ -45,35 +42,6 @@ PARTS = ("batches", "growth", "whole")
 
 #: Files that the crystals of a whole screening are in.
 _FILES = 8
-
-
-def crystals(prototypes: Path, atoms: int, number: int) -> list[Crystal]:
-    """``number`` of them, of so many atoms."""
-    unit = SIZES.get(atoms, 10)
-    rows = candidates(prototypes, number, seed=0, atoms=unit)
-    return [
-        _repeated(Crystal(r["numbers"], r["positions"].reshape(-1, 3), r["cell"].reshape(3, 3)), atoms) for r in rows
-    ]
-
-
-def _repeated(crystal: Crystal, atoms: int) -> Crystal:
-    """A supercell, as near to a cube of cells as the number allows."""
-    copies = atoms // len(crystal)
-    repeat = [1, 1, 1]
-    for factor in _factors(copies):
-        repeat[int(np.argmin(repeat))] *= factor
-    return crystal if copies == 1 else Crystal.of(crystal.to_atoms().repeat(repeat))
-
-
-def _factors(number: int) -> Iterator[int]:
-    """Prime factors, the largest first."""
-    found, divisor = [], 2
-    while number > 1:
-        while number % divisor == 0:
-            found.append(divisor)
-            number //= divisor
-        divisor += 1
-    yield from reversed(found)
 
 
 def batches(predictor: Predictor, given: list[Crystal], sizes: list[int]) -> list[dict[str, Any]]:
