@@ -47,6 +47,11 @@ class StandInPredictor:
             error=self.error,
         )
 
+    def predict_columns(
+        self, crystals: Iterable[Crystal], *, relax_cell: bool | None = None, **options: object
+    ) -> Iterator[list[Prediction | DeepRelaxError]]:
+        yield list(self.predict_many(crystals, relax_cell=relax_cell))
+
     def predict_many(
         self, structures: Iterable[Crystal | Atoms], *, relax_cell: bool | None = None, **options: object
     ) -> Iterator[Prediction | DeepRelaxError]:

@@ -63,14 +63,11 @@ def coverage(
     features = predicted.error_features()
     kept = pairs.fixed_cell.numpy() | np.isin(features.kinds(), CELL_KEPT)
     steps = steps_of(predicted, pairs)
-    read = calibration.read(features, steps)
-    read = [e.with_cell_kept() if fixed else e for e, fixed in zip(read, kept, strict=True)]
-    crystals = [
-        start if why_unchanged(start, end, error, step=step) else end
-        for start, end, error, step in zip(
-            crystals_of(pairs, "initial"), predicted.crystals, read, steps.displacement, strict=True
-        )
-    ]
+    read = calibration.read(features, steps, cell_kept=kept.tolist())
+    starts = list(crystals_of(pairs, "initial"))
+    before, after = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
+    left = why_unchanged(before, after, read, steps.displacement)
+    crystals = [start if stays else end for start, end, stays in zip(starts, predicted.crystals, left, strict=True)]
     true = crystal_errors(pairs, crystals)
     expected = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T
     told = {

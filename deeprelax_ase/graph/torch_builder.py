@@ -16,6 +16,7 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.cell_list import cell_list_pairs
 from deeprelax_ase.graph.checks import check_density, check_distances
+from deeprelax_ase.graph.columns import CrystalColumns
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, expand, in_cell_pairs, row_starts, select_edges
 from deeprelax_ase.graph.record import CrystalGraph
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
@@ -66,6 +67,10 @@ def batch_tensors(crystals: Sequence[Crystal]) -> tuple[Numbers, Positions, Cell
     """``numbers`` (N,), ``positions`` (N, 3), ``cell`` (G, 3, 3) and ``batch`` (N,) of crystals, in float64."""
     if not crystals:
         raise ValueError("no crystals to build a graph of")
+    if isinstance(crystals, CrystalColumns):
+        arrays = crystals.numbers, crystals.positions, crystals.cells
+        owner = np.repeat(np.arange(len(crystals)), crystals.counts)
+        return tuple(torch.from_numpy(np.array(array)) for array in (*arrays, owner))  # type: ignore[return-value]
     return (
         torch.from_numpy(np.concatenate([c.numbers for c in crystals])),
         torch.from_numpy(np.concatenate([c.positions for c in crystals])),

@@ -74,11 +74,16 @@ def row_at(place: RowRef) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _some_rows(path: str, changed: int, group: int, part: int) -> list[dict[str, Any]]:
-    return _group(path, changed, group).slice(part * _ROWS, _ROWS).to_pylist()
+    return group_at(path, changed, group).slice(part * _ROWS, _ROWS).to_pylist()
 
 
 @lru_cache(maxsize=1)
-def _group(path: str, changed: int, number: int) -> pa.Table:
+def group_at(path: str, changed: int, number: int) -> pa.Table:
+    """The rows of a row group of a file that was written last at ``changed``.
+
+    Raises:
+        SourceError: it was written anew.
+    """
     if Path(path).stat().st_mtime_ns != changed:
         raise SourceError(errno.ESTALE, f"{path} was written anew while it was read. Begin anew with it.")
     with pq.ParquetFile(path) as file:

@@ -51,17 +51,25 @@ def attempt(
         DeviceError: the device is lost to this process.
         DeepRelaxError: no structure is at fault.
     """
+    parts = attempt_parts(lambda chosen: [*make(chosen)], crystals, device)
+    return [one for part in parts for one in part]
+
+
+def attempt_parts(
+    make: Callable[[Sequence[Item]], Sequence[Made | DeepRelaxError]], crystals: Sequence[Item], device: torch.device
+) -> list[Sequence[Made | DeepRelaxError]]:
+    """:func:`attempt`, with what ``make`` returned as it is: all at once, unless it failed."""
     try:
-        return [*make(crystals)] if crystals else []
+        return [make(crystals)] if len(crystals) else []
     except Exception as error:
         failure = _failure(error, crystals, device)
     # out here nothing holds on to the tensors of the batch that failed
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if len(crystals) == 1:
-        return [failure]
+        return [[failure]]
     half = len(crystals) // 2
-    return [*attempt(make, crystals[:half], device), *attempt(make, crystals[half:], device)]
+    return [*attempt_parts(make, crystals[:half], device), *attempt_parts(make, crystals[half:], device)]
 
 
 def _failure(error: Exception, crystals: Sequence[Sized], device: torch.device) -> DeepRelaxError:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.contacts import closest_contact
 from deeprelax_ase.prediction.inference import BatchRelaxation
@@ -31,12 +33,13 @@ def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows
         knows_slabs: whether the model has learnt slabs, whose cells are kept.
     """
     vacuum = relaxation.vacuum
-    flags = (vacuum.molecular, vacuum.stringy, vacuum.parted, vacuum.slabs & (not knows_slabs))
-    reasons = zip(crystals, relaxation.crowded.tolist(), *(flag.tolist() for flag in flags), strict=True)
-    return [
-        _crowded(crystal) if crowded else next((why for why, true in zip(_REASONS, told, strict=True) if true), "")
-        for crystal, crowded, *told in reasons
-    ]
+    flags = (relaxation.crowded, vacuum.molecular, vacuum.stringy, vacuum.parted, vacuum.slabs & (not knows_slabs))
+    told = torch.stack(flags, dim=1).cpu()
+    doubts = [""] * len(crystals)
+    for place in told.any(dim=1).nonzero().squeeze(1).tolist():
+        first = int(told[place].int().argmax())
+        doubts[place] = _REASONS[first - 1] if first else _crowded(crystals[place])
+    return doubts
 
 
 def _crowded(crystal: Crystal) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -44,14 +43,12 @@ def expected_errors(
     """
     if calibration is None or relaxation.features is None:
         return None
-    with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-        errors = calibration.read(relaxation.features, steps)
-    kept = relaxation.fixed_cell.tolist()
-    errors = [error.with_cell_kept() if fixed else error for error, fixed in zip(errors, kept, strict=True)]
+    found = None
     if novelty is not None and relaxation.scalars is not None:
         found = novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
-        errors = [error.with_novelty(value) for error, value in zip(errors, found, strict=True)]
-    return [replace(error, ood=error.ood or bool(doubt)) for error, doubt in zip(errors, doubts, strict=True)]
+    kept, doubted = relaxation.fixed_cell.tolist(), [bool(doubt) for doubt in doubts]
+    with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
+        return calibration.read(relaxation.features, steps, cell_kept=kept, novelty=found, doubted=doubted)
 
 
 def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:

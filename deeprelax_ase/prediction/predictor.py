@@ -14,26 +14,25 @@ import torch
 from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
-from deeprelax_ase.graph import BACKENDS, CrystalGraph, build_graph
+from deeprelax_ase.graph import BACKENDS, build_graph
+from deeprelax_ase.graph.columns import CrystalColumns
 from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_symmetry_of
-from deeprelax_ase.prediction.batching import attempt, grouped
+from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
-from deeprelax_ase.prediction.constrained import constrained
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.expected_errors import calibration_of, expected_errors, novelty_of, steps_of
 from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
-from deeprelax_ase.prediction.physical import flaw_error
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
-from deeprelax_ase.prediction.unbatching import predictions_of
+from deeprelax_ase.prediction.unbatching import PredictedBatch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -212,6 +211,19 @@ class Predictor:
             made = iter(attempt(partial(self._predict, relax_cell=relax_cell, bonds=bonds), crystals, self.device))
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
 
+    def predict_columns(
+        self, crystals: CrystalColumns, *, relax_cell: RelaxCell = None, atoms_per_batch: int | None = None
+    ) -> Iterator[Sequence[Prediction | DeepRelaxError]]:
+        """:meth:`predict_many` of :func:`~deeprelax_ase.graph.columns.plain` crystals of the model's elements.
+
+        Yields:
+            a :class:`~deeprelax_ase.prediction.unbatching.PredictedBatch` of each batch, without the uncertainty of
+            bonds; an error alone in place of a crystal with which its batch could not be computed.
+        """
+        make = partial(self._predict, relax_cell=relax_cell, bonds=False)
+        for part in crystals.parts(atoms_per_batch or default_atoms_per_batch(self.device)):
+            yield from attempt_parts(make, part, self.device)
+
     def predict_many_with_forces(
         self,
         found: Iterable[tuple[Crystal | Atoms | Structure, ArrayLike, ArrayLike]],
@@ -274,13 +286,14 @@ class Predictor:
         *,
         built: BuiltGraph | None = None,
         bonds: bool = True,
-    ) -> list[Prediction | DeepRelaxError]:
+    ) -> PredictedBatch:
         timings: dict[str, float] = {}
         timed = partial(stopwatch, timings, device=self.device)
         settings = self.settings if known is None else self.settings._replace(recycles=1)
         with timed("graph"):
             built = self._usable(built)
-            graph = self._graph(crystals) if built is None else built.graph
+            how: dict[str, Any] = {"backend": self.graph_backend, "settings": self.model.config.graph}
+            graph = build_graph(crystals, device=self.device, **how) if built is None else built.graph
         with timed("geometry"):
             symmetry = None if self.keep_symmetry is False else BatchSymmetry.of(crystals)
         relaxation = relax(
@@ -304,24 +317,22 @@ class Predictor:
             errors = expected_errors(crystals, graph, relaxation, doubts, steps, **laws)
         if errors is not None and isinstance(relax_cell, AllowedStrain) and relax_cell.constant_volume:
             errors = [error.with_cell_kept() for error in errors]
-        made = predictions_of(
+        asked = relax_cell if self.keep_symmetry else None
+        return PredictedBatch(
             crystals,
             relaxation,
             errors,
             self.model_name,
             {stage: seconds / len(crystals) for stage, seconds in timings.items()},
-            doubts=doubts,
-            steps=steps if self.leave_within_error else None,
-            bonds=bonds,
+            doubts,
+            steps if self.leave_within_error else None,
+            None if symmetry is None else symmetry.broken_by(asked),
+            bonds,
         )
-        asked = relax_cell if self.keep_symmetry else None
-        broken = [None] * len(crystals) if symmetry is None else symmetry.broken_by(asked)
-        told = zip(broken, relaxation.flaws.tolist(), made, strict=True)
-        return [error or (flaw_error(flaw, p) if flaw else constrained(p)) for error, flaw, p in told]
 
     def _predict_informed(
         self, informed: Sequence[InformedCrystal], relax_cell: RelaxCell, *, bonds: bool = True
-    ) -> list[Prediction | DeepRelaxError]:
+    ) -> PredictedBatch:
         known = known_forces(informed, self.device)
         return self._predict([one.crystal for one in informed], relax_cell, known, bonds=bonds)
 
@@ -330,13 +341,6 @@ class Predictor:
         if built is None or built.settings != self.model.config.graph or self.graph_backend != "torch":
             return None
         return built.to(self.device)
-
-    def _graph(self, crystals: Sequence[Crystal]) -> CrystalGraph:
-        """Build the graph of ``crystals`` that the model reads."""
-        settings = self.model.config.graph
-        return build_graph(
-            crystals, backend=self.graph_backend, settings=settings, device=self.device, dtype=torch.float64
-        )
 
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:

@@ -17,6 +17,17 @@ from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 if TYPE_CHECKING:
     from ase import Atoms
 
+#: Fields of a result that tell the calibrated errors, and what they are in these.
+OF_ERROR = {
+    "error": "coordinates",
+    "error_bound": "coordinates_bound",
+    "ood": "ood",
+    "volume_error": "volume",
+    "volume_error_bound": "volume_bound",
+    "novelty": "novelty",
+    "odds_worse": "odds_worse",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
@@ -145,9 +156,7 @@ def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any
     """Return the fields of a result that hold until something moves on from a ``prediction``; fewer for None."""
     known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
     if prediction is not None and (error := prediction.error) is not None:
-        known |= {"error": error.coordinates, "error_bound": error.coordinates_bound, "ood": error.ood}
-        known |= {"volume_error": error.volume, "volume_error_bound": error.volume_bound}
-        known |= {"novelty": error.novelty, "odds_worse": error.odds_worse}
+        known |= {name: getattr(error, field) for name, field in OF_ERROR.items()}
     return known
 
 

@@ -1,105 +1,203 @@
-"""A batch that was relaxed, taken apart into one record per crystal."""
+"""A batch that was relaxed: as columns, and taken apart into one record per crystal where somebody wants that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.graph.columns import CrystalColumns
+from deeprelax_ase.prediction.constrained import constrained
 from deeprelax_ase.prediction.inference import BatchRelaxation
+from deeprelax_ase.prediction.physical import flaw_error
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
-from deeprelax_ase.prediction.symmetry import split_atoms
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
 from deeprelax_ase.uncertainty.worsening import Steps
 
-#: In place of the bonds, where nobody asks for them.
-_NO_BOND, _NO_EDGE = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
+
+class Total(NamedTuple):
+    """The uncertainty of a crystal as a whole, in Å."""
+
+    total: float
 
 
-def predictions_of(
-    crystals: Sequence[Crystal],
-    relaxation: BatchRelaxation,
-    errors: Sequence[CalibratedError] | None,
-    model: str,
-    timings: dict[str, float],
-    *,
-    doubts: Sequence[str],
-    steps: Steps | None,
-    bonds: bool = True,
-) -> list[Prediction]:
-    """The batch taken apart into one record per crystal; without ``bonds`` none tells the uncertainty of any.
+class Facts(NamedTuple):
+    """What :func:`~deeprelax_ase.prediction.judgement.judge` wants to know of a prediction, see there."""
 
-    Crystals are left as they are where ``errors`` and the ``steps`` of the prediction say so; without these, none.
+    model: str
+    error: CalibratedError | None
+    uncertainty: Total
+    solver_converged: bool
+    unchanged: str
+    doubt: str
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
+    """Predictions of G crystals with N atoms: a sequence of the record, or the error, of each.
+
+    Attributes:
+        crystals: the unrelaxed ones.
+        relaxation: of them.
+        errors: expected, of each; None where they are not calibrated.
+        model: name of the model.
+        timings: seconds of each stage for a crystal.
+        doubts: reason to doubt each by its geometry; empty where there is none.
+        steps: by which crystals are moved; None where none is left as it is for a short one.
+        broken: error of each crystal whose symmetry the asked strain breaks; None where it does not.
+        bonds: whether records tell the uncertainty of bonds.
     """
-    positions = split_atoms(relaxation.positions.cpu().numpy(), crystals)
-    cells = relaxation.cell.cpu().numpy()
-    relaxed = [c.with_geometry(xyz, cell) for c, xyz, cell in zip(crystals, positions, cells, strict=True)]
-    left = [""] * len(crystals)
-    if errors is not None and steps is not None:
-        left = [
-            why_unchanged(crystal, moved, error, step=step)
-            for crystal, moved, error, step in zip(crystals, relaxed, errors, steps.displacement, strict=True)
-        ]
-    uncertainty = relaxation.uncertainty
-    total, aleatoric, epistemic = _roots(uncertainty.crystals)
-    per_atom = split_atoms(_roots(uncertainty.atoms)[0], crystals)
-    if bonds:
-        per_bond, edges = _bonds_of(relaxation, crystals)
-    else:
-        per_bond, edges = [_NO_BOND] * len(crystals), [_NO_EDGE] * len(crystals)
-    features: Sequence[ErrorFeatures | None] = [None] * len(crystals)
-    if relaxation.features is not None:
-        features = _features_of(relaxation.features)
-    converged, solver_steps = relaxation.converged.tolist(), relaxation.steps.tolist()
-    return [
-        Prediction(
+
+    crystals: Sequence[Crystal]
+    relaxation: BatchRelaxation
+    errors: Sequence[CalibratedError] | None
+    model: str
+    timings: dict[str, float]
+    doubts: Sequence[str]
+    steps: Steps | None
+    broken: Sequence[DeepRelaxError | None] | None = None
+    bonds: bool = True
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction | DeepRelaxError: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prediction | DeepRelaxError]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[g] for g in range(len(self))[index]]
+        g = range(len(self))[index]
+        if self.broken is not None and (error := self.broken[g]) is not None:
+            return error
+        made = self._record(g)
+        return flaw_error(self.flaws[g], made) if self.flaws[g] else constrained(made)
+
+    def __iter__(self) -> Iterator[Prediction | DeepRelaxError]:
+        return (self[g] for g in range(len(self)))
+
+    def fails(self) -> np.ndarray:
+        """(G,) bool, of which crystals there is no prediction but an error."""
+        broken = [False] * len(self) if self.broken is None else [error is not None for error in self.broken]
+        return np.array(broken, dtype=bool) | (np.array(self.flaws) != 0)
+
+    def facts(self) -> list[Facts]:
+        """What each prediction is judged by."""
+        errors: Sequence[CalibratedError | None] = self.errors or [None] * len(self)
+        rows = zip(errors, map(Total, self.total.tolist()), self.converged, self.unchanged, self.doubts, strict=True)
+        return [Facts(self.model, *row) for row in rows]
+
+    @cached_property
+    def initial_cells(self) -> np.ndarray:
+        """(G, 3, 3) Å."""
+        if isinstance(self.crystals, CrystalColumns):
+            return self.crystals.cells
+        return np.stack([crystal.cell for crystal in self.crystals])
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """(N, 3) Å, predicted, whether or not the crystal is left as it is."""
+        return self.relaxation.positions.cpu().numpy()
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """(G, 3, 3) Å, likewise."""
+        return self.relaxation.cell.cpu().numpy()
+
+    @cached_property
+    def unchanged(self) -> list[str]:
+        """The reason to leave each crystal as it is; empty where there is none."""
+        if self.errors is None or self.steps is None:
+            return [""] * len(self)
+        return why_unchanged(self.initial_cells, self.cells, self.errors, self.steps.displacement)
+
+    @cached_property
+    def total(self) -> np.ndarray:
+        """(G,) Å, uncertainty in total."""
+        return self._roots[0]
+
+    @cached_property
+    def flaws(self) -> list[int]:
+        """Of each, see :class:`~deeprelax_ase.prediction.physical.Flaw`."""
+        return self.relaxation.flaws.tolist()
+
+    @cached_property
+    def converged(self) -> list[bool]:
+        """Whether the solver came to rest, of each."""
+        return self.relaxation.converged.tolist()
+
+    def _record(self, g: int) -> Prediction:
+        crystal, atoms = self.crystals[g], slice(self._starts[g], self._starts[g + 1])
+        relaxed = crystal if self.unchanged[g] else crystal.with_geometry(self.positions[atoms], self.cells[g])
+        total, aleatoric, epistemic = (float(root[g]) for root in self._roots)
+        bonds = self._bonds[g] if self.bonds else _NO_BONDS
+        return Prediction(
             initial=crystal,
-            relaxed=crystal if left[g] else relaxed[g],
-            uncertainty=Uncertainty(
-                total=float(total[g]),
-                aleatoric=float(aleatoric[g]),
-                epistemic=float(epistemic[g]),
-                per_atom=per_atom[g],
-                per_bond=per_bond[g],
-                bonds=edges[g],
-            ),
-            model=model,
-            solver_converged=converged[g],
-            solver_steps=solver_steps[g],
-            timings=dict(timings),
-            features=features[g],
-            error=None if errors is None else errors[g],
-            unchanged=left[g],
-            doubt=doubts[g],
+            relaxed=relaxed,
+            uncertainty=Uncertainty(total, aleatoric, epistemic, self._per_atom[atoms], *bonds),
+            model=self.model,
+            solver_converged=self.converged[g],
+            solver_steps=self._solver_steps[g],
+            timings=dict(self.timings),
+            features=None if self._features is None else self._features[g],
+            error=None if self.errors is None else self.errors[g],
+            unchanged=self.unchanged[g],
+            doubt=self.doubts[g],
         )
-        for g, crystal in enumerate(crystals)
-    ]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        if isinstance(self.crystals, CrystalColumns):
+            return self.crystals.starts.tolist()
+        return [0, *accumulate(len(crystal) for crystal in self.crystals)]
+
+    @cached_property
+    def _per_atom(self) -> np.ndarray:
+        return _roots(self.relaxation.uncertainty.atoms)[0]
+
+    @cached_property
+    def _bonds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Uncertainties (E,) in Å of the edges of each crystal, and the edges (E, 5) themselves."""
+        graph = self.relaxation.graph
+        counts = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(self))
+        cuts = np.cumsum(counts)[:-1]
+        source, destination = graph.edge_index.cpu().numpy()
+        here = np.repeat(self._starts[:-1], counts)
+        edges = np.column_stack([destination - here, source - here, graph.cell_offsets.cpu().numpy()])
+        roots = _roots(self.relaxation.uncertainty.distances)[0]
+        return list(zip(np.split(roots, cuts), np.split(edges, cuts), strict=True))
+
+    @cached_property
+    def _roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _roots(self.relaxation.uncertainty.crystals)
+
+    @cached_property
+    def _solver_steps(self) -> list[int]:
+        return self.relaxation.steps.tolist()
+
+    @cached_property
+    def _features(self) -> list[ErrorFeatures] | None:
+        """Split by crystal, a column at a time: each number fetched from a GPU makes it wait."""
+        if (features := self.relaxation.features) is None:
+            return None
+        columns = [np.asarray(getattr(features, f.name).tolist(), dtype=float).tolist() for f in fields(features)]
+        return [ErrorFeatures(*values) for values in zip(*columns, strict=True)]
 
 
-def _bonds_of(relaxation: BatchRelaxation, crystals: Sequence[Crystal]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Split uncertainties (E,) in Å of edges, and the edges (E, 5) themselves, by crystal."""
-    graph = relaxation.graph
-    counts = np.bincount(graph.batch[graph.edge_index[1]].cpu().numpy(), minlength=len(crystals))
-    cuts = np.cumsum(counts)[:-1]
-    source, destination = graph.edge_index.cpu().numpy()
-    firsts = np.cumsum([0] + [len(c) for c in crystals])[:-1]
-    here = np.repeat(firsts, counts)
-    edges = np.column_stack([destination - here, source - here, graph.cell_offsets.cpu().numpy()])
-    return np.split(_roots(relaxation.uncertainty.distances)[0], cuts), np.split(edges, cuts)
-
-
-def _features_of(features: ErrorFeatures) -> list[ErrorFeatures]:
-    """Split features by crystal, a column at a time: each number fetched from a GPU makes it wait."""
-    columns = [np.asarray(getattr(features, f.name).tolist(), dtype=float).tolist() for f in fields(features)]
-    return [ErrorFeatures(*values) for values in zip(*columns, strict=True)]
+#: In place of the bonds, where nobody asks for them.
+_NO_BONDS = np.zeros(0), np.zeros((0, 5), dtype=np.int64)
 
 
 def _roots(parts: UncertaintyParts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Total, aleatoric and epistemic uncertainty as square roots, in Å."""
     roots = (part.sqrt().double().cpu().numpy() for part in (parts.total, parts.aleatoric, parts.epistemic))
-    total, aleatoric, epistemic = roots
-    return total, aleatoric, epistemic
+    return cast("tuple[np.ndarray, np.ndarray, np.ndarray]", tuple(roots))

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 
 #: Where a prediction would more likely than not lead away from the minimum, the crystal stays where it is.
 EVEN = 0.5
 
+_WITHIN = "it would move by less than it is expected to be off"
 
-def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> str:
-    """Return the reason to leave ``initial`` as it is; empty where it is moved to the prediction.
+
+def why_unchanged(
+    initial: np.ndarray, relaxed: np.ndarray, errors: Sequence[CalibratedError], steps: np.ndarray
+) -> list[str]:
+    """Return the reasons to leave crystals as they are; empty where they are moved to the prediction.
 
     Args:
-        initial: the unrelaxed crystal.
-        relaxed: the predicted crystal.
-        error: expected of the prediction.
-        step: Å, how far atoms are moved, see :class:`~deeprelax_ase.uncertainty.worsening.Steps`.
+        initial: (G, 3, 3) Å, cells of the unrelaxed crystals.
+        relaxed: (G, 3, 3) Å, of the predicted ones.
+        errors: expected of the predictions.
+        steps: (G,) Å, how far atoms are moved, see :class:`~deeprelax_ase.uncertainty.worsening.Steps`.
     """
-    if within_error(initial, relaxed, error, step=step):
-        return "it would move by less than it is expected to be off"
+    within = within_error(initial, relaxed, errors, steps).tolist()
+    return [_WITHIN if inside else _likely_further(error) for inside, error in zip(within, errors, strict=True)]
+
+
+def _likely_further(error: CalibratedError) -> str:
     if error.odds_worse is not None and error.odds_worse > EVEN:
         return f"the odds are {error.odds_worse:.0%} that it would end further from its minimum"
     return ""
 
 
-def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError, *, step: float) -> bool:
-    """Whether the model would move ``initial`` by less than it expects to be off itself: then it is as good as relaxed.
+def within_error(
+    initial: np.ndarray, relaxed: np.ndarray, errors: Sequence[CalibratedError], steps: np.ndarray
+) -> np.ndarray:
+    """(G,) bool, which crystals the model would move by less than it expects to be off: they are as good as relaxed.
 
-    The ``step`` (Å) of the atoms, the volume, and the largest strain must all be within their errors. Without an
-    expected error of the volume, as where the cell is kept, the answer is no.
+    The step of the atoms, the volume, and the largest strain must all be within their errors. Without an expected error
+    of the volume, as where the cell is kept, the answer is no. Arguments as of :func:`why_unchanged`.
     """
-    if error.volume is None or not step <= error.coordinates:
-        return False
-    deformation = np.linalg.solve(initial.cell, relaxed.cell)
-    strains = np.log(np.linalg.eigvalsh(deformation @ deformation.T)) / 2
-    return bool(max(abs(strains.sum()), np.abs(strains).max()) <= error.volume)
+    coordinates = np.array([error.coordinates for error in errors])
+    volumes = np.array([np.nan if error.volume is None else error.volume for error in errors])
+    found = (steps <= coordinates) & np.isfinite(volumes)
+    near = np.flatnonzero(found)
+    deformation = np.linalg.solve(initial[near], relaxed[near])
+    strains = np.log(np.linalg.eigvalsh(deformation @ deformation.transpose(0, 2, 1))) / 2
+    largest = np.maximum(np.abs(strains.sum(axis=1)), np.abs(strains).max(axis=1))
+    found[near] = largest <= volumes[near]
+    return found

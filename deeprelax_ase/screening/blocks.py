@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.reading import read
+from deeprelax_ase.screening.columns import in_order, read_plain
 from deeprelax_ase.screening.relaxing import TableRelaxer
-from deeprelax_ase.screening.rows import structures_table
+from deeprelax_ase.screening.rows import numbered, structures_table
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import StructureRef
@@ -45,13 +47,18 @@ def table_of(refs: Iterable[StructureRef], *, first_index: int = 0, id_key: str 
         first_index: index of the first one.
         id_key: key that names each structure, see :func:`~deeprelax_ase.io.reading.read`.
     """
-    frames = [read(ref, id_key=id_key) for ref in refs]
-    return structures_table(
+    refs = list(refs)
+    places, table = read_plain(refs, id_key)
+    if len(table) == len(refs):
+        return numbered(table, range(first_index, first_index + len(refs)))
+    others = np.delete(np.arange(len(refs)), places)
+    frames = [read(refs[place], id_key=id_key) for place in others.tolist()]
+    read_singly = structures_table(
         [frame.error or frame.atoms for frame in frames],
         ids=[frame.name for frame in frames],
         sources=[frame.label for frame in frames],
-        first_index=first_index,
     )
+    return numbered(in_order([table, read_singly], [places, others]), range(first_index, first_index + len(refs)))
 
 
 @dataclass(frozen=True)

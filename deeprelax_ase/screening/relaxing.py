@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
@@ -20,8 +21,10 @@ from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
 from deeprelax_ase.prediction.rattle import rattled_crystal, unrattled
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.prediction.status import FAILED, REFUSED
+from deeprelax_ase.prediction.result import RelaxationResult, schema
+from deeprelax_ase.prediction.status import FAILED, REFUSED, UNCERTAIN
+from deeprelax_ase.prediction.unbatching import PredictedBatch
+from deeprelax_ase.screening.columns import in_order, plain_crystals, result_rows
 from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, crystals_of
 
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from deeprelax_ase.calculators.batched import BatchedPotential
+    from deeprelax_ase.graph.columns import CrystalColumns
     from deeprelax_ase.prediction.predictor import Predictor
+
+_NAMES = ["index", "id", "source"]
 
 
 class TableRelaxer:
@@ -77,9 +83,48 @@ class TableRelaxer:
 
         A crystal that cannot be relaxed is a row that says why; nothing is raised for it.
         """
+        if self.options.calculator != NONE or self.options.rattle:
+            return self._row_by_row(table)
+        chosen, crystals = plain_crystals(table, sorted(self.predictor.model.card.elements))
+        if not len(crystals):
+            return self._row_by_row(table)
+        done = _beside(table.select(_NAMES).take(chosen), self._in_columns(crystals))
+        others = np.delete(np.arange(len(table)), chosen)
+        if not len(others):
+            return done
+        seconds = self.seconds
+        rest = self._row_by_row(table.take(others))
+        self.seconds += seconds
+        return in_order([done, rest], [chosen, others])
+
+    def _in_columns(self, crystals: CrystalColumns) -> pa.Table:
+        """Rows of the results of plain crystals that nothing finishes."""
+        options, parts = self.options, []
+        self.seconds = Counter()
+        for made in self.predictor.predict_columns(
+            crystals, relax_cell=without_pressure(options.relax_cell), atoms_per_batch=options.atoms_per_batch
+        ):
+            if isinstance(made, PredictedBatch):
+                parts.append(result_rows(made, options.limits(), skip=options.on_uncertain == SKIP))
+                self.seconds.update({stage: len(made) * spent for stage, spent in made.timings.items()})
+            else:
+                place = sum(map(len, parts))
+                results = [self._result(one, crystals[place + n]) for n, one in enumerate(made)]
+                parts.append(pa.Table.from_pylist([one.columns() for one in results], schema=schema()))
+        return pa.concat_tables(parts)
+
+    def _result(self, made: Prediction | DeepRelaxError, crystal: Crystal) -> RelaxationResult:
+        """The result of a prediction, or of the error in its place, before anything is finished."""
+        if isinstance(made, DeepRelaxError):
+            return RelaxationResult.unrelaxed(made, crystal, model=self.predictor.model_name)
+        self.seconds.update(made.timings)
+        judgement = judge(made, self.options.limits())
+        return RelaxationResult.of(made, judgement, skip=self.options.on_uncertain == SKIP)
+
+    def _row_by_row(self, table: pa.Table) -> pa.Table:
         given = list(zip(crystals_of(table), table.column("error").to_pylist(), strict=True))
         made = iter(self.relax([crystal for crystal, error in given if crystal is not None and not error]))
-        rows = table.select(["index", "id", "source"]).to_pylist()
+        rows = table.select(_NAMES).to_pylist()
         refused = table.column("refused").to_pylist()
         for row, (crystal, error), is_refused in zip(rows, given, refused, strict=True):
             if error or crystal is None:
@@ -103,14 +148,13 @@ class TableRelaxer:
         results: list[RelaxationResult] = []
         finishing: dict[int, Prediction] = {}
         for place, (crystal, prediction) in enumerate(zip(crystals, made, strict=True)):
+            result = self._result(prediction, crystal)
             if isinstance(prediction, DeepRelaxError):
-                results.append(RelaxationResult.unrelaxed(prediction, crystal, model=self.predictor.model_name))
+                results.append(result)
                 continue
-            self.seconds.update(prediction.timings)
-            judgement = judge(prediction, options.limits())
-            result = RelaxationResult.of(prediction, judgement, skip=options.on_uncertain == SKIP)
             results.append(unrattled(result, crystal))
-            if options.finishes_all or (judgement.uncertain and options.on_uncertain == FINISH):
+            uncertain = result.status == UNCERTAIN
+            if options.finishes_all or (uncertain and options.on_uncertain == FINISH):
                 finishing[place] = prediction
         for place, finished in zip(finishing, self._finished(list(finishing.values())), strict=True):
             if isinstance(finished, Exception):
@@ -163,3 +207,8 @@ class TableRelaxer:
 
     def _make_potential(self) -> BatchedPotential:
         return get_batched(self.options.calculator, device=self.options.device)
+
+
+def _beside(names: pa.Table, results: pa.Table) -> pa.Table:
+    """Rows of :data:`~deeprelax_ase.screening.rows.OUTPUT`: the names and the results of crystals."""
+    return pa.Table.from_arrays([*names.columns, *results.columns], schema=OUTPUT)

@@ -9,7 +9,7 @@ Nouretdinov & Gammerman, Mondrian confidence machine (2003)). Bounds are one-sid
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -150,30 +150,39 @@ class Calibration:
     ood_limits: tuple[float, ...]
     worsening: WorseningModel | None = None
 
-    def read(self, features: ErrorFeatures, steps: Steps | None = None) -> list[CalibratedError]:
-        """The calibrated errors of each crystal; those of volumes too, whether or not the cell is kept.
+    def read(
+        self,
+        features: ErrorFeatures,
+        steps: Steps | None = None,
+        *,
+        cell_kept: Sequence[bool] | None = None,
+        novelty: Sequence[float] | None = None,
+        doubted: Sequence[bool] | None = None,
+    ) -> list[CalibratedError]:
+        """The calibrated errors of each crystal.
 
         Args:
             features: of G predictions.
             steps: of the predictions; without them there are no odds.
+            cell_kept: (G,) whose cells are kept, so that volumes are not off; none by default.
+            novelty: (G,) of the crystals: beyond 1, or no number, they are out of distribution.
+            doubted: (G,) which are out of distribution for another reason.
         """
         parts = (self.coordinates, self.volume)
         columns = [values for part in parts for values in (part.expected(features), part.bound(features))]
-        beyond = features.logarithms() > np.log(np.maximum(self.ood_limits, _FLOOR))
-        ood = np.any(beyond, axis=1).tolist()
-        odds = [None] * len(ood)
+        ood = np.any(features.logarithms() > np.log(np.maximum(self.ood_limits, _FLOOR)), axis=1)
+        if novelty is not None:
+            ood = ood | ~(np.asarray(novelty) <= 1.0)
+        if doubted is not None:
+            ood = ood | np.asarray(doubted)
+        none: list[float | None] = [None] * len(ood)
+        odds = none
         if self.worsening is not None and steps is not None:
             odds = self.worsening.odds(features.logarithms(), steps).tolist()
+        kept = [False] * len(ood) if cell_kept is None else cell_kept
+        told = zip(*(column.tolist() for column in columns), ood.tolist(), novelty or none, odds, kept, strict=True)
         return [
-            CalibratedError(
-                coordinates=float(c),
-                coordinates_bound=float(cb),
-                volume=float(v),
-                volume_bound=float(vb),
-                ood=o,
-                odds_worse=p,
-            )
-            for c, cb, v, vb, o, p in zip(*columns, ood, odds, strict=True)
+            CalibratedError(c, cb, None if k else v, None if k else vb, o, n, p) for c, cb, v, vb, o, n, p, k in told
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,10 +242,6 @@ class CalibratedError:
     ood: bool
     novelty: float | None = None
     odds_worse: float | None = None
-
-    def with_novelty(self, novelty: float) -> CalibratedError:
-        """The same of a crystal of that ``novelty``: beyond 1 it is out of distribution."""
-        return replace(self, novelty=novelty, ood=self.ood or not novelty <= 1.0)  # also where it is not a number
 
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""

@@ -118,8 +118,9 @@ def test_a_crystal_within_its_error_is_left_exactly_as_it_is():
         assert not near.unchanged
         free, again = moving.predict(near.relaxed), predictor.predict(near.relaxed)
         left.append(bool(again.unchanged))
-        step = step_between(near.relaxed, free.relaxed)
-        assert bool(again.unchanged) is within_error(near.relaxed, free.relaxed, again.error, step=step)
+        step = np.array([step_between(near.relaxed, free.relaxed)])
+        cells = near.relaxed.cell[None], free.relaxed.cell[None]
+        assert [bool(again.unchanged)] == within_error(*cells, [again.error], step).tolist()
         end = near.relaxed if again.unchanged else free.relaxed
         np.testing.assert_array_equal(again.relaxed.positions, end.positions)
         np.testing.assert_array_equal(again.relaxed.cell, end.cell)

@@ -15,11 +15,15 @@ ERROR = CalibratedError(coordinates=0.02, coordinates_bound=0.06, volume=0.01, v
 
 
 def within_error(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> bool:
-    return unchanged.within_error(initial, relaxed, error, step=step_between(initial, relaxed))
+    step = np.array([step_between(initial, relaxed)])
+    (found,) = unchanged.within_error(initial.cell[None], relaxed.cell[None], [error], step).tolist()
+    return found
 
 
 def why_unchanged(initial: Crystal, relaxed: Crystal, error: CalibratedError) -> str:
-    return unchanged.why_unchanged(initial, relaxed, error, step=step_between(initial, relaxed))
+    step = np.array([step_between(initial, relaxed)])
+    (why,) = unchanged.why_unchanged(initial.cell[None], relaxed.cell[None], [error], step)
+    return why
 
 
 def test_small_moves_are_not_worth_it(sample_crystals, rng):
