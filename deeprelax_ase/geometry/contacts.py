@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, edge_batch
+from deeprelax_ase.graph.edges import row_starts
 from deeprelax_ase.graph.shapes import (
     Batch,
     Cells,
@@ -123,17 +125,28 @@ class Contact(NamedTuple):
 
 def closest_contact(crystal: Crystal) -> Contact:
     """The atoms of ``crystal`` that are nearest to a collision; infinitely far apart where none are near."""
-    numbers, positions, cell, batch = batch_tensors([crystal])
-    limits = nearest_kept()
-    nearest, ratio = Contact(0, 0, float("inf"), 0.0), float("inf")
+    return closest_contacts([crystal])[0]
+
+
+def closest_contacts(crystals: Sequence[Crystal]) -> list[Contact]:
+    """:func:`closest_contact` of each of the ``crystals``, all together."""
+    if not crystals:
+        return []
+    numbers, positions, cell, batch = batch_tensors(crystals)
+    starts, limits = row_starts(batch, len(crystals)).tolist(), nearest_kept()
+    nearest = [(float("inf"), Contact(0, 0, float("inf"), 0.0)) for _ in crystals]
     for _, pairs in listed_pairs(positions, cell, batch, cutoff=float(limits.max())):
         ratios = pairs.distances / limits[numbers[pairs.destination], numbers[pairs.source]]
-        if len(ratios) and ratios.min() < ratio:
-            worst = int(ratios.argmin())
-            i, j, distance = (int(pairs.destination[worst]), int(pairs.source[worst]), float(pairs.distances[worst]))
-            ratio = float(ratios[worst])
-            nearest = Contact(min(i, j), max(i, j), distance, distance / ratio)
-    return nearest
+        owner = batch[pairs.destination]
+        least = ratios.new_full((len(crystals),), float("inf")).scatter_reduce(0, owner, ratios, "amin")
+        worst = (ratios == least[owner]).nonzero().squeeze(1)
+        worst = worst[owner[worst].diff(prepend=owner.new_full((1,), -1)) > 0]  # the first one in each crystal
+        ends = (part[worst].tolist() for part in (owner, pairs.destination, pairs.source, pairs.distances, ratios))
+        for g, i, j, distance, ratio in zip(*ends, strict=True):
+            if ratio < nearest[g][0]:
+                first, second = sorted((i - starts[g], j - starts[g]))
+                nearest[g] = ratio, Contact(first, second, distance, distance / ratio)
+    return [contact for _, contact in nearest]
 
 
 def sphere_gaps(graph: CrystalGraph, lengths: Lengths) -> Lengths:

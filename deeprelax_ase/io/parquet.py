@@ -47,13 +47,13 @@ def count_rows(path: Path) -> int:
 
 def rows_of(path: Path) -> Iterator[RowRef | dict[str, Any]]:
     """Yield the place of each row, or the row itself where it is in a large row group."""
-    changed = path.stat().st_mtime_ns
+    changed, name = path.stat().st_mtime_ns, str(path)
     with pq.ParquetFile(path) as file:
         _number_of_rows(file)
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size <= LARGEST_GROUP:
-                yield from (RowRef(str(path), changed, number, row) for row in range(group.num_rows))
+                yield from (RowRef(name, changed, number, row) for row in range(group.num_rows))
             else:
                 for batch in file.iter_batches(batch_size=_ROWS, row_groups=[number]):
                     yield from batch.to_pylist()

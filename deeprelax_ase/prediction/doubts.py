@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.geometry.contacts import closest_contact
+from deeprelax_ase.geometry.contacts import Contact, closest_contacts
 from deeprelax_ase.prediction.inference import BatchRelaxation
 
 #: Of molecules, chains, layers far apart and slabs, see :class:`~deeprelax_ase.geometry.vacuum.Vacuum`. How far
@@ -36,14 +36,15 @@ def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows
     flags = (relaxation.crowded, vacuum.molecular, vacuum.stringy, vacuum.parted, vacuum.slabs & (not knows_slabs))
     told = torch.stack(flags, dim=1).cpu()
     doubts = [""] * len(crystals)
-    for place in told.any(dim=1).nonzero().squeeze(1).tolist():
-        first = int(told[place].int().argmax())
-        doubts[place] = _REASONS[first - 1] if first else _crowded(crystals[place])
+    crowded = told[:, 0].nonzero().squeeze(1).tolist()
+    for place in (told.any(dim=1) & ~told[:, 0]).nonzero().squeeze(1).tolist():
+        doubts[place] = _REASONS[int(told[place, 1:].int().argmax())]
+    for place, contact in zip(crowded, closest_contacts([crystals[g] for g in crowded]), strict=True):
+        doubts[place] = _crowded(contact)
     return doubts
 
 
-def _crowded(crystal: Crystal) -> str:
-    contact = closest_contact(crystal)
+def _crowded(contact: Contact) -> str:
     return (
         f"its atoms {contact.first} and {contact.second} are {contact.distance:.2f} Å apart from the start, nearer "
         "than in any crystal that the model has learnt from"

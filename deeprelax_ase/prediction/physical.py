@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError, UnphysicalPredictionError, VacuumError
-from deeprelax_ase.geometry.contacts import closest_contact, colliding
+from deeprelax_ase.geometry.contacts import Contact, closest_contact, colliding
 from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
 from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.prediction.allowed_strain import TILTED
@@ -93,14 +93,21 @@ def refuse_vacuum(crystal: Crystal, vacuum: Vacuum) -> None:
         raise VacuumError(_about_vacuum(Flaw(flaw), crystal))
 
 
-def flaw_error(flaw: int, prediction: Prediction) -> DeepRelaxError:
-    """The error that says why there is no ``prediction``, and what to do instead."""
+def flaw_error(flaw: int, prediction: Prediction, contacts: tuple[Contact, Contact] | None = None) -> DeepRelaxError:
+    """The error that says why there is no ``prediction``, and what to do instead.
+
+    Args:
+        flaw: a :class:`Flaw`.
+        prediction: that there would be.
+        contacts: closest ones of its relaxed and its unrelaxed crystal, where they are known.
+    """
     if flaw == Flaw.TILTED:
         return ConstraintError(TILTED)
     if flaw in (Flaw.MOLECULE, Flaw.WIRE):
         return VacuumError(_about_vacuum(Flaw(flaw), prediction.initial))
     if flaw == Flaw.COLLISION:
-        return UnphysicalPredictionError(_about_collision(prediction))
+        contacts = contacts or (closest_contact(prediction.relaxed), closest_contact(prediction.initial))
+        return UnphysicalPredictionError(_about_collision(prediction.model, *contacts))
     what = {
         Flaw.NOT_FINITE: "coordinates that are not finite",
         Flaw.VOLUME: f"a volume beyond {LARGEST_VOLUME_RATIO:g} times what it was, or below a "
@@ -112,9 +119,8 @@ def flaw_error(flaw: int, prediction: Prediction) -> DeepRelaxError:
     )
 
 
-def _about_collision(prediction: Prediction) -> str:
+def _about_collision(model: str, contact: Contact, before: Contact) -> str:
     """Name the atoms that collide, and say whether they did from the start."""
-    contact, before = closest_contact(prediction.relaxed), closest_contact(prediction.initial)
     mend = "Relax this crystal with a calculator and an ASE optimizer."
     if before.collides:
         mend = (
@@ -122,7 +128,7 @@ def _about_collision(prediction: Prediction) -> str:
             "them out, or move them apart."
         )
     return (
-        f"{prediction.model} predicts no crystal here: atoms {contact.first} and {contact.second} end "
+        f"{model} predicts no crystal here: atoms {contact.first} and {contact.second} end "
         f"{contact.distance:.2f} Å apart, and relaxed crystals of their elements keep {contact.least:.2f} Å. {mend}"
     )
 

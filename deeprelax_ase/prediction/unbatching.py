@@ -12,10 +12,11 @@ import numpy as np
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.geometry.contacts import Contact, closest_contacts
 from deeprelax_ase.graph.columns import CrystalColumns
 from deeprelax_ase.prediction.constrained import constrained
 from deeprelax_ase.prediction.inference import BatchRelaxation
-from deeprelax_ase.prediction.physical import flaw_error
+from deeprelax_ase.prediction.physical import Flaw, flaw_error
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
@@ -80,7 +81,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         if self.broken is not None and (error := self.broken[g]) is not None:
             return error
         made = self._record(g)
-        return flaw_error(self.flaws[g], made) if self.flaws[g] else constrained(made)
+        return flaw_error(self.flaws[g], made, self._contacts.get(g)) if self.flaws[g] else constrained(made)
 
     def __iter__(self) -> Iterator[Prediction | DeepRelaxError]:
         return (self[g] for g in range(len(self)))
@@ -159,6 +160,14 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         if isinstance(self.crystals, CrystalColumns):
             return self.crystals.starts.tolist()
         return [0, *accumulate(len(crystal) for crystal in self.crystals)]
+
+    @cached_property
+    def _contacts(self) -> dict[int, tuple[Contact, Contact]]:
+        """The closest ones of each crystal that collides, predicted and as it was, all found together."""
+        places = [g for g, flaw in enumerate(self.flaws) if flaw == Flaw.COLLISION]
+        pairs = [(made.relaxed, made.initial) for made in map(self._record, places)]
+        found = (closest_contacts(crystals) for crystals in zip(*pairs, strict=True))
+        return dict(zip(places, zip(*found, strict=True), strict=True))
 
     @cached_property
     def _per_atom(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from deeprelax_ase.geometry.contacts import (
     TOLERATED,
     VAN_DER_WAALS,
     closest_contact,
+    closest_contacts,
     colliding,
     crowded,
     packing,
@@ -105,3 +106,9 @@ def test_what_two_bonded_spheres_share_counts_once() -> None:
     radii = covalent_radii[crystal.numbers] + VAN_DER_WAALS
     inside = [np.linalg.norm(points - x, axis=-1) < r for x, r in zip(crystal.positions, radii, strict=True)]
     assert packed(crystal) == pytest.approx(np.any(inside, axis=0).mean(), rel=5e-3)
+
+
+def test_contacts_of_many_are_those_of_each(sample_crystals):
+    crystals = list(sample_crystals.values())
+    assert closest_contacts(crystals) == [closest_contact(crystal) for crystal in crystals]
+    assert closest_contacts([]) == []
