@@ -19,7 +19,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs pages trust test lint format clean distclean
+.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs pages ratios trust test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was meas
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/paper/page.py
 	$(BIN)/python docs/rooms.py
+
+ratios: $(STAMP) ## time fixed work against a reference kernel, to compare commits (benchmarks/ratios.py --compare)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/ratios.py --json ratios.json
 
 trust: $(STAMP) ## open every door to every kind of bad input, and make the table of docs/trust.md (minutes)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/doors.py
