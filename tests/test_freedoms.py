@@ -14,11 +14,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of jobflow, Ray and spglib
 
 #: Doors that need more than the package: they take their time to start.
 SLOW = {"Ray Data": "ray", "jobflow": "jobflow"}
+#: Doors that relax one by one by what `deeprelax screen` calls too.
+BEHIND_OTHERS = {"`relax_many`, calculator", "`deeprelax relax`, calculator"}
 
 
 def doors(*, finishes: bool) -> list:
     return [
-        pytest.param(name, marks=[pytest.mark.slow] if name.split(",")[0] in SLOW else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name.split(",")[0] in SLOW or name in BEHIND_OTHERS else [])
         for name, door in DOORS.items()
         if door.finishes is finishes
     ]

@@ -61,7 +61,7 @@ def told(rounds: list[Round]) -> list[Round]:
     return [replace(one, seconds={}, model=Path(one.model).name) for one in rounds]
 
 
-@pytest.mark.parametrize("choice", ["both", "cover"])
+@pytest.mark.parametrize("choice", ["both", pytest.param("cover", marks=pytest.mark.slow)])
 def test_rounds_label_and_learn_until_the_budget_is_used_up(
     pool: Path, settings: LearnSettings, tmp_path: Path, choice: str
 ) -> None:

@@ -110,7 +110,7 @@ def test_fixed_atoms(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("most", [1, 9, 1000])
+@pytest.mark.parametrize("most", [1, 9, pytest.param(1000, marks=pytest.mark.slow)])
 def test_how_many_are_at_work_changes_nothing(optimizer: str, most: int) -> None:
     starts = [start(atoms, AllowedStrain()) for atoms in crystals()]
     expected = relaxed(starts, optimizer=optimizer)

@@ -81,11 +81,11 @@ def together(crystals: list[Atoms], potential: Together | None = None, **options
     "options",
     [
         *({}, {"finish": "fast", "fmax": 0.02}, {"finish": None}, {"relax_cell": False}, {"steps": 2}),
-        {"finish": "bfgs"},
-        {"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))},
-        {"relax_cell": AllowedStrain((1, 1, 1, 0, 0, 0), constant_volume=True)},
         {"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1), constant_volume=True), "finish": "fast"},
-        {"relax_cell": AllowedStrain(pressure=0.05)},
+        pytest.param({"finish": "bfgs"}, marks=pytest.mark.slow),
+        pytest.param({"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))}, marks=pytest.mark.slow),
+        pytest.param({"relax_cell": AllowedStrain((1, 1, 1, 0, 0, 0), constant_volume=True)}, marks=pytest.mark.slow),
+        pytest.param({"relax_cell": AllowedStrain(pressure=0.05)}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -232,8 +232,9 @@ INFORMED = {
 @pytest.mark.parametrize(
     "options",
     [
-        *({}, {"steps": 2}, {"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))}),
-        *({"relax_cell": AllowedStrain(pressure=0.05)}, {"finish": "fast"}, {"relax_cell": False}),
+        *({}, {"steps": 2}, {"finish": "fast"}, {"relax_cell": False}),
+        pytest.param({"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))}, marks=pytest.mark.slow),
+        pytest.param({"relax_cell": AllowedStrain(pressure=0.05)}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
