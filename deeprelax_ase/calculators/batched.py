@@ -19,6 +19,9 @@ from deeprelax_ase.prediction.batching import out_of_memory
 #: Bytes that a potential takes on a GPU for an atom, until one batch has told.
 _BYTES_PER_ATOM = 8_000_000
 
+#: What none takes less than that computes at all.
+_LEAST_BYTES_PER_ATOM = 50_000
+
 #: Share of a GPU's memory that a batch may fill, and atoms beyond which no more are computed in a second.
 _SHARE, _MOST_ATOMS = 0.5, 20_000
 
@@ -60,6 +63,7 @@ class BatchedPotential(ABC):
     one_by_one: bool = False
     _bytes_per_atom: float = _BYTES_PER_ATOM
     _known: Tensor | None = None
+    _all_known: Tensor | None = None
 
     @abstractmethod
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
@@ -159,13 +163,14 @@ class BatchedPotential(ABC):
 
     def _unknown(self, numbers: Numbers, batch: Batch) -> dict[int, str]:
         """Name the elements that are not known, of each crystal that has such."""
-        if self.elements is None:
+        if self.elements is None or numbers is self._all_known:
             return {}
         if self._known is None:
             self._known = torch.zeros(256, dtype=torch.bool, device=self.device)
             self._known[list(self.elements)] = True
         foreign = ~self._known[numbers]
         if not foreign.any():
+            self._all_known = numbers  # asked again, each time it would wait for the device
             return {}
         from ase.data import chemical_symbols
 
@@ -194,5 +199,7 @@ class BatchedPotential(ABC):
         before = torch.cuda.memory_allocated(self.device)
         yield
         taken = (torch.cuda.max_memory_allocated(self.device) - before) / atoms
+        if taken < _LEAST_BYTES_PER_ATOM:  # a recorded step, which has its memory
+            return
         first = self._bytes_per_atom == _BYTES_PER_ATOM
         self._bytes_per_atom = taken if first else max(taken, self._bytes_per_atom)

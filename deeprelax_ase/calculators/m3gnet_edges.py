@@ -33,12 +33,19 @@ def m3gnet_edges(
     Returns:
         ``edge_index`` (2, E) int64, sources j and destinations i, ascending in i, and ``cell_offsets`` (E, 3) int64.
     """
+    edge_index, offsets = listed_edges(positions, cells, batch, cutoff=cutoff)
+    order = matgl_order(positions, cells, batch, edge_index, offsets)
+    return edge_index[:, order], offsets[order]
+
+
+@torch.no_grad()
+def listed_edges(
+    positions: Positions, cells: Cells, batch: Batch, *, cutoff: float = _CUBE
+) -> tuple[EdgeIndex, CellOffsets]:
+    """The neighbours of :func:`m3gnet_edges` in no order but that of their destinations."""
     parts = [pairs for _, pairs in listed_pairs(positions, cells, batch, cutoff=cutoff)]
-    source = torch.cat([pairs.source for pairs in parts])
-    destination = torch.cat([pairs.destination for pairs in parts])
-    offsets = torch.cat([pairs.offsets for pairs in parts])
-    order = matgl_order(positions, cells, batch, torch.stack([source, destination]), offsets)
-    return torch.stack([source[order], destination[order]]), offsets[order]
+    ends = torch.stack([torch.cat([getattr(p, end) for p in parts]) for end in ("source", "destination")])
+    return ends, torch.cat([pairs.offsets for pairs in parts])
 
 
 @torch.no_grad()

@@ -65,6 +65,14 @@ Finish = Annotated[
     str, typer.Option(metavar="NAME", help="Optimizer: fire, or fast, which takes the fewest force calls.")
 ]
 Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when converged, eV/Å.")]
+Rattle = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Displace all atoms at random by so many Å first (0.01 is enough): a relaxation keeps the symmetry of its "
+        "start, and may so end at a saddle point.",
+    ),
+]
 Workers = Annotated[
     int | None,
     optional("Processes; 0 for this one alone. Default: one for each core, on GPUs two for each", min=0),
@@ -94,6 +102,7 @@ def label(
     fmax: Fmax = 0.02,
     steps: Annotated[int, typer.Option(min=1, help="Most steps for each crystal.")] = STEPS,
     relax_cell: RelaxCell = None,
+    rattle: Rattle = 0.0,
     shard: ShardOption = "1/1",
     workers: Workers = None,
     block_size: BlockSize = None,
@@ -101,7 +110,7 @@ def label(
     level: Level = None,
     fractions: Fractions = (0.8, 0.1, 0.1),
     group_by: GroupBy = "composition",
-    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, and of --rattle.")] = 0,
     device: DeviceOption = Device.AUTO,
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +126,14 @@ def label(
 
     try:
         options = LabelOptions(
-            calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
+            calculator,
+            finish=finish,
+            fmax=fmax,
+            steps=steps,
+            relax_cell=relax_cell,
+            device=device.value,
+            rattle=rattle,
+            rattle_seed=seed if rattle else 0,
         )
         for name in inputs:  # before the potential is fetched
             open_source(name)

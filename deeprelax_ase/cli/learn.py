@@ -99,10 +99,13 @@ def learn(
     """
     for module, extra in (("lightning", "training"), ("crepes", "training"), ("pyarrow", "screening")):
         require(module, extra)
+    from deeprelax_ase.io.source import open_source
     from deeprelax_ase.labelling import LabelOptions, label_level
     from deeprelax_ase.learning import LearnSettings
 
     try:
+        for name in candidates:  # before the potential is fetched
+            open_source(name)
         options = LabelOptions(
             calculator, finish=finish, fmax=fmax, steps=steps, relax_cell=relax_cell, device=device.value
         )

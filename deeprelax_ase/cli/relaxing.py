@@ -180,7 +180,8 @@ def goes_in_batches(how: Relaxing, potential: Any, *, quiet: bool = False) -> bo
     named = [name for name, given in options.items() if given]
     pays = pays_in_batches(potential, how.finish or FINISH)
     if pays and named and not quiet:
-        told = f"{' and '.join(named)} finishes crystals one by one, which {potential.name} would finish in batches"
+        finish = f"{' and '.join(named)} finish{'' if named[1:] else 'es'}"
+        told = f"{finish} crystals one by one, which {potential.name} would finish in batches"
         errors().print(f"Note: {told}", soft_wrap=True)
     return pays and not named
 

@@ -100,9 +100,12 @@ def screen(
     calculator; "refused" or "failed". A journal says what is done.
     """
     require("pyarrow", "screening")
+    from deeprelax_ase.io.source import open_source
     from deeprelax_ase.screening.options import RelaxOptions
 
     try:
+        for name in inputs:  # before the potential is fetched
+            open_source(name)
         potential = _potential(how)
         options = RelaxOptions(
             model=_model(how, potential, quiet=quiet),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_tilted_layers,
 )
 from deeprelax_ase.prediction.physical import refuse_vacuum
+from deeprelax_ase.prediction.rattle import rattled_crystal
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class LabelOptions:
         steps: most steps for each crystal.
         relax_cell: whether cells move; None for all but those of slabs. Layers are strained in their plane.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
+        rattle: Å, by which each start is displaced at random, see :func:`~deeprelax_ase.prediction.rattle.rattled`: a
+            relaxation keeps the symmetry of its start, and may so end at a saddle point. The pair begins there.
+        rattle_seed: of that.
 
     Raises:
         ValueError: the optimizer is unknown, or a number makes no sense.
@@ -45,12 +50,16 @@ class LabelOptions:
     steps: int = 500
     relax_cell: bool | None = None
     device: str = "auto"
+    rattle: float = 0.0
+    rattle_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.finish.lower() not in IN_BATCHES:
             raise ValueError(f"finish={self.finish!r} does not relax in batches: take one of {', '.join(IN_BATCHES)}")
         if not self.fmax > 0 or self.steps < 1:
             raise ValueError(f"fmax={self.fmax} must be positive, and steps={self.steps} at least 1")
+        if not 0 <= self.rattle < math.inf:
+            raise ValueError(f"rattle={self.rattle} Å must be 0 for none, or more")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -113,6 +122,8 @@ class Relaxer:
 
     def __call__(self, crystals: Sequence[Crystal]) -> list[Relaxation | Exception]:
         """Relax each crystal, side by side with others, or tell why it cannot be, and the force calls that it cost."""
+        options = self.options
+        crystals = [rattled_crystal(crystal, options.rattle, options.rattle_seed) for crystal in crystals]
         made: list[Relaxation | Exception | None] = [None] * len(crystals)
         starts: dict[int, BatchedStart] = {}
         axes: dict[int, np.ndarray] = {}
@@ -128,7 +139,6 @@ class Relaxer:
             else:
                 starts[place] = replace(starts[place], known=found)
         places, given = list(starts), list(starts.values())
-        options = self.options
         for number, end in relax_in_batches(
             given, self.potential, optimizer=options.finish, fmax=options.fmax, steps=options.steps
         ):

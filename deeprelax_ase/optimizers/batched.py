@@ -19,6 +19,9 @@ from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, K
 #: Optimizers in batches, by the names that ``finish`` has for them one by one.
 IN_BATCHES: dict[str, Any] = {"fire": batched_fire, "fast": batched_bfgs, "modelhessianbfgs": batched_bfgs}
 
+#: Share of the crystals on a GPU that stay, though they are done, until all of them leave together.
+_STAY = 0.125
+
 
 @dataclass(frozen=True, eq=False)
 class BatchedEnd:
@@ -80,6 +83,7 @@ def relax_in_batches(
     method = IN_BATCHES[optimizer.lower()]
     waiting = deque(sorted(range(len(starts)), key=lambda place: -len(starts[place])))
     state: BatchedState | None = None
+    gone = 0  # crystals that are done and still there
     while True:
         errors: dict[int, str] = {}
         if state is not None:
@@ -97,16 +101,30 @@ def relax_in_batches(
         if state is None:
             return
         if observe is not None:
-            observe(len(state))
+            observe(len(state) - gone)
         with one_thread():
             converged = state.largest(*state.pulls()) < fmax
             over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
             if errors:
                 over[list(errors)] = True
+            over &= ~state.crystals["gone"]
             ends = list(_ends(state, over, converged, errors, starts)) if bool(over.any()) else []
-            left = state.keep(~over) if ends else state
+            if ends:
+                gone += len(ends)
+                state.crystals["gone"] = state.crystals["gone"] | over
+            if gone and (waiting or errors or gone >= _stay(potential) * len(state)):
+                state, gone = state.keep(~state.crystals["gone"]), 0
         yield from ends
-        state = left if len(left) else None
+        if not len(state):
+            state = None
+
+
+def _stay(potential: BatchedPotential) -> float:
+    """Share of the crystals that may be done before they leave.
+
+    A GPU computes them in no time, and the others need no new neighbours and no new kernels as long as they stay.
+    """
+    return _STAY if potential.device.type == "cuda" else 0.0
 
 
 def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:

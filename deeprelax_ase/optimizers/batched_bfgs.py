@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeprelax_ase.optimizers.batched_hessian import batched_model_hessian, slots
+from deeprelax_ase.optimizers.batched_hessian import batched_model_hessian
 from deeprelax_ase.optimizers.batched_state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import GOOD, LONGER, LONGEST, POOR, SHORTER, SHORTEST, Springs
 
@@ -40,10 +40,11 @@ def begin(state: BatchedState, springs: Springs | None = None) -> None:
 
 def step(state: BatchedState) -> None:
     """Make a step of every crystal of ``state``."""
-    crystals, (atoms, cell), (rows, most) = state.crystals, state.pulls(), slots(state)
-    for name in ("inverse", "moved", "forces"):  # larger crystals may have left
-        crystals[name] = crystals[name][:, : 3 * most]
-    crystals["inverse"] = crystals["inverse"][:, :, : 3 * most]
+    crystals, (atoms, cell), (rows, most) = state.crystals, state.pulls(), state.slots
+    if crystals["moved"].shape[1] > 3 * most:  # larger crystals have left
+        for name in ("inverse", "moved", "forces"):
+            crystals[name] = crystals[name][:, : 3 * most]
+        crystals["inverse"] = crystals["inverse"][:, :, : 3 * most]
     here = cell.new_zeros(len(state), most, 3)
     here[:, :3] = cell
     here[state.batch, rows] = atoms

@@ -6,18 +6,10 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor
 
-from deeprelax_ase.graph.edges import row_starts
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.torch_builder import listed_pairs
 from deeprelax_ase.optimizers.batched_state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import Springs
-
-
-def slots(state: BatchedState) -> tuple[Tensor, int]:
-    """(N,) the row of each atom among the coordinates of its crystal, after three of the cell; and the most rows."""
-    starts = row_starts(state.batch, len(state))
-    rows = torch.arange(len(state.batch), device=state.batch.device) - starts[state.batch] + 3
-    return rows, int(state.crystals["size"].max()) + 3
 
 
 def batched_model_hessian(state: BatchedState, springs: Springs, *, alpha: float = 70.0) -> Tensor:
@@ -27,7 +19,7 @@ def batched_model_hessian(state: BatchedState, springs: Springs, *, alpha: float
     decoupled and have ``alpha``.
     """
     positions, cells = state.geometry()
-    rows, most = slots(state)
+    rows, most = state.slots
     hessian = torch.zeros(len(state) * most * most, 3, 3, dtype=torch.float64, device=positions.device)
     strains = torch.zeros(len(state), 9, 9, dtype=torch.float64, device=positions.device)
     coupling = torch.zeros(len(positions), 3, 9, dtype=torch.float64, device=positions.device)

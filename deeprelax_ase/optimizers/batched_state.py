@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.scope import one_thread
-from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
+from deeprelax_ase.graph.edges import row_starts
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Matrices, PerCrystal, Positions
+from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Ints, Matrices, PerCrystal, Positions
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
 #: Elements of a strain that a mask takes, up to which they are rounding.
 _ROUNDING = 1e-9
+
+#: Terms of the series of the deformation.
+_TERMS = 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,13 @@ class BatchedStart:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def special(self) -> set[str]:
+        """What few crystals have, and others need not be asked for: directions, or a kind of strain."""
+        strain = AllowedStrain() if self.strain is None else self.strain
+        names = "hydrostatic", "constant_volume", "pressure"
+        return {name for name in names if getattr(strain, name)} | (set() if self.moves is None else {"moves"})
+
     def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions x (N, 3) and the cell (3, 3) before the deformation, and its logarithm (3, 3).
 
@@ -88,14 +99,17 @@ class BatchedState:
         atoms: by name, each with a row for an atom: numbers, x, moves (projectors); the optimizer's; once they are
             known, forces, and pull, those on x.
         crystals: by name, each with a row for a crystal: place (in the list of all), start (cell), log (L),
-            deformation (F), size, what the cell may do; the optimizer's; once they are known, energies, stresses, and
-            pull, the forces on the cell.
+            deformation (F), cell, size, what the cell may do; the optimizer's; once they are known, energies, stresses,
+            and pull, the forces on the cell.
             Their other dimensions are filled up with zeros on the right, where crystals differ.
         batch: (N,) int64, the crystal of each atom.
+        special: what some of them have, see :attr:`BatchedStart.special`.
     """
 
-    def __init__(self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch) -> None:
-        self.atoms, self.crystals, self.batch = atoms, crystals, batch
+    def __init__(
+        self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch, special: set[str]
+    ) -> None:
+        self.atoms, self.crystals, self.batch, self.special = atoms, crystals, batch, special
 
     @classmethod
     def of(cls, starts: Sequence[BatchedStart], places: Sequence[int], device: torch.device) -> BatchedState:
@@ -122,15 +136,18 @@ class BatchedState:
             "constant_volume": tensor([strain.constant_volume for strain in strains], torch.bool),
             "pressure": tensor([strain.pressure for strain in strains]),
             "steps": tensor(np.zeros(len(starts)), torch.int64),
+            "gone": tensor(np.zeros(len(starts)), torch.bool),
             "steps_before": tensor([one.steps_before for one in starts], torch.int64),
         }
-        crystals["deformation"] = _deformation(crystals["log"], crystals["mask"])
+        crystals["free"] = crystals["mask"] != 0
         known = [one.known for one in starts if one.known is not None]
         if len(known) == len(starts):
             atoms["forces"] = tensor(np.concatenate([one.forces for one in known]))
             crystals["energies"] = tensor([one.energy for one in known])
             crystals["stresses"] = tensor([one.stress for one in known])
-        state = cls(atoms, crystals, torch.repeat_interleave(torch.tensor([len(one) for one in starts])).to(device))
+        batch = torch.repeat_interleave(torch.tensor([len(one) for one in starts])).to(device)
+        state = cls(atoms, crystals, batch, set().union(*(one.special for one in starts)))
+        state._deform()
         if "forces" in atoms:
             state._pull()
         return state
@@ -147,6 +164,7 @@ class BatchedState:
             {name: values[atoms] for name, values in self.atoms.items()},
             {name: values[index] for name, values in self.crystals.items()},
             new,
+            self.special,
         )
 
     def join(self, other: BatchedState) -> BatchedState:
@@ -155,7 +173,15 @@ class BatchedState:
             {name: torch.cat([values, other.atoms[name]]) for name, values in self.atoms.items()},
             {name: _stacked(values, other.crystals[name]) for name, values in self.crystals.items()},
             torch.cat([self.batch, other.batch + len(self)]),
+            self.special | other.special,
         )
+
+    @cached_property
+    def slots(self) -> tuple[Ints, int]:
+        """(N,) the row of each atom among the coordinates of its crystal, after three of the cell; the most rows."""
+        rows = torch.arange(len(self.batch), device=self.batch.device)
+        rows = rows - row_starts(self.batch, len(self))[self.batch] + 3
+        return rows, int(self.crystals["size"].max()) + 3
 
     def geometry(self) -> tuple[Positions, Cells]:
         """Positions (N, 3) and cells (G, 3, 3), in Å."""
@@ -163,7 +189,7 @@ class BatchedState:
 
     def cells(self) -> Cells:
         """(G, 3, 3) Å."""
-        return matrix_product(self.crystals["start"], self.deformation())
+        return self.crystals["cell"]
 
     def deformation(self) -> Matrices:
         """(G, 3, 3) F, symmetric. Masked components are exactly those of the start."""
@@ -182,31 +208,38 @@ class BatchedState:
 
     def enthalpies(self) -> PerCrystal:
         """(G,) eV, energies with the work against the pressure."""
-        return self.crystals["energies"] + self.crystals["pressure"] * self.volumes()
+        energies = self.crystals["energies"]
+        return energies + self.crystals["pressure"] * self.volumes() if "pressure" in self.special else energies
 
     def volumes(self) -> PerCrystal:
         """(G,) Å³."""
-        return torch.linalg.det(self.cells()).abs()
+        a, b, c = self.cells().unbind(dim=1)
+        return (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
 
     def pulls(self) -> tuple[Positions, Matrices]:
         """Forces on x (N, 3) and on the cell's rows (G, 3, 3), in eV/Å, with all that is fixed left out."""
         return self.atoms["pull"], self.crystals["pull"]
 
     def _pull(self) -> None:
-        crystals, deformation = self.crystals, self.deformation()
+        crystals, stress = self.crystals, self.crystals["stresses"]
         identity = torch.eye(3, dtype=torch.float64, device=self.batch.device)
-        stress = crystals["stresses"] + crystals["pressure"][:, None, None] * identity
+        if "pressure" in self.special:
+            stress = stress + crystals["pressure"][:, None, None] * identity
         virial = -self.volumes()[:, None, None] * stress
-        mean = virial.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
-        virial = torch.where(crystals["hydrostatic"][:, None, None], mean, virial)
-        free = crystals["mask"] != 0  # where there is no stress, nothing is free
-        force = _along_logarithm(torch.where(free, virial, 0.0), crystals["log"])
-        lengths = crystals["mask"] * identity
-        share = force.diagonal(dim1=1, dim2=2).sum(dim=1) / lengths.sum(dim=(1, 2)).clamp(min=1)
-        mean = lengths * share[:, None, None]
-        force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
-        forces = rows_times_matrices(self.atoms["forces"], self.atoms["moves"])
-        self.atoms["pull"] = rows_times_matrices(forces, deformation[self.batch])
+        if "hydrostatic" in self.special:
+            mean = virial.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
+            virial = torch.where(crystals["hydrostatic"][:, None, None], mean, virial)
+        # where there is no stress, nothing is free
+        force = _along_logarithm(torch.where(crystals["free"], virial, 0.0), crystals["log"])
+        if "constant_volume" in self.special:
+            lengths = crystals["mask"] * identity
+            share = force.diagonal(dim1=1, dim2=2).sum(dim=1) / lengths.sum(dim=(1, 2)).clamp(min=1)
+            mean = lengths * share[:, None, None]
+            force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
+        forces = self.atoms["forces"]
+        if "moves" in self.special:
+            forces = rows_times_matrices(forces, self.atoms["moves"])
+        self.atoms["pull"] = rows_times_matrices(forces, self.deformation()[self.batch])
         crystals["pull"] = force / crystals["size"][:, None, None]
 
     def largest(self, atoms: Positions, cell: Matrices) -> PerCrystal:
@@ -223,18 +256,22 @@ class BatchedState:
         """Make a step of ``atoms`` (N, 3) and ``cell`` (G, 3, 3), in the coordinates that :meth:`pulls` belong to."""
         self.crystals["log"] = self.crystals["log"] + cell / self.crystals["size"][:, None, None]
         self.crystals["steps"] = self.crystals["steps"] + 1
-        deformation = _deformation(self.crystals["log"], self.crystals["mask"])
-        self.crystals["deformation"] = deformation
-        moved = rows_times_matrices(rows_times_matrices(atoms, deformation[self.batch]), self.atoms["moves"])
-        self.atoms["x"] = self.atoms["x"] + rows_times_matrices(
-            moved, torch.linalg.inv_ex(deformation).inverse[self.batch]
-        )
+        self._deform()
+        if "moves" in self.special:
+            deformation = self.deformation()
+            moved = rows_times_matrices(rows_times_matrices(atoms, deformation[self.batch]), self.atoms["moves"])
+            atoms = rows_times_matrices(moved, torch.linalg.inv_ex(deformation).inverse[self.batch])
+        self.atoms["x"] = self.atoms["x"] + atoms
 
-
-def _deformation(log: Matrices, mask: Matrices) -> Matrices:
-    """(G, 3, 3) F = exp L, but for the components that the ``mask`` keeps."""
-    identity = torch.eye(3, dtype=log.dtype, device=log.device)
-    return identity + (symmetric_exponential(log, terms=18) - identity) * mask
+    def _deform(self) -> None:
+        """Find F = exp L, but for the components that the mask keeps, and the cell; products of float64 are exact."""
+        log = self.crystals["log"]
+        identity = torch.eye(3, dtype=log.dtype, device=log.device).expand_as(log)
+        exponential = identity
+        for n in range(_TERMS, 0, -1):
+            exponential = torch.baddbmm(identity, log, exponential, alpha=1 / n)
+        self.crystals["deformation"] = identity + (exponential - identity) * self.crystals["mask"]
+        self.crystals["cell"] = self.crystals["start"] @ self.crystals["deformation"]
 
 
 def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:
@@ -245,8 +282,8 @@ def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:
     """
 
     def twice(matrices: Matrices) -> Matrices:
-        once = matrix_product(log, matrices) - matrix_product(matrices, log)
-        return matrix_product(log, once) - matrix_product(once, log)
+        once = torch.baddbmm(matrices @ log, log, matrices, beta=-1)
+        return torch.baddbmm(once @ log, log, once, beta=-1)
 
     second = twice(virial)
     fourth = twice(second)

@@ -14,12 +14,12 @@ from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
+from deeprelax_ase.nn.graphed import GraphedStep
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.e3_loss import TrueRelaxation, crystal_weights, relaxation_loss, true_relaxation
 from deeprelax_ase.training.force_targets import StartForces, WithForceTargets, start_forces_loss
-from deeprelax_ase.training.graphed import GraphedStep
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer

@@ -66,6 +66,15 @@ def test_parts_without_a_pair_are_told(candidates: Path) -> None:
     assert label(*few, "--quiet").stderr == ""
 
 
+def test_what_is_rattled_is_split_by_the_same_seed(candidates: Path) -> None:
+    few = (f"{candidates}@0:1", "--fmax", 0.2)
+    assert label(*few, "--out", "rattled", "--rattle", 0.02, "--seed", 3).exit_code == 0
+    again = label(*few, "--out", "rattled", "--rattle", 0.02, "--seed", 4)
+    assert again.exit_code == 2
+    assert "rattle_seed" in again.stderr, "other starts need another folder"
+    assert [label(*few, "--out", "given", "--seed", seed).exit_code for seed in (3, 4)] == [0, 0], "another split does not"
+
+
 def test_shards_tell_of_the_others(candidates: Path) -> None:
     first = label(candidates, "--out", "labelled", "--block-size", 4, "--shard", "2/2")
     assert first.exit_code == 0

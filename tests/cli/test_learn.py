@@ -28,6 +28,7 @@ def rounds(*errors: float) -> list[Round]:
 def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[LearnSettings]:
     """The settings that the command asks for; the loop is not run, and comes to two rounds."""
     asked: list[LearnSettings] = []
+    Path("pool.extxyz").touch()
 
     def learn(sources, out, settings, *, workers, observe, finished):
         asked.append(settings)

@@ -58,6 +58,13 @@ def test_what_is_finished_one_by_one_is_counted(tmp_path: Path) -> None:
     assert "crystals were" not in done.stderr
 
 
+def test_a_missing_input_is_told_before_a_potential_is_looked_for(tmp_path: Path) -> None:
+    done = run("screen", tmp_path / "nothing.cif", "-c", "emtt", "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no such file" in done.stderr
+    assert "emtt" not in done.stderr
+
+
 def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.cif", some_crystals(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc111
+from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
@@ -46,6 +46,22 @@ def test_fast_takes_fewer_calls_to_the_same_minimum() -> None:
     slow, fast = (relaxed(atoms, finish=finish) for finish in ("fire", "fast"))
     assert fast.force_calls < slow.force_calls
     assert fast.energy_relaxed == pytest.approx(slow.energy_relaxed, abs=2e-3)
+
+
+def test_a_rattled_start_leaves_the_saddle_point_that_symmetry_holds_it_at() -> None:
+    atoms = bulk("Cu", "sc", a=2.45) * (2, 2, 2)
+    held, free = relaxed(atoms), relaxed(atoms, rattle=0.05)
+    assert held.converged
+    assert free.converged
+    assert free.energy_relaxed < held.energy_relaxed - 0.1 * len(atoms)
+    np.testing.assert_array_equal(held.initial.positions, atoms.positions)
+    moved = free.initial.positions - atoms.positions
+    assert 0 < np.abs(moved).max() < 0.25, "the pair begins where the relaxation did"
+    atoms.positions += moved
+    atoms.calc = EMT()
+    np.testing.assert_allclose(free.forces, atoms.get_forces(), atol=1e-9)
+    other = relaxed(bulk("Cu", "sc", a=2.45) * (2, 2, 2), rattle=0.05, rattle_seed=1)
+    assert np.abs(other.initial.positions - free.initial.positions).max() > 1e-3
 
 
 def test_too_few_steps_do_not_converge() -> None:
@@ -135,6 +151,8 @@ def test_options_that_make_no_sense_are_refused() -> None:
         LabelOptions("m3gnet", fmax=0)
     with pytest.raises(ValueError, match="at least 1"):
         LabelOptions("m3gnet", steps=0)
+    with pytest.raises(ValueError, match="rattle=-0.01 Å must be 0 for none"):
+        LabelOptions("m3gnet", rattle=-0.01)
     with pytest.raises(ValueError, match="does not relax in batches: take one of fire, fast"):
         LabelOptions("m3gnet", finish="gradient")
     with pytest.raises(CalculatorError, match="Unknown calculator"):

@@ -17,10 +17,13 @@ class GraphedStep:
     Args:
         step: takes tensors and computes tensors, and gradients of the parameters of ``network`` by ``backward()``.
         network: its gradients are set by each call, not added to.
+        pool: of memory that graphs share which are never replayed at the same time; one of its own by default.
     """
 
-    def __init__(self, step: Callable[[list[Tensor]], list[Tensor]], network: nn.Module) -> None:
-        self.step, self.network = step, network
+    def __init__(
+        self, step: Callable[[list[Tensor]], list[Tensor]], network: nn.Module, pool: tuple[int, int] | None = None
+    ) -> None:
+        self.step, self.network, self._pool = step, network, pool
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
@@ -47,5 +50,5 @@ class GraphedStep:
         self.network.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
         # The work of other threads, such as NCCL's that watches its messages, must not end the recording.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
             self._outputs = self.step(self._inputs)

@@ -1,0 +1,60 @@
+"""Neighbours of crystals that move a little from call to call: listed with a margin, and listed anew only in need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.calculators.m3gnet_edges import listed_edges
+from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Positions
+
+
+class KeptEdges:
+    """Lists neighbours, and hands out the last list as long as it holds all of them.
+
+    Args:
+        cutoff: Å, within which none may be missing.
+        skin: Å, by which the list reaches further. None is kept without.
+
+    Attributes:
+        listed: how often neighbours were listed.
+    """
+
+    def __init__(self, cutoff: float, skin: float) -> None:
+        self._cutoff, self._skin, self.listed = cutoff, skin, 0
+        self._of: tuple[Positions, Cells, Batch] | None = None
+        self._edges: tuple[EdgeIndex, CellOffsets] | None = None
+
+    def __call__(self, positions: Positions, cells: Cells, batch: Batch) -> tuple[EdgeIndex, CellOffsets]:
+        """``edge_index`` (2, E) and ``cell_offsets`` (E, 3), the same tensors as before where they serve again.
+
+        Args:
+            positions: (N, 3) Å, not wrapped.
+            cells: (G, 3, 3) Å.
+            batch: (N,) int64, ascending; the very tensor of the last call where the crystals are the same.
+        """
+        if self._edges is None or not self._serves(positions, cells, batch):
+            self._edges = listed_edges(positions, cells, batch, cutoff=self._cutoff + self._skin)
+            self._of = (positions, cells, batch)
+            self.listed += 1
+        return self._edges
+
+    def _serves(self, positions: Positions, cells: Cells, batch: Batch) -> bool:
+        if self._of is None or self._of[2] is not batch or not self._skin:
+            return False
+        return bool(self._room(*self._of[:2], positions, cells, batch) > 0)
+
+    def _room(
+        self, positions_then: Positions, cells_then: Cells, positions: Positions, cells: Cells, batch: Batch
+    ) -> Tensor:
+        """Å that are left of the skin, once what moved since is taken off.
+
+        A deformation F shortens a vector by at most ``|F - 1|``, and the atoms at its ends, which move beside it, by
+        the sum of their ways.
+        """
+        deformation = torch.linalg.solve_ex(cells_then, cells).result
+        ways = torch.linalg.vector_norm(positions - rows_times_matrices(positions_then, deformation[batch]), dim=1)
+        longest = torch.zeros_like(cells[:, 0, 0]).scatter_reduce(0, batch, ways, reduce="amax")
+        strain = torch.linalg.matrix_norm(deformation - torch.eye(3, dtype=cells.dtype, device=cells.device))
+        return ((1 - strain) * (self._cutoff + self._skin) - self._cutoff - 2 * longest).amin()

@@ -1,0 +1,89 @@
+"""M3GNet of small batches on a GPU: its thousand kernels launched as one, whatever the number of atoms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deeprelax_ase.calculators.m3gnet_edges import matgl_order
+from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, EnergiesForcesStresses, M3GNet
+from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Numbers, Positions
+from deeprelax_ase.nn.graphed import GraphedStep
+
+#: Edges of the smallest and of the largest recorded batch; each has room for twice as many as the one before. The
+#: kernels of larger ones take longer than their launch.
+_LEAST, _MOST = 4096, 131072
+
+#: Edges for which there is room for an atom, and for a crystal: fewer than they have in crystals.
+_PER_ATOM, _PER_CRYSTAL = 24, 32
+
+#: Å, side of the cells of dummy crystals, whose edges are longer than the cutoff.
+_EMPTY = 2 * CUTOFF
+
+
+class GraphedM3GNet:
+    """Evaluates small batches by recorded steps of a few sizes; dummy atoms, edges and crystals take up the slack.
+
+    Args:
+        network: on its device. Off a GPU nothing is recorded, and the filled batch is computed.
+    """
+
+    def __init__(self, network: M3GNet) -> None:
+        self._network, self._steps = network, dict[int, GraphedStep]()
+        self._cuda = network.embedding.device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
+        self._dummy = int((network.types != network.types[0]).nonzero()[0])
+        self._filled: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
+
+    def size(self, atoms: int, crystals: int, edges: int) -> int | None:
+        """Edges of the recorded batch that takes so many atoms, crystals and edges; None where none does."""
+        size = _LEAST
+        while atoms >= size // _PER_ATOM or crystals >= size // _PER_CRYSTAL or edges > size:
+            size *= 2
+            if size > _MOST:
+                return None
+        return size
+
+    def __call__(
+        self,
+        size: int,
+        numbers: Numbers,
+        positions: Positions,
+        cells: Cells,
+        batch: Batch,
+        edge_index: EdgeIndex,
+        cell_offsets: CellOffsets,
+    ) -> EnergiesForcesStresses:
+        """Evaluate a batch that fits into ``size``; edges need not be in MatGL's order, only ascend in i.
+
+        The results are overwritten by the next call. For the other arguments see :class:`M3GNet`.
+        """
+        atoms, crystals = size // _PER_ATOM, size // _PER_CRYSTAL
+        given = (numbers, batch, edge_index, cell_offsets)
+        if self._filled is None or any(a is not b for a, b in zip(self._filled[0], given, strict=True)):
+            filled = [
+                _filled(numbers, atoms, self._dummy),
+                _filled(batch, atoms, crystals - 1),
+                _filled(edge_index.mT, size, atoms - 1).mT,
+                _filled(cell_offsets, size, 1),
+            ]
+            self._filled = given, filled
+        empty = torch.eye(3, dtype=cells.dtype, device=cells.device) * _EMPTY
+        whole = [*self._filled[1], _filled(positions, atoms, 0), torch.cat([cells, empty.expand(crystals - len(cells), 3, 3)])]
+        energies, forces, stresses = self._step(size)(whole) if self._cuda else self._evaluate(whole)
+        return EnergiesForcesStresses(energies[: len(cells)], forces[: len(numbers)], stresses[: len(cells)])
+
+    def _step(self, size: int) -> GraphedStep:
+        if size not in self._steps:
+            self._steps[size] = GraphedStep(self._evaluate, self._network, self._pool)
+        return self._steps[size]
+
+    def _evaluate(self, inputs: list[Tensor]) -> list[Tensor]:
+        numbers, batch, edge_index, cell_offsets, positions, cells = inputs
+        order = matgl_order(positions, cells, batch, edge_index, cell_offsets)
+        return list(self._network(numbers, positions, cells, batch, edge_index[:, order], cell_offsets[order]))
+
+
+def _filled(values: Tensor, size: int, value: int) -> Tensor:
+    """``values`` (n, ...), followed by as many of ``value`` as make up ``size``."""
+    return torch.cat([values, values.new_full((size - len(values), *values.shape[1:]), value)])
