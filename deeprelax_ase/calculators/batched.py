@@ -25,6 +25,9 @@ _LEAST_BYTES_PER_ATOM = 50_000
 #: Share of a GPU's memory that a batch may fill, and atoms beyond which no more are computed in a second.
 _SHARE, _MOST_ATOMS = 0.5, 20_000
 
+#: Share of crystals that are done in a batch on a GPU, up to which they stay.
+_MAY_STAY = 0.125
+
 
 class Evaluated(NamedTuple):
     """Energies, forces and stresses of G crystals with N atoms, and why some have none.
@@ -92,6 +95,14 @@ class BatchedPotential(ABC):
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return min(max(int(_SHARE * free / self._bytes_per_atom), 1), _MOST_ATOMS)
+
+    @property
+    def may_stay(self) -> float:
+        """Share of the crystals of a batch that may be done before they leave it.
+
+        A GPU computes them in no time, and as long as they stay, the others need no new neighbours and no new kernels.
+        """
+        return _MAY_STAY if self.device.type == "cuda" else 0.0
 
     def knows(self, numbers: np.ndarray) -> bool:
         """Whether all atomic ``numbers`` (N,) of a crystal are known; others are refused uncomputed."""

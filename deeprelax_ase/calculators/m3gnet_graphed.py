@@ -69,7 +69,11 @@ class GraphedM3GNet:
             ]
             self._filled = given, filled
         empty = torch.eye(3, dtype=cells.dtype, device=cells.device) * _EMPTY
-        whole = [*self._filled[1], _filled(positions, atoms, 0), torch.cat([cells, empty.expand(crystals - len(cells), 3, 3)])]
+        whole = [
+            *self._filled[1],
+            _filled(positions, atoms, 0),
+            torch.cat([cells, empty.expand(crystals - len(cells), 3, 3)]),
+        ]
         energies, forces, stresses = self._step(size)(whole) if self._cuda else self._evaluate(whole)
         return EnergiesForcesStresses(energies[: len(cells)], forces[: len(numbers)], stresses[: len(cells)])
 

@@ -14,7 +14,6 @@ from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, EnergiesForcesStresse
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
 from deeprelax_ase.prediction.devices import device_of
 
-
 #: Å, by which neighbours are listed further on a GPU, where a list takes as long as the network; on a CPU it does not.
 _SKIN = 0.6
 

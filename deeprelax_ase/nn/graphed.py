@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,7 @@ class GraphedStep:
         pool: of memory that graphs share which are never replayed at the same time; one of its own by default.
     """
 
-    def __init__(
-        self, step: Callable[[list[Tensor]], list[Tensor]], network: nn.Module, pool: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, step: Callable[[list[Tensor]], list[Tensor]], network: nn.Module, pool: Any = None) -> None:
         self.step, self.network, self._pool = step, network, pool
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []

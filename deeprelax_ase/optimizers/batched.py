@@ -19,9 +19,6 @@ from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, K
 #: Optimizers in batches, by the names that ``finish`` has for them one by one.
 IN_BATCHES: dict[str, Any] = {"fire": batched_fire, "fast": batched_bfgs, "modelhessianbfgs": batched_bfgs}
 
-#: Share of the crystals on a GPU that stay, though they are done, until all of them leave together.
-_STAY = 0.125
-
 
 @dataclass(frozen=True, eq=False)
 class BatchedEnd:
@@ -112,19 +109,11 @@ def relax_in_batches(
             if ends:
                 gone += len(ends)
                 state.crystals["gone"] = state.crystals["gone"] | over
-            if gone and (waiting or errors or gone >= _stay(potential) * len(state)):
+            if gone and (waiting or errors or gone > potential.may_stay * len(state)):
                 state, gone = state.keep(~state.crystals["gone"]), 0
         yield from ends
         if not len(state):
             state = None
-
-
-def _stay(potential: BatchedPotential) -> float:
-    """Share of the crystals that may be done before they leave.
-
-    A GPU computes them in no time, and the others need no new neighbours and no new kernels as long as they stay.
-    """
-    return _STAY if potential.device.type == "cuda" else 0.0
 
 
 def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:

@@ -210,7 +210,7 @@ def prepared(
     cases = [Case(atoms, prediction) for atoms, prediction in given]
     copies = [CheckedAtoms(case.atoms.copy()) for case in cases]
     if relax_cell is not False:  # only cells that move ask for vacuum
-        look_together(copies)
+        look_together(copies, potential.device)
     for case, checked in zip(cases, copies, strict=True):
         case.prepare(predictor, potential, relax_cell, checked)
     return cases

@@ -106,9 +106,7 @@ class BatchedState:
         special: what some of them have, see :attr:`BatchedStart.special`.
     """
 
-    def __init__(
-        self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch, special: set[str]
-    ) -> None:
+    def __init__(self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch, special: set[str]) -> None:
         self.atoms, self.crystals, self.batch, self.special = atoms, crystals, batch, special
 
     @classmethod

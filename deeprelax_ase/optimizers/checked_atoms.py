@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ase import Atoms
@@ -11,6 +12,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
+    import torch
+
     from deeprelax_ase.geometry.vacuum import Vacuum
     from deeprelax_ase.prediction.built import BuiltGraph
 
@@ -89,26 +92,25 @@ class CheckedAtoms:
             self.forget()
 
 
-def look_together(many: Sequence[CheckedAtoms]) -> None:
-    """Find the vacuum in all of them in batches, which takes a tenth of the time that they take one by one.
+def look_together(many: Sequence[CheckedAtoms], device: torch.device) -> None:
+    """Find the vacuum in all of them in batches on ``device``: a tenth of the time that they take one by one, or less.
 
     What is no crystal is left out, and says so to whoever asks it.
     """
-    import torch
-
     from deeprelax_ase.prediction.batching import attempt, grouped
     from deeprelax_ase.prediction.built import vacua_of
     from deeprelax_ase.prediction.devices import default_atoms_per_batch
 
-    cpu, sound = torch.device("cpu"), []
+    sound = []
     for checked in many:
         try:
             sound.append((checked, checked.crystal()))
         except Exception:  # whatever is in such atoms
             continue
     waiting = iter(sound)
-    for batch in grouped((crystal for _, crystal in sound), default_atoms_per_batch(cpu)):
-        for found in attempt(vacua_of, [crystal for crystal in batch if isinstance(crystal, Crystal)], cpu):
+    look = partial(vacua_of, device=device)
+    for batch in grouped((crystal for _, crystal in sound), default_atoms_per_batch(device)):
+        for found in attempt(look, [crystal for crystal in batch if isinstance(crystal, Crystal)], device):
             checked, _ = next(waiting)
             if not isinstance(found, DeepRelaxError):
                 checked._vacuum = found

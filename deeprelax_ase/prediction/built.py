@@ -48,11 +48,11 @@ class BuiltGraph(NamedTuple):
         return BuiltGraph(self.graph.to(device), self.settings, self.vectors.to(device), vacuum)
 
 
-def vacua_of(crystals: Sequence[Crystal]) -> list[Vacuum]:
-    """Find the vacuum in each of the validated ``crystals``, all together.
+def vacua_of(crystals: Sequence[Crystal], *, device: torch.device | str = "cpu") -> list[Vacuum]:
+    """Find the vacuum in each of the validated ``crystals``, all together on ``device``; the results are on the CPU.
 
     Raises:
         StructureError: of one of them, see :meth:`BuiltGraph.of`.
     """
-    vacuum = vacuum_of(build_graph(crystals, settings=END_TO_END))
-    return [Vacuum(*parts) for parts in zip(*(tensor.split(1) for tensor in vacuum), strict=True)]
+    vacuum = vacuum_of(build_graph(crystals, settings=END_TO_END, device=device))
+    return [Vacuum(*parts) for parts in zip(*(tensor.cpu().split(1) for tensor in vacuum), strict=True)]

@@ -72,7 +72,9 @@ def test_what_is_rattled_is_split_by_the_same_seed(candidates: Path) -> None:
     again = label(*few, "--out", "rattled", "--rattle", 0.02, "--seed", 4)
     assert again.exit_code == 2
     assert "rattle_seed" in again.stderr, "other starts need another folder"
-    assert [label(*few, "--out", "given", "--seed", seed).exit_code for seed in (3, 4)] == [0, 0], "another split does not"
+    assert [label(*few, "--out", "given", "--seed", seed).exit_code for seed in (3, 4)] == [0, 0], (
+        "another split does not"
+    )
 
 
 def test_shards_tell_of_the_others(candidates: Path) -> None:

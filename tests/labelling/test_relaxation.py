@@ -151,7 +151,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
         LabelOptions("m3gnet", fmax=0)
     with pytest.raises(ValueError, match="at least 1"):
         LabelOptions("m3gnet", steps=0)
-    with pytest.raises(ValueError, match="rattle=-0.01 Å must be 0 for none"):
+    with pytest.raises(ValueError, match=r"rattle=-0\.01 Å must be 0 for none"):
         LabelOptions("m3gnet", rattle=-0.01)
     with pytest.raises(ValueError, match="does not relax in batches: take one of fire, fast"):
         LabelOptions("m3gnet", finish="gradient")

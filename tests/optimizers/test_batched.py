@@ -179,6 +179,27 @@ def test_no_stress_no_cell() -> None:
     assert end.converged
 
 
+class Staying(Together):
+    """Lets crystals stay in a batch when they are done."""
+
+    most_atoms = 80
+    may_stay = 0.7
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_who_stays_though_it_is_done_changes_nothing(optimizer: str) -> None:
+    starts = [start(atoms, AllowedStrain()) for atoms in crystals()]
+    potential, at_work = Staying(), []
+    ends = relaxed(starts, potential, optimizer=optimizer, observe=at_work.append)
+    for one, other in zip(ends, relaxed(starts, optimizer=optimizer), strict=True):
+        assert (one.steps, one.calls, one.converged) == (other.steps, other.calls, True)
+        np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=1e-9)
+    assert set(potential.asked) == {3}, "two of three may stay"
+    assert at_work[0] == 3
+    assert at_work[-1] == 1
+    assert len(potential.asked) == max(end.calls for end in ends)
+
+
 def test_other_optimizers_are_refused_and_nothing_is_nothing() -> None:
     with pytest.raises(ValueError, match="fire, fast"):
         relaxed([], optimizer="lbfgs")

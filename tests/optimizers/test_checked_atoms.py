@@ -89,7 +89,7 @@ def test_looked_at_together_they_have_the_vacuum_that_each_has_alone(make_atoms,
     strange.info["occupancy"] = {"0": {"Cu": 0.5, "Au": 0.5}}
     given = [make_atoms(calc=False), wrong, layer, strange, make_atoms(calc=False)]
     together = [CheckedAtoms(atoms) for atoms in given]
-    look_together(together)
+    look_together(together, torch.device("cpu"))
     for number, checked in enumerate(together):
         alone = CheckedAtoms(given[number])
         if number in (1, 3):
