@@ -25,9 +25,6 @@ _LEAST_BYTES_PER_ATOM = 50_000
 #: Share of a GPU's memory that a batch may fill, and atoms beyond which no more are computed in a second.
 _SHARE, _MOST_ATOMS = 0.5, 20_000
 
-#: Share of crystals that are done in a batch on a GPU, up to which they stay.
-_MAY_STAY = 0.125
-
 
 class Evaluated(NamedTuple):
     """Energies, forces and stresses of G crystals with N atoms, and why some have none.
@@ -57,6 +54,8 @@ class BatchedPotential(ABC):
         elements: atomic numbers that it knows; None where it does not tell.
         has_stress: whether cells can be relaxed under it.
         one_by_one: whether crystals are computed one after the other, so that a batch saves nothing.
+        may_stay: share of a batch that may stay in it though it is done, where a batch of the same crystals as before
+            is quicker.
     """
 
     name: str
@@ -64,6 +63,7 @@ class BatchedPotential(ABC):
     elements: frozenset[int] | None = None
     has_stress: bool = True
     one_by_one: bool = False
+    may_stay: float = 0.0
     _bytes_per_atom: float = _BYTES_PER_ATOM
     _known: Tensor | None = None
     _all_known: Tensor | None = None
@@ -95,14 +95,6 @@ class BatchedPotential(ABC):
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return min(max(int(_SHARE * free / self._bytes_per_atom), 1), _MOST_ATOMS)
-
-    @property
-    def may_stay(self) -> float:
-        """Share of the crystals of a batch that may be done before they leave it.
-
-        A GPU computes them in no time, and as long as they stay, the others need no new neighbours and no new kernels.
-        """
-        return _MAY_STAY if self.device.type == "cuda" else 0.0
 
     def knows(self, numbers: np.ndarray) -> bool:
         """Whether all atomic ``numbers`` (N,) of a crystal are known; others are refused uncomputed."""

@@ -17,6 +17,9 @@ from deeprelax_ase.prediction.devices import device_of
 #: Å, by which neighbours are listed further on a GPU, where a list takes as long as the network; on a CPU it does not.
 _SKIN = 0.6
 
+#: Share of a batch on a GPU that may stay though it is done: the neighbours of the others serve on.
+_MAY_STAY = 0.125
+
 
 class M3GNetPotential(BatchedPotential):
     """M3GNet in batches, on CPU or CUDA; geometry and sums in float64, the network in float32, as MatGL has it.
@@ -39,6 +42,7 @@ class M3GNetPotential(BatchedPotential):
         on_cpu = self.device.type == "cpu"
         self.network = network if on_cpu else deepcopy(network).to(self.device)
         self._edges = KeptEdges(CUTOFF, 0.0 if on_cpu else _SKIN)
+        self.may_stay = 0.0 if on_cpu else _MAY_STAY
         self._graphed = None if on_cpu else GraphedM3GNet(self.network)
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
