@@ -178,8 +178,8 @@ def evaluated(
     """Energy, forces and stress of each of the ``starts``, by its place, or why there are none."""
     waiting = list(starts.items())
     while waiting:
-        taken, atoms = 0, 0
-        while taken < len(waiting) and (not taken or atoms + len(waiting[taken][1]) <= potential.atoms_at_once):
+        taken, atoms, most = 0, 0, potential.atoms_at_once  # a GPU is asked for it
+        while taken < len(waiting) and (not taken or atoms + len(waiting[taken][1]) <= most):
             atoms += len(waiting[taken][1])
             taken += 1
         some, waiting = waiting[:taken], waiting[taken:]

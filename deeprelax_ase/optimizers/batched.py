@@ -87,7 +87,8 @@ def relax_in_batches(
             with one_thread():
                 method.step(state)
             errors = state.evaluate(potential)
-        places = _entering(starts, waiting, 0 if state is None else len(state.batch), potential.atoms_at_once)
+        at_work = 0 if state is None else len(state.batch)
+        places = _entering(starts, waiting, at_work, potential.atoms_at_once) if waiting else []
         if places:
             entered = BatchedState.of([starts[place] for place in places], places, potential.device)
             wrong = {} if "forces" in entered.atoms else entered.evaluate(potential)

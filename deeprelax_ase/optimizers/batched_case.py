@@ -221,9 +221,9 @@ def evaluated(cases: list[Case], potential: BatchedPotential) -> list[KnownResul
     found: list[KnownResults | str] = []
     waiting = list(cases)
     while waiting:
-        chosen = [waiting.pop(0)]
+        chosen, most = [waiting.pop(0)], potential.atoms_at_once  # a GPU is asked for it
         atoms = len(chosen[0].relaxed)
-        while waiting and atoms + len(waiting[0].relaxed) <= potential.atoms_at_once:
+        while waiting and atoms + len(waiting[0].relaxed) <= most:
             chosen.append(waiting.pop(0))
             atoms += len(chosen[-1].relaxed)
         tensors = [tensor.to(potential.device) for tensor in batch_tensors([case.here() for case in chosen])]

@@ -76,13 +76,13 @@ def finish_frames_in_batches(
         return _in_order(waiting, iter(found), predictor.model_name)
 
     waiting: list[_Waiting] = []
-    atoms = 0
+    atoms, most = 0, _AHEAD * potential.atoms_at_once
     for frame, made in predicted:
         waiting.append((frame, _settled(frame, made, predictor.model_name, limits)))
         atoms += 0 if frame.atoms is None else len(frame.atoms)
-        if atoms >= _AHEAD * potential.atoms_at_once:
+        if atoms >= most:
             yield from done(waiting)
-            waiting, atoms = [], 0
+            waiting, atoms, most = [], 0, _AHEAD * potential.atoms_at_once
     yield from done(waiting)
 
 
