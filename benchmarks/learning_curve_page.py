@@ -21,6 +21,9 @@ CHOICES = {
     "cover": "least expected error far from any label (`cover`)",
 }
 
+#: Ending of the names of results where the last block alone is tuned, and the start kept if nothing is better.
+_LAST_BLOCK = "-last-block"
+
 _HEAD = """# Labels that a network needs, chosen against drawn at random
 
 ```sh
@@ -44,7 +47,8 @@ standard error of its slope. Aim: 0.6.
 
 Fine-tuning limits what a choice can show: where all weights are tuned, 32 labels make predictions worse than those of
 the network that began, and {seeds} seeds differ by more than the choices do. Fine-tuning has since come to keep the
-weights that it began with where nothing learnt is better on the validation crystals; these curves are of before."""
+weights that it began with where nothing learnt is better on the validation crystals; the curves are of before, and
+what they begin with since stands below each."""
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -55,6 +59,8 @@ def write_page(results: Path, page: Path) -> None:
     parts = [_HEAD.format(seeds=seeds, most="up to " + " and ".join(most))]
     for name, part in found.items():
         parts += [f"## {CURVES[name]}", _start(part), _table(part["rows"]), _learnt(part), _chosen(part["rows"])]
+        if (results / f"{name}{_LAST_BLOCK}.json").exists():
+            parts.append(_last_block(read(results, f"{name}{_LAST_BLOCK}")))
     if (results / "labelling.json").exists():
         parts += ["## Labels on a GPU", _labelling(read(results, "labelling"))]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -111,6 +117,22 @@ def _chosen(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _last_block(part: dict[str, Any]) -> str:
+    """What the first labels teach where little may change."""
+    rows, start = part["rows"], part["start"]
+    most = max(row["labels"] for row in rows)
+    changes = ", ".join(f"`{change}`" for change in part["changes"])
+    told = []
+    for choice in CHOICES:
+        own = [row["error"] for row in rows if (row["choice"], row["labels"]) == (choice, most)]
+        told.append(f"{np.mean(own):.4f} ± {np.std(own, ddof=1) / len(own) ** 0.5:.4f} Å by `{choice}`")
+    return (
+        f"Again, with the start kept where nothing learnt is better and the last block alone tuned ({changes}): nine "
+        f"processes on one GPU came to {most} labels, too few to tell how many a choice saves. They leave "
+        f"{', '.join(told)}, of {start['coordinates'] + start['lattice']:.4f} Å."
+    )
+
+
 def _ratio(rows: list[dict[str, Any]], choice: str) -> str:
     """Labels that a choice needs over those that chance needs, and the standard error of that."""
     seeds = sorted({row["seed"] for row in rows})
@@ -137,14 +159,16 @@ def _saved(rows: list[dict[str, Any]], choice: str) -> float:
 
 def _labelling(found: dict[str, Any]) -> str:
     dropped = "; ".join(f"{count:,} {name}" for name, count in found["statuses"].items() if name != "labelled")
-    calls = len(found["calls"])
+    first, rest = found["seconds"]
+    killed = sum(call["ended_by"] == -9 for call in found["calls"])
     return (
         "By the commands of [docs/labels.md](../docs/labels.md#a-level-of-your-own-at-scale) "
         f"`deeprelax candidates` made {found['candidates']:,} crystals of 2 to 8 atoms, `deeprelax label` relaxed them "
-        f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {calls - 1} times "
+        f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {killed} times "
         "(SIGKILL) and given again, by a script that is not kept: it counted rows and identifiers afterwards. "
-        f"In {found['seconds']:.0f} s, starts included, {found['rows']:,} of the {found['candidates']:,} were done, "
+        f"In {first:.0f} s, starts included, {found['rows_before']:,} were done. {found['note']} Given again hours later "
+        f"it went on and did the others in {rest:.0f} s. {found['rows']:,} of the {found['candidates']:,} are done, "
         f"{found['different_ids']:,} of them different, {found['twice']} twice: {found['statuses']['labelled']:,} "
-        f"labelled; {dropped}; {found['force_calls'] / found['rows']:.0f} force calls each. {found['note']} "
+        f"labelled; {dropped}; {found['force_calls'] / found['rows']:.0f} force calls each. "
         f"`deeprelax data check` tells of the {found['data_check']['pairs']:,} pairs: {found['data_check']['told']}."
     )

@@ -40,9 +40,7 @@ class GraphedM3GNet:
         size = _LEAST
         while atoms >= size // _PER_ATOM or crystals >= size // _PER_CRYSTAL or edges > size:
             size *= 2
-            if size > _MOST:
-                return None
-        return size
+        return size if size <= _MOST else None
 
     def __call__(
         self,
