@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from force_calls_report import NAMES
 from kinds import MEAN
 from shared import read, table
 
@@ -100,13 +101,14 @@ def _energies(results: Path) -> Iterator[Aim]:
 
 
 def _costs(results: Path) -> Iterator[Aim]:
-    calls, dft, latency = read(results, "force_calls", "force_calls-gpaw", "latency")
+    calls, dft, coarse, latency = read(results, "force_calls", "force_calls-gpaw", "force_calls-gpaw-coarse", "latency")
     for finish, title, limit in (("fire", "FIRE", 15.0), ("fast", "`fast`", 7.5)):
         mean = calls["figures"]["0.05"][finish]["calls"]["with"]["mean"]
         yield Aim(f"calls of M3GNet with the jump, {title}", limit, mean, "{:.1f}")
-    for finish, of in next(iter(dft["figures"].values())).items():
-        what = f"calls of GPAW with the jump, {finish.upper()}, share of those without ({of['compared']} crystals)"
-        yield Aim(what, 0.6, of["ratio_of_means"]["calls"], PLAIN)
+    for found, spacing in ((dft, "0.5/Å"), (coarse, "1/Å")):
+        for finish, of in next(iter(found["figures"].values())).items():
+            what = f"calls of GPAW with the jump, k-points {spacing} apart, {NAMES[finish]}, share of those without"
+            yield Aim(f"{what} ({of['compared']} crystals)", 0.6, of["ratio_of_means"]["calls"], PLAIN)
     for name, title, limit in (("", "", 3.0), (", fast", ' by `one_shot="fast"`', 1.5)):
         shot = latency["results"][f"DeepRelax-PBE{name}"]["ratio_to_potential"]
         yield Aim(f"one shot{title} of ten atoms on a CPU, in calls of M3GNet", limit, shot, PLAIN)

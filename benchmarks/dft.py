@@ -1,8 +1,9 @@
 """GPAW for force_calls.py: settings that a processor core can bear, and the crystals that are cheap under them.
 
-Plane waves to 250 eV, PBE, one k-point to 1/Å along each reciprocal vector, Fermi-Dirac by 0.1 eV; the k-points of the
-start stay. Without semi-core states that suits the elements of :data:`ELECTRONS`; their own minima, not those of
-converged DFT, are what is looked for. Symmetry is kept to 1e-4, as the relaxations themselves keep it.
+Plane waves to 250 eV, PBE, Fermi-Dirac by 0.1 eV; the k-points of the start stay. ``gpaw`` has k-points at most 0.5/Å
+apart along each reciprocal vector, ``gpaw-coarse`` 1/Å: there forces are those of the mesh, symmetric crystals feel
+some, and minima are others. Without semi-core states that suits the elements of :data:`ELECTRONS`; their own minima,
+not those of converged DFT, are what is looked for. Symmetry is kept to 1e-4, as the relaxations themselves keep it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ase.spacegroup.symmetrize import refine_symmetry
 from deeprelax_ase import Crystal
 from deeprelax_ase.data import crystals_of, load_pairs
 
-#: In a few words.
-SETTINGS = "GPAW (plane waves to 250 eV, PBE, one k-point to 1/Å)"
+#: 1/Å between k-points, by name of the potential.
+SPACINGS = {"gpaw": 0.5, "gpaw-coarse": 1.0}
 
 #: Valence electrons of the elements that are soft in GPAW's data sets.
 ELECTRONS = {3: 3, 12: 2, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7, 32: 4, 33: 5, 34: 6, 35: 7, 50: 4, 51: 5, 52: 6, 53: 7}
@@ -29,15 +30,20 @@ ELECTRONS = {3: 3, 12: 2, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7, 32: 4, 33: 5, 34: 6
 VOLUME = 420.0
 
 
-def gpaw(crystal: Crystal) -> Any:
-    """A calculator for relaxations that start at ``crystal``."""
+def settings(potential: str) -> str:
+    """One of :data:`SPACINGS` in a few words."""
+    return f"GPAW (plane waves to 250 eV, PBE, k-points at most {SPACINGS[potential]:g}/Å apart)"
+
+
+def gpaw(crystal: Crystal, spacing: float) -> Any:
+    """A calculator for relaxations that start at ``crystal``, k-points ``spacing`` in 1/Å apart."""
     from gpaw import GPAW
 
     reciprocal = 2 * math.pi * np.linalg.norm(np.linalg.inv(crystal.cell), axis=0)
     return GPAW(
         mode={"name": "pw", "ecut": 250},
         xc="PBE",
-        kpts={"size": [math.ceil(length) for length in reciprocal], "gamma": True},
+        kpts={"size": [math.ceil(length / spacing) for length in reciprocal], "gamma": True},
         occupations={"name": "fermi-dirac", "width": 0.1},
         setups={"Mg": "2"},
         symmetry={"tolerance": 1e-4},

@@ -3,9 +3,11 @@
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py ../shared/data/pairs_universal.npz \\
     ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json
 
-With ``--calls-only`` times are left out, as where --cache holds runs that were made at another time.
-With ``--potential gpaw --finish bfgs fire --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
-pairs_generated_?.npz that are cheap there; --kept-only makes the results of a run that was stopped.
+Seconds are those of the processor, so that a busy machine may measure them.
+With ``--calls-only`` times are left out, as where --cache holds runs of several machines.
+With ``--potential gpaw --finish bfgs fire fast --fmax 0.05`` it does so under GPAW, see dft.py, on crystals of
+pairs_generated_?.npz that are cheap there; --kept-only makes the results of a run that was stopped, for each finish of
+the crystals that it has relaxed both with and without the jump.
 
 A call is one of the calculator's ``calculate``: energy, forces and stress together. With the jump, DeepRelaxOptimizer
 runs as it comes: its calls are the one before the jump, those that judge it, and the finish's; its time holds the
@@ -16,12 +18,13 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dft import SETTINGS, choose_cheap
+from dft import SPACINGS, choose_cheap
+from dft import settings as settings_of
 from relaxing import Run, Task, choose, relax_all
 from shared import options
 
@@ -85,10 +88,16 @@ def failures(runs: Sequence[Run], fmax: float) -> list[str]:
     ]
 
 
+def _pairs(runs: Mapping[Task, Run], finish: str, crystals: Iterable[str], model: str) -> list[tuple[Run, Run]]:
+    """Runs without and with the jump, of the crystals that have both."""
+    tasks = [(Task(i, finish, ""), Task(i, finish, model)) for i in crystals]
+    return [(runs[old], runs[new]) for old, new in tasks if old in runs and new in runs]
+
+
 def main() -> None:
     """Relax, and write JSON."""
     args = _arguments()
-    crystals = (choose_cheap if args.potential == "gpaw" else choose)(args.data, args.split, args.limit)
+    crystals = (choose_cheap if args.potential in SPACINGS else choose)(args.data, args.split, args.limit)
     model = load_model(args.model).card.name
     # with and without the jump one after the other, so that the times compare when the machine's speed drifts
     tasks = {Task(i, f, m): crystal for i, crystal in crystals.items() for f in args.finish for m in ("", args.model)}
@@ -96,18 +105,16 @@ def main() -> None:
     settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
     how = {"potential": args.potential, "fmaxes": fmaxes, "settings": settings}
     runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, kept_only=args.kept_only, **how)
-    crystals = {
-        i: crystal for i, crystal in crystals.items() if all(task in runs for task in tasks if task.crystal == i)
-    }
-    both = {f: [(runs[Task(i, f, "")], runs[Task(i, f, args.model)]) for i in crystals] for f in args.finish}
+    both = {finish: _pairs(runs, finish, crystals, args.model) for finish in args.finish}
+    both = {finish: pairs for finish, pairs in both.items() if pairs}
     timed = not args.calls_only
     figures = {f"{fmax:g}": {f: compare(both[f], fmax, timed=timed) for f in both} for fmax in fmaxes}
     results = {
         "environment": environment() | {"workers": str(args.workers)},
         "data": [file.name for file in args.data],
         "split": args.split,
-        "potential": SETTINGS
-        if args.potential == "gpaw"
+        "potential": settings_of(args.potential)
+        if args.potential in SPACINGS
         else Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
         "model": model,
         "settings": settings,
@@ -127,7 +134,7 @@ def _arguments() -> Namespace:
         "--json",
         model={"default": MODEL},
         cache={"help": "file to keep the relaxations in, and to go on with"},
-        potential={"choices": ("m3gnet", "gpaw"), "default": "m3gnet", "help": "default %(default)s"},
+        potential={"choices": ("m3gnet", *SPACINGS), "default": "m3gnet", "help": "default %(default)s"},
         calls_only={"action": "store_true", "help": "leave times out, which compare only within one run"},
         kept_only={"action": "store_true", "help": "take the crystals whose relaxations --cache holds, and make none"},
         force_informed_steps={"type": int, "help": "further jumps (default: the optimizer's)"},

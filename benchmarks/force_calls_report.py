@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ from shared import table
 NAMES = {"fire": "FIRE", "bfgs": "BFGS (alpha = 30)", "lbfgs": "LBFGS (alpha = 30)", "fast": '`finish="fast"`'}
 
 
-def report(results: dict[str, Any], picture: Path | None, dft: dict[str, Any] | None = None) -> str:
-    """Markdown of the ``results``, and of those under ``dft``; draws the ``picture``, if one is wanted."""
+def report(
+    results: dict[str, Any],
+    picture: Path | None,
+    dft: Sequence[dict[str, Any]] = (),
+    times: dict[str, Any] | None = None,
+) -> str:
+    """Markdown of the ``results``, those under ``dft``, and ``times``; draws the ``picture``, if one is wanted."""
     parts = [
         "# Force calls of a relaxation, with and without the jump",
         f"{_crystals(results)} crystals of the {results['split']} split, relaxed under {results['potential']}, "
@@ -24,7 +30,8 @@ def report(results: dict[str, Any], picture: Path | None, dft: dict[str, Any] | 
     if picture is not None:
         draw(results, picture)
         parts.append(f"![Force calls of each crystal with the jump against those without]({picture.name})")
-    parts += [] if dft is None else [_dft(dft)]
+    parts += [] if times is None else [_times(times)]
+    parts += [_dft(each) for each in dft]
     lost = results["failures"]
     parts.append("## Not converged\n\n" + ("\n".join(f"- {line}" for line in lost) if lost else "None."))
     return "\n\n".join(parts) + "\n"
@@ -35,22 +42,36 @@ def _crystals(results: dict[str, Any]) -> int:
     return next(iter(finishes.values()))["crystals"]
 
 
+def _times(results: dict[str, Any]) -> str:
+    """The part of processor time."""
+    fmax, finishes = next(iter(results["figures"].items()))
+    return f"""## Time, fmax = {fmax} eV/Å
+
+{_crystals(results)} crystals chosen likewise, under {results["potential"]} with the jump of `{results["model"]}`:
+seconds of one thread of the processor, the network's among them, and the calls of these crystals.
+
+{_calls(finishes)}"""
+
+
 def _dft(results: dict[str, Any]) -> str:
     """The part of what was relaxed under DFT."""
     fmax, finishes = next(iter(results["figures"].items()))
-    figures = next(iter(finishes.values()))
-    calls = figures["per_crystal"]
-    each = ", ".join(f"{old}: {new}" for old, new in zip(calls["calls_without"], calls["calls_with"], strict=True))
-    return f"""## Under DFT, fmax = {fmax} eV/Å
+    return f"""## Under {results["potential"]}, fmax = {fmax} eV/Å
 
-{figures["crystals"]} of {results["chosen"]} crystals of 6 to 20 atoms over the kinds, those that came to an end in the
-time there was, the cheapest first, under {results["potential"]}, with the jump of `{results["model"]}`.
+Of {results["chosen"]} crystals of 6 to 20 atoms over the kinds those that came to an end in the time there was, the
+cheapest first, with the jump of `{results["model"]}`.
 
 {_calls(finishes)}
 
 {_energies(finishes)}
 
-Calls of each crystal, without: with the jump. {each}."""
+Calls of each crystal, without: with the jump. {" ".join(_each(finish, of) for finish, of in finishes.items())}"""
+
+
+def _each(finish: str, figures: dict[str, Any]) -> str:
+    calls = figures["per_crystal"]
+    each = zip(calls["calls_without"], calls["calls_with"], strict=True)
+    return f"{NAMES.get(finish, finish)}: {', '.join(f'{old}: {new}' for old, new in each)}."
 
 
 def _calls(finishes: dict[str, Any]) -> str:

@@ -51,10 +51,10 @@ def write(folder: Path) -> None:
     learning_curve_page.write_page(RESULTS, folder / "learning.md")
     with matplotlib.rc_context():  # the other pictures' settings are not this one's
         matplotlib.rcdefaults()
-        found, dft = read(RESULTS, "force_calls", "force_calls-gpaw")
+        found, times, *dft = read(RESULTS, *(f"force_calls{of}" for of in ("", "-times", "-gpaw", "-gpaw-coarse")))
         time_to_minimum_page.write_page(RESULTS, folder / "time_to_minimum.md")
         matplotlib.rcdefaults()
-        report = force_calls_report.report(found, folder / "force_calls.svg", dft)
+        report = force_calls_report.report(found, folder / "force_calls.svg", dft, times)
     (folder / "force_calls.md").write_text(report, encoding="utf-8")
     parts = [markdown(read(RESULTS, name), title) for name, title in BENCHES.items()]
     (folder / "bench.md").write_text("\n".join(parts), encoding="utf-8")
