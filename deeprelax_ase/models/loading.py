@@ -144,23 +144,47 @@ def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
         raise ModelError(f"{file} holds no statistics of novelty: {error}") from error
 
 
-def _refuse_other_shapes(make: Callable[[Any], nn.Module], config: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a ``config`` of other networks than the ``tensors`` are of, before memory is taken for them.
+def _unfilled(make: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """A network of ``config`` whose parameters hold nothing yet: no memory is touched, and no random number drawn.
+
+    torch's meta device would do the same, but loads its compiler and sympy for it, which takes longer than all the rest.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            name = getattr(func, "__name__", "")
+            if name.endswith("_") and not name.endswith("__"):  # it fills a tensor in place
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
+
+    with Unfilled():
+        return make(config)
+
+
+def _refuse_too_few(config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a ``config`` of many more layers than the ``tensors`` can be of, before any is made.
+
+    Raises:
+        ValueError: says how many.
+    """
+    expected, blocks = sum(t.numel() for t in tensors.values()), getattr(config, "num_blocks", 1)
+    layers = blocks * getattr(config, "layers_per_block", getattr(config, "num_layers", 1))
+    if layers * config.channels > expected:  # not one number for each channel
+        raise ValueError(f"it holds {expected:,} numbers, and the card speaks of {layers} x {config.channels} channels")
+
+
+def _refuse_other_shapes(network: nn.Module, held: Mapping[str, Tensor]) -> None:
+    """Refuse a ``network`` other than that which the tensors ``held`` are of.
 
     Raises:
         ValueError: names what differs.
     """
-    import torch
-
-    expected, blocks = sum(t.numel() for t in tensors.values()), getattr(config, "num_blocks", 1)
-    layers = blocks * getattr(config, "layers_per_block", getattr(config, "num_layers", 1))
-    if layers * config.channels > expected:  # not one number for each channel: before so many layers are made
-        raise ValueError(f"it holds {expected:,} numbers, and the card speaks of {layers} x {config.channels} channels")
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in make(config).state_dict().items()}
-    held = {name: tuple(t.shape) for name in shapes if (t := tensors.get(f"member0.{name}")) is not None}
-    if wrong := next((name for name in shapes if held.get(name, shapes[name]) != shapes[name]), None):
-        raise ValueError(f"{wrong} has the shape {held[wrong]}, and the card speaks of {shapes[wrong]}")
+    for name, tensor in network.state_dict().items():
+        if name in held and held[name].shape != tensor.shape:
+            found, asked = tuple(held[name].shape), tuple(tensor.shape)
+            raise ValueError(f"{name} has the shape {found}, and the card speaks of {asked}")
 
 
 def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
@@ -179,12 +203,14 @@ def _networks(card: ModelCard, weights: Path) -> nn.ModuleList:
             raise ValueError(f"the card's level {card.level!r} is none of the network's {levels}")
         if card.reads_forces and not getattr(config, "reads_forces", False):
             raise ValueError("the card says that the network reads forces, which it cannot")
-        _refuse_other_shapes(make, config, tensors)
-        networks = nn.ModuleList(make(config).float() for _ in range(card.members))
-        for m, network in enumerate(networks):
-            prefix = f"member{m}."
-            state = {k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)}
-            network.load_state_dict(state, strict=True)
+        _refuse_too_few(config, tensors)
+        networks = nn.ModuleList()
+        for m in range(card.members):
+            prefix, network = f"member{m}.", _unfilled(make, config)
+            state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            _refuse_other_shapes(network, state)
+            network.load_state_dict({k: t.float() for k, t in state.items()}, strict=True, assign=True)
+            networks.append(network)
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{weights} does not fit its card: {error}") from error
     return networks.eval().requires_grad_(False)

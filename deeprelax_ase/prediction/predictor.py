@@ -103,8 +103,10 @@ class Predictor:
         self.settings = InferenceSettings.of(loaded.card, recycles=recycles, solver=solver)
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
-        # a copy: another predictor may hold the same model on another device or in another type
-        networks = deepcopy(loaded.networks[:members]).to(self.device, self.dtype)
+        networks = loaded.networks[:members]
+        if loaded is model:  # another predictor may hold it on another device or in another type
+            networks = deepcopy(networks)
+        networks = networks.to(self.device, self.dtype)
         self.model = replace(loaded, card=replace(loaded.card, members=len(networks)), networks=networks)
         if compile:
             for network in networks:
