@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 
 from deeprelax_ase.cli import console
 from deeprelax_ase.cli.common import stop
@@ -46,6 +45,8 @@ def models(
     elif (page := card_page(cards[0].name)) is None:
         Console().print(console.model_card(cards[0]))
     elif (terminal := Console()).is_terminal:
+        from rich.markdown import Markdown  # a parser, which no other command needs
+
         terminal.print(Markdown(page))
     else:
         typer.echo(page, nl=False)

@@ -147,7 +147,7 @@ def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
 def _unfilled(make: Callable[[Any], nn.Module], config: Any) -> nn.Module:
     """A network of ``config`` whose parameters hold nothing yet: no memory is touched, and no random number drawn.
 
-    torch's meta device would do the same, but loads its compiler and sympy for it, which takes longer than all the rest.
+    torch's meta device would do the same, but loads its compiler and sympy, which takes longer than all the rest.
     """
     from torch.overrides import TorchFunctionMode
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
@@ -37,12 +38,15 @@ from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale
-from deeprelax_ase.nn.image_sums import aggregate_images, sum_images
+from deeprelax_ase.nn.image_sums import sum_images
 from deeprelax_ase.nn.messages import WEIGHTS, aggregate
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 
 #: Bounds of the Laplace scales: of displacements in Å, and of the logarithms of volume and shape.
 DISPLACEMENT_SCALES, STRAIN_SCALES = (5e-4, 5.0), (2e-4, 1.0)
+
+#: Atoms whose layers a CPU computes at once.
+_ATOMS = 256
 
 
 class NetworkInput(NamedTuple):
@@ -86,14 +90,29 @@ class Block(nn.Module):
         """New features x (N, F) and h (N, 8, F), and what :class:`~deeprelax_ase.nn.e3_layers.Refinement` reads off."""
         images = None if radial.is_cuda else sum_images(radial, directions, edges)
         for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
-            scalars, stacks = sources(x, h)
+            scalars, stacks = _in_parts(sources, x, h)
             if images is None:
                 weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
                 messages = aggregate(scalars, stacks, weights, directions, edges)
             else:
-                messages = aggregate_images(scalars, stacks, cast("Tensor", filters.weight), images)
-            x, h = update(x, h, messages)
-        return x, h, self.refinement(x, h)
+                messages = images.messages(scalars, stacks, cast("Tensor", filters.weight))
+            x, h = _in_parts(update, x, h, messages)
+        return x, h, _in_parts(self.refinement, x, h)
+
+
+def _in_parts(layer: nn.Module, *given: Tensor) -> tuple[Tensor, ...]:
+    """``layer``, which takes each atom for itself, on some atoms after others: of large crystals all fill no cache."""
+    if given[0].is_cuda or len(given[0]) <= _ATOMS or torch.is_grad_enabled():
+        return layer(*given)
+    parts = zip(*(tensor.split(_ATOMS) for tensor in given), strict=True)
+    first = layer(*next(parts))
+    whole = tuple(tensor.new_empty(len(given[0]), *tensor.shape[1:]) for tensor in first)
+    for start, made in zip(
+        range(0, len(given[0]), _ATOMS), chain([first], (layer(*part) for part in parts)), strict=True
+    ):
+        for tensor, rows in zip(whole, made, strict=True):
+            tensor[start : start + _ATOMS] = rows
+    return whole
 
 
 class DeepRelaxE3(nn.Module):

@@ -8,11 +8,13 @@ So a block sums over the edges e of each pair (j, i) once, for all its layers::
     m_i[vector] = sum_j (W1 S1) B1_j + (W3 S0) G_j[vector]
     m_i[tensor] = sum_j (W2 S2) B2_j + (W4 S0) G_j[tensor]
 
-That leaves a pair what an edge would take, and atoms are gone through a few at a time so that it stays in the cache.
+In small cells that leaves a pair what many edges would take. In large ones most pairs have one edge: then the edges are
+summed as they are. Atoms are gone through a few at a time, so that what is held stays in the cache.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -33,9 +35,13 @@ from deeprelax_ase.graph.shapes import (
 )
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
+from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
 
-#: Pairs whose messages are held at once: a megabyte and a half of 256 channels.
-_PAIRS = 128
+#: Pairs or edges whose messages are held at once: a megabyte and a half of 256 channels.
+_AT_ONCE = 128
+
+#: Edges of a pair, on average, from which on it pays to sum over them first: a pair costs as much as two edges.
+_MANY_IMAGES = 2
 
 
 class ImageSums(NamedTuple):
@@ -55,54 +61,88 @@ class ImageSums(NamedTuple):
     vector: PairVectors
     tensor: PairTensors
 
+    def messages(self, scalars: SourceScalars, stacks: Stacks, filters: FilterWeights) -> Messages:
+        """Messages (N, 9, F) of all atoms.
 
-def sum_images(radial: EdgeFeatures, directions: Harmonics, edges: EdgeLists) -> ImageSums:
-    """The sums of ``radial`` (E, B), and of it times ``directions`` (E, 8), over neighbouring edges of one pair."""
+        Args:
+            scalars: (N, 3, F), B.
+            stacks: (N, 8, F), G.
+            filters: (5 F, B), W0 to W4.
+        """
+        own, by_vector, by_tensor, passed = filters.split([scalars.shape[2]] * 3 + [2 * scalars.shape[2]])
+        messages = scalars.new_zeros(len(scalars), 9, scalars.shape[2])
+        for pairs in _parts(self.destination, len(scalars)):
+            source = self.source[pairs]
+            sent, stack = scalars.index_select(0, source), stacks.index_select(0, source)
+            weights = linear(self.scalar[pairs], passed).view(len(source), 2, -1)
+            vector, tensor = linear(self.vector[pairs], by_vector), linear(self.tensor[pairs], by_tensor)
+            arriving = torch.cat(
+                [
+                    (linear(self.scalar[pairs], own) * sent[:, 0])[:, None],
+                    torch.addcmul(vector * sent[:, 1:2], stack[:, VECTOR], weights[:, :1]),
+                    torch.addcmul(tensor * sent[:, 2:3], stack[:, TENSOR], weights[:, 1:]),
+                ],
+                dim=1,
+            )
+            messages.index_add_(0, self.destination[pairs], arriving)
+        return messages
+
+
+class EdgeTerms(NamedTuple):
+    """The edges themselves, where few have both ends in common.
+
+    Attributes:
+        edges: their ends.
+        radial: (E, B), phi.
+        directions: (E, 8), Y.
+    """
+
+    edges: EdgeLists
+    radial: EdgeFeatures
+    directions: Harmonics
+
+    def messages(self, scalars: SourceScalars, stacks: Stacks, filters: FilterWeights) -> Messages:
+        """:meth:`ImageSums.messages`, edge by edge."""
+        atoms, _, channels = scalars.shape
+        messages = scalars.new_zeros(atoms, 9, channels)
+        for part in _parts(self.edges.destination, atoms):
+            source, directions = self.edges.source[part], self.directions[part, :, None]
+            weights = linear(self.radial[part], filters).view(len(source), WEIGHTS, channels)
+            sent, stack = scalars.index_select(0, source) * weights[:, :SCALARS], stacks.index_select(0, source)
+            arriving = sent.new_empty(len(source), 9, channels)
+            arriving[:, 0] = sent[:, 0]
+            arriving[:, 1:4] = sent[:, 1:2] * directions[:, VECTOR]
+            arriving[:, 4:] = sent[:, 2:] * directions[:, TENSOR]
+            arriving[:, 1:4].addcmul_(stack[:, VECTOR], weights[:, 3:4])
+            arriving[:, 4:].addcmul_(stack[:, TENSOR], weights[:, 4:])
+            messages.index_add_(0, self.edges.destination[part], arriving)
+        return messages
+
+
+def sum_images(radial: EdgeFeatures, directions: Harmonics, edges: EdgeLists) -> ImageSums | EdgeTerms:
+    """Prepare the messages of a block along ``edges`` with ``radial`` (E, B) and ``directions`` (E, 8).
+
+    The sums over neighbouring edges of one pair, or the edges, whichever takes less.
+    """
     source, destination = edges.source, edges.destination
     atoms = len(edges.destination_starts) - 1
-    _, pair = torch.unique_consecutive(destination * atoms + source, return_inverse=True)
-    first = pair.diff(prepend=pair.new_full((1,), -1)).nonzero().squeeze(1)
+    new = (destination * atoms + source).diff(prepend=source.new_full((1,), -1)) != 0
+    first = new.nonzero().squeeze(1)
+    if len(source) <= _MANY_IMAGES * len(first):
+        return EdgeTerms(edges, radial, directions.to(radial.dtype))
     rows = torch.cat([directions.new_ones(len(directions), 1), directions], dim=1).to(radial.dtype)
     sums = radial.new_zeros(len(first), 9, radial.shape[1])
-    sums = sums.index_add_(0, pair, rows[:, :, None] * radial[:, None])
+    sums = sums.index_add_(0, new.cumsum(0) - 1, rows[:, :, None] * radial[:, None])
     scalar, vector, tensor = (part.contiguous() for part in sums.split([1, 3, 5], dim=1))
     return ImageSums(source[first], destination[first], scalar[:, 0], vector, tensor)
 
 
-def aggregate_images(scalars: SourceScalars, stacks: Stacks, filters: FilterWeights, images: ImageSums) -> Messages:
-    """Messages (N, 9, F) of all atoms.
-
-    Args:
-        scalars: (N, 3, F), B.
-        stacks: (N, 8, F), G.
-        filters: (5 F, B), W0 to W4.
-        images: of the edges.
-    """
-    own, by_vector, by_tensor, passed = filters.split([scalars.shape[2]] * 3 + [2 * scalars.shape[2]])
-    parts = []
-    for atoms, pairs in _parts(images.destination, len(scalars)):
-        source = images.source[pairs]
-        sent, stack = scalars.index_select(0, source), stacks.index_select(0, source)
-        weights = linear(images.scalar[pairs], passed).view(len(source), 2, -1)
-        messages = torch.cat(
-            [
-                (linear(images.scalar[pairs], own) * sent[:, 0])[:, None],
-                torch.addcmul(linear(images.vector[pairs], by_vector) * sent[:, 1:2], stack[:, VECTOR], weights[:, :1]),
-                torch.addcmul(linear(images.tensor[pairs], by_tensor) * sent[:, 2:3], stack[:, TENSOR], weights[:, 1:]),
-            ],
-            dim=1,
-        )
-        here = messages.new_zeros(len(atoms), *messages.shape[1:])
-        parts.append(here.index_add_(0, images.destination[pairs] - atoms.start, messages))
-    return torch.cat(parts)
-
-
-def _parts(destination: PairInts, atoms: int) -> list[tuple[range, slice]]:
-    """Consecutive atoms and their pairs, some :data:`_PAIRS` of these at most unless a single atom has more."""
+def _parts(destination: PairInts, atoms: int) -> list[slice]:
+    """Consecutive pairs of whole atoms, some :data:`_AT_ONCE` of these at most unless a single atom has more."""
     starts = row_starts(destination, atoms).tolist()
     parts, first = [], 0
-    for end in range(1, atoms + 1):
-        if end == atoms or starts[end + 1] - starts[first] > _PAIRS:
-            parts.append((range(first, end), slice(starts[first], starts[end])))
-            first = end
-    return parts
+    for start, end in pairwise(starts):
+        if end - first > _AT_ONCE and start > first:
+            parts.append(slice(first, start))
+            first = start
+    return [*parts, slice(first, starts[-1])]

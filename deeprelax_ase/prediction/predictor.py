@@ -20,6 +20,7 @@ from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_symmetry_of
 from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
@@ -52,10 +53,10 @@ class Predictor:
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.
-        keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, so that sites fixed by
-            symmetry do not move and equal sites stay equal. By default that gives way to a mask of the strain, and to
-            constraints; with True crystals are refused where these break the symmetry. To find it takes spglib 1 to
-            3 ms for each crystal; with False an end-to-end network keeps it all the same, but for rounding.
+        keep_symmetry: project the prediction onto the space group of the unrelaxed crystal, as spglib finds it to
+            0.001 Å: sites fixed by symmetry do not move, and equal sites stay equal, exactly. Crystals are refused
+            where a mask of the strain or constraints break the symmetry. By default an end-to-end network keeps it by
+            itself, but for rounding; the paper's network, which does not, is projected where nothing breaks it.
         leave_within_error: leave a crystal as it is that the model would move by less than it expects to be off, where
             its errors are calibrated and its cell may move, see
             :func:`~deeprelax_ase.prediction.unchanged.why_unchanged`.
@@ -114,6 +115,8 @@ class Predictor:
         self.novelty = novelty_of(self.model, self.device)
         whole = len(self.model.networks) == len(loaded.networks)
         self.calibration = calibration_of(self.model.card, self.recycles) if whole else None
+        by_itself = isinstance(self.model.config, DeepRelaxE3Config)
+        self._projects = not by_itself if keep_symmetry is None else keep_symmetry
 
     @property
     def model_name(self) -> str:
@@ -297,7 +300,7 @@ class Predictor:
             how: dict[str, Any] = {"backend": self.graph_backend, "settings": self.model.config.graph}
             graph = build_graph(crystals, device=self.device, **how) if built is None else built.graph
         with timed("geometry"):
-            symmetry = None if self.keep_symmetry is False else BatchSymmetry.of(crystals)
+            symmetry = BatchSymmetry.of(crystals) if self._projects else None
         relaxation = relax(
             self.model,
             graph,

@@ -16,6 +16,9 @@ import numpy as np
 #: Å. An error that grows by less is rounding, and a step that is shorter is none.
 ZERO = 1e-5
 
+#: Å. Steps up to this are those of atoms that symmetry fixes, in files with four decimals: they can do no harm.
+NOISE = 1e-3
+
 #: Weight of the squares of all exponents, of inputs scaled alike: those that say the same share theirs.
 _DECAY = 1e-3
 
@@ -50,7 +53,7 @@ class WorseningModel:
     cell_kept: float
 
     def odds(self, logarithms: np.ndarray, steps: Steps) -> np.ndarray:
-        """(G,) probabilities; 0 where nothing moves that symmetry does not fix.
+        """(G,) probabilities; 0 where nothing moves by more than :data:`NOISE`.
 
         Args:
             logarithms: (G, 9) of the error features.
@@ -59,7 +62,7 @@ class WorseningModel:
         weights = np.array([self.step, *self.exponents, self.cell_kept])
         linear = self.intercept + _inputs(logarithms, steps) @ weights
         probability = 1 / (1 + np.exp(-np.clip(linear, -50, 50)))
-        return np.where(steps.displacement > ZERO, probability, 0.0)
+        return np.where(steps.displacement > NOISE, probability, 0.0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WorseningModel:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ase.build import bulk
 
 from deeprelax_ase import __version__
 
@@ -30,6 +31,19 @@ class TestProcess:
         )
         assert result.stdout.splitlines()[-1] == "heavy:"
         assert "Traceback" not in result.stderr
+
+    def test_relaxing_a_file_starts_without_what_it_does_not_need(self, tmp_path):
+        """Torch's compiler and sympy take longer to import than all the rest, spglib longer than the prediction."""
+        bulk("MgO", "rocksalt", a=4.3).write(tmp_path / "POSCAR", format="vasp")
+        idle = {"torch._dynamo", "sympy", "spglib", "pandas", "pymatgen", "pyarrow", "matgl", "rich.markdown"}
+        result = self.run(
+            "sys.argv = ['deeprelax', 'relax', 'POSCAR', '-o', 'CONTCAR']\n"
+            "from deeprelax_ase.cli import main\n"
+            f"try:\n    main()\nfinally:\n    print('idle:', *{idle} & set(sys.modules))",
+            cwd=tmp_path,
+        )
+        assert result.stdout.splitlines()[-1] == "idle:", result.stderr
+        assert (tmp_path / "CONTCAR").exists()
 
     def test_version(self):
         result = self.run("sys.argv = ['deeprelax', '--version']\nfrom deeprelax_ase.cli import main\nmain()")
