@@ -70,8 +70,8 @@ Pressure = Annotated[
 Symmetry = Annotated[
     bool | None,
     optional(
-        "Keep the space group that a crystal has to 0.001 Å, through the finish too; or do not look for it, which "
-        "saves 1 to 3 ms for each crystal. Default: predictions keep it, as far as masks and constraints let them",
+        "Keep the space group that a crystal has to 0.001 Å exactly, through the finish too; or never look for it. "
+        "Default: end-to-end networks keep it but for rounding, predictions of the paper's network are projected onto it",
         "--keep-symmetry/--no-symmetry",
     ),
 ]

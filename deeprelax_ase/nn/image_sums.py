@@ -1,4 +1,4 @@
-"""The messages of :mod:`deeprelax_ase.nn.messages` on CPUs: sums over periodic images first, which no layer changes.
+"""The messages of :mod:`deeprelax_ase.nn.messages` on CPUs: over periodic images first, where there are many.
 
 Radial weights are linear in the radial basis phi of an edge, and all images of atom j send atom i the same B_j and G_j.
 So a block sums over the edges e of each pair (j, i) once, for all its layers::

@@ -32,8 +32,7 @@ class RelaxOptions:
         one_shot, recycles, members: how much a prediction may cost, see :class:`~deeprelax_ase.Predictor`.
         relax_cell: see :meth:`~deeprelax_ase.Predictor.predict`; an :class:`~deeprelax_ase.AllowedStrain` says how
             cells may move, and under which pressure a calculator finishes.
-        keep_symmetry: see :class:`~deeprelax_ase.Predictor`; with True a finish keeps the space group too. With False a
-            crystal takes 1 to 3 ms less.
+        keep_symmetry: see :class:`~deeprelax_ase.Predictor`; with True a finish keeps the space group too.
         rattle: Å, by which starts are displaced at random, see :func:`~deeprelax_ase.prediction.rattle.rattled`.
         seed: of that.
         restart: folder for what interrupted finishes need to be gone on with; None for none.
