@@ -2,8 +2,8 @@
 
 python benchmarks/screening.py prototypes.npz --json benchmarks/results/screening.json
 
-measures on this machine and adds to the file. Crystals are those of
-benchmarks/candidates.py, of 5, 10 and 20 atoms; larger ones are supercells of theirs.
+measures on this machine and adds to the file. On a CPU time is the processor's, so that a busy machine tells the same.
+Crystals are those of benchmarks/candidates.py, of 5, 10 and 20 atoms; larger ones are supercells of theirs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.prediction.parallel import map_in_processes
 from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import atoms_of
@@ -49,10 +50,11 @@ def batches(predictor: Predictor, given: list[Crystal], sizes: list[int]) -> lis
     list(predictor.predict_many(given[:2]))
     rows = []
     for size in sizes:
-        start = time.perf_counter()
+        start = _clock(predictor.device)
         made = list(predictor.predict_many(given, atoms_per_batch=size))
-        spent = time.perf_counter() - start
-        stages = {s: 1e3 * sum(p.timings[s] for p in made) / len(made) for s in made[0].timings}  # type: ignore[union-attr]
+        spent = _clock(predictor.device) - start
+        sound = [p for p in made if isinstance(p, Prediction)]
+        stages = {s: 1e3 * sum(p.timings[s] for p in sound) / len(sound) for s in sound[0].timings}
         rows.append({"atoms_per_batch": size, "crystals_per_second": len(made) / spent, "milliseconds": stages})
     return rows
 
@@ -65,13 +67,27 @@ def growth(predictor: Predictor, prototypes: Path, most: int) -> dict[str, Any]:
         predictor.predict(given)
         if predictor.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        start = _clock(predictor.device)
         predictor.predict(given)
-        spent = time.perf_counter() - start
+        spent = _clock(predictor.device) - start
         rows.append({"atoms": atoms, "seconds": spent, "peak_memory_GB": _memory(predictor.device) / 1e9})
     large = [row for row in rows if row["atoms"] >= 100]
     logs = np.log([[row["atoms"], row["seconds"]] for row in large])
-    return {"rows": rows, "exponent_from_100_atoms": float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])}
+    return {
+        "preset": _preset(predictor),
+        "rows": rows,
+        "exponent_from_100_atoms": float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]),
+    }
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds: of the processor on a CPU, where others may be at work too."""
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
+
+
+def _preset(predictor: Predictor) -> str:
+    """``2 x 1`` for two recycles of one network."""
+    return f"{predictor.recycles} x {predictor.model.card.members}"
 
 
 def _memory(device: torch.device) -> int:
@@ -144,24 +160,24 @@ def main() -> None:
     """Measure, and add to the file."""
     given = _arguments()
     report = read(given.json.parent, given.json.stem) if given.json.exists() else {}
-    name = _machine(given.device)
+    name = given.name or _machine(given.device)
     report[name] = {**report.get(name, {}), **_measured(given)}
     write_json(given.json, report)
 
 
 def _machine(device: str) -> str:
     if device == "cpu":
-        return f"CPU, {torch.get_num_threads()} thread(s)"
+        return f"CPU, {torch.get_num_threads()} thread(s), in processor time"
     return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _measured(given: Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"environment": environment(), "symmetry": given.symmetry}
-    options = {"device": given.device, "keep_symmetry": given.symmetry}
+    found: dict[str, Any] = {"environment": environment(), "symmetry": False}
+    options = {"device": given.device}
     if "batches" in given.parts:
         found["batches"] = _batches(given, options)
     if "growth" in given.parts:
-        found["growth"] = growth(Predictor(**options, recycles=1, members=1), given.prototypes, given.largest)
+        found["growth"] = growth(Predictor(**options), given.prototypes, given.largest)
     if "whole" in given.parts:
         chosen = RelaxOptions(**options, recycles=1, members=1, compile=given.compile)
         sizes = given.number, given.workers, given.block_size, given.formats
@@ -173,8 +189,8 @@ def _batches(given: Namespace, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for recycles, members in ((1, 1), (None, None)):
         predictor = Predictor(**options, recycles=recycles, members=members)
-        label = f"{predictor.recycles} x {predictor.model.card.members}"
-        for atoms in SIZES:
+        label = _preset(predictor)
+        for atoms in given.sizes:
             number = max(2, given.atoms // atoms // (1 if recycles else 4))
             made = crystals(given.prototypes, atoms, number)
             rows = batches(predictor, made, [n for n in given.batches if n >= atoms])
@@ -200,7 +216,8 @@ def _arguments() -> Namespace:
         formats={"nargs": "+", "choices": ("parquet", "extxyz"), "default": ["parquet"], "help": "of its inputs"},
         compile={"action": "store_true", "help": "its networks compiled"},
         parts={"nargs": "+", "choices": PARTS, "default": PARTS, "help": "what to measure (default all)"},
-        no_symmetry={"dest": "symmetry", "action": "store_false", "help": "leave out spglib"},
+        sizes={"type": int, "nargs": "+", "default": list(SIZES), "help": "atoms of the crystals of batches"},
+        name={"default": "", "help": "of the machine and of what is measured, as the page has it"},
     ).parse_args()
 
 
