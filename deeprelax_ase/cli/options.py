@@ -71,7 +71,7 @@ Symmetry = Annotated[
     bool | None,
     optional(
         "Keep the space group that a crystal has to 0.001 Å exactly, through the finish too; or never look for it. "
-        "Default: end-to-end networks keep it but for rounding, predictions of the paper's network are projected onto it",
+        "Default: end-to-end networks keep it but for rounding, and what the paper's network predicts is projected",
         "--keep-symmetry/--no-symmetry",
     ),
 ]
