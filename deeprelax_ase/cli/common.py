@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,22 @@ def plain_warnings() -> Iterator[None]:
 def without_warnings_of_potentials() -> None:
     """Pass over what the libraries of potentials warn of, inside :func:`plain_warnings`: nothing a user could mend."""
     warnings.filterwarnings("ignore", module=r"(chgnet|dgl|matgl|torch)\b")
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """Import torch, ASE and what else stays, without looking for garbage among it, which takes a seventh of the time.
+
+    What is there at the end is never looked through again.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def require(module: str, extra: str) -> None:

@@ -18,6 +18,7 @@ from deeprelax_ase.cli.common import (
     OK,
     SOME_FAILED,
     errors,
+    imports,
     plain_warnings,
     stop,
     without_warnings_of_potentials,
@@ -82,9 +83,10 @@ def relax(
     stop the others.
     """
     try:
-        sources, frames, file_format = _open(inputs, output, overwrite)
-        made = _make_calculator(how)  # at once, so that a wrong name shows before the work
-        predictor = _load_predictor(how, made)
+        with imports():
+            sources, frames, file_format = _open(inputs, output, overwrite)
+            made = _make_calculator(how)  # at once, so that a wrong name shows before the work
+            predictor = _load_predictor(how, made)
         tell_level(how, made, quiet=quiet)
         relax_frames = _relax_frames(how, made, predictor, quiet=quiet)
     except (DeepRelaxError, ValueError) as error:

@@ -97,7 +97,8 @@ class Block(nn.Module):
             else:
                 messages = images.messages(scalars, stacks, cast("Tensor", filters.weight))
             x, h = _in_parts(update, x, h, messages)
-        return x, h, _in_parts(self.refinement, x, h)
+        shift, coefficients, raw = _in_parts(self.refinement, x, h)
+        return x, h, (shift, coefficients, raw)
 
 
 def _in_parts(layer: nn.Module, *given: Tensor) -> tuple[Tensor, ...]:
