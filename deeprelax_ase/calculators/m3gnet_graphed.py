@@ -30,7 +30,8 @@ class GraphedM3GNet:
 
     def __init__(self, network: M3GNet) -> None:
         self._network, self._steps = network, dict[int, GraphedStep]()
-        self._cuda = network.embedding.device.type == "cuda"
+        self._device = network.embedding.device
+        self._cuda = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
         self._dummy = int((network.types != network.types[0]).nonzero()[0])
         self._filled: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
@@ -72,13 +73,14 @@ class GraphedM3GNet:
             _filled(positions, atoms, 0),
             torch.cat([cells, empty.expand(crystals - len(cells), 3, 3)]),
         ]
-        energies, forces, stresses = self._step(size)(whole) if self._cuda else self._evaluate(whole)
+        energies, forces, stresses = self._replayed(size, whole) if self._cuda else self._evaluate(whole)
         return EnergiesForcesStresses(energies[: len(cells)], forces[: len(numbers)], stresses[: len(cells)])
 
-    def _step(self, size: int) -> GraphedStep:
+    def _replayed(self, size: int, inputs: list[Tensor]) -> list[Tensor]:
         if size not in self._steps:
             self._steps[size] = GraphedStep(self._evaluate, self._network, self._pool)
-        return self._steps[size]
+        with torch.cuda.device(self._device):
+            return self._steps[size](inputs)
 
     def _evaluate(self, inputs: list[Tensor]) -> list[Tensor]:
         numbers, batch, edge_index, cell_offsets, positions, cells = inputs

@@ -39,11 +39,11 @@ class M3GNetPotential(BatchedPotential):
     def __init__(self, network: M3GNet, *, device: str | torch.device = "auto") -> None:
         self.device = device_of(device)
         self.elements = frozenset((network.types != network.types[0]).nonzero().squeeze(1).tolist())
-        on_cpu = self.device.type == "cpu"
-        self.network = network if on_cpu else deepcopy(network).to(self.device)
-        self._edges = KeptEdges(CUTOFF, 0.0 if on_cpu else _SKIN)
-        self.may_stay = 0.0 if on_cpu else _MAY_STAY
-        self._graphed = None if on_cpu else GraphedM3GNet(self.network)
+        on_gpu = self.device.type == "cuda"
+        self.network = network if self.device.type == "cpu" else deepcopy(network).to(self.device)
+        self._edges = KeptEdges(CUTOFF, _SKIN if on_gpu else 0.0)
+        self.may_stay = _MAY_STAY if on_gpu else 0.0
+        self._graphed = GraphedM3GNet(self.network) if on_gpu else None
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
         """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
