@@ -108,14 +108,20 @@ def whole(
             given = files if kind == "parquet" else _as_extxyz(files)
             for count in workers:
                 out = Path(folder) / f"out-{kind}-{count}"
-                start = time.perf_counter()
-                screen(given, out, options, workers=count, block_size=block_size)
-                spent = time.perf_counter() - start
+                moments = [time.perf_counter()]  # of the start, its look at the inputs, and each block
+                screen(
+                    *(given, out, options),
+                    workers=count,
+                    block_size=block_size,
+                    observe=lambda progress, moments=moments: moments.append(time.perf_counter()),
+                )
+                spent = time.perf_counter() - moments[0]
                 lines = Folder(out).done().values()
                 stages = {
                     s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]
                 }
                 row = {"format": kind, "workers": count, "crystals": number, "seconds": spent}
+                row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2] - moments[0]}
                 rows.append({**row, "crystals_per_second": number / spent, "milliseconds": stages})
     return rows
 
@@ -179,9 +185,11 @@ def _measured(given: Namespace) -> dict[str, Any]:
     if "growth" in given.parts:
         found["growth"] = growth(Predictor(**options), given.prototypes, given.largest)
     if "whole" in given.parts:
-        chosen = RelaxOptions(**options, recycles=1, members=1, compile=given.compile)
         sizes = given.number, given.workers, given.block_size, given.formats
-        found["whole"] = whole(given.prototypes, chosen, *sizes)
+        found["whole"] = []
+        for preset in given.one_shot:
+            chosen = RelaxOptions(**options, one_shot=preset, compile=given.compile)
+            found["whole"] += whole(given.prototypes, chosen, *sizes)
     return found
 
 
@@ -214,6 +222,7 @@ def _arguments() -> Namespace:
         workers={"type": int, "nargs": "+", "default": [0, 1, 2], "help": "processes of that"},
         block_size={"type": int, "default": 50, "help": "of that (default %(default)s)"},
         formats={"nargs": "+", "choices": ("parquet", "extxyz"), "default": ["parquet"], "help": "of its inputs"},
+        one_shot={"nargs": "+", "default": ["default"], "help": "presets of whole screenings"},
         compile={"action": "store_true", "help": "its networks compiled"},
         parts={"nargs": "+", "choices": PARTS, "default": PARTS, "help": "what to measure (default all)"},
         sizes={"type": int, "nargs": "+", "default": list(SIZES), "help": "atoms of the crystals of batches"},
