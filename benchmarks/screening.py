@@ -123,6 +123,7 @@ def whole(
                 row = {"format": kind, "workers": count, "crystals": number, "seconds": spent}
                 row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2] - moments[0]}
                 rows.append({**row, "crystals_per_second": number / spent, "milliseconds": stages})
+                print(rows[-1], flush=True)
     return rows
 
 

@@ -89,8 +89,11 @@ def screen(
         DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
+    from deeprelax_ase.prediction.devices import device_of  # here, as it loads torch
+
     options = options or RelaxOptions()
-    relaxer = BlockRelaxer(options, id_key, options.device)  # what is wrong with the options shows here
+    device_of(options.device)  # what is wrong with the options shows here
+    relaxer = BlockRelaxer(options, id_key, options.device if workers == 0 else "cpu")  # GPUs are for the processes
     options = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
     task = Task(
         options.to_dict(),
