@@ -109,6 +109,8 @@ def _purpose(card: ModelCard) -> str:
         f"{'' if learnt else 'slabs, layers, '}molecules, charged cells or given magnetic order, nor for minima of "
         f"another theory than {theory}."
     )
+    if card.energy:
+        without = without.replace("or for energies", "or for energies nearer than the bound that is told with them")
     if card.reads_forces:
         without += " It knows M3GNet's minima, not DFT's. It jumps again once it is told of M3GNet's forces."
     if card.architecture == "DeepRelax":

@@ -14,6 +14,7 @@ from floor import SYMMETRIC
 from force_calls_report import NAMES
 from kinds import MEAN
 from model_card_failures import above_hundred, percent
+from relaxed_energy_page import in_short
 from shared import RESULTS, filled, read, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +152,20 @@ def _saved(finish: str, of: dict[str, Any]) -> str:
     )
 
 
+def _energy_output(results: Path) -> str:
+    """The errors of predicted energies, and the choices that they decide."""
+    return in_short(read(results, "relaxed_energy")["rows"]["all"])
+
+
+def _mixtures(results: Path) -> str:
+    """What mixtures bring to the coordinates."""
+    one, three = list(read(results, "mixtures")["rows"].values())[1:]
+    return (
+        f"fine-tuned alike, coordinates of validation crystals {three['coordinates']:.4f} Å with three and "
+        f"{one['coordinates']:.4f} Å with one; the best of the three, which it cannot tell, {three['best']:.4f} Å"
+    )
+
+
 def _large(results: Path) -> str:
     """Errors of supercells."""
     return above_hundred(read(results, "large"))
@@ -200,9 +215,11 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "gpaw": _gpaw,
     "large": _large,
     "floor": _floor,
+    "energy-output": _energy_output,
+    "mixtures": _mixtures,
     "times": _times,
     "bounds": _bounds,
     "aims": aims_table.aims,
 }
 #: Those within a sentence.
-INLINE = ("energies", "dft", "large", "floor", "times")
+INLINE = ("energies", "dft", "large", "floor", "times", "energy-output", "mixtures")
