@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.graph import build_graph
 from deeprelax_ase.nn import messages
+from deeprelax_ase.prediction.devices import stopwatch
 from deeprelax_ase.prediction.inference import relax
 from deeprelax_ase.prediction.predictor import Predictor
 
@@ -166,6 +168,34 @@ def kernels(predictor: Predictor, given: list[Crystal]) -> dict[str, Any]:
     return {"longest": longest, "us_per_crystal": total, "host_calls": dict(host), "idle_share": idle_share}
 
 
+def precisions(device: torch.device, given: list[Crystal], exact: int = 200) -> dict[str, dict[str, Any]]:
+    """Network time by the type of its products, and how far (Å) ``exact`` crystals are from float64."""
+    reference = _relaxed(Predictor(device=device, dtype="float64"), given[:exact])[0]
+    predictor, found = Predictor(device=device), {}
+    for name, rounded, lower in (("float32", False, False), ("tf32", True, False), ("bfloat16", False, True)):
+        torch.backends.cuda.matmul.allow_tf32 = rounded
+        with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+            _relaxed(predictor, given)
+            spent = [_relaxed(predictor, given)[1] for _ in range(3)]
+            positions = _relaxed(predictor, given[:exact])[0]
+        torch.backends.cuda.matmul.allow_tf32 = False
+        off = (positions - reference).abs().flatten()
+        shares = {"median": 0.5, "9 in 10": 0.9, "99 in 100": 0.99, "most": 1.0}
+        found[name] = {"us": 1e6 * sorted(spent)[1] / len(given)}
+        found[name] |= {label: float(torch.quantile(off, share)) for label, share in shares.items()}
+    return found
+
+
+def _relaxed(predictor: Predictor, given: list[Crystal]) -> tuple[torch.Tensor, float]:
+    """Positions (N, 3) of all, and the seconds that the networks take for them."""
+    graph = build_graph(given, settings=predictor.model.config.graph, device=predictor.device)
+    timings: dict[str, float] = {}
+    timed = partial(stopwatch, timings, device=predictor.device)
+    with torch.inference_mode():
+        made = relax(predictor.model, graph, predictor.settings, dtype=predictor.dtype, timed=timed)
+    return made.positions, timings["network"]
+
+
 def stages(predictor: Predictor, given: list[Crystal], sizes: list[int]) -> list[dict[str, Any]]:
     """Crystals a second by atoms of a batch, and the microseconds of each stage for a crystal."""
     rows = []
@@ -203,8 +233,10 @@ def main() -> None:
     found["ceilings"] = ceilings(device, megabytes=given.megabytes, side=given.side)
     print(found["ceilings"], flush=True)
     made = crystals(given.prototypes, 10, given.number)
+    found["precisions"] = precisions(device, made[: max(given.batches) // 20])
+    print(found["precisions"], flush=True)
     for one_shot in ("default", "fast"):
-        predictor = Predictor(device=device, one_shot=one_shot, keep_symmetry=False)
+        predictor = Predictor(device=device, one_shot=one_shot)
         few = made[: max(given.batches) // 10]
         found[one_shot] = {
             "counted": counted(predictor, few),
