@@ -36,8 +36,29 @@ from deeprelax_ase.prediction.predictor import Predictor
 #: Channels of the rows that are gathered, as the shipped network has them.
 CHANNELS = 256
 
-#: Kernels that are named, the longest first.
+#: Kernels and operations that are named, the longest first.
 NAMED = 14
+
+#: Kinds of kernels, by what their names hold; the first that fits counts.
+KINDS = {
+    "matrix products": ("gemm", "cutlass", "_linear", "cublas"),
+    "sum over neighbours": ("_forward",),
+    "layers of atoms": ("_send", "_receive", "_norms", "_update", "layer_norm"),
+    "sorting and gathering": (
+        "sort",
+        "Sort",
+        "scan",
+        "Scan",
+        "index",
+        "gather",
+        "scatter",
+        "Unique",
+        "unique",
+        "Select",
+    ),
+    "small matrices": ("getrf", "getri", "trsm", "syev", "potrf", "Jacobi", "batched", "linalg"),
+    "elementwise, copies and sums": ("elementwise", "Cat", "reduce", "Memcpy", "Memset", "fill", "copy"),
+}
 
 
 def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
@@ -164,8 +185,18 @@ def kernels(predictor: Predictor, given: list[Crystal]) -> dict[str, Any]:
         for name, us in spent.most_common(NAMED)
     ]
     idle_share = idle(spans, spans[0][0], max(stop for _, stop in spans)) if spans else None
-    total = sum(spent.values()) / len(given)
-    return {"longest": longest, "us_per_crystal": total, "host_calls": dict(host), "idle_share": idle_share}
+    kinds = Counter[str]()
+    for name, us in spent.items():
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "others")
+        kinds[kind] += us / len(given)
+    return {
+        "kinds": dict(kinds.most_common()),
+        "longest": longest,
+        "launches": sum(names.values()),
+        "us_per_crystal": sum(spent.values()) / len(given),
+        "host_calls": dict(host),
+        "idle_share": idle_share,
+    }
 
 
 def precisions(device: torch.device, given: list[Crystal], exact: int = 200) -> dict[str, dict[str, Any]]:
