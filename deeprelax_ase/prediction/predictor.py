@@ -205,7 +205,7 @@ class Predictor:
             structures: read as they are needed.
             relax_cell: see :meth:`predict`.
             atoms_per_batch: structures are batched up to so many atoms; bounds the memory, not the result. By default
-                200 on a CPU, where batches that outgrow its caches take twice the time, and on a GPU 20,000,
+                200 on a CPU, where batches that outgrow its caches take twice the time, and on a GPU 40,000,
                 or what fills half of the memory that the process may use.
             bonds: whether each prediction tells the uncertainty of its bonds, which are most of what there is to move.
 
