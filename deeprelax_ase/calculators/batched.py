@@ -160,9 +160,10 @@ class BatchedPotential(ABC):
             numbers, positions, cells, batch = numbers[atoms], positions[atoms], cells[chosen], places[batch[atoms]]
         with self._measured(len(numbers)):
             made = self.compute(numbers, positions, cells, batch)
-        found.energies[chosen] = made.energies.detach().to(found.energies)
+        crystals = slice(None) if everything else chosen  # which takes many kernels
+        found.energies[crystals] = made.energies.detach().to(found.energies)
         found.forces[atoms] = made.forces.detach().to(found.forces)
-        found.stresses[chosen] = made.stresses.detach().to(found.stresses)
+        found.stresses[crystals] = made.stresses.detach().to(found.stresses)
 
     def _unknown(self, numbers: Numbers, batch: Batch) -> dict[int, str]:
         """Name the elements that are not known, of each crystal that has such."""
@@ -186,6 +187,9 @@ class BatchedPotential(ABC):
         }
 
     def _mark_not_finite(self, found: Evaluated, batch: Batch) -> None:
+        total = found.energies.sum() + found.forces.sum()
+        if (total + found.stresses.sum() if self.has_stress else total).isfinite():
+            return
         good = found.energies.isfinite().index_fill(0, batch[~found.forces.isfinite().all(dim=1)], False)
         if self.has_stress:
             good &= found.stresses.isfinite().all(dim=2).all(dim=1)

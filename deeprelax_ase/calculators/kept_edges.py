@@ -6,8 +6,25 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_edges import listed_edges
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Positions
+
+
+def within(
+    cutoff: float,
+    positions: Positions,
+    cells: Cells,
+    batch: Batch,
+    edge_index: EdgeIndex,
+    cell_offsets: CellOffsets,
+) -> tuple[Tensor, Tensor]:
+    """Those edges (2, E') that are no longer than the ``cutoff`` (Å), and their ``cell_offsets`` (E', 3)."""
+    source, destination = edge_index
+    shifts = rows_times_matrices(cell_offsets.to(cells.dtype), cells[batch[destination]])
+    lengths = torch.linalg.vector_norm(positions[source] - positions[destination] + shifts, dim=1)
+    near = (lengths <= cutoff + CUTOFF_MARGIN).nonzero().squeeze(1)
+    return edge_index[:, near], cell_offsets[near]
 
 
 class KeptEdges:

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 
 from deeprelax_ase.calculators.batched import BatchedPotential
-from deeprelax_ase.calculators.kept_edges import KeptEdges
+from deeprelax_ase.calculators.kept_edges import KeptEdges, within
 from deeprelax_ase.calculators.m3gnet_edges import matgl_order
 from deeprelax_ase.calculators.m3gnet_graphed import GraphedM3GNet
 from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, EnergiesForcesStresses, M3GNet
@@ -15,7 +15,7 @@ from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
 from deeprelax_ase.prediction.devices import device_of
 
 #: Å, by which neighbours are listed further on a GPU, where a list takes as long as the network; on a CPU it does not.
-_SKIN = 0.6
+_SKIN = 1.0
 
 #: Share of a batch on a GPU that may stay though it is done: the neighbours of the others serve on.
 _MAY_STAY = 0.125
@@ -52,5 +52,6 @@ class M3GNetPotential(BatchedPotential):
             size = self._graphed.size(len(numbers), len(cells), len(offsets))
             if size is not None:
                 return self._graphed(size, numbers, positions, cells, batch, edge_index, offsets)
+            edge_index, offsets = within(CUTOFF, positions, cells, batch, edge_index, offsets)
         order = matgl_order(positions, cells, batch, edge_index, offsets)
         return self.network(numbers, positions, cells, batch, edge_index[:, order], offsets[order])

@@ -24,8 +24,8 @@ from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 #: Elements of a strain that a mask takes, up to which they are rounding.
 _ROUNDING = 1e-9
 
-#: Terms of the series of the deformation.
-_TERMS = 18
+#: Terms of the series of the deformation, and how often its argument is halved for it: exact to rounding up to |L| = 2.
+_TERMS, _HALVINGS = 10, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,9 @@ class BatchedState:
         identity = torch.eye(3, dtype=log.dtype, device=log.device).expand_as(log)
         exponential = identity
         for n in range(_TERMS, 0, -1):
-            exponential = torch.baddbmm(identity, log, exponential, alpha=1 / n)
+            exponential = torch.baddbmm(identity, log, exponential, alpha=1 / (n * 2**_HALVINGS))
+        for _ in range(_HALVINGS):
+            exponential = exponential @ exponential
         self.crystals["deformation"] = identity + (exponential - identity) * self.crystals["mask"]
         self.crystals["cell"] = self.crystals["start"] @ self.crystals["deformation"]
 
@@ -279,13 +281,13 @@ def _along_logarithm(virial: Matrices, log: Matrices) -> Matrices:
     eigenvalues: ``V + [L, [L, V]] / 6 + ... / 120``, which is exact to 1e-9 for strains up to 0.2.
     """
 
-    def twice(matrices: Matrices) -> Matrices:
-        once = torch.baddbmm(matrices @ log, log, matrices, beta=-1)
-        return torch.baddbmm(once @ log, log, once, beta=-1)
-
-    second = twice(virial)
-    fourth = twice(second)
-    return virial + second / 6 + fourth / 120 + twice(fourth) / 5040
+    identity = torch.eye(3, dtype=log.dtype, device=log.device)
+    left, right = log[:, :, None, :, None] * identity[:, None], identity[:, None, :, None] * log[:, None, :, None]
+    once = (left - right).flatten(3).flatten(1, 2)  # (G, 9, 9), V to [L, V]
+    twice, given = once @ once, virial.reshape(-1, 9, 1)
+    made = torch.baddbmm(given, twice, given, beta=1 / 120, alpha=1 / 5040)
+    made = torch.baddbmm(given, twice, torch.baddbmm(given, twice, made, beta=1 / 6))
+    return made.view_as(log)
 
 
 def _stacked(one: Tensor, other: Tensor) -> Tensor:

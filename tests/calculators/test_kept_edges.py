@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase.build import bulk
 
-from deeprelax_ase.calculators.kept_edges import KeptEdges
+from deeprelax_ase.calculators.kept_edges import KeptEdges, within
 from deeprelax_ase.calculators.m3gnet_edges import listed_edges
 from tests.calculators.batches import rattled, tensors_of
 
@@ -33,6 +33,9 @@ def test_none_is_missing_while_crystals_move(size: float) -> None:
         edges = kept(positions, cells, batch)
         alone = listed_edges(positions, cells, batch)
         assert near(edges, positions, cells, batch) == near(alone, positions, cells, batch)
+        short, offsets = within(CUTOFF, positions, cells, batch, *edges)
+        assert near((short, offsets), positions, cells, batch) == near(alone, positions, cells, batch)
+        assert len(offsets) == len(alone[1])
         strain = torch.eye(3) + size * 0.1 * torch.from_numpy(rng.normal(size=cells.shape))
         cells = cells @ strain
         positions = (positions[:, None] @ strain[batch]).squeeze(1)
