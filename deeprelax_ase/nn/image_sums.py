@@ -89,7 +89,7 @@ class ImageSums(NamedTuple):
 
 
 class EdgeTerms(NamedTuple):
-    """The edges themselves, where few have both ends in common.
+    """The edges themselves, where few have both ends in common and no gradient is wanted.
 
     Attributes:
         edges: their ends.
@@ -105,14 +105,16 @@ class EdgeTerms(NamedTuple):
         """:meth:`ImageSums.messages`, edge by edge."""
         atoms, _, channels = scalars.shape
         messages = scalars.new_zeros(atoms, 9, channels)
-        for part in _parts(self.edges.destination, atoms):
+        parts = _parts(self.edges.destination, atoms)
+        rows = scalars.new_empty(max(part.stop - part.start for part in parts), 9, channels)  # hot in the cache
+        for part in parts:
             source, directions = self.edges.source[part], self.directions[part, :, None]
             weights = linear(self.radial[part], filters).view(len(source), WEIGHTS, channels)
-            sent, stack = scalars.index_select(0, source) * weights[:, :SCALARS], stacks.index_select(0, source)
-            arriving = sent.new_empty(len(source), 9, channels)
+            sent, stack = scalars.index_select(0, source).mul_(weights[:, :SCALARS]), stacks.index_select(0, source)
+            arriving = rows[: len(source)]
             arriving[:, 0] = sent[:, 0]
-            arriving[:, 1:4] = sent[:, 1:2] * directions[:, VECTOR]
-            arriving[:, 4:] = sent[:, 2:] * directions[:, TENSOR]
+            torch.mul(sent[:, 1:2], directions[:, VECTOR], out=arriving[:, 1:4])
+            torch.mul(sent[:, 2:], directions[:, TENSOR], out=arriving[:, 4:])
             arriving[:, 1:4].addcmul_(stack[:, VECTOR], weights[:, 3:4])
             arriving[:, 4:].addcmul_(stack[:, TENSOR], weights[:, 4:])
             messages.index_add_(0, self.edges.destination[part], arriving)
@@ -122,13 +124,13 @@ class EdgeTerms(NamedTuple):
 def sum_images(radial: EdgeFeatures, directions: Harmonics, edges: EdgeLists) -> ImageSums | EdgeTerms:
     """Prepare the messages of a block along ``edges`` with ``radial`` (E, B) and ``directions`` (E, 8).
 
-    The sums over neighbouring edges of one pair, or the edges, whichever takes less.
+    The sums over neighbouring edges of one pair, or the edges, whichever takes less. Those alone have no gradient.
     """
     source, destination = edges.source, edges.destination
     atoms = len(edges.destination_starts) - 1
     new = (destination * atoms + source).diff(prepend=source.new_full((1,), -1)) != 0
     first = new.nonzero().squeeze(1)
-    if len(source) <= _MANY_IMAGES * len(first):
+    if len(source) <= _MANY_IMAGES * len(first) and not torch.is_grad_enabled():
         return EdgeTerms(edges, radial, directions.to(radial.dtype))
     rows = torch.cat([directions.new_ones(len(directions), 1), directions], dim=1).to(radial.dtype)
     sums = radial.new_zeros(len(first), 9, radial.shape[1])
