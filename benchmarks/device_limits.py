@@ -12,9 +12,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from candidates import crystals
@@ -111,57 +113,81 @@ class Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = Counter[str]()
-        self.calls = Counter[str]()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
         given = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
         out = [t for t in tree_flatten(made)[0] if isinstance(t, torch.Tensor)]
         storages = {t.untyped_storage().data_ptr() for t in given}
+        if "empty" in str(function):
+            return made
         if not function.is_view and not all(t.untyped_storage().data_ptr() in storages for t in out if t.numel()):
             self.bytes[str(function)] += sum(t.nbytes for t in [*given, *out])
         elif not function.is_view:  # in place
             self.bytes[str(function)] += sum(t.nbytes for t in given)
-        self.calls[str(function)] += 1
         return made
 
 
 def counted(predictor: Predictor, given: list[Crystal]) -> dict[str, Any]:
-    """GFLOPs and megabytes of a crystal in a batch of all that are ``given``, and how many operations there are."""
+    """GFLOPs and megabytes of a crystal in a batch of all that are ``given``."""
     graph = build_graph(given, settings=predictor.model.config.graph, device=predictor.device)
-    sums = Counter[str]()
-    fused = messages.aggregate
-
-    def noted(scalars, stacks, weights, harmonics, edges):
-        """Count what the kernel reads at least, each tensor once, and what its gathers read."""
-        n, e, f, size = len(scalars), len(weights), weights.shape[2], weights.element_size()
-        sums["least"] += size * f * (11 * n + 5 * e + 9 * n) + 32 * e
-        sums["gathered"] += size * f * (11 * e + 5 * e + 9 * n) + 32 * e
-        sums["flops"] += 2 * e * f * (1 + 2 * 8 + 2)
-        return fused(scalars, stacks, weights, harmonics, edges)
-
-    import deeprelax_ase.nn.deeprelax_e3 as network
-
-    network.aggregate = noted  # type: ignore[assignment]
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            with FlopCounterMode(display=False) as flops:
-                relax(predictor.model, graph, predictor.settings, dtype=predictor.dtype)
-            sums.clear()
-            with Traffic() as traffic:
-                relax(predictor.model, graph, predictor.settings, dtype=predictor.dtype)
-    finally:
-        network.aggregate = fused  # type: ignore[assignment]
-    number = len(given)
+    number, sums = len(given), Counter[str]()
+    with torch.no_grad(), ExitStack() as patches:
+        patches.enter_context(patch("deeprelax_ase.nn.deeprelax_e3.aggregate", _noted_messages(sums)))
+        with FlopCounterMode(display=False) as flops, patch("deeprelax_ase.nn.e3_layers._is_fused", lambda *_: False):
+            relax(predictor.model, graph, predictor.settings, dtype=predictor.dtype)
+        arithmetic = flops.get_total_flops() + sums["flops"]
+        sums.clear()
+        if predictor.device.type == "cuda":
+            for name, noted in _noted_kernels(sums).items():
+                patches.enter_context(patch(f"deeprelax_ase.nn.{name}", noted))
+        with Traffic() as traffic:
+            relax(predictor.model, graph, predictor.settings, dtype=predictor.dtype)
+    by_operation = traffic.bytes + Counter({name: n for name, n in sums.items() if name not in ("flops", "least")})
     return {
         "edges": graph.num_edges / number,
-        "GFLOP": (flops.get_total_flops() + sums["flops"]) / 1e9 / number,
-        "MB": (sum(traffic.bytes.values()) + sums["gathered"]) / 1e6 / number,
-        "MB_by_operation": {k: v / 1e6 / number for k, v in traffic.bytes.most_common(NAMED)},
-        "MB_of_messages": sums["gathered"] / 1e6 / number,
+        "GFLOP": arithmetic / 1e9 / number,
+        "MB": sum(by_operation.values()) / 1e6 / number,
+        "MB_by_operation": {name: n / 1e6 / number for name, n in by_operation.most_common(NAMED)},
         "MB_of_messages_at_least": sums["least"] / 1e6 / number,
-        "operations": sum(traffic.calls.values()),
     }
+
+
+def _noted_messages(sums: Counter[str]) -> Callable[..., Any]:
+    """The sum over neighbours, which notes what it reads at least, each tensor once, and what its gathers read."""
+    whole = messages.aggregate
+
+    def noted(scalars, stacks, weights, harmonics, edges):
+        n, e, f, size = len(scalars), len(weights), weights.shape[2], weights.element_size()
+        sums["least"] += size * f * (11 * n + 5 * e + 9 * n) + 32 * e
+        sums["sum over neighbours"] += size * f * (11 * e + 5 * e + 9 * n) + 32 * e
+        sums["flops"] += 2 * e * f * (1 + 2 * 8 + 2)
+        return whole(scalars, stacks, weights, harmonics, edges)
+
+    return noted
+
+
+def _noted_kernels(sums: Counter[str]) -> dict[str, Callable[..., Any]]:
+    """The kernels of linear maps and of atoms' layers, which note what they read and write, by their names."""
+    from deeprelax_ase.nn import triton_layers, triton_linear
+
+    whole, send, update = triton_linear.linear, triton_layers.fused_send, triton_layers.fused_update
+
+    def linear(layer, given, **how):
+        made = whole(layer, given, **how)
+        sums["linear maps"] += given.nbytes + layer.weight.nbytes + made.nbytes
+        return made
+
+    def noted_send(norm, perceptron, x, h):
+        sums["layers of atoms"] += 24 * x.nbytes  # five rows and a stack are read, three and a stack are written
+        return send(norm, perceptron, x, h)
+
+    def noted_update(x, h, received, **parts):
+        sums["layers of atoms"] += (36 + 10 + 41) * x.nbytes  # of the three kernels, in rows as x has
+        return update(x, h, received, **parts)
+
+    of_linear = dict.fromkeys(("triton_linear.linear", "triton_layers.linear"), linear)
+    return {**of_linear, "triton_layers.fused_send": noted_send, "triton_layers.fused_update": noted_update}
 
 
 def kernels(predictor: Predictor, given: list[Crystal]) -> dict[str, Any]:
