@@ -38,6 +38,8 @@ class ModelCard:
             :mod:`deeprelax_ase.uncertainty.calibration`.
         novelty: statistics that tell how unlike a crystal is to those of the training set, see
             :mod:`deeprelax_ase.uncertainty.novelty`: its file beside the card, its digest, what it was fitted to.
+        energy: head for the energy of the relaxed crystal, see :mod:`deeprelax_ase.uncertainty.relaxed_energy`: its
+            file beside the card, its digest, the potential, factors of the bounds, what they were fitted to.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
         metrics: measured with these very weights, by name; nested by test set.
         training: settings, seeds, time and hardware of the training.
@@ -64,6 +66,7 @@ class ModelCard:
     weights: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
     novelty: dict[str, Any] = field(default_factory=dict)
+    energy: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)

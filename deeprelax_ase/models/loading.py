@@ -2,7 +2,8 @@
 
 A file pair ``NAME.json`` and ``NAME.safetensors`` holds an ensemble: tensor ``member0.backbone...`` belongs to the
 first member, and so on. Networks that know several levels of theory have one file of weights and a card for each level.
-The statistics of novelty lie in ``NAME-novelty.safetensors``, where the card speaks of it.
+The statistics of novelty lie in ``NAME-novelty.safetensors``, and the head for energies in ``NAME-energy.safetensors``,
+where the card speaks of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
+    from deeprelax_ase.nn.energy_head import EnergyHead
 
 
 def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
@@ -38,7 +40,8 @@ def load_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     card = ModelCard.read(card_file)
     weights = card_file.with_name(card.weights) if card.weights else card_file.with_suffix(".safetensors")
     _check_file(card, "weights", weights, card.sha256)
-    return Model(card, _networks(card, weights), _novelty(card, card_file))
+    novelty = _beside(card, card_file, "novelty", "statistics of novelty")
+    return Model(card, _networks(card, weights), novelty, _energy_head(card, card_file))
 
 
 def save_model(
@@ -100,12 +103,29 @@ def save_novelty(card_file: Path, tensors: Mapping[str, Tensor], **fitted: Any) 
         tensors: by name.
         **fitted: what they were fitted to.
     """
+    return _save_beside(card_file, "novelty", {name: t.float() for name, t in tensors.items()}, fitted)
+
+
+def save_energy(card_file: Path, head: EnergyHead, **fitted: Any) -> ModelCard:
+    """Write the ``head`` for energies beside a card, in half precision but for elements, and the card anew.
+
+    Args:
+        card_file: of the model.
+        head: trained.
+        **fitted: the ``potential``, ``factors`` of the bounds by kind, and what they were fitted to.
+    """
+    tensors = {name: t if name == "elements" else t.half() for name, t in head.state_dict().items()}
+    return _save_beside(card_file, "energy", tensors, fitted)
+
+
+def _save_beside(card_file: Path, field: str, tensors: Mapping[str, Tensor], fitted: dict[str, Any]) -> ModelCard:
     from safetensors.torch import save
 
     card = ModelCard.read(card_file)
-    file = card_file.with_name(f"{card_file.stem}-novelty.safetensors")
-    file.write_bytes(save({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}))
-    written = replace(card, novelty={"file": file.name, "sha256": sha256(file), **fitted})
+    file = card_file.with_name(f"{card_file.stem}-{field}.safetensors")
+    file.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+    told: dict[str, Any] = {field: {"file": file.name, "sha256": sha256(file), **fitted}}
+    written = replace(card, **told)
     written.write(card_file)
     return written
 
@@ -126,22 +146,32 @@ def _check_file(card: ModelCard, what: str, file: Path, expected: str) -> None:
         )
 
 
-def _novelty(card: ModelCard, card_file: Path) -> dict[str, Tensor] | None:
-    """The tensors that the ``card`` speaks of; None where it does not."""
+def _beside(card: ModelCard, card_file: Path, field: str, what: str) -> dict[str, Tensor] | None:
+    """The tensors that a ``field`` of the ``card`` speaks of; None where it does not."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not card.novelty:
+    if not (told := getattr(card, field)):
         return None
     try:
-        file, digest = card_file.with_name(card.novelty["file"]), card.novelty["sha256"]
+        file, digest = card_file.with_name(told["file"]), told["sha256"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{card.name}: what the card says of novelty is not of this version: {error}") from error
-    _check_file(card, "statistics of novelty", file, digest)
+        raise ModelError(f"{card.name}: what the card says of {field} is not of this version: {error}") from error
+    _check_file(card, what, file, digest)
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ModelError(f"{file} holds no statistics of novelty: {error}") from error
+        raise ModelError(f"{file} holds no {what}: {error}") from error
+
+
+def _energy_head(card: ModelCard, card_file: Path) -> EnergyHead | None:
+    from deeprelax_ase.nn.energy_head import EnergyHead
+
+    tensors = _beside(card, card_file, "energy", "head for energies")
+    try:
+        return None if tensors is None else EnergyHead.from_tensors(tensors)
+    except ValueError as error:
+        raise ModelError(f"{card.name}: its head for energies is not of this version: {error}") from error
 
 
 def _unfilled(make: Callable[[Any], nn.Module], config: Any) -> nn.Module:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
+    from deeprelax_ase.nn.energy_head import EnergyHead
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +23,13 @@ class Model:
         card: facts about it.
         networks: the members.
         novelty: tensors by name, see :class:`~deeprelax_ase.uncertainty.novelty.Novelty`; None where there are none.
+        energy: reads the energy of the relaxed crystal off the first member; None where there is none.
     """
 
     card: ModelCard
     networks: nn.ModuleList
     novelty: Mapping[str, Tensor] | None = None
+    energy: EnergyHead | None = None
 
     @property
     def config(self) -> DeepRelaxConfig | DeepRelaxE3Config:

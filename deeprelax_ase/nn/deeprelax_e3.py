@@ -34,7 +34,7 @@ from deeprelax_ase.graph.shapes import (
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.e3_forces import ForceReader
-from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update
+from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update, linear
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale
@@ -92,7 +92,7 @@ class Block(nn.Module):
         for sources, filters, update in zip(self.sources, self.filters, self.updates, strict=True):
             scalars, stacks = _in_parts(sources, x, h)
             if images is None:
-                weights = filters(radial).view(-1, WEIGHTS, x.shape[-1])
+                weights = linear(cast("nn.Linear", filters), radial).view(-1, WEIGHTS, x.shape[-1])
                 messages = aggregate(scalars, stacks, weights, directions, edges)
             else:
                 messages = images.messages(scalars, stacks, cast("Tensor", filters.weight))

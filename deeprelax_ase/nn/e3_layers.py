@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeprelax_ase.graph.shapes import (
     AtomScales,
@@ -24,8 +24,25 @@ from deeprelax_ase.graph.shapes import (
 )
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR, tensor_times_vector, vector_product
 from deeprelax_ase.nn.heads import start_at_zero
-from deeprelax_ase.nn.messages import SCALARS, WEIGHTS
+from deeprelax_ase.nn.messages import SCALARS, WEIGHTS, has_triton
 from deeprelax_ase.nn.paegnn import perceptron, smooth_norm
+
+
+def _is_fused(*tensors: Tensor) -> bool:
+    """Whether the kernels of :mod:`deeprelax_ase.nn.triton_layers` take over: float32 on CUDA, without gradients."""
+    if not tensors[0].is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    fits = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+    return fits and not torch.is_autocast_enabled("cuda") and has_triton()
+
+
+def linear(layer: nn.Linear, given: Tensor) -> Tensor:
+    """What ``layer`` makes of ``given``: in plain torch, or as :mod:`deeprelax_ase.nn.triton_linear` does on CUDA."""
+    if _is_fused(given):
+        from deeprelax_ase.nn import triton_linear
+
+        return triton_linear.linear(layer, given)
+    return layer(given)
 
 
 def rms_normalize(stack: Stacks) -> tuple[Vectors, Tensors]:
@@ -62,6 +79,10 @@ class Sources(nn.Module):
 
     def forward(self, x: Scalars, h: Stacks) -> tuple[SourceScalars, Stacks]:
         """B (N, 3, F) and G (N, 8, F) of atoms with x (N, F) and h (N, 8, F)."""
+        if self.tensors and _is_fused(x, h):
+            from deeprelax_ase.nn.triton_layers import fused_send
+
+            return fused_send(self.norm, self.scalars, x, h)
         parts = self.scalars(self.norm(x)).view(len(x), WEIGHTS, -1)
         if not self.tensors:
             zero = torch.zeros_like(parts[:, :1])
@@ -95,6 +116,11 @@ class Update(nn.Module):
 
     def forward(self, x: Scalars, h: Stacks, messages: Messages) -> tuple[Scalars, Stacks]:
         """New x (N, F) and h (N, 8, F) from the old ones and the messages (N, 9, F)."""
+        if _is_fused(x, h, messages):
+            from deeprelax_ase.nn.triton_layers import fused_update
+
+            mix = self.mix_vectors, self.mix_tensors
+            return fused_update(x, h, messages, scale=self.scale, norm=self.norm, mix=mix, perceptron=self.weights)
         x, h = x + self.scale * messages[:, 0], h + self.scale * messages[:, 1:]
         vector, tensor = rms_normalize(h)
         u, v = self.mix_vectors(vector).chunk(2, dim=-1)

@@ -14,6 +14,7 @@ is for CUDA without Triton and in float64, and what the others are held against.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -47,11 +48,17 @@ def aggregate(
         harmonics: (E, 8), Y.
         edges: their ends.
     """
-    if weights.is_cuda and weights.dtype != torch.float64 and find_spec("triton") is not None:
+    if weights.is_cuda and weights.dtype != torch.float64 and has_triton():
         from deeprelax_ase.nn.triton_messages import fused_aggregate
 
         return fused_aggregate(scalars, stacks, weights, harmonics, edges)
     return plain_aggregate(scalars, stacks, weights, harmonics, edges)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return find_spec("triton") is not None
 
 
 def plain_aggregate(

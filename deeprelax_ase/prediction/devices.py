@@ -10,11 +10,11 @@ import torch
 
 from deeprelax_ase.errors import DeviceError
 
-#: Bytes that an end-to-end network takes on a GPU for an atom of an inorganic crystal, with its 50 edges or so.
-_BYTES_PER_ATOM = 250_000
+#: Bytes that an end-to-end network takes on a GPU for an atom of an inorganic crystal, with its 30 edges or so.
+_BYTES_PER_ATOM = 370_000
 
 #: Atoms of a batch on a GPU, beyond which no more crystals are made in a second.
-_MOST_ATOMS = 20_000
+_MOST_ATOMS = 40_000
 
 
 def device_of(name: str | torch.device) -> torch.device:

@@ -70,6 +70,7 @@ class BatchRelaxation:
         features: for calibrated errors; None where the architecture has none.
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
         scalars: (N, F) of the atoms of the unrelaxed crystals, see :func:`atom_scalars`; None for the paper's network.
+        energies: (G,) eV/atom of the relaxed crystals, and (G,) Laplace scales; None for models without a head.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
         flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
@@ -86,6 +87,7 @@ class BatchRelaxation:
     features: ErrorFeatures | None
     members: Relaxation | None
     scalars: Tensor | None
+    energies: tuple[Tensor, Tensor] | None
     converged: Tensor
     steps: Tensor
     flaws: Tensor
@@ -224,6 +226,7 @@ def _by_distances(
         features=None,
         members=None,
         scalars=None,
+        energies=None,
         converged=solution.converged,
         steps=solution.steps,
         flaws=flaws,
@@ -270,6 +273,8 @@ def _end_to_end(
     with timed("network"):
         members, given, scalars = _refine(model, graph, vectors, dtype, projectors, known)
         start, scalars = (members, scalars) if first is None else first
+        head = model.energy
+        energies = None if head is None else head(scalars, exact.numbers, exact.batch, exact.num_crystals)
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), freedom)
@@ -289,7 +294,8 @@ def _end_to_end(
         graph,
         features=error_features(members, start, exact, kinds),
         members=members,
-        scalars=scalars,
+        scalars=scalars[0],
+        energies=energies,
         converged=torch.ones_like(flaws, dtype=torch.bool),
         steps=torch.zeros_like(flaws),
         flaws=flaws,
@@ -326,13 +332,14 @@ def _refine(
     dtype: torch.dtype,
     projectors: Tensor | None,
     known: KnownForces | None,
-) -> tuple[Relaxation, NetworkInput, Tensor]:
-    """Predict with every member: their stacked relaxations, the input with exact vectors, and the scalars."""
+) -> tuple[Relaxation, NetworkInput, list[Tensor]]:
+    """Predict with every member: their relaxations, stacked, the exact input, and the scalars after each block."""
     given = network_input(graph, model.level, known, strain_projectors=projectors, vectors=vectors)
     rounded = given._replace(vectors=given.vectors.to(dtype))
     one, *others = cast("list[DeepRelaxE3]", list(model.networks))
     stages = list(one.stages(rounded))
-    return stack_members([stages[-1][0], *(network.refine(rounded)[-1] for network in others)]), given, stages[0][1]
+    members = stack_members([stages[-1][0], *(network.refine(rounded)[-1] for network in others)])
+    return members, given, [scalars for _, scalars in stages]
 
 
 def _moved(graph: CrystalGraph, relaxation: Relaxation, freedom: CellFreedom) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.relaxed_energies import energies_of, energy_law_of
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import PredictedBatch
 
@@ -108,11 +109,13 @@ class Predictor:
         if loaded is model:  # another predictor may hold it on another device or in another type
             networks = deepcopy(networks)
         networks = networks.to(self.device, self.dtype)
-        self.model = replace(loaded, card=replace(loaded.card, members=len(networks)), networks=networks)
+        energy = loaded.energy and deepcopy(loaded.energy).to(self.device, self.dtype)
+        card = replace(loaded.card, members=len(networks))
+        self.model = replace(loaded, card=card, networks=networks, energy=energy)
         if compile:
             for network in networks:
                 cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
-        self.novelty = novelty_of(self.model, self.device)
+        self.novelty, self._energy_law = novelty_of(self.model, self.device), energy_law_of(card)
         whole = len(self.model.networks) == len(loaded.networks)
         self.calibration = calibration_of(self.model.card, self.recycles) if whole else None
         by_itself = isinstance(self.model.config, DeepRelaxE3Config)
@@ -202,7 +205,7 @@ class Predictor:
             structures: read as they are needed.
             relax_cell: see :meth:`predict`.
             atoms_per_batch: structures are batched up to so many atoms; bounds the memory, not the result. By default
-                200 on a CPU, where batches that outgrow its caches take twice the time, and on a GPU 20,000,
+                200 on a CPU, where batches that outgrow its caches take twice the time, and on a GPU 40,000,
                 or what fills half of the memory that the process may use.
             bonds: whether each prediction tells the uncertainty of its bonds, which are most of what there is to move.
 
@@ -331,6 +334,7 @@ class Predictor:
             {stage: seconds / len(crystals) for stage, seconds in timings.items()},
             doubts,
             steps if self.leave_within_error else None,
+            None if known is not None else energies_of(relaxation, self._energy_law),
             None if symmetry is None else symmetry.broken_by(asked),
             bonds,
         )

@@ -13,6 +13,7 @@ from deeprelax_ase.prediction.display import crystal_label, expected_errors, htm
 from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, judge
 from deeprelax_ase.prediction.status import forget, info_of
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
+from deeprelax_ase.uncertainty.relaxed_energy import RelaxedEnergy
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,6 +28,9 @@ OF_ERROR = {
     "novelty": "novelty",
     "odds_worse": "odds_worse",
 }
+
+#: Likewise of the energy.
+OF_ENERGY = {"energy_relaxed": "energy", "energy_relaxed_bound": "bound"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,8 @@ class Prediction:
         solver_converged: whether the geometry solver came to rest; true for networks that need none.
         solver_steps: steps that it took.
         timings: seconds spent in each stage: graph, network, geometry.
+        energy: predicted energy of the minimum, with a bound on its error; None for models without a head for it, and
+            where a cell is kept that is no slab's.
         features: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
         unchanged: reason to leave the crystal as it is, see
@@ -79,6 +85,7 @@ class Prediction:
     solver_converged: bool
     solver_steps: int
     timings: dict[str, float] = field(default_factory=dict)
+    energy: RelaxedEnergy | None = None
     features: ErrorFeatures | None = None
     error: CalibratedError | None = None
     unchanged: str = ""
@@ -137,6 +144,9 @@ class Prediction:
             "mean displacement": f"{lengths.mean():.3f} Å",
             **({} if self.error is None else _error_facts(self.error)),
         }
+        if self.energy is not None:
+            energy, bound, potential = self.energy.energy, self.energy.bound, self.energy.potential
+            facts["energy when relaxed"] = f"{energy:.3f} ± {bound:.3f} eV/atom in 9 of 10, under {potential}"
         facts["uncertainty"] = f"{self.uncertainty.total:.3f} Å"
         facts["model"] = self.model
         return facts
@@ -157,6 +167,8 @@ def judged(prediction: Prediction | None, judgement: Judgement) -> dict[str, Any
     known: dict[str, Any] = {"status": judgement.status, "reason": judgement.reason or None}
     if prediction is not None and (error := prediction.error) is not None:
         known |= {name: getattr(error, field) for name, field in OF_ERROR.items()}
+    if prediction is not None and (energy := prediction.energy) is not None:
+        known |= {name: getattr(energy, field) for name, field in OF_ENERGY.items()}
     return known
 
 

@@ -63,6 +63,8 @@ class RelaxationResult:
     error_bound: float | None = _column("Å, bound that this error keeps in nine of ten crystals")
     volume_error: float | None = _column("expected relative error of the volume")
     volume_error_bound: float | None = _column("bound that it keeps in nine of ten crystals")
+    energy_relaxed: float | None = _column("eV/atom, predicted energy of the minimum under the potential of the labels")
+    energy_relaxed_bound: float | None = _column("bound that the error of this energy keeps in nine of ten crystals")
     ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
     novelty: float | None = _column(
         "odds that it is unlike those that the model knows, over what ordinary ones keep; beyond 1 it is"

@@ -36,7 +36,7 @@ KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 #: leave with the first step away from it.
 OF_THE_PREDICTION = (
     *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty", "odds_worse"),
-    "unchanged",
+    *("unchanged", "energy_relaxed", "energy_relaxed_bound"),
 )
 
 _PREFIX = "deeprelax_"

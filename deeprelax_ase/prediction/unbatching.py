@@ -21,6 +21,7 @@ from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
+from deeprelax_ase.uncertainty.relaxed_energy import RelaxedEnergy
 from deeprelax_ase.uncertainty.worsening import Steps
 
 
@@ -53,6 +54,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         timings: seconds of each stage for a crystal.
         doubts: reason to doubt each by its geometry; empty where there is none.
         steps: by which crystals are moved; None where none is left as it is for a short one.
+        energies: of each relaxed crystal; None for models that tell none.
         broken: error of each crystal whose symmetry the asked strain breaks; None where it does not.
         bonds: whether records tell the uncertainty of bonds.
     """
@@ -64,6 +66,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
     timings: dict[str, float]
     doubts: Sequence[str]
     steps: Steps | None
+    energies: Sequence[RelaxedEnergy | None] | None = None
     broken: Sequence[DeepRelaxError | None] | None = None
     bonds: bool = True
 
@@ -149,6 +152,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
             solver_converged=self.converged[g],
             solver_steps=self._solver_steps[g],
             timings=dict(self.timings),
+            energy=None if self.energies is None else self.energies[g],
             features=None if self._features is None else self._features[g],
             error=None if self.errors is None else self.errors[g],
             unchanged=self.unchanged[g],

@@ -18,7 +18,7 @@ from deeprelax_ase.graph.columns import CrystalColumns, plain, volumes
 from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.plain import plain_frames
 from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, judge
-from deeprelax_ase.prediction.record import OF_ERROR
+from deeprelax_ase.prediction.record import OF_ENERGY, OF_ERROR
 from deeprelax_ase.prediction.result import schema
 from deeprelax_ase.prediction.unbatching import PredictedBatch
 from deeprelax_ase.screening.rows import INPUT
@@ -101,6 +101,8 @@ def result_rows(made: PredictedBatch, limits: TrustLimits, *, skip: bool) -> pa.
     }
     if (errors := made.errors) is not None:
         values |= {name: [getattr(error, field) for error in errors] for name, field in OF_ERROR.items()}
+    if (energies := made.energies) is not None:
+        values |= {name: [e and getattr(e, field) for e in energies] for name, field in OF_ENERGY.items()}
     if failed.any():
         values = {name: _without(column, failed) for name, column in values.items()}
     told = {**_told(judgements), "model": [made.model] * len(made), "version": [__version__] * len(made)}

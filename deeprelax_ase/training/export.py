@@ -42,7 +42,7 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
 
     The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. The
-    statistics of novelty are copied from beside the card, where the card names them.
+    statistics of novelty and the head for energies are copied from beside the card, where the card names them.
 
     Raises:
         ModelError: a file holds no member, or the card cannot be read or gives no name.
@@ -56,6 +56,7 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     computed = ("members", "parameters", "config", "architecture", "sha256")
     given = {key: value for key, value in values.items() if key not in (*computed, "name")}
     written = save_model([read_member(file) for file in files], out, values["name"], **given)
-    if written.novelty and out.resolve() != card.parent.resolve():
-        copyfile(card.with_name(written.novelty["file"]), out / written.novelty["file"])
+    if out.resolve() != card.parent.resolve():
+        for told in filter(None, (written.novelty, written.energy)):
+            copyfile(card.with_name(told["file"]), out / told["file"])
     return written

@@ -9,3 +9,5 @@ from .ensemble import ensemble_mean as ensemble_mean
 from .ensemble import ensemble_uncertainty as ensemble_uncertainty
 from .novelty import Novelty as Novelty
 from .novelty import fit_novelty as fit_novelty
+from .relaxed_energy import EnergyLaw as EnergyLaw
+from .relaxed_energy import RelaxedEnergy as RelaxedEnergy

@@ -56,8 +56,8 @@ def test_batches_on_a_gpu_follow_what_a_process_may_use_of_its_memory(monkeypatc
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
     whole = default_atoms_per_batch(torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.1, raising=False)
-    assert whole == 20_000
-    assert default_atoms_per_batch(torch.device("cuda:0")) == 4_800
+    assert whole == 32_432
+    assert default_atoms_per_batch(torch.device("cuda:0")) == 3_243
     assert default_atoms_per_batch(torch.device("cpu")) == 200
 
 

@@ -1,0 +1,75 @@
+"""The predicted energy of a relaxed crystal, with the interval that its error keeps nine times in ten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+
+
+@dataclass(frozen=True)
+class RelaxedEnergy:
+    """Predicted energy of the minimum, under the potential that made the labels.
+
+    Attributes:
+        energy: eV/atom.
+        bound: eV/atom, how far it is off at most in nine of ten crystals.
+        potential: under which it is the energy.
+    """
+
+    energy: float
+    bound: float
+    potential: str
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """eV/atom, the lower and the upper end of the interval."""
+        return self.energy - self.bound, self.energy + self.bound
+
+
+@dataclass(frozen=True)
+class EnergyLaw:
+    """Bounds by predicted scales: a factor for each kind of crystal.
+
+    Attributes:
+        potential: under which the energies are.
+        factors: bounds over Laplace scales, for each of the :data:`~deeprelax_ase.uncertainty.calibration.KINDS`.
+    """
+
+    potential: str
+    factors: tuple[float, ...]
+
+    @classmethod
+    def of_card(cls, told: Mapping[str, Any]) -> EnergyLaw | None:
+        """Read what a card tells of energies; None where it tells nothing.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another version.
+        """
+        if not told:
+            return None
+        return cls(str(told["potential"]), tuple(float(told["factors"][kind]) for kind in KINDS))
+
+    @classmethod
+    def fit(cls, potential: str, errors: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> EnergyLaw:
+        """Set the factors by (n,) absolute ``errors`` of validation crystals, their ``scales`` and ``kinds``.
+
+        Raises:
+            ValueError: a kind has no crystals.
+        """
+        ratios = [np.sort((errors / scales)[kinds == kind]) for kind in range(len(KINDS))]
+        if missing := [name for name, own in zip(KINDS, ratios, strict=True) if not len(own)]:
+            raise ValueError(f"no crystals of the kinds {missing}: energies need some of each")
+        ranks = [min(int(np.ceil(COVERAGE * (len(own) + 1))), len(own)) - 1 for own in ratios]
+        return cls(potential, tuple(float(own[rank]) for own, rank in zip(ratios, ranks, strict=True)))
+
+    def read(self, energies: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> list[RelaxedEnergy | None]:
+        """Of each of G crystals; None where a cell is kept that is no slab's, as it may be far from its minimum."""
+        return [
+            None if kind == DEFECT else RelaxedEnergy(float(energy), self.factors[kind] * float(scale), self.potential)
+            for energy, scale, kind in zip(energies, scales, kinds.tolist(), strict=True)
+        ]

@@ -1,0 +1,45 @@
+"""Bounds on predicted energies of relaxed crystals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw, RelaxedEnergy
+
+NUMBER = 2000
+
+
+def test_bounds_hold_for_nine_in_ten_of_each_kind():
+    rng = np.random.default_rng(0)
+    kinds, scales = np.repeat(np.arange(len(KINDS)), NUMBER), rng.uniform(0.01, 0.1, len(KINDS) * NUMBER)
+    errors = scales * (1 + kinds) * rng.exponential(size=len(kinds))  # the network is more sure of some than it may be
+    fitted, held = np.arange(len(kinds)) % 2 == 0, np.arange(len(kinds)) % 2 == 1
+    law = EnergyLaw.fit("some potential", errors[fitted], scales[fitted], kinds[fitted])
+    bounds = np.array(law.factors)[kinds] * scales
+    for kind in range(len(KINDS)):
+        own = held & (kinds == kind)
+        assert (errors[own] <= bounds[own]).mean() == pytest.approx(COVERAGE, abs=0.03)
+
+
+def test_every_kind_needs_crystals():
+    with pytest.raises(ValueError, match=r"no crystals of the kinds \['oxides'"):
+        EnergyLaw.fit("some potential", np.ones(3), np.ones(3), np.zeros(3, dtype=int))
+
+
+def test_energies_are_read_with_the_factor_of_their_kind():
+    law = EnergyLaw("some potential", (2.0, 3.0, 4.0, 5.0, 6.0))
+    bulk, slab, kept = law.read(np.array([-1.0, -2.0, -3.0]), np.full(3, 0.01), np.array([0, 3, DEFECT]))
+    assert bulk == RelaxedEnergy(-1.0, 0.02, "some potential")
+    assert slab is not None
+    assert slab.interval == pytest.approx((-2.05, -1.95))
+    assert kept is None
+
+
+def test_a_card_tells_a_law_or_nothing():
+    told = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.5)}
+    assert EnergyLaw.of_card(told) == EnergyLaw("some potential", (2.5,) * len(KINDS))
+    assert EnergyLaw.of_card({}) is None
+    with pytest.raises(KeyError):
+        EnergyLaw.of_card({"potential": "some potential", "factors": {"bulk": 2.0}})
