@@ -36,7 +36,17 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/latency.py --j
 One rattled ten-atom crystal on one CPU thread, in turn with an M3GNet energy+forces+stress call of the same crystal;
 medians of 40 rounds in processor time, the ratio taken round by round.
 
-{table(heading, rows)}"""
+{table(heading, rows)}
+
+{_start(found["start"])}"""
+
+
+def _start(found: dict[str, Any]) -> str:
+    commands = next(iter(found.values()))["seconds"]
+    rows = [[name, *(f"{measured['seconds'][name]:.2f}" for measured in found.values())] for name in commands]
+    return f"""A process from start to end, in processor time on one thread, median of turns (`--parts start`):
+
+{table(["seconds", *found], rows)}"""
 
 
 def _graphs(found: dict[str, Any]) -> str:
