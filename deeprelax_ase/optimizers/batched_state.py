@@ -72,7 +72,7 @@ class BatchedStart:
 
     @property
     def special(self) -> set[str]:
-        """What few crystals have, and others need not be asked for: directions, or a kind of strain."""
+        """Tell what few crystals have, and others need not be asked for: directions, or a kind of strain."""
         strain = AllowedStrain() if self.strain is None else self.strain
         names = "hydrostatic", "constant_volume", "pressure"
         return {name for name in names if getattr(strain, name)} | (set() if self.moves is None else {"moves"})
