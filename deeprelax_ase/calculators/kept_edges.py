@@ -19,7 +19,7 @@ def within(
     edge_index: EdgeIndex,
     cell_offsets: CellOffsets,
 ) -> tuple[Tensor, Tensor]:
-    """Those edges (2, E') that are no longer than the ``cutoff`` (Å), and their ``cell_offsets`` (E', 3)."""
+    """Edges (2, E') that are no longer than the ``cutoff`` (Å), and their ``cell_offsets`` (E', 3)."""
     source, destination = edge_index
     shifts = rows_times_matrices(cell_offsets.to(cells.dtype), cells[batch[destination]])
     lengths = torch.linalg.vector_norm(positions[source] - positions[destination] + shifts, dim=1)

@@ -37,7 +37,7 @@ def _is_fused(*tensors: Tensor) -> bool:
 
 
 def linear(layer: nn.Linear, given: Tensor) -> Tensor:
-    """What ``layer`` makes of ``given``: in plain torch, or as :mod:`deeprelax_ase.nn.triton_linear` does on CUDA."""
+    """Apply ``layer`` to ``given``: in plain torch, or as :mod:`deeprelax_ase.nn.triton_linear` does on CUDA."""
     if _is_fused(given):
         from deeprelax_ase.nn import triton_linear
 

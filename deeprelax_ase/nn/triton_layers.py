@@ -1,4 +1,4 @@
-"""What atoms do between matrix products, as Triton kernels: the layers of :mod:`deeprelax_ase.nn.e3_layers`.
+"""Triton kernels for what atoms do between matrix products: the layers of :mod:`deeprelax_ase.nn.e3_layers`.
 
 Each kernel reads what an atom holds once, and writes once what comes of it; plain torch takes several times the bytes
 and ten times the launches for the same. Forward alone, in float32: for predictions on CUDA.

@@ -38,7 +38,7 @@ def _linear(
 
 
 def linear(layer: nn.Linear, given: Tensor, *, silu: bool = False) -> Tensor:
-    """What ``layer`` makes of ``given`` (..., K), contiguous and on CUDA, and SiLU of that if wanted."""
+    """Apply ``layer`` to ``given`` (..., K), contiguous and on CUDA, and SiLU to that if wanted."""
     outputs, inputs = layer.weight.shape
     out = given.new_empty(*given.shape[:-1], outputs)
     rows = given.numel() // inputs

@@ -32,7 +32,7 @@ class Total(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What :func:`~deeprelax_ase.prediction.judgement.judge` wants to know of a prediction, see there."""
+    """Facts of a prediction that :func:`~deeprelax_ase.prediction.judgement.judge` reads, see there."""
 
     model: str
     error: CalibratedError | None
@@ -95,7 +95,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         return np.array(broken, dtype=bool) | (np.array(self.flaws) != 0)
 
     def facts(self) -> list[Facts]:
-        """What each prediction is judged by."""
+        """Return the facts that each prediction is judged by."""
         errors: Sequence[CalibratedError | None] = self.errors or [None] * len(self)
         rows = zip(errors, map(Total, self.total.tolist()), self.converged, self.unchanged, self.doubts, strict=True)
         return [Facts(self.model, *row) for row in rows]

@@ -34,7 +34,7 @@ def alone(model: Model, tmp_path: Path) -> Callable[[int], Path]:
 
     def save(members: int) -> Path:
         words = {key: value for key, value in vars(model.card).items() if key not in COMPUTED}
-        words |= {"weights": "", "calibration": {}, "novelty": {}}
+        words |= {"weights": "", "calibration": {}, "novelty": {}, "energy": {}}
         save_model(list(model.networks)[:members], tmp_path, "alone", **words)
         return tmp_path / "alone.json"
 
