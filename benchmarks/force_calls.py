@@ -42,7 +42,8 @@ SAME = 1e-3
 def compare(runs: Sequence[tuple[Run, Run]], fmax: float, *, timed: bool) -> dict[str, Any]:
     """Figures at ``fmax`` of pairs of runs without and with the jump; means over crystals that both have relaxed."""
     key = f"{fmax:g}"
-    both = [(old.reached[key], new.reached[key]) for old, new in runs if key in old.reached and key in new.reached]
+    reached = [(old, new) for old, new in runs if key in old.reached and key in new.reached]
+    both = [(old.reached[key], new.reached[key]) for old, new in reached]
     calls = np.array([(old.calls, new.calls) for old, new in both], dtype=float).reshape(-1, 2)
     measured = {"calls": calls}
     if timed:
@@ -64,6 +65,7 @@ def compare(runs: Sequence[tuple[Run, Run]], fmax: float, *, timed: bool) -> dic
             "higher": float((change > SAME).mean()),
         },
         "per_crystal": {
+            "names": [old.crystal for old, _ in reached],
             "calls_without": calls[:, 0].astype(int).tolist(),
             "calls_with": calls[:, 1].astype(int).tolist(),
             "energy_change": change.round(6).tolist(),

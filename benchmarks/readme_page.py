@@ -1,16 +1,18 @@
-"""Tables and figures within README.md, docs/trust.md and benchmarks/README.md, made of what was measured.
+"""Tables and figures within README.md, benchmarks/README.md and pages of docs, made of what was measured.
 
 Each stands between the comments ``<!-- NAME -->`` and ``<!-- /NAME -->``, by the names of :data:`PARTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aims_table
+import numpy as np
 from floor import SYMMETRIC
+from force_calls import SAME
 from force_calls_report import NAMES
 from kinds import MEAN
 from model_card_failures import above_hundred, percent
@@ -120,14 +122,36 @@ def _energies(results: Path) -> str:
 
 def _dft(results: Path) -> str:
     """What was relaxed under DFT, a clause for each finish; the coarse k-points last."""
-    fine, coarse = read(results, "force_calls-gpaw", "force_calls-gpaw-coarse")
-    fmax, finishes = next(iter(fine["figures"].items()))
-    told = "; ".join(_saved(finish, of) for finish, of in finishes.items())
-    bad = "; ".join(_saved(finish, of) for finish, of in next(iter(coarse["figures"].values())).items())
+    found = read(results, "force_calls-gpaw", "force_calls-gpaw-coarse")
+    (fmax, fine), (_, coarse) = (next(iter(each["figures"].items())) for each in found)
+    told = "; ".join(_saved(finish, of) for finish, of in fine.items())
+    names = fine["bfgs"]["per_crystal"]["names"]
+    here = [name in names for name in coarse["bfgs"]["per_crystal"]["names"]]
     return (
-        f"Of {fine['chosen']} test crystals of 6 to 20 atoms over the kinds, the cheapest first, to {fmax} eV/Å under "
-        f"GPAW: {told}. With k-points 1/Å instead of 0.5/Å apart, too coarse to trust forces: {bad}"
+        f"{found[0]['chosen']} test crystals of 6 to 20 atoms over the kinds, the cheapest first, under GPAW to {fmax} "
+        f"eV/Å. Calls without and with the jump, the call before it counted: {told}. With k-points 1/Å instead of "
+        f"0.5/Å apart, too coarse to trust forces: {_saved('bfgs', coarse['bfgs'])}; the {sum(here)} of them that are "
+        f"among those above {_share(coarse['bfgs'], here):.2f}"
     )
+
+
+def _saved(finish: str, of: dict[str, Any]) -> str:
+    old, new = (of["calls"][side]["mean"] for side in ("without", "with"))
+    return (
+        f"{NAMES[finish]} {old:.1f} and {new:.1f} ({new / old:.2f}; {_same(of):.2f} where both end in the same "
+        f"minimum; {of['compared']} crystals came to an end)"
+    )
+
+
+def _share(of: dict[str, Any], which: Sequence[bool]) -> float:
+    """Calls with the jump as a share of those without, of some of the crystals."""
+    calls = [np.array(of["per_crystal"][f"calls_{side}"])[np.array(which)].sum() for side in ("with", "without")]
+    return float(calls[0] / calls[1])
+
+
+def _same(of: dict[str, Any]) -> float:
+    """The same, of those that end in the same minimum."""
+    return _share(of, [abs(change) <= SAME for change in of["per_crystal"]["energy_change"]])
 
 
 def _gpaw(results: Path) -> str:
@@ -136,20 +160,12 @@ def _gpaw(results: Path) -> str:
     for name, spacing in (("gpaw", "0.5/Å"), ("gpaw-coarse", "1/Å")):
         for finish, of in next(iter(read(results, f"force_calls-{name}")["figures"].values())).items():
             calls = [f"{of['calls'][side]['mean']:.1f}" for side in ("without", "with")]
-            share, rejected = f"{of['ratio_of_means']['calls']:.2f}", f"{of['taken_back'] * of['crystals']:.0f}"
-            rows.append([spacing, NAMES[finish], str(of["compared"]), *calls, share, rejected])
-    return table(
-        "k-points apart | finish | crystals | calls without | with the jump | share | jumps rejected", rows, "ll"
-    )
-
-
-def _saved(finish: str, of: dict[str, Any]) -> str:
-    old, new = (of["calls"][side]["mean"] for side in ("without", "with"))
-    return (
-        f"{NAMES[finish]} takes {new:.1f} calls with the jump, the call before it counted, and {old:.1f} without "
-        f"({of['ratio_of_means']['calls']:.2f} of them; {of['compared']} crystals that came to an end; "
-        f"{of['taken_back'] * of['crystals']:.0f} jumps rejected)"
-    )
+            shares = [f"{share:.2f}" for share in (of["ratio_of_means"]["calls"], _same(of))]
+            others = [f"{of['energy'][key] * of['compared']:.0f}" for key in ("lower", "higher")]
+            rejected = f"{of['taken_back'] * of['crystals']:.0f}"
+            rows.append([spacing, NAMES[finish], str(of["compared"]), *calls, *shares, *others, rejected])
+    heading = "k-points apart | finish | crystals | calls without | with the jump | share | share, same minimum"
+    return table(f"{heading} | end lower | end higher | jumps rejected", rows, "ll")
 
 
 def _energy_output(results: Path) -> str:

@@ -36,6 +36,9 @@ def test_a_place_that_does_not_end_is_refused() -> None:
         (Aim("far", 0.075, 0.09243), ["far", "at most 0.075 Å", "0.092 Å", "**missed**"]),
         (Aim("near", 0.9, 0.95, "{:.0%}", least=True), ["near", "at least 90%", "95%", "met"]),
         (Aim("close", 1.9, 1.9078, "{:.2f}"), ["close", "at most 1.90", "1.91", "**missed**"]),
+        (Aim("part", 1, 0.5, "{:.1f}", of=(3, 20)), ["part", "at most 1.0", "0.5", "not shown (3 of 20 crystals)"]),
+        (Aim("bad part", 1, 1.5, "{:.1f}", of=(3, 20)), ["bad part", "at most 1.0", "1.5", "**missed**"]),
+        (Aim("whole", 1, 0.5, "{:.1f}", of=(20, 20)), ["whole", "at most 1.0", "0.5", "met"]),
         (Aim("other", None, 0.5, "{:.1f}"), ["other", "state", "0.5", ""]),
     ],
 )
