@@ -26,7 +26,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
-from deeprelax_ase.optimizers.jump import crystal_of
+from deeprelax_ase.optimizers.jump import crystal_of, without_foreign_energy
 from deeprelax_ase.optimizers.model_hessian import free_directions
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.result import RelaxationResult
@@ -109,6 +109,8 @@ class Case:
             self.crystal = crystal_of(self.dof, lambda: predictor)
             refuse_missing_stress(self.dof)
             self.origin = self.here().cell
+            if self.prediction is not None:
+                self.prediction = without_foreign_energy(self.dof, self.prediction)
         except Exception as error:  # whatever is in such atoms
             self.error = error
 

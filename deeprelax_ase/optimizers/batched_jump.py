@@ -10,7 +10,7 @@ from deeprelax_ase.calculators.levels import model_for
 from deeprelax_ase.errors import CalculatorError, StructureError, UnsupportedElementError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot
 from deeprelax_ase.optimizers.batched_case import Case, evaluated
-from deeprelax_ase.optimizers.jump import FORCE_INFORMED_STEPS, gains_from_forces
+from deeprelax_ase.optimizers.jump import FORCE_INFORMED_STEPS, gains_from_forces, without_foreign_energy
 from deeprelax_ase.optimizers.moves import move_to
 from deeprelax_ase.prediction.status import REJECTED, SKIPPED, JumpDecision
 
@@ -56,7 +56,7 @@ class BatchedJumps:
                     knows_it = not isinstance(prediction, UnsupportedElementError)
                     case.error = CalculatorError(case.start_error) if case.start_error and knows_it else prediction
                 else:
-                    case.prediction = prediction
+                    case.prediction = without_foreign_energy(case.dof, prediction)
 
     def jump(self, cases: Iterable[Case]) -> None:
         """Jump from every start, and go back where energy and forces are against it."""

@@ -70,6 +70,13 @@ class DegreesOfFreedom:
         return cell_free and bool(self.visible.all()) and not self.atoms.constraints
 
     @property
+    def as_learned(self) -> bool:
+        """Whether all moves that moved when the model's labels were made, but for cells that ``asked`` keeps."""
+        pressed = self.cell is not None and (self.cell.pressure or not self.cell.closed)
+        held = isinstance(self.asked, AllowedStrain) or bool(self.atoms.constraints)
+        return not pressed and not held and bool(self.visible.all())
+
+    @property
     def pressure(self) -> float:
         """eV/Å³, external."""
         return 0.0 if self.cell is None else self.cell.pressure

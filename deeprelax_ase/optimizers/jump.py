@@ -28,6 +28,7 @@ from deeprelax_ase.prediction.judgement import (
 )
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
+from deeprelax_ase.uncertainty.calibration import CELL_KEPT
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor
@@ -177,7 +178,8 @@ class Jump:
         dof.checked.forget()
         judgement = judge(prediction, settings.limits)
         decision = self._follow(prediction, judgement)
-        self.prediction, self.at_prediction = prediction, decision.kept or bool(prediction.unchanged)
+        self.prediction = without_foreign_energy(dof, prediction)
+        self.at_prediction = decision.kept or bool(prediction.unchanged)
         self.record = JumpRecord(
             numbers=atoms.numbers.copy(),
             positions=positions,
@@ -244,6 +246,15 @@ def gains_from_forces(dof: DegreesOfFreedom, finish: str | None) -> bool:
 def _may_read_forces(dof: DegreesOfFreedom, finish: str | None) -> bool:
     # the network reads forces and stress together, of a crystal that moves as a whole
     return dof.moves_cell and finish is not None and dof.normal is None
+
+
+def without_foreign_energy(dof: DegreesOfFreedom, prediction: Prediction) -> Prediction:
+    """``prediction`` without the energy of a minimum that ``dof`` does not lead to, as something is held or pressed."""
+    if prediction.energy is None or prediction.features is None:
+        return prediction
+    kept = int(prediction.features.kinds()) in CELL_KEPT
+    fits = dof.as_learned and kept == (dof.asked is False)
+    return prediction if fits else replace(prediction, energy=None)
 
 
 def crystal_of(dof: DegreesOfFreedom, predictor: Callable[[], Predictor]) -> Crystal:

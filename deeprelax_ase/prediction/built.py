@@ -42,6 +42,10 @@ class BuiltGraph(NamedTuple):
         vectors = edge_vectors(graph)
         return cls(graph, settings, vectors, vacuum_of(graph, vectors))
 
+    def usable(self, *, settings: GraphSettings, backend: str, device: torch.device) -> BuiltGraph | None:
+        """Hand it out on ``device``, if a model that reads such a graph would build the same."""
+        return self.to(device) if settings == self.settings and backend == "torch" else None
+
     def to(self, device: torch.device) -> BuiltGraph:
         """Move it to ``device``."""
         vacuum = Vacuum(*(tensor.to(device) for tensor in self.vacuum))

@@ -13,6 +13,7 @@ from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell
 from deeprelax_ase.prediction.inference import BatchRelaxation
 from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
 from deeprelax_ase.uncertainty.features import step_sizes
@@ -27,6 +28,7 @@ def expected_errors(
     doubts: Sequence[str],
     steps: Steps,
     *,
+    relax_cell: RelaxCell,
     calibration: Calibration | None,
     novelty: Novelty | None,
 ) -> list[CalibratedError] | None:
@@ -38,6 +40,7 @@ def expected_errors(
         relaxation: of them.
         doubts: of each, by its geometry; empty where there is none.
         steps: from :func:`steps_of`.
+        relax_cell: how cells might move; of a volume that is kept no error is expected.
         calibration: the law of the errors; without it there are none.
         novelty: the model's statistics, if it has any.
     """
@@ -48,7 +51,9 @@ def expected_errors(
         found = novelty.of(relaxation.scalars, graph.numbers, graph.batch, len(crystals)).tolist()
     kept, doubted = relaxation.fixed_cell.tolist(), [bool(doubt) for doubt in doubts]
     with np.errstate(invalid="ignore"):  # where there is no prediction, there are no features
-        return calibration.read(relaxation.features, steps, cell_kept=kept, novelty=found, doubted=doubted)
+        errors = calibration.read(relaxation.features, steps, cell_kept=kept, novelty=found, doubted=doubted)
+    keeps_volume = isinstance(relax_cell, AllowedStrain) and relax_cell.constant_volume
+    return [error.with_cell_kept() for error in errors] if keeps_volume else errors
 
 
 def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:

@@ -54,6 +54,11 @@ class CellFreedom:
         restricts = moves is False or limits is not None or bool((vacuum.directions == 1).any())
         return cls(vacuum, fixed, moves is False, restricts, limits)
 
+    @property
+    def as_learned(self) -> Tensor:
+        """(G,) bool, the cells that move as those of the labels did: slabs' are kept, and nothing limits the others."""
+        return self.fixed == self.vacuum.slabs if self.limits is None else torch.zeros_like(self.fixed)
+
     def seen(self, cell: Tensor, *, reads_layers: bool) -> Tensor | None:
         """(G, 3, 3) projectors onto the directions in which networks may strain ``cell`` (G, 3, 3); None for all.
 

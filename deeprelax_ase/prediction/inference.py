@@ -70,7 +70,8 @@ class BatchRelaxation:
         features: for calibrated errors; None where the architecture has none.
         members: the last relaxation of each member, along a leading axis; None for the paper's network.
         scalars: (N, F) of the atoms of the unrelaxed crystals, see :func:`atom_scalars`; None for the paper's network.
-        energies: (G,) eV/atom of the relaxed crystals, and (G,) Laplace scales; None for models without a head.
+        energies: (G,) eV/atom of the relaxed crystals, nan where their cells may not move as those of the labels did,
+            and (G,) Laplace scales; None for models without a head.
         converged: (G,) bool, whether a geometry solver came to rest; true where none is needed.
         steps: (G,) its steps.
         flaws: (G,) why there is no prediction at all, see :class:`~deeprelax_ase.prediction.physical.Flaw`. The crystal
@@ -273,26 +274,27 @@ def _end_to_end(
     with timed("network"):
         members, given, scalars = _refine(model, graph, vectors, dtype, projectors, known)
         start, scalars = (members, scalars) if first is None else first
-        head = model.energy
-        energies = None if head is None else head(scalars, exact.numbers, exact.batch, exact.num_crystals)
+        energies = None
+        if (head := model.energy) is not None:
+            energy, scale = head(scalars, exact.numbers, exact.batch, exact.num_crystals)
+            energies = energy.where(freedom.as_learned, torch.nan), scale
         uncertainty = ensemble_uncertainty(implied_distances(members, graph, given), graph)
     with timed("geometry"):
         positions, cell = _moved(graph, member_mean(members), freedom)
+        kept = freedom.fixed
         if not freedom.fixes_all:
-            kept = freedom.fixed
             turned, turned_cell = remove_rotation(exact.cell, positions, cell, exact.batch)
             positions = torch.where(kept[exact.batch, None], positions, turned)
             cell = torch.where(kept[:, None, None], cell, turned_cell)
-        cell = torch.where(freedom.fixed[:, None, None], exact.cell, cell)
+        cell = torch.where(kept[:, None, None], exact.cell, cell)
         positions, cell, new = keep_physical(exact, positions, cell)
     flaws = first_flaws(flaws, new)
-    kinds = crystal_kinds(exact, freedom.vacuum.directions == 1, freedom.fixed)
     return BatchRelaxation(
         positions,
         cell,
         uncertainty,
         graph,
-        features=error_features(members, start, exact, kinds),
+        features=error_features(members, start, exact, crystal_kinds(exact, freedom.vacuum.directions == 1, kept)),
         members=members,
         scalars=scalars[0],
         energies=energies,

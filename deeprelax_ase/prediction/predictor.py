@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from deeprelax_ase.crystal import Crystal, check_elements, crystal_or_error
+from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, build_graph
 from deeprelax_ase.graph.columns import CrystalColumns
-from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_symmetry_of
+from deeprelax_ase.prediction.admission import Admission
+from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
@@ -115,6 +115,7 @@ class Predictor:
         if compile:
             for network in networks:
                 cast("DeepRelax | DeepRelaxE3", network).compile_parts(dynamic=True)
+        self._admission = Admission(card.elements, card.name, bool(keep_symmetry))
         self.novelty, self._energy_law = novelty_of(self.model, self.device), energy_law_of(card)
         whole = len(self.model.networks) == len(loaded.networks)
         self.calibration = calibration_of(self.model.card, self.recycles) if whole else None
@@ -160,7 +161,7 @@ class Predictor:
             StructureError: the structure cannot be relaxed; the message says how to mend it.
             ConstraintError: its constraints cannot be kept exactly, nor the strain be limited so.
         """
-        crystal = self._admit(structure)
+        crystal = self._admission.admit(structure)
         return _or_raise(self._predict([crystal], relax_cell, built=graph)[0])
 
     def predict_with_forces(
@@ -188,7 +189,7 @@ class Predictor:
             ValueError: forces or stress are of another shape, or not finite.
         """
         self._refuse_forces()
-        informed = InformedCrystal.of(self._admit(structure), forces, stress)
+        informed = InformedCrystal.of(self._admission.admit(structure), forces, stress)
         return _or_raise(self._predict_informed([informed], relax_cell)[0])
 
     def predict_many(
@@ -214,7 +215,7 @@ class Predictor:
         """
         if atoms_per_batch is None:
             atoms_per_batch = default_atoms_per_batch(self.device)
-        for batch in grouped(map(self._admitted, structures), atoms_per_batch):
+        for batch in grouped(map(self._admission.admit_or_tell, structures), atoms_per_batch):
             crystals = [c for c in batch if isinstance(c, Crystal)]
             made = iter(attempt(partial(self._predict, relax_cell=relax_cell, bonds=bonds), crystals, self.device))
             yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
@@ -256,34 +257,13 @@ class Predictor:
         self._refuse_forces()
         most = atoms_per_batch or default_atoms_per_batch(self.device)
         make = partial(self._predict_informed, relax_cell=relax_cell, bonds=False)
-        for batch in grouped(map(self._admitted_with_forces, found), most):
+        for batch in grouped(map(self._admission.admit_with_forces, found), most):
             made = iter(attempt(make, [c for c in batch if isinstance(c, InformedCrystal)], self.device))
             yield from (next(made) if isinstance(c, InformedCrystal) else c for c in batch)
 
     def _refuse_forces(self) -> None:
         if not self.reads_forces:
             raise ModelError(f"{self.model_name} has not learnt to read forces, so it cannot jump again with them")
-
-    def _admitted_with_forces(
-        self, found: tuple[Crystal | Atoms | Structure, ArrayLike, ArrayLike]
-    ) -> InformedCrystal | DeepRelaxError:
-        crystal = self._admitted(found[0])
-        return InformedCrystal.of(crystal, *found[1:]) if isinstance(crystal, Crystal) else crystal
-
-    def _admit(self, structure: Crystal | Atoms | Structure) -> Crystal:
-        crystal = Crystal.of(structure)
-        refuse_constraints(crystal.constraints)
-        if self.keep_symmetry:
-            refuse_symmetry_of(crystal.constraints)
-        check_elements(crystal, self.model.card.elements, self.model_name)
-        return crystal
-
-    def _admitted(self, structure: Crystal | Atoms | Structure) -> Crystal | DeepRelaxError:
-        crystal = crystal_or_error(structure)
-        try:
-            return self._admit(crystal) if isinstance(crystal, Crystal) else crystal
-        except DeepRelaxError as error:
-            return error
 
     @torch.inference_mode()
     def _predict(
@@ -299,8 +279,8 @@ class Predictor:
         timed = partial(stopwatch, timings, device=self.device)
         settings = self.settings if known is None else self.settings._replace(recycles=1)
         with timed("graph"):
-            built = self._usable(built)
             how: dict[str, Any] = {"backend": self.graph_backend, "settings": self.model.config.graph}
+            built = None if built is None else built.usable(**how, device=self.device)
             graph = build_graph(crystals, device=self.device, **how) if built is None else built.graph
         with timed("geometry"):
             symmetry = BatchSymmetry.of(crystals) if self._projects else None
@@ -322,9 +302,7 @@ class Predictor:
         errors = None
         if known is None:
             laws: dict[str, Any] = {"calibration": self.calibration, "novelty": self.novelty}
-            errors = expected_errors(crystals, graph, relaxation, doubts, steps, **laws)
-        if errors is not None and isinstance(relax_cell, AllowedStrain) and relax_cell.constant_volume:
-            errors = [error.with_cell_kept() for error in errors]
+            errors = expected_errors(crystals, graph, relaxation, doubts, steps, relax_cell=relax_cell, **laws)
         asked = relax_cell if self.keep_symmetry else None
         return PredictedBatch(
             crystals,
@@ -334,7 +312,7 @@ class Predictor:
             {stage: seconds / len(crystals) for stage, seconds in timings.items()},
             doubts,
             steps if self.leave_within_error else None,
-            None if known is not None else energies_of(relaxation, self._energy_law),
+            None if self.keep_symmetry or known is not None else energies_of(crystals, relaxation, self._energy_law),
             None if symmetry is None else symmetry.broken_by(asked),
             bonds,
         )
@@ -344,12 +322,6 @@ class Predictor:
     ) -> PredictedBatch:
         known = known_forces(informed, self.device)
         return self._predict([one.crystal for one in informed], relax_cell, known, bonds=bonds)
-
-    def _usable(self, built: BuiltGraph | None) -> BuiltGraph | None:
-        """Hand out what was built before, if the model reads the same."""
-        if built is None or built.settings != self.model.config.graph or self.graph_backend != "torch":
-            return None
-        return built.to(self.device)
 
 
 def _or_raise(result: Prediction | DeepRelaxError) -> Prediction:

@@ -30,7 +30,11 @@ OF_ERROR = {
 }
 
 #: Likewise of the energy.
-OF_ENERGY = {"energy_relaxed": "energy", "energy_relaxed_bound": "bound"}
+OF_ENERGY = {
+    "energy_relaxed": "energy",
+    "energy_relaxed_bound": "bound",
+    "energy_relaxed_potential": "potential",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,7 @@ class Prediction:
         solver_steps: steps that it took.
         timings: seconds spent in each stage: graph, network, geometry.
         energy: predicted energy of the minimum, with a bound on its error; None for models without a head for it, and
-            where a cell is kept that is no slab's.
+            wherever anything is held: the cell but for slabs', some of its strain, atoms, or the symmetry.
         features: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
         unchanged: reason to leave the crystal as it is, see
@@ -127,7 +131,9 @@ class Prediction:
         expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept),
         ``deeprelax_ood`` (whether the crystal is unlike those that the model knows), and where the model has statistics
         of them ``deeprelax_novelty`` and ``deeprelax_odds_worse``, see
-        :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`.
+        :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`; where an :attr:`energy` is told
+        ``deeprelax_energy_relaxed`` and ``deeprelax_energy_relaxed_bound`` (eV/atom), and
+        ``deeprelax_energy_relaxed_potential``.
         """
         values = {"model": self.model, "uncertainty": float(self.uncertainty.total)}
         return info_of(values | judged(self, self.judgement))

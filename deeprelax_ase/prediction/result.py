@@ -65,6 +65,7 @@ class RelaxationResult:
     volume_error_bound: float | None = _column("bound that it keeps in nine of ten crystals")
     energy_relaxed: float | None = _column("eV/atom, predicted energy of the minimum under the potential of the labels")
     energy_relaxed_bound: float | None = _column("bound that the error of this energy keeps in nine of ten crystals")
+    energy_relaxed_potential: str | None = _column("name of the potential that this energy is predicted for")
     ood: bool | None = _column("whether the crystal is unlike those that the model knows (out of distribution)")
     novelty: float | None = _column(
         "odds that it is unlike those that the model knows, over what ordinary ones keep; beyond 1 it is"

@@ -36,7 +36,7 @@ KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 #: leave with the first step away from it.
 OF_THE_PREDICTION = (
     *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty", "odds_worse"),
-    *("unchanged", "energy_relaxed", "energy_relaxed_bound"),
+    *("unchanged", "energy_relaxed", "energy_relaxed_bound", "energy_relaxed_potential"),
 )
 
 _PREFIX = "deeprelax_"
@@ -50,6 +50,9 @@ ERROR_KEYS = (
     "deeprelax_odds_worse",
 )
 
+#: The same of the predicted energy of the minimum.
+ENERGY_KEYS = ("deeprelax_energy_relaxed", "deeprelax_energy_relaxed_bound", "deeprelax_energy_relaxed_potential")
+
 #: Keys of ``atoms.info`` about what became of the crystal, and why.
 STATUS_KEYS = ("deeprelax_status", "deeprelax_reason")
 
@@ -59,7 +62,7 @@ JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
 INFO_KEYS = (
     *("deeprelax_model", "deeprelax_calculator", "deeprelax_potential", "deeprelax_uncertainty"),
-    *(*STATUS_KEYS, *ERROR_KEYS, *JUMP_KEYS),
+    *(*STATUS_KEYS, *ERROR_KEYS, *ENERGY_KEYS, *JUMP_KEYS),
 )
 
 

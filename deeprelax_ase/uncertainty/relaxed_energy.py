@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.calibration import COVERAGE, KINDS
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class EnergyLaw:
         return cls(potential, tuple(float(own[rank]) for own, rank in zip(ratios, ranks, strict=True)))
 
     def read(self, energies: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> list[RelaxedEnergy | None]:
-        """Of each of G crystals; None where a cell is kept that is no slab's, as it may be far from its minimum."""
-        return [
-            None if kind == DEFECT else RelaxedEnergy(float(energy), self.factors[kind] * float(scale), self.potential)
-            for energy, scale, kind in zip(energies, scales, kinds.tolist(), strict=True)
-        ]
+        """Of each of G crystals; None where the energy is no number."""
+        bounds = np.array(self.factors)[kinds] * scales
+        told = zip(energies.tolist(), bounds.tolist(), strict=True)
+        return [None if np.isnan(energy) else RelaxedEnergy(energy, bound, self.potential) for energy, bound in told]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.energy_head import EnergyHead
 from deeprelax_ase.prediction.predictor import Predictor
+from deeprelax_ase.uncertainty.calibration import KINDS
 
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
 
@@ -41,6 +45,15 @@ def make_model(members: int = 2, *, level: str = "PBE", config: DeepRelaxE3Confi
         **words,
     )
     return Model(card, nn.ModuleList(random_network(seed, config) for seed in range(members)))
+
+
+def with_head(model: Model) -> Model:
+    """The ``model`` with a head for energies of random weights."""
+    torch.manual_seed(5)
+    head = EnergyHead(CONFIG.channels, CONFIG.num_blocks, CONFIG.num_elements, hidden=12, pooled=6)
+    nn.init.normal_(head.elements)
+    told = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.5)}
+    return replace(model, card=replace(model.card, energy=told), energy=head.eval())
 
 
 def predictor(model: Model, **options) -> Predictor:

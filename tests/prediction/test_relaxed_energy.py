@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
+from ase import Atoms
 from ase.build import bulk, fcc111
+from ase.constraints import FixAtoms, FixCartesian
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.models.model import Model
-from deeprelax_ase.nn.energy_head import EnergyHead
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.uncertainty.calibration import KINDS
 from tests.crystals import CRYSTALS, every_crystal, rotation
-from tests.prediction.small_networks import CONFIG, make_model, predictor
-
-TOLD = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.5)}
+from tests.prediction.small_networks import make_model, predictor, with_head
 
 
 @pytest.fixture(scope="module")
 def small() -> Predictor:
     """A predictor whose head has random weights, so that every number matters."""
     return predictor(with_head(make_model(members=1)), recycles=2)
-
-
-def with_head(model: Model) -> Model:
-    torch.manual_seed(5)
-    head = EnergyHead(CONFIG.channels, CONFIG.num_blocks, CONFIG.num_elements, hidden=12, pooled=6)
-    torch.nn.init.normal_(head.elements)
-    return replace(model, card=replace(model.card, energy=TOLD), energy=head.eval())
 
 
 def energies_of(predictor: Predictor, *crystals: Crystal) -> np.ndarray:
@@ -68,11 +56,54 @@ def test_more_recycles_and_members_change_nothing_of_them(small: Predictor):
         np.testing.assert_allclose(energies_of(other, crystal), energies_of(small, crystal), rtol=1e-8)
 
 
-def test_where_a_cell_is_kept_slabs_alone_have_one(small: Predictor):
-    slab = fcc111("Al", (1, 1, 4), vacuum=8.0, periodic=True)
-    assert small.predict(slab, relax_cell=False).energy is not None
-    assert small.predict(bulk("Al"), relax_cell=False).energy is None
-    assert small.predict(bulk("Al")).energy is not None
+def layer() -> Atoms:
+    return fcc111("Al", (1, 1, 1), vacuum=8.0, periodic=True)
+
+
+def slab() -> Atoms:
+    return fcc111("Al", (1, 1, 4), vacuum=8.0, periodic=True)
+
+
+def held(*constraints) -> Atoms:
+    atoms = bulk("Al", cubic=True)
+    atoms.set_constraint(constraints)
+    return atoms
+
+
+IN_PLANE = AllowedStrain((1, 1, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "relax_cell", "told"),
+    [
+        (held(), None, True),
+        (held(), True, True),
+        (held(), AllowedStrain(), True),
+        (held(), False, False),
+        (held(), IN_PLANE, False),
+        (held(), AllowedStrain((0,) * 6), False),
+        (held(), AllowedStrain(hydrostatic=True), False),
+        (held(), AllowedStrain(constant_volume=True), False),
+        (held(FixAtoms([0])), None, False),
+        (held(FixCartesian([1], (False, False, True))), None, False),
+        (layer(), None, True),
+        (layer(), False, False),
+        (slab(), None, True),
+        (slab(), False, True),
+        (slab(), True, False),
+        (slab(), IN_PLANE, False),
+    ],
+)
+def test_only_crystals_that_move_as_those_of_the_labels_have_one(small: Predictor, atoms: Atoms, relax_cell, told):
+    assert (small.predict(atoms, relax_cell=relax_cell).energy is not None) == told
+    free, one = small.predict_many([layer(), atoms], relax_cell=relax_cell)  # in a batch with another
+    assert (one.energy is not None) == told
+    assert (free.energy is not None) == (relax_cell in (None, True, AllowedStrain()))
+
+
+def test_where_the_symmetry_is_to_be_kept_there_is_none():
+    keeping = Predictor(with_head(make_model(members=1)), device="cpu", keep_symmetry=True)
+    assert keeping.predict(CRYSTALS["rocksalt"]).energy is None
 
 
 def test_models_without_a_head_tell_none():
@@ -82,7 +113,9 @@ def test_models_without_a_head_tell_none():
 def test_results_and_notebooks_tell_them(small: Predictor):
     prediction = small.predict(CRYSTALS["rocksalt"])
     row = RelaxationResult.of(prediction).columns()
-    assert (row["energy_relaxed"], row["energy_relaxed_bound"]) == (prediction.energy.energy, prediction.energy.bound)
+    told = {name.removeprefix("energy_relaxed"): row[name] for name in row if name.startswith("energy_relaxed")}
+    assert told == {"": prediction.energy.energy, "_bound": prediction.energy.bound, "_potential": "some potential"}
+    assert {f"deeprelax_energy_relaxed{name}": value for name, value in told.items()}.items() <= prediction.info.items()
     shown = f"{prediction.energy.energy:.3f} ± {prediction.energy.bound:.3f} eV/atom in 9 of 10, under some potential"
     assert prediction.facts["energy when relaxed"] == shown
 

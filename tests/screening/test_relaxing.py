@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms
 
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers.batch import finish_atoms
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
 from deeprelax_ase.prediction.status import UNRELAXED
@@ -243,3 +245,16 @@ def test_a_potential_in_batches_that_fails_costs_its_crystal(
     assert "failed, so it stays as predicted: " in last["reason"]
     assert told in last["reason"]
     assert first["status"] in ("converged", "not converged")
+
+
+@pytest.mark.parametrize(
+    ("relax_cell", "told"), [(None, True), (False, False), (AllowedStrain(constant_volume=True), False)]
+)
+def test_energies_of_minima_are_told_where_nothing_is_held(quick: RelaxOptions, relax_cell, told: bool) -> None:
+    free, fixed = some_crystals(2)
+    fixed.set_constraint(FixAtoms([0]))
+    relaxer = TableRelaxer(replace(quick, relax_cell=relax_cell))
+    rows = relaxer(structures_table([free, fixed])).to_pylist() + relaxer(structures_table([free])).to_pylist()
+    found = [row["energy_relaxed_potential"] for row in rows]  # the last one goes column by column
+    assert found == ["Nequix-OAM-1" if told else None, None, "Nequix-OAM-1" if told else None]
+    assert [row["energy_relaxed"] is None for row in rows] == [potential is None for potential in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.calibration import COVERAGE, KINDS
 from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw, RelaxedEnergy
 
 NUMBER = 2000
@@ -30,11 +30,11 @@ def test_every_kind_needs_crystals():
 
 def test_energies_are_read_with_the_factor_of_their_kind():
     law = EnergyLaw("some potential", (2.0, 3.0, 4.0, 5.0, 6.0))
-    bulk, slab, kept = law.read(np.array([-1.0, -2.0, -3.0]), np.full(3, 0.01), np.array([0, 3, DEFECT]))
+    bulk, slab, held = law.read(np.array([-1.0, -2.0, np.nan]), np.full(3, 0.01), np.array([0, 3, 0]))
     assert bulk == RelaxedEnergy(-1.0, 0.02, "some potential")
     assert slab is not None
     assert slab.interval == pytest.approx((-2.05, -1.95))
-    assert kept is None
+    assert held is None
 
 
 def test_a_card_tells_a_law_or_nothing():
