@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import SOME_FAILED, stop
+from deeprelax_ase.cli.common import SOME_FAILED, plain_warnings, stop
 from deeprelax_ase.cli.options import argument, optional
 from deeprelax_ase.errors import DeepRelaxError
 
@@ -32,7 +32,8 @@ def ensemble(
     from deeprelax_ase.training.export import export
 
     try:
-        written = export(members, card, out)
+        with plain_warnings():
+            written = export(members, card, out)
     except (DeepRelaxError, ValueError, TypeError) as error:
         stop(str(error))
     except OSError as error:

@@ -39,7 +39,8 @@ class ModelCard:
         novelty: statistics that tell how unlike a crystal is to those of the training set, see
             :mod:`deeprelax_ase.uncertainty.novelty`: its file beside the card, its digest, what it was fitted to.
         energy: head for the energy of the relaxed crystal, see :mod:`deeprelax_ase.uncertainty.relaxed_energy`: its
-            file beside the card, its digest, the potential, factors of the bounds, what they were fitted to.
+            file beside the card, its digest, that of the weights whose features it reads, the potential, factors of the
+            bounds, what they were fitted to.
         solver: settings of the geometry solver that were chosen on the validation split; of the paper's network only.
         metrics: measured with these very weights, by name; nested by test set.
         training: settings, seeds, time and hardware of the training.

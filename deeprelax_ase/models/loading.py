@@ -115,7 +115,7 @@ def save_energy(card_file: Path, head: EnergyHead, **fitted: Any) -> ModelCard:
         **fitted: the ``potential``, ``factors`` of the bounds by kind, and what they were fitted to.
     """
     tensors = {name: t if name == "elements" else t.half() for name, t in head.state_dict().items()}
-    return _save_beside(card_file, "energy", tensors, fitted)
+    return _save_beside(card_file, "energy", tensors, {"weights": ModelCard.read(card_file).sha256, **fitted})
 
 
 def _save_beside(card_file: Path, field: str, tensors: Mapping[str, Tensor], fitted: dict[str, Any]) -> ModelCard:
@@ -168,6 +168,11 @@ def _energy_head(card: ModelCard, card_file: Path) -> EnergyHead | None:
     from deeprelax_ase.nn.energy_head import EnergyHead
 
     tensors = _beside(card, card_file, "energy", "head for energies")
+    if tensors is not None and card.energy.get("weights") != card.sha256:
+        raise ModelError(
+            f"{card.name}: its head for energies was trained on other weights than these, whose sha256 begins with "
+            f"{card.sha256[:12]}: take energy out of the card"
+        )
     try:
         return None if tensors is None else EnergyHead.from_tensors(tensors)
     except ValueError as error:

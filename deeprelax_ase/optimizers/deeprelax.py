@@ -102,7 +102,7 @@ class DeepRelaxOptimizer(Optimizer):
             ``"skip"`` leaves them where they are, with such a note; ``"finish"`` asks for a calculator; ``"raise"`` is
             an ``UncertainPredictionError``.
         symprec: Å, tolerance within which bare atoms are made exactly symmetric first; None to take them as they are.
-            A relaxation keeps the symmetry that its start has to 0.001 Å.
+            A relaxation keeps symmetry that its start has exactly; what is hidden by decimals may be lost without.
         device: for the network: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         graph_backend: builds the graph, see :class:`~deeprelax_ase.Predictor`.
         one_shot: permitted cost of the prediction, ``"default"`` or ``"fast"``, see there.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -13,6 +15,9 @@ from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
+
+#: Fields of a card that hold for its very weights alone.
+OF_WEIGHTS = ("calibration", "novelty", "energy", "metrics")
 
 
 def write_member(network: DeepRelax | DeepRelaxE3, file: Path, *, seed: int) -> None:
@@ -41,8 +46,9 @@ def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
 def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
 
-    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. The
-    statistics of novelty and the head for energies are copied from beside the card, where the card names them.
+    The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. What
+    was fitted to, or measured with, the very weights that the card is of (:data:`OF_WEIGHTS`) stays if these are the
+    same, with the files beside the card; for others it is left out, with a warning.
 
     Raises:
         ModelError: a file holds no member, or the card cannot be read or gives no name.
@@ -54,9 +60,19 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{card} is no JSON with the name and the description of a model: {error}") from error
     computed = ("members", "parameters", "config", "architecture", "sha256")
-    given = {key: value for key, value in values.items() if key not in (*computed, "name")}
+    given = {key: value for key, value in values.items() if key not in (*computed, *OF_WEIGHTS, "name")}
     written = save_model([read_member(file) for file in files], out, values["name"], **given)
-    if out.resolve() != card.parent.resolve():
-        for told in filter(None, (written.novelty, written.energy)):
+    fitted = {key: values[key] for key in OF_WEIGHTS if values.get(key)}
+    if fitted and (values.get("sha256"), values.get("members")) != (written.sha256, written.members):
+        warnings.warn(
+            f"left out, as {card} has it of other weights than these: {', '.join(fitted)}. deeprelax calibrate fits "
+            "calibration and novelty anew",
+            stacklevel=2,
+        )
+        return written
+    for told in (fitted[key] for key in ("novelty", "energy") if key in fitted):
+        if out.resolve() != card.parent.resolve():
             copyfile(card.with_name(told["file"]), out / told["file"])
+    written = replace(written, **fitted)
+    written.write(out / f"{written.name}.json")
     return written

@@ -39,6 +39,13 @@ def test_members_become_a_model(members: list[Path], card: Path, tmp_path: Path)
     assert len(load_model(tmp_path / "models" / "joined.json").networks) == 2
 
 
+def test_what_was_fitted_to_other_weights_is_told(members: list[Path], card: Path, tmp_path: Path) -> None:
+    card.write_text(json.dumps({**json.loads(card.read_text()), "metrics": {"test": 1.0}, "sha256": "0" * 64}))
+    result = run(*members, "--card", card, "-o", tmp_path / "models")
+    assert result.exit_code == 0, result.output
+    assert "of other weights than these: metrics." in " ".join(result.stderr.split())
+
+
 def test_what_is_no_member_or_no_card_is_told(members: list[Path], card: Path, tmp_path: Path) -> None:
     for given, reason in (
         ((card, "--card", card), "is no member that training wrote"),

@@ -13,7 +13,7 @@ from deeprelax_ase.models.loading import load_model, save_energy, save_novelty, 
 from deeprelax_ase.nn.energy_head import EnergyHead
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.uncertainty.calibration import KINDS
-from tests.models.small_models import edit
+from tests.models.small_models import WEIGHTS_OF_BOTH, edit
 
 TOLD = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.0)}
 
@@ -29,7 +29,12 @@ def told(saved_levels: list[Path]) -> Path:
 def test_the_head_comes_back_with_the_model_of_that_card_alone(told: Path, saved_levels: list[Path]):
     file = told.with_name("to-PBE-energy.safetensors")
     assert isinstance(load_model(told).energy, EnergyHead)
-    assert load_model(told).card.energy == {"file": file.name, "sha256": sha256(file), **TOLD}
+    assert load_model(told).card.energy == {
+        "file": file.name,
+        "sha256": sha256(file),
+        "weights": sha256(told.with_name(WEIGHTS_OF_BOTH)),
+        **TOLD,
+    }
     assert load_model(saved_levels[1]).energy is None
 
 
@@ -49,8 +54,15 @@ def test_absent_file(told: Path):
 def test_file_of_something_else(told: Path):
     save_novelty(told, {"limit": torch.tensor(1.0)})
     file = told.with_name("to-PBE-novelty.safetensors")
-    edit(told, energy={**TOLD, "file": file.name, "sha256": sha256(file)})
+    edit(told, energy={**ModelCard.read(told).energy, "file": file.name, "sha256": sha256(file)})
     with pytest.raises(ModelError, match="its head for energies is not of this version"):
+        load_model(told)
+
+
+@pytest.mark.parametrize("weights", ["0" * 64, None])
+def test_a_head_of_other_weights(told: Path, weights: str | None):
+    edit(told, energy={**ModelCard.read(told).energy, "weights": weights})
+    with pytest.raises(ModelError, match=r"trained on other weights than these, .*: take energy out of the card"):
         load_model(told)
 
 
