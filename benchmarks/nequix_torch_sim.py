@@ -1,7 +1,7 @@
 """Nequix as a model of TorchSim, on the neighbour search of this package: in batches and on the device throughout.
 
 PYTHONPATH=benchmarks DEEPRELAX_NEQUIX=nequix-oam-1.pt deeprelax bench DeepRelax-PBE --data pairs_universal.npz \\
-    --number 1000 --device cuda --baseline nothing --torch-sim nequix_torch_sim:nequix
+    --number 1000 --device cuda --baseline nothing --calculator nequix_torch_sim:nequix
 """
 
 from __future__ import annotations

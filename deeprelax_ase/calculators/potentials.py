@@ -167,8 +167,13 @@ def _refuse_older(folder: str) -> None:
         )
 
 
+def missing_files(folder: Path) -> list[str]:
+    """Name the files of a MatGL potential that ``folder`` lacks."""
+    return [name for name in _FILES if not (folder / name).is_file()]
+
+
 def _checked(folder: Path, pretrained: Pretrained | None) -> str:
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    missing = missing_files(folder)
     if not missing:
         return str(folder)
     mend = "Give a folder with these files."

@@ -9,9 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, PairLabels, PairSources, Quiet, Split, optional
-from deeprelax_ase.errors import CalculatorError, DeepRelaxError
+from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, stop
+from deeprelax_ase.cli.completion import models, one_of
+from deeprelax_ase.cli.options import (
+    FINISH,
+    FMAX,
+    PAIRS,
+    STEPS,
+    Device,
+    DeviceOption,
+    Members,
+    OneShot,
+    OneShotOption,
+    Overwrite,
+    Quiet,
+    Recycles,
+    calculator_option,
+    finish_option,
+    fmax_option,
+    option,
+    out_option,
+    steps_option,
+)
+from deeprelax_ase.cli.pair_options import PairLabels, PairSources, Split
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
@@ -20,43 +41,71 @@ if TYPE_CHECKING:
 #: Pairs of a quick measurement.
 QUICK = 30
 
+#: Files in the folder of a measurement.
+NAMES = ("bench.json", "bench.md")
+
 EXAMPLES = """\
 Examples:
 
     deeprelax bench --data pairs.npz --quick
-    deeprelax bench DeepRelax-M3GNet --data pairs.npz --labels m3gnet --number 200 --out bench
-    deeprelax bench --data pairs.npz --device cuda --number 1000 --torch-sim my_models:make
-    deeprelax bench --data my_pairs/ --baseline nothing --baseline fire --baseline lbfgs --baseline relaxer
+    deeprelax bench DeepRelax-M3GNet --data pairs.npz --labels m3gnet \\
+        --number 200 --out bench
+    deeprelax bench --data pairs.npz --device cuda --number 1000 \\
+        --calculator my_models:make
+    deeprelax bench --data my_pairs/ --baseline nothing --baseline relaxer
 
 Speed stands beside the accuracy at that speed. Baselines: nothing, volume (pymatgen's DLSVolumePredictor), fire and
 lbfgs (ASE under M3GNet), batched (the same FIRE, forces of many crystals at once), relaxer (MatGL's own).
 """
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.", autocompletion=models)]
 Baselines = Annotated[
-    list[str] | None, optional("What to compare with; repeatable. Default: nothing, volume, fire, batched")
+    list[str] | None,
+    option(
+        "What to compare with; repeatable.",
+        metavar="NAME",
+        default="nothing, volume, fire, batched",
+        completes=one_of("nothing", "volume", "fire", "lbfgs", "batched", "relaxer"),
+    ),
 ]
-TorchSim = Annotated[
-    str | None, optional("What makes a model of TorchSim's, to relax in batches.", metavar="MODULE:FUNCTION")
+Calculator = Annotated[
+    str | None,
+    calculator_option("Potential to relax under in batches as well, next to the baselines:", default=False),
 ]
+Finish = Annotated[str, finish_option()]
+Fmax = Annotated[float, fmax_option()]
+Steps = Annotated[int, steps_option()]
+Number = Annotated[int, option("Most pairs, evenly taken.", metavar="N", min=1, group=PAIRS)]
+Quick = Annotated[bool, option(f"{QUICK} pairs: minutes on a laptop.", "--quick", group=PAIRS)]
 
 
 def bench(
     data: PairSources,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, by name or path.")] = "DeepRelax-PBE",
-    out: Annotated[Path | None, optional("Folder for bench.json and bench.md.", "-o", "--out", metavar="DIR")] = None,
+    model: Model = "DeepRelax-PBE",
+    out: Annotated[Path | None, out_option("Folder for bench.json and bench.md.")] = None,
     split: Split = "test",
     labels: PairLabels = "relaxed",
-    number: Annotated[int, typer.Option(min=1, help="Most pairs, evenly taken.")] = 300,
-    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pairs: minutes on a laptop.")] = False,
+    number: Number = 300,
+    quick: Quick = False,
+    one_shot: OneShotOption = OneShot.DEFAULT,
+    recycles: Recycles = None,
+    members: Members = None,
     baseline: Baselines = None,
-    torch_sim: TorchSim = None,
-    fmax: Annotated[float, typer.Option(min=0.0, help="Largest force when a relaxation ends, eV/Å.")] = 0.05,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of one.")] = 500,
+    calculator: Calculator = None,
+    finish: Finish = FINISH,
+    fmax: Fmax = FMAX,
+    steps: Steps = STEPS,
     device: DeviceOption = Device.AUTO,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved."""
+    """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved.
+
+    All predictions count, uncertain ones too, so `--on-uncertain` and `--max-error` have no use here.
+    """
+    if out is not None:
+        refuse_taken(*(out / name for name in NAMES if out.is_dir()), overwrite=overwrite)
     import torch
 
     from deeprelax_ase.data import PairDataset
@@ -79,12 +128,14 @@ def bench(
                 return lambda: bar.advance(task)
 
             limits = Limits(fmax, steps)
-            others = {} if torch_sim is None else _under(torch_sim, limits)
+            cost = {"one_shot": one_shot.value, "recycles": recycles, "members": members}
+            others = {} if calculator is None else _under(calculator, finish, limits, device.value)
             found = measure(
                 pairs,
                 model,
                 baselines=baseline or DEFAULT_BASELINES,
                 others=others,
+                cost=cost,
                 limits=limits,
                 device=device.value,
                 observe=observe,
@@ -100,22 +151,20 @@ def bench(
         stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
 
 
-def _under(name: str, limits: Limits) -> dict[str, Relax]:
-    """Relaxations in batches under a model of TorchSim's: ours and its own."""
+def _under(name: str, finish: str, limits: Limits, device: str) -> dict[str, Relax]:
+    """Relaxations in batches under a potential: ours, and TorchSim's own under a model of TorchSim's."""
     from deeprelax_ase.calculators import TorchSimPotential, get_batched
     from deeprelax_ase.evaluation.baselines import in_batches
     from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_optimizer
 
-    potential = get_batched(name)
-    if not isinstance(potential, TorchSimPotential):
-        raise CalculatorError(f"{name!r} makes no model of TorchSim's; --baseline compares with what ASE's have")
-    return {
-        f"FIRE in batches, {name}": in_batches("fire", potential, limits),
-        f"TorchSim's FIRE in batches, {name}": torch_sim_optimizer(potential, limits),
-    }
+    potential = get_batched(name, device=device)
+    found = {f"{finish.upper()} in batches, {name}": in_batches(finish, potential, limits)}
+    if isinstance(potential, TorchSimPotential):
+        found[f"TorchSim's FIRE in batches, {name}"] = torch_sim_optimizer(potential, limits)
+    return found
 
 
 def _write(out: Path, found: dict[str, Any], text: str) -> None:
     written = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    (out / "bench.json").write_text(written, encoding="utf-8")
-    (out / "bench.md").write_text(text, encoding="utf-8")
+    for name, content in zip(NAMES, (written, text), strict=True):
+        (out / name).write_text(content, encoding="utf-8")

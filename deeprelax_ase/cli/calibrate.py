@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, require, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
+from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.completion import models
+from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, Overwrite, argument, option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
@@ -18,37 +18,57 @@ EXAMPLES = """\
 Examples:
 
     deeprelax calibrate tuned/DeepRelax-PBE-tuned.json --data pairs.npz --write
-    deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' --recycles 1 --recycles 2 --each 32
-    deeprelax calibrate DeepRelax-M3GNet --data examples/monolayers.npz --thin 4 --json coverage.json
+    deeprelax calibrate DeepRelax-PBE --data 'pairs_*.npz' \\
+        --recycles 1 --recycles 2 --each 32
+    deeprelax calibrate DeepRelax-M3GNet --data examples/monolayers.npz \\
+        --thin 4 --json coverage.json
 
 `deeprelax data convert` makes npz files of whatever else holds relaxation pairs.
 """
 
-Files = Annotated[list[str], optional("npz files of relaxation pairs; repeatable.", "--data", metavar="FILE.npz")]
+Files = Annotated[
+    list[str],
+    option("npz files of relaxation pairs; repeatable.", "--data", metavar="FILE.npz", group=PAIRS),
+]
 Odds = Annotated[
-    list[str] | None, optional("Further pairs, to fit odds and novelty to; repeatable.", "--odds", metavar="FILE.npz")
+    list[str] | None,
+    option("Further pairs, to fit odds and novelty to; repeatable.", "--odds", metavar="FILE.npz", group=PAIRS),
 ]
 Numbers = Annotated[
     list[int] | None,
-    optional("Calibrate for so many; repeatable. Default: the card's", "--recycles", min=1, max=MOST_RECYCLES),
+    option(
+        "Calibrate for so many; repeatable.",
+        "--recycles",
+        metavar="N",
+        default="the card's",
+        min=1,
+        max=MOST_RECYCLES,
+    ),
 ]
-Each = Annotated[int | None, optional("Take at most so many of each kind in a file. Default: all", min=1)]
-Cache = Annotated[Path | None, optional("Folder to keep predictions in.", metavar="DIR")]
-Output = Annotated[Path | None, optional("Write the coverage here.", "--json", metavar="OUT")]
+Thin = Annotated[int, option("Take every N-th of those without DFT label.", metavar="N", min=1, group=PAIRS)]
+Each = Annotated[
+    int | None,
+    option("Take at most so many of each kind in a file.", metavar="N", default="all", min=1, group=PAIRS),
+]
+Novelty = Annotated[int, option("Training crystals to fit novelty to; 0 for none.", metavar="N", min=0)]
+Write = Annotated[bool, option("Write it all into the card, and beside it, in place of what it said.", "--write")]
+Cache = Annotated[Path | None, option("Folder to keep predictions in.", metavar="DIR")]
+Output = Annotated[Path | None, option("Write the coverage here.", "--json", metavar="OUT")]
 
 
 def calibrate(
-    model: Annotated[str, argument("MODEL", "Model, by name or path.")],
+    model: Annotated[str, argument("MODEL", "Model, by name or path.", completes=models)],
     data: Files,
     odds: Odds = None,
     recycles: Numbers = None,
-    thin: Annotated[int, typer.Option(min=1, help="Take every N-th of those without DFT label.")] = 1,
+    thin: Thin = 1,
     each: Each = None,
-    novelty: Annotated[int, typer.Option(min=0, help="Training crystals to fit novelty to; 0 for none.")] = 4000,
-    write: Annotated[bool, typer.Option("--write", help="Write it all into the card, and beside it.")] = False,
+    novelty: Novelty = 4000,
+    write: Write = False,
     cache: Cache = None,
     device: DeviceOption = Device.AUTO,
     output: Output = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit the expected errors of a model to the validation pairs, and show how they hold on the test pairs.
 
@@ -56,6 +76,7 @@ def calibrate(
     ends further off than it began, and which crystals are unlike those that the model has learnt from.
     """
     require("crepes", "training")
+    refuse_taken(output, overwrite=overwrite)
     from deeprelax_ase.data.dataset import expanded
     from deeprelax_ase.evaluation.calibrate import calibrate as fit
     from deeprelax_ase.evaluation.calibrate import write_calibration, write_novelty

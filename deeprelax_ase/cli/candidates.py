@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
-from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
+from deeprelax_ase.cli.completion import one_of
+from deeprelax_ase.cli.options import OutputFile, Overwrite, Quiet, argument, option
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -22,53 +23,51 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 Examples:
 
-    deeprelax candidates prototypes.extxyz --number 1000 --seed 1 -o candidates.extxyz
-    deeprelax candidates my_cifs/ --number 500 --elements Li,Na,Mn,Fe,O,F --neutral -o candidates.db
-    deeprelax candidates layered.extxyz --number 200 --kind layer --kind slab=0.5 -o layers.extxyz
+    deeprelax candidates prototypes.extxyz --number 1000 -o candidates.extxyz
+    deeprelax candidates my_cifs/ --number 500 --elements Li,Na,Mn,Fe,O,F \\
+        --neutral -o candidates.db
+    deeprelax candidates layered.extxyz --number 200 --kind layer \\
+        --kind slab=0.5 -o layers.extxyz
     deeprelax label candidates.extxyz --calculator m3gnet --out labelled
 
 The same sources, options and seed make the same candidates; with a larger number the first ones stay.
 
-Exit code: 0 as many as wanted; 1 fewer, as no more were found; 2 nothing was done; 130 interrupted.
+Exit code 1: there are fewer than wanted, as no more were found.
 """
 
 Sources = Annotated[
     list[str], argument("SOURCE...", "Relaxed crystals: files, folders, archives, databases; file@0:10 takes a part.")
 ]
-Output = Annotated[
-    str, typer.Option("-o", "--output", metavar="OUT", help="File, in the format of its ending.", show_default=False)
-]
 Kinds = Annotated[
     list[str] | None,
-    optional(
+    option(
         "Kind of candidate, and its share among them, 1 if none is given; repeatable: substituted (alike elements), "
         "strained (these, scaled, strained and rattled), shared (a site shared by two elements), ionic (as these, "
-        "anions for anions), defect (a vacancy or dopants), slab, layer (of layered crystals), rattled. Default: all",
+        "anions for anions), defect (a vacancy or dopants), slab, layer (of layered crystals), rattled.",
         "--kind",
         metavar="KIND[=SHARE]",
+        default="all",
+        completes=one_of("substituted", "strained", "shared", "ionic", "defect", "slab", "layer", "rattled"),
     ),
 ]
 Elements = Annotated[
     str | None,
-    optional("Elements that are put in, in any combination. Default: those of the sources", metavar="Li,Mn,O"),
+    option("Elements that are put in, in any combination.", metavar="Li,Mn,O", default="those of the sources"),
 ]
-KnownSystems = Annotated[
-    bool, typer.Option("--known-systems", help="Only combinations of elements that a source has too.")
-]
-Neutral = Annotated[
-    bool, typer.Option("--neutral", help="Only those whose oxidation states, by pymatgen, can add up to nothing.")
-]
-MostAtoms = Annotated[int, typer.Option(min=1, help="Of a candidate.")]
-Strain = Annotated[float, typer.Option(min=0.0, help="Largest standard deviation of the strain.")]
-Rattle = Annotated[float, typer.Option(min=0.0, help="Å, that of the displacements.")]
-Vacuum = Annotated[float, typer.Option(min=0.0, help="Å above slabs and layers.")]
+KnownSystems = Annotated[bool, option("Only combinations of elements that a source has too.", "--known-systems")]
+Neutral = Annotated[bool, option("Only those whose oxidation states, by pymatgen, can add up to nothing.", "--neutral")]
+Number = Annotated[int, option("How many.", "-n", "--number", metavar="N", min=1)]
+MostAtoms = Annotated[int, option("Of a candidate.", metavar="N", min=1)]
+Strain = Annotated[float, option("Largest standard deviation of the strain.", metavar="FRACTION", min=0.0)]
+Rattle = Annotated[float, option("The same of the displacements.", metavar="Å", min=0.0)]
+Vacuum = Annotated[float, option("Vacuum above slabs and layers.", metavar="Å", min=0.0)]
 
 
 def candidates(
     sources: Sources,
-    output: Output,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    output: OutputFile,
+    number: Number,
+    seed: Annotated[int, option("Of all that is drawn.", metavar="N", min=0)] = 0,
     kinds: Kinds = None,
     elements: Elements = None,
     known_systems: KnownSystems = False,

@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -76,6 +77,18 @@ def imports() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
+
+
+def refuse_taken(*files: Path | None, overwrite: bool) -> None:
+    """End before the work where one of the ``files`` to write exists already, or cannot be written."""
+    from deeprelax_ase.errors import OutputError
+    from deeprelax_ase.io.output import check_place
+
+    try:
+        for file in filter(None, files):
+            check_place(file, inputs=[], overwrite=overwrite)
+    except OutputError as error:
+        stop(str(error))
 
 
 def require(module: str, extra: str) -> None:

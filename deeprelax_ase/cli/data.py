@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, stop
-from deeprelax_ase.cli.options import Overwrite
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop
+from deeprelax_ase.cli.help import HelpCommand, HelpGroup
+from deeprelax_ase.cli.options import PAIRS, Overwrite, argument, option
+from deeprelax_ase.cli.pair_options import Fractions, GroupBy, PairFormat, PairKey, PairLevel
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -28,14 +30,17 @@ Examples:
     deeprelax data check unrelaxed.db relaxed.db --key uid
     deeprelax data check relaxations.extxyz --key material_id
 
-Exit code: 0 nothing to look into; 1 pairs that are refused, duplicate or suspicious; 2 nothing could be read.
+Exit code 1: pairs are refused, duplicate or suspicious.
 """
 
 _CONVERT_EXAMPLES = """\
 Examples:
 
     deeprelax data convert my_cifs/ -o pairs.npz
-    deeprelax data convert runs/ --format trajectory --fractions 0.7 0.15 0.15 -o pairs.npz
+    deeprelax data convert runs/ --format trajectory \\
+        --fractions 0.7 0.15 0.15 -o pairs.npz
+
+Exit code 1: some pairs are refused.
 """
 
 #: So many names are listed for each thing that is suspicious.
@@ -43,47 +48,40 @@ _NAMES = 5
 
 app = typer.Typer(
     help="Look into relaxation pairs, bring them into one file, or compute forces for them.",
+    cls=HelpGroup,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Sources = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="npz files; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; trajectories; relaxation "
+    argument(
+        "SOURCE...",
+        "npz files; a folder of NAME_unrelaxed.cif and NAME_relaxed.cif; ASE databases; trajectories; relaxation "
         "documents; MPF.2021.2.8's pickles. SOURCE@0:10 for a part.",
-        show_default=False,
     ),
 ]
-DataFormat = Annotated[
-    str, typer.Option("--format", help="npz, cif, cryslator, mpf, ase-db, documents, trajectory, or auto.")
-]
-Key = Annotated[str | None, typer.Option(help="What names the pairs in the source.", show_default=False)]
-Level = Annotated[str, typer.Option(help="Whose minima the relaxed crystals are: PBE, OAM or M3GNet.")]
-Fractions = Annotated[
-    tuple[float, float, float],
-    typer.Option(help="Shares for training, validation and test, of a source that is not split."),
-]
-GroupBy = Annotated[str, typer.Option(help="Kept on one side of a split: composition, chemical system, or pair.")]
+SplitSeed = Annotated[int, option("Of the split.", metavar="N", group=PAIRS)]
+NoProgress = Annotated[bool, option("Show no progress.", "-q", "--quiet")]
+Report = Annotated[Path | None, option("Write the report here.", "--json", metavar="OUT")]
 
 
-@app.command(epilog=_CHECK_EXAMPLES)
+@app.command(cls=HelpCommand, epilog=_CHECK_EXAMPLES)
 def check(
     sources: Sources,
-    data_format: DataFormat = "auto",
-    key: Key = None,
-    level: Level = "PBE",
+    data_format: PairFormat = "auto",
+    key: PairKey = None,
+    level: PairLevel = "PBE",
     fractions: Fractions = (0.8, 0.1, 0.1),
     group_by: GroupBy = "composition",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the report here.", show_default=False)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+    seed: SplitSeed = 0,
+    output: Report = None,
+    overwrite: Overwrite = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Counts, elements, distributions, duplicates, leakage between the splits, and suspicious pairs."""
+    refuse_taken(output, overwrite=overwrite)
     from deeprelax_ase.data.checks import check as checked
 
     dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
@@ -94,29 +92,25 @@ def check(
     raise typer.Exit(OK if report.clean else SOME_FAILED)
 
 
-@app.command(epilog=_CONVERT_EXAMPLES)
+@app.command(cls=HelpCommand, epilog=_CONVERT_EXAMPLES)
 def convert(
     sources: Sources,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.npz", help="File to write.")],
-    data_format: DataFormat = "auto",
-    key: Key = None,
-    level: Level = "PBE",
+    output: Annotated[Path, option("File to write.", "-o", "--output", metavar="OUT.npz")],
+    data_format: PairFormat = "auto",
+    key: PairKey = None,
+    level: PairLevel = "PBE",
     fractions: Fractions = (0.8, 0.1, 0.1),
     group_by: GroupBy = "composition",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: SplitSeed = 0,
     overwrite: Overwrite = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")] = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Match the pairs once, and keep them in a file that is read in a moment."""
     if output.suffix != ".npz":
         stop(f"{output} must end in .npz")
-    from deeprelax_ase.io.output import check_place
     from deeprelax_ase.io.source import path_of
 
-    try:
-        check_place(output, inputs=[], overwrite=overwrite)
-    except DeepRelaxError as error:
-        stop(str(error))
+    refuse_taken(output, overwrite=overwrite)
     paths = [path_of(source) for source in sources]
     if output.exists() and any(path.exists() and output.samefile(path) for path in paths):
         stop(f"{output} would overwrite its source. Give another name.")

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from deeprelax_ase.cli.common import SOME_FAILED, plain_warnings, stop
-from deeprelax_ase.cli.options import argument, optional
+from deeprelax_ase.cli.options import Overwrite, argument, option, out_option
 from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
 Examples:
 
-    deeprelax ensemble run1/member0/weights.safetensors run2/member0/weights.safetensors --card card.json -o models
-    deeprelax ensemble run*/member*/weights.safetensors --card run1/mine.json -o models
+    deeprelax ensemble run*/member*/weights.safetensors --card card.json -o mine
+    deeprelax ensemble a/member0/weights.safetensors \\
+        b/member0/weights.safetensors --card a/mine.json -o both
 
 `deeprelax train` and `finetune` make the model of their own members; this joins those of several runs.
 """
@@ -24,16 +25,17 @@ Examples:
 def ensemble(
     members: Annotated[list[Path], argument("WEIGHTS...", "weights.safetensors of each member, of one configuration.")],
     card: Annotated[
-        Path, optional("Its name, and the fields of its card that the members do not settle.", metavar="CARD.json")
+        Path, option("Its name, and the fields of its card that the members do not settle.", metavar="CARD.json")
     ],
-    out: Annotated[Path, optional("Folder for the model.", "-o", "--out", metavar="DIR")],
+    out: Annotated[Path, out_option("Folder for the model.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Join trained networks into one model, NAME.json and NAME.safetensors."""
     from deeprelax_ase.training.export import export
 
     try:
         with plain_warnings():
-            written = export(members, card, out)
+            written = export(members, card, out, overwrite=overwrite)
     except (DeepRelaxError, ValueError, TypeError) as error:
         stop(str(error))
     except OSError as error:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import (
+    PAIRS,
     Device,
     DeviceOption,
-    PairFormat,
-    PairKey,
-    PairLabels,
-    PairLevel,
-    PairSources,
+    Members,
+    OneShot,
+    OneShotOption,
+    Overwrite,
     Quiet,
     Recycles,
-    Split,
     argument,
-    optional,
+    option,
 )
+from deeprelax_ase.cli.pair_options import PairFormat, PairKey, PairLabels, PairLevel, PairSources, Split
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress
 
@@ -31,8 +31,10 @@ EXAMPLES = """\
 Examples:
 
     deeprelax evaluate DeepRelax-PBE --data pairs.npz
-    deeprelax evaluate tuned/DeepRelax-PBE-tuned.json --data my_pairs/ --split validation --json errors.json
-    deeprelax evaluate DeepRelax-M3GNet --data pairs_universal.npz --labels m3gnet --no-match
+    deeprelax evaluate tuned/DeepRelax-PBE-tuned.json --data my_pairs/ \\
+        --split validation --json errors.json
+    deeprelax evaluate DeepRelax-M3GNet --data pairs.npz \\
+        --labels m3gnet --no-match
 
 The first column is the unrelaxed crystals' distance from the relaxed ones, what the paper calls the Dummy. Pairs that
 cannot be used are left out and reported.
@@ -42,37 +44,44 @@ cannot be used are left out and reported.
 WIDTH = 100
 
 
-Every = Annotated[int, typer.Option(min=1, help="Take every N-th pair.")]
+Every = Annotated[int, option("Take every N-th pair.", metavar="N", min=1, group=PAIRS)]
 Matching = Annotated[
-    bool, typer.Option(help="Compare by pymatgen's StructureMatcher too: the match rate and the RMSD; slow.")
+    bool,
+    option(
+        "Compare by pymatgen's StructureMatcher too: the match rate and the RMSD; slow.",
+        "--match/--no-match",
+        default="match",
+    ),
 ]
-Figures = Annotated[Path | None, optional("Write the figures here.", "--json", metavar="OUT")]
-PerCrystal = Annotated[Path | None, optional("Write the errors of each crystal here.", metavar="OUT.csv")]
+Jobs = Annotated[int, option("Processes for the matching.", metavar="N", min=1)]
+Figures = Annotated[Path | None, option("Write the figures here.", "--json", metavar="OUT")]
+PerCrystal = Annotated[Path | None, option("Write the errors of each crystal here.", metavar="OUT.csv")]
 
 
 def evaluate(
-    model: Annotated[str, argument("MODEL", "Model, by name or path.")],
+    model: Annotated[str, argument("MODEL", "Model, by name or path.", completes=models)],
     data: PairSources,
     split: Split = "test",
     labels: PairLabels = "relaxed",
     level: PairLevel = "PBE",
     data_format: PairFormat = "auto",
     key: PairKey = None,
+    one_shot: OneShotOption = OneShot.DEFAULT,
     recycles: Recycles = None,
+    members: Members = None,
     match: Matching = True,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes for that.")] = 1,
+    jobs: Jobs = 1,
     every: Every = 1,
     device: DeviceOption = Device.AUTO,
     output: Figures = None,
     per_crystal: PerCrystal = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare a model's predictions with relaxed crystals: the paper's metrics and more, as a table and as JSON."""
     if match:
         require("pymatgen", "analysis")
-    for file in (output, per_crystal):
-        if file and not file.parent.is_dir():  # before the work
-            stop(f"{file} cannot be written: there is no folder {file.parent}")
+    refuse_taken(output, per_crystal, overwrite=overwrite)
     from deeprelax_ase.data import PairDataset
     from deeprelax_ase.evaluation.model_evaluation import PredictedDataset, part_of
     from deeprelax_ase.evaluation.results import write_json
@@ -86,7 +95,9 @@ def evaluate(
             dataset = PairDataset.read(data, **read, advance=lambda: bar.advance(reading))
             bar.update(reading, visible=False)
             chosen = part_of(dataset, split, every)
-            predictor = Predictor(model, device=device.value, recycles=recycles)
+            predictor = Predictor(
+                model, device=device.value, one_shot=one_shot.value, recycles=recycles, members=members
+            )
             predicting = bar.add_task("predicting", total=len(chosen))
             found = PredictedDataset.of(predictor, chosen, advance=lambda: bar.advance(predicting))
         except (DeepRelaxError, ValueError, OSError) as error:

@@ -6,30 +6,28 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from deeprelax_ase.cli.common import require, stop
-from deeprelax_ase.cli.options import (
-    Device,
-    DeviceOption,
-    Members,
+from deeprelax_ase.cli.completion import models
+from deeprelax_ase.cli.options import TRAINING, Device, DeviceOption, Quiet, argument, option, out_option, words
+from deeprelax_ase.cli.pair_options import (
+    Changes,
     PairFormat,
     PairKey,
     PairLevel,
     PairSources,
-    Quiet,
-    argument,
-    optional,
+    TimeLimit,
+    TrainedMembers,
 )
-from deeprelax_ase.cli.train import Changes, TimeLimit, execute
+from deeprelax_ase.cli.train import execute
 from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
 Examples:
 
     deeprelax finetune DeepRelax-PBE --data my_pairs/ --out tuned
-    deeprelax finetune DeepRelax-PBE --data unrelaxed.db --data relaxed.db --freeze backbone --members 1 --out tuned
-    deeprelax relax POSCAR --model tuned/DeepRelax-PBE-tuned.json -o CONTCAR
+    deeprelax finetune DeepRelax-PBE --data unrelaxed.db --data relaxed.db \\
+        --freeze backbone --members 1 --out tuned
+    deeprelax relax POSCAR -m tuned/DeepRelax-PBE-tuned.json -o CONTCAR
 
 `deeprelax data check` says what can be read. The same command goes on with a run that was stopped.
 """
@@ -44,31 +42,39 @@ class Freeze(StrEnum):
 
 
 Freezing = Annotated[
-    Freeze, typer.Option(help="What stays: elements, or backbone, all but the last block or the heads.")
+    Freeze,
+    option(
+        "What stays: elements, or backbone, all but the last block or the heads.",
+        metavar=words(Freeze),
+        group=TRAINING,
+    ),
 ]
-Epochs = Annotated[float | None, optional("Most epochs. Default: 60", min=0.0)]
-Rate = Annotated[float | None, optional("Peak rate of AdamW. Default: 3e-4", min=0.0)]
-Patience = Annotated[int | None, optional("Validations without improvement that end it. Default: 8", min=1)]
+Epochs = Annotated[float | None, option("Most epochs.", metavar="N", default="60", min=0.0, group=TRAINING)]
+Rate = Annotated[float | None, option("Peak rate of AdamW.", metavar="RATE", default="3e-4", min=0.0, group=TRAINING)]
+Patience = Annotated[
+    int | None,
+    option("Validations without improvement that end it.", metavar="N", default="8", min=1, group=TRAINING),
+]
 Scratch = Annotated[
-    bool, typer.Option("--scratch", help="Begin with random weights, to see what the transfer is worth.")
+    bool, option("Begin with random weights, to see what the transfer is worth.", "--scratch", group=TRAINING)
 ]
 
 
 def finetune(
-    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.")],
+    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.", completes=models)],
     data: PairSources,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run.")] = Path("tuned"),
-    name: Annotated[str | None, optional("Of the model. Default: MODEL-tuned")] = None,
+    out: Annotated[Path, out_option("Folder of the run.")] = Path("tuned"),
+    name: Annotated[str | None, option("Of the model.", metavar="NAME", default="MODEL-tuned")] = None,
     data_format: PairFormat = "auto",
     key: PairKey = None,
     level: PairLevel = "PBE",
     freeze: Freezing = Freeze.NONE,
-    members: Members = None,
+    members: TrainedMembers = None,
     epochs: Epochs = None,
     learning_rate: Rate = None,
     patience: Patience = None,
     scratch: Scratch = False,
-    seed: Annotated[int, typer.Option(help="Of the order of the data and the augmentation.")] = 0,
+    seed: Annotated[int, option("Of the order of the data and the augmentation.", metavar="N")] = 0,
     device: DeviceOption = Device.AUTO,
     changes: Changes = None,
     time_limit: TimeLimit = None,

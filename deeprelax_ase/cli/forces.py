@@ -8,36 +8,40 @@ from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import SOME_FAILED, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
+from deeprelax_ase.cli.common import SOME_FAILED, refuse_taken, stop
+from deeprelax_ase.cli.completion import models
+from deeprelax_ase.cli.options import Device, DeviceOption, Overwrite, argument, option, workers_option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
 EXAMPLES = """\
 Examples:
 
-    DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES deeprelax data forces pairs.npz -o forces.npz
+    export DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES
+    deeprelax data forces pairs.npz -o forces.npz
     deeprelax train run.yaml --set data.forces=[forces.npz]
 """
 
-Workers = Annotated[int | None, optional("Processes; 0 for this one alone. Default: one for each core", min=0)]
+Workers = Annotated[int | None, workers_option("one for each core")]
+Model = Annotated[str, option("Its last member predicts.", "-m", "--model", metavar="NAME", completes=models)]
+Recycles = Annotated[int, option("Of the prediction.", metavar="N", min=1, max=MOST_RECYCLES)]
 
 
 def forces(
     data: Annotated[Path, argument("PAIRS.npz", "Relaxation pairs with M3GNet's labels; those for training count.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FORCES.npz", help="File to write.")],
-    model: Annotated[
-        str, typer.Option("-m", "--model", metavar="NAME", help="Its last member predicts.")
-    ] = "DeepRelax-M3GNet",
-    recycles: Annotated[int, typer.Option(min=1, max=MOST_RECYCLES, help="Of the prediction.")] = 1,
+    output: Annotated[Path, option("File to write.", "-o", "--output", metavar="FORCES.npz")],
+    model: Model = "DeepRelax-M3GNet",
+    recycles: Recycles = 1,
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
+    seed: Annotated[int, option("Of the points.", metavar="N")] = 0,
     device: DeviceOption = Device.AUTO,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compute M3GNet's forces between predictions and its minima, for a network to learn to read them.
 
     They are for training: `data.forces` of the file that `deeprelax train` takes.
     """
+    refuse_taken(output, overwrite=overwrite)
     import torch
 
     from deeprelax_ase.labelling.forces import label_forces

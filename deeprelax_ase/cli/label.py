@@ -19,8 +19,27 @@ from deeprelax_ase.cli.common import (
     stop,
     without_warnings_of_potentials,
 )
-from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Quiet, RelaxCell, argument, optional
-from deeprelax_ase.cli.screen import IdKey, Out, ShardOption
+from deeprelax_ase.cli.options import (
+    FINISH,
+    STEPS,
+    WORK,
+    Device,
+    DeviceOption,
+    IdKey,
+    OutFolder,
+    Quiet,
+    RelaxCell,
+    Shard,
+    argument,
+    calculator_option,
+    finish_option,
+    fmax_option,
+    option,
+    rattle_option,
+    steps_option,
+    workers_option,
+)
+from deeprelax_ase.cli.pair_options import Fractions, GroupBy, LearntLevel
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
 
@@ -32,15 +51,17 @@ EXAMPLES = """\
 Examples:
 
     deeprelax label candidates.extxyz --calculator m3gnet --out labelled
-    deeprelax label candidates.db --calculator my_dft:make --fmax 0.03 --steps 200 --workers 4 --out labelled
-    srun deeprelax label candidates.extxyz -c chgnet --out labelled --shard $((SLURM_ARRAY_TASK_ID + 1))/64
+    deeprelax label candidates.db --calculator my_dft:make --fmax 0.03 \\
+        --steps 200 --workers 4 --out labelled
+    srun deeprelax label candidates.extxyz -c chgnet --out labelled \\
+        --shard $((SLURM_ARRAY_TASK_ID + 1))/64
     deeprelax data check labelled
     deeprelax finetune DeepRelax-PBE --data labelled --out tuned
 
-The same command goes on with a run that was interrupted, whatever interrupted it.
+The same command goes on with a run that was interrupted, whatever interrupted it. Nothing is overwritten: a folder that
+was begun with other inputs or options is refused.
 
-Exit code: 0 all crystals of this share are done, and there are pairs; 1 there are none, or nothing more could be
-written; 2 nothing was done; 130 interrupted.
+Exit code 1: there are no pairs, or nothing more could be written.
 """
 
 #: Reasons that are shown, the commonest first: those of failures may differ from crystal to crystal.
@@ -50,67 +71,41 @@ Inputs = Annotated[
     list[str],
     argument("CANDIDATE...", "Crystals to relax: files, folders, archives, databases; file@0:10 takes a part."),
 ]
-Calculator = Annotated[
-    str,
-    typer.Option(
-        "-c",
-        "--calculator",
-        metavar="NAME",
-        help="Potential whose minima are to be learnt: m3gnet, tensornet, chgnet, sevennet, the folder of a MatGL "
-        "potential, or module:factory, where the factory returns an ASE calculator or a model of TorchSim's.",
-        show_default=False,
-    ),
-]
-Finish = Annotated[
-    str, typer.Option(metavar="NAME", help="Optimizer: fire, or fast, which takes the fewest force calls.")
-]
-Fmax = Annotated[float, typer.Option(min=0.0, help="Largest force when converged, eV/Å.")]
-Rattle = Annotated[
-    float,
-    typer.Option(
-        min=0.0,
-        help="Displace all atoms at random by so many Å first (0.01 is enough): a relaxation keeps the symmetry of its "
-        "start, and may so end at a saddle point.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    optional("Processes; 0 for this one alone. Default: one for each core, on GPUs two for each", min=0),
-]
+Calculator = Annotated[str, calculator_option("Potential whose minima are to be learnt:", default=False)]
+Finish = Annotated[str, finish_option()]
+Fmax = Annotated[float, fmax_option()]
+Steps = Annotated[int, steps_option()]
+Rattle = Annotated[float, rattle_option()]
+Workers = Annotated[int | None, workers_option("one for each core, on GPUs two for each")]
 BlockSize = Annotated[
     int | None,
-    optional("Crystals that relax side by side: what an interruption costs. Default: 50, on GPUs 1000", min=1),
-]
-Level = Annotated[
-    str | None,
-    optional(
-        "Level of theory in whose place a network learns the labels: PBE, OAM or M3GNet. Default: M3GNet of "
-        "M3GNet-MP-2021.2.8-PES, told by its weights; PBE of all others"
+    option(
+        "Crystals that relax side by side: what an interruption costs.",
+        metavar="N",
+        default="50, on GPUs 1000",
+        min=1,
+        group=WORK,
     ),
 ]
-Fractions = Annotated[
-    tuple[float, float, float], typer.Option(help="Shares of the pairs for training, validation and test.")
-]
-GroupBy = Annotated[str, typer.Option(help="Kept on one side of a split: composition, chemical system, or pair.")]
 
 
 def label(
     inputs: Inputs,
     calculator: Calculator,
-    out: Out,
-    finish: Finish = "fire",
+    out: OutFolder,
+    finish: Finish = FINISH,
     fmax: Fmax = 0.02,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps for each crystal.")] = STEPS,
+    steps: Steps = STEPS,
     relax_cell: RelaxCell = None,
     rattle: Rattle = 0.0,
-    shard: ShardOption = "1/1",
+    shard: Shard = "1/1",
     workers: Workers = None,
     block_size: BlockSize = None,
     id_key: IdKey = None,
-    level: Level = None,
+    level: LearntLevel = None,
     fractions: Fractions = (0.8, 0.1, 0.1),
     group_by: GroupBy = "composition",
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, and of --rattle.")] = 0,
+    seed: Annotated[int, option("Of the split, and of --rattle.", metavar="N", min=0)] = 0,
     device: DeviceOption = Device.AUTO,
     quiet: Quiet = False,
 ) -> None:
@@ -119,6 +114,9 @@ def label(
     A crystal is dropped, and its reason counted, where the relaxation did not converge, failed, or left the basin that
     it began in, by the limits of `deeprelax data check`. DIR/pairs.npz holds the others with energies, and forces and
     stress at the start; DIR goes wherever pairs are asked for. A row for each crystal and a journal lie beside it.
+
+    No network predicts anything here, so nothing is uncertain: `--model`, `--one-shot`, `--recycles`, `--members`,
+    `--on-uncertain` and `--max-error` belong to relax and screen.
     """
     require("pyarrow", "screening")
     from deeprelax_ase.io.source import open_source
@@ -169,7 +167,7 @@ def _tell_empty_parts(report: LabelReport, fractions: tuple[float, ...], group_b
 def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, **work: Any) -> LabelReport:
     """The labelling, with a bar; ends the command where it cannot go on."""
     from deeprelax_ase.labelling import label as run_label
-    from deeprelax_ase.screening import Shard
+    from deeprelax_ase.screening import Shard as Share
 
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
         without_warnings_of_potentials()
@@ -181,7 +179,7 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
             labelled = progress.statuses["labelled"]
             bar.update(task, description=f"relaxing, {labelled:,} labelled", completed=progress.done)
 
-        return run_label(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
+        return run_label(inputs, out, options, shard=Share.parse(shard), observe=observe, **work)
 
 
 def _show(report: LabelReport, out: str, seconds: float) -> None:

@@ -13,9 +13,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
-from deeprelax_ase.cli.label import Calculator, Finish, Fmax, Level, Workers
-from deeprelax_ase.cli.options import STEPS, Device, DeviceOption, Members, Quiet, RelaxCell, argument, optional
-from deeprelax_ase.cli.train import Changes
+from deeprelax_ase.cli.completion import models, one_of
+from deeprelax_ase.cli.label import Calculator, Finish, Fmax, Steps, Workers
+from deeprelax_ase.cli.options import (
+    FINISH,
+    STEPS,
+    TRAINING,
+    Device,
+    DeviceOption,
+    Quiet,
+    RelaxCell,
+    argument,
+    option,
+    out_option,
+)
+from deeprelax_ase.cli.pair_options import Changes, LearntLevel, TrainedMembers, group_by_option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
 
@@ -26,16 +38,20 @@ EXAMPLES = """\
 Examples:
 
     deeprelax candidates my_cifs/ --number 5000 -o pool.extxyz
-    deeprelax learn DeepRelax-PBE pool.extxyz --calculator my_dft:make --budget 400 --out learnt
-    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet --target 0.05 --budget 2000 --each 100 --out learnt
-    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet --choose random --beside learnt --out by-chance
+    deeprelax learn DeepRelax-PBE pool.extxyz --calculator my_dft:make \\
+        --budget 400 --out learnt
+    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet \\
+        --target 0.05 --budget 2000 --each 100 --out learnt
+    deeprelax learn DeepRelax-PBE pool.extxyz -c m3gnet \\
+        --choose random --beside learnt --out by-chance
 
 The same command goes on with a run that was interrupted, whatever interrupted it; with a larger budget or a lower
 target it goes on with one that ended.
 
-Exit code: 0 the target is reached, or the budget is used up where there is no target; 1 the target is not reached;
-2 nothing was done; 130 interrupted.
+Exit code 1: there is a target, and it is not reached.
 """
+
+ROUNDS = "Rounds"
 
 Pool = Annotated[
     list[str],
@@ -43,49 +59,61 @@ Pool = Annotated[
 ]
 Choose = Annotated[
     str,
-    typer.Option(
+    option(
+        "Choice of what is labelled: both (expected error and novelty), error, novelty, cover (what leaves the least "
+        "expected error far from any label), or random, to compare.",
         "--choose",
-        help="Choice of what is labelled: both (expected error and novelty), error, novelty, cover (what leaves the "
-        "least expected error far from any label), or random, to compare.",
+        metavar="RULE",
+        group=ROUNDS,
+        completes=one_of("both", "error", "novelty", "cover", "random"),
     ),
 ]
 Spread = Annotated[
     int,
-    typer.Option(min=1, help="A round takes those furthest apart among so many times as many; 1 for those alone."),
+    option(
+        "A round takes those furthest apart among so many times as many; 1 for those alone.",
+        metavar="N",
+        min=1,
+        group=ROUNDS,
+    ),
 ]
-HeldBy = Annotated[
-    str,
-    typer.Option("--group-by", help="Held out whole: composition, chemical system, or pair, the crystal alone."),
-]
+HeldBy = Annotated[str, group_by_option("Held out whole")]
 Target = Annotated[
-    float | None, optional("Å, error of coordinates and lattice on the test crystals that ends it.", min=0.0)
+    float | None,
+    option("Error of coordinates and lattice on the test crystals that ends it.", metavar="Å", min=0.0, group=ROUNDS),
 ]
 Beside = Annotated[
-    list[Path] | None, optional("Folder of another run, whose curve the page shows too; repeatable.", metavar="DIR")
+    list[Path] | None, option("Folder of another run, whose curve the page shows too; repeatable.", metavar="DIR")
 ]
+Budget = Annotated[int, option("Crystals to label, beside those that are held out.", metavar="N", min=1, group=ROUNDS)]
+Each = Annotated[int, option("Crystals that a round labels.", metavar="N", min=1, group=ROUNDS)]
+Held = Annotated[
+    int, option("Crystals that are labelled first, to validate and test on.", metavar="N", min=4, group=ROUNDS)
+]
+Epochs = Annotated[float | None, option("Most epochs of a round.", metavar="N", default="60", min=0.0, group=TRAINING)]
 
 
 def learn(
-    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.")],
+    model: Annotated[str, argument("MODEL", "Model to start from, by name or path.", completes=models)],
     candidates: Pool,
     calculator: Calculator,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run.")] = Path("learnt"),
-    budget: Annotated[int, typer.Option(min=1, help="Crystals to label, beside those that are held out.")] = 300,
+    out: Annotated[Path, out_option("Folder of the run.")] = Path("learnt"),
+    budget: Budget = 300,
     target: Target = None,
-    each: Annotated[int, typer.Option(min=1, help="Crystals that a round labels.")] = 50,
-    held: Annotated[int, typer.Option(min=4, help="Crystals that are labelled first, to validate and test on.")] = 60,
+    each: Each = 50,
+    held: Held = 60,
     group_by: HeldBy = "composition",
     choice: Choose = "both",
     spread: Spread = 4,
-    finish: Finish = "fire",
+    finish: Finish = FINISH,
     fmax: Fmax = 0.02,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of a relaxation.")] = STEPS,
+    steps: Steps = STEPS,
     relax_cell: RelaxCell = None,
-    level: Level = None,
-    members: Members = None,
-    epochs: Annotated[float | None, optional("Most epochs of a round. Default: 60", min=0.0)] = None,
+    level: LearntLevel = None,
+    members: TrainedMembers = None,
+    epochs: Epochs = None,
     changes: Changes = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn, and of training.")] = 0,
+    seed: Annotated[int, option("Of all that is drawn, and of training.", metavar="N", min=0)] = 0,
     workers: Workers = None,
     device: DeviceOption = Device.AUTO,
     beside: Beside = None,

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deeprelax_ase.cli import console
+from deeprelax_ase.cli import completion, console
 from deeprelax_ase.cli.common import stop
+from deeprelax_ase.cli.options import option
 from deeprelax_ase.errors import ModelError
 
 EXAMPLES = """\
@@ -18,16 +19,22 @@ Examples:
 
     deeprelax models
     deeprelax models DeepRelax-PBE
-    deeprelax models DeepRelax-PBE > card.md     # as Markdown, where the output is no terminal
+    deeprelax models DeepRelax-PBE > card.md    # Markdown, to a file
     deeprelax models --json
 
 Every model relaxes to the minima of one level of theory, and says so.
 """
 
 
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Show this model's card whole.", autocompletion=completion.models),
+]
+
+
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model's card whole.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    name: Name = None,
+    as_json: Annotated[bool, option("Write JSON to the standard output.", "--json")] = False,
 ) -> None:
     """List the models that come with the package: what they relax to, for which elements, how well."""
     from deeprelax_ase.models.registry import DEFAULT_MODEL, available_models, card_page

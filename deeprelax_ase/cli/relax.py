@@ -23,7 +23,7 @@ from deeprelax_ase.cli.common import (
     stop,
     without_warnings_of_potentials,
 )
-from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument
+from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 
@@ -40,13 +40,12 @@ Examples:
 
     deeprelax relax POSCAR -o CONTCAR
     deeprelax relax *.cif -o relaxed.extxyz
-    deeprelax relax candidates.extxyz@0:1000 -o relaxed.db --max-error 0.05 --on-uncertain skip
-    deeprelax relax POSCAR --calculator chgnet --finish fast --fmax 0.03 -o CONTCAR
-    deeprelax relax *.cif --calculator m3gnet --on-uncertain finish -o relaxed.extxyz
+    deeprelax relax cifs/ -o relaxed.db --max-error 0.05 --on-uncertain skip
+    deeprelax relax POSCAR --calculator chgnet --finish fast -o CONTCAR
+    deeprelax relax *.cif --calculator m3gnet --on-uncertain finish
     deeprelax relax slab.vasp --fixed-cell --calculator my_dft:make
 
-Exit code: 0 all crystals are relaxed; 1 some are uncertain, refused or failed, or did not reach fmax; 2 nothing was
-done; 130 interrupted.
+Exit code 1: some crystals are uncertain, refused or failed, or did not reach fmax.
 """
 
 
@@ -56,11 +55,11 @@ Inputs = Annotated[
 ]
 Output = Annotated[
     str,
-    typer.Option(
+    option(
+        "File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
         "-o",
         "--output",
         metavar="OUT",
-        help="File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
     ),
 ]
 

@@ -9,20 +9,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
-from deeprelax_ase.cli.options import Device, DeviceOption, argument, optional
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.completion import models
+from deeprelax_ase.cli.options import Device, DeviceOption, Overwrite, Quiet, argument, option
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress as bar_on
 
 EXAMPLES = """\
 Examples:
 
     deeprelax report screened -o screened.html
     deeprelax report relaxed.extxyz --initial candidates.extxyz
-    deeprelax report screened --reference dft.extxyz --figures figures/
+    deeprelax report screened --reference dft.extxyz --figures figures
 
 The page holds all it needs: it opens in any browser, without a network.
 
-Exit code: 0 the page is written; 1 it could not be; 2 there is nothing to tell of; 130 interrupted.
+Exit code 1: the page could not be written.
 """
 
 
@@ -32,18 +34,19 @@ Results = Annotated[
         "OUT", "Folder that `deeprelax screen` wrote, or file that `deeprelax relax` wrote; @0:10 after it for a part."
     ),
 ]
-Page = Annotated[Path | None, optional("HTML file. Default: OUT.html", "-o", "--output", metavar="PAGE")]
+Page = Annotated[Path | None, option("HTML file.", "-o", "--output", metavar="PAGE", default="OUT.html")]
 Initial = Annotated[
-    str | None, optional("The unrelaxed crystals, in the same order; a screening knows its own.", metavar="FILE")
+    str | None, option("The unrelaxed crystals, in the same order; a screening knows its own.", metavar="FILE")
 ]
 Reference = Annotated[
-    str | None, optional("Truly relaxed crystals, by id or in the same order, to tell the errors.", metavar="FILE")
+    str | None, option("Truly relaxed crystals, by id or in the same order, to tell the errors.", metavar="FILE")
 ]
-Show = Annotated[int, typer.Option(min=0, help="Crystals to draw: failures, the most uncertain, the most moved.")]
+Show = Annotated[int, option("Crystals to draw: failures, the most uncertain, the most moved.", metavar="N", min=0)]
 ModelName = Annotated[
-    str | None, optional("That draws them. Default: that of the results", "-m", "--model", metavar="NAME")
+    str | None,
+    option("Draws them.", "-m", "--model", metavar="NAME", default="that of the results", completes=models),
 ]
-Figures = Annotated[Path | None, optional("Also write figures for papers there, as PNG and SVG.", metavar="DIR")]
+Figures = Annotated[Path | None, option("Also write figures for papers there, as PNG and SVG.", metavar="DIR")]
 
 
 def report(
@@ -55,6 +58,8 @@ def report(
     model: ModelName = None,
     figures: Figures = None,
     device: DeviceOption = Device.AUTO,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what became of many crystals: one page with failures, structures and statistics."""
     require("plotly", "report")
@@ -63,8 +68,11 @@ def report(
     from deeprelax_ase.report import write_report
 
     page = output or results.with_name(f"{results.name}.html")
+    drawn = [] if figures is None else sorted(figures.glob("*.svg"))
+    refuse_taken(page, *drawn, overwrite=overwrite)
     try:
-        with errors().status("reading", spinner="dots") as status:
+        with bar_on(errors(), visible=not quiet) as bar:
+            doing = bar.add_task("reading", total=None)
             outcome = write_report(
                 results,
                 page,
@@ -74,7 +82,7 @@ def report(
                 model=model,
                 figures=figures,
                 device=device.value,
-                advance=lambda doing: status.update(doing),
+                advance=lambda text: bar.update(doing, description=text),
             )
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
@@ -82,9 +90,10 @@ def report(
         stop(str(error))
     except OSError as error:
         stop(f"{page} cannot be written: {error}", SOME_FAILED)
-    size = page.stat().st_size / 1e6
-    told = "" if figures is None else f"; figures in {escape(str(figures))}"
-    Console(highlight=False).print(
-        f"{len(outcome):,} crystals in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True
-    )
+    if not quiet:
+        size = page.stat().st_size / 1e6
+        told = "" if figures is None else f"; figures in {escape(str(figures))}"
+        Console(highlight=False).print(
+            f"{len(outcome):,} crystals in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True
+        )
     raise typer.Exit(OK)

@@ -21,11 +21,24 @@ from deeprelax_ase.cli.common import (
     stop,
     without_warnings_of_potentials,
 )
+from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.console import counts
-from deeprelax_ase.cli.options import Overwrite, Quiet, argument, optional
+from deeprelax_ase.cli.options import (
+    PREDICTION,
+    WORK,
+    IdKey,
+    OutFolder,
+    OutputFile,
+    Overwrite,
+    Quiet,
+    Shard,
+    argument,
+    option,
+    workers_option,
+)
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction.status import TRUSTED, UNRELAXED
+from deeprelax_ase.prediction.status import STATUSES, TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
@@ -36,24 +49,26 @@ SCREEN_EXAMPLES = """\
 Examples:
 
     deeprelax screen candidates.extxyz --out screened
-    deeprelax screen cifs/ wbm.json.gz more.parquet --out screened --max-error 0.05 --max-volume-error 0.03
-    deeprelax screen candidates.db --out screened --calculator m3gnet --on-uncertain finish
-    srun deeprelax screen candidates.parquet --out screened --shard $((SLURM_ARRAY_TASK_ID + 1))/64
+    deeprelax screen cifs/ wbm.json.gz --out screened --max-error 0.05
+    deeprelax screen candidates.db --out screened \\
+        --calculator m3gnet --on-uncertain finish
+    srun deeprelax screen candidates.parquet --out screened \\
+        --shard $((SLURM_ARRAY_TASK_ID + 1))/64
     deeprelax export screened -o relaxed.extxyz
 
-The same command goes on with a run that was interrupted, whatever interrupted it.
+The same command goes on with a run that was interrupted, whatever interrupted it. Nothing is overwritten: a folder that
+was begun with other inputs or options is refused.
 
-Exit code: 0 all crystals are relaxed; 1 some are uncertain, refused or failed, or did not reach fmax, or nothing more
-could be written; 2 nothing was done; 130 interrupted.
+Exit code 1: some crystals are uncertain, refused or failed, or did not reach fmax, or nothing more could be written.
 """
 
 EXPORT_EXAMPLES = """\
 Examples:
 
     deeprelax export screened -o relaxed.extxyz
-    deeprelax export screened -o relaxed.db --status accepted --status uncertain
+    deeprelax export screened -o all.db --status accepted --status uncertain
     deeprelax export screened -o cifs/%06d.cif
-    deeprelax export screened -o geo-opt.jsonl.gz        # Matbench Discovery's geometries
+    deeprelax export screened -o geo-opt.jsonl.gz  # for Matbench Discovery
 """
 
 
@@ -65,27 +80,30 @@ Inputs = Annotated[
         "Parquet, and whatever else ASE reads; file@0:10 takes a part.",
     ),
 ]
-Out = Annotated[str, optional("Folder for the results.", "-o", "--out", metavar="DIR")]
-ShardOption = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="This process's share of the work, where several share a folder.")
-]
-Workers = Annotated[int | None, optional("Processes. Default: one for each core, on GPUs up to eight for each", min=0)]
-BlockSize = Annotated[int, typer.Option(min=1, help="Crystals of a file of results.")]
+Workers = Annotated[int | None, workers_option("one for each core, on GPUs up to eight for each")]
+BlockSize = Annotated[int, option("Crystals of a file of results.", metavar="N", min=1, group=WORK)]
 AtomsPerBatch = Annotated[
-    int | None, optional("Atoms that the network sees at once. Default: what suits the device", min=1)
+    int | None,
+    option(
+        "Atoms that the network sees at once.", metavar="N", default="what suits the device", min=1, group=PREDICTION
+    ),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Fuse the network's kernels: a minute at the start, then faster on GPUs.")
+    bool,
+    option("Fuse the network's kernels: a minute at the start, then faster on GPUs.", "--compile", group=PREDICTION),
 ]
-IdKey = Annotated[str | None, optional("Info key, column or field that names a crystal.", metavar="KEY")]
+Status = Annotated[
+    list[str] | None,
+    option("Status wanted; repeatable.", metavar="STATUS", default=", ".join(TRUSTED), completes=one_of(*STATUSES)),
+]
 
 
 @relaxing
 def screen(
     inputs: Inputs,
-    out: Out,
+    out: OutFolder,
     how: Relaxing,
-    shard: ShardOption = "1/1",
+    shard: Shard = "1/1",
     workers: Workers = None,
     block_size: BlockSize = 1000,
     atoms_per_batch: AtomsPerBatch = None,
@@ -144,7 +162,7 @@ def _screened(inputs: list[str], out: str, options: RelaxOptions, *, quiet: bool
 
 def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quiet: bool, **work: Any) -> run.Progress:
     """The screening, with a bar; ends the command where it cannot go on."""
-    from deeprelax_ase.screening.manifest import Shard
+    from deeprelax_ase.screening.manifest import Shard as Share
     from deeprelax_ase.screening.run import screen as run_screen
 
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
@@ -158,27 +176,22 @@ def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quie
             text = f"relaxing, {failed:,} refused or failed" if failed else "relaxing"
             bar.update(task, description=text, total=progress.total, completed=progress.done)
 
-        return run_screen(inputs, out, options, shard=Shard.parse(shard), observe=observe, **work)
+        return run_screen(inputs, out, options, shard=Share.parse(shard), observe=observe, **work)
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a screening.", show_default=False)],
-    output: Annotated[
-        str,
-        typer.Option("-o", "--output", metavar="OUT", help="File, in the format of its ending.", show_default=False),
-    ],
-    status: Annotated[
-        list[str] | None,
-        typer.Option(help="Status wanted; repeatable. Default: accepted, unchanged, converged"),
-    ] = None,
+    folder: Annotated[Path, argument("DIR", "Folder of a screening.")],
+    output: OutputFile,
+    status: Status = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the crystals of a screening to a file that other programs read."""
     require("pyarrow", "screening")
     from deeprelax_ase.screening.export import export_results, repeated_ids
 
     try:
-        with plain_warnings(), bar_on(errors(), rate=True) as bar:
+        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
             task = bar.add_task("writing", total=None)
             written = export_results(
                 folder,
@@ -192,7 +205,8 @@ def export(
         stop(str(error))
     except OSError as error:
         stop(f"{output} cannot be written: {error}", SOME_FAILED)
-    Console(highlight=False).print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
+    if not quiet:
+        Console(highlight=False).print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
     if repeated:
         some = ", ".join(f"{name} ({count})" for name, count in list(repeated.items())[:3])
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)

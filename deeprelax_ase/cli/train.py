@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop
-from deeprelax_ase.cli.options import Quiet, argument, optional
+from deeprelax_ase.cli.options import Quiet, argument
+from deeprelax_ase.cli.pair_options import Changes, TimeLimit
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
@@ -25,14 +26,9 @@ Examples:
     deeprelax train run.yaml --time-limit 3600
 
 A run that was stopped, by a time limit or in any other way, goes on from its last checkpoint with the same command.
-Exit code: 0 the model is written; 1 the time limit came first; 2 nothing was done; 130 interrupted.
+
+Exit code 1: the time limit came first, and the model is not written yet.
 """
-
-
-Changes = Annotated[
-    list[str] | None, optional("Replace a setting of the run; repeatable.", "--set", metavar="NAME=VALUE")
-]
-TimeLimit = Annotated[float | None, optional("Stop after so many seconds, with a checkpoint.", min=0.0)]
 
 
 def train(

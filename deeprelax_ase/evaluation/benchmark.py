@@ -32,6 +32,7 @@ def bench(
     others: Mapping[str, Relax] | None = None,
     limits: Limits | None = None,
     finish: bool = True,
+    cost: Mapping[str, Any] | None = None,
     device: str = "auto",
     observe: Observe = lambda name, number: lambda: None,
 ) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def bench(
         others: further ones, by the name in the table.
         limits: of the iterative ones.
         finish: also relax the predictions with the first iterative baseline, to count the force calls that they save.
+        cost: of a prediction: one_shot, recycles and members, see :class:`~deeprelax_ase.Predictor`.
         device: of the predictions.
         observe: is told what is measured.
 
@@ -69,7 +71,7 @@ def bench(
         "steps": limits.steps,
         "rows": table.rows,
     }
-    jump, jumps = _predictions(table, model, device, found)
+    jump, jumps = _predictions(table, model, device, cost or {}, found)
     for name, relax in (others or {}).items():
         table.attempt(name, relax)
     for name in chosen:
@@ -120,9 +122,11 @@ class _Table:
             return self.rows[name]
 
 
-def _predictions(table: _Table, model: str, device: str, found: dict[str, Any]) -> tuple[str, list[Prediction | None]]:
+def _predictions(
+    table: _Table, model: str, device: str, cost: Mapping[str, Any], found: dict[str, Any]
+) -> tuple[str, list[Prediction | None]]:
     """Rows of the model: as it is, one by one, and its fastest; the first row's name and predictions."""
-    predictor = Predictor(model, device=device)
+    predictor = Predictor(model, device=device, **cost)
     name = _name_of(predictor)
     made: list[Prediction | None] = []
     table.measure(name, _predicts(predictor, made))

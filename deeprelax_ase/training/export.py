@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from deeprelax_ase.errors import ModelError
+from deeprelax_ase.io.placing import taken
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
@@ -43,15 +44,18 @@ def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
     return network
 
 
-def export(files: list[Path], card: Path, out: Path) -> ModelCard:
+def export(files: list[Path], card: Path, out: Path, *, overwrite: bool = True) -> ModelCard:
     """Write the ensemble of ``files`` into ``out``; ``card`` (JSON) holds the fields that do not follow from them.
 
     The card must give ``name``; fields that the networks settle (members, config, sha256, ...) are computed anew. What
     was fitted to, or measured with, the very weights that the card is of (:data:`OF_WEIGHTS`) stays if these are the
     same, with the files beside the card; for others it is left out, with a warning.
 
+    A model of that name that lies in ``out`` is replaced if ``overwrite``.
+
     Raises:
         ModelError: a file holds no member, or the card cannot be read or gives no name.
+        OutputError: there is a model of that name, and it is to stay.
         ValueError: the members differ in configuration.
     """
     try:
@@ -59,6 +63,8 @@ def export(files: list[Path], card: Path, out: Path) -> ModelCard:
         values["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{card} is no JSON with the name and the description of a model: {error}") from error
+    if not overwrite and (there := out / f"{values['name']}.json").exists():
+        raise taken(there)
     computed = ("members", "parameters", "config", "architecture", "sha256")
     given = {key: value for key, value in values.items() if key not in (*computed, *OF_WEIGHTS, "name")}
     written = save_model([read_member(file) for file in files], out, values["name"], **given)

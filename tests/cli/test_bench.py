@@ -36,7 +36,7 @@ def test_it_measures_prints_and_writes(data: Path, tmp_path: Path) -> None:
         (["--data", "nothing.npz"], "nothing.npz"),
         (["--baseline", "magic"], "Unknown baselines"),
         (["--split", "tomorrow"], "tomorrow"),
-        (["--torch-sim", "my_models"], "'module:factory'"),
+        (["--calculator", "my_models"], "'module:factory'"),
     ],
 )
 def test_what_is_wrong_is_told(data: Path, arguments: list[str], told: str) -> None:

@@ -118,7 +118,19 @@ def test_a_missing_folder_is_told_before_the_work(
     monkeypatch.setattr("deeprelax_ase.data.PairDataset.read", lambda *args, **kwargs: pytest.fail("work was begun"))
     result = run("DeepRelax-PBE", "--data", file, "--no-match", option, tmp_path / "nowhere" / "out")
     assert result.exit_code == 2
-    assert "there is no folder" in " ".join(result.output.split())
+    assert "nowhere does not exist. Make it first" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("option", ["--json", "--per-crystal"])
+def test_nothing_is_overwritten_silently(
+    file: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deeprelax_ase.data.PairDataset.read", lambda *args, **kwargs: pytest.fail("work was begun"))
+    (tmp_path / "out").write_text("results of before")
+    result = run("DeepRelax-PBE", "--data", file, "--no-match", option, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "exists already" in " ".join(result.output.split())
+    assert (tmp_path / "out").read_text() == "results of before"
 
 
 @pytest.mark.parametrize(

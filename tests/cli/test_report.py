@@ -41,17 +41,24 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written(relaxed: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(relaxed), "--show", "0", "-o", str(tmp_path / "no" / "p.html")])
-    assert result.exit_code == 1
-    assert "cannot be written" in result.stderr
+    assert result.exit_code == 2
+    assert "no does not exist. Make it first" in result.stderr
 
 
 def test_nothing_but_a_page_is_replaced(relaxed: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.html").write_text("<html>of another kind</html>")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for name in ("relaxed.extxyz", "notes.html"):
-        result = CliRunner().invoke(app, ["report", str(relaxed), "--show", "0", "-o", str(tmp_path / name)])
+        arguments = ["report", str(relaxed), "--show", "0", "-o", str(tmp_path / name), "--overwrite"]
+        result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
         assert f"{name} exists already, and is no page of a report" in result.stderr
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
-    for _ in range(2):
-        assert CliRunner().invoke(app, ["report", str(relaxed), "--show", "0"]).exit_code == 0
+
+
+def test_a_page_is_replaced_where_that_is_asked_for(relaxed: Path) -> None:
+    again = ["report", str(relaxed), "--show", "0"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    refused = CliRunner().invoke(app, again)
+    assert (refused.exit_code, "exists already" in refused.stderr) == (2, True)
+    assert CliRunner().invoke(app, [*again, "--overwrite"]).exit_code == 0

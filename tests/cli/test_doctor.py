@@ -1,0 +1,130 @@
+"""``deeprelax doctor``, here and where things are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE, TENSORNET_VARIABLE
+from deeprelax_ase.cli import app, checkup
+from deeprelax_ase.models import available_models
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (M3GNET_VARIABLE, TENSORNET_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Hides modules from those who look for them, as if they were not installed."""
+    find = checkup.find_spec
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(checkup, "find_spec", lambda name: None if name in names else find(name))
+
+    return hide
+
+
+def doctor(*options: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", *options], env={"COLUMNS": "80"})
+
+
+def facts(*options: str) -> tuple[int, dict]:
+    result = doctor("--json", *options)
+    return result.exit_code, json.loads(result.stdout)
+
+
+class TestHere:
+    def test_models_load_and_nothing_has_to_be_mended(self):
+        code, found = facts()
+        assert (code, found["healthy"], found["problems"]) == (0, True, [])
+        assert found["models"] == {card.name: "loads" for card in available_models()}
+        assert found["versions"]["torch"]
+        assert re.fullmatch(r"\d+ cores, \d+ threads of torch, \d+ GiB of memory", found["devices"]["cpu"])
+
+    def test_it_is_told_in_80_columns_with_whole_commands(self, without):
+        without("gpaw", "sevenn", "matgl", "chgnet", "torch_sim")
+        result = doctor()
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert lines[-1] == "Nothing has to be mended."
+        for extra in ("gpaw", "sevennet", "matgl", "chgnet", "torchsim", "torchsim,sevennet"):
+            assert f'pip install "deeprelax-ase[{extra}]"' in result.stdout
+
+
+class TestMissing:
+    def test_extras(self, without):
+        without("plotly", "pyarrow")
+        code, found = facts()
+        assert code == 0
+        assert found["extras"]["report"]["command"] == 'pip install "deeprelax-ase[report]"'
+        assert found["extras"]["report"]["versions"]["plotly"] is None
+        assert found["extras"]["screening"]["command"] == 'pip install "deeprelax-ase[screening]"'
+
+    def test_potentials(self, without):
+        without("matgl", "dgl", "sevenn", "chgnet")
+        _, found = facts()
+        states = {name: row["state"] for name, row in found["potentials"].items()}
+        assert states == dict.fromkeys(("m3gnet", "tensornet", "chgnet", "sevennet"), "missing")
+        assert f"or set {M3GNET_VARIABLE} to a folder" in found["potentials"]["m3gnet"]["how"]
+
+    @pytest.mark.parametrize("module", ["torch", "spglib"])
+    def test_what_nothing_works_without(self, without, module):
+        without(module)
+        code, found = facts()
+        assert (code, found["healthy"]) == (1, False)
+        assert found["problems"][0].startswith(f"{module} cannot be found: pip install ")
+
+    def test_a_folder_that_holds_no_potential(self, monkeypatch, tmp_path):
+        monkeypatch.setenv(M3GNET_VARIABLE, str(tmp_path))
+        code, found = facts()
+        assert code == 1
+        assert "which lacks model.json, model.pt, state.pt" in found["problems"][0]
+        result = doctor()
+        assert result.exit_code == 1
+        assert "To mend: m3gnet: " in result.stdout
+
+    def test_the_folder_of_m3gnet_is_enough_for_it_alone(self, without, monkeypatch, tmp_path):
+        for name in ("model.json", "model.pt", "state.pt"):
+            (tmp_path / name).touch()
+        for name in (M3GNET_VARIABLE, TENSORNET_VARIABLE):
+            monkeypatch.setenv(name, str(tmp_path))
+        without("matgl", "dgl")
+        found = facts()[1]["potentials"]
+        assert (found["m3gnet"]["state"], found["tensornet"]["state"]) == ("ready", "missing")
+
+    def test_damaged_weights(self, monkeypatch, tmp_path):
+        (tmp_path / "Mine.json").write_text("{}")
+        monkeypatch.setattr("deeprelax_ase.models.registry.WEIGHTS", tmp_path)
+        code, found = facts()
+        assert code == 1
+        assert found["problems"][0].startswith("Mine does not load: ")
+
+
+def test_potentials_that_do_not_load(monkeypatch, tmp_path):
+    for name in ("model.json", "model.pt", "state.pt"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv(M3GNET_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("deeprelax_ase.cli.checkup.EXTRA_OF", {"m3gnet": ("matgl",)})
+    code, found = facts("--load")
+    assert code == 1
+    assert found["potentials"]["m3gnet"]["state"] == "broken"
+    assert str(tmp_path) in found["problems"][0]
+
+
+def test_extras_are_those_of_the_package():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, (_, modules) in checkup.EXTRAS.items():
+        for distribution in modules:
+            assert any(re.match(rf"{distribution}\b", asked) for asked in extras[name]), (name, distribution)
