@@ -39,6 +39,7 @@ def test_members_become_a_model(members: list[Path], card: Path, tmp_path: Path)
     assert len(load_model(tmp_path / "models" / "joined.json").networks) == 2
 
 
+@pytest.mark.filterwarnings("default:left out, as")
 def test_what_was_fitted_to_other_weights_is_told(members: list[Path], card: Path, tmp_path: Path) -> None:
     card.write_text(json.dumps({**json.loads(card.read_text()), "metrics": {"test": 1.0}, "sha256": "0" * 64}))
     result = run(*members, "--card", card, "-o", tmp_path / "models")
