@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -60,21 +61,18 @@ def track(
             bar.advance(task)
 
 
-def progress(
-    console: Console | None = None, *, visible: bool = True, rate: bool = False, share: bool = False
-) -> Progress:
-    """A :class:`rich.progress.Progress` that behaves wherever it is shown.
+def progress(console: Console | None = None, *, visible: bool = True, share: bool = False) -> Progress:
+    """A :class:`rich.progress.Progress` that behaves wherever it is shown: what is done of all, its rate, time left.
 
     Args:
         console: shows them; standard error by default.
         visible: if not, it is silent.
-        rate: tell items a second.
-        share: tasks count to 1, and what is done of them is told in per cent.
+        share: tasks count to 1, and what is done of them is told in per cent; there is no rate.
     """
     console = Console(stderr=True, highlight=False) if console is None else console
     done = TaskProgressColumn() if share else MofNCompleteColumn()
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), done]
-    columns += [*([_Rate()] if rate else []), TimeRemainingColumn()]
+    columns += [*([] if share else [_Rate()]), TimeRemainingColumn()]
     if visible and console.is_jupyter:
         return _InNotebook(*columns[1:], console=console, disable=True)
     if visible and not is_live(console):
@@ -136,6 +134,8 @@ class Lines(_Shown):
         else:
             of = "" if task.total is None else f" of {task.total:,.0f}"
             done = f"{task.completed:,.0f}{of}" + ("" if task.speed is None else f", {task.speed:,.3g}/s")
+        if task.time_remaining:
+            done += f", {timedelta(seconds=round(task.time_remaining))} left"
         self.console.print(f"{task.description}: {done}", markup=False, soft_wrap=True)
 
 

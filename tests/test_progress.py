@@ -54,7 +54,9 @@ class TestPipe:
         done = piped(0.0, **environment)
         assert done.stdout == "done\n"
         lines = done.stderr.splitlines()
-        assert [re.sub(r", [\d.e+]+/s$", "", line) for line in lines] == [f"counting: {n} of 5" for n in range(1, 6)]
+        assert [re.sub(r", [\d.e+,]+/s(, 0:00:\d\d left)?$", "", line) for line in lines] == [
+            f"counting: {n} of 5" for n in range(1, 6)
+        ]
         assert "\x1b" not in done.stderr
         assert "\r" not in done.stderr
 
@@ -64,6 +66,22 @@ class TestPipe:
         file = StringIO()
         assert list(track(range(12), "counting", console=Console(file=file))) == list(range(12))
         assert 1 < len(file.getvalue().splitlines()) < 6
+
+    def test_total_rate_and_time_left(self, monkeypatch):
+        """A hundred seconds for the first ten of a hundred items: nine hundred for the others."""
+        monkeypatch.setattr(module.Lines, "interval", 0.0)
+        clock, file = iter(range(0, 100_000, 10)), StringIO()
+        with progress(Console(file=file)) as bar:
+            monkeypatch.setattr(bar, "get_time", lambda: float(next(clock)))
+            task = bar.add_task("counting", total=100)
+            for _ in range(10):
+                bar.advance(task)
+        last = file.getvalue().splitlines()[-1]
+        told = re.fullmatch(r"counting: 10 of 100, ([\d.]+)/s, (\d+):(\d\d):(\d\d) left", last)
+        assert told is not None, last
+        rate, seconds = float(told[1]), sum(int(told[k]) * 60 ** (4 - k) for k in (2, 3, 4))
+        assert seconds == pytest.approx(90 / rate, rel=0.05)
+        assert rate < 0.2
 
     def test_a_total_that_is_unknown(self, monkeypatch):
         monkeypatch.setattr(module.Lines, "interval", 0.0)
@@ -98,11 +116,11 @@ class TestTerminal:
         output = self.shown()
         assert "counting" in output
         assert "4/4" in output
-        assert "/s" not in output
+        assert re.search(r"[\d.e+,]+/s", output)
         assert output.endswith("\x1b[1A\x1b[2K")  # up, and erased
 
-    def test_the_rate(self):
-        assert re.search(r"[\d.e+,]+/s", self.shown(rate=True))
+    def test_a_share_has_no_rate(self):
+        assert "/s" not in self.shown(share=True)
 
     def test_silence(self):
         assert self.shown(visible=False) == ""

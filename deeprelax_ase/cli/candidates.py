@@ -197,7 +197,7 @@ def _written(
     try:
         with (
             open_sink(output, file_format, overwrite=overwrite) as sink,
-            progress(errors(), visible=not quiet, rate=True) as bar,
+            progress(errors(), visible=not quiet) as bar,
         ):
             task = bar.add_task("making candidates", total=number)
             for count, candidate in enumerate(found):

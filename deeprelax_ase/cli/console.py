@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 #: Up to so many crystals are listed one by one.
 TABLE_ROWS = 30
 #: Names of crystals are cut to so many characters there, from the left.
-LABEL_WIDTH = 30
+LABEL_WIDTH = 24
+#: Kinds of reasons that a summary tells, the commonest first.
+_REASONS = 5
+#: Numbers in reasons, which differ from crystal to crystal.
+_NUMBER = re.compile(r"\d[\d.,]*")
 #: The metric of a card that the list of models tells.
 _COORDINATES = re.compile(r"coordinates (MAE )?\(Å\)")
 
@@ -51,6 +55,9 @@ class Tally:
         one_by_one: crystals with constraints that are not kept in batches.
         errors: Å, expected of the coordinates of each prediction that is calibrated.
         volume_errors: relative, the same of the volume.
+        energy_bounds: eV/atom, of the energies that are predicted.
+        potentials: that these energies are of.
+        reasons: for which crystals are uncertain, numbers aside.
         rows: of the table, for the first crystals.
         doubts: why those of them are uncertain that are, a line for each.
     """
@@ -62,6 +69,9 @@ class Tally:
     one_by_one: int = 0
     errors: array = field(default_factory=lambda: array("f"))
     volume_errors: array = field(default_factory=lambda: array("f"))
+    energy_bounds: array = field(default_factory=lambda: array("f"))
+    potentials: set[str] = field(default_factory=set)
+    reasons: Counter[str] = field(default_factory=Counter)
     rows: list[Row] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -84,9 +94,17 @@ class Tally:
         if result.force_calls is not None:
             self.force_calls = (self.force_calls or 0) + result.force_calls
         self.one_by_one += result.relaxed is not None and not are_kept_in_batches(result.relaxed.constraints)
-        for kept, value in ((self.errors, result.error), (self.volume_errors, result.volume_error)):
+        for kept, value in (
+            (self.errors, result.error),
+            (self.volume_errors, result.volume_error),
+            (self.energy_bounds, result.energy_relaxed_bound),
+        ):
             if value is not None:
                 kept.append(value)
+        if result.energy_relaxed_potential:
+            self.potentials.add(result.energy_relaxed_potential)
+        if result.status == UNCERTAIN:
+            self.reasons[_NUMBER.sub("…", result.reason or "")] += 1
         if self.total <= TABLE_ROWS:
             self.rows.append(Row.of(frame))
             self.doubts += [f"{frame.label}: {result.reason}"] if result.status == UNCERTAIN else []
@@ -99,8 +117,8 @@ class Row(NamedTuple):
     formula: str
     volume: str
     error: str
-    volume_error: str
     uncertainty: str
+    energy: str
     calls: str
     status: str
 
@@ -114,17 +132,17 @@ class Row(NamedTuple):
         return cls(
             short(frame.label),
             _formula(result.relaxed),
-            _told(result.volume_change, "+z.1%"),
+            _told(result.volume_change, "+z.1%") + _told(result.volume_error, ".1%", " ± "),
             _told(result.error, ".3f"),
-            _told(result.volume_error, ".1%"),
             "" if result.error is not None or finished else _told(result.uncertainty, ".3f"),
+            _told(result.energy_relaxed, ".3f"),
             _told(result.force_calls, ",d"),
             status,
         )
 
 
 #: Heads of the table.
-COLUMNS = Row("crystal", "formula", "volume", "error (Å)", "volume error", "uncertainty (Å)", "force calls", "status")
+COLUMNS = Row("crystal", "formula", "volume", "error (Å)", "uncertainty (Å)", "eV/atom", "force calls", "status")
 
 
 def short(label: str) -> str:
@@ -132,8 +150,8 @@ def short(label: str) -> str:
     return label if len(label) <= LABEL_WIDTH else "…" + label[1 - LABEL_WIDTH :]
 
 
-def _told(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)
+def _told(value: float | None, spec: str, before: str = "") -> str:
+    return "" if value is None else before + format(value, spec)
 
 
 def _formula(crystal: Crystal | None) -> str:
@@ -157,17 +175,25 @@ def failure(frame: RelaxedFrame) -> str:
 
 
 def print_results(console: Console, tally: Tally, output: str, *, seconds: float, unread: str = "") -> None:
-    """A row for each crystal, where they are few, why some are uncertain, a line for all, and what was not read."""
+    """A row for each crystal, where they are few, why some are uncertain, a line for all, and what was not read.
+
+    Of many crystals the reasons are counted by kind.
+    """
     if tally.total <= TABLE_ROWS:
         shown = [n for n in range(len(COLUMNS)) if COLUMNS[n] in _ALWAYS or any(row[n] for row in tally.rows)]
         table = Table(box=None, pad_edge=False)
         for n in shown:
-            table.add_column(COLUMNS[n], justify="left" if COLUMNS[n] in _ALWAYS else "right")
+            table.add_column(COLUMNS[n], justify="left" if COLUMNS[n] in _ALWAYS else "right", overflow="fold")
         for row in tally.rows:
             table.add_row(*(escape(row[n]) for n in shown))
         console.print(table)
-        for doubt in tally.doubts:
-            console.print(doubt, markup=False, soft_wrap=True)
+        told = tally.doubts
+    else:
+        told = [f"{count:,} uncertain: {reason}" for reason, count in tally.reasons.most_common(_REASONS)]
+        if rest := tally.reasons.total() - sum(count for _, count in tally.reasons.most_common(_REASONS)):
+            told.append(f"{rest:,} uncertain for other reasons, see deeprelax_reason of each crystal")
+    for line in told:
+        console.print(line, markup=False, soft_wrap=True)
     for line in filter(None, (summary(tally, output, seconds=seconds), unread)):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -191,6 +217,9 @@ def summary(tally: Tally, output: str, *, seconds: float) -> str:
     if tally.errors:
         volume = f", of volumes {statistics.median(tally.volume_errors):.1%}" if tally.volume_errors else ""
         parts.append(f"median expected error {statistics.median(tally.errors):.3f} Å{volume}")
+    if tally.energy_bounds:
+        of, bound = " or ".join(sorted(tally.potentials)), statistics.median(tally.energy_bounds)
+        parts.append(f"energies of {of}, nine in ten within {bound:.2f} eV/atom")
     parts.append(f"{seconds:.1f} s, {tally.total / max(seconds, 1e-9):.3g} crystals/s")
     if tally.written:
         parts.append(f"written to {output}")

@@ -169,7 +169,7 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
     from deeprelax_ase.labelling import label as run_label
     from deeprelax_ase.screening import Shard as Share
 
-    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
         without_warnings_of_potentials()
         task = bar.add_task("reading", total=None)
 

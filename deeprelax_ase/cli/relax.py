@@ -26,6 +26,7 @@ from deeprelax_ase.cli.common import (
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
+from deeprelax_ase.progress import INTERVAL
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
@@ -167,6 +168,10 @@ def _relax_frames(
     )
 
 
+def _count(sources: list[Source]) -> int:
+    return sum(source.count() for source in sources)
+
+
 def _run(
     relax_frames: Callable[..., Iterator[RelaxedFrame]],
     sources: list[Source],
@@ -183,14 +188,14 @@ def _run(
     from deeprelax_ase.progress import is_live, progress
 
     shown, tally = errors(), console.Tally()
-    counts = not quiet and (slow or is_live(shown))
+    later = not (quiet or slow or is_live(shown))  # in logs once there is something to tell, as counting takes time
     start = time.perf_counter()
     try:
         with (
             open_sink(output, file_format, overwrite=overwrite) as sink,
-            progress(shown, visible=not quiet, rate=True) as bar,
+            progress(shown, visible=not quiet) as bar,
         ):
-            task = bar.add_task("relaxing", total=sum(source.count() for source in sources) if counts else None)
+            task = bar.add_task("relaxing", total=None if quiet or later else _count(sources))
 
             def observe(label: str, step: int) -> None:
                 bar.update(task, description=f"relaxing {escape(console.short(label))}, step {step}")
@@ -200,6 +205,9 @@ def _run(
                 tally.add(written)
                 if console.is_reported(written):
                     bar.console.print(escape(console.failure(written)), soft_wrap=True)
+                if later and time.perf_counter() - start > INTERVAL / 2:
+                    bar.update(task, total=_count(sources))
+                    later = False
                 bar.advance(task)
     except KeyboardInterrupt:
         shown.print(f"interrupted: {tally.written} crystals are in {escape(output)}", soft_wrap=True)

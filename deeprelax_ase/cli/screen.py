@@ -165,7 +165,7 @@ def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quie
     from deeprelax_ase.screening.manifest import Shard as Share
     from deeprelax_ase.screening.run import screen as run_screen
 
-    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
+    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
         without_warnings_of_potentials()
         task = bar.add_task("reading", total=None)
 
@@ -189,10 +189,11 @@ def export(
     """Write the crystals of a screening to a file that other programs read."""
     require("pyarrow", "screening")
     from deeprelax_ase.screening.export import export_results, repeated_ids
+    from deeprelax_ase.screening.folder import Folder
 
     try:
-        with plain_warnings(), bar_on(errors(), visible=not quiet, rate=True) as bar:
-            task = bar.add_task("writing", total=None)
+        with plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
+            task = bar.add_task("writing", total=Folder(folder).manifest().structures)
             written = export_results(
                 folder,
                 output,

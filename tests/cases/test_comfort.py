@@ -68,17 +68,12 @@ def test_options_without_sense_are_refused_at_once(tmp_path, monkeypatch, words)
 
 
 def test_relax_and_screen_have_one_vocabulary():
-    shared = (
-        "--calculator",
-        "--finish",
-        "--fmax",
-        "--steps",
-        "--recycles",
-        "--members",
-        "--on-uncertain",
-    )
-    shared += ("--max-error", "--max-volume-error", "--fixed-cell", "--device", "--quiet")
-    for command in ("relax", "screen"):
+    potential = ("--calculator", "--finish", "--fmax", "--steps", "--device", "--quiet")
+    cost = ("--one-shot", "--recycles", "--members")
+    trust = ("--on-uncertain", "--max-error", "--max-volume-error", "--fixed-cell")
+    wanted = {"relax": potential + cost + trust, "bench": potential + cost, "label": (*potential, "--fixed-cell")}
+    wanted["screen"] = wanted["relax"]
+    for command, shared in wanted.items():
         told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
         assert not [option for option in shared if option not in told], command
 

@@ -81,6 +81,14 @@ class TestRelax:
         assert result.stdout.startswith("60 accepted of 60; ")
         assert result.stdout.count("\n") == 1
 
+    @pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["log of long work", "of short work"])
+    def test_a_log_tells_the_total_of_long_work(self, deeprelax, crystals, monkeypatch, seconds):
+        monkeypatch.setattr("deeprelax_ase.cli.relax.INTERVAL", seconds)
+        monkeypatch.setattr("deeprelax_ase.progress.Lines.interval", seconds)
+        write("set.extxyz", crystals)
+        told = [line.partition(",")[0] for line in deeprelax("relax", "set.extxyz").stderr.splitlines()]
+        assert told[-1:] == ([] if seconds else ["relaxing: 3 of 3"])
+
     def test_quiet(self, deeprelax, mixed):
         write("set.extxyz", mixed)
         result = deeprelax("relax", "set.extxyz", "-q")

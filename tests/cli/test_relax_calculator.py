@@ -17,6 +17,7 @@ from rich.console import Console
 from deeprelax_ase.cli import relax as command
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.uncertainty.calibration import CalibratedError
+from deeprelax_ase.uncertainty.relaxed_energy import RelaxedEnergy
 from tests.cli.conftest import PREDICTOR
 from tests.stand_in import SHRINKAGE, StandInPredictor
 
@@ -45,14 +46,43 @@ class TestUncertain:
         assert result.stderr == ""
         head, first, second, _, doubt, told = result.stdout.splitlines()
         assert doubt == "set.extxyz@0: the crystal is unlike those that the model knows"
-        assert head.split() == ["crystal", "formula", "volume", "error", "(Å)", "volume", "error", "status"]
-        assert first.split() == ["set.extxyz@0", "Cu", "-8.7%", "0.030", "2.0%", "uncertain"]
-        assert second.split() == ["set.extxyz@1", "Cu", "-8.7%", "0.030", "2.0%", "accepted"]
+        assert head.split() == ["crystal", "formula", "volume", "error", "(Å)", "status"]
+        assert first.split() == ["set.extxyz@0", "Cu", "-8.7%", "±", "2.0%", "0.030", "uncertain"]
+        assert second.split() == ["set.extxyz@1", "Cu", "-8.7%", "±", "2.0%", "0.030", "accepted"]
         assert told.startswith("2 accepted, 1 uncertain of 3; median expected error 0.030 Å, of volumes 2.0%; ")
         atoms = read("relaxed.extxyz", index="0")
         assert atoms.cell.lengths()[0] == pytest.approx(3.6 * SHRINKAGE)
         assert atoms.info["deeprelax_status"] == "uncertain"
         assert atoms.info["deeprelax_reason"] == "the crystal is unlike those that the model knows"
+
+    def test_energies_are_told_where_the_model_tells_them(self, deeprelax, monkeypatch):
+        class Told(StandInPredictor):
+            def predict(self, structure, **options):
+                energy = RelaxedEnergy(energy=-3.7251, bound=0.0912, potential="Nequix-OAM-1")
+                return replace(super().predict(structure, **options), energy=energy)
+
+        monkeypatch.setattr(PREDICTOR, lambda *given, **options: Told(error=ERROR))
+        head, *rows, told = deeprelax("relax", "set.extxyz").stdout.splitlines()
+        assert head.split()[-2:] == ["eV/atom", "status"]
+        assert [row.split()[-2:] for row in rows] == [["-3.725", "accepted"]] * 3
+        assert "; energies of Nequix-OAM-1, nine in ten within 0.09 eV/atom; " in told
+
+    def test_names_are_whole_in_80_columns(self, deeprelax, crystals):
+        write("a_very_long_name_of_candidates.extxyz", crystals)
+        under = ("-c", EMTS[0], "--on-uncertain", "finish", "--steps", "1")
+        result = deeprelax("relax", "a_very_long_name_of_candidates.extxyz", *under)
+        rows = result.stdout.splitlines()[1:4]
+        assert [row.split()[0][-14:] for row in rows] == [f"dates.extxyz@{k}" for k in range(3)]
+        assert max(map(len, rows)) <= 80
+
+    def test_of_many_the_reasons_are_counted_by_kind(self, deeprelax, crystals):
+        write("many.extxyz", crystals * 20)
+        result = deeprelax("relax", "many.extxyz", "--max-error", "0.02")
+        assert result.exit_code == 1
+        *reasons, told = result.stdout.splitlines()
+        assert sum(int(line.partition(" uncertain: ")[0]) for line in reasons) == 60
+        assert "its expected error … Å is above max_error=… Å" in " ".join(reasons)
+        assert told.startswith("60 uncertain of 60; ")
 
     def test_limits(self, deeprelax):
         for limit, value in (("--max-error", "0.02"), ("--max-volume-error", "0.01"), ("--max-uncertainty", "0.01")):
