@@ -41,6 +41,7 @@ Examples:
 
     deeprelax relax POSCAR -o CONTCAR
     deeprelax relax *.cif -o relaxed.extxyz
+    deeprelax relax *.cif -o relaxed-%s.cif
     deeprelax relax cifs/ -o relaxed.db --max-error 0.05 --on-uncertain skip
     deeprelax relax POSCAR --calculator chgnet --finish fast -o CONTCAR
     deeprelax relax *.cif --calculator m3gnet --on-uncertain finish
@@ -57,7 +58,8 @@ Inputs = Annotated[
 Output = Annotated[
     str,
     option(
-        "File for the results, in the format of its ending; name-%04d.vasp makes one file for each crystal.",
+        "File for the results, in the format of its ending; relaxed-%s.vasp makes one file for each crystal by its own "
+        "name, relaxed-%04d.vasp by its number.",
         "-o",
         "--output",
         metavar="OUT",

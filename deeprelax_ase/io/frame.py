@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,15 @@ def name_in(values: Mapping[str, Any], id_key: str | None = None, usual: Sequenc
     """The name of a structure among its ``values``, under ``id_key`` or the first ``usual`` key; empty if none."""
     keys = (id_key,) if id_key else usual
     return escaped(next((name for key in keys if values.get(key) is not None and (name := str(values[key]))), ""))
+
+
+def stem_of(label: str) -> str:
+    """Name for the file of a frame with this ``label``: that of its own without ending, and its place in there."""
+    path, at, index = label.rpartition("@")
+    name = (path if at else label).replace(":", "/").rpartition("/")[2]
+    stem = re.sub(r"(?<=.)(\.(gz|bz2|xz))?$", "", name)
+    stem = stem.rpartition(".")[0] or stem
+    return f"{stem}-{index}" if at else stem
 
 
 def escaped(text: str) -> str:

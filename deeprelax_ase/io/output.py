@@ -16,15 +16,15 @@ from deeprelax_ase.io.placing import taken
 if TYPE_CHECKING:
     from deeprelax_ase.io.source import Source
 
-#: Placeholder for the number of a crystal in the name of its file.
-NUMBER = re.compile(r"%0?\d*d")
+#: Placeholder for the number of a crystal in the name of its file, or for its own name.
+NUMBER = re.compile(r"%(?:0?\d*d|s)")
 
 
 def check_output(name: str, *, inputs: Iterable[Source], several: bool, overwrite: bool = False) -> str:
     """The format that ``name`` stands for, if results can be written there; nothing is touched.
 
     Args:
-        name: path of the output, or a numbered one with ``%d`` for one file per crystal.
+        name: path of the output, or one with ``%d`` or ``%s``, its number or its name, for one file per crystal.
         inputs: files that are read; none of them is overwritten.
         several: whether there is more than one crystal.
         overwrite: whether results of before may be replaced.
@@ -36,7 +36,7 @@ def check_output(name: str, *, inputs: Iterable[Source], several: bool, overwrit
     check_place(path, inputs=inputs, overwrite=overwrite)
     file_format = _format_of(path)
     if several and _is_single(file_format) and not NUMBER.search(path.name):
-        numbered = f"{path.stem}-%04d{path.suffix}"
+        numbered = f"{path.stem}-%s{path.suffix}"
         raise OutputError(
             f"{file_format} holds one crystal, and there are several. Use one file for all, such as "
             f"{path.with_name('relaxed.extxyz')}, or one file each: {path.with_name(numbered)}"
@@ -119,5 +119,7 @@ def _results_at(output: Path) -> Iterator[Path]:
 
 
 def _numbered(output: Path) -> re.Pattern[str]:
-    """Names of the files that a numbered one stands for."""
-    return re.compile(r"\d+".join(re.escape(part) for part in NUMBER.split(output.name)))
+    """Names of the files that a numbered one stands for, or one with their own names."""
+    parts = zip(NUMBER.split(output.name), [*NUMBER.findall(output.name), ""], strict=True)
+    kinds = {"": "", "%s": ".+"}
+    return re.compile("".join(re.escape(part) + kinds.get(kind, r"\d+") for part, kind in parts))

@@ -1,8 +1,9 @@
 """Sinks write results as the crystals come: what was written stays readable when a run is interrupted.
 
 Formats that grow (extended XYZ, ASE's trajectories and databases) are written crystal by crystal; the others when all
-crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``. Whatever lies
-there from before stays, or if it is to be replaced, does so until something is written.
+crystals are there, or the run ends early. Formats for one crystal take a numbered name, ``POSCAR-%04d``, or the
+crystal's own, ``%s.vasp``. What lies there from before stays, or if it is to be replaced, stays until something is
+written.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Sink(ABC):
     def __init__(self, path: Path, file_format: str, whole: bool, overwrite: bool) -> None:
         self._path, self._format, self._whole, self._overwrite = path, file_format, whole, overwrite
         self._part = aside(path)
-        self._written = 0
+        self._written, self._name = 0, ""
 
     def __enter__(self) -> Sink:
         return self
@@ -63,8 +64,9 @@ class Sink(ABC):
             self._written = 0
         self.close()
 
-    def write(self, atoms: Atoms) -> None:
-        """Add one crystal."""
+    def write(self, atoms: Atoms, name: str = "") -> None:
+        """Add one crystal; ``name`` is for files of their own, by default that in its info."""
+        self._name = name
         try:
             self._write(atoms)
         except sqlite3.Error as error:  # no space, or no permission
@@ -211,14 +213,21 @@ class _JsonSink(_DatabaseSink):
 
 
 class _NumberedSink(Sink):
-    """One file per crystal, counted from 0 as ASE counts frames; one that cannot be written has a number too."""
+    """One file per crystal, counted from 0 as ASE counts frames; one that cannot be written has a number too.
+
+    Where two crystals have one name, the second has its number after it.
+    """
 
     _count = 0
+
+    def __init__(self, path: Path, file_format: str, whole: bool, overwrite: bool) -> None:
+        super().__init__(path, file_format, whole, overwrite)
+        self._named: set[str] = set()
 
     def _write(self, atoms: Atoms) -> None:
         from ase.io import write
 
-        path, self._count = self._numbered(self._count), self._count + 1
+        path, self._count = self._place(name_in(atoms.info)), self._count + 1
         part = aside(path)
         try:
             write(part, atoms, format=self._format)
@@ -228,14 +237,23 @@ class _NumberedSink(Sink):
         finally:
             part.unlink(missing_ok=True)
 
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(NUMBER.sub(lambda pattern: pattern.group() % number, self._path.name))
+    def _place(self, known: str) -> Path:
+        """The file of the next crystal, whose info names it ``known``."""
+        name = re.sub(r"[^\w.+-]+", "_", self._name or known) or str(self._count)
+        made = self._filled(name)
+        if made in self._named:
+            made = self._filled(f"{name}-{self._count}")
+        self._named.add(made)
+        return self._path.with_name(made)
+
+    def _filled(self, name: str) -> str:
+        return NUMBER.sub(lambda one: name if one[0] == "%s" else one[0] % self._count, self._path.name)
 
     def _finish(self) -> None:
         """Do nothing: each file is finished already."""
 
     def _keep(self) -> None:
-        for file in filter(Path.exists, map(self._numbered, range(self._count))):
+        for file in filter(Path.exists, map(self._path.with_name, self._named)):
             to_disk(file)
         to_disk(self._path.parent)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
-from deeprelax_ase.io.frame import Frame
+from deeprelax_ase.io.frame import Frame, stem_of
 from deeprelax_ase.optimizers.acceptance import largest_force
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
 from deeprelax_ase.prediction.judgement import (
@@ -262,7 +262,7 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
     if frame.atoms is None:
         return frame
     try:
-        sink.write(frame.atoms)
+        sink.write(frame.atoms, stem_of(frame.label))
     except (OSError, OutputError):
         raise
     except Exception as error:  # whatever ASE's formats raise

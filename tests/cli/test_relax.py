@@ -47,6 +47,26 @@ class TestRelax:
         lengths = [round(atoms.cell.lengths()[0] / SHRINKAGE, 6) for atoms in read("out.traj", index=":")]
         assert lengths == [3.7, 3.8, 3.6, 3.6]
 
+    def test_names_of_files_are_kept(self, deeprelax, crystals):
+        for name, atoms in zip(("a.vasp", "POSCAR", "b.cif.gz"), crystals, strict=True):
+            write(name, atoms, format="cif" if "cif" in name else "vasp")
+        write("set.extxyz", crystals)
+        Path("out").mkdir()
+        given = ("a.vasp", "POSCAR", "b.cif.gz", "set.extxyz@1:", "a.vasp")
+        assert deeprelax("relax", *given, "-o", "out/%s.vasp").exit_code == 0
+        names = {
+            "a.vasp": 3.6,
+            "POSCAR.vasp": 3.7,
+            "b.vasp": 3.8,
+            "set-1.vasp": 3.7,
+            "set-2.vasp": 3.8,
+            "a-5.vasp": 3.6,
+        }
+        found = {file.name: read(file).cell.lengths()[0] / SHRINKAGE for file in Path("out").iterdir()}
+        assert found == pytest.approx(names)
+        again = deeprelax("relax", "a.vasp", "-o", "out/%s.vasp")
+        assert (again.exit_code, "exists already" in again.stderr) == (2, True)
+
     def test_model_and_device(self, deeprelax, asked, crystals):
         write("POSCAR", crystals[0])
         deeprelax("relax", "POSCAR", "--model", "My-Model", "--device", "cpu")
@@ -216,7 +236,7 @@ class TestUsage:
 
     def test_one_file_each_is_offered_and_works(self, deeprelax, crystals):
         write("set.extxyz", crystals)
-        assert "POSCAR-%04d" in deeprelax("relax", "set.extxyz", "-o", "POSCAR").stderr
+        assert "POSCAR-%s" in deeprelax("relax", "set.extxyz", "-o", "POSCAR").stderr
         assert deeprelax("relax", "set.extxyz", "-o", "POSCAR-%04d").exit_code == 0
         assert len(list(Path().glob("POSCAR-000?"))) == 3
 

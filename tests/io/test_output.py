@@ -28,13 +28,13 @@ def test_names_the_format(tmp_path):
 
 def test_several_crystals_into_a_format_for_one(tmp_path):
     with pytest.raises(
-        OutputError, match=r"vasp holds one crystal, and there are several.*relaxed\.extxyz.*out-%04d\.vasp"
+        OutputError, match=r"vasp holds one crystal, and there are several.*relaxed\.extxyz.*out-%s\.vasp"
     ):
         check_output(str(tmp_path / "out.vasp"), inputs=[], several=True)
     assert check_output(str(tmp_path / "out-%04d.vasp"), inputs=[], several=True) == "vasp"
 
 
-@pytest.mark.parametrize("output", ["POSCAR", "./POSCAR", "link", "hard", "POSCAR-%d"])
+@pytest.mark.parametrize("output", ["POSCAR", "./POSCAR", "link", "hard", "POSCAR-%d", "POSCAR-%s"])
 def test_an_input_is_never_overwritten(tmp_path, monkeypatch, crystals, output):
     monkeypatch.chdir(tmp_path)
     write(Path("POSCAR"), crystals[:1])

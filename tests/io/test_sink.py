@@ -89,6 +89,21 @@ def test_one_file_each(tmp_path, crystals, name, files):
     assert read(tmp_path / files[2]).cell.volume == pytest.approx(crystals[2].cell.volume)
 
 
+def test_one_file_each_by_names(tmp_path, crystals):
+    """Those that are given, that of the info, or its number; one that is taken has its number too."""
+    crystals[2].info["name"] = "mp-1/../odd"
+    with open_sink(str(tmp_path / "r-%s.vasp"), "vasp") as sink:
+        for atoms, name in zip([*crystals[:3], crystals[0]], ["MgO", "", "", "MgO"], strict=True):
+            sink.write(atoms, name)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "r-MgO.vasp",
+        "r-1.vasp",
+        "r-mp-1_.._odd.vasp",
+        "r-MgO-3.vasp",
+    }
+    assert read(tmp_path / "r-1.vasp").cell.volume == pytest.approx(crystals[1].cell.volume)
+
+
 @pytest.mark.parametrize("name", ["r.extxyz", "r.xyz", "r.traj", "r.db"])
 def test_readable_after_every_crystal(tmp_path, crystals, name):
     writer = open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=True))
