@@ -142,7 +142,7 @@ class TestPredictFrames:
 
 
 class Full:
-    def write(self, atoms: Atoms) -> None:
+    def write(self, atoms: Atoms, name: str = "") -> None:
         raise OSError("No space left on device")
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class Full:
 
 
 class Picky(Full):
-    def write(self, atoms: Atoms) -> None:
+    def write(self, atoms: Atoms, name: str = "") -> None:
         if len(atoms) > 1:
             raise KeyError("too\nmany")
 
