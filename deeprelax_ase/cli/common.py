@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.errors import DeepRelaxError, SourceError
+from deeprelax_ase.progress import progress as bar_on
+
+if TYPE_CHECKING:
+    from deeprelax_ase.screening.run import Progress
 
 #: Exit codes: all went well; something failed; nothing was done; stopped by the user.
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +43,25 @@ def going_on_with(folder: object) -> Iterator[None]:
         stop(str(error))
     except OSError as error:
         stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+
+
+@contextmanager
+def working_in(folder: object, *, quiet: bool) -> Iterator[Callable[[Progress, str], None]]:
+    """Do work on a ``folder`` that the same command goes on with, see :func:`going_on_with`, behind a bar.
+
+    Yields:
+        what shows how far it is, with a text of what is done.
+    """
+    with going_on_with(folder), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
+        without_warnings_of_potentials()
+        task = bar.add_task("reading", total=None)
+
+        def show(progress: Progress, text: str) -> None:
+            if progress.done == progress.before:  # so that the rate is this call's
+                bar.reset(task, total=progress.total, completed=progress.done)
+            bar.update(task, description=text, total=progress.total, completed=progress.done)
+
+        yield show
 
 
 def errors() -> Console:

@@ -13,11 +13,9 @@ from deeprelax_ase.cli.common import (
     OK,
     SOME_FAILED,
     errors,
-    going_on_with,
-    plain_warnings,
     require,
     stop,
-    without_warnings_of_potentials,
+    working_in,
 )
 from deeprelax_ase.cli.options import (
     FINISH,
@@ -41,7 +39,6 @@ from deeprelax_ase.cli.options import (
 )
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, LearntLevel
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
     from deeprelax_ase.labelling import LabelReport
@@ -169,15 +166,10 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
     from deeprelax_ase.labelling import label as run_label
     from deeprelax_ase.screening import Shard as Share
 
-    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
-        without_warnings_of_potentials()
-        task = bar.add_task("reading", total=None)
+    with working_in(out, quiet=quiet) as show:
 
         def observe(progress: Progress) -> None:
-            if progress.done == progress.before:  # so that the rate is this call's
-                bar.reset(task, total=progress.total, completed=progress.done)
-            labelled = progress.statuses["labelled"]
-            bar.update(task, description=f"relaxing, {labelled:,} labelled", completed=progress.done)
+            show(progress, f"relaxing, {progress.statuses['labelled']:,} labelled")
 
         return run_label(inputs, out, options, shard=Share.parse(shard), observe=observe, **work)
 

@@ -15,11 +15,10 @@ from deeprelax_ase.cli.common import (
     OK,
     SOME_FAILED,
     errors,
-    going_on_with,
     plain_warnings,
     require,
     stop,
-    without_warnings_of_potentials,
+    working_in,
 )
 from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.console import counts
@@ -165,16 +164,11 @@ def _run(inputs: list[str], out: str, options: RelaxOptions, *, shard: str, quie
     from deeprelax_ase.screening.manifest import Shard as Share
     from deeprelax_ase.screening.run import screen as run_screen
 
-    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
-        without_warnings_of_potentials()
-        task = bar.add_task("reading", total=None)
+    with working_in(out, quiet=quiet) as show:
 
         def observe(progress: run.Progress) -> None:
-            if progress.done == progress.before:  # so that the rate is this call's
-                bar.reset(task, total=progress.total, completed=progress.done)
             failed = sum(progress.statuses[status] for status in UNRELAXED)
-            text = f"relaxing, {failed:,} refused or failed" if failed else "relaxing"
-            bar.update(task, description=text, total=progress.total, completed=progress.done)
+            show(progress, f"relaxing, {failed:,} refused or failed" if failed else "relaxing")
 
         return run_screen(inputs, out, options, shard=Share.parse(shard), observe=observe, **work)
 

@@ -44,3 +44,17 @@ def test_what_is_wrong_is_told(data: Path, arguments: list[str], told: str) -> N
     result = CliRunner().invoke(app, given if "--data" in given else [*given, "--data", str(data)])
     assert result.exit_code in (1, 2)
     assert told in result.stderr
+
+
+def test_a_potential_of_ones_own_is_measured_in_batches(data: Path, tmp_path: Path) -> None:
+    arguments = ["bench", "--data", str(data), "--split", "all", "--number", "2", "--baseline", "nothing"]
+    cost = ["--one-shot", "fast", "--device", "cpu", "--out", str(tmp_path)]
+    under = ["--calculator", "tests.batched_emt:springs", "--finish", "fast", "--steps", "3"]
+    result = CliRunner().invoke(app, [*arguments, *cost, *under])
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]
+    assert rows["FAST in batches, tests.batched_emt:springs"]["calls"] > 1
+    assert "DeepRelax-PBE, 1 x 1" in rows
+    assert "DeepRelax-PBE, 2 x 1" not in rows
+    again = CliRunner().invoke(app, [*arguments, *cost])
+    assert (again.exit_code, "exists already" in again.stderr) == (2, True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from deeprelax_ase.cli import app
-from deeprelax_ase.cli import screen as command
+from deeprelax_ase.cli import common
 from tests.screening.conftest import some_crystals
 
 pytest.importorskip("pyarrow")
@@ -147,7 +147,7 @@ def test_a_full_disk_ends_it_with_advice(tmp_path: Path, monkeypatch: pytest.Mon
 def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120)
-    monkeypatch.setattr(command, "errors", lambda: terminal)
+    monkeypatch.setattr(common, "errors", lambda: terminal)
     write(tmp_path / "set.extxyz", some_crystals(6))
     done = run("screen", tmp_path / "set.extxyz", "-o", tmp_path / "out", "--block-size", 2, *QUICK)
     assert done.exit_code == 0, done.output
