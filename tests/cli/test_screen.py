@@ -15,8 +15,7 @@ from ase.io import read, write
 from rich.console import Console
 from typer.testing import CliRunner
 
-from deeprelax_ase.cli import app
-from deeprelax_ase.cli import common
+from deeprelax_ase.cli import app, common
 from tests.screening.conftest import some_crystals
 
 pytest.importorskip("pyarrow")
