@@ -120,6 +120,9 @@ def _costs(results: Path) -> Iterator[Aim]:
     for name, title, limit in (("", "", 3.0), (", fast", ' by `one_shot="fast"`', 1.5)):
         shot = latency["results"][f"DeepRelax-PBE{name}"]["ratio_to_potential"]
         yield Aim(f"one shot{title} of ten atoms on a CPU, in calls of M3GNet", limit, shot, PLAIN)
+    memory = read(results, "peak_memory")["MiB"]
+    before, now = memory["DeepRelax-PBE, before (690091a)"], memory["DeepRelax-PBE"]
+    yield Aim("peak memory of that, MiB: at most that of the default that it replaced", before, now, "{:.0f}")
     card = ModelCard.read(WEIGHTS / "DeepRelax-PBE.json")
     size = card.parameters * card.recycles * card.members / 1e6
     yield Aim("parameters x recycles x members", 15.0, size, "{:.1f} M")

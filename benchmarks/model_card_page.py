@@ -7,6 +7,7 @@ from typing import Any
 
 from kinds_page import told_here
 from model_card_failures import FILES, OOD, failures, kind_name, percent
+from relaxed_energy_page import of_card
 from shared import RESULTS, read, table
 
 from deeprelax_ase.models.card import ModelCard
@@ -38,7 +39,8 @@ def write_card(name: str, folder: Path) -> None:
     measured, accuracy, latency, large = read(RESULTS, f"card-{short}", f"accuracy-{short}", "latency", "large")
     kinds = read(RESULTS, f"kinds-{short}") if (RESULTS / f"kinds-{short}.json").exists() else None
     card = ModelCard.read(WEIGHTS / f"{name}.json")
-    page = markdown(card, measured, accuracy, latency, kinds=kinds, large=large)
+    energies = read(RESULTS, "relaxed_energy") if card.energy else None
+    page = markdown(card, measured, accuracy, latency, kinds=kinds, large=large, energies=energies)
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 
@@ -50,6 +52,7 @@ def markdown(
     *,
     kinds: dict[str, Any] | None = None,
     large: dict[str, Any] | None = None,
+    energies: dict[str, Any] | None = None,
 ) -> str:
     """The whole card.
 
@@ -60,6 +63,7 @@ def markdown(
         latency: what ``latency.py`` found.
         kinds: what ``kinds.py`` found with it, where it was asked.
         large: what ``large.py`` found, with it or with another model.
+        energies: what ``relaxed_energy.py`` found, where it predicts energies.
 
     Raises:
         ValueError: the figures were measured with other weights.
@@ -78,6 +82,7 @@ def markdown(
         _overall(card),
         _groups(card, measured),
         *([] if kinds is None else [_kinds(kinds)]),
+        *([] if energies is None else [of_card(energies)]),
         "## Known failures",
         failures(card, measured, accuracy, large),
         "## Licence",

@@ -170,7 +170,7 @@ def _gpaw(results: Path) -> str:
 
 def _energy_output(results: Path) -> str:
     """The errors of predicted energies, and the choices that they decide."""
-    return in_short(read(results, "relaxed_energy")["rows"]["all"])
+    return in_short(read(results, "relaxed_energy"))
 
 
 def _mixtures(results: Path) -> str:

@@ -4,11 +4,12 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES DEEPRELAX_NEQUIX=nequix-oam-1.pt
     python benchmarks/relaxed_energy.py pairs_universal.npz pairs_xmno.npz pairs_generated_?.npz \\
     --json benchmarks/results/relaxed_energy.json
 
-Energies are those of Nequix-OAM-1. ``--write`` fits the factors of the bounds to the validation crystals, and writes
-them into the model's card; test crystals are measured either way. A choice is whether a crystal lies below a limit:
-the best other crystal of its composition among the test crystals, or else the median of the validation crystals of its
-kind, of energies less those of the elements. Those within 0.05 eV/atom of the limit are the hard ones. M3GNet's
-energies are put onto the scale of Nequix by energies of the elements, fitted to training crystals at their minima.
+Energies are those of Nequix-OAM-1, of the crystals for which the package tells one. ``--write`` fits the factors of the
+bounds to the validation crystals, and writes them into the model's card; test crystals are measured either way. A
+choice is whether a crystal lies below a limit: the best other crystal of its composition among the test crystals, or
+else the median of the validation crystals of its kind, of energies less those of the elements. Those within 0.05
+eV/atom of the limit are the hard ones. M3GNet's energies are put onto the scale of Nequix by energies of the elements,
+fitted to training crystals at their minima.
 """
 
 from __future__ import annotations
@@ -33,18 +34,23 @@ from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
-from deeprelax_ase.uncertainty.calibration import KINDS as LAW_KINDS
-from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw
+from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw
 
 #: eV/atom: crystals so near a limit are the hard ones; crystals of one composition that differ by less are one.
 NEAR, SAME = 0.05, 0.005
+
+#: Of groups of fewer crystals with an energy there is no row.
+LEAST = 10
 
 #: What ``get_batched`` takes.
 POTENTIALS = {"M3GNet": "m3gnet", "Nequix": "nequix_torch_sim:nequix"}
 
 
 class Predicted(NamedTuple):
-    """Arrays (n,): energies in eV/atom, their Laplace scales, and numbers of the kinds that the law tells apart."""
+    """Arrays (n,): energies in eV/atom, their Laplace scales, and numbers of the kinds that the law tells apart.
+
+    Energies are nan where the package tells none: a cell is kept that is no slab's, or the crystal is refused.
+    """
 
     energies: np.ndarray
     scales: np.ndarray
@@ -74,7 +80,9 @@ def _predicted(model: Model, pairs: RelaxationPairs, atoms: int = 3000) -> Predi
             found = relax(model, graph, InferenceSettings(1, None), relax_cell=False if kept else None)
             assert found.energies is not None
             assert found.features is not None
-            columns[:, index.numpy()] = *(v.numpy() for v in found.energies), found.features.kinds()
+            energy, scale = (values.numpy() for values in found.energies)
+            told = np.where(found.flaws.numpy() == 0, energy, np.nan)
+            columns[:, index.numpy()] = told, scale, found.features.kinds()
     return Predicted(columns[0], columns[1], columns[2].astype(int))
 
 
@@ -169,10 +177,12 @@ def write_law(model: Model, name: str, files: Sequence[Path], cache: Path | None
     """Fit the law to the validation crystals of ``files``, and write it into the card called ``name``."""
     pairs, truth = all_of(files, 1)
     energies, scales, kinds = predicted(model, pairs, cache and cache / "energies-validation.npz")
-    law = EnergyLaw.fit(str(model.card.energy["potential"]), np.abs(energies - truth), scales, kinds)
-    told = {"factors": dict(zip(LAW_KINDS, law.factors, strict=True)), "crystals": len(pairs)}
+    told = np.isfinite(energies)
+    errors = np.abs(energies - truth)[told]
+    law = EnergyLaw.fit(str(model.card.energy["potential"]), errors, scales[told], kinds[told])
+    found = {"factors": dict(zip(ENERGY_KINDS, law.factors, strict=True)), "crystals": len(errors)}
     card = ModelCard.read(card_file_of(name))
-    replace(card, energy=card.energy | told).write(card_file_of(name))
+    replace(card, energy=card.energy | found).write(card_file_of(name))
     return law
 
 
@@ -207,13 +217,13 @@ def main() -> None:
     assert law is not None
     tests = held_out(given.data, "relaxed", each=given.each, every=given.every)
     energies, scales, kinds = predicted(model, tests.pairs, given.cache and given.cache / "energies-test.npz")
-    bounds, truth = np.array(law.factors)[kinds] * scales, tests.minima.astype(float)
+    bounds, truth = law.bounds(scales, kinds), tests.minima.astype(float)
     estimates, others = estimates_of(tests, energies, given), best_others(tests)
     alone = np.where(np.isnan(others), formation_limits(tests, model.energy.elements.numpy(), given.data), np.nan)
-    groups = groups_of(tests) | {"all": np.ones(len(truth), dtype=bool)}
+    told, groups = np.isfinite(energies), groups_of(tests) | {"all": np.ones(len(truth), dtype=bool)}
     groups["all of the nine kinds"] = np.any([groups[kind] for kind in KINDS.values()], axis=0)
-    rows = {}
-    for name, mask in groups.items():
+    rows, not_told = {}, {name: int((mask & ~told).sum()) for name, mask in groups.items()}
+    for name, mask in ((name, mask & told) for name, mask in groups.items() if (mask & told).sum() >= LEAST):
         own, errors = {key: values[mask] for key, values in estimates.items()}, np.abs(energies - truth)[mask]
         rows[name] = {
             **error_row(errors, bounds[mask]),
@@ -222,10 +232,18 @@ def main() -> None:
             "composition": choice_rows(truth[mask], others[mask], own, bounds[mask]),
             "formation": choice_rows(truth[mask], alone[mask], own, bounds[mask]),
         }
-    of_kinds = [rows[kind] for kind in KINDS.values()]
+    of_kinds = [rows[kind] for kind in KINDS.values() if kind in rows]
     mean = {key: float(np.mean([row[key] for row in of_kinds])) for key in ("median", "mean", "p90")}
-    facts = {"environment": environment(), "model": given.model, "near": NEAR, "same": SAME, MEAN: mean}
-    write_json(given.json, {**facts, "factors": dict(zip(LAW_KINDS, law.factors, strict=True)), "rows": rows})
+    facts = {
+        "environment": environment(),
+        "model": given.model,
+        "near": NEAR,
+        "same": SAME,
+        MEAN: mean,
+        "not told": not_told,
+    }
+    facts |= {"factors": dict(zip(ENERGY_KINDS, law.factors, strict=True)), "not told": not_told}
+    write_json(given.json, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":

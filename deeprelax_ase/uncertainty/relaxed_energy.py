@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, KINDS
+from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+
+#: Kinds of crystals that an energy is told of: all but the last one, crystals whose cell is kept.
+ENERGY_KINDS = KINDS[:DEFECT]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class EnergyLaw:
 
     Attributes:
         potential: under which the energies are.
-        factors: bounds over Laplace scales, for each of the :data:`~deeprelax_ase.uncertainty.calibration.KINDS`.
+        factors: bounds over Laplace scales, for each of the :data:`ENERGY_KINDS`.
     """
 
     potential: str
@@ -52,7 +55,7 @@ class EnergyLaw:
         """
         if not told:
             return None
-        return cls(str(told["potential"]), tuple(float(told["factors"][kind]) for kind in KINDS))
+        return cls(str(told["potential"]), tuple(float(told["factors"][kind]) for kind in ENERGY_KINDS))
 
     @classmethod
     def fit(cls, potential: str, errors: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> EnergyLaw:
@@ -61,14 +64,17 @@ class EnergyLaw:
         Raises:
             ValueError: a kind has no crystals.
         """
-        ratios = [np.sort((errors / scales)[kinds == kind]) for kind in range(len(KINDS))]
-        if missing := [name for name, own in zip(KINDS, ratios, strict=True) if not len(own)]:
+        ratios = [np.sort((errors / scales)[kinds == kind]) for kind in range(len(ENERGY_KINDS))]
+        if missing := [name for name, own in zip(ENERGY_KINDS, ratios, strict=True) if not len(own)]:
             raise ValueError(f"no crystals of the kinds {missing}: energies need some of each")
         ranks = [min(int(np.ceil(COVERAGE * (len(own) + 1))), len(own)) - 1 for own in ratios]
         return cls(potential, tuple(float(own[rank]) for own, rank in zip(ratios, ranks, strict=True)))
 
+    def bounds(self, scales: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+        """(n,) eV/atom, of crystals of these ``kinds`` with these ``scales``; not a number for kinds without."""
+        return np.array([*self.factors, np.nan])[kinds] * scales
+
     def read(self, energies: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> list[RelaxedEnergy | None]:
         """Of each of G crystals; None where the energy is no number."""
-        bounds = np.array(self.factors)[kinds] * scales
-        told = zip(energies.tolist(), bounds.tolist(), strict=True)
+        told = zip(energies.tolist(), self.bounds(scales, kinds).tolist(), strict=True)
         return [None if np.isnan(energy) else RelaxedEnergy(energy, bound, self.potential) for energy, bound in told]

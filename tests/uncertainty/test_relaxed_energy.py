@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, KINDS
-from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw, RelaxedEnergy
+from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw, RelaxedEnergy
 
 NUMBER = 2000
 
@@ -17,8 +17,8 @@ def test_bounds_hold_for_nine_in_ten_of_each_kind():
     errors = scales * (1 + kinds) * rng.exponential(size=len(kinds))  # the network is more sure of some than it may be
     fitted, held = np.arange(len(kinds)) % 2 == 0, np.arange(len(kinds)) % 2 == 1
     law = EnergyLaw.fit("some potential", errors[fitted], scales[fitted], kinds[fitted])
-    bounds = np.array(law.factors)[kinds] * scales
-    for kind in range(len(KINDS)):
+    bounds = law.bounds(scales, kinds)
+    for kind in range(len(ENERGY_KINDS)):
         own = held & (kinds == kind)
         assert (errors[own] <= bounds[own]).mean() == pytest.approx(COVERAGE, abs=0.03)
 
@@ -29,8 +29,8 @@ def test_every_kind_needs_crystals():
 
 
 def test_energies_are_read_with_the_factor_of_their_kind():
-    law = EnergyLaw("some potential", (2.0, 3.0, 4.0, 5.0, 6.0))
-    bulk, slab, held = law.read(np.array([-1.0, -2.0, np.nan]), np.full(3, 0.01), np.array([0, 3, 0]))
+    law = EnergyLaw("some potential", (2.0, 3.0, 4.0, 5.0))
+    bulk, slab, held = law.read(np.array([-1.0, -2.0, np.nan]), np.full(3, 0.01), np.array([0, 3, DEFECT]))
     assert bulk == RelaxedEnergy(-1.0, 0.02, "some potential")
     assert slab is not None
     assert slab.interval == pytest.approx((-2.05, -1.95))
@@ -38,8 +38,8 @@ def test_energies_are_read_with_the_factor_of_their_kind():
 
 
 def test_a_card_tells_a_law_or_nothing():
-    told = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.5)}
-    assert EnergyLaw.of_card(told) == EnergyLaw("some potential", (2.5,) * len(KINDS))
+    told = {"potential": "some potential", "factors": dict.fromkeys(ENERGY_KINDS, 2.5)}
+    assert EnergyLaw.of_card(told) == EnergyLaw("some potential", (2.5,) * len(ENERGY_KINDS))
     assert EnergyLaw.of_card({}) is None
     with pytest.raises(KeyError):
         EnergyLaw.of_card({"potential": "some potential", "factors": {"bulk": 2.0}})
