@@ -123,6 +123,8 @@ def _costs(results: Path) -> Iterator[Aim]:
     memory = read(results, "peak_memory")["MiB"]
     before, now = memory["DeepRelax-PBE, before (690091a)"], memory["DeepRelax-PBE"]
     yield Aim("peak memory of that, MiB: at most that of the default that it replaced", before, now, "{:.0f}")
+    weights = sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors"))
+    yield Aim("weights of all models in the package", 45.0, weights / 1e6, "{:.1f} MB")
     card = ModelCard.read(WEIGHTS / "DeepRelax-PBE.json")
     size = card.parameters * card.recycles * card.members / 1e6
     yield Aim("parameters x recycles x members", 15.0, size, "{:.1f} M")

@@ -48,7 +48,8 @@ def export_results(
     Args:
         folder: of the screening.
         output: file, in the format of its ending: any that ASE writes, ``name-%06d.cif`` for a file for each crystal,
-            or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by.
+            or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by. Energies
+            there are those of a finish, by which it ranks; predicted ones, of another potential, are left out.
         statuses: of the crystals that are wanted; by default what can be trusted.
         overwrite: whether a file of before is replaced, once all is written.
         advance: is told after each block how many rows there were.
