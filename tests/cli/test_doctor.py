@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +124,27 @@ def test_potentials_that_do_not_load(monkeypatch, tmp_path):
     assert code == 1
     assert found["potentials"]["m3gnet"]["state"] == "broken"
     assert str(tmp_path) in found["problems"][0]
+
+
+def test_it_runs_where_imports_fail():
+    """In a process that finds none of these, needed ones among them."""
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'torch', 'ase', 'scipy', 'matgl', 'pyarrow', 'plotly', 'pymatgen'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "sys.argv = ['deeprelax', 'doctor', '--json']\n"
+        "from deeprelax_ase.cli import main\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["problems"] == ["torch, ase, scipy cannot be found: pip install --force-reinstall deeprelax-ase"]
+    assert found["extras"]["screening"]["command"] == 'pip install "deeprelax-ase[screening]"'
 
 
 def test_extras_are_those_of_the_package():

@@ -51,6 +51,13 @@ def test_nothing_comes_from_the_network(site: Path):
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", text), page.name
 
 
+def test_commands_are_told_whole(site: Path):
+    text = words(article(site, "commands"))
+    for command in ("relax", "screen", "doctor", "data forces"):
+        assert f"Usage: deeprelax {command} [OPTIONS]" in text
+    assert "srun deeprelax screen candidates.parquet --out screened \\ --shard" in text
+
+
 def test_models_are_those_of_the_cards(site: Path):
     text = words(article(site, "models"))
     for card in available_models():
