@@ -2,8 +2,8 @@
 
 python benchmarks/pages.py
 
-writes those of this folder, the models' cards and what is measured in README.md, in that of this folder and in
-docs/trust.md; ``benchmarks/paper/page.py`` writes that
+writes those of this folder, the models' cards and what is measured in README.md, its
+picture, in that of this folder and in pages of docs; ``benchmarks/paper/page.py`` writes that
 of the paper's tables.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import accuracy_page
 import doors_page
 import force_calls_report
+import front_picture
 import geometry_limits_page
 import learning_curve_page
 import matplotlib
@@ -66,4 +67,5 @@ if __name__ == "__main__":
     novelty_page.write_page(RESULTS)
     never_worse_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)
     other_minima_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)
+    front_picture.draw()
     readme_page.write_pages()

@@ -139,6 +139,19 @@ class TestReadme:
         assert 2.8 < lengths_and_angles[0] < 3.2  # MgO's primitive cell: 2.98 Å measured, 3.18 Å at the start
         assert 0 < uncertainty < 1
 
+    def test_it_is_short(self):
+        assert len(README.split()) <= 1000
+        assert len(re.findall(r"^\|[ :|-]+\|$", README, flags=re.MULTILINE)) == 1  # tables
+
+    def test_the_badges_are_true(self):
+        named = [text.rpartition(" ")[2] for text in PROJECT["project"]["classifiers"] if " :: 3." in text]
+        assert " | ".join(named) in (ROOT / "docs" / "_static" / "python.svg").read_text()
+        assert f">{PROJECT['project']['license']}<" in (ROOT / "docs" / "_static" / "licence.svg").read_text()
+
+    def test_the_version_to_cite_is_this_one(self):
+        cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)[1]
+        assert cited == deeprelax_ase.__version__
+
     def test_the_make_targets_exist(self):
         makefile = (ROOT / "Makefile").read_text()
         for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
@@ -146,7 +159,7 @@ class TestReadme:
 
     def test_the_extras_exist(self):
         extras = PROJECT["project"]["optional-dependencies"]
-        table = README.partition("| extra | adds |")[2].partition("\n\n")[0]
+        table = (ROOT / "docs" / "installation.md").read_text().partition("| extra | adds |")[2].partition("\n\n")[0]
         assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(extras)
 
     def test_links_within_the_repository_resolve(self):
