@@ -29,7 +29,8 @@ Examples:
         --freeze backbone --members 1 --out tuned
     deeprelax relax POSCAR -m tuned/DeepRelax-PBE-tuned.json -o CONTCAR
 
-`deeprelax data check` says what can be read. The same command goes on with a run that was stopped.
+`deeprelax data check` says what can be read. The same command goes on with a run that was stopped; a folder
+that was begun with other settings or data is refused.
 """
 
 

@@ -25,7 +25,8 @@ Examples:
     deeprelax train run.yaml --set members=5 --set training.learning_rate=1e-3
     deeprelax train run.yaml --time-limit 3600
 
-A run that was stopped, by a time limit or in any other way, goes on from its last checkpoint with the same command.
+A run that was stopped, by a time limit or in any other way, goes on from its last checkpoint with the same command. A
+folder that was begun with other settings is refused.
 
 Exit code 1: the time limit came first, and the model is not written yet.
 """

@@ -64,7 +64,7 @@ def run_config(
     """
     from jsonargparse import ArgumentParser, Namespace
 
-    given = dict(_dotted(values)) | dict(map(_change, changes))
+    given = dict(dotted(values)) | dict(map(_change, changes))
     network, usual = _departure(given)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RunConfig, skip={"network"})
@@ -105,12 +105,12 @@ def _checked(name: str, value: Any) -> Any:
     return [value] if kind == tuple[str, ...] and isinstance(value, str) else value
 
 
-def _dotted(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
     """Nested ``values`` by their dotted names; a setting whose value has keys of one's own is no section."""
     for key, value in values.items():
         name = f"{section}{key}"
         if isinstance(value, Mapping) and get_origin(_TYPES.get(name)) is not dict:
-            yield from _dotted(value, f"{name}.")
+            yield from dotted(value, f"{name}.")
         else:
             yield name, value
 

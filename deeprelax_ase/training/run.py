@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from deeprelax_ase import __version__
 from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model, save_model
@@ -22,13 +24,16 @@ from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.prediction.devices import device_of
-from deeprelax_ase.training.config import without_card
+from deeprelax_ase.training.config import dotted, without_card
 from deeprelax_ase.training.devices import first_process
 from deeprelax_ase.training.export import read_member, write_member
 from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 from deeprelax_ase.training.settings import RunConfig
 from deeprelax_ase.training.validation import mean_errors
+
+#: Settings that may change when a run goes on: its place and name, where it runs, how many members there are.
+_MAY_CHANGE = ("out", "name", "members", "device", "devices", "loggers")
 
 #: Most recycles that are tried for an end-to-end model.
 _RECYCLES = 3
@@ -55,6 +60,7 @@ def train_model(
 
     Raises:
         ValueError: there is nothing to train on, or the settings do not fit together.
+        OutputError: the folder was begun with other settings.
         DeviceError: the device is not to be had.
     """
     parts = read_pairs(config.data)
@@ -111,10 +117,36 @@ def _check_elements(config: RunConfig, parts: list[RelaxationPairs]) -> None:
 
 
 def _write_config(config: RunConfig) -> None:
+    """Begin the folder of a run, or go on with one that was begun so.
+
+    Raises:
+        OutputError: members were begun there with other settings; the message says which.
+    """
     import yaml
 
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+    file, text = config.out / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False)
+    if file.exists() and any(config.out.glob("member*/*.ckpt")):
+        there, new = (_compared(yaml.safe_load(one)) for one in (file.read_text(encoding="utf-8"), text))
+        if other := [name for name in new if name in there and there[name] != new[name]]:
+            raise OutputError(
+                f"{config.out} was begun with other settings ({', '.join(other)}). Give those that it was begun with, "
+                "see its config.yaml, or another folder."
+            )
+    file.write_text(text, encoding="utf-8")
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what members learn, by dotted names; paths in full."""
+    flat = {name: value for name, value in dotted(settings) if name not in _MAY_CHANGE}
+
+    def whole(value: Any) -> Any:
+        return os.path.realpath(value) if isinstance(value, str) else value
+
+    for name in (name for name in flat if name == "initial" or name.startswith("data.")):
+        value = flat[name]
+        flat[name] = [whole(one) for one in value] if isinstance(value, list) else whole(value)
+    return flat
 
 
 def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:

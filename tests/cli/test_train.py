@@ -95,6 +95,17 @@ def test_a_time_limit_ends_with_a_code_of_its_own_and_the_same_command_goes_on()
     assert deeprelax("train", "run.yaml").exit_code == 0
 
 
+def test_a_folder_that_was_begun_otherwise_is_refused() -> None:
+    """The members there would pass for those of the new settings."""
+    assert deeprelax("train", "run.yaml", "--time-limit", "0").exit_code == 1
+    before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    result = deeprelax("train", "run.yaml", "--set", "training.learning_rate=1e-5")
+    assert result.exit_code == 2
+    assert "run was begun with other settings (training.learning_rate)" in words(result.stderr)
+    assert {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()} == before
+    assert deeprelax("train", "run.yaml", "--set", "device=cpu", "--set", "name=mine").exit_code == 0
+
+
 class PressCtrlC(logging.Handler):
     """Ctrl-C at the first record of a log."""
 
