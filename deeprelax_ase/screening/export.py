@@ -21,7 +21,7 @@ from deeprelax_ase.io.output import check_output, check_place
 from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source
-from deeprelax_ase.prediction.status import STATUSES, TRUSTED
+from deeprelax_ase.prediction.status import CONVERGED, STATUSES, TRUSTED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.rows import atoms_of, crystals_of
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from deeprelax_ase.screening.manifest import Manifest
 
 _LINES = (".jsonl", ".jsonl.gz")
+
+#: What a record of these tells.
+_TOLD = ["id", "status", "energy", "steps"]
 
 
 def export_results(
@@ -48,8 +51,10 @@ def export_results(
     Args:
         folder: of the screening.
         output: file, in the format of its ending: any that ASE writes, ``name-%06d.cif`` for a file for each crystal,
-            or ``.jsonl`` and ``.jsonl.gz`` for the records that Matbench Discovery compares geometries by. Energies
-            there are those of a finish, by which it ranks; predicted ones, of another potential, are left out.
+            or ``.jsonl`` and ``.jsonl.gz`` for records as Matbench Discovery 1.3.1 reads them: ``material_id``,
+            ``structure`` in pymatgen's form, ``energy``, ``converged`` and ``n_steps``. Energies are those of a finish
+            (eV), by which it ranks; predicted ones, of another potential, are left out. So nothing is converged
+            without a calculator.
         statuses: of the crystals that are wanted; by default what can be trusted.
         overwrite: whether a file of before is replaced, once all is written.
         advance: is told after each block how many rows there were.
@@ -126,26 +131,30 @@ def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int],
 
 
 def _write_lines(tables: Iterator[pa.Table], output: Path, overwrite: bool, tally: _Tally) -> None:
-    """Records of ``material_id``, ``{model}_structure`` in pymatgen's form, and ``{model}_energy`` if it is known."""
     opener, part = gzip.open if output.name.endswith(".gz") else open, aside(output)
     try:
         with opener(part, "wt", encoding="utf-8") as stream:
             for table in tables:
-                names = zip(*(table.column(name).to_pylist() for name in ("id", "model", "energy")), strict=True)
-                for crystal, (name, model, energy) in zip(crystals_of(table), names, strict=True):
+                rows = table.select(_TOLD).to_pylist()
+                for crystal, row in zip(crystals_of(table), rows, strict=True):
                     if crystal is not None:
-                        with tally.counted(name):
-                            stream.write(json.dumps(_record(crystal, name, model, energy)) + "\n")
+                        with tally.counted(row["id"]):
+                            stream.write(json.dumps(_record(crystal, row)) + "\n")
         put(part, output, replace=overwrite)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _record(crystal: Crystal, name: str, model: str, energy: float | None) -> dict[str, Any]:
-    record = {"material_id": name, f"{model}_structure": crystal.to_structure().as_dict()}
-    if energy is not None and np.isfinite(energy):
-        record[f"{model}_energy"] = energy
-    return record
+def _record(crystal: Crystal, row: dict[str, Any]) -> dict[str, Any]:
+    """The columns that Matbench Discovery 1.3.1 reads, a structure in pymatgen's form among them."""
+    energy = row["energy"]
+    return {
+        "material_id": row["id"],
+        "structure": crystal.to_structure().as_dict(),
+        "energy": energy if energy is not None and np.isfinite(energy) else None,
+        "converged": row["status"] == CONVERGED,
+        "n_steps": row["steps"] or 0,
+    }
 
 
 def repeated_ids(folder: str | os.PathLike) -> dict[str, int]:

@@ -96,10 +96,11 @@ def test_export_formats(screened: Path, tmp_path: Path, name: str) -> None:
         opener = gzip.open if name.endswith(".gz") else open
         with opener(tmp_path / name, "rt") as stream:
             records = [json.loads(line) for line in stream]
-        assert [set(r) for r in records] == [{"material_id", "DeepRelax-PBE_structure"}] * 3
+        assert [set(r) for r in records] == [{"material_id", "structure", "energy", "converged", "n_steps"}] * 3
+        assert not any(r["converged"] for r in records)  # nothing told forces
         from pymatgen.core import Structure
 
-        assert Structure.from_dict(records[0]["DeepRelax-PBE_structure"]).composition.reduced_formula == "NaCl"
+        assert Structure.from_dict(records[0]["structure"]).composition.reduced_formula == "NaCl"
     elif "%" in name:
         assert len(list(tmp_path.glob("relaxed-*.cif"))) == 3
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ase.io import extxyz, read, write
 
 from deeprelax_ase.crystal import PUT_VACUUM
 from deeprelax_ase.errors import OutputError
+from deeprelax_ase.io.source import read_frames
 from deeprelax_ase.prediction.status import STATUSES
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, export_results, screen
 from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
@@ -116,7 +118,26 @@ def test_layers_are_exported_in_the_cell_that_they_were_given_in(
             assert_repeats_as_given(atoms, before)
         return
     for line, before in zip(output.read_text().splitlines(), given, strict=True):
-        lattice = json.loads(line)["DeepRelax-PBE_structure"]["lattice"]
+        lattice = json.loads(line)["structure"]["lattice"]
         assert list(lattice["pbc"]) == before.pbc.tolist()
         (vector,), (wanted,) = np.array(lattice["matrix"])[~before.pbc], before.cell.array[~before.pbc]
         np.testing.assert_allclose(vector, wanted if wanted.any() else [0, 0, PUT_VACUUM], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("calculator", ["none", "tests.batched_emt:springs"])
+def test_records_tell_energies_and_what_converged(xyz: Callable[[int], Path], tmp_path: Path, calculator: str) -> None:
+    """Energies are those of the calculator; without one nothing has an energy or is converged."""
+    out = tmp_path / "out"
+    screen([xyz(3)], out, RelaxOptions(device="cpu", calculator=calculator, steps=200), workers=0)
+    assert export_results(out, str(tmp_path / "geo-opt.jsonl.gz"), statuses=STATUSES) == 3
+    with gzip.open(tmp_path / "geo-opt.jsonl.gz", "rt") as stream:
+        records = [json.loads(line) for line in stream]
+    (table,) = Folder(out).tables()
+    for record, row in zip(records, table.to_pylist(), strict=True):
+        assert record["energy"] == row["energy"]
+        assert (record["energy"] is None) == (calculator == "none")
+        assert record["converged"] == (row["status"] == "converged") == (calculator != "none")
+        assert (record["material_id"], record["n_steps"]) == (row["id"], row["steps"] or 0)
+    assert [record["structure"]["lattice"]["pbc"] for record in records] == [[True] * 3] * 3
+    read_again = read_frames(str(tmp_path / "geo-opt.jsonl.gz"))
+    assert [frame.name for frame in read_again] == [record["material_id"] for record in records]
