@@ -157,8 +157,9 @@ def _atoms_of_row(row: dict[str, Any]) -> Atoms:
     if missing := [name for name in ("numbers", "positions", "cell") if row.get(name) is None]:
         raise StructureFileError(f"the columns numbers, positions and cell are needed, or structure; no {missing}")
     positions, cell = (np.asarray(row[name], dtype=float) for name in ("positions", "cell"))
+    pbc = True if row.get("pbc") is None else row["pbc"]
     held = constraints_of(row.get("constraints"))
-    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3), constraints=held).to_atoms()
+    return Crystal(row["numbers"], positions.reshape(-1, 3), cell.reshape(3, 3), pbc, held).to_atoms()
 
 
 def _place(place: RowRef) -> _Found:

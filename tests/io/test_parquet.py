@@ -114,3 +114,13 @@ def test_numbers_of_rows_that_do_not_add_up(file: Path, monkeypatch: pytest.Monk
     (frame,) = open_source(file).frames()
     assert f"it says that it has {NUMBER} rows, and [1000000000000000" in str(frame.error)
     assert open_source(file).count() == 1
+
+
+def test_rows_tell_in_which_directions_they_repeat(tmp_path: Path) -> None:
+    layer = bulk("Cu", cubic=True)
+    layer.pbc = [True, True, False]
+    path = tmp_path / "set.parquet"
+    pq.write_table(structures_table([bulk("Ag"), layer]), path)
+    found = [read(ref).atoms for ref in open_source(str(path)).refs()]
+    assert [atoms.pbc.tolist() for atoms in found if atoms is not None] == [[True] * 3, [True, True, False]]
+    assert table_of(open_source(str(path)).refs()).column("pbc").to_pylist() == [None, [True, True, False]]
