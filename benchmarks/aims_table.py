@@ -72,7 +72,7 @@ PERCENT, VOLUME, PLAIN = "{:.1%}", "{:.2f} Å³", "{:.2f}"
 
 def aims(results: Path) -> str:
     """The table, of all ``results``."""
-    rows = [*_errors(results), *_energies(results), *_costs(results), *_trust(results)]
+    rows = [*_errors(results), *_energies(results), *_costs(results), *_rates(results), *_trust(results)]
     cells = [[cell.replace("%", " %") for cell in row.cells()] for row in rows]
     return table(["", "aim", "measured", ""], cells, "l")
 
@@ -128,6 +128,39 @@ def _costs(results: Path) -> Iterator[Aim]:
     card = ModelCard.read(WEIGHTS / "DeepRelax-PBE.json")
     size = card.parameters * card.recycles * card.members / 1e6
     yield Aim("parameters x recycles x members", 15.0, size, "{:.1f} M")
+
+
+def _rates(results: Path) -> Iterator[Aim]:
+    """Crystals a second of ten atoms, and what their number costs."""
+    found, latency = read(results, "screening", "latency")
+    rows = found["1 NVIDIA H200, 16 cores"]["whole"]
+
+    def best(form: str, preset: str) -> dict[str, Any]:
+        those = [row for row in rows if row["format"] == form and row["one_shot"] == preset]
+        return max(those, key=lambda row: row["crystals_per_second"])
+
+    default, fast, text = best("parquet", "default"), best("parquet", "fast"), best("extxyz", "default")
+    of = f"{default['crystals']:,} crystals of ten atoms, from Parquet to Parquet, a second, one H200"
+    rate = "{:,.0f}"
+    yield Aim(of, 10_000, default["crystals_per_second"], rate, least=True)
+    yield Aim('the same, `one_shot="fast"`', 20_000, fast["crystals_per_second"], rate, least=True)
+    share = text["crystals_per_second"] / default["crystals_per_second"]
+    yield Aim("from extended XYZ, share of Parquet's rate", 0.8, share, PLAIN, least=True)
+    start = min(row["seconds_to_first_block"] for row in rows if row["workers"])
+    yield Aim("the same, processes and first block", 4.0, start, "{:.1f} s")
+    cpu = found["CPU, 1 thread, in processor time"]
+    quickest = max(row["crystals_per_second"] for row in cpu["batches"]["2 x 1"]["10"])
+    yield Aim("crystals of ten atoms a second, one thread of a CPU (aimed at: two)", 25, quickest, "{:.1f}", least=True)
+    grown = cpu["growth"]
+    yield Aim(
+        "power of atoms with which the time grows, 100 to 10,000",
+        1.0,
+        round(grown["exponent_from_100_atoms"], 2),
+        PLAIN,
+    )
+    yield Aim("memory for 10,000 atoms", 2.0, grown["rows"][-1]["peak_memory_GB"], "{:.1f} GB")
+    seconds = latency["start"]["now"]["seconds"]["deeprelax relax POSCAR"]
+    yield Aim("`deeprelax relax POSCAR`, start to end, processor time", 1.2, seconds, "{:.2f} s")
 
 
 def _trust(results: Path) -> Iterator[Aim]:
