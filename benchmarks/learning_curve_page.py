@@ -157,6 +157,14 @@ def _saved(rows: list[dict[str, Any]], choice: str) -> float:
     return float((needed - labels).mean())
 
 
+def _ended(found: dict[str, Any]) -> str:
+    """Tell of the calls that the script ended (SIGTERM), by what was done then."""
+    blocks = -(-found["candidates"] // found["block_size"])
+    done = [call["blocks_after"] for call in found["calls"] if call["ended_by"] == -15]
+    why = ["where all crystals were done" if n == blocks else "at its limit of time" for n in done]
+    return f"It ended {len(done)} more calls itself (SIGTERM): {', '.join(why)}. " if done else ""
+
+
 def _labelling(found: dict[str, Any]) -> str:
     dropped = "; ".join(f"{count:,} {name}" for name, count in found["statuses"].items() if name != "labelled")
     first, rest = found["seconds"]
@@ -166,6 +174,7 @@ def _labelling(found: dict[str, Any]) -> str:
         f"`deeprelax candidates` made {found['candidates']:,} crystals of 2 to 8 atoms, `deeprelax label` relaxed them "
         f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {killed} times "
         "(SIGKILL) and given again, by a script that is not kept: it counted rows and identifiers afterwards. "
+        f"{_ended(found)}"
         f"In {first:.0f} s, starts included, {found['rows_before']:,} were done. {found['note']} Given again later "
         f"it did the others in {rest:.0f} s. {found['rows']:,} of the {found['candidates']:,} are done, "
         f"{found['different_ids']:,} of them different, {found['twice']} twice: {found['statuses']['labelled']:,} "

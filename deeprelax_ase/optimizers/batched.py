@@ -92,11 +92,18 @@ def relax_in_batches(
         if places:
             entered = BatchedState.of([starts[place] for place in places], places, potential.device)
             wrong = {} if "forces" in entered.atoms else entered.evaluate(potential)
-            with one_thread():
-                method.begin(entered)
-                errors |= {number + (0 if state is None else len(state)): told for number, told in wrong.items()}
-                state = entered if state is None else state.join(entered)
+            if wrong:  # before an optimizer looks at geometries that no potential takes
+                lost = torch.zeros(len(entered), dtype=torch.bool, device=potential.device)
+                lost[list(wrong)] = True
+                yield from _ends(entered, lost, ~lost, wrong, starts)
+                entered = entered.keep(~lost)
+            if len(entered):
+                with one_thread():
+                    method.begin(entered)
+                    state = entered if state is None else state.join(entered)
         if state is None:
+            if waiting:
+                continue
             return
         if observe is not None:
             observe(len(state) - gone)

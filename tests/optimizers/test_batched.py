@@ -168,6 +168,24 @@ def test_a_crystal_that_fails_costs_itself(optimizer: str) -> None:
         np.testing.assert_allclose(ends[place].positions, expected[place - 1].positions, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_geometries_that_no_potential_takes_cost_themselves(optimizer: str) -> None:
+    class Wary(EMT):
+        def calculate(self, atoms, *args) -> None:
+            if not np.isfinite(atoms.positions).all() or atoms.get_volume() < 1e-3:
+                raise ValueError("no such crystal")
+            super().calculate(atoms, *args)
+
+    nowhere, tiny, good = crystals()
+    nowhere.positions[0] = np.nan
+    tiny.set_cell(1e-3 * tiny.cell.array, scale_atoms=True)
+    for wrong in ([nowhere, tiny], [nowhere, tiny, good]):
+        ends = relaxed([start(atoms, AllowedStrain()) for atoms in wrong], Together(Wary()), optimizer=optimizer)
+        assert ["no such crystal" in str(end.error) for end in ends] == [True, True, False][: len(wrong)]
+        assert [end.calls for end in ends[:2]] == [1, 1]
+    assert ends[2].converged
+
+
 def test_no_stress_no_cell() -> None:
     class WithoutStress(EMT):
         implemented_properties = ("energy", "free_energy", "forces")
