@@ -18,9 +18,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase.io import read
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import deeprelax_ase
 from deeprelax_ase.graph.record import rows_times_matrices
@@ -49,9 +51,10 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def requirements(without: str = "") -> list[Requirement]:
-    """Return what the package and its extras ask for, ``without`` one of the extras."""
+    """Return what the package and its extras ask for of others, ``without`` one of the extras."""
     extras = [group for name, group in PROJECT["project"]["optional-dependencies"].items() if name != without]
-    return [Requirement(text) for group in (PROJECT["project"]["dependencies"], *extras) for text in group]
+    found = [Requirement(text) for group in (PROJECT["project"]["dependencies"], *extras) for text in group]
+    return [requirement for requirement in found if requirement.name != PROJECT["project"]["name"]]
 
 
 class TestVersions:
@@ -95,6 +98,24 @@ class TestConstraints:
         for lightning in found:
             assert not lightning.specifier.contains("2.6.2")
             assert not lightning.specifier.contains("2.6.3")
+
+
+class TestPackaging:
+    def test_the_extra_of_all_is_made_of_extras(self):
+        extras = PROJECT["project"]["optional-dependencies"]
+        (everything,) = map(Requirement, extras["all"])
+        assert normalized(everything.name) == PROJECT["project"]["name"]
+        assert everything.extras <= set(extras) - {"all"}
+
+    def test_the_recipe_for_conda_asks_for_what_the_package_asks_for(self):
+        recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+        assert recipe["context"]["version"] == deeprelax_ase.__version__
+        lines = (line.replace("pytorch ", "torch ").partition(" ") for line in recipe["requirements"]["run"])
+        asked = {name: SpecifierSet(versions) for name, _, versions in lines if name != "python"}
+        wanted = (Requirement(text) for text in PROJECT["project"]["dependencies"])
+        assert asked == {requirement.name: requirement.specifier for requirement in wanted}
+        python = PROJECT["project"]["requires-python"]
+        assert python == f">={recipe['context']['python_min']}"
 
 
 class TestImport:
