@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,23 @@ from deeprelax_ase.evaluation.metrics import share_within
 from deeprelax_ase.report.outcome import Outcome
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 
-#: Titles of the numbers of each crystal.
+#: Titles of the numbers of each crystal, as :func:`shown` tells them.
 TITLES = {
     "error": "expected error of the coordinates (Å)",
-    "volume_error": "expected relative error of the volume",
+    "volume_error": "expected error of the volume (%)",
     "uncertainty": "uncertainty (Å)",
-    "volume_change": "relative change of the volume",
+    "volume_change": "change of the volume (%)",
+    "energy_relaxed": "predicted energy when relaxed (eV/atom)",
 }
 
 #: Label of the displacements.
 MOVES = "root mean square displacement of the atoms (Å)"
 
-#: Columns of a histogram, and of a two-dimensional one.
+#: Columns of a histogram at the most, and of a two-dimensional one.
 _BINS, _CELLS = 60, 50
+
+#: What lies further from the middle half of the values than so many times its width is counted in one bar.
+_TAIL = 3.0
 
 #: Crystals of a point of the calibration curve, at the least, and points at the most.
 _LEAST, _POINTS = 5, 12
@@ -34,7 +39,7 @@ FLOOR = 1e-4
 #: Shares of errors that a bound is to cover.
 SHARES = np.linspace(0.05, 0.95, 19)
 
-_BLUE, _RED = "#3b7fc4", "#d1493a"
+_BLUE, _RED, _PALE = "#3b7fc4", "#d1493a", "#9aa5b1"
 _GRID = "rgba(128,128,128,0.25)"
 
 
@@ -43,12 +48,16 @@ def charts(outcome: Outcome) -> dict[str, go.Figure]:
     made: dict[str, go.Figure] = {}
     if outcome.has_reference:
         expected, true = outcome.numbers[outcome.doubt], outcome.true_errors
-        made["True error against what was expected"] = error_map(expected, true, outcome.doubt)
+        made["True error against what was expected"] = error_map(expected, true, TITLES[outcome.doubt])
+        volumes = 100 * outcome.numbers["volume_error"], 100 * outcome.true_volume_errors
+        if (np.isfinite(volumes[0]) & np.isfinite(volumes[1])).any():
+            caption = "True error of the volume against what was expected"
+            made[caption] = error_map(*volumes, TITLES["volume_error"], "true error (%)")
         made["Calibration: mean errors"] = calibration(expected, true, outcome.doubt)
         if outcome.doubt == "error":
             made["Calibration: how many errors lie within their bounds"] = coverage_chart(outcome)
     for name, title in TITLES.items():
-        values = outcome.numbers[name][np.isfinite(outcome.numbers[name])]
+        values = shown(outcome, name)
         if len(values):
             made[f"Distribution: {title}"] = histogram(values, title)
     if len(outcome.displacements):
@@ -57,26 +66,56 @@ def charts(outcome: Outcome) -> dict[str, go.Figure]:
     return made
 
 
+def shown(outcome: Outcome, name: str) -> np.ndarray:
+    """The known values of one of :data:`TITLES`, in its unit: relative ones in per cent."""
+    values = outcome.numbers[name][np.isfinite(outcome.numbers[name])]
+    return 100 * values if name.startswith("volume") else values
+
+
 def histogram(values: np.ndarray, title: str) -> go.Figure:
-    """Draw the distribution of values over the crystals; the outermost hundredths share the last bars."""
-    low, high = np.quantile(values, [0.005, 0.995])
-    counts, edges = np.histogram(
-        np.clip(values, low, high), bins=_BINS, range=(low, high if high > low else low + 1e-6)
-    )
-    bars = go.Bar(
-        x=(edges[:-1] + edges[1:]) / 2, y=counts, width=np.diff(edges), marker={"color": _BLUE, "line": {"width": 0}}
-    )
+    """Draw the distribution of values over the crystals; what lies far out is counted in a pale bar at its end."""
+    low, high = bulk_of(values)
+    inside = values[(values >= low) & (values <= high)]
+    bins = int(np.clip(2 * np.sqrt(len(values)), 10, _BINS))
+    counts, edges = np.histogram(inside, bins=bins, range=(low, high if high > low else low + 1e-6))
+    width = float(edges[1] - edges[0])
+    told = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
+    bars = _bars(_middles(edges), counts, width, _BLUE, told)
     figure = go.Figure(bars)
+    for beyond, sign, end in ((values[values < low], -1, low), (values[values > high], 1, high)):
+        if len(beyond):
+            reach = f"{beyond.min():.3g} to {beyond.max():.3g}"
+            figure.add_trace(_bars(np.array([end + sign * width]), np.array([len(beyond)]), width, _PALE, [reach]))
     figure.add_vline(
         x=float(np.median(values)),
         line_dash="dash",
         line_color="#888",
         annotation_text=f"median {np.median(values):.3g}",
     )
+    if len(inside) < len(values):
+        far = values[(values < low) | (values > high)]
+        text = f"pale: {len(far):,} beyond, up to {far[np.abs(far).argmax()]:.3g}"
+        place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text=text, showarrow=False, font_size=11, **place)
     return _styled(figure, title, "crystals")
 
 
-def error_map(expected: np.ndarray, true: np.ndarray, name: str) -> go.Figure:
+def bulk_of(values: np.ndarray) -> tuple[float, float]:
+    """Ends of the axis that shows ``values``: all of them, or without tails that would leave the rest in one bar."""
+    lower, upper = np.quantile(values, [0.25, 0.75])
+    reach = _TAIL * (upper - lower) or 3 * float(np.std(values))
+    return max(float(values.min()), lower - reach), min(float(values.max()), upper + reach)
+
+
+def _bars(x: np.ndarray, counts: np.ndarray, width: float, colour: str, told: list[str]) -> go.Bar:
+    """Bars of a histogram that tell what they count when they are pointed at."""
+    return go.Bar(
+        x=x, y=counts, width=width, marker={"color": colour, "line": {"width": 0}}, customdata=told,
+        hovertemplate="%{customdata}: %{y:,} crystals<extra></extra>",
+    )  # fmt: skip
+
+
+def error_map(expected: np.ndarray, true: np.ndarray, x_title: str, y_title: str = "true error (Å)") -> go.Figure:
     """Draw the number of crystals by expected and true error, on logarithmic axes, with the means."""
     x, y = logarithms(expected, true)
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=_CELLS)
@@ -91,7 +130,7 @@ def error_map(expected: np.ndarray, true: np.ndarray, name: str) -> go.Figure:
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#888", "dash": "dash"}, hoverinfo="skip")
     means = np.log10(np.maximum(curve(expected, true), FLOOR))
     figure.add_scatter(x=means[:, 0], y=means[:, 1], mode="lines+markers", line_color=_RED, name="means")
-    _styled(figure, TITLES[name], "true error (Å)")
+    _styled(figure, x_title, y_title)
     figure.update_xaxes(**_decades(float(x_edges[0]), float(x_edges[-1])))
     figure.update_yaxes(**_decades(float(y_edges[0]), float(y_edges[-1])))
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.source import path_of
-from deeprelax_ase.prediction.status import UNRELAXED
+from deeprelax_ase.prediction.status import UNCERTAIN, UNRELAXED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
 from deeprelax_ase.report.screened import ScreenedFolder
@@ -40,9 +41,13 @@ class Outcome:
         index: (G,) int64, their places among the inputs, counted from 0; a screening that is not done has gaps.
         numbers: of each of :data:`~deeprelax_ase.report.results.NUMBERS`, (G,) float64, NaN where it is not known.
         true_errors: (G,) Å, mean absolute Cartesian component from the reference, NaN without one.
+        true_volume_errors: (G,) relative errors of their volumes, likewise.
         ood: (G,) bool, unlike what the model knows.
+        uncertain: (G,) bool, of that status.
+        elements: (G, 15) uint8, bits that tell by atomic number which elements each holds, see :meth:`present`.
         statuses: how many have each status.
         reasons: how many are refused or failed for each reason, numbers in it left out.
+        doubts: how many are uncertain for each reason, likewise.
         failures: the first ones of them.
         models: names of the models, and how many crystals each predicted.
         versions: the same of the versions of this package.
@@ -54,9 +59,13 @@ class Outcome:
     index: np.ndarray
     numbers: dict[str, np.ndarray]
     true_errors: np.ndarray
+    true_volume_errors: np.ndarray
     ood: np.ndarray
+    uncertain: np.ndarray
+    elements: np.ndarray
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     models: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
@@ -74,6 +83,10 @@ class Outcome:
     def doubt(self) -> str:
         """Name of the number that best tells how far off predictions are: errors, or uncertainties without errors."""
         return "error" if np.isfinite(self.numbers["error"]).any() else "uncertainty"
+
+    def present(self, number: int) -> np.ndarray:
+        """(G,) bool, whether each crystal holds the element of this atomic ``number``."""
+        return (self.elements[:, number // 8] >> (7 - number % 8) & 1).astype(bool)
 
     def to_show(self, number: int) -> list[tuple[int, str]]:
         """Places of the ``number`` crystals to look at, and why.
@@ -132,20 +145,27 @@ def outcome_of(
         OutputError: the folder is no screening, or is damaged.
     """
     results = results_of(Path(path), initial)
-    outcome = Outcome(results.name, results, np.zeros(0, dtype=np.int64), {}, np.zeros(0), np.zeros(0, dtype=bool))
+    none = np.zeros(0)
+    outcome = Outcome(results.name, results, none.astype(np.int64), {}, none, none, none, none, none)
     batches: list[Rows] = []
+    uncertain: list[np.ndarray] = []
+    elements: list[np.ndarray] = []
     for rows in results.rows():
         _count(outcome, rows)
         batches.append(rows.only_numbers())
+        uncertain.append(np.array([status == UNCERTAIN for status in rows.statuses], dtype=bool))
+        elements.append(_bits(rows.elements))
     if not batches:
         raise StructureFileError(f"{path} holds no crystals yet: nothing of it is done")
     outcome.index = np.concatenate([rows.index for rows in batches])
     outcome.numbers = {name: np.concatenate([rows.numbers[name] for rows in batches]) for name in NUMBERS}
     outcome.ood = np.concatenate([rows.ood for rows in batches])
-    outcome.true_errors = np.full(len(outcome), np.nan)
+    outcome.uncertain, outcome.elements = np.concatenate(uncertain), np.concatenate(elements)
+    outcome.true_errors = outcome.true_volume_errors = np.full(len(outcome), np.nan)
     if reference is not None:
         truth = Reference.of(os.fspath(reference), results, places=results.places or range(len(outcome)))
-        outcome.true_errors = np.concatenate([truth.errors(rows) for rows in results.rows(geometry=True)])
+        errors = np.concatenate([truth.errors(rows) for rows in results.rows(geometry=True)])
+        outcome.true_errors, outcome.true_volume_errors = errors.T
     return outcome
 
 
@@ -155,11 +175,22 @@ def _count(outcome: Outcome, rows: Rows) -> None:
     made = (model for model, status in zip(rows.models, rows.statuses, strict=True) if status not in UNRELAXED)
     outcome.models.update(filter(None, made))
     for n, status in enumerate(rows.statuses):
+        if status == UNCERTAIN:
+            outcome.doubts[_general(rows.reasons[n] or "no reason is given")] += 1
         if status in UNRELAXED:
             reason = rows.reasons[n] or "no reason is given"
             outcome.reasons[_general(reason)] += 1
             if len(outcome.failures) < _KEPT:
                 outcome.failures.append(Failure(int(rows.index[n]), rows.ids[n], status, reason))
+
+
+def _bits(elements: Sequence[np.ndarray | None]) -> np.ndarray:
+    """(n, 15) uint8, see :class:`Outcome`."""
+    present = np.zeros((len(elements), 120), dtype=bool)
+    for row, numbers in zip(present, elements, strict=True):
+        if numbers is not None:
+            row[numbers[(numbers > 0) & (numbers < 120)]] = True
+    return np.packbits(present, axis=1)
 
 
 def _general(reason: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from deeprelax_ase.evaluation.metrics import rank_correlation
 from deeprelax_ase.io.placing import aside, put
 from deeprelax_ase.prediction.status import STATUSES, UNRELAXED
 from deeprelax_ase.report.charts import charts, coverage
+from deeprelax_ase.report.composition import element_maps, kinds_of
 from deeprelax_ase.report.outcome import Outcome, outcome_of
 from deeprelax_ase.report.pairs import Pair, pairs_of
 from deeprelax_ase.report.structure_card import CELL, StructureCard, json_of, shown_crystals
+from deeprelax_ase.report.table import table_of
 
 #: Lines of the table of reasons, and of the failures one by one.
 _REASONS, _FAILURES = 20, 100
@@ -88,19 +91,61 @@ def write_report(
 
 
 def _page(outcome: Outcome, crystals: list[StructureCard], missing: str) -> str:
+    table = table_of(outcome)
+    drawn = {**element_maps(outcome), **charts(outcome)}
     environment = Environment(loader=PackageLoader("deeprelax_ase.report", ""), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         title=f"Relaxed crystals: {Path(outcome.name).resolve().name}",
         subtitle=_subtitle(outcome),
         facts=_facts(outcome),
         reasons=outcome.reasons.most_common(_REASONS),
+        doubts=outcome.doubts.most_common(_REASONS),
         failures=outcome.failures[:_FAILURES],
         crystals=crystals,
         crystals_note=_crystals_note(crystals, missing),
         cell_names=CELL,
-        charts=[{"caption": name, "figure": json_of(figure)} for name, figure in charts(outcome).items()],
-        plotly=Markup(get_plotlyjs()),
+        table=json_of(table),
+        table_note=_table_note(outcome, len(table["rows"])),
+        kinds=_kinds(outcome),
+        charts=[{"caption": name, "figure": json_of(figure)} for name, figure in drawn.items()],
+        style=_part("page.css"),
+        script=_part("page.js"),
+        libraries=[Markup(get_plotlyjs()), _part("vendor/3Dmol-min.js"), _part("vendor/tabulator.min.js")],
+        table_style=_part("vendor/tabulator.min.css"),
     )
+
+
+def _part(name: str) -> Markup:
+    """A file that each page holds."""
+    return Markup((files("deeprelax_ase.report") / name).read_text(encoding="utf-8"))
+
+
+def _table_note(outcome: Outcome, rows: int) -> str:
+    if rows == len(outcome):
+        return ""
+    return (
+        f"The table holds {rows:,} of {len(outcome):,} crystals: those that failed and the most uncertain ones. "
+        "`deeprelax export` and the files of Parquet hold all."
+    )
+
+
+def _kinds(outcome: Outcome) -> list[tuple[str, ...]]:
+    """Lines of the table of kinds: names, numbers and medians for people to read."""
+    return [
+        (
+            kind.name,
+            f"{kind.crystals:,}",
+            f"{kind.uncertain / kind.crystals:.0%}",
+            _told(kind.error, "{:.3f} Å"),
+            _told(100 * kind.volume_error, "{:.1f} %"),
+            *([_told(kind.true_error, "{:.3f} Å")] if outcome.has_reference else []),
+        )
+        for kind in kinds_of(outcome)
+    ]
+
+
+def _told(value: float, form: str) -> str:
+    return form.format(value) if np.isfinite(value) else ""
 
 
 def _refuse_overwriting(page: Path) -> None:
@@ -141,11 +186,15 @@ def _subtitle(outcome: Outcome) -> str:
 def _facts(outcome: Outcome) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = [{"name": "crystals", "value": f"{len(outcome):,}"}]
     for status in sorted(outcome.statuses, key=(*STATUSES, *outcome.statuses).index):
-        facts.append({"name": status, "value": f"{outcome.statuses[status]:,}", "bad": status in UNRELAXED})
+        count = f"{outcome.statuses[status]:,}"
+        facts.append({"name": status, "value": count, "bad": status in UNRELAXED, "status": status})
     facts.append({"name": "unlike what the model knows", "value": f"{int(outcome.ood.sum()):,}"})
     facts.append({"name": "median expected error", "value": _median(outcome.numbers["error"])})
     facts.append(
-        {"name": "median of the volume's", "value": _median(100 * outcome.numbers["volume_error"], "{:.2f} %")}
+        {
+            "name": "median expected error of the volume",
+            "value": _median(100 * outcome.numbers["volume_error"], "{:.1f} %"),
+        }
     )
     facts.append({"name": "median uncertainty", "value": _median(outcome.numbers["uncertainty"])})
     if outcome.has_reference:
@@ -157,6 +206,9 @@ def _facts_of_errors(outcome: Outcome) -> list[dict[str, Any]]:
     true, expected = outcome.true_errors, outcome.numbers[outcome.doubt]
     known = np.isfinite(true)
     facts = [{"name": "mean true error", "value": f"{true[known].mean():.3f} Å"}]
+    if np.isfinite(outcome.true_volume_errors).any():
+        mean = f"{100 * np.nanmean(outcome.true_volume_errors):.1f} %"
+        facts.append({"name": "mean true error of the volume", "value": mean})
     if known.sum() < len(outcome) - sum(outcome.statuses[status] for status in UNRELAXED):
         facts.insert(0, {"name": "with a reference", "value": f"{known.sum():,}"})
     if (share := coverage(outcome)) is not None:

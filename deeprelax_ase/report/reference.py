@@ -52,12 +52,14 @@ class Reference:
         return cls({key: (label, true) for key, (_, label, true) in zip(keys, named, strict=True)})
 
     def errors(self, rows: Rows) -> np.ndarray:
-        """(n,) Å, mean absolute Cartesian component of each; NaN for one that failed, or has no reference.
+        """(n, 2) mean absolute Cartesian component of each in Å, and relative error of its volume.
+
+        Both are NaN for one that failed, or has no reference.
 
         Raises:
             StructureFileError: the reference holds other atoms, or in another order.
         """
-        errors = np.full(len(rows.index), np.nan)
+        errors = np.full((len(rows.index), 2), np.nan)
         for n, (crystal, status) in enumerate(zip(rows.crystals, rows.statuses, strict=True)):
             found = self._frames.get(int(rows.index[n]) if self._by_place else rows.ids[n])
             if crystal is None or found is None or status in UNRELAXED:
@@ -67,7 +69,7 @@ class Reference:
                 raise StructureFileError(
                     f"{label} is not the reference of {rows.ids[n]}: it holds other atoms, or in another order"
                 )
-            errors[n] = _error(crystal, true)
+            errors[n] = _error(crystal, true), abs(crystal.volume / true.volume - 1)
         return errors
 
 

@@ -21,8 +21,8 @@ from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.screening.rows import crystals_of, structures_table
 
 #: Numbers that are kept of each crystal: expected error, its bound and the uncertainty in Å, relative change of volume
-#: and the error that is expected of it.
-NUMBERS = ("error", "error_bound", "uncertainty", "volume_change", "volume_error")
+#: and the error that is expected of it, and the predicted energy of the minimum in eV/atom.
+NUMBERS = ("error", "error_bound", "uncertainty", "volume_change", "volume_error", "energy_relaxed")
 
 _CHUNK = 1000
 
@@ -35,6 +35,7 @@ class Rows:
         index: (n,) int64, their places among the inputs.
         numbers: of each of :data:`NUMBERS`, (n,) float64, NaN where it is not known.
         ood: (n,) bool.
+        elements: of each the atomic numbers of its atoms (N,); None where it was not read.
         ids, statuses, reasons, models, versions: of each.
         crystals: of each the relaxed one, or the given one where it failed; empty unless they are asked for.
     """
@@ -42,6 +43,7 @@ class Rows:
     index: np.ndarray
     numbers: dict[str, np.ndarray]
     ood: np.ndarray
+    elements: list[np.ndarray | None]
     ids: list[str]
     statuses: list[str]
     reasons: list[str | None]
@@ -58,6 +60,7 @@ class Rows:
             index=np.array(places, dtype=np.int64),
             numbers={key: np.array([getattr(r, key) for r in results], dtype=float) for key in NUMBERS},
             ood=np.array([bool(r.ood) for r in results], dtype=bool),
+            elements=[None if r.relaxed is None else r.relaxed.numbers for r in results],
             ids=list(ids),
             statuses=[r.status for r in results],
             reasons=[r.reason for r in results],
@@ -68,7 +71,7 @@ class Rows:
 
     def only_numbers(self) -> Rows:
         """Drop the fields that take more memory than the numbers."""
-        return replace(self, ids=[], statuses=[], reasons=[], models=[], versions=[], crystals=[])
+        return replace(self, elements=[], ids=[], statuses=[], reasons=[], models=[], versions=[], crystals=[])
 
 
 class Results(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,10 +20,10 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.report.results import NUMBERS, Rows, crystals_at
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.rows import crystals_of
+from deeprelax_ase.screening.rows import arrays_of, crystals_of
 
 _TEXTS = ("id", "status", "reason", "model", "version")
-_GEOMETRY = ("numbers", "positions", "cell")
+_GEOMETRY = ("positions", "cell")
 
 
 class ScreenedFolder:
@@ -49,7 +50,7 @@ class ScreenedFolder:
 
     def rows(self, only: Collection[int] | None = None, *, geometry: bool = False) -> Iterator[Rows]:
         """See :class:`~deeprelax_ase.report.results.Results`; a block of the screening at a time."""
-        columns = ["index", "ood", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
+        columns = ["index", "ood", "numbers", *_TEXTS, *NUMBERS, *(_GEOMETRY if geometry else ())]
         only = self._part if only is None else only
         wanted = None if only is None else pa.array(sorted(only), pa.int64())
         for table in self._folder.tables(columns):
@@ -68,7 +69,7 @@ class ScreenedFolder:
     def _sources(self) -> list[Source]:
         """The inputs, if they are what they were."""
         if self._initial is None:
-            return [self._source(item["name"], item["digest"]) for item in self._manifest.inputs]
+            return [self._source(item["name"], item["digest"], item.get("path", "")) for item in self._manifest.inputs]
         source = open_source(self._initial)
         if (count := source.count()) != self._manifest.structures:
             raise StructureFileError(
@@ -77,10 +78,10 @@ class ScreenedFolder:
             )
         return [source]
 
-    def _source(self, name: str, digest: str) -> Source:
-        """Names of inputs are relative to where the screening ran, often the folder that its own is in."""
+    def _source(self, name: str, digest: str, path: str) -> Source:
+        """Names of inputs may be relative to where the screening ran, often the folder that its own is in."""
         told = "is not there any more. Say where with --initial."
-        for place in (Path(name), self._folder.path.resolve().parent / name):
+        for place in (Path(name), *([Path(path)] if path else []), self._folder.path.resolve().parent / name):
             with suppress(StructureFileError):
                 if (source := open_source(place)).digest() == digest:
                     return source
@@ -90,8 +91,11 @@ class ScreenedFolder:
 
 def _rows(table: pa.Table, geometry: bool) -> Rows:
     ids, statuses, reasons, models, versions = (table.column(name).to_pylist() for name in _TEXTS)
-    numbers = {name: table.column(name).to_numpy().astype(float) for name in NUMBERS}
+    missing = np.full(len(table), np.nan)  # former versions tell less
+    known = set(table.column_names)
+    numbers = {name: table.column(name).to_numpy().astype(float) if name in known else missing for name in NUMBERS}
     ood = pc.fill_null(table.column("ood"), False).to_numpy()
     crystals = crystals_of(table) if geometry else []
+    elements = [found if found is not None and len(found) else None for found in arrays_of(table.column("numbers"))]
     index = table.column("index").to_numpy()
-    return Rows(index, numbers, ood, ids, statuses, reasons, models, versions, crystals)
+    return Rows(index, numbers, ood, elements, ids, statuses, reasons, models, versions, crystals)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.evaluation.metrics import rank_correlation
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.report.charts import MOVES, SHARES, TITLES, coverages, curve, logarithms
+from deeprelax_ase.report.charts import MOVES, SHARES, TITLES, bulk_of, coverages, curve, logarithms, shown
 from deeprelax_ase.report.outcome import Outcome
 
 _FORMATS = ("png", "svg")
@@ -73,8 +73,8 @@ def _figures(outcome: Outcome) -> Iterator[tuple[str, Figure]]:
             yield "coverage", _coverage(expected, outcome.true_errors)
         yield "true-errors", _histogram(outcome.true_errors, "true error of the coordinates (Å)")
     for name, title in TITLES.items():
-        if np.isfinite(outcome.numbers[name]).any():
-            yield name.replace("_", "-"), _histogram(outcome.numbers[name], title)
+        if len(values := shown(outcome, name)):
+            yield name.replace("_", "-"), _histogram(values, title)
     if len(outcome.displacements):
         yield "displacement", _histogram(outcome.displacements, MOVES)
 
@@ -114,8 +114,7 @@ def _histogram(values: np.ndarray, title: str) -> Figure:
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.subplots()
     known = values[np.isfinite(values)]
-    low, high = np.quantile(known, [0.005, 0.995])
-    axes.hist(np.clip(known, low, high), bins=50, color="#2f6db5")
+    axes.hist(np.clip(known, *bulk_of(known)), bins=50, color="#2f6db5")
     axes.set(xlabel=title, ylabel="crystals")
     return figure
 

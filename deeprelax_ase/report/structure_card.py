@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -38,7 +39,7 @@ class StructureCard:
     tags: list[str]
     cell: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    figure: Markup | None = None
+    scene: Markup | None = None
     prediction: Prediction | None = None
 
 
@@ -96,14 +97,14 @@ def _shown(pair: Pair, why: str, predicted: Any) -> StructureCard:
         again = predicted(pair)
     except DeepRelaxError as error:
         shown.notes.append(f"Without the uncertainties of its bonds: {error}")
-        figure, longer = views.before_and_after(pair.initial, pair.relaxed)
+        scene, longer = views.before_and_after(pair.initial, pair.relaxed)
     else:
         shown.tags += _tags(again)
         shown.notes += _differences(again, pair)
         shown.prediction = replace(again, relaxed=pair.relaxed)
-        figure, longer = views.before_and_after(pair.initial, pair.relaxed, again.uncertainty)
+        scene, longer = views.before_and_after(pair.initial, pair.relaxed, again.uncertainty)
     shown.notes += [f"Arrows are {longer:.3g} times as long as the moves."] if longer > 1 else []
-    shown.figure = json_of(figure)
+    shown.scene = json_of(scene)
     return shown
 
 
@@ -113,7 +114,7 @@ def _alone(shown: StructureCard, crystal: Crystal | None) -> StructureCard:
     if crystal is None or not sound or not 0 < len(crystal) <= views.LARGEST:
         return shown
     shown.cell = [_cell_row("unrelaxed", crystal)]
-    shown.figure = json_of(views.alone(crystal))
+    shown.scene = json_of(views.alone(crystal))
     return shown
 
 
@@ -154,6 +155,7 @@ def _parameters(crystal: Crystal) -> list[float]:
     return [*cell_to_cellpar(crystal.cell).tolist(), crystal.volume]
 
 
-def json_of(figure: go.Figure) -> Markup:
-    """Write ``figure`` as JSON for a script element. No text in it can end the element."""
-    return Markup(figure.to_json().replace("<", "\\u003c"))
+def json_of(data: Any) -> Markup:
+    """Write a figure of plotly, or plain ``data``, as JSON for a script element. No text in it can end the element."""
+    text = data.to_json() if isinstance(data, go.Figure) else json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Manifest:
     """Request of a screening, or of other work in blocks; a folder holds the results of one request.
 
     Attributes:
-        inputs: of each its ``name``, ``digest``, ``stamp`` and number of ``structures``, see :func:`describe`.
+        inputs: of each its ``name``, ``path``, ``digest``, ``stamp`` and number of ``structures``, see :func:`describe`.
         options: see :class:`~deeprelax_ase.screening.options.RelaxOptions`; those of other work are its own.
         block_size: structures of a block.
         shards: processes that share the blocks.
@@ -196,7 +197,7 @@ class Manifest:
 
 
 def describe(sources: Iterable[Source], folder: Path, work: str = "screen") -> tuple[dict[str, Any], ...]:
-    """Of each input its name, digest, stamp and number of structures.
+    """Of each input its name, path, digest, stamp and number of structures.
 
     An input whose name, sizes and times of change ``folder`` knows is not read again, nor are structures counted again
     of which it knows the digest.
@@ -209,7 +210,8 @@ def describe(sources: Iterable[Source], folder: Path, work: str = "screen") -> t
         stamp = stamp_of(source)
         digest = digests.get((source.name, stamp)) or source.digest()
         count = counted[digest] if digest in counted else source.count()
-        described.append({"name": source.name, "digest": digest, "stamp": stamp, "structures": count})
+        path = os.path.abspath(source.name)  # reports find the input from any folder
+        described.append({"name": source.name, "path": path, "digest": digest, "stamp": stamp, "structures": count})
     return tuple(described)
 
 

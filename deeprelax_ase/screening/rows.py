@@ -99,10 +99,10 @@ def crystals_of(table: pa.Table) -> list[Crystal | None]:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    return column.to_pylist() if pa.types.is_string(column.type) else _arrays(column)
+    return column.to_pylist() if pa.types.is_string(column.type) else arrays_of(column)
 
 
-def _arrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+def arrays_of(column: pa.ChunkedArray) -> list[np.ndarray | None]:
     """The list of each row as an array."""
     found: list[np.ndarray | None] = []
     for chunk in column.chunks:

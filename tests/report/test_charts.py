@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeprelax_ase.report import outcome_of
-from deeprelax_ase.report.charts import SHARES, coverage, coverages, curve
+from deeprelax_ase.report.charts import SHARES, bulk_of, coverage, coverages, curve, histogram
 
 
 def test_curve_and_coverage(screened: Path) -> None:
@@ -21,3 +21,19 @@ def test_curve_and_coverage(screened: Path) -> None:
     outcome = outcome_of(screened / "out", reference=screened / "true.extxyz")
     outcome.numbers["error_bound"] = outcome.true_errors + np.array([0.1, 0.1, -0.001, 0.1])
     assert coverage(outcome) == pytest.approx(2 / 3)
+
+
+def test_a_value_far_out_leaves_the_others_their_bars() -> None:
+    values = np.append(np.random.default_rng(0).normal(0.1, 0.01, 500), [1e6, 2e6])
+    low, high = bulk_of(values)
+    assert 0 < low < 0.1 < high < 0.2
+    bulk, beyond = histogram(values, "x").data
+    assert (np.array(bulk.y) > 0).sum() > 10
+    assert sum(bulk.y) + sum(beyond.y) == 502
+    assert sum(beyond.y) < 10
+    assert beyond.customdata[0].endswith("2e+06")
+
+
+def test_equal_values_are_one_bar() -> None:
+    (bars,) = histogram(np.full(7, 0.3), "x").data
+    assert sum(bars.y) == 7
