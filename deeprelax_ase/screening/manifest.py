@@ -77,7 +77,7 @@ class Manifest:
     """Request of a screening, or of other work in blocks; a folder holds the results of one request.
 
     Attributes:
-        inputs: of each its ``name``, ``path``, ``digest``, ``stamp`` and number of ``structures``, see :func:`describe`.
+        inputs: of each its ``name``, ``path``, ``digest``, ``stamp`` and count of ``structures``, see :func:`describe`.
         options: see :class:`~deeprelax_ase.screening.options.RelaxOptions`; those of other work are its own.
         block_size: structures of a block.
         shards: processes that share the blocks.
