@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Admission(NamedTuple):
-    """What a model asks of structures.
+    """Requirements that structures have to meet for a model.
 
     Attributes:
         elements: atomic numbers that it knows.
