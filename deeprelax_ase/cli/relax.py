@@ -157,7 +157,7 @@ def _relax_frames(
         resolve_finish(options["finish"])  # a wrong name shows before the work
     only_uncertain = how.uncertain is OnUncertain.FINISH
     if goes_in_batches(how, potential := get_batched(calculator), quiet=quiet):
-        del options["keep_symmetry"], options["restart"]
+        del options["restart"]
         options |= {"potential": potential, "limits": limits, "only_uncertain": only_uncertain}
         return partial(finish_frames_in_batches, **options)
     made = [calculator]

@@ -176,14 +176,11 @@ def goes_in_batches(how: Relaxing, potential: Any, *, quiet: bool = False) -> bo
     """Whether many crystals are finished together under ``potential``; says which option keeps them from it."""
     from deeprelax_ase.optimizers.batched_finish import pays_in_batches
 
-    options = {"--restart": how.restart is not None, "--keep-symmetry": bool(how.keep_symmetry)}
-    named = [name for name, given in options.items() if given]
     pays = pays_in_batches(potential, how.finish or FINISH)
-    if pays and named and not quiet:
-        finish = f"{' and '.join(named)} finish{'' if named[1:] else 'es'}"
-        told = f"{finish} crystals one by one, which {potential.name} would finish in batches"
+    if pays and how.restart is not None and not quiet:
+        told = f"--restart finishes crystals one by one, which {potential.name} would finish in batches"
         errors().print(f"Note: {told}", soft_wrap=True)
-    return pays and not named
+    return pays and how.restart is None
 
 
 def tell_one_by_one(crystals: int) -> None:

@@ -12,8 +12,8 @@ from deeprelax_ase.errors import ConstraintError, StructureFileError
 #: Constraints that are linear projections of a displacement, which ASE applies to any step, the jump among them.
 HONOURED = ("FixAtoms", "FixCartesian", "FixCom", "FixScaled", "FixSymmetry", "FixedLine", "FixedPlane")
 
-#: Those of them that relaxations in batches keep: they take directions from single atoms.
-IN_BATCHES = ("FixAtoms", "FixCartesian", "FixedLine", "FixedPlane")
+#: Those of them that relaxations in batches keep: they take directions from single atoms, or hold a space group.
+IN_BATCHES = ("FixAtoms", "FixCartesian", "FixSymmetry", "FixedLine", "FixedPlane")
 
 
 def refuse_constraints(constraints: Iterable[object]) -> None:
@@ -32,9 +32,12 @@ def refuse_constraints(constraints: Iterable[object]) -> None:
 
 
 def are_kept_in_batches(constraints: Sequence[Any]) -> bool:
-    """Whether relaxations in batches keep the ``constraints`` of a crystal: these, and one for an atom."""
+    """Whether relaxations in batches keep the ``constraints`` of a crystal: these, one for an atom or for all."""
     if any(type(held).__name__ not in IN_BATCHES for held in constraints):
         return False
+    if symmetries := [held for held in constraints if type(held).__name__ == "FixSymmetry"]:
+        whole = symmetries[0].do_adjust_positions and symmetries[0].do_adjust_cell
+        return len(constraints) == 1 and whole
     directions = [np.atleast_1d(held.index) for held in constraints if type(held).__name__ != "FixAtoms"]
     indices = np.concatenate([np.zeros(0, dtype=int), *directions])
     return len(np.unique(indices)) == len(indices)

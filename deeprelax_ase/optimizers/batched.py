@@ -78,6 +78,7 @@ def relax_in_batches(
     if not potential.has_stress and any(start.strain is not None for start in starts):
         raise CalculatorError(f"{potential.name} gives no stress, so no cell can be relaxed under it: keep the cells")
     method = IN_BATCHES[optimizer.lower()]
+    symmetric = any(start.symmetry is not None for start in starts)
     waiting = deque(sorted(range(len(starts)), key=lambda place: -len(starts[place])))
     state: BatchedState | None = None
     gone = 0  # crystals that are done and still there
@@ -90,7 +91,9 @@ def relax_in_batches(
         at_work = 0 if state is None else len(state.batch)
         places = _entering(starts, waiting, at_work, potential.atoms_at_once) if waiting else []
         if places:
-            entered = BatchedState.of([starts[place] for place in places], places, potential.device)
+            entered = BatchedState.of(
+                [starts[place] for place in places], places, potential.device, symmetric=symmetric
+            )
             wrong = {} if "forces" in entered.atoms else entered.evaluate(potential)
             if wrong:  # before an optimizer looks at geometries that no potential takes
                 lost = torch.zeros(len(entered), dtype=torch.bool, device=potential.device)

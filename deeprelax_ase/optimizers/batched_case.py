@@ -19,6 +19,7 @@ from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces, energy_forces, largest_force
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.batched_symmetry import held_symmetry
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     DegreesOfFreedom,
@@ -28,6 +29,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
 )
 from deeprelax_ase.optimizers.jump import crystal_of, without_foreign_energy
 from deeprelax_ase.optimizers.model_hessian import free_directions
+from deeprelax_ase.optimizers.symmetry import hold_symmetry
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import JumpDecision, forget
@@ -74,6 +76,7 @@ class Case:
         error: why it is not gone on with.
         made: what became of it, where it went another way.
         start_error: why the potential fails where the crystal starts; empty where it does not, or the jump led away.
+        keep_symmetry: whether the space group is held, see :func:`~deeprelax_ase.optimizers.finish_atoms`.
     """
 
     atoms: Atoms
@@ -91,6 +94,7 @@ class Case:
     error: Exception | None = None
     made: Finished | None = None
     start_error: str = ""
+    keep_symmetry: bool = False
 
     @property
     def goes_on(self) -> bool:
@@ -103,6 +107,8 @@ class Case:
         """See what ``checked``, a copy of the atoms, may do; an :attr:`error` where it cannot relax like a crystal."""
         try:
             self.relaxed = checked.atoms
+            if self.keep_symmetry:
+                hold_symmetry(self.relaxed, relax_cell)
             self.relaxed.calc = PotentialCalculator(potential)
             self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell, checked=checked)
             refuse_tilted_layers(self.dof)
@@ -117,6 +123,9 @@ class Case:
     def goes_in_batches(self) -> bool:
         """Whether it can be relaxed beside others."""
         dof: DegreesOfFreedom = self.dof
+        masked = dof.cell is not None and not dof.cell.matrix.all()
+        if masked and not self.keep_symmetry and held_symmetry(self.relaxed, self.relaxed.cell.array) is not None:
+            return False  # none has looked whether the mask would break it
         return are_kept_in_batches(self.relaxed.constraints) and dof.plane is None
 
     def finish_alone(self, predictor: Predictor, potential: BatchedPotential, options: dict[str, Any]) -> None:
@@ -152,7 +161,8 @@ class Case:
     def begin(self) -> BatchedStart:
         """The start of the finish."""
         here = self.here()
-        moves = free_directions(self.relaxed) if self.relaxed.constraints else None
+        symmetry = held_symmetry(self.relaxed, here.cell)
+        moves = free_directions(self.relaxed) if self.relaxed.constraints and symmetry is None else None
         return BatchedStart(
             here.numbers,
             here.positions,
@@ -162,6 +172,7 @@ class Case:
             self.known,
             origin=self.origin,
             steps_before=self.steps,
+            symmetry=symmetry,
         )
 
     def place(self, positions: np.ndarray, cell: np.ndarray) -> None:
@@ -178,6 +189,8 @@ class Case:
             return note_force_calls(self.error, self.calls) if self.calls else self.error
         if self.made is not None:
             return self.made
+        if self.keep_symmetry:
+            self.relaxed.set_constraint(self.atoms.constraints)
         before, after = given_crystal(self.atoms), given_crystal(self.relaxed)
         prediction = None if self.decision is None else self.prediction
         result = RelaxationResult.finished(
@@ -207,9 +220,11 @@ def prepared(
     predictor: Predictor,
     potential: BatchedPotential,
     relax_cell: Any,
+    *,
+    keep_symmetry: bool = False,
 ) -> list[Case]:
     """The ``given`` atoms, with their predictions where there are any, ready to be relaxed."""
-    cases = [Case(atoms, prediction) for atoms, prediction in given]
+    cases = [Case(atoms, prediction, keep_symmetry=keep_symmetry) for atoms, prediction in given]
     copies = [CheckedAtoms(case.atoms.copy()) for case in cases]
     if relax_cell is not False:  # only cells that move ask for vacuum
         look_together(copies, potential.device)

@@ -30,6 +30,7 @@ def finish_in_batches(
     steps: int = 500,
     finish: str | None = "fire",
     relax_cell: Any = None,
+    keep_symmetry: bool = False,
     calculator_name: str | None = None,
     observe: Callable[[int], object] | None = None,
 ) -> list[Finished]:
@@ -37,23 +38,25 @@ def finish_in_batches(
 
     Energies and forces of all starts are computed, then those of all jumps, which are judged one by one, and those of
     force-informed steps where :class:`~deeprelax_ase.DeepRelaxOptimizer` would make them; then all go on side by side.
-    Crystals with other constraints than ``FixAtoms``, ``FixCartesian``, ``FixedLine`` and ``FixedPlane`` are relaxed
-    one by one (:func:`~deeprelax_ase.io.constraints.are_kept_in_batches`), as all are by another finish than
-    ``"fire"`` and ``"fast"``.
+    Crystals with other constraints than ``FixAtoms``, ``FixCartesian``, ``FixedLine`` and ``FixedPlane``, or
+    ``FixSymmetry`` alone, are relaxed one by one (:func:`~deeprelax_ase.io.constraints.are_kept_in_batches`), as all
+    are by another finish than ``"fire"`` and ``"fast"``.
 
     Args:
         given: unrelaxed crystals, which are not changed, and their predictions by ``predictor``, where it made them.
         predictor: makes the others, and those in cells that constraints allow.
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
-        fmax, steps, finish, relax_cell, calculator_name: see :func:`~deeprelax_ase.optimizers.finish_atoms`.
+        fmax, steps, finish, relax_cell, keep_symmetry, calculator_name: see
+            :func:`~deeprelax_ase.optimizers.finish_atoms`.
         observe: is told after each round of the finish how many crystals are at work.
 
     Returns:
         of each crystal, in order, its result and the relaxed atoms, or the error that it alone would raise.
     """
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
+    options["keep_symmetry"] = keep_symmetry
     options["calculator_name"] = calculator_name or potential.name
-    cases = prepared(given, predictor, potential, relax_cell)
+    cases = prepared(given, predictor, potential, relax_cell, keep_symmetry=keep_symmetry)
     together = finish is None or finish.lower() in IN_BATCHES
     alone = [case for case in cases if case.goes_on and not (together and case.goes_in_batches())]
     for case in alone:

@@ -56,7 +56,8 @@ def finish_frames_in_batches(
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
         relax_cell, rattle, seed, limits, only_uncertain: see :func:`~deeprelax_ase.optimizers.finish_frames`.
         observe: is told after each round how many crystals are at work, and which round it was.
-        **options: fmax, steps, finish, calculator_name, see :func:`~deeprelax_ase.optimizers.finish_in_batches`.
+        **options: fmax, steps, finish, keep_symmetry, calculator_name, see
+            :func:`~deeprelax_ase.optimizers.finish_in_batches`.
 
     Yields:
         the result of each frame, in order.

@@ -19,6 +19,12 @@ from deeprelax_ase.calculators.scope import one_thread
 from deeprelax_ase.graph.edges import row_starts
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Ints, Matrices, PerCrystal, Positions
+from deeprelax_ase.optimizers.batched_symmetry import (
+    HeldSymmetry,
+    symmetric_matrices,
+    symmetric_vectors,
+    symmetry_tensors,
+)
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
 #: Elements of a strain that a mask takes, up to which they are rounding.
@@ -56,6 +62,7 @@ class BatchedStart:
         known: results here, where they have been computed before.
         origin: (3, 3) Å, the cell that deformations are measured from, as it was before a jump; ``cell`` by default.
         steps_before: how many were taken before; they count among the most that it may take.
+        symmetry: that it keeps, in this cell; None for none.
     """
 
     numbers: np.ndarray
@@ -66,6 +73,7 @@ class BatchedStart:
     known: KnownResults | None = None
     origin: np.ndarray | None = None
     steps_before: int = 0
+    symmetry: HeldSymmetry | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -103,15 +111,20 @@ class BatchedState:
             and pull, the forces on the cell.
             Their other dimensions are filled up with zeros on the right, where crystals differ.
         batch: (N,) int64, the crystal of each atom.
-        special: what some of them have, see :attr:`BatchedStart.special`.
+        special: what some of them have, see :attr:`BatchedStart.special`; ``"symmetry"`` where some keep one.
     """
 
     def __init__(self, atoms: dict[str, Tensor], crystals: dict[str, Tensor], batch: Batch, special: set[str]) -> None:
         self.atoms, self.crystals, self.batch, self.special = atoms, crystals, batch, special
 
     @classmethod
-    def of(cls, starts: Sequence[BatchedStart], places: Sequence[int], device: torch.device) -> BatchedState:
-        """Crystals as they start, on ``device``; ``places`` are theirs in the list of all."""
+    def of(
+        cls, starts: Sequence[BatchedStart], places: Sequence[int], device: torch.device, *, symmetric: bool = False
+    ) -> BatchedState:
+        """Crystals as they start, on ``device``; ``places`` are theirs in the list of all.
+
+        ``symmetric`` where some of that list keep a symmetry: all that join each other have the same tensors.
+        """
 
         def tensor(values: list | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.from_numpy(np.array(values)).to(device, dtype)
@@ -143,8 +156,12 @@ class BatchedState:
             atoms["forces"] = tensor(np.concatenate([one.forces for one in known]))
             crystals["energies"] = tensor([one.energy for one in known])
             crystals["stresses"] = tensor([one.stress for one in known])
+        special = set().union(*(one.special for one in starts))
+        if symmetric:
+            held = symmetry_tensors([one.symmetry or HeldSymmetry.none(len(one)) for one in starts], device)
+            atoms, crystals, special = atoms | held[0], crystals | held[1], special | {"symmetry"}
         batch = torch.repeat_interleave(torch.tensor([len(one) for one in starts])).to(device)
-        state = cls(atoms, crystals, batch, set().union(*(one.special for one in starts)))
+        state = cls(atoms, crystals, batch, special)
         state._deform()
         if "forces" in atoms:
             state._pull()
@@ -224,6 +241,8 @@ class BatchedState:
         if "pressure" in self.special:
             stress = stress + crystals["pressure"][:, None, None] * identity
         virial = -self.volumes()[:, None, None] * stress
+        if "symmetry" in self.special:
+            virial = symmetric_matrices(virial, crystals)
         if "hydrostatic" in self.special:
             mean = virial.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] * identity
             virial = torch.where(crystals["hydrostatic"][:, None, None], mean, virial)
@@ -234,11 +253,17 @@ class BatchedState:
             share = force.diagonal(dim1=1, dim2=2).sum(dim=1) / lengths.sum(dim=(1, 2)).clamp(min=1)
             mean = lengths * share[:, None, None]
             force = torch.where(crystals["constant_volume"][:, None, None], force - mean, force)
-        forces = self.atoms["forces"]
+        forces = self._symmetric(self.atoms["forces"])
         if "moves" in self.special:
             forces = rows_times_matrices(forces, self.atoms["moves"])
         self.atoms["pull"] = rows_times_matrices(forces, self.deformation()[self.batch])
         crystals["pull"] = force / crystals["size"][:, None, None]
+
+    def _symmetric(self, vectors: Positions) -> Positions:
+        """``vectors`` (N, 3) that keep the symmetry of crystals that do, which deformations do not turn."""
+        if "symmetry" not in self.special:
+            return vectors
+        return symmetric_vectors(vectors, self.atoms, self.crystals, self.batch)
 
     def largest(self, atoms: Positions, cell: Matrices) -> PerCrystal:
         """(G,) the longest row of each crystal, among those of its ``atoms`` (N, 3) and of its ``cell`` (G, 3, 3)."""
@@ -252,6 +277,8 @@ class BatchedState:
 
     def move(self, atoms: Positions, cell: Matrices) -> None:
         """Make a step of ``atoms`` (N, 3) and ``cell`` (G, 3, 3), in the coordinates that :meth:`pulls` belong to."""
+        if "symmetry" in self.special:
+            atoms, cell = self._symmetric(atoms), symmetric_matrices(cell, self.crystals)
         self.crystals["log"] = self.crystals["log"] + cell / self.crystals["size"][:, None, None]
         self.crystals["steps"] = self.crystals["steps"] + 1
         self._deform()

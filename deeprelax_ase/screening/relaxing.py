@@ -72,8 +72,7 @@ class TableRelaxer:
         if potential is not None:
             if options.finish != NONE:
                 resolve_finish(options.finish)
-            one_by_one = options.keep_symmetry or self._restart is not None
-            if pays_in_batches(potential, options.finish) and not one_by_one:
+            if pays_in_batches(potential, options.finish) and self._restart is None:
                 self._potential = potential
             else:
                 self._calculator = calculator
@@ -185,6 +184,7 @@ class TableRelaxer:
             "finish": None if options.finish == NONE else options.finish,
             "relax_cell": options.relax_cell,
             "calculator_name": options.calculator,
+            "keep_symmetry": bool(options.keep_symmetry),
         }
         given = [(prediction.initial.as_given.to_atoms(), prediction) for prediction in predictions]
         if self._potential is not None:
@@ -194,8 +194,8 @@ class TableRelaxer:
         for atoms, prediction in given:
             try:
                 calculator = self._make_calculator()
-                kept: dict[str, Any] = {"keep_symmetry": bool(options.keep_symmetry), "restart": self._restart}
-                yield finish_atoms(atoms, self.predictor, calculator, prediction=prediction, **kept, **how)[0]
+                held: dict[str, Any] = {"prediction": prediction, "restart": self._restart}
+                yield finish_atoms(atoms, self.predictor, calculator, **held, **how)[0]
             except Exception as error:  # whatever calculators raise
                 self._calculator = None  # in whatever state it is
                 yield error

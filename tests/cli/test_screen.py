@@ -52,8 +52,8 @@ def test_what_is_finished_one_by_one_is_counted(tmp_path: Path) -> None:
     command = ["screen", tmp_path / "set.traj", "-c", "tests.batched_emt:springs", "--finish", "none", *QUICK[:-2]]
     done = run(*command, "-o", tmp_path / "out")
     assert "2 crystals were finished one by one, as batches keep no other constraints than FixAtoms" in done.stderr
-    done = run(*command, "-o", tmp_path / "other", "--keep-symmetry")
-    assert "--keep-symmetry finishes crystals one by one" in done.stderr
+    done = run(*command, "-o", tmp_path / "other", "--restart", tmp_path / "restart")
+    assert "--restart finishes crystals one by one" in done.stderr
     assert "crystals were" not in done.stderr
 
 
