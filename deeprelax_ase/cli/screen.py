@@ -79,8 +79,10 @@ Inputs = Annotated[
         "Parquet, and whatever else ASE reads; file@0:10 takes a part.",
     ),
 ]
-Workers = Annotated[int | None, workers_option("one for each core, on GPUs up to eight for each")]
-BlockSize = Annotated[int, option("Crystals of a file of results.", metavar="N", min=1, group=WORK)]
+Workers = Annotated[int | None, workers_option("one for each core, on GPUs up to three for each")]
+BlockSize = Annotated[
+    int | None, option("Crystals of a file of results.", metavar="N", default="1000, on GPUs 4000", min=1, group=WORK)
+]
 AtomsPerBatch = Annotated[
     int | None,
     option(
@@ -104,7 +106,7 @@ def screen(
     how: Relaxing,
     shard: Shard = "1/1",
     workers: Workers = None,
-    block_size: BlockSize = 1000,
+    block_size: BlockSize = None,
     atoms_per_batch: AtomsPerBatch = None,
     compile: Compile = False,
     id_key: IdKey = None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-#: Processes that share a GPU by default: some look after crystals on the host while others have the device.
-_PER_GPU = 8
+#: Processes that share a GPU by default: some look after crystals on the host while others have the device. Five are
+#: slower than three (``benchmarks/throughput.md``).
+_PER_GPU = 3
 
 #: Bytes of a GPU that a process takes beside its tensors: CUDA's context, kernels, and libraries.
 _OVERHEAD = 10**9
@@ -28,7 +29,7 @@ class WorkerSlot:
 
 
 def default_workers(device: str) -> int:
-    """Processes that make good use of this machine: one for each core, and on GPUs at most eight for each."""
+    """Processes that make good use of this machine: one for each core, and on GPUs at most three for each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not device.startswith(("auto", "cuda")):
         return cores

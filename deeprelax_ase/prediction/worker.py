@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -49,7 +50,8 @@ class WorkerProcess:
     def __init__(self, make: Make, slot: WorkerSlot) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, slot), name=f"worker {slot.number}")
+        packed = bytes(ForkingPickler.dumps(make))
+        self._process = context.Process(target=_serve, args=(theirs, packed, slot), name=f"worker {slot.number}")
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -124,11 +126,15 @@ def _not_sent(error: Exception) -> ItemError:
 # -- in the process
 
 
-def _serve(pipe: Connection, make: Make, slot: WorkerSlot) -> None:
+def _serve(pipe: Connection, packed: bytes, slot: WorkerSlot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     made: list[Callable[[Any], Any]] = []
-    pipe.send_bytes(_answered(lambda: made.append(make(claim_device(slot)))))
+    gc.disable()  # what is imported and made stays: each search for garbage in it would take some tenths of a second
+    ready = _answered(lambda: made.append(pickle.loads(packed)(claim_device(slot))))
+    gc.freeze()
+    gc.enable()
+    pipe.send_bytes(ready)
     while made:
         try:
             question = pipe.recv_bytes()

@@ -45,7 +45,7 @@ def relax_many(
     batches, where the calculator has a batched form.
 
     As :meth:`~deeprelax_ase.Predictor.predict_many`, by several processes that have a model each: on a CPU
-    one for each core, on GPUs up to eight for each, so that some look after crystals on the host while others have the
+    one for each core, on GPUs up to three for each, so that some look after crystals on the host while others have the
     device. A process that dies costs nothing; a crystal that kills its process, or cannot be sent to one, yields an
     error. In a script, call it under ``if __name__ == "__main__":``, because the processes import the script.
 

@@ -26,8 +26,9 @@ from deeprelax_ase.screening.rows import numbered
 #: Turns the structures of a block into rows.
 BlockWork = Callable[[Sequence[StructureRef]], Relaxed]
 
-#: Structures of a block: what an interruption costs, and what a file of results holds.
-BLOCK_SIZE = 1000
+#: Structures of a block: what an interruption costs, and what a file of results holds. On GPUs one of small crystals
+#: fills a batch.
+BLOCK_SIZE, GPU_BLOCK_SIZE = 1000, 4000
 
 
 @dataclass
@@ -60,7 +61,7 @@ def screen(
     *,
     shard: Shard | None = None,
     workers: int | None = None,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
     id_key: str | None = None,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
@@ -71,10 +72,10 @@ def screen(
         out: folder, made if need be.
         options: how to relax; as :class:`~deeprelax_ase.screening.options.RelaxOptions` has it by default.
         shard: the part of the work that this call does; all by default.
-        workers: processes. By default, on a CPU as many as there are cores, and on GPUs up to eight for each; 0 works
+        workers: processes. By default, on a CPU as many as there are cores, and on GPUs up to three for each; 0 works
             in this process. They import the script that calls this, which must do so under
             ``if __name__ == "__main__":``.
-        block_size: structures of a block.
+        block_size: structures of a block; by default what the folder was begun with, else 1000, and on GPUs 4000.
         id_key: key that names structures, see :func:`~deeprelax_ase.io.reading.read`.
         observe: is told after each block.
 
@@ -92,7 +93,7 @@ def screen(
     from deeprelax_ase.prediction.devices import device_of  # here, as it loads torch
 
     options = options or RelaxOptions()
-    device_of(options.device)  # what is wrong with the options shows here
+    on_gpu = device_of(options.device).type == "cuda"  # what is wrong with the options shows here
     relaxer = BlockRelaxer(options, id_key, options.device if workers == 0 else "cpu")  # GPUs are for the processes
     options = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
     task = Task(
@@ -103,6 +104,7 @@ def screen(
         weights=relaxer.relax.predictor.model.card.sha256,
         announce=options.announce,
     )
+    block_size = block_size or _begun_with(_folder(out, "screen")) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
     return work_through(
         inputs, out, task, shard=shard, workers=workers, block_size=block_size, id_key=id_key, observe=observe
     )
@@ -166,6 +168,14 @@ def work_through(
         _refuse_missing(progress)
         progress.left_out = [name for source in sources for name in source.left_out()]
     return progress
+
+
+def _begun_with(folder: Folder) -> int | None:
+    """The size of the blocks in a folder of results; None where there is none."""
+    try:
+        return Manifest.read(folder.path).block_size
+    except (OutputError, NotADirectoryError):  # a damaged one, or a file, is told of later
+        return None
 
 
 def _folder(out: str | os.PathLike, work: str) -> Folder:

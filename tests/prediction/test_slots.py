@@ -49,7 +49,7 @@ def test_without_gpus_the_name_stays() -> None:
     assert {share_device(slot) for slot in slots("cpu", 4)} == {"cpu"}
 
 
-@pytest.mark.parametrize(("device", "workers"), [("cpu", 64), ("auto", 16), ("cuda", 16), ("cuda:1", 8)])
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 64), ("auto", 6), ("cuda", 6), ("cuda:1", 3)])
 def test_as_many_processes_as_the_machine_makes_good_use_of(
     device: str, workers: int, two_gpus: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

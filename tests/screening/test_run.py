@@ -73,6 +73,15 @@ def test_again_there_is_nothing_to_do(xyz: Callable[[int], Path], tmp_path: Path
     assert Folder(tmp_path / "out").file(0).stat().st_mtime_ns == before
 
 
+def test_a_folder_is_gone_on_with_in_blocks_of_its_own_size(xyz: Callable[[int], Path], tmp_path: Path, quick) -> None:
+    file = xyz(5)
+    screen([file], tmp_path / "out", quick, workers=0, block_size=2)
+    Folder(tmp_path / "out").file(1).unlink()
+    with pytest.warns(UserWarning, match="gone or damaged"):
+        progress = screen([file], tmp_path / "out", quick, workers=0)
+    assert (progress.before, progress.done) == (3, 5)
+
+
 def test_bad_crystals_are_rows(tmp_path: Path, quick: RelaxOptions) -> None:
     atoms = some_crystals(6)
     atoms[1].positions[0] = np.nan
