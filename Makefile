@@ -90,7 +90,7 @@ format: $(STAMP) ## mend the style where a tool can
 	$(BIN)/ruff format
 
 clean: ## remove what the tools and the demo left behind
-	rm -rf $(DEMO) docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) docs/_build docs/tutorials build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find deeprelax_ase tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove the virtual environment

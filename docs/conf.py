@@ -19,11 +19,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "command_help",
     "mathml",
     "model_cards",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]
 
 html_theme = "furo"
 html_title = f"deeprelax_ase {version}"
@@ -47,3 +48,15 @@ add_module_names = False
 # `$` and `>>>` are no part of what is copied.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# The tutorials: scripts of docs/gallery, run when the pages are built; an error in one ends the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "tutorials",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "write_computation_times": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "capture_repr": (),
+}

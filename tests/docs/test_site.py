@@ -46,7 +46,7 @@ def test_the_makefile_builds_it_so():
 
 
 def test_nothing_comes_from_the_network(site: Path):
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", text), page.name
 
@@ -56,6 +56,26 @@ def test_commands_are_told_whole(site: Path):
     for command in ("relax", "screen", "doctor", "data forces"):
         assert f"Usage: deeprelax {command} [OPTIONS]" in text
     assert "srun deeprelax screen candidates.parquet --out screened \\ --shard" in text
+
+
+def test_pages_fit_phones(site: Path):
+    for page in site.rglob("*.html"):
+        assert re.search(r'<meta name="viewport" content="width=device-width', page.read_text(encoding="utf-8")), (
+            page.name
+        )
+    text = article(site, "peers")  # wide tables scroll by themselves
+    assert text.count("<table") == text.count('class="table-wrapper')
+
+
+def test_tutorials_have_their_figures(site: Path):
+    scripts = [file.stem for file in (ROOT / "docs" / "gallery").glob("plot_*.py")]
+    overview = article(site, "tutorials/index")
+    assert scripts
+    for name in scripts:
+        assert f"{name}_thumb.png" in overview
+        text = article(site, f"tutorials/{name}")
+        assert f"{name}_001.png" in text
+        assert "Traceback" not in text
 
 
 def test_models_are_those_of_the_cards(site: Path):
