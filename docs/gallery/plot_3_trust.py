@@ -46,7 +46,7 @@ axes.set(xlabel="shaken by (Å)", ylabel="error of the coordinates (Å)")
 axes.legend()
 
 # %%
-# Most come back to the symmetric crystal, nearer than the model expects. One of the last does not, and its bound holds all
-# the same.
+# Most come back to the symmetric crystal, nearer than the model expects. One of the last does not, and its bound holds
+# all the same.
 #
 # What the words mean, and what may be asked of uncertain crystals: :doc:`../trust`.
