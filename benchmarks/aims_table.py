@@ -122,7 +122,7 @@ def _costs(results: Path) -> Iterator[Aim]:
         yield Aim(f"one shot{title} of ten atoms on a CPU, in calls of M3GNet", limit, shot, PLAIN)
     before = read(results, "peak_memory")["MiB"]["DeepRelax-PBE, before (690091a)"]
     now = latency["results"]["DeepRelax-PBE"]["peak_memory_MiB"]
-    yield Aim("peak memory of that, MiB: at most that of the default that it replaced", before, now, "{:.0f}")
+    yield Aim("peak memory of one shot, MiB: at most that of the default that it replaced", before, now, "{:.0f}")
     weights = sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors"))
     yield Aim("weights of all models in the package", 45.0, weights / 1e6, "{:.1f} MB")
     card = ModelCard.read(WEIGHTS / "DeepRelax-PBE.json")
