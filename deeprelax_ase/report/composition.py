@@ -1,4 +1,4 @@
-"""What the crystals are made of: a periodic table of how often elements occur and how well they do, and kinds."""
+"""Composition of the crystals: a periodic table of how often elements occur and how well they do, and kinds."""
 
 from __future__ import annotations
 
