@@ -67,7 +67,8 @@ class TestUncertain:
         assert [row.split()[-2:] for row in rows] == [["-3.725", "accepted"]] * 3
         assert "; energies of Nequix-OAM-1, nine in ten within 0.09 eV/atom; " in told
 
-    def test_names_are_whole_in_80_columns(self, deeprelax, crystals):
+    def test_names_are_whole_in_80_columns(self, deeprelax, crystals, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
         write("a_very_long_name_of_candidates.extxyz", crystals)
         under = ("-c", EMTS[0], "--on-uncertain", "finish", "--steps", "1")
         result = deeprelax("relax", "a_very_long_name_of_candidates.extxyz", *under)
