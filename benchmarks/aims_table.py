@@ -132,7 +132,7 @@ def _costs(results: Path) -> Iterator[Aim]:
 
 def _rates(results: Path) -> Iterator[Aim]:
     """Crystals a second of ten atoms, and what their number costs."""
-    found, latency = read(results, "screening", "latency")
+    found, latency, training = read(results, "screening", "latency", "training_speed")
     rows = found["1 NVIDIA H200, 16 cores"]["whole"]
 
     def best(form: str, preset: str) -> dict[str, Any]:
@@ -161,6 +161,17 @@ def _rates(results: Path) -> Iterator[Aim]:
     yield Aim("memory for 10,000 atoms", 2.0, grown["rows"][-1]["peak_memory_GB"], "{:.1f} GB")
     seconds = latency["start"]["now"]["seconds"]["deeprelax relax POSCAR"]
     yield Aim("`deeprelax relax POSCAR`, start to end, processor time", 1.2, seconds, "{:.2f} s")
+    name = "end-to-end, 256 channels"
+    compiled, plain = training["runs"], training["not_compiled"]["idle_share"]
+    waits = "share of training in which the GPU waits"
+    yield Aim(f"{waits}, {name}, compiled, one H100", 0.1, compiled[name]["idle_share"], PERCENT)
+    yield Aim(f"{waits}, {name}, not compiled, one H200", 0.1, plain[name], PERCENT)
+    yield Aim(
+        f"{waits}, paper's network, whose step is not recorded as a graph",
+        None,
+        compiled["paper's"]["idle_share"],
+        PERCENT,
+    )
 
 
 def _trust(results: Path) -> Iterator[Aim]:
