@@ -86,9 +86,9 @@ python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --steps 1
 
 {table(["network", "parameters", "crystals a second", "GPU idle"], rows)}
 
-Not compiled, and profiled alone: {later}. The step of the end-to-end network
-is recorded as a CUDA graph, that of the paper's is not: its batches have no fixed shapes, so that the host launches each
-kernel."""
+Not compiled, and profiled alone: {later}. The step of
+the end-to-end network is recorded as a CUDA graph, that of the paper's is not: its batches have no fixed shapes, and
+the host launches each kernel."""
 
 
 def _turns(measurements: list[dict[str, Any]]) -> str:
