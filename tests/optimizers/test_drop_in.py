@@ -209,7 +209,10 @@ def test_molecule_in_a_library_is_refused(predictor):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("matgl_relaxer", "dgl"), ("chgnet_relax", "chgnet"), ("matcalc_relax", "matcalc"), ("quacc_relax", "quacc")],
+    [
+        *[("matgl_relaxer", "dgl"), ("chgnet_relax", "chgnet"), ("matcalc_relax", "matcalc"), ("quacc_relax", "quacc")],
+        ("atomate2_relax", "atomate2"),
+    ],
 )
 def test_examples(tmp_path, name, package):
     """Each relaxes one crystal twice, the second time in fewer steps and to the same minimum."""
@@ -234,5 +237,5 @@ def test_every_example_changes_one_line():
     for path in EXAMPLES.glob("*.py"):
         assert path.read_text().count("# the one line that changes") == 1, path
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        *("matgl_relaxer", "chgnet_relax", "matcalc_relax", "quacc_relax")
+        *("matgl_relaxer", "chgnet_relax", "matcalc_relax", "quacc_relax", "atomate2_relax")
     }

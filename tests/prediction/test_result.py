@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from ase.build import bulk
 
@@ -16,6 +15,8 @@ from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult, schema
 from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS, OF_THE_PREDICTION, JumpDecision
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import StandInPredictor
+
+pa = pytest.importorskip("pyarrow")
 
 ERROR = CalibratedError(
     coordinates=0.03,
