@@ -237,7 +237,7 @@ def _compared_under(results: Path) -> str:
     rivals = {
         "fast": "of `fast` alone",
         "fire": "of our FIRE",
-        "TorchSim's fire": "of TorchSim's, which had other crystals",
+        "TorchSim's fire": "of TorchSim's",
     }
     shares = [f"{ours / rows[name]['seconds']:.2f} {title}" for name, title in rivals.items()]
     return f"{shares[0]}, {shares[1]} and {shares[2]}"

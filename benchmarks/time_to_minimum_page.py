@@ -38,20 +38,24 @@ _HEAD = """# Time to a potential's minimum
 
 ```sh
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimum.py pairs_universal.npz \\
-    pairs_generated_[d-g].npz --each 50 --torch-sim --device cuda \\
+    pairs_generated_[d-g].npz --each 30 --few 3 --torch-sim --device cuda \\
     --json benchmarks/results/time_to_minimum-M3GNet-cuda.json
 ```
 
-On a CPU with `--device cpu --threads 1 --every 10 --few 4` instead of `--torch-sim --device cuda`, into its own file.
+On a CPU with `--device cpu --threads 1 --every 10 --few 4` instead of `--few 3 --device cuda`; under Nequix with
+`--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model DeepRelax-PBE`; into their own
+files. One run, one GPU: Nequix after M3GNet, one thread of the CPU beside them. What
+Nequix takes on a CPU was measured on another machine.
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
-`DeepRelaxOptimizer` moves them. TorchSim's optimizers had only those whose cells move freely, all others in batches had
-crystals of all kinds; one by one were a few. The minimum is where FIRE comes to {minimum} eV/Å from the relaxed crystal
-of the pair; crystals for which it does not, in {steps} steps, are left out. A relaxation
+`DeepRelaxOptimizer` moves them; TorchSim's optimizers move all of every cell, those of layers too. One by one were
+a few.
+The minimum is where FIRE comes to {minimum} eV/Å from the relaxed crystal
+of the pair; crystals for which it does not, in {steps} steps (Nequix: {few_steps}), are left out. A relaxation
 may end in another minimum, below this one too.
 
 Times are wall-clock times of one process, from crystals in memory to crystals in memory, divided by the number of
-crystals. A batch lasts as long as its slowest crystal, at most {steps} steps; among more crystals others would take the
+crystals. A batch lasts as long as its slowest crystal, at most so many steps; among more crystals others would take the
 places of those that are done. So the time in which 99 % are done is told beside it."""
 
 
@@ -65,7 +69,8 @@ def write_page(results: Path, page: Path) -> None:
         runs[name] = {device: read(results, file.stem) for device, file in found.items() if file.exists()}
     runs = {name: of for name, of in runs.items() if of}
     first = runs["M3GNet"]["cuda"]
-    parts = [_HEAD.format(minimum=first["minimum"], steps=first["steps"])]
+    few_steps = runs.get("Nequix", {}).get("cuda", first)["steps"]
+    parts = [_HEAD.format(minimum=first["minimum"], steps=first["steps"], few_steps=few_steps)]
     for name, of in runs.items():
         parts += [f"## Under {RUNS[name]}", _about(of), _table(of), _ratios(of)]
         picture = page.with_name(f"{page.stem}-{name}.svg")
