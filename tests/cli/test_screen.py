@@ -110,7 +110,7 @@ def test_export_formats(screened: Path, tmp_path: Path, name: str) -> None:
 def test_what_is_wrong_is_told(screened: Path, tmp_path: Path) -> None:
     for arguments, told in (
         (("screen", "nothing.extxyz", "-o", tmp_path / "new", *QUICK), "no such file"),
-        (("screen", tmp_path / "set.extxyz", "-o", screened, "--block-size", "3", *QUICK), "another block size"),
+        (("screen", tmp_path / "set.extxyz", "-o", screened, "--block-size", "2", *QUICK), "another block size"),
         (("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--shard", "3/2", *QUICK), "shard 3/2"),
         (
             ("screen", tmp_path / "set.extxyz", "-o", tmp_path / "new", "--on-uncertain", "finish", *QUICK),
