@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 #: Processes that share a GPU by default: some look after crystals on the host while others have the device. Five are
-#: slower than three (``benchmarks/throughput.md``).
+#: slower than three under the default (``benchmarks/throughput.md``).
 _PER_GPU = 3
 
 #: Bytes of a GPU that a process takes beside its tensors: CUDA's context, kernels, and libraries.
