@@ -140,14 +140,14 @@ def _rates(results: Path) -> Iterator[Aim]:
         return max(those, key=lambda row: row["crystals_per_second"])
 
     default, fast, text = best("parquet", "default"), best("parquet", "fast"), best("extxyz", "default")
-    of = f"{default['crystals']:,} crystals of ten atoms, from Parquet to Parquet, a second, one H200"
+    of = f"{default['crystals']:,} crystals of ten atoms, from Parquet to Parquet, a second, one H200 (aimed at: an H100)"
     rate = "{:,.0f}"
     yield Aim(of, 10_000, default["crystals_per_second"], rate, least=True)
     yield Aim('the same, `one_shot="fast"`', 20_000, fast["crystals_per_second"], rate, least=True)
     share = text["crystals_per_second"] / default["crystals_per_second"]
     yield Aim("from extended XYZ, share of Parquet's rate", 0.8, share, PLAIN, least=True)
-    start = min(row["seconds_to_first_block"] for row in rows if row["workers"])
-    yield Aim("the same, processes and first block", 4.0, start, "{:.1f} s")
+    start = f"seconds of the {default['crystals']:,} until the first block, start of the processes included"
+    yield Aim(start, 4.0, default["seconds_to_first_block"], "{:.1f} s")
     cpu = found["CPU, 1 thread, in processor time"]
     quickest = max(row["crystals_per_second"] for row in cpu["batches"]["2 x 1"]["10"])
     yield Aim("crystals of ten atoms a second, one thread of a CPU (aimed at: two)", 25, quickest, "{:.1f}", least=True)

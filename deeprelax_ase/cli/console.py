@@ -219,7 +219,7 @@ def summary(tally: Tally, output: str, *, seconds: float) -> str:
         parts.append(f"median expected error {statistics.median(tally.errors):.3f} Å{volume}")
     if tally.energy_bounds:
         of, bound = " or ".join(sorted(tally.potentials)), statistics.median(tally.energy_bounds)
-        parts.append(f"energies of {of}, nine in ten within {bound:.2f} eV/atom")
+        parts.append(f"energies of {of}, median bound {bound:.2f} eV/atom")
     parts.append(f"{seconds:.1f} s, {tally.total / max(seconds, 1e-9):.3g} crystals/s")
     if tally.written:
         parts.append(f"written to {output}")

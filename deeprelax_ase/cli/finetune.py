@@ -87,6 +87,7 @@ def finetune(
     falls, and the best weights are kept.
     """
     require("lightning", "training")
+    require("jsonargparse", "training")  # MatGL brings the former alone
     from deeprelax_ase.training import DataSettings, finetune_config
 
     given = {"max_epochs": epochs, "learning_rate": learning_rate, "patience": patience, "seed": seed}

@@ -65,6 +65,8 @@ def report(
     require("plotly", "report")
     require("jinja2", "report")
     require("matplotlib", "report")
+    if results.is_dir() or results.suffix == ".parquet":
+        require("pyarrow", "screening")
     from deeprelax_ase.report import write_report
 
     page = output or results.with_name(f"{results.name}.html")

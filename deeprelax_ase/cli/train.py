@@ -44,6 +44,7 @@ def train(
     the end the model, NAME.json and NAME.safetensors, which `--model` takes wherever a model is asked for.
     """
     require("lightning", "training")
+    require("jsonargparse", "training")  # MatGL brings the former alone
     from deeprelax_ase.training import load_config
 
     try:

@@ -55,7 +55,10 @@ class EnergyLaw:
         """
         if not told:
             return None
-        return cls(str(told["potential"]), tuple(float(told["factors"][kind]) for kind in ENERGY_KINDS))
+        factors = tuple(float(told["factors"][kind]) for kind in ENERGY_KINDS)
+        if wrong := [f"{kind} {f}" for kind, f in zip(ENERGY_KINDS, factors, strict=True) if not 0 < f < np.inf]:
+            raise ValueError(f"factors of energies must be positive and finite: {', '.join(wrong)}")
+        return cls(str(told["potential"]), factors)
 
     @classmethod
     def fit(cls, potential: str, errors: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> EnergyLaw:

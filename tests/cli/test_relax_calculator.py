@@ -65,7 +65,7 @@ class TestUncertain:
         head, *rows, told = deeprelax("relax", "set.extxyz").stdout.splitlines()
         assert head.split()[-2:] == ["eV/atom", "status"]
         assert [row.split()[-2:] for row in rows] == [["-3.725", "accepted"]] * 3
-        assert "; energies of Nequix-OAM-1, nine in ten within 0.09 eV/atom; " in told
+        assert "; energies of Nequix-OAM-1, median bound 0.09 eV/atom; " in told
 
     def test_names_are_whole_in_80_columns(self, deeprelax, crystals, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")
