@@ -140,7 +140,7 @@ def _rates(results: Path) -> Iterator[Aim]:
         return max(those, key=lambda row: row["crystals_per_second"])
 
     default, fast, text = best("parquet", "default"), best("parquet", "fast"), best("extxyz", "default")
-    of = f"{default['crystals']:,} crystals of ten atoms, from Parquet to Parquet, a second, one H200 (aimed at: an H100)"
+    of = f"{default['crystals']:,} crystals of ten atoms, Parquet to Parquet, a second, one H200 (aimed at: an H100)"
     rate = "{:,.0f}"
     yield Aim(of, 10_000, default["crystals_per_second"], rate, least=True)
     yield Aim('the same, `one_shot="fast"`', 20_000, fast["crystals_per_second"], rate, least=True)
