@@ -29,7 +29,7 @@ def as_periodic(atoms: Atoms, cutoff: float) -> tuple[Atoms, float]:
     normals = null_space(cell[atoms.pbc]).T
     heights = np.ptp(atoms.positions @ normals.T, axis=0) + cutoff + _MARGIN
     cell[~atoms.pbc] = normals * heights[:, None]
-    periodic.set_cell(cell)
+    periodic.set_cell(cell, apply_constraint=False)  # room around a layer is no strain
     periodic.pbc = True
     given = abs(np.linalg.det(atoms.cell.array))
     return periodic, abs(np.linalg.det(cell)) / given if given > 1e-6 else 0.0

@@ -32,7 +32,8 @@ def hold_symmetry(atoms: Atoms, relax_cell: RelaxCell) -> None:
     """
     from ase.constraints import FixSymmetry
 
-    validate(Crystal(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))  # NaN would kill spglib's process
+    pbc = True if sum(atoms.pbc) > 1 else atoms.pbc  # the groups of layers are those of layers on top of each other
+    validate(Crystal(atoms.numbers, atoms.positions, atoms.cell.array, pbc))  # NaN would kill spglib's process
     refuse_symmetry_of(atoms.constraints)
     try:
         held = FixSymmetry(atoms.copy(), symprec=SYMPREC)  # it refines the atoms that it is given

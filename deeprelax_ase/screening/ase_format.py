@@ -35,13 +35,13 @@ def read_deeprelax_screening(file: IO[bytes], index: slice = slice(None)) -> Ite
 
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError as error:
         raise StructureFileError("Parquet needs pyarrow: pip install 'deeprelax-ase[screening]'") from error
+    from deeprelax_ase.screening.folder import block_table
     from deeprelax_ase.screening.rows import OUTPUT, atoms_of
 
     try:
-        table = pq.read_table(file, schema=OUTPUT)
+        table = block_table(file, OUTPUT)
     except pa.ArrowException as error:
         raise StructureFileError(f"this is no block of a screening: {error}") from error
     if None in (statuses := table.column("status").to_pylist()) or not statuses:

@@ -25,6 +25,26 @@ from deeprelax_ase.screening.manifest import Manifest, Shard
 from deeprelax_ase.screening.rows import OUTPUT
 
 
+def block_table(source: pa.NativeFile | str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a block's ``columns``, all of ``schema`` by default; those that its file lacks are null.
+
+    It is read in this thread: others would hold Python's bytes, and one that lets go of them while the process ends
+    aborts it.
+
+    Raises:
+        ArrowException: this is no Parquet file, or columns are of other types.
+    """
+    names = columns or schema.names
+    with pq.ParquetFile(source) as file:
+        table = file.read(columns=names, use_threads=False)
+    fields = [schema.field(name) for name in names]
+    arrays = [
+        table.column(f.name).cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
+        for f in fields
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
 class Folder:
     """The results of a screening, or of other work in blocks.
 
@@ -118,8 +138,7 @@ class Folder:
             OutputError: a file is missing, or is not the one that the journal tells of.
         """
         for line in self.done().values():
-            data = pa.BufferReader(self._checked(line))
-            yield pq.read_table(data, columns=columns, schema=None if columns else self.schema)
+            yield block_table(pa.BufferReader(self._checked(line)), self.schema, columns)
 
     def _checked(self, line: Line) -> bytes:
         if (data := self._data(line)) is None:

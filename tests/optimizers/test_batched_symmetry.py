@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixSymmetry
 from spglib import get_symmetry_dataset
@@ -71,6 +71,14 @@ def test_each_keeps_it_as_it_does_alone(finish: str) -> None:
             assert result.steps == expected.steps
             np.testing.assert_allclose(relaxed.positions, alone.positions, rtol=0, atol=1e-6)
             np.testing.assert_allclose(relaxed.cell.array, alone.cell.array, rtol=0, atol=1e-6)
+
+
+def test_layers_keep_theirs() -> None:
+    layer = fcc111("Au", (1, 1, 2), a=4.3, vacuum=8.0, periodic=False)
+    assert layer.pbc.tolist() == [True, True, False]
+    result, relaxed = finish_atoms(layer, StandInPredictor(), Lopsided(), finish="fast", keep_symmetry=True, steps=40)
+    assert result.status == "converged"
+    assert space_group(relaxed) == space_group(layer)
 
 
 def test_without_it_the_symmetry_is_lost() -> None:

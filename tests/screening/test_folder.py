@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.screening.folder import Folder
+from deeprelax_ase.screening.folder import Folder, block_table
 from deeprelax_ase.screening.journal import Line, open_journal, read_journal
 from deeprelax_ase.screening.manifest import Manifest, Shard
 from deeprelax_ase.screening.options import RelaxOptions
@@ -185,3 +186,13 @@ class TestFiles:
         with folder.journal(Shard()) as journal:
             journal.append(folder.write(1, rows(2, 3)))
         assert list(folder.done()) == [0, 1]
+
+
+def test_columns_that_a_block_of_before_lacks_are_null(tmp_path: Path):
+    file = tmp_path / "block.parquet"
+    pq.write_table(rows(3, 4).drop_columns(["energy_relaxed"]), file)
+    table = block_table(str(file), OUTPUT)
+    assert table.schema.equals(OUTPUT)
+    assert table.column("index").to_pylist() == [3, 4]
+    assert table.column("energy_relaxed").null_count == 2
+    assert block_table(str(file), OUTPUT, ["energy_relaxed", "index"]).column_names == ["energy_relaxed", "index"]

@@ -43,3 +43,10 @@ def test_a_card_tells_a_law_or_nothing():
     assert EnergyLaw.of_card({}) is None
     with pytest.raises(KeyError):
         EnergyLaw.of_card({"potential": "some potential", "factors": {"bulk": 2.0}})
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_factor_that_is_no_bound_is_refused(factor: float):
+    factors = dict.fromkeys(ENERGY_KINDS, 2.0) | {ENERGY_KINDS[0]: factor}
+    with pytest.raises(ValueError, match=ENERGY_KINDS[0]):
+        EnergyLaw.of_card({"potential": "Nequix-OAM-1", "factors": factors})
