@@ -25,8 +25,14 @@ EXTRAS: dict[str, tuple[str, dict[str, str]]] = {
     "sevennet": ("SevenNet", {"sevenn": "sevenn"}),
     "gpaw": ("DFT by GPAW", {"gpaw": "gpaw"}),
     "screening": ("screen, label, learn", {"pyarrow": "pyarrow", "filelock": "filelock", "pymatgen": "pymatgen"}),
-    "report": ("reports and figures", {"plotly": "plotly", "jinja2": "jinja2", "matplotlib": "matplotlib"}),
-    "training": ("train, finetune, calibrate, learn", {"lightning": "lightning", "crepes": "crepes"}),
+    "report": (
+        "reports and figures",
+        {n: n for n in ("plotly", "jinja2", "matplotlib", "pyarrow", "filelock")},
+    ),
+    "training": (
+        "train, finetune, calibrate, learn",
+        {n: n for n in ("lightning", "jsonargparse", "crepes")},
+    ),
     "analysis": ("match rates", {"pymatgen": "pymatgen"}),
 }
 

@@ -86,12 +86,10 @@ def histogram(values: np.ndarray, title: str) -> go.Figure:
         if len(beyond):
             reach = f"{beyond.min():.3g} to {beyond.max():.3g}"
             figure.add_trace(_bars(np.array([end + sign * width]), np.array([len(beyond)]), width, _PALE, [reach]))
-    figure.add_vline(
-        x=float(np.median(values)),
-        line_dash="dash",
-        line_color="#888",
-        annotation_text=f"median {np.median(values):.3g}",
-    )
+    middle = float(np.median(values))
+    middle = 0.0 if abs(middle) < width / 100 else middle  # rounding is not told
+    line = {"line_dash": "dash", "line_color": "#888"}
+    figure.add_vline(x=middle, annotation_text=f"median {middle:.3g}", **line)
     if len(inside) < len(values):
         far = values[(values < low) | (values > high)]
         text = f"pale: {len(far):,} beyond, up to {far[np.abs(far).argmax()]:.3g}"

@@ -96,7 +96,8 @@ class Outcome:
         """
         chosen = {failure.place: failure.status for failure in self._various_failures()[: (number + 2) // 3]}
         changes = np.abs(self.numbers["volume_change"])
-        named = ((self.numbers[self.doubt], "most uncertain"), (changes, "largest change of volume"))
+        doubtful = "largest expected error" if self.doubt == "error" else "most uncertain"
+        named = ((self.numbers[self.doubt], doubtful), (changes, "largest change of volume"))
         for turn, (values, why) in enumerate(named, start=1):
             goal = number if turn == len(named) else len(chosen) + (number - len(chosen) + 1) // 2
             known = np.flatnonzero(np.isfinite(values))
