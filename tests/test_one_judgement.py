@@ -177,7 +177,7 @@ def test_every_door_says_the_same(ask, door: str, error: CalibratedError, limits
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
-def test_triphylite_is_unlike_what_the_model_knows(ask, door: str) -> None:
+def test_triphylite_is_doubted_alike(ask, door: str) -> None:
     """LiFePO4 in the cell of the literature (Streltsov et al., Acta Cryst. B 49, 147 (1993))."""
     sites = {
         "Li": (0, 0, 0),
@@ -193,5 +193,6 @@ def test_triphylite_is_unlike_what_the_model_knows(ask, door: str) -> None:
     assert len(atoms) == 28
     asked = ask(atoms, shared_predictor(device="cpu"))
     status, reason = DOORS[door](asked)
+    assert (status, reason) == by_predictor(asked)
     assert status == "uncertain"
-    assert reason.startswith(UNLIKE)
+    assert reason
