@@ -185,7 +185,7 @@ class BatchedState:
     def join(self, other: BatchedState) -> BatchedState:
         """These crystals and then those of ``other``, which has the same tensors."""
         return BatchedState(
-            {name: torch.cat([values, other.atoms[name]]) for name, values in self.atoms.items()},
+            {name: _stacked(values, other.atoms[name]) for name, values in self.atoms.items()},
             {name: _stacked(values, other.crystals[name]) for name, values in self.crystals.items()},
             torch.cat([self.batch, other.batch + len(self)]),
             self.special | other.special,

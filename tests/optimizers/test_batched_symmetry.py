@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
@@ -11,6 +12,9 @@ from ase.constraints import FixAtoms, FixSymmetry
 from spglib import get_symmetry_dataset
 
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
+from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState
+from deeprelax_ase.optimizers.batched_symmetry import held_symmetry
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.stand_in import StandInPredictor
 
@@ -71,6 +75,25 @@ def test_each_keeps_it_as_it_does_alone(finish: str) -> None:
             assert result.steps == expected.steps
             np.testing.assert_allclose(relaxed.positions, alone.positions, rtol=0, atol=1e-6)
             np.testing.assert_allclose(relaxed.cell.array, alone.cell.array, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_those_that_enter_later_stand_beside_others_as_if_from_the_start(turn: int) -> None:
+    """Of few operations beside those of many, which are kept in wider tables."""
+    starts = []
+    for atoms in [hexagonal(), with_free_coordinates()][::turn]:
+        atoms.set_constraint(FixSymmetry(atoms))
+        cell = atoms.cell.array
+        held = held_symmetry(atoms, cell)
+        starts.append(BatchedStart(atoms.numbers, atoms.positions, cell, AllowedStrain(), symmetry=held))
+    assert len(starts[0].symmetry.rotations) != len(starts[1].symmetry.rotations)
+    one, other = (BatchedState.of([starts[k]], [k], torch.device("cpu"), symmetric=True) for k in (0, 1))
+    joined, both = one.join(other), BatchedState.of(starts, [0, 1], torch.device("cpu"), symmetric=True)
+    assert joined.atoms.keys() == both.atoms.keys()
+    for name in ("origins", "copies", "x"):
+        torch.testing.assert_close(joined.atoms[name], both.atoms[name])
+    for name, values in both.crystals.items():
+        torch.testing.assert_close(joined.crystals[name], values)
 
 
 def test_layers_keep_theirs() -> None:
