@@ -19,7 +19,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs browser pages ratios trust test lint format clean distclean
+.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs links browser pages ratios trust test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html
 test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" for some pages)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=load tests/docs \
 		-m "slow or not slow" -k "$(PAGES)"
+
+links: $(STAMP) ## ask for every address outside that README.md or a page links to (needs a network)
+	$(BIN)/python docs/links.py
 
 browser: $(STAMP) ## open the report's page in Chromium, desktop and phone, and keep pictures in screenshots/
 	OMP_NUM_THREADS=1 DEEPRELAX_SCREENSHOTS=screenshots $(BIN)/python -m pytest -m "slow or not slow" tests/report/test_browser.py

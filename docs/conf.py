@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import deeprelax_ase
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -60,3 +62,13 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "capture_repr": (),
 }
+
+
+def link_tutorials(app: Sphinx, page: str, source: list[str]) -> None:
+    """A clone has the scripts, the site the pages that are made of them: a link to the former leads to the latter."""
+    source[0] = source[0].replace("](gallery/)", "](tutorials/index.rst)")
+
+
+def setup(app: Sphinx) -> None:
+    """Register it."""
+    app.connect("source-read", link_tutorials)

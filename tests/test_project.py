@@ -183,10 +183,6 @@ class TestReadme:
         table = (ROOT / "docs" / "installation.md").read_text().partition("| extra | adds |")[2].partition("\n\n")[0]
         assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(extras)
 
-    def test_links_within_the_repository_resolve(self):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-            assert (ROOT / target).exists(), target
-
 
 @pytest.fixture(scope="module")
 def example() -> Iterator[ModuleType]:
