@@ -1,4 +1,4 @@
-"""The page of what geometry_limits.py and geometry_cost.py measured."""
+"""The page of what geometry_limits.py measured."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ DOUBTS = {"molecular": "molecules", "stringy": "chains", "parted": "layers far a
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the page of ``geometry_limits.json`` and ``geometry_cost.json`` in ``results``."""
-    found, cost = read(results, "geometry_limits", "geometry_cost")
-    parts = [
-        _HEAD,
-        _kinds(found),
-        _doubts(found),
-        _slabs(found["slabs"], found["squeezed"]),
-        _nearest(found),
-        _cost(cost["results"]),
-    ]
+    """Write the page of ``geometry_limits.json`` in ``results``."""
+    found = read(results, "geometry_limits")
+    slabs = _slabs(found["slabs"], found["squeezed"])
+    parts = [_HEAD, _kinds(found), _doubts(found), slabs, _nearest(found)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -100,18 +94,3 @@ that would refuse {refused["training"]} of {refused["of"]:,} of training and {re
 {refused["of them"]:,} others. In unrelaxed training crystals they come as near as
 {near["nearest in unrelaxed training crystals, share of that"]:.3f} of that; below {found["CROWDED"]:g} a start is
 doubtful: {crowd["training"]} of training, {crowd["validation and test"]} of the others."""
-
-
-def _cost(found: dict[str, dict[str, float]]) -> str:
-    parts = ("prediction", "vacuum", "collisions")
-    rows = [[name, *(f"{row[f'{p} (ms)']:.1f}" for p in parts), f"{row['share']:.1%}"] for name, row in found.items()]
-    return f"""## What looking costs
-
-```sh
-python benchmarks/geometry_cost.py --json benchmarks/results/geometry_cost.json
-```
-
-Oxides of 20 atoms and layers of 12, recycles x members; one CPU thread, milliseconds of the process. A batch in which
-the atoms of any crystal do not touch in all directions takes as long as layers.
-
-{table(["at once", *parts, "share"], rows)}"""

@@ -1,4 +1,4 @@
-"""Whether a jump under a calculator leads to a higher minimum than small steps, and what might tell before it is made.
+"""Whether a jump under a calculator leads to a higher minimum than small steps.
 
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/other_minima.py pairs_universal.npz pairs_xmno.npz \\
     pairs_generated_?.npz --each 150 --cache other_minima.jsonl --json benchmarks/results/other_minima.json
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from never_worse import KINDS
-from other_minima_signs import figures, signs
+from other_minima_page import APART, SAME
 from shared import options
 
 from deeprelax_ase import Crystal, Predictor
@@ -29,10 +29,10 @@ from deeprelax_ase.calculators import BatchedPotential, get_batched
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
-from deeprelax_ase.graph.torch_builder import batch_tensors
+from deeprelax_ase.labelling.relaxation import evaluated
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
-from deeprelax_ase.optimizers import BatchedStart, KnownResults, relax_in_batches
+from deeprelax_ase.optimizers import BatchedStart, JumpCriteria, KnownResults, relax_in_batches
+from deeprelax_ase.optimizers.acceptance import EnergyForces
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from deeprelax_ase.prediction.record import Prediction
 
@@ -46,6 +46,8 @@ RUNS = {
     "the jump, rattled, FIRE": ("jump, rattled", "fire"),
     "the jump of the rattled crystal, FIRE": ("jump from rattled", "fire"),
 }
+#: The first of them, that whose jumps a calculator judges, and the name of what it judges.
+AGAINST, JUMP, JUDGED = next(iter(RUNS)), "the jump, FIRE", "judged"
 #: Generated kinds that are no layers, and whose cells are free.
 BULK = (0, 4, 5, 6, 10, 11)
 #: eV/Å: until which calls are counted, and until which energies are minima's. Most calls to each.
@@ -112,35 +114,55 @@ def descend(
             yield names[place], found[names[place]] | {"energy": end.results.energy / len(end.positions)}
 
 
-def between(prediction: Prediction, share: float) -> Crystal:
-    """The crystal on this ``share`` of its way."""
-    start, end = prediction.initial, prediction.relaxed
-    strain = logarithmic_strain(start.cell, end.cell)
-    cell = start.cell @ matrix_function(np.exp, share * strain)
-    old = start.fractional_positions
-    moved = end.positions @ np.linalg.inv(end.cell) - old
-    return start.with_geometry((old + share * moved) @ cell, cell)
+def judged(jumps: dict[str, Prediction], potential: BatchedPotential) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Whether the optimizer would keep each jump, and the calls that tell it."""
+    ends = [crystal for one in jumps.values() for crystal in (one.initial, one.relaxed)]
+    starts = {k: BatchedStart(c.numbers, c.positions, c.cell) for k, c in enumerate(ends)}
+    found = dict(evaluated(starts, potential))
+    for k, (name, one) in enumerate(jumps.items()):
+        before, after = (_seen(found[n], ends[n]) for n in (2 * k, 2 * k + 1))
+        kept = not one.unchanged and JumpCriteria().judge(before, after, len(one.initial)).kept
+        yield (JUDGED, name), {"kept": kept, "calls": 1 + (not one.unchanged)}
 
 
-def evaluate(crystals: Sequence[Crystal], potential: BatchedPotential) -> Iterator[KnownResults]:
-    """Energy, forces and stress of each; not finite where the potential fails."""
-    waiting = list(crystals)
-    while waiting:
-        atoms, taken = 0, 0
-        while taken < len(waiting) and (not taken or atoms + len(waiting[taken]) <= potential.atoms_at_once):
-            atoms, taken = atoms + len(waiting[taken]), taken + 1
-        part, waiting = waiting[:taken], waiting[taken:]
-        made = potential(*(tensor.to(potential.device) for tensor in batch_tensors(part)))
-        forces = torch.split(made.forces.cpu(), [len(crystal) for crystal in part])
-        for energy, force, stress in zip(made.energies.tolist(), forces, made.stresses.cpu(), strict=True):
-            yield KnownResults(energy, force.numpy(), stress.numpy())
+def _seen(found: KnownResults | Exception, crystal: Crystal) -> EnergyForces:
+    """Energy and largest force as an optimizer of positions and cell sees them; NaN where the potential fails."""
+    if isinstance(found, Exception):
+        return EnergyForces(np.nan, np.nan)
+    virial = found.stress * crystal.volume / len(crystal)
+    return EnergyForces(found.energy, float(np.linalg.norm([*found.forces, *virial], axis=1).max()))
 
 
-def _signs(jumps: dict[str, Prediction], potential: BatchedPotential) -> Iterator[tuple[Key, dict[str, Any]]]:
-    shares = np.linspace(0, 1, 5)
-    points = evaluate([between(one, share) for one in jumps.values() for share in shares], potential)
-    for name, one in jumps.items():
-        yield ("signs", name), signs(one, [next(points) for _ in shares])
+def figures(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All that the page tells of ``rows``: relaxations, and how the jump was judged, by crystal."""
+    rows = {name: row for name, row in rows.items() if {AGAINST, JUMP, JUDGED} <= row.keys()}
+    kinds = dict.fromkeys(name.partition("/")[0] for name in rows)
+    alone = [run for run in RUNS if run.startswith("the unrelaxed")]
+    spread = [np.ptp([row[run]["energy"] for run in alone]) for row in rows.values() if row.keys() >= {*alone}]
+    of_kind = {kind: [row for name, row in rows.items() if name.startswith(f"{kind}/")] for kind in kinds}
+    return {
+        "runs": {run: _cells(list(rows.values()), run) for run in RUNS if run != AGAINST},
+        "by kind": {kind: _cells(own, JUMP) for kind, own in of_kind.items()},
+        "kept": float(np.mean([row[JUDGED]["kept"] for row in rows.values()])),
+        "starts disagree": float((np.array(spread) > SAME).mean()),
+    }
+
+
+def _cells(rows: Sequence[dict[str, Any]], run: str) -> dict[str, float]:
+    """Of the crystals that have this run; a jump that is not kept ends where FIRE does, and costs its call."""
+    rows, jumps = [row for row in rows if run in row], run.startswith("the jump")
+    taken = [AGAINST if jumps and not row[JUDGED]["kept"] else run for row in rows]
+    changes = np.array([row[way]["energy"] - row[AGAINST]["energy"] for way, row in zip(taken, rows, strict=True)])
+    calls = [row[way]["calls"] for way, row in zip(taken, rows, strict=True)]
+    if jumps:  # the results at the end of a jump that is kept are the finish's too
+        calls = [
+            n + (1 if row[JUDGED]["kept"] else row[JUDGED]["calls"] - 1) for n, row in zip(calls, rows, strict=True)
+        ]
+    sides = {"higher": changes > SAME, "higher by 5": changes > APART}
+    sides |= {"lower": changes < -SAME, "lower by 5": changes < -APART}
+    told = {name: float(side.mean()) for name, side in sides.items()} | {"mean": float(changes.mean())}
+    own = float(np.mean([row[AGAINST]["calls"] for row in rows]))
+    return {"crystals": len(rows), **told, "calls": float(np.mean(calls)), "FIRE's": own}
 
 
 def main() -> None:
@@ -174,14 +196,14 @@ def main() -> None:
                 found[run, name] = told
                 print(json.dumps({"run": run, "crystal": name, "found": told}), file=stream, flush=True)
 
-        keep(_signs({name: one for name, one in jumps.items() if ("signs", name) not in found}, potential))
+        keep(judged({name: one for name, one in jumps.items() if (JUDGED, name) not in found}, potential))
         for optimizer in dict.fromkeys(optimizer for _, optimizer in RUNS.values()):
             runs = [run for run, (_, by) in RUNS.items() if by == optimizer]
             todo = {(run, name): crystal for run in runs for name, crystal in begun[RUNS[run][0]].items()}
             keep(descend({key: crystal for key, crystal in todo.items() if key not in found}, optimizer, potential))
     how = {"counted to": COUNTED, "minimum at": FMAX, "most calls": CALLS, "rattled by": RATTLE, "atoms": LARGEST}
     head = {"environment": environment(), "model": predictor.model_name, "how": how}
-    rows = {name: {run: found[run, name] for run in ("signs", *RUNS) if (run, name) in found} for name in jumps}
+    rows = {name: {run: found[run, name] for run in (JUDGED, *RUNS) if (run, name) in found} for name in jumps}
     write_json(given.json, head | figures(rows))
 
 

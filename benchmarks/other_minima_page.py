@@ -1,4 +1,4 @@
-"""The page of what other_minima.py measured, and of what was tried to tell jumps that end higher."""
+"""The page of what other_minima.py measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENERGY, _CALLS = "mean (meV/atom)", ("calls", "FIRE's")
 def write_page(results: Path, page: Path) -> None:
     """Write the page of ``other_minima.json`` and ``force_calls.json`` in ``results``."""
     found, informed = read(results, "other_minima", "force_calls")
-    parts = [_head(found), _runs(found), _alone(found), _informed(informed["figures"]), _kinds(found), _refused(found)]
+    parts = [_head(found), _runs(found), _alone(found), _informed(informed["figures"]), _kinds(found)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -52,15 +52,11 @@ same row. Rattled: atoms by {how["rattled by"]} Å, cells by {how["rattled by"] 
 jumps are kept; one that raises the energy costs its call."""
 
 
-def _cells(row: dict[str, float]) -> list[str]:
-    return [*(f"{100 * row[key]:.0f} %" for key in _SHARES), f"{1e3 * row['mean']:+.1f}"]
-
-
 def _table(first: str, rows: dict[str, dict[str, float]]) -> str:
     cells = []
     for name, row in rows.items():
-        calls = [f"{row[key]:.1f}" for key in _CALLS]
-        cells.append([name, f"{row['crystals']}", *_cells(row), *calls])
+        shares, calls = [f"{100 * row[key]:.0f} %" for key in _SHARES], [f"{row[key]:.1f}" for key in _CALLS]
+        cells.append([name, f"{row['crystals']}", *shares, f"{1e3 * row['mean']:+.1f}", *calls])
     return table([first, "crystals", *_SHARES.values(), _ENERGY, *_CALLS], cells)
 
 
@@ -74,7 +70,8 @@ def _alone(found: dict[str, Any]) -> str:
 Where no jump is made minima differ too: the fast finish ends higher than FIRE from the same crystals in
 {fast["higher"]:.0%}, and FIRE itself in {rattled["higher"]:.0%} once its start is rattled. The highest and the lowest
 of the three are more than 1 meV/atom apart in {found["starts disagree"]:.0%}. So nothing that moves a crystal otherwise
-than FIRE does can be expected to end higher in less than about {rattled["higher"]:.0%}.
+than FIRE does can be expected to end higher in less than about {rattled["higher"]:.0%}. Refusing the jumps that look
+most like it loses as many that end lower ([measured_once.md](measured_once.md)).
 
 A jump keeps the symmetry of the unrelaxed crystal, and so does what follows, but for rounding: it may end at a saddle
 that FIRE, with more steps, falls from by chance. Of eleven jumps that ended higher, six went down to FIRE's minimum or
@@ -94,22 +91,3 @@ crystals of [force_calls.md](force_calls.md): higher {(changes > SAME).mean():.0
 
 def _kinds(found: dict[str, Any]) -> str:
     return "## The jump, then FIRE, by kind\n\n" + _table("test crystals of", found["by kind"])
-
-
-def _refused(found: dict[str, Any]) -> str:
-    columns = ["refused", *_SHARES.values(), _ENERGY, "calls more"]
-    rows = [[f"{row['share']:.0%}", *_cells(row), f"{row['calls more']:+.1f}"] for row in found["refused"]]
-    areas = sorted(found["areas"].items(), key=lambda item: -item[1])
-    told = "; ".join(f"{name} {value:.2f}" for name, value in areas)
-    together = found["areas, together"]
-    return f"""\
-## Refusing the jumps that look most like ending higher
-
-By logistic regression on all that is known after the one call at the jump; each tenth of the crystals is judged by what
-the other nine tell. A jump that is refused costs its call, and FIRE goes on from where it was. What is lost are as many
-jumps that end lower.
-
-{table(columns, rows)}
-
-Area under the ROC curve for "the jump ends higher": all of it together {together["no call on the way"]:.2f}, with three
-calls on the way {together["all"]:.2f}. Each alone: {told}."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from shared import read, table
-from training_turns import ratios
 
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.registry import WEIGHTS
@@ -15,8 +13,8 @@ from deeprelax_ase.models.registry import WEIGHTS
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page of the JSON files in ``results``."""
-    latency, graphs, training, turns = read(results, "latency", "graphs", "training_speed", "training_turns")
-    parts = ["# Times", _latency(latency), _graphs(graphs), _training(training), _turns(turns)]
+    latency, graphs, training = read(results, "latency", "graphs", "training_speed")
+    parts = ["# Times", _latency(latency), _graphs(graphs), _training(training)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -89,29 +87,3 @@ python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --steps 1
 Not compiled, and profiled alone: {later}. The step of
 the end-to-end network is recorded as a CUDA graph, that of the paper's is not: its batches have no fixed shapes, and
 the host launches each kernel."""
-
-
-def _turns(measurements: list[dict[str, Any]]) -> str:
-    rows = [
-        _turns_row(found, row) for found in measurements for row in dict.fromkeys(run["row"] for run in found["runs"])
-    ]
-    gpus = " and ".join(dict.fromkeys(found["environment"]["gpu"] for found in measurements))
-    table = "\n".join(rows)
-    return f"""The tree before training was rebuilt on Lightning's Fabric, and later ones, by their commits; in turns on
-one {gpus}, by `training_turns.py`; crystals a second, round by round:
-
-| network | trees | before | after | ratio |
-| --- | --- | ---: | ---: | ---: |
-{table}
-
-Ratios are those of the median step where single steps were timed. Small networks wait for the host, and rounds of
-one tree differ by a tenth. With `torch.compile` the last two trees stand to be measured."""
-
-
-def _turns_row(found: dict[str, Any], row: str) -> str:
-    runs = [run for run in found["runs"] if run["row"] == row]
-    speeds = [[run["crystals_per_second"] for run in runs if run["tree"] == tree] for tree in ("before", "after")]
-    before, after = (", ".join(f"{value:,.0f}" for value in values) for values in speeds)
-    by_steps = all("step_ms" in run for run in runs)
-    ratio = ratios(runs, row)["ratio"] if by_steps else median(speeds[1]) / median(speeds[0])
-    return f"| {row} | {found['before']}, {found['after']} | {before} | {after} | {ratio:.2f} |"
