@@ -18,7 +18,7 @@ def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> Batch
     ======================  ==========================================================================================
     ``m3gnet``              M3GNet-MP-2021.2.8-PES in plain torch; without MatGL and DGL where ``DEEPRELAX_M3GNET`` or
                             ``m3gnet:FOLDER`` names its folder. Other models of MatGL's are computed one by one
-    ``chgnet``              CHGNet, graphs made one by one and the network applied to all
+    ``chgnet``              CHGNet, its graphs made in batches too; on a GPU as on a CPU
     ``sevennet``            SevenNet through TorchSim; ``sevennet:NAME`` takes other weights of its package, or a file
     ``module:factory``      a model of TorchSim's ``ModelInterface`` (MACE, MatterSim, ORB, Nequix, fairchem ...)
     others                  any calculator of :func:`~deeprelax_ase.calculators.get_calculator`, one crystal after the
