@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,8 @@ PRETRAINED = {
 }
 
 _FILES = ("model.json", "model.pt", "state.pt")
+#: Seconds in which MatGL's hub has to answer.
+_PATIENCE = 5.0
 
 
 def matgl_calculator(folder: str, pretrained: Pretrained | None = None, **options: Any) -> Any:
@@ -96,7 +99,9 @@ def hub_calculator(name: str, pretrained: Pretrained | None = None, **options: A
     Raises:
         CalculatorError: MatGL or the potential is missing, or the hub has other weights under this name.
     """
-    calculator = _calculator(name, lambda error: _not_found(name, pretrained, error), options)
+    with _hub() as answers:
+        why = "" if answers else "its hub does not answer"
+        calculator = _calculator(name, lambda error: _not_found(name, pretrained, why or error), options)
     calculator.hub_name = name
     if runs_on_dgl() and name == M3GNET_POTENTIAL and weights_digest(calculator) != M3GNET_WEIGHTS:
         raise CalculatorError(
@@ -105,6 +110,30 @@ def hub_calculator(name: str, pretrained: Pretrained | None = None, **options: A
             'install the MatGL of today with pip install "deeprelax-ase[matgl]".'
         )
     return calculator
+
+
+@contextmanager
+def _hub() -> Iterator[bool]:
+    """Ask MatGL's hub once; where it does not answer, MatGL looks into caches alone, in place of asking it a dozen times.
+
+    Yields:
+        whether it answers; True where MatGL, which asks it, is missing.
+    """
+    try:
+        import requests
+        from huggingface_hub import constants
+    except ImportError:
+        yield True
+        return
+    before = constants.HF_HUB_OFFLINE
+    try:
+        requests.head(constants.ENDPOINT, timeout=_PATIENCE)
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield before or not constants.HF_HUB_OFFLINE
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _calculator(place: str, told: Callable[[Exception], str], options: dict[str, Any]) -> Any:
@@ -185,7 +214,7 @@ def _checked(folder: Path, pretrained: Pretrained | None) -> str:
     raise CalculatorError(f"{folder} is not the folder of a MatGL potential: {', '.join(missing)} missing. {mend}")
 
 
-def _not_found(name: str, pretrained: Pretrained | None, error: Exception) -> str:
+def _not_found(name: str, pretrained: Pretrained | None, error: Exception | str) -> str:
     mend = "give it as the calculator"
     if pretrained is not None:
         mend = f"set {pretrained.variable} to it or {mend}"

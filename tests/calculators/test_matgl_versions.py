@@ -266,9 +266,26 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch):
     def load_model(path):
         raise ValueError("no such model")
 
+    monkeypatch.setattr("requests.head", lambda *where, **options: None)
     monkeypatch.setattr(import_matgl(), "load_model", load_model)
     with pytest.raises(CalculatorError, match=r"neither has no-such in its cache .* and give it as the calculator"):
         get_calculator("matgl:no-such")
+
+
+@needs_matgl
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch, tmp_path):
+    """Left to itself it is asked twelve times, with 46 seconds of pauses."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("matgl.utils.io.PRETRAINED_MODELS_BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.chdir(tmp_path)
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(CalculatorError, match=r"download it \(its hub does not answer\)\. Copy its folder"):
+        get_calculator("matgl:no-such")
+    assert not pauses
+    assert before == constants.HF_HUB_OFFLINE
 
 
 @needs_newer
