@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -33,6 +35,9 @@ INTERVAL = 30.0
 
 #: Seconds between two changes of a notebook's output.
 _NOTEBOOK_INTERVAL = 0.25
+
+#: Whether work shows its progress, see :func:`silent`.
+_visible = ContextVar("progress is visible", default=True)
 
 #: Set in the processes that a notebook starts, ``!deeprelax`` among them: their terminal is none.
 OF_A_KERNEL = "JPY_PARENT_PID"
@@ -61,6 +66,16 @@ def track(
             bar.advance(task)
 
 
+@contextmanager
+def silent(quiet: bool = True) -> Iterator[None]:
+    """No work inside shows its progress, however deep it lies; nothing changes if not ``quiet``."""
+    token = _visible.set(_visible.get() and not quiet)
+    try:
+        yield
+    finally:
+        _visible.reset(token)
+
+
 def progress(console: Console | None = None, *, visible: bool = True, share: bool = False) -> Progress:
     """A :class:`rich.progress.Progress` that behaves wherever it is shown: what is done of all, its rate, time left.
 
@@ -70,6 +85,7 @@ def progress(console: Console | None = None, *, visible: bool = True, share: boo
         share: tasks count to 1, and what is done of them is told in per cent; there is no rate.
     """
     console = Console(stderr=True, highlight=False) if console is None else console
+    visible = visible and _visible.get()
     done = TaskProgressColumn() if share else MofNCompleteColumn()
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), done]
     columns += [*([] if share else [_Rate()]), TimeRemainingColumn()]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.notebooks import run_notebook
+
 pytestmark = pytest.mark.skipif(
     not all(find_spec(name) for name in ("nbclient", "ipykernel", "plotly", "pyarrow")),
     reason="needs extras dev, report",
@@ -34,11 +36,10 @@ def test_stored_outputs_are_whole_and_small(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(file.name for file in FOLDER.glob("*.ipynb")))
 def test_a_notebook_runs_and_shows_as_much_as_is_stored(name: str, tmp_path: Path) -> None:
     import nbformat
-    from nbclient import NotebookClient
 
     stored = nbformat.read(FOLDER / name, 4)
     again = nbformat.read(FOLDER / name, 4)
-    NotebookClient(again, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    run_notebook(again, tmp_path)
     kinds = [[[out.output_type for out in cell.get("outputs", [])] for cell in one.cells] for one in (stored, again)]
     assert kinds[0] == kinds[1]
     tables = [

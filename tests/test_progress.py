@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from deeprelax_ase import progress as module
-from deeprelax_ase.progress import INTERVAL, is_live, progress, track
+from deeprelax_ase.progress import INTERVAL, is_live, progress, silent, track
+from tests.notebooks import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,6 +126,16 @@ class TestTerminal:
     def test_silence(self):
         assert self.shown(visible=False) == ""
 
+    def test_silence_from_outside(self):
+        file = StringIO()
+        with silent(False):
+            assert "counting" in self.shown()
+        with silent(), silent(False):
+            assert self.shown() == ""
+            assert list(track(range(3), console=Console(file=file, force_terminal=True))) == [0, 1, 2]
+        assert file.getvalue() == ""
+        assert "counting" in self.shown()
+
     def test_a_shell_command_of_a_notebook_has_no_terminal(self, monkeypatch):
         terminal = Console(file=StringIO(), force_terminal=True)
         assert is_live(terminal)
@@ -157,7 +168,6 @@ class TestNotebook:
     @pytest.fixture(scope="class")
     def cells(self, tmp_path_factory):
         import nbformat
-        from nbclient import NotebookClient
 
         folder = tmp_path_factory.mktemp("notebook")
         sources = [
@@ -182,8 +192,7 @@ class TestNotebook:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
             patch.setenv("OMP_NUM_THREADS", "1")
-            client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
-            client.execute()
+            run_notebook(notebook, folder)
         nbformat.validate(notebook)
         return notebook.cells
 

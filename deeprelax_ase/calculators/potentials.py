@@ -114,7 +114,7 @@ def hub_calculator(name: str, pretrained: Pretrained | None = None, **options: A
 
 @contextmanager
 def _hub() -> Iterator[bool]:
-    """Ask MatGL's hub once; where it does not answer, MatGL looks into caches alone, in place of asking it a dozen times.
+    """Ask MatGL's hub once; where it does not answer, MatGL looks into caches alone, and does not ask twelve times.
 
     Yields:
         whether it answers; True where MatGL, which asks it, is missing.

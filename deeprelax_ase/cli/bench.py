@@ -19,10 +19,10 @@ from deeprelax_ase.cli.options import (
     Device,
     DeviceOption,
     Members,
+    NoProgress,
     OneShot,
     OneShotOption,
     Overwrite,
-    Quiet,
     Recycles,
     calculator_option,
     finish_option,
@@ -98,11 +98,12 @@ def bench(
     steps: Steps = STEPS,
     device: DeviceOption = Device.AUTO,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Measure a model on pairs beside what else relaxes them: speed, accuracy, uncertainty, and force calls saved.
 
-    All predictions count, uncertain ones too, so `--on-uncertain` and `--max-error` have no use here.
+    All predictions count, uncertain ones too, so `--on-uncertain`, `--max-error` and the other limits of trust have no
+    use here.
     """
     if out is not None:
         refuse_taken(*(out / name for name in NAMES if out.is_dir()), overwrite=overwrite)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop
 from deeprelax_ase.cli.completion import models
-from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, Overwrite, argument, option
+from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, NoProgress, Overwrite, argument, option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
@@ -69,6 +69,7 @@ def calibrate(
     device: DeviceOption = Device.AUTO,
     output: Output = None,
     overwrite: Overwrite = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Fit the expected errors of a model to the validation pairs, and show how they hold on the test pairs.
 
@@ -83,13 +84,15 @@ def calibrate(
     from deeprelax_ase.evaluation.results import write_json
     from deeprelax_ase.models.loading import load_model
     from deeprelax_ase.models.registry import card_file_of
+    from deeprelax_ase.progress import silent
 
     try:
         files, more = ([path for name in names for path in expanded(name)] for names in (data, odds or []))
         loaded = load_model(model)
         options: dict[str, Any] = {"thin": thin, "each": each, "cache": cache, "device": device.value}
         numbers = recycles or [loaded.card.recycles]
-        made = {number: fit(loaded, files, recycles=number, odds=more, **options) for number in numbers}
+        with silent(quiet):
+            made = {number: fit(loaded, files, recycles=number, odds=more, **options) for number in numbers}
         for number, found in made.items():
             _show(number, found.coverage, found.without_odds)
         if output:
@@ -102,7 +105,8 @@ def calibrate(
         stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
     if write and novelty:
         try:
-            write_novelty(card_file_of(model), loaded, files, odds=more, crystals=novelty, device=device.value)
+            with silent(quiet):
+                write_novelty(card_file_of(model), loaded, files, odds=more, crystals=novelty, device=device.value)
         except ValueError as error:
             errors().print(f"novelty is not told: {error}", markup=False, soft_wrap=True)
 

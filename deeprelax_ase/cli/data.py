@@ -14,9 +14,10 @@ from rich.table import Table
 
 from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop
 from deeprelax_ase.cli.help import HelpCommand, HelpGroup
-from deeprelax_ase.cli.options import PAIRS, Overwrite, argument, option
+from deeprelax_ase.cli.options import PAIRS, NoProgress, Overwrite, argument, option
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, PairFormat, PairKey, PairLevel
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
     from deeprelax_ase.data import PairDataset
@@ -63,7 +64,6 @@ Sources = Annotated[
     ),
 ]
 SplitSeed = Annotated[int, option("Of the split.", metavar="N", group=PAIRS)]
-NoProgress = Annotated[bool, option("Show no progress.", "-q", "--quiet")]
 Report = Annotated[Path | None, option("Write the report here.", "--json", metavar="OUT")]
 
 
@@ -85,7 +85,9 @@ def check(
     from deeprelax_ase.data.checks import check as checked
 
     dataset = _read(sources, data_format, key, level, fractions, group_by, seed, quiet)
-    report = checked(dataset)
+    with progress(errors(), visible=not quiet) as bar:
+        task = bar.add_task("looking at crystals", total=2 * len(dataset))
+        report = checked(dataset, lambda count: bar.advance(task, count))
     show(Console(highlight=False), report)
     if output:
         output.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -137,7 +139,6 @@ def _read(
     quiet: bool,
 ) -> PairDataset:
     from deeprelax_ase.data import PairDataset
-    from deeprelax_ase.progress import progress
 
     shown = errors()
     with progress(shown, visible=not quiet) as bar:
@@ -152,6 +153,7 @@ def _read(
                 group_by=group_by,
                 seed=seed,
                 advance=lambda: bar.advance(task),
+                expect=lambda total: bar.update(task, total=total),
             )
         except (DeepRelaxError, ValueError, OSError) as error:
             stop(str(error))

@@ -15,10 +15,10 @@ from deeprelax_ase.cli.options import (
     Device,
     DeviceOption,
     Members,
+    NoProgress,
     OneShot,
     OneShotOption,
     Overwrite,
-    Quiet,
     Recycles,
     argument,
     option,
@@ -76,7 +76,7 @@ def evaluate(
     output: Figures = None,
     per_crystal: PerCrystal = None,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Compare a model's predictions with relaxed crystals: the paper's metrics and more, as a table and as JSON."""
     if match:
@@ -92,7 +92,12 @@ def evaluate(
         try:
             reading = bar.add_task("reading pairs", total=None)
             read: dict[str, Any] = {"format": data_format, "key": key, "level": level, "labels": labels}
-            dataset = PairDataset.read(data, **read, advance=lambda: bar.advance(reading))
+            dataset = PairDataset.read(
+                data,
+                **read,
+                advance=lambda: bar.advance(reading),
+                expect=lambda total: bar.update(reading, total=total),
+            )
             bar.update(reading, visible=False)
             chosen = part_of(dataset, split, every)
             predictor = Predictor(

@@ -10,7 +10,7 @@ import typer
 
 from deeprelax_ase.cli.common import SOME_FAILED, refuse_taken, stop
 from deeprelax_ase.cli.completion import models
-from deeprelax_ase.cli.options import Device, DeviceOption, Overwrite, argument, option, workers_option
+from deeprelax_ase.cli.options import Device, DeviceOption, NoProgress, Overwrite, argument, option, workers_option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
@@ -36,6 +36,7 @@ def forces(
     seed: Annotated[int, option("Of the points.", metavar="N")] = 0,
     device: DeviceOption = Device.AUTO,
     overwrite: Overwrite = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Compute M3GNet's forces between predictions and its minima, for a network to learn to read them.
 
@@ -45,13 +46,15 @@ def forces(
     import torch
 
     from deeprelax_ase.labelling.forces import label_forces
+    from deeprelax_ase.progress import silent
 
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: BLAS has threads of its own
     try:
-        written, points = label_forces(
-            data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
-        )
+        with silent(quiet):
+            written, points = label_forces(
+                data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
+            )
     except (DeepRelaxError, ValueError, KeyError) as error:
         stop(str(error))
     except OSError as error:

@@ -113,7 +113,7 @@ def label(
     stress at the start; DIR goes wherever pairs are asked for. A row for each crystal and a journal lie beside it.
 
     No network predicts anything here, so nothing is uncertain: `--model`, `--one-shot`, `--recycles`, `--members`,
-    `--on-uncertain` and `--max-error` belong to relax and screen.
+    `--on-uncertain`, `--max-error` and the other limits of trust belong to relax and screen.
     """
     require("pyarrow", "screening")
     from deeprelax_ase.io.source import open_source

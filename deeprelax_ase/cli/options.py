@@ -91,6 +91,7 @@ DeviceOption = Annotated[
     Device, option("Where networks run, and potentials in batches.", "--device", metavar=words(Device))
 ]
 Quiet = Annotated[bool, option("Show errors only.", "-q", "--quiet")]
+NoProgress = Annotated[bool, option("Show no progress.", "-q", "--quiet")]
 Overwrite = Annotated[bool, option("Replace what lies there from before.", "--overwrite")]
 
 # -- what may move, and from where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,11 +68,18 @@ class DatasetReport:
         return not (self.duplicates or same or any(self.suspicious.values()) or self.refused)
 
 
-def check(dataset: PairDataset) -> DatasetReport:
-    """Look through a data set; a minute for 50,000 pairs."""
+def check(dataset: PairDataset, advance: Callable[[int], object] = lambda count: None) -> DatasetReport:
+    """Look through a data set; a minute for 50,000 pairs.
+
+    Args:
+        dataset: G pairs.
+        advance: called now and then with how many of the 2 G crystals more are looked at.
+    """
     pairs = dataset.pairs.double()
-    around = {side: surroundings(pairs, side) for side in ("initial", "relaxed")}
-    prints = [fingerprints(pairs, side, around[side]) for side in ("initial", "relaxed")]
+    around, prints = {}, []
+    for side in ("initial", "relaxed"):
+        around[side] = surroundings(pairs, side, advance)
+        prints.append(fingerprints(pairs, side, around[side]))
     return DatasetReport(
         counts=_counts(dataset),
         elements=_elements(pairs),

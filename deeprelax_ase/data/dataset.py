@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import length_hint
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -65,6 +66,7 @@ class PairDataset:
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         advance: Callable[[], object] = lambda: None,
+        expect: Callable[[int | None], object] = lambda total: None,
     ) -> PairDataset:
         """Read pairs and match them atom by atom.
 
@@ -83,6 +85,7 @@ class PairDataset:
             seed: of that split, which does not depend on the order of the pairs.
             dtype: of the geometry.
             advance: called after each pair.
+            expect: called before the first with how many there are; None where the source does not know.
 
         Raises:
             DataError: nothing can be read, or a setting is unknown; single pairs that cannot be used are refused.
@@ -104,6 +107,7 @@ class PairDataset:
                 seed=seed,
                 dtype=dtype,
                 advance=advance,
+                expect=expect,
             )
         except StructureFileError as error:  # a source, or its index
             raise DataError(str(error)) from error
@@ -119,6 +123,7 @@ class PairDataset:
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         advance: Callable[[], object] = lambda: None,
+        expect: Callable[[int | None], object] = lambda total: None,
     ) -> PairDataset:
         """Match pairs that were ``found``, atom by atom; for the other arguments see :meth:`read`.
 
@@ -126,6 +131,8 @@ class PairDataset:
             DataError: no pair can be used, or a setting is unknown.
         """
         check_split(level=level, fractions=fractions, group_by=group_by)
+        total = length_hint(found, -1)
+        expect(None if total < 0 else total)
         dataset = _collected(found, level, dtype, advance)
         return dataset if (dataset.pairs.split >= 0).all() else _with_splits(dataset, fractions, group_by, seed)
 

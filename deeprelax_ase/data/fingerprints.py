@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +37,13 @@ class Surroundings:
     mean: Tensor
 
 
-def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
-    """Measure the surroundings of the atoms of the ``initial`` or the ``relaxed`` crystals."""
+def surroundings(
+    pairs: RelaxationPairs, side: str, advance: Callable[[int], object] = lambda count: None
+) -> Surroundings:
+    """Measure the surroundings of the atoms of the ``initial`` or the ``relaxed`` crystals.
+
+    ``advance`` is called now and then with how many crystals more are done.
+    """
     cells, fractional = getattr(pairs, f"cell_{side}"), getattr(pairs, f"fractional_{side}")
     positions = rows_times_matrices(fractional, cells[pairs.batch])
     parts = []
@@ -48,6 +54,7 @@ def surroundings(pairs: RelaxationPairs, side: str) -> Surroundings:
         nearest = lengths.new_full((len(atoms),), torch.inf).scatter_reduce(0, to, lengths, "amin")
         sums = lengths.new_zeros(len(atoms)).index_add(0, to, lengths)
         parts.append((nearest, sums / torch.bincount(to, minlength=len(atoms)).clamp_min(1)))
+        advance(len(chunk))
     nearest, mean = (torch.cat(column) for column in zip(*parts, strict=True))
     return Surroundings(nearest, mean)
 

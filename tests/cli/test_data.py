@@ -36,6 +36,13 @@ def test_check_prints_and_writes_a_report(folder: Path) -> None:
     assert report["elements"] == {"O": 2, "Na": 1, "Mg": 1, "Cl": 1, "Ca": 1}
 
 
+def test_check_shows_how_far_it_is_of_how_much(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeprelax_ase.progress.Lines.interval", 0.0)
+    told = run("check", folder / "runs").stderr
+    assert "looking at crystals: 6 of 6" in told
+    assert run("check", folder / "runs", "-q").stderr == ""
+
+
 def test_check_says_by_its_exit_code_that_something_is_wrong(folder: Path) -> None:
     write(folder / "runs" / "short.traj", bulk("MgO", "rocksalt", a=4.2))
     result = run("check", folder / "runs")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli
 from deeprelax_ase.calculators import M3GNET_VARIABLE
+from deeprelax_ase.progress import track
 from tests.pairs import make_pairs, write_pairs
 
 
@@ -46,6 +47,17 @@ def test_options_reach_the_work(asked: list[dict], file: Path, tmp_path: Path) -
     assert result.stdout == f"2 of 3 points written to {out}\n"
     given = {"model": "DeepRelax-M3GNet", "recycles": 2, "workers": 0, "seed": 4, "device": "cpu"}
     assert asked == [{"files": (file, out), **given}]
+
+
+def test_quiet_silences_the_work(asked: list[dict], file: Path, tmp_path: Path, monkeypatch) -> None:
+    def label_forces(*files: Path, **options: object) -> tuple[int, int]:
+        return len(list(track([1, 2], "M3GNet"))), 2
+
+    monkeypatch.setattr("deeprelax_ase.labelling.forces.label_forces", label_forces)
+    monkeypatch.setattr("deeprelax_ase.progress.Lines.interval", 0.0)
+    told = [run(file, "-o", tmp_path / "forces.npz", *quiet).stderr for quiet in ([], ["-q"])]
+    assert "M3GNet: 1 of 2" in told[0]
+    assert told[1] == ""
 
 
 def test_errors_say_what_is_wrong(asked: list[dict], file: Path, tmp_path: Path) -> None:

@@ -49,6 +49,25 @@ def test_cif_folder(cifs: Path, pairs) -> None:
     assert dataset.in_split("validation").names == ("c",)
 
 
+def test_how_many_pairs_there_are_is_told_before_the_first(cifs: Path, tmp_path: Path, pairs) -> None:
+    """Trajectories alone do not know: one may hold many relaxations."""
+    with connect(tmp_path / "all.db") as rows:
+        for name, (first, last) in pairs.items():
+            rows.write(first, uid=name, relaxed=False)
+            rows.write(last, uid=name, relaxed=True)
+    write(tmp_path / "all.extxyz", [atoms for name in pairs for atoms in frames(pairs[name], name)])
+    for source, total in (
+        (cifs, 4),
+        (f"{cifs}@0:3", 3),
+        ([cifs, cifs], 8),
+        (tmp_path / "all.db", 4),
+        (tmp_path / "all.extxyz", None),
+    ):
+        told: list[int | None] = []
+        dataset = PairDataset.read(source, expect=told.append, advance=lambda told=told: told.append(1))
+        assert told == [total, *[1] * len(dataset)]
+
+
 def test_cif_folder_without_tables_is_split(cifs: Path, pairs) -> None:
     for table in cifs.glob("*.csv"):
         table.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from deeprelax_ase.data.readers.folders import (
     read_cryslator_folder,
 )
 from deeprelax_ase.data.readers.mpf import is_mpf, read_mpf
-from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused
+from deeprelax_ase.data.readers.raw import Counted, DataError, RawPair, Refused
 from deeprelax_ase.data.readers.trajectories import is_trajectory, read_trajectories
 from deeprelax_ase.io.source import path_of
 
@@ -29,13 +29,13 @@ class Format:
     Attributes:
         looks: description of its look.
         fits: whether all of some paths are of that kind.
-        read: the pairs in them, or in the parts of them that an index asks for; the second argument is the key that
-            pairs or names them, if the user gave one.
+        read: the pairs in them, or in the parts of them that an index asks for, and how many where that is known; the
+            second argument is the key that pairs or names them, if the user gave one.
     """
 
     looks: str
     fits: Callable[[Sequence[Path]], bool]
-    read: Callable[[Sequence[Path], str | None], Iterator[RawPair | Refused]]
+    read: Callable[[Sequence[Path], str | None], Iterable[RawPair | Refused]]
 
 
 def _each(fits: Callable[[Path], bool]) -> Callable[[Sequence[Path]], bool]:
@@ -43,13 +43,9 @@ def _each(fits: Callable[[Path], bool]) -> Callable[[Sequence[Path]], bool]:
 
 
 def _all(
-    read: Callable[[Path, str | None], Iterator[RawPair | Refused]],
-) -> Callable[[Sequence[Path], str | None], Iterator[RawPair | Refused]]:
-    def chained(paths: Sequence[Path], key: str | None) -> Iterator[RawPair | Refused]:
-        for path in paths:
-            yield from read(path, key)
-
-    return chained
+    read: Callable[[Path, str | None], Iterable[RawPair | Refused]],
+) -> Callable[[Sequence[Path], str | None], Counted]:
+    return lambda paths, key: Counted.chained(read(path, key) for path in paths)
 
 
 #: Every format but npz, which is read as it is; the first that fits is taken.

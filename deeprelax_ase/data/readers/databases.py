@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import methodcaller
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
+from deeprelax_ase.data.readers.raw import Counted, DataError, RawPair, Refused, raw_pair
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.io.databases import connect
 from deeprelax_ase.io.frame import StructureRef
@@ -43,7 +43,7 @@ def are_databases(paths: Sequence[Path]) -> bool:
     return bool(paths) and all(path.suffix in ENDINGS for path in paths)
 
 
-def read_databases(paths: Sequence[Path], key: str | None) -> Iterator[RawPair | Refused]:
+def read_databases(paths: Sequence[Path], key: str | None) -> Counted:
     """Pairs of the rows of two databases, or of one, that share the value of ``key``, in the order of the unrelaxed.
 
     Keys are looked at first, and atoms as each pair comes. ``unrelaxed.db@0:10`` is some rows, whose partners are
@@ -62,12 +62,22 @@ def read_databases(paths: Sequence[Path], key: str | None) -> Iterator[RawPair |
         if not found:
             told = damaged[0].reason if damaged else f"{file} holds no {side} row. Check the file and the index."
             raise DataError(told)
-    yield from damaged
     name = key or _common_key(sides, files)
     twice: set[str] = set()
     unrelaxed, relaxed = (_by_name(side, name, twice) for side in sides)
+    names = {**unrelaxed, **relaxed}
+    return Counted.chained([damaged, Counted(_pairs(names, unrelaxed, relaxed, twice, files), len(names))])
+
+
+def _pairs(
+    names: Iterable[str],
+    unrelaxed: Mapping[str, StructureRef],
+    relaxed: Mapping[str, StructureRef],
+    twice: set[str],
+    files: Sequence[Path],
+) -> Iterator[RawPair | Refused]:
     parts = [path_of(file) != file for file in files]
-    for name in (*unrelaxed, *(n for n in relaxed if n not in unrelaxed)):
+    for name in names:
         if name in twice:
             yield Refused(name, "several rows of one side are called so: name a key that is unique, with --key")
         elif name in unrelaxed and name in relaxed:

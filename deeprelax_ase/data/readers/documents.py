@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deeprelax_ase.data.readers.raw import RawPair, Refused, raw_pair
+from deeprelax_ase.data.readers.raw import Counted, RawPair, Refused, raw_pair
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.io.documents import atoms_of
 from deeprelax_ase.io.files import plain_name
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.reading import values_of
-from deeprelax_ase.io.source import open_source
+from deeprelax_ase.io.source import Source, open_source
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
 
@@ -26,14 +26,19 @@ def is_documents(path: Path) -> bool:
     return bool(files) and all(plain_name(file.name).endswith(ENDINGS) for file in files)
 
 
-def read_documents(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
+def read_documents(path: Path, key: str | None) -> Counted:
     """A pair of each document: a list of them, one for each name, JSON lines, or a file for each.
 
     Raises:
         SourceError: the system does not let a file be read.
         StructureFileError: ``path``, or its index, is not understood.
     """
-    for ref in open_source(path).refs():
+    source = open_source(path)
+    return Counted(_pairs(source, key), source.count())
+
+
+def _pairs(source: Source, key: str | None) -> Iterator[RawPair | Refused]:
+    for ref in source.refs():
         try:
             document = values_of(ref)
         except StructureError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from deeprelax_ase.data.readers.raw import DataError, RawPair, Refused, raw_pair
+from deeprelax_ase.data.readers.raw import Counted, DataError, RawPair, Refused, raw_pair
 from deeprelax_ase.io.source import part_of, path_of, read_frames
 
 #: Files of the splits in the layout of the published DeepRelax data, and their columns that name the pairs.
@@ -37,16 +37,16 @@ def is_cryslator_folder(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in _CRYSLATOR_FILES)
 
 
-def read_cif_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
+def read_cif_folder(path: Path, key: str | None) -> Counted:
     """``{id}_unrelaxed.cif`` and ``{id}_relaxed.cif``, in the order of the tables, or of their names without any."""
     folder = path_of(path)
     files = _by_name(folder)
     splits = _splits(folder, (key,) if key else _COLUMNS)
-    for name in part_of(path, lambda: splits or files):
-        yield _read(name, files, splits.get(name))
+    names = list(part_of(path, lambda: splits or files))
+    return Counted((_read(name, files, splits.get(name)) for name in names), len(names))
 
 
-def read_cryslator_folder(path: Path, key: str | None) -> Iterator[RawPair | Refused]:
+def read_cryslator_folder(path: Path, key: str | None) -> Counted:
     """The X-Mn-O layout: tables of names that end in ``_relaxed`` and ``_unrelaxed``, and a CIF for each."""
     folder, rows = path_of(path), dict[tuple[str, str], None]()
     for table, split in _CRYSLATOR_FILES.items():
@@ -55,8 +55,8 @@ def read_cryslator_folder(path: Path, key: str | None) -> Iterator[RawPair | Ref
                 names = [row[0].strip() for row in csv.reader(stream) if row]
             rows |= dict.fromkeys((n.removesuffix("_unrelaxed").removesuffix("_relaxed"), split) for n in names)
     files = _by_name(folder)
-    for name, split in part_of(path, lambda: rows):
-        yield _read(name, files, split)
+    chosen = list(part_of(path, lambda: rows))
+    return Counted((_read(name, files, split) for name, split in chosen), len(chosen))
 
 
 def _unrelaxed(path: Path) -> Iterator[tuple[str, Path]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.crystal import Crystal
@@ -47,6 +49,27 @@ class RawPair:
     relaxed: Crystal
     split: str | None = None
     in_order: bool = False
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Pairs, and how many there are, as ``operator.length_hint`` tells; nothing is told of ``None``."""
+
+    items: Iterable[RawPair | Refused]
+    total: int | None
+
+    @classmethod
+    def chained(cls, parts: Iterable[Iterable[RawPair | Refused]]) -> Counted:
+        """All ``parts``, one after the other; their number is known if that of each is."""
+        parts = list(parts)
+        totals = [length_hint(part, -1) for part in parts]
+        return cls((item for part in parts for item in part), None if min(totals, default=0) < 0 else sum(totals))
+
+    def __iter__(self) -> Iterator[RawPair | Refused]:
+        return iter(self.items)
+
+    def __length_hint__(self) -> int:
+        return NotImplemented if self.total is None else self.total
 
 
 def raw_pair(

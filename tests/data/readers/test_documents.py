@@ -102,7 +102,7 @@ def test_a_file_that_is_away_stops_the_reading(tmp_path: Path) -> None:
     good = {"input": {"structure": plain(unrelaxed("a"))}, "output": {"structure": plain(relaxed("a"))}}
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(json.dumps(good), encoding="utf-8")
-    found = read_documents(tmp_path, None)
+    found = iter(read_documents(tmp_path, None))
     assert isinstance(next(found), RawPair)
     (tmp_path / "b.json").unlink()
     with pytest.raises(SourceError, match="No such file"):
