@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aims_table
+import docs_parts
 import numpy as np
 from floor import SYMMETRIC
 from force_calls import SAME
@@ -21,9 +22,10 @@ from relaxed_energy_page import in_short
 from shared import RESULTS, filled, read, table
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ("trust", "dft", "accuracy", "optimizer", "limits", "screening", "graphs", "labels")
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("trust", "dft", "accuracy", "optimizer", "limits")),
+    *(ROOT / "docs" / f"{name}.md" for name in DOCS),
     ROOT / "benchmarks" / "README.md",
 )
 
@@ -316,6 +318,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "times": _times,
     "bounds": _bounds,
     "aims": aims_table.aims,
+    **docs_parts.PARTS,
 }
 #: Those within a sentence.
 INLINE = (
@@ -330,4 +333,5 @@ INLINE = (
     "times",
     "energy-output",
     "mixtures",
+    *docs_parts.INLINE,
 )

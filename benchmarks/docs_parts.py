@@ -1,0 +1,135 @@
+"""What single pages of docs tell of measured figures; ``readme_page.py`` puts it between their comments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from floor import SYMMETRIC
+from model_card_failures import percent
+from shared import read, table
+
+
+def _minima(results: Path) -> str:
+    """In which minima the jump and what finishes it end."""
+    runs = read(results, "other_minima")["runs"]
+    fire, fast, alone = (
+        runs[name] for name in ("the jump, FIRE", "the jump, the fast finish", "the unrelaxed crystal, the fast finish")
+    )
+    before = fire["FIRE's"]
+
+    def ends(row: dict[str, float]) -> str:
+        return f"{percent(row['higher'], 0)} higher and {percent(row['lower'], 0)} lower"
+
+    return (
+        f"{fire['crystals']} test crystals, by more than 1 meV/atom against FIRE from the unrelaxed crystal: FIRE "
+        f"after the jump ends {ends(fire)}, in {fire['calls']:.1f} instead of {before:.1f} calls; the fast finish "
+        f"after it {ends(fast)}, in {fast['calls']:.1f}; the fast finish without a jump {ends(alone)}"
+    )
+
+
+def _share_of_calls(results: Path) -> str:
+    """The calls that the jump leaves, over the finishes."""
+    found = read(results, "force_calls")["figures"]["0.05"].values()
+    shares = [of["ratio_of_means"]["calls"] for of in found]
+    crystals = next(iter(found))["crystals"]
+    span = f"{percent(min(shares), 0)} to {percent(max(shares), 0)}"
+    return f"{span} of the calls ({len(shares)} optimizers, one by one, {crystals} crystals)"
+
+
+def _informed(results: Path) -> str:
+    """Calls of FIRE with the steps that read forces."""
+    calls = read(results, "force_calls")["figures"]["0.05"]["fire"]["calls"]["with"]
+    return f"{calls['mean']:.1f} calls (median {calls['median']:.0f})"
+
+
+def _rates(results: Path) -> str:
+    """Screenings from files to files on one GPU, the fastest of each kind."""
+    found = read(results, "screening")["1 NVIDIA H200, 16 cores"]["whole"]
+    most = max(row["crystals"] for row in found)
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted((row for row in found if row["crystals"] == most), key=lambda row: row["seconds"]):
+        best.setdefault((row["one_shot"], row["format"]), row)
+    cells = [
+        [
+            *(preset, {"parquet": "Parquet", "extxyz": "extended XYZ"}[form], f"{row['crystals']:,}"),
+            *(str(row["workers"]), f"{row['seconds_to_first_block']:.1f}", f"{row['seconds']:.1f}"),
+            f"{float(format(row['crystals_per_second'], '.3g')):,.0f}",
+        ]
+        for (preset, form), row in sorted(best.items())
+    ]
+    heading = "`--one-shot` | from | crystals | processes | first block after (s) | seconds | crystals/s"
+    return table(heading, cells, "llr")
+
+
+def _graphs(results: Path) -> str:
+    """Times of the two backends."""
+    found = read(results, "graphs")
+    rows = [
+        [name, f"{row['torch']:.1f}", f"{row['matgl']:.1f}", f"{row['ratio']:.2f}"]
+        for name, row in found["results_ms"].items()
+    ]
+    first = [found["first_graph"][name] for name in ("torch", "matgl")]
+    rows.append(["the first of a process", *(f"{1e3 * row['seconds']:,.0f}" for row in first), ""])
+    rows.append(["peak memory of that process (MiB)", *(f"{row['peak_memory_MiB']:.0f}" for row in first), ""])
+    return table("crystals | torch (ms) | MatGL (ms) | ratio", rows)
+
+
+def _saddles(results: Path) -> str:
+    """How many symmetric starts end lower once they are moved."""
+    found = read(results, "floor")["moved"][SYMMETRIC]
+    return f"{percent(found['lower'], 0)} of {found['crystals']:,} symmetric crystals"
+
+
+def _latency(results: Path) -> str:
+    """One shot on a CPU."""
+    latency, before = read(results, "latency", "peak_memory")
+    found = latency["results"]
+    call = found["m3gnet energy+forces+stress"]["median_ms"]
+    default, fast = (found[f"DeepRelax-PBE{name}"] for name in ("", ", fast"))
+    calls, memory = default["ratio_to_potential"], default["peak_memory_MiB"]
+    return (
+        f"in M3GNet energy+forces+stress calls ({call:.0f} ms each in the same run): {calls:.1f} for the default, "
+        f'{fast["ratio_to_potential"]:.1f} for `one_shot="fast"`; {memory:.0f} MiB at most for a process, '
+        f"{next(iter(before['MiB'].values())):.0f} MiB with the default before this one"
+    )
+
+
+def _other_bounds(results: Path) -> str:
+    """How many errors of the other model lie within their bounds."""
+    of = read(results, "coverage-M3GNet")["test"]["all"]
+    return " and ".join(percent(of[f"{what} coverage"]) for what in ("coordinates", "volume"))
+
+
+def _ranks(results: Path) -> str:
+    """Rank correlations of expected and true errors."""
+    told = []
+    for name in ("PBE", "M3GNet"):
+        of = read(results, f"coverage-{name}")["test"]["all"]
+        both = [f"{of[f'{what} rank correlation']:.2f}" for what in ("coordinates", "volume")]
+        told.append(f"{both[0]} (coordinates) and {both[1]} (volumes) for `DeepRelax-{name}`")
+    return ", ".join(told)
+
+
+def _unmoved(results: Path) -> str:
+    """What becomes of crystals that are relaxed already."""
+    of = read(results, "accuracy-PBE")["results"]["pairs_universal, DFT-labelled"]
+    moves, swells = (of[f"already_relaxed_{what}"]["predicted"] for what in ("moves", "swells"))
+    return f"by {moves:.3f} Å, and its volume changes by {percent(swells)}"
+
+
+#: What makes each part; all but the tables stand within a sentence.
+PARTS: dict[str, Callable[[Path], str]] = {
+    "minima": _minima,
+    "share-of-calls": _share_of_calls,
+    "informed": _informed,
+    "rates": _rates,
+    "graphs": _graphs,
+    "saddles": _saddles,
+    "latency": _latency,
+    "other-bounds": _other_bounds,
+    "ranks": _ranks,
+    "unmoved": _unmoved,
+}
+INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs"))
