@@ -49,11 +49,9 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
     predicted, pairs, _ = split
     starts = crystals_of(pairs, "initial")
     steps = steps_of(predicted, pairs)
-    errors = calibration.read(predicted.error_features(), steps)
-    fixed = pairs.fixed_cell.tolist()
-    errors = [e.with_cell_kept() if kept else e for e, kept in zip(errors, fixed, strict=True)]
-    ends = zip(starts, predicted.crystals, errors, steps.displacement, strict=True)
-    left = [bool(why_unchanged(start, end, error, step=step)) for start, end, error, step in ends]
+    errors = calibration.read(predicted.error_features(), steps, cell_kept=pairs.fixed_cell.tolist())
+    cells = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
+    left = [bool(why) for why in why_unchanged(*cells, errors, steps.displacement)]
     before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
     return {
         "before": before["coordinates"],

@@ -73,8 +73,14 @@ class DegreesOfFreedom:
     def as_learned(self) -> bool:
         """Whether all moves that moved when the model's labels were made, but for cells that ``asked`` keeps."""
         pressed = self.cell is not None and (self.cell.pressure or not self.cell.closed)
-        held = isinstance(self.asked, AllowedStrain) or bool(self.atoms.constraints)
-        return not pressed and not held and bool(self.visible.all())
+        return not pressed and not self._limited and not self.atoms.constraints and bool(self.visible.all())
+
+    @property
+    def _limited(self) -> bool:
+        """Whether the cell may not move as it is ``asked`` in all the ways in which it would: layers in their plane."""
+        if not isinstance(self.asked, AllowedStrain):
+            return False
+        return self.normal is None or not self.asked.frees(np.eye(3) - np.outer(self.normal, self.normal))
 
     @property
     def pressure(self) -> float:

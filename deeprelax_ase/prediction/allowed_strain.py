@@ -19,6 +19,9 @@ TILTED = (
     "(atoms.rotate(normal, 'z', rotate_cell=True)), or leave the mask out: layers are strained in their plane alone."
 )
 
+#: Of a projector that was computed.
+_ROUNDING = 1e-6
+
 _VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
 
 
@@ -77,6 +80,12 @@ class AllowedStrain:
     def without_pressure(self) -> AllowedStrain:
         """The same at no pressure, as the network predicts."""
         return replace(self, pressure=0.0)
+
+    def frees(self, plane: np.ndarray) -> bool:
+        """Whether every strain within the plane of a layer is allowed, of which ``plane`` (3, 3) is the projector."""
+        axes = np.abs(plane).max(axis=0) > _ROUNDING
+        mixed = self.hydrostatic or self.constant_volume
+        return not mixed and bool(self.matrix[np.ix_(axes, axes)].all())
 
     def within(self, mask: np.ndarray) -> AllowedStrain:
         """The same, where ``mask`` (3, 3) allows it as well."""

@@ -56,8 +56,15 @@ class CellFreedom:
 
     @property
     def as_learned(self) -> Tensor:
-        """(G,) bool, the cells that move as those of the labels did: slabs' are kept, and nothing limits the others."""
-        return self.fixed == self.vacuum.slabs if self.limits is None else torch.zeros_like(self.fixed)
+        """(G,) bool, the cells that move as those of the labels did: slabs' are kept, and nothing limits the others.
+
+        Layers are strained in their plane either way, so that a mask that frees it limits nothing.
+        """
+        if self.limits is None:
+            return self.fixed == self.vacuum.slabs
+        planes = self.vacuum.planes.cpu().numpy()
+        freed = torch.tensor([self.limits.frees(plane) for plane in planes], device=self.fixed.device)
+        return freed & (self.vacuum.directions == 1) & ~self.vacuum.slabs
 
     def seen(self, cell: Tensor, *, reads_layers: bool) -> Tensor | None:
         """(G, 3, 3) projectors onto the directions in which networks may strain ``cell`` (G, 3, 3); None for all.

@@ -72,7 +72,8 @@ class Prediction:
         solver_steps: steps that it took.
         timings: seconds spent in each stage: graph, network, geometry.
         energy: predicted energy of the minimum, with a bound on its error; None for models without a head for it, and
-            wherever anything is held: the cell but for slabs', some of its strain, atoms, or the symmetry.
+            wherever anything is held: the cell but for slabs', some of its strain (of layers in their plane), atoms,
+            or the symmetry.
         features: what the calibrated errors are read from; None for models that have none.
         error: expected errors and bounds on them; None for models, or numbers of recycles, without a calibration.
         unchanged: reason to leave the crystal as it is, see

@@ -37,12 +37,17 @@ def slab() -> Atoms:
     return fcc111("Al", (1, 1, 4), vacuum=8.0, periodic=True)
 
 
+def layer() -> Atoms:
+    return fcc111("Al", (1, 1, 1), vacuum=8.0, periodic=True)
+
+
 def fixed() -> Atoms:
     atoms = crystal()
     atoms.set_constraint(FixAtoms([0]))
     return atoms
 
 
+IN_PLANE = AllowedStrain((1, 1, 0, 0, 0, 1))
 MASK = (1, 1, 1, 0, 0, 1)  # deformations leave it, so that the model is asked for the free crystal
 
 CASES = [
@@ -52,6 +57,10 @@ CASES = [
     (fixed, None, False),
     (slab, None, True),
     (slab, True, False),
+    (slab, IN_PLANE, False),
+    (layer, IN_PLANE, True),
+    (layer, AllowedStrain((1, 1, 0, 0, 0, 0)), False),
+    (lambda: FrechetCellFilter(fcc111("Al", (1, 1, 1), vacuum=8.0), mask=IN_PLANE.mask), None, True),
     (lambda: FrechetCellFilter(crystal()), None, True),
     (lambda: FrechetCellFilter(crystal(), mask=MASK), None, False),
     (lambda: FrechetCellFilter(crystal(), hydrostatic_strain=True), None, False),

@@ -71,6 +71,7 @@ def held(*constraints) -> Atoms:
 
 
 IN_PLANE = AllowedStrain((1, 1, 0, 0, 0, 1))
+ACROSS = AllowedStrain((1, 0, 1, 0, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,11 @@ IN_PLANE = AllowedStrain((1, 1, 0, 0, 0, 1))
         (held(FixCartesian([1], (False, False, True))), None, False),
         (layer(), None, True),
         (layer(), False, False),
+        (layer(), IN_PLANE, True),  # in which alone it is strained anyway
+        (layer(), AllowedStrain((1, 1, 1, 0, 0, 1)), True),
+        (layer(), ACROSS, False),
+        (layer(), AllowedStrain((1, 1, 0, 0, 0, 0)), False),
+        (layer(), AllowedStrain((1, 1, 0, 0, 0, 1), constant_volume=True), False),
         (slab(), None, True),
         (slab(), False, True),
         (slab(), True, False),
@@ -98,7 +104,8 @@ def test_only_crystals_that_move_as_those_of_the_labels_have_one(small: Predicto
     assert (small.predict(atoms, relax_cell=relax_cell).energy is not None) == told
     free, one = small.predict_many([layer(), atoms], relax_cell=relax_cell)  # in a batch with another
     assert (one.energy is not None) == told
-    assert (free.energy is not None) == (relax_cell in (None, True, AllowedStrain()))
+    frees = (None, True, AllowedStrain(), IN_PLANE, AllowedStrain((1, 1, 1, 0, 0, 1)))
+    assert (free.energy is not None) == (relax_cell in frees)
 
 
 def test_where_the_symmetry_is_to_be_kept_there_is_none():
