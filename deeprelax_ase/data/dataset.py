@@ -20,7 +20,7 @@ from deeprelax_ase.data.packed import is_packed, read_packed
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, chosen_by, concatenate, load_pairs
 from deeprelax_ase.data.readers import FORMATS, DataError, RawPair, Refused, format_of
 from deeprelax_ase.errors import StructureFileError
-from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.placing import placed
 from deeprelax_ase.io.source import path_of
 
 #: File of the pairs in a folder that ``deeprelax label`` makes.
@@ -182,12 +182,8 @@ class PairDataset:
             **known,
         }
         path = Path(os.path.realpath(file if os.fspath(file).endswith(".npz") else f"{os.fspath(file)}.npz"))
-        part = aside(path)
-        try:
+        with placed(path) as part:
             np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
-            put(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def check_split(

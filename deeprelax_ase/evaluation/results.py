@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import deeprelax_ase
-from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.placing import placed
 
 
 def environment() -> dict[str, str]:
@@ -39,9 +39,8 @@ def environment() -> dict[str, str]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write ``content``; an interrupted call leaves the old file whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = aside(file)
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    put(part, file)
+    with placed(file) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deeprelax_ase.errors import OutputError
@@ -11,6 +13,20 @@ from deeprelax_ase.errors import OutputError
 def aside(path: Path) -> Path:
     """Return the hidden file beside ``path`` to which this process writes first."""
     return path.with_name(f".part-{os.getpid()}-{path.name}")
+
+
+@contextmanager
+def placed(path: Path, *, replace: bool = True, durable: bool = True) -> Iterator[Path]:
+    """Give a file to write, which is put in the place of ``path`` once the block ends well; or else it is removed.
+
+    Arguments and errors are those of :func:`put`.
+    """
+    part = aside(path)
+    try:
+        yield part
+        put(part, path, replace=replace, durable=durable)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def put(part: Path, path: Path, *, replace: bool = True, durable: bool = True) -> None:

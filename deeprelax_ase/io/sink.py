@@ -24,7 +24,7 @@ from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.cif import name_blocks
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
-from deeprelax_ase.io.placing import aside, put, to_disk
+from deeprelax_ase.io.placing import aside, placed, put, to_disk
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -228,14 +228,10 @@ class _NumberedSink(Sink):
         from ase.io import write
 
         path, self._count = self._place(name_in(atoms.info)), self._count + 1
-        part = aside(path)
-        try:
+        with placed(path, replace=self._overwrite, durable=False) as part:
             write(part, atoms, format=self._format)
             if self._format == "cif":
                 name_blocks(part, [name_in(atoms.info)])
-            put(part, path, replace=self._overwrite, durable=False)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _place(self, known: str) -> Path:
         """The file of the next crystal, whose info names it ``known``."""

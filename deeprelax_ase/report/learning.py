@@ -10,7 +10,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from deeprelax_ase import __version__
-from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.placing import placed
 from deeprelax_ase.learning import Round
 
 _HEADS = (
@@ -43,13 +43,8 @@ def write_learning_page(runs: Mapping[str, Sequence[Round]], page: str | os.Path
         f"learnt. The dotted line is that of the crystals as they are.</p>{chart}{tables}"
         f"<p>deeprelax_ase {__version__}</p></body></html>\n"
     )
-    path = Path(page)
-    part = aside(path)
-    try:
+    with placed(Path(page)) as part:
         part.write_text(text, encoding="utf-8")
-        put(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def learning_curve(runs: Mapping[str, Sequence[Round]]) -> go.Figure:

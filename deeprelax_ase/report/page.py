@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from deeprelax_ase import __version__
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation.metrics import rank_correlation
-from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.placing import placed
 from deeprelax_ase.prediction.status import STATUSES, UNRELAXED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.composition import element_maps, kinds_of
@@ -158,13 +158,8 @@ def _refuse_overwriting(page: Path) -> None:
 
 def _write(text: str, page: Path) -> None:
     """Write the whole ``text``, or nothing."""
-    page = Path(os.path.realpath(page))
-    part = aside(page)
-    try:
+    with placed(Path(os.path.realpath(page))) as part:
         part.write_text(text, encoding="utf-8")
-        put(part, page)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _displacements(pairs: Mapping[int, Pair], sample: Collection[int]) -> np.ndarray:

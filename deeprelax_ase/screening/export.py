@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from deeprelax_ase.errors import OutputError, StructureFileError
 from deeprelax_ase.io.output import check_output, check_place
-from deeprelax_ase.io.placing import aside, put
+from deeprelax_ase.io.placing import placed
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source
 from deeprelax_ase.prediction.status import CONVERGED, STATUSES, TRUSTED
@@ -131,18 +131,14 @@ def _wanted(results: Folder, statuses: Collection[str], advance: Callable[[int],
 
 
 def _write_lines(tables: Iterator[pa.Table], output: Path, overwrite: bool, tally: _Tally) -> None:
-    opener, part = gzip.open if output.name.endswith(".gz") else open, aside(output)
-    try:
-        with opener(part, "wt", encoding="utf-8") as stream:
-            for table in tables:
-                rows = table.select(_TOLD).to_pylist()
-                for crystal, row in zip(crystals_of(table), rows, strict=True):
-                    if crystal is not None:
-                        with tally.counted(row["id"]):
-                            stream.write(json.dumps(_record(crystal, row)) + "\n")
-        put(part, output, replace=overwrite)
-    finally:
-        part.unlink(missing_ok=True)
+    opener = gzip.open if output.name.endswith(".gz") else open
+    with placed(output, replace=overwrite) as part, opener(part, "wt", encoding="utf-8") as stream:
+        for table in tables:
+            rows = table.select(_TOLD).to_pylist()
+            for crystal, row in zip(crystals_of(table), rows, strict=True):
+                if crystal is not None:
+                    with tally.counted(row["id"]):
+                        stream.write(json.dumps(_record(crystal, row)) + "\n")
 
 
 def _record(crystal: Crystal, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.io.placing import aside, put, to_disk
+from deeprelax_ase.io.placing import placed, to_disk
 
 Line = dict[str, Any]
 
@@ -123,6 +123,5 @@ _SHAPE = {"block": int, "statuses": dict, "digest": str}
 
 def _write(file: Path, lines: dict[int, Line]) -> None:
     """Put ``lines`` in the place of the file, all or none."""
-    part = aside(file)
-    part.write_bytes(b"".join(map(_encoded, lines.values())))
-    put(part, file)
+    with placed(file) as part:
+        part.write_bytes(b"".join(map(_encoded, lines.values())))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase import __version__
 from deeprelax_ase.errors import OutputError
-from deeprelax_ase.io.placing import aside, put, to_disk
+from deeprelax_ase.io.placing import placed, to_disk
 from deeprelax_ase.screening.options import RelaxOptions
 
 if TYPE_CHECKING:
@@ -177,14 +177,11 @@ class Manifest:
             return False
         if others := [name for work, name in WORKS.items() if (folder / f"{work}.json").exists()]:
             raise OutputError(f"{folder} holds a {others[0]} already. Give another folder.")
-        part = aside(file)
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         try:
-            put(part, file, replace=False)
+            with placed(file, replace=False) as part:
+                part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         except OutputError:  # another shard was first
             return False
-        finally:
-            part.unlink(missing_ok=True)
         return True
 
     def _other_inputs(self, there: Manifest) -> str:
