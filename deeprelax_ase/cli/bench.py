@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, stop
+from deeprelax_ase.cli.common import errors, refuse_taken, stopping
 from deeprelax_ase.cli.completion import models, one_of
 from deeprelax_ase.cli.options import (
     FINISH,
@@ -32,7 +32,6 @@ from deeprelax_ase.cli.options import (
     steps_option,
 )
 from deeprelax_ase.cli.pair_options import PairLabels, PairSources, Split
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def bench(
     from deeprelax_ase.evaluation.model_evaluation import part_of
     from deeprelax_ase.evaluation.relaxation import Limits
 
-    try:
+    with stopping():
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         with progress(errors(), visible=not quiet) as bar:
@@ -146,10 +145,6 @@ def bench(
         Console(highlight=False).print(text, markup=False, soft_wrap=True)
         if out is not None:
             _write(out, found, text)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
 
 
 def _under(name: str, finish: str, limits: Limits, device: str) -> dict[str, Relax]:

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.common import errors, refuse_taken, require, stopping
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, NoProgress, Overwrite, argument, option
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
 EXAMPLES = """\
@@ -86,7 +85,7 @@ def calibrate(
     from deeprelax_ase.models.registry import card_file_of
     from deeprelax_ase.progress import silent
 
-    try:
+    with stopping():
         files, more = ([path for name in names for path in expanded(name)] for names in (data, odds or []))
         loaded = load_model(model)
         options: dict[str, Any] = {"thin": thin, "each": each, "cache": cache, "device": device.value}
@@ -99,10 +98,6 @@ def calibrate(
             write_json(output, made.get(loaded.card.recycles, next(iter(made.values()))).coverage)
         if write:
             write_calibration(card_file_of(model), loaded, made)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
     if write and novelty:
         try:
             with silent(quiet):

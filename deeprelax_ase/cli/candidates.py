@@ -8,10 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stopping
 from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.options import OutputFile, Overwrite, Quiet, argument, option
-from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +89,7 @@ def candidates(
     from deeprelax_ase.io.source import open_source
     from deeprelax_ase.labelling import CandidateSettings, distinct_candidates
 
-    try:
+    with stopping(output):
         opened = [open_source(name) for name in sources]
         file_format = check_output(output, inputs=opened, several=number > 1, overwrite=overwrite)
         shares = _shares(kinds)
@@ -107,10 +106,6 @@ def candidates(
             neutral=neutral,
         )
         made = _written(found, names, output, file_format, number=number, seed=seed, overwrite=overwrite, quiet=quiet)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{output} cannot be written: {error}", SOME_FAILED)
     if made and not quiet:
         told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(made.items(), key=lambda item: -item[1]))
         text = f"{sum(made.values()):,} candidates written to {escape(output)}: {told}"

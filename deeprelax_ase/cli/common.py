@@ -30,6 +30,24 @@ def stop(message: str, code: int = USAGE) -> NoReturn:
 
 
 @contextmanager
+def stopping(output: object = None, *, also: type[Exception] = DeepRelaxError) -> Iterator[None]:
+    """End with a message where what was asked for is refused, or a file cannot be read or written.
+
+    Args:
+        output: file that is written, to be named; by default the one that the error names.
+        also: errors besides the package's own and ``ValueError`` that refuse something.
+    """
+    try:
+        yield
+    except (DeepRelaxError, ValueError, also) as error:
+        stop(str(error))
+    except OSError as error:
+        named = error.filename is not None  # what cannot be fetched has no file
+        told = f"{error.filename} cannot be read or written: {error.strerror}" if named else str(error)
+        stop(f"{output} cannot be written: {error}" if output else told, SOME_FAILED)
+
+
+@contextmanager
 def going_on_with(folder: object) -> Iterator[None]:
     """End with a message where work on a ``folder`` that the same command goes on with is interrupted, or fails."""
     try:

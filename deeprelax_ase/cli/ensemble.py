@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import SOME_FAILED, plain_warnings, stop
+from deeprelax_ase.cli.common import plain_warnings, stopping
 from deeprelax_ase.cli.options import Overwrite, argument, option, out_option
-from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
 Examples:
@@ -33,11 +32,6 @@ def ensemble(
     """Join trained networks into one model, NAME.json and NAME.safetensors."""
     from deeprelax_ase.training.export import export
 
-    try:
-        with plain_warnings():
-            written = export(members, card, out, overwrite=overwrite)
-    except (DeepRelaxError, ValueError, TypeError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error.filename} cannot be written: {error.strerror}", SOME_FAILED)
+    with stopping(also=TypeError), plain_warnings():
+        written = export(members, card, out, overwrite=overwrite)
     typer.echo(f"{written.name}: {written.members} members of {written.parameters:,} parameters, in {out}")

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from deeprelax_ase.cli.common import require, stop
+from deeprelax_ase.cli.common import require, stopping
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import TRAINING, Device, DeviceOption, Quiet, argument, option, out_option, words
 from deeprelax_ase.cli.pair_options import (
@@ -19,7 +19,6 @@ from deeprelax_ase.cli.pair_options import (
     TrainedMembers,
 )
 from deeprelax_ase.cli.train import execute
-from deeprelax_ase.errors import DeepRelaxError
 
 EXAMPLES = """\
 Examples:
@@ -92,7 +91,7 @@ def finetune(
 
     given = {"max_epochs": epochs, "learning_rate": learning_rate, "patience": patience, "seed": seed}
     training: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    try:
+    with stopping():
         config = finetune_config(
             model,
             DataSettings(tuple(data), format=data_format, key=key, level=level),
@@ -105,6 +104,4 @@ def finetune(
             changes=changes or [],
             **training,
         )
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
     execute(config, time_limit=time_limit, quiet=quiet, again="the same command")

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from deeprelax_ase.cli.common import SOME_FAILED, refuse_taken, stop
+from deeprelax_ase.cli.common import refuse_taken, stopping
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import Device, DeviceOption, NoProgress, Overwrite, argument, option, workers_option
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
 
 EXAMPLES = """\
@@ -50,13 +49,8 @@ def forces(
 
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: BLAS has threads of its own
-    try:
-        with silent(quiet):
-            written, points = label_forces(
-                data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
-            )
-    except (DeepRelaxError, ValueError, KeyError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error.filename} cannot be read or written: {error.strerror}", SOME_FAILED)
+    with stopping(also=KeyError), silent(quiet):
+        written, points = label_forces(
+            data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
+        )
     typer.echo(f"{written} of {points} points written to {output}")

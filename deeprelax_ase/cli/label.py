@@ -9,14 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import (
-    OK,
-    SOME_FAILED,
-    errors,
-    require,
-    stop,
-    working_in,
-)
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, require, stopping, working_in
 from deeprelax_ase.cli.options import (
     FINISH,
     STEPS,
@@ -38,7 +31,6 @@ from deeprelax_ase.cli.options import (
     workers_option,
 )
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, LearntLevel
-from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from deeprelax_ase.labelling import LabelReport
@@ -119,7 +111,7 @@ def label(
     from deeprelax_ase.io.source import open_source
     from deeprelax_ase.labelling import LabelOptions, label_level
 
-    try:
+    with stopping():
         options = LabelOptions(
             calculator,
             finish=finish,
@@ -133,8 +125,6 @@ def label(
         for name in inputs:  # before the potential is fetched
             open_source(name)
         learnt = level or label_level(calculator)
-    except (ValueError, DeepRelaxError) as error:
-        stop(str(error))
     split: dict[str, Any] = {
         "level": learnt,
         "fractions": fractions,

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, plain_warnings, require, stop
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stopping
 from deeprelax_ase.cli.completion import models, one_of
 from deeprelax_ase.cli.label import Calculator, Finish, Fmax, Steps, Workers
 from deeprelax_ase.cli.options import (
@@ -28,7 +27,6 @@ from deeprelax_ase.cli.options import (
     out_option,
 )
 from deeprelax_ase.cli.pair_options import Changes, LearntLevel, TrainedMembers, group_by_option
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
@@ -131,7 +129,7 @@ def learn(
     from deeprelax_ase.labelling import LabelOptions, label_level
     from deeprelax_ase.learning import LearnSettings
 
-    try:
+    with stopping():
         for name in candidates:  # before the potential is fetched
             open_source(name)
         options = LabelOptions(
@@ -155,8 +153,6 @@ def learn(
             device=device.value,
         )
         others = _others(beside or [])
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
     rounds = _run(candidates, out, settings, others, workers=workers, quiet=quiet)
     if not quiet:
         last = rounds[-1]
@@ -184,31 +180,23 @@ def _run(
 
     shown = Console(highlight=False)
     logging.getLogger("lightning").setLevel(logging.WARNING)
-    try:
-        with plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
-            warnings.filterwarnings("ignore", module=r"(lightning|torch)\b")  # nothing a user could mend
-            task = bar.add_task("reading", total=settings.budget)
+    with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
+        warnings.filterwarnings("ignore", module=r"(lightning|torch)\b")  # nothing a user could mend
+        task = bar.add_task("reading", total=settings.budget)
 
-            def observe(doing: str, number: int) -> None:
-                bar.update(task, description=f"round {number}, {doing}")
+        def observe(doing: str, number: int) -> None:
+            bar.update(task, description=f"round {number}, {doing}")
 
-            def finished(rounds: list[Round]) -> None:
-                bar.update(task, completed=rounds[-1].labelled)
-                if not quiet:
-                    shown.print(_told(rounds), soft_wrap=True)
-                if find_spec("plotly") is not None:
-                    from deeprelax_ase.report.learning import write_learning_page
+        def finished(rounds: list[Round]) -> None:
+            bar.update(task, completed=rounds[-1].labelled)
+            if not quiet:
+                shown.print(_told(rounds), soft_wrap=True)
+            if find_spec("plotly") is not None:
+                from deeprelax_ase.report.learning import write_learning_page
 
-                    write_learning_page({str(out): rounds, **others}, out / "learning.html")
+                write_learning_page({str(out): rounds, **others}, out / "learning.html")
 
-            return run_learn(candidates, out, settings, workers=workers, observe=observe, finished=finished)
-    except KeyboardInterrupt:
-        errors().print(f"interrupted: the same command goes on with {escape(str(out))}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{error}. What was done is kept; the same command goes on.", SOME_FAILED)
+        return run_learn(candidates, out, settings, workers=workers, observe=observe, finished=finished)
 
 
 def _told(rounds: list[Round]) -> str:

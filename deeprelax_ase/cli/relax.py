@@ -21,6 +21,7 @@ from deeprelax_ase.cli.common import (
     imports,
     plain_warnings,
     stop,
+    stopping,
     without_warnings_of_potentials,
 )
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
@@ -84,15 +85,13 @@ def relax(
     whether the jump was kept. A crystal that is "refused" or "failed" is written unchanged, is reported, and does not
     stop the others.
     """
-    try:
+    with stopping():
         with imports():
             sources, frames, file_format = _open(inputs, output, overwrite)
             made = _make_calculator(how)  # at once, so that a wrong name shows before the work
             predictor = _load_predictor(how, made)
         tell_level(how, made, quiet=quiet)
         relax_frames = _relax_frames(how, made, predictor, quiet=quiet)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
     with plain_warnings():
         without_warnings_of_potentials()
         chosen = partial(relax_frames, frames, predictor, relax_cell=how.cell, **how.start)

@@ -11,15 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import (
-    OK,
-    SOME_FAILED,
-    errors,
-    plain_warnings,
-    require,
-    stop,
-    working_in,
-)
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, plain_warnings, require, stopping, working_in
 from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import (
@@ -36,7 +28,6 @@ from deeprelax_ase.cli.options import (
     workers_option,
 )
 from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.prediction.status import STATUSES, TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
 
@@ -122,7 +113,7 @@ def screen(
     from deeprelax_ase.io.source import open_source
     from deeprelax_ase.screening.options import RelaxOptions
 
-    try:
+    with stopping():
         for name in inputs:  # before the potential is fetched
             open_source(name)
         potential = _potential(how)
@@ -141,8 +132,6 @@ def screen(
             **how.limits,
             **how.finishing,
         )
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
     work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
     together = potential is not None and goes_in_batches(how, potential, quiet=quiet)
     code = _screened(inputs, out, options, quiet=quiet, **work)
@@ -187,21 +176,16 @@ def export(
     from deeprelax_ase.screening.export import export_results, repeated_ids
     from deeprelax_ase.screening.folder import Folder
 
-    try:
-        with plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
-            task = bar.add_task("writing", total=Folder(folder).manifest().structures)
-            written = export_results(
-                folder,
-                output,
-                statuses=status or TRUSTED,
-                overwrite=overwrite,
-                advance=lambda n: bar.advance(task, n),
-            )
+    with stopping(output), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
+        task = bar.add_task("writing", total=Folder(folder).manifest().structures)
+        written = export_results(
+            folder,
+            output,
+            statuses=status or TRUSTED,
+            overwrite=overwrite,
+            advance=lambda n: bar.advance(task, n),
+        )
         repeated = repeated_ids(folder)
-    except (DeepRelaxError, ValueError) as error:
-        stop(str(error))
-    except OSError as error:
-        stop(f"{output} cannot be written: {error}", SOME_FAILED)
     if not quiet:
         Console(highlight=False).print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
     if repeated:
