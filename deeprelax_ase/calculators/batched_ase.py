@@ -11,8 +11,8 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
-from deeprelax_ase.calculators.names import calculator_name
 from deeprelax_ase.calculators.periodic import as_periodic, scaled_stress
 from deeprelax_ase.calculators.scope import torch_settings
 from deeprelax_ase.errors import CalculatorError

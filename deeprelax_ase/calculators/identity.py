@@ -1,4 +1,4 @@
-"""Identity of the potential in a calculator: told by a digest of its weights, never by its class."""
+"""Identity of the potential in a calculator: a digest of its weights, never its class; and the model that fits it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,3 +129,35 @@ def _evaluated_by(network: nn.Module) -> str:
     from deeprelax_ase.graph.matgl_import import runs_on_dgl  # here, as it loads torch
 
     return "MatGL 3" if type(network).__module__.startswith("matgl.") and not runs_on_dgl() else ""
+
+
+def calculator_name(calculator: Any) -> str:
+    """The name that ASE has for ``calculator``, such as ``"emt"``; that of its class where it is none of ASE's kinds.
+
+    MatGL's potentials are called by their architecture, ``"m3gnet"`` or ``"tensornet"``, and CHGNet ``"chgnet"``, as
+    :func:`~deeprelax_ase.calculators.get_calculator` calls them.
+    """
+    name = getattr(calculator, "name", None)
+    return name if isinstance(name, str) and name else type(calculator).__name__.lower()
+
+
+#: Models that have learnt the minima of a potential, by the digest of its weights.
+MINIMA_OF = {M3GNET_WEIGHTS: M3GNET_RELAX_MODEL}
+
+
+def model_for(calculator: Any) -> str:
+    """Name of the model that jumps nearest to the minima of ``calculator``.
+
+    The one that has learnt them, where the weights of ``calculator`` are known by their digest (see
+    :func:`~deeprelax_ase.calculators.weights_digest`): those of M3GNet-MP-2021.2.8-PES. PBE's for any other, and for
+    none: potentials are made to follow DFT.
+    """
+    return MINIMA_OF.get(weights_digest(calculator) or "", DEFAULT_MODEL)
+
+
+def level_note(calculator: Any) -> str | None:
+    """Say that :func:`model_for` knows no model of the minima of a potential; None where it does, or there is none."""
+    name = potential_name(calculator)
+    if name is None or weights_digest(calculator) in MINIMA_OF:
+        return None
+    return f"no model has learnt the minima of {name}: {DEFAULT_MODEL} jumps to those of PBE"

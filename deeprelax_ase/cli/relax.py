@@ -124,7 +124,7 @@ def _make_calculator(how: Relaxing) -> Any:
 
 
 def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
-    from deeprelax_ase.calculators.levels import model_for
+    from deeprelax_ase.calculators.identity import model_for
     from deeprelax_ase.prediction.predictor import Predictor
 
     model = how.model or model_for(calculator)

@@ -193,7 +193,7 @@ def tell_one_by_one(crystals: int) -> None:
 
 def tell_level(how: Relaxing, calculator: Any, *, quiet: bool = False) -> None:
     """Say on standard error that no model has learnt the calculator's minima, where that is so and none was named."""
-    from deeprelax_ase.calculators.levels import level_note
+    from deeprelax_ase.calculators.identity import level_note
 
     if how.model is None and not quiet and (note := level_note(calculator)) is not None:
         errors().print(f"Note: {note}", soft_wrap=True)

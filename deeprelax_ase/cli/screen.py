@@ -220,7 +220,7 @@ def _model(how: Relaxing, potential: Any, *, quiet: bool) -> str:
     if how.model is not None or potential is None:
         return how.model or DEFAULT_MODEL
     from deeprelax_ase.calculators.batched_registry import calculator_of
-    from deeprelax_ase.calculators.levels import model_for
+    from deeprelax_ase.calculators.identity import model_for
 
     calculator = calculator_of(potential)
     tell_level(how, calculator, quiet=quiet)

@@ -187,8 +187,8 @@ def suspicions(pairs: RelaxationPairs, around: dict[str, Surroundings] | None = 
     }
     for side, word in (("initial", "unrelaxed"), ("relaxed", "relaxed")):
         nearest = around[side].nearest
-        masks[f"overlapping atoms, {word}"] = _any_atom(pairs, nearest < OVERLAP)
-        masks[f"an atom alone, {word}"] = _any_atom(pairs, nearest > ALONE)
+        masks[f"overlapping atoms, {word}"] = pairs.holding(nearest < OVERLAP)
+        masks[f"an atom alone, {word}"] = pairs.holding(nearest > ALONE)
     return masks
 
 
@@ -206,13 +206,6 @@ def swapped(pairs: RelaxationPairs) -> Tensor:
             nearest = lengths.argmin(dim=2)
             found[chunk] = ((nearest.gather(1, nearest) == itself) & (nearest != itself)).any(dim=1)
     return found
-
-
-def _any_atom(pairs: RelaxationPairs, chosen: Tensor) -> Tensor:
-    """(G,) whether a crystal has one of the ``chosen`` (N,) atoms."""
-    mask = torch.zeros(len(pairs), dtype=torch.bool)
-    mask[pairs.batch[chosen]] = True
-    return mask
 
 
 def _refused(dataset: PairDataset) -> dict[str, list[str]]:

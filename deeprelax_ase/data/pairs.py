@@ -89,6 +89,10 @@ class RelaxationPairs:
         within = torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(first, counts)
         return torch.repeat_interleave(starts, counts) + within
 
+    def holding(self, atoms: Tensor) -> Tensor:
+        """(G,) bool, whether a crystal holds one of the ``atoms``, a mask (N,)."""
+        return torch.zeros_like(self.counts).index_add(0, self.batch, atoms.long()) > 0
+
     def take(self, crystals: Tensor) -> RelaxationPairs:
         """The pairs with the indices ``crystals`` (n,), in that order, on the device of the pairs."""
         crystals = crystals.to(self.counts.device)

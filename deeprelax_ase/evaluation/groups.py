@@ -34,28 +34,21 @@ def crystal_groups(pairs: RelaxationPairs, element_shares: Tensor) -> dict[str, 
         pairs: the crystals.
         element_shares: see :func:`element_shares`, of the training crystals.
     """
-    batch, size = pairs.batch, len(pairs)
-
-    def any_atom(chosen: Tensor) -> Tensor:
-        return torch.zeros(size, dtype=torch.long).index_add(0, batch, chosen.long()) > 0
-
     non_metal = torch.isin(pairs.numbers, torch.tensor(NON_METALS))
     return {
-        "oxides": any_atom(pairs.numbers == 8),
-        "intermetallics": ~any_atom(non_metal),
-        "rare elements": any_atom(element_shares[pairs.numbers] < RARE),
+        "oxides": pairs.holding(pairs.numbers == 8),
+        "intermetallics": ~pairs.holding(non_metal),
+        "rare elements": pairs.holding(element_shares[pairs.numbers] < RARE),
         f"over {LARGE} atoms": pairs.counts > LARGE,
     }
 
 
 def chemistry(pairs: RelaxationPairs) -> dict[str, Tensor]:
     """Masks (G,) of the crystals of each chemistry: the first of :data:`CHEMISTRIES` whose elements they hold."""
-    batch, size = pairs.batch, len(pairs)
-    left = torch.ones(size, dtype=torch.bool)
+    left = torch.ones(len(pairs), dtype=torch.bool)
     masks = {}
     for name, numbers in CHEMISTRIES.items():
-        inside = torch.isin(pairs.numbers, torch.tensor(numbers)).long()
-        masks[name] = left & (torch.zeros(size, dtype=torch.long).index_add(0, batch, inside) > 0)
+        masks[name] = left & pairs.holding(torch.isin(pairs.numbers, torch.tensor(numbers)))
         left = left & ~masks[name]
     return {**masks, "metals alone": left}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSolution, solve_edg
 from deeprelax_ase.geometry.nearest_images import nearest_displacements
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
@@ -14,6 +13,7 @@ from deeprelax_ase.geometry.symmetry import (
     symmetrize,
     symmetry_operations,
 )
+from deeprelax_ase.geometry.terms import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.vacuum import Vacuum, in_plane_projectors, strain_projectors, vacuum_of
 
 __all__ = [

@@ -22,9 +22,14 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from deeprelax_ase.geometry.bounds import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.geometry.terms import PullEvaluator, distance_terms, select_atoms
+from deeprelax_ase.geometry.terms import (
+    PullEvaluator,
+    bounded_euclidean_distance_loss,
+    distance_bounds,
+    distance_terms,
+    select_atoms,
+)
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, crystal_mean, edge_batch, edge_vectors
 from deeprelax_ase.graph.shapes import (
     AtomFlags,

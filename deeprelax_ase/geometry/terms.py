@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deeprelax_ase.geometry.bounds import distance_bounds
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, edge_batch
-from deeprelax_ase.graph.shapes import AtomFlags, Batch, Columns, EdgeAtoms, TermLengths, Terms, TermShifts
+from deeprelax_ase.graph.shapes import AtomFlags, Batch, Columns, EdgeAtoms, Lengths, TermLengths, Terms, TermShifts
 
 #: Å. Two points nearer than this have no direction to each other: their distance pulls with less than its full weight,
 #: and not at all where they coincide.
@@ -124,3 +123,23 @@ class PullEvaluator:
         # A flat scatter_add is an order of magnitude faster on the CPU than index_add along an axis.
         self._total.zero_().view(-1).scatter_add_(0, self._index, self._pulls)
         return self._total
+
+
+def distance_bounds(distances: Lengths, scales: Lengths, *, bound_scale: float = 1.0) -> tuple[Lengths, Lengths]:
+    """Lower and upper bounds ``d - s b`` and ``d + s b``, eqs. (18)-(19); no lower bound is negative.
+
+    Args:
+        distances: (E,) Å, predicted distances d.
+        scales: (E,) Å, their Laplace scales ``b = exp(u)``, not logarithms; zero makes the bounds coincide.
+        bound_scale: s, the half-width of the bounds in scales; the paper's is 1.
+
+    Returns:
+        Two tensors (E,), Å.
+    """
+    half_widths = bound_scale * scales
+    return (distances - half_widths).clamp_min(0), distances + half_widths
+
+
+def bounded_euclidean_distance_loss(lengths: Lengths, lower: Lengths, upper: Lengths) -> Lengths:
+    """(E,) Å, by how much each length falls outside its bounds: the terms of eq. (20), before they are summed."""
+    return torch.relu(lengths - upper) + torch.relu(lower - lengths)

@@ -2,8 +2,8 @@ from .candidates import Candidate as Candidate
 from .candidates import CandidateSettings as CandidateSettings
 from .candidates import atomic_volumes as atomic_volumes
 from .candidates import make_candidates as make_candidates
-from .charge import is_neutral as is_neutral
 from .distinct import distinct_candidates as distinct_candidates
+from .distinct import is_neutral as is_neutral
 from .forces import PointSettings as PointSettings
 from .forces import forces_in_processes as forces_in_processes
 from .forces import known_forces as known_forces

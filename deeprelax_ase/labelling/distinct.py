@@ -1,16 +1,17 @@
-"""Candidates no two of which are the same crystal, and none of which is a source."""
+"""Candidates no two of which are the same crystal, and none of which is a source; neutral ones where asked."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice, product
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import PairDataset
 from deeprelax_ase.data.fingerprints import fingerprints
 from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.labelling.candidates import Candidate, CandidateSettings, candidate_tries
-from deeprelax_ase.labelling.charge import is_neutral
 
 #: Tries that are compared at once at most, and tries without anything new after which nothing else is taken to be
 #: there.
@@ -68,3 +69,37 @@ def _marks(crystals: Sequence[Crystal]) -> list[tuple]:
     pairs = PairDataset.of(RawPair("", crystal, crystal, "train", in_order=True) for crystal in crystals).pairs
     repeats = (int(crystal.pbc.sum()) for crystal in crystals)
     return list(zip(fingerprints(pairs, "initial"), repeats, strict=True))
+
+
+def is_neutral(numbers: Iterable[int]) -> bool:
+    """Whether atoms with these atomic ``numbers`` can have oxidation states that add up to nothing.
+
+    States are those of pymatgen's tables: the ones that crystals of the ICSD have or, for elements without any there,
+    the common ones. Atoms of one element may differ, as those of Fe3O4 do. It is what pymatgen's
+    ``Composition.oxi_state_guesses`` is asked for; that lists every assignment, which takes seconds for 40 atoms.
+
+    An element alone is neutral, and an alloy of metals is not, since its elements have positive states only.
+    """
+    counts = Counter(int(z) for z in numbers)
+    if len(counts) == 1:
+        return True
+    sums = {0}
+    for number, count in counts.items():
+        sums = {a + b for a, b in product(sums, _sums(number, count))}
+    return 0 in sums
+
+
+@cache
+def _sums(number: int, count: int) -> frozenset[int]:
+    """All sums of the states of ``count`` atoms of an element."""
+    if count == 0:
+        return frozenset([0])
+    return frozenset(a + b for a, b in product(_sums(number, count - 1), _states(number)))
+
+
+@cache
+def _states(number: int) -> tuple[int, ...]:
+    from pymatgen.core import Element
+
+    element = Element.from_Z(number)
+    return element.icsd_oxidation_states or element.common_oxidation_states

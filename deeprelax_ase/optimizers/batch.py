@@ -195,8 +195,8 @@ def finish_atoms(
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
     """
     from deeprelax_ase.calculators.counting import CallCounter
+    from deeprelax_ase.calculators.identity import calculator_name as name_of
     from deeprelax_ase.calculators.identity import potential_name
-    from deeprelax_ase.calculators.names import calculator_name as name_of
     from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
     from deeprelax_ase.optimizers.restart import gone_on_with
     from deeprelax_ase.optimizers.symmetry import hold_symmetry

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
-from deeprelax_ase.calculators.levels import model_for
+from deeprelax_ase.calculators.identity import model_for
 from deeprelax_ase.errors import CalculatorError, StructureError, UnsupportedElementError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot
 from deeprelax_ase.optimizers.batched_case import Case, evaluated

@@ -8,7 +8,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, compare_atoms
 
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name
 
 
 class CachedCalculator(Calculator):

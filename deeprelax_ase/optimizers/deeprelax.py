@@ -21,9 +21,9 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
-from deeprelax_ase.optimizers.display import optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers.finish import Finish
 from deeprelax_ase.optimizers.jump import Jump, JumpSettings
+from deeprelax_ase.optimizers.log import optimizer_facts, optimizer_line
 from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_record
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, refuse_pressure_alone

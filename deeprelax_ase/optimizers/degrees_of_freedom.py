@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.crystal import plane_normal
-from deeprelax_ase.errors import CalculatorError, ConstraintError
+from deeprelax_ase.errors import CalculatorError, ConstraintError, StructureError
 from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
-from deeprelax_ase.optimizers.slab import layer_of
 from deeprelax_ase.prediction.allowed_strain import (
     TILTED,
     AllowedStrain,
@@ -249,3 +249,29 @@ def _refusal(target: object, reason: str) -> ConstraintError:
         f"{type(target).__name__}: {reason}, and the jump cannot honour that. Pass bare Atoms, with relax_cell=False "
         f"to keep the cell, or FrechetCellFilter(atoms); {_WAY_OUT}"
     )
+
+
+class Layer(NamedTuple):
+    """Atoms with vacuum in one direction.
+
+    Attributes:
+        normal: (3,) unit vector out of their plane.
+        thick: whether they are a slab, whose cell is kept unless asked.
+    """
+
+    normal: np.ndarray
+    thick: bool
+
+
+def layer_of(checked: CheckedAtoms) -> Layer | None:
+    """The layer or slab that the atoms are; None for all others, and for what no model can relax."""
+    normal = plane_normal(checked.atoms.pbc, checked.atoms.cell.array)
+    try:
+        vacuum = checked.vacuum()
+    except StructureError:  # the jump tells why
+        return None if normal is None else Layer(normal, thick=False)
+    if normal is None and vacuum.directions.item() == 1:
+        projector = np.eye(3) - vacuum.planes[0].numpy()
+        across = projector[np.argmax(np.diag(projector))]
+        normal = across / np.linalg.norm(across)
+    return None if normal is None else Layer(normal, thick=bool(vacuum.slabs.item()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprelax_ase.calculators.levels import level_note, model_for
+from deeprelax_ase.calculators.identity import level_note, model_for
 from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move

@@ -135,7 +135,7 @@ class RelaxOptions:
         if self.calculator == NONE:
             return DEFAULT_MODEL
         from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
-        from deeprelax_ase.calculators.levels import model_for
+        from deeprelax_ase.calculators.identity import model_for
 
         return model_for(calculator or calculator_of(get_batched(self.calculator, device=self.device)))
 

@@ -9,7 +9,7 @@ import torch
 from deeprelax_ase.calculators import (
     get_calculator,
 )
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.errors import CalculatorError
 from tests.calculators.units import assert_units_of_ase, distorted_salt
 

@@ -14,7 +14,7 @@ from deeprelax_ase.calculators import (
     TENSORNET_VARIABLE,
     get_calculator,
 )
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.matgl_import import import_matgl, runs_on_dgl
 from tests.calculators.units import M3GNET, assert_units_of_ase, distorted_salt, needs_matgl, needs_weights

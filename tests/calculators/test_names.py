@@ -5,7 +5,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
-from deeprelax_ase.calculators.names import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 
 

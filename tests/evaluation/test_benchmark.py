@@ -14,9 +14,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
 from deeprelax_ase.evaluation import baselines
 from deeprelax_ase.evaluation.baselines import BASELINES, ase_optimizer
-from deeprelax_ase.evaluation.benchmark import bench
+from deeprelax_ase.evaluation.benchmark import METRICS, bench, bins
 from deeprelax_ase.evaluation.benchmark_page import markdown
-from deeprelax_ase.evaluation.evaluator import METRICS, bins
 from deeprelax_ase.evaluation.relaxation import Limits, Relaxed
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.registry import card_file_of

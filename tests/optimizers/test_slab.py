@@ -18,7 +18,7 @@ from deeprelax_ase.errors import ConstraintError, MissingCellError, StructureErr
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
-from deeprelax_ase.optimizers.slab import layer_of
+from deeprelax_ase.optimizers.degrees_of_freedom import layer_of
 from tests.optimizers.helpers import carried, deformation, quiet
 from tests.stand_in import StandInPredictor
 
