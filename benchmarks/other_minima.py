@@ -117,8 +117,7 @@ def descend(
 def judged(jumps: dict[str, Prediction], potential: BatchedPotential) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Whether the optimizer would keep each jump, and the calls that tell it."""
     ends = [crystal for one in jumps.values() for crystal in (one.initial, one.relaxed)]
-    starts = {k: BatchedStart(c.numbers, c.positions, c.cell) for k, c in enumerate(ends)}
-    found = dict(evaluated(starts, potential))
+    found = list(evaluated(ends, potential))
     for k, (name, one) in enumerate(jumps.items()):
         before, after = (_seen(found[n], ends[n]) for n in (2 * k, 2 * k + 1))
         kept = not one.unchanged and JumpCriteria().judge(before, after, len(one.initial)).kept

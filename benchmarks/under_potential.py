@@ -47,12 +47,8 @@ def energies_under(potential: str, crystals: Sequence[Crystal], cache: Path | No
     """Energies (n,) in eV/atom; NaN where the potential fails. ``potential`` as ``get_batched`` takes it."""
 
     def measure() -> dict[str, np.ndarray]:
-        starts = {k: BatchedStart(c.numbers, c.positions, c.cell) for k, c in enumerate(crystals)}
-        found = dict(evaluated(starts, get_batched(potential)))
-        energies = [
-            np.nan if isinstance(f := found[k], Exception) else f.energy / len(c) for k, c in enumerate(crystals)
-        ]
-        return {"energies": np.array(energies)}
+        found = zip(crystals, evaluated(crystals, get_batched(potential)), strict=True)
+        return {"energies": np.array([np.nan if isinstance(f, Exception) else f.energy / len(c) for c, f in found])}
 
     return _kept(cache, f"{potential} {_digest(crystals)}", measure)["energies"]
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
+import torch
+from ase.data import atomic_numbers
+
 from deeprelax_ase.calculators.batched import BatchedPotential
-from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE
+from deeprelax_ase.calculators.m3gnet_torch import M3GNet
+from deeprelax_ase.calculators.m3gnet_weights import load_m3gnet
+from deeprelax_ase.calculators.potentials import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.calculators.registry import get_calculator
 from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model
 from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 
 
 def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> BatchedPotential:
@@ -57,16 +64,44 @@ def calculator_of(potential: BatchedPotential) -> Any:
 
 def _m3gnet(name: str, device: str) -> BatchedPotential | None:
     """M3GNet by its name, where its weights are those that we compute; None for others, and where they are missing."""
-    from deeprelax_ase.calculators.m3gnet_batch import m3gnet_in
     from deeprelax_ase.calculators.m3gnet_potential import M3GNetPotential
 
     kind, _, folder = name.partition(":")
     if kind.lower() != "m3gnet":
         return None
     try:
-        return M3GNetPotential(m3gnet_in(folder or os.environ.get(M3GNET_VARIABLE, "")), device=device)
+        return M3GNetPotential(m3gnet_in(folder) if folder else m3gnet_network(), device=device)
     except CalculatorError:  # the calculator tells what is missing, or is another M3GNet
         return None
+
+
+def m3gnet_network() -> M3GNet:
+    """The network, one in a process: from the folder that ``DEEPRELAX_M3GNET`` names, or else where MatGL finds it.
+
+    The folder is read without MatGL and DGL.
+
+    Raises:
+        CalculatorError: the weights are not to be had.
+    """
+    return m3gnet_in(os.environ.get(M3GNET_VARIABLE, ""))
+
+
+@cache
+def m3gnet_in(folder: str) -> M3GNet:
+    """The network in ``folder``, see :func:`m3gnet_network`; where MatGL finds it if that is empty."""
+    if folder:
+        return load_m3gnet(folder)
+    try:
+        potential: Any = get_calculator("m3gnet").potential
+    except CalculatorError as error:
+        raise CalculatorError(f"{error} A folder in {M3GNET_VARIABLE} is read without MatGL.") from error
+    if not runs_on_dgl():
+        raise CalculatorError(
+            f"M3GNet in batches is that of MatGL 2, and the installed MatGL has another one: set {M3GNET_VARIABLE} to "
+            f"the folder of {M3GNET_POTENTIAL}."
+        )
+    known = torch.tensor([atomic_numbers[symbol] for symbol in potential.model.element_types])
+    return M3GNet(potential.state_dict(), known).requires_grad_(False)
 
 
 def _of_calculator(calculator: Any) -> BatchedPotential:

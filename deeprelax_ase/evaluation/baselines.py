@@ -121,7 +121,7 @@ def matgl_relaxer(limits: Limits) -> Relax:
 
 
 def _m3gnet_in_batches(limits: Limits) -> Relax:
-    from deeprelax_ase.calculators.m3gnet_batch import m3gnet_network
+    from deeprelax_ase.calculators.batched_registry import m3gnet_network
     from deeprelax_ase.calculators.m3gnet_potential import M3GNetPotential
 
     return in_batches("fire", M3GNetPotential(m3gnet_network(), device="cpu"), limits)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.calculators.m3gnet_batch import m3gnet_network, m3gnet_of
+from deeprelax_ase.calculators import BatchedPotential, M3GNetPotential
+from deeprelax_ase.calculators.batched_registry import m3gnet_network
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.labelling.relaxation import evaluated
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of
@@ -70,32 +72,13 @@ def points(pairs: RelaxationPairs, settings: PointSettings, generator: torch.Gen
 Known = tuple[np.ndarray, np.ndarray]
 
 
-def known_forces(
-    crystals: list[Crystal], *, compute: Callable[[list[Crystal]], list[Known]] | None = None
-) -> list[Known | None]:
-    """Forces and virial of each crystal; None where ``compute`` fails or is not finite.
-
-    Args:
-        crystals: that are computed together.
-        compute: forces and virials of several crystals, :func:`m3gnet_forces` by default.
-    """
-    found: Sequence[Known | None]
-    try:
-        found = (compute or m3gnet_forces)(crystals)
-    except Exception:  # far from its training data it may raise anything, overlaps among them
-        found = [None] * len(crystals)
-    finite = [one is not None and all(np.isfinite(part).all() for part in one) for one in found]
-    if all(finite):
-        return list(found)
-    if len(crystals) == 1:
-        return [None]
-    return [known_forces([crystal], compute=compute)[0] for crystal in crystals]  # one may have spoilt the others
-
-
-def m3gnet_forces(crystals: list[Crystal]) -> list[Known]:
-    """M3GNet's forces and virials of ``crystals``, computed together; not finite where it cannot tell them."""
-    found = m3gnet_of(crystals)
-    return [(one.forces, one.stress * crystal.volume) for crystal, one in zip(crystals, found, strict=True)]
+def known_forces(crystals: list[Crystal], *, potential: BatchedPotential | None = None) -> list[Known | None]:
+    """Forces and virial of each crystal; None where the potential cannot tell them, M3GNet on the CPU by default."""
+    found = evaluated(crystals, potential or M3GNetPotential(m3gnet_network(), device="cpu"))
+    return [
+        None if isinstance(one, Exception) else (one.forces, one.stress * crystal.volume)
+        for crystal, one in zip(crystals, found, strict=True)
+    ]
 
 
 def forces_in_processes(crystals: list[Crystal], *, workers: int | None) -> list[Known | None]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import torch
 
 from deeprelax_ase.calculators import BatchedPotential, PotentialCalculator, get_batched, potential_name
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, note_force_calls
+from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched import IN_BATCHES
 from deeprelax_ase.optimizers.degrees_of_freedom import (
@@ -21,6 +21,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
+from deeprelax_ase.prediction.batching import grouped
 from deeprelax_ase.prediction.physical import refuse_vacuum
 from deeprelax_ase.prediction.rattle import rattled_crystal
 
@@ -132,7 +133,7 @@ class Relaxer:
                 starts[place], axes[place] = self._start(crystal)
             except Exception as error:  # whatever such a crystal makes libraries raise
                 made[place] = error
-        for place, found in evaluated(starts, self.potential):
+        for place, found in zip(list(starts), evaluated(list(starts.values()), self.potential), strict=True):
             if isinstance(found, Exception):
                 made[place] = found
                 del starts[place]
@@ -173,33 +174,20 @@ class Relaxer:
 
 
 def evaluated(
-    starts: dict[int, BatchedStart], potential: BatchedPotential
-) -> Iterator[tuple[int, KnownResults | Exception]]:
-    """Energy, forces and stress of each of the ``starts``, by its place, or why there are none."""
-    waiting = list(starts.items())
-    while waiting:
-        taken, atoms, most = 0, 0, potential.atoms_at_once  # a GPU is asked for it
-        while taken < len(waiting) and (not taken or atoms + len(waiting[taken][1]) <= most):
-            atoms += len(waiting[taken][1])
-            taken += 1
-        some, waiting = waiting[:taken], waiting[taken:]
-        sizes = [len(start) for _, start in some]
-        numbers = np.concatenate([start.numbers for _, start in some]).astype(np.int64)
-        batch = torch.repeat_interleave(torch.tensor(sizes))
-        tensors = (
-            torch.from_numpy(numbers),
-            torch.from_numpy(np.concatenate([start.positions for _, start in some])),
-            torch.from_numpy(np.stack([start.cell for _, start in some])),
-            batch,
-        )
-        found = potential(*(tensor.to(potential.device) for tensor in tensors))
-        forces, energies, stresses = found.forces.cpu().split(sizes), found.energies.cpu(), found.stresses.cpu()
-        for n, (place, start) in enumerate(some):
+    crystals: Sequence[Crystal | BatchedStart], potential: BatchedPotential
+) -> Iterator[KnownResults | Exception]:
+    """Energy, forces and stress of each of the ``crystals``, or why there are none; many are computed at once."""
+    for part in grouped(crystals, potential.atoms_at_once):
+        some = cast("list[Crystal]", part)
+        found = potential(*(tensor.to(potential.device) for tensor in batch_tensors(some)))
+        forces = found.forces.cpu().split([len(one) for one in some])
+        energies, stresses = found.energies.tolist(), found.stresses.cpu().numpy()
+        for n, one in enumerate(some):
             if n in found.errors:
                 error = CalculatorError(found.errors[n])
-                yield place, note_force_calls(error, 1) if potential.knows(start.numbers) else error
+                yield note_force_calls(error, 1) if potential.knows(one.numbers) else error
             else:
-                yield place, KnownResults(float(energies[n]), forces[n].numpy(), stresses[n].numpy())
+                yield KnownResults(energies[n], forces[n].numpy(), stresses[n])
 
 
 def _axes_of(normal: np.ndarray) -> np.ndarray:

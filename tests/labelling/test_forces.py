@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE, get_calculator
+from deeprelax_ase.calculators import (
+    M3GNET_POTENTIAL,
+    M3GNET_VARIABLE,
+    BatchedPotential,
+    EnergiesForcesStresses,
+    get_calculator,
+)
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
@@ -221,16 +227,24 @@ def test_a_crystal_that_it_cannot_take_leaves_the_others_theirs(m3gnet, name: st
     assert known_forces([STRANGE[name]] * 2) == [None, None]
 
 
-@pytest.mark.parametrize("broken", ["forces", "virial"])
-def test_what_is_not_finite_is_not_known(broken: str) -> None:
-    def compute(crystals: list[Crystal]) -> list[tuple[np.ndarray, np.ndarray]]:
-        found = [(np.ones((len(crystal), 3)), np.ones((3, 3))) for crystal in crystals]
-        for crystal, (forces, virial) in zip(crystals, found, strict=True):
-            if len(crystal) == len(CRYSTALS["triclinic"]):
-                (forces if broken == "forces" else virial)[0] = np.nan
-        return found
+class Broken(BatchedPotential):
+    """Gives forces or a stress that are not finite for crystals of as many atoms as the triclinic one."""
 
-    first, last = known_forces([CRYSTALS["triclinic"], CRYSTALS["rattled rocksalt"]], compute=compute)
+    name, device = "broken", torch.device("cpu")
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def compute(self, numbers: Tensor, positions: Tensor, cells: Tensor, batch: Tensor) -> EnergiesForcesStresses:
+        forces, stresses = torch.ones_like(positions), torch.ones_like(cells)
+        spoilt = torch.bincount(batch) == len(CRYSTALS["triclinic"])
+        (forces if self.part == "forces" else stresses)[spoilt[batch] if self.part == "forces" else spoilt] = np.nan
+        return EnergiesForcesStresses(torch.zeros(len(cells)).double(), forces, stresses)
+
+
+@pytest.mark.parametrize("part", ["forces", "stresses"])
+def test_what_is_not_finite_is_not_known(part: str) -> None:
+    first, last = known_forces([CRYSTALS["triclinic"], CRYSTALS["rattled rocksalt"]], potential=Broken(part))
     assert first is None
     assert last is not None
 
