@@ -1,4 +1,4 @@
-"""The page of benchmarks/screening.py, benchmarks/device_limits.py and benchmarks/symmetry_kept.py."""
+"""The page of benchmarks/screening.py and benchmarks/device_limits.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ _HEAD = """# Throughput
 ```sh
 python benchmarks/screening.py prototypes.npz --json benchmarks/results/screening.json
 python benchmarks/device_limits.py prototypes.npz --json benchmarks/results/device_limits.json
-python benchmarks/symmetry_kept.py ../shared/data --json benchmarks/results/symmetry_kept.json
 python benchmarks/pages.py
 ```
 
@@ -37,7 +36,6 @@ def write_page(results: Path, page: Path) -> None:
         parts += [_growth(found["growth"])] if "growth" in found else []
         parts += [_whole(found["whole"])] if "whole" in found else []
     parts.append(device_limits_page.section(read(results, "device_limits")))
-    parts.append(_symmetry(read(results, "symmetry_kept")))
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -66,36 +64,6 @@ def _growth(found: dict[str, Any]) -> str:
     shown = table("atoms of one crystal | seconds | ms an atom | peak memory (GB)", cells, "r")
     power = f"From 100 atoms on, the time grows as the power {found['exponent_from_100_atoms']:.2f} of their number."
     return f"One crystal, {found.get('preset', '1 x 1')}:\n\n{shown}\n\n{power}"
-
-
-def _symmetry(found: dict[str, Any]) -> str:
-    names = {"exact": "to 1e-6 Å", "to 0.001 Å": "to 0.001 Å alone"}
-    cells = [
-        [
-            *(shown, str(found[name]["crystals"]), str(found[name]["left unchanged by one alone"])),
-            *(", ".join(f"{value:.1g}" for value in found[name][key]) for key in ("positions", "rounding")),
-        ]
-        for name, shown in names.items()
-    ]
-    heading = [
-        "symmetric",
-        "crystals",
-        "left as it is by one alone",
-        "against the projection (Å)",
-        "against float64 (Å)",
-    ]
-    return f"""## Symmetry without a search
-
-The end-to-end network keeps space groups by itself, so by default nobody looks for them, which took
-{found["search_ms"]:.1f} ms of a core for a crystal. Of {found["crystals"]:,} test crystals of all kinds,
-those that have a symmetry and a prediction, by how exact the symmetry is: the largest difference of a position or
-lattice vector to the prediction that is projected onto the group (`keep_symmetry=True`) and, for comparison, to the
-default in double precision; median, nine in ten, 99 in 100, and the largest.
-
-{table(heading, cells, "lr")}
-
-Where a symmetry is hidden by the decimals of a file, what the network reads is not symmetric. Neither are the positions
-that a projected prediction displaces."""
 
 
 def _whole(rows: list[dict[str, Any]]) -> str:

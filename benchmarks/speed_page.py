@@ -1,4 +1,4 @@
-"""The page of times, made of what latency.py, graphs.py and training_speed.py found."""
+"""The page of times, made of what latency.py and training_speed.py found."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from deeprelax_ase.models.registry import WEIGHTS
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page of the JSON files in ``results``."""
-    latency, graphs, training = read(results, "latency", "graphs", "training_speed")
-    parts = ["# Times", _latency(latency), _graphs(graphs), _training(training)]
+    latency, training = read(results, "latency", "training_speed")
+    parts = ["# Times", _latency(latency), _training(training)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -45,24 +45,6 @@ def _start(found: dict[str, Any]) -> str:
     return f"""A process from start to end, in processor time on one thread, median of turns (`--parts start`):
 
 {table(["seconds", *found], rows)}"""
-
-
-def _graphs(found: dict[str, Any]) -> str:
-    rows = [
-        [name, f"{row['torch']:.1f}", f"{row['matgl']:.1f}", f"{row['ratio']:.2f}"]
-        for name, row in found["results_ms"].items()
-    ]
-    first = found["first_graph"]
-    costs = "; ".join(f"{n} {row['seconds']:.2g} s, {row['peak_memory_MiB']:.0f} MiB" for n, row in first.items())
-    return f"""## Graphs
-
-```sh
-python benchmarks/graphs.py --json benchmarks/results/graphs.json
-```
-
-One CPU thread. The first graph of a process costs: {costs}.
-
-{table(["crystal", "torch (ms)", "MatGL with DGL (ms)", "ratio"], rows)}"""
 
 
 def _training(found: dict[str, Any]) -> str:
