@@ -11,6 +11,7 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, edge_batch
 from deeprelax_ase.graph.edges import row_starts
+from deeprelax_ase.graph.record import determinants
 from deeprelax_ase.graph.shapes import (
     Batch,
     Cells,
@@ -175,7 +176,7 @@ def packing(graph: CrystalGraph, lengths: Lengths) -> PerCrystal:
     lens = apart**2 + 2 * apart * (one + other) - 3 * (one - other) ** 2
     lens = torch.pi * (one + other - apart) ** 2 * lens / (12 * apart)
     owner = graph.batch[edges[1, bonded]]
-    return filled.index_add(0, owner, -lens / 2) / torch.linalg.det(cell).abs()
+    return filled.index_add(0, owner, -lens / 2) / determinants(cell).abs()
 
 
 @cache

@@ -9,8 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.record import inverses, rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, CellArray, Cells, Matrices, Positions, SquareArray
+
+#: Newton's steps towards Q (Higham, SIAM J. Sci. Stat. Comput. 7, 1160 (1986)): eight are exact to rounding where
+#: lengths change by factors of up to ten.
+_POLAR_STEPS = 8
 
 
 def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batch: Batch) -> tuple[Positions, Cells]:
@@ -27,11 +31,12 @@ def remove_rotation(initial_cell: Cells, positions: Positions, cell: Cells, batc
     Returns:
         positions and cell without the rotation.
     """
-    deformation = torch.linalg.solve(initial_cell, cell)
-    squares, axes = torch.linalg.eigh(deformation @ deformation.mT)
-    stretch = (axes * squares.sqrt()[:, None]) @ axes.mT
-    new_cell = initial_cell @ stretch
-    fractional = rows_times_matrices(positions, torch.linalg.inv(cell)[batch])
+    deformation = rotation = matrix_product(inverses(initial_cell), cell)
+    for _ in range(_POLAR_STEPS):
+        rotation = (rotation + inverses(rotation).mT) / 2
+    stretch = matrix_product(deformation, rotation.mT)
+    new_cell = matrix_product(initial_cell, (stretch + stretch.mT) / 2)
+    fractional = rows_times_matrices(positions, inverses(cell)[batch])
     return rows_times_matrices(fractional, new_cell[batch]), new_cell
 
 
@@ -65,7 +70,7 @@ def symmetric_logarithm(matrices: Matrices, terms: int = 9) -> Matrices:
     ``log C = 2 artanh((C - 1) (C + 1)^-1)`` by its series, exact to 1e-12 for strains up to 0.2.
     """
     identity = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
-    ratio = matrix_product(matrices - identity, torch.linalg.inv_ex(matrices + identity).inverse)
+    ratio = matrix_product(matrices - identity, inverses(matrices + identity))
     square = matrix_product(ratio, ratio)
     result = torch.zeros_like(matrices)
     for n in range(terms - 1, -1, -1):

@@ -21,6 +21,7 @@ from deeprelax_ase.geometry.contacts import BONDED, metallic, packing, salt_meta
 from deeprelax_ase.geometry.periodicity import periodicity
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.graph import CrystalGraph, edge_vectors, fractional_positions
+from deeprelax_ase.graph.record import inverses
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS
 from deeprelax_ase.graph.shapes import (
     Batch,
@@ -157,7 +158,7 @@ def vacuum_of(graph: CrystalGraph, vectors: EdgeVectors | None = None) -> Vacuum
 
     plane = torch.where(layers[:, None], indices, torch.tensor([0, 0, 1], device=indices.device))
     miller = torch.where(apart[:, None], between, plane).to(graph.cell.dtype)
-    normals = (miller[:, :, None] * torch.linalg.inv_ex(graph.cell).inverse.mT).sum(dim=1)
+    normals = (miller[:, :, None] * inverses(graph.cell).mT).sum(dim=1)
     spacings = 1 / torch.linalg.vector_norm(normals, dim=1)
     heights = (fractional_positions(graph) * miller[graph.batch]).sum(dim=1)
     width = widest_gaps(heights[:, None], graph.batch, graph.num_crystals).squeeze(1) * spacings
@@ -176,7 +177,7 @@ def _gapped(graph: CrystalGraph) -> CrystalFlags:
 
     Between the planes of two lattice vectors: no others are looked at.
     """
-    normals = torch.linalg.inv_ex(graph.cell).inverse.mT
+    normals = inverses(graph.cell).mT
     spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
     widest, inner, outer = _gaps(fractional_positions(graph), graph.batch, graph.num_crystals)
     least = widest / WIDER
@@ -246,7 +247,7 @@ def in_plane_projectors(fractional: Positions, cell: Cells, batch: Batch, gap: f
         gap: Å, width of an empty slab between lattice planes from which on it is vacuum.
     """
     # Rows: reciprocal vectors, at right angles to the planes of the other two. The inverse does not wait for a GPU.
-    normals = torch.linalg.inv_ex(cell).inverse.mT
+    normals = inverses(cell).mT
     spacings = 1 / torch.linalg.vector_norm(normals, dim=2)
     wide = widest_gaps(fractional, batch, len(cell)) * spacings > gap
     units = normals * spacings[:, :, None]

@@ -12,6 +12,7 @@ import torch
 
 from deeprelax_ase.errors import IsolatedAtomError, OverlappingAtomsError
 from deeprelax_ase.graph.edges import NeighborList, row_starts
+from deeprelax_ase.graph.record import determinants
 from deeprelax_ase.graph.shapes import Batch, Cells, Destinations
 
 #: Å. Atoms nearer than this are an error of the input: the shortest bond of all, that of H2, measures 0.74 Å.
@@ -33,7 +34,7 @@ def check_density(cell: Cells, batch: Batch) -> None:
     """
     starts = row_starts(batch, len(cell))
     counts = starts[1:] - starts[:-1]
-    volumes = torch.linalg.det(cell.double()).abs()
+    volumes = determinants(cell.double()).abs()
     crowded = (volumes < _MIN_VOLUME * counts).nonzero().squeeze(1)
     if len(crowded):
         worst = int(crowded[0])

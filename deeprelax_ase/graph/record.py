@@ -26,6 +26,7 @@ from deeprelax_ase.graph.shapes import (
     RowComponents,
     RowMatrices,
     Rows,
+    RowValues,
 )
 
 
@@ -95,7 +96,7 @@ def edge_vectors(graph: CrystalGraph, positions: Positions | None = None, cell: 
 
 def fractional_positions(graph: CrystalGraph) -> Positions:
     """(N, 3) fractional coordinates, not wrapped."""
-    return rows_times_matrices(graph.positions, torch.linalg.inv(graph.cell)[graph.batch])
+    return rows_times_matrices(graph.positions, inverses(graph.cell)[graph.batch])
 
 
 def affine_positions(graph: CrystalGraph, cell: Cells) -> Positions:
@@ -109,6 +110,22 @@ def rows_times_matrices(rows: Rows, matrices: RowMatrices) -> Rows:
     Written without a matrix product: autocast and TF32 would round positions to 1e-2 Å.
     """
     return (rows[:, :, None] * matrices).sum(dim=1)
+
+
+def inverses(matrices: RowMatrices) -> RowMatrices:
+    """(n, 3, 3) inverses by cofactors; of a singular matrix they are infinite, or NaN.
+
+    Libraries of linear algebra take their time to load on a GPU, start several kernels, and some wait for them.
+    """
+    first, second, third = matrices.unbind(dim=1)
+    columns = [torch.linalg.cross(second, third), torch.linalg.cross(third, first), torch.linalg.cross(first, second)]
+    return torch.stack(columns, dim=2) / (first * columns[0]).sum(dim=1)[:, None, None]
+
+
+def determinants(matrices: RowMatrices) -> RowValues:
+    """(n,) determinants of (n, 3, 3) matrices; written out as :func:`inverses` are."""
+    first, second, third = matrices.unbind(dim=1)
+    return (first * torch.linalg.cross(second, third)).sum(dim=1)
 
 
 def atom_counts(graph: CrystalGraph) -> CrystalCounts:

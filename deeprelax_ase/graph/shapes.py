@@ -111,6 +111,7 @@ MemberPairLengths = Float[Tensor, "*M P"]
 Ints = Int[Tensor, "n"]
 Flags = Bool[Tensor, "n"]
 Rows = Float[Tensor, "n 3"]
+RowValues = Float[Tensor, "n"]
 RowMatrices = Float[Tensor, "n 3 3"]
 RowComponents = Float[Tensor, "n C"]
 Resolved = Float[Tensor, "n C S"]  # each component at S sizes

@@ -27,7 +27,7 @@ from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
-from deeprelax_ase.screening.run import Progress, Task, work_through
+from deeprelax_ase.screening.run import Progress, Task, processes, work_through
 
 #: Crystals of a block, what an interruption costs: on a CPU, and on GPUs, which want many at once.
 BLOCK_SIZE, GPU_BLOCK_SIZE = 50, 1000
@@ -95,15 +95,11 @@ def label(
     if workers is None and on_gpu:
         workers = _PER_GPU * (1 if ":" in options.device else torch.cuda.device_count())
     block_size = block_size or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
-    task = Task(
-        options.to_dict(),
-        here=BlockLabeller(options, id_key, options.device),  # what is wrong with the options shows here
-        make=partial(BlockLabeller, options, id_key),
-        device=options.device,
-        work=_WORK,
-    )
-    work: dict[str, Any] = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
-    progress = work_through(inputs, out, task, observe=observe, **work)
+    here = BlockLabeller(options, id_key, options.device)  # what is wrong with the options shows here
+    work: dict[str, Any] = {"shard": shard, "block_size": block_size, "id_key": id_key}
+    with processes(partial(BlockLabeller, options, id_key), options.device, workers) as pool:
+        task = Task(options.to_dict(), pool or here, work=_WORK)
+        progress = work_through(inputs, out, task, observe=observe, **work)
     folder = label_folder(out)
     splits = write_pairs(out, **split)
     pairs = Path(out) / PAIRS if splits else None

@@ -35,6 +35,16 @@ def device_of(name: str | torch.device) -> torch.device:
     return device
 
 
+def is_gpu(name: str) -> bool:
+    """Whether the device called ``name`` is a GPU, as :func:`device_of` has it; opens none, which takes its memory.
+
+    Raises:
+        DeviceError: it is not to be had.
+    """
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return name in gpus or (name in ("auto", "cuda") and bool(gpus)) or device_of(name).type == "cuda"
+
+
 def default_atoms_per_batch(device: torch.device) -> int:
     """Atoms of a batch that suit ``device``, see :meth:`Predictor.predict_many`."""
     if device.type == "cpu":

@@ -10,7 +10,7 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import CrystalGraph
-from deeprelax_ase.graph.record import fractional_positions, rows_times_matrices
+from deeprelax_ase.graph.record import fractional_positions, inverses, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell
@@ -58,7 +58,7 @@ def expected_errors(
 
 def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
     """Measure the steps from the crystals of ``graph`` to the relaxed ones."""
-    moved = rows_times_matrices(relaxation.positions, torch.linalg.inv_ex(relaxation.cell).inverse[graph.batch])
+    moved = rows_times_matrices(relaxation.positions, inverses(relaxation.cell)[graph.batch])
     return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
 
 

@@ -16,7 +16,7 @@ from deeprelax_ase.geometry.strain import (
     symmetric_logarithm,
 )
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.record import inverses, rows_times_matrices
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, along_axes, cell_limits
 
 
@@ -98,7 +98,7 @@ class CellFreedom:
 
     def permitted(self, initial: Tensor, cell: Tensor) -> Tensor:
         """(G, 3, 3) Å, what is allowed of the way from the ``initial`` cell to the predicted ``cell``."""
-        deformation = matrix_product(torch.linalg.inv_ex(initial).inverse, cell)
+        deformation = matrix_product(inverses(initial), cell)
         strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
         limited = matrix_product(initial, self.stretch(strain))
         if self.limits is None:
@@ -126,7 +126,7 @@ class CellFreedom:
             if not fixed and np.isfinite(held[g]).all():
                 held[g] = start @ permitted(self.limits, logarithmic_strain(start, held[g]), planes[g])
         new = torch.from_numpy(held).to(cell)
-        fractional = rows_times_matrices(positions, torch.linalg.inv_ex(cell).inverse[batch])
+        fractional = rows_times_matrices(positions, inverses(cell)[batch])
         return rows_times_matrices(fractional, new[batch]), new
 
 

@@ -14,6 +14,7 @@ from deeprelax_ase.errors import ConstraintError, DeepRelaxError, UnphysicalPred
 from deeprelax_ase.geometry.contacts import Contact, closest_contact, colliding
 from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
 from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.graph.record import determinants
 from deeprelax_ase.prediction.allowed_strain import TILTED
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def keep_physical(start: CrystalGraph, positions: Tensor, cell: Tensor) -> tuple
         Positions and cell, and (G,) the :class:`Flaw` of each: none where they are finite, and the volume is within
         :data:`LARGEST_VOLUME_RATIO` of what it was.
     """
-    ratio = torch.linalg.det(cell) / torch.linalg.det(start.cell)  # NaN where the cell holds any
+    ratio = determinants(cell) / determinants(start.cell)  # NaN where the cell holds any
     lost = (~torch.isfinite(positions).all(dim=1)).to(cell.dtype)
     finite = torch.isfinite(ratio) & (torch.zeros_like(ratio).index_add(0, start.batch, lost) == 0)
     sized = (ratio > 1 / LARGEST_VOLUME_RATIO) & (ratio < LARGEST_VOLUME_RATIO)

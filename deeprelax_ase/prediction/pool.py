@@ -75,7 +75,7 @@ class Job:
 class WorkerPool:
     """Processes that each hold what ``make`` makes, and do jobs with it.
 
-    They start with the first job, and end with :meth:`close`, with the pool, or with this process.
+    They start with :meth:`start` or the first job, and end with :meth:`close`, with the pool, or with this process.
 
     Args:
         make: makes of a device, in each process, what takes items and returns their results; is sent by pickle.
@@ -112,6 +112,11 @@ class WorkerPool:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Start the processes without waiting for them; what goes wrong is told when there is a job."""
+        for _ in range(self.workers):
+            self._threads.submit(self._start_one)
 
     def close(self) -> None:
         """End the processes at once: what they work at is wanted no longer."""
@@ -201,6 +206,14 @@ class WorkerPool:
         except WorkerDied:
             self._processes.pop(slot).end()
             raise
+        finally:
+            self._free.put(slot)
+
+    def _start_one(self) -> None:
+        slot = self._free.get()
+        try:
+            if slot not in self._processes:
+                self._started(slot)
         finally:
             self._free.put(slot)
 

@@ -55,8 +55,24 @@ def claim_device(slot: WorkerSlot) -> str:
     return share_device(slot)
 
 
+def open_gpu(slot: WorkerSlot) -> None:
+    """Open the GPU of a ``slot``, if it has one, which takes as long as importing this package: do it meanwhile."""
+    if slot.device.startswith(("auto", "cuda")):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.empty(1, device=_gpu(slot))
+
+
+def _gpu(slot: WorkerSlot) -> str:
+    """Name of the GPU of a ``slot``: they are given out in turn where the pool's device leaves open which."""
+    import torch
+
+    return f"cuda:{slot.number % torch.cuda.device_count()}" if slot.device in ("auto", "cuda") else slot.device
+
+
 def share_device(slot: WorkerSlot) -> str:
-    """The device of a process: GPUs are given to processes in turn where the pool's device leaves open which.
+    """The device of a process.
 
     Processes that share a GPU may use equal parts of its memory. Torch refuses more to a process, which then tries
     smaller batches; otherwise the libraries of all would fail.
@@ -69,8 +85,7 @@ def share_device(slot: WorkerSlot) -> str:
     if not torch.cuda.is_available():
         return name
     if name in ("auto", "cuda"):
-        gpus = torch.cuda.device_count()
-        name, sharing = f"cuda:{slot.number % gpus}", -(-slot.workers // gpus)
+        name, sharing = _gpu(slot), -(-slot.workers // torch.cuda.device_count())
     torch.cuda.set_device(name)  # where compiled kernels start
     if sharing > 1:
         total = torch.cuda.get_device_properties(name).total_memory

@@ -10,13 +10,14 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from deeprelax_ase.errors import DeepRelaxError, DeviceError, StructureError
-from deeprelax_ase.prediction.slots import WorkerSlot, claim_device
+from deeprelax_ase.prediction.slots import WorkerSlot, claim_device, open_gpu
 
 #: Makes the work of a process, from the device that it uses. The work is then called with each question.
 Make = Callable[[str], Callable[[Any], Any]]
@@ -129,6 +130,7 @@ def _not_sent(error: Exception) -> ItemError:
 def _serve(pipe: Connection, packed: bytes, slot: WorkerSlot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_open_gpu, args=(slot,), daemon=True).start()
     made: list[Callable[[Any], Any]] = []
     gc.disable()  # what is imported and made stays: each search for garbage in it would take some tenths of a second
     ready = _answered(lambda: made.append(pickle.loads(packed)(claim_device(slot))))
@@ -149,6 +151,11 @@ def _work(work: Callable[[Any], Any], question: bytes) -> Any:
     except Exception as error:
         raise _not_sent(error) from error
     return work(items)
+
+
+def _open_gpu(slot: WorkerSlot) -> None:
+    with suppress(Exception):  # who claims the device is told
+        open_gpu(slot)
 
 
 def _end_with_parent() -> None:

@@ -13,10 +13,6 @@ import pyarrow as pa
 from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, force_calls_of
-from deeprelax_ase.optimizers.batch import finish_atoms
-from deeprelax_ase.optimizers.batched_finish import finish_in_batches, pays_in_batches
-from deeprelax_ase.optimizers.finish import resolve_finish
-from deeprelax_ase.optimizers.restart import RestartFolder
 from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
 from deeprelax_ase.prediction.rattle import rattled_crystal, unrattled
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.calculators.batched import BatchedPotential
     from deeprelax_ase.graph.columns import CrystalColumns
+    from deeprelax_ase.optimizers.restart import RestartFolder
     from deeprelax_ase.prediction.predictor import Predictor
 
 _NAMES = ["index", "id", "source"]
@@ -60,22 +57,31 @@ class TableRelaxer:
         if options.on_uncertain == RAISE:
             raise ValueError(f"on_uncertain={RAISE!r} would end all with one crystal; rows are marked instead: 'keep'")
         self.options = options
-        # wrong names show before the work
-        potential = None if options.calculator == NONE else self._make_potential()
-        calculator = None if potential is None else calculator_of(potential)
+        self._calculator: Calculator | None = None
+        self._potential: BatchedPotential | None = None  # where crystals are finished together
+        self._restart: RestartFolder | None = None
+        calculator = None if options.calculator == NONE else self._prepare_finish()  # wrong names show before the work
         self.predictor = predictor or options.predictor(calculator)
         options.limits().check(self.predictor.model_name, calibrated=self.predictor.calibration is not None)
         self.seconds = Counter[str]()
-        self._calculator: Calculator | None = None
-        self._potential: BatchedPotential | None = None  # where crystals are finished together
-        self._restart = None if options.restart is None else RestartFolder(options.restart)
-        if potential is not None:
-            if options.finish != NONE:
-                resolve_finish(options.finish)
-            if pays_in_batches(potential, options.finish) and self._restart is None:
-                self._potential = potential
-            else:
-                self._calculator = calculator
+
+    def _prepare_finish(self) -> Calculator:
+        """The calculator; what finishes is imported here, as it costs each process half a second."""
+        from deeprelax_ase.optimizers.batched_finish import pays_in_batches
+        from deeprelax_ase.optimizers.finish import resolve_finish
+        from deeprelax_ase.optimizers.restart import RestartFolder
+
+        options, potential = self.options, self._make_potential()
+        calculator = calculator_of(potential)
+        if options.restart is not None:
+            self._restart = RestartFolder(options.restart)
+        if options.finish != NONE:
+            resolve_finish(options.finish)
+        if pays_in_batches(potential, options.finish) and self._restart is None:
+            self._potential = potential
+        else:
+            self._calculator = calculator
+        return calculator
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of :data:`~deeprelax_ase.screening.rows.OUTPUT`: a row for each of ``table``, in order.
@@ -177,6 +183,11 @@ class TableRelaxer:
 
     def _finished(self, predictions: list[Prediction]) -> Iterator[RelaxationResult | Exception]:
         """Finish predictions under the calculator, the jumps included: together, where it has a batched form."""
+        if not predictions:
+            return
+        from deeprelax_ase.optimizers.batch import finish_atoms
+        from deeprelax_ase.optimizers.batched_finish import finish_in_batches
+
         options = self.options
         how: dict[str, Any] = {
             "fmax": options.fmax,

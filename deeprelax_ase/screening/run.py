@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from deeprelax_ase.screening.blocks import BlockRelaxer, Relaxed, blocks_of, mar
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.journal import Line
 from deeprelax_ase.screening.manifest import Manifest, Shard, describe, stamp_of
-from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.rows import numbered
 
 #: Turns the structures of a block into rows.
@@ -90,24 +91,29 @@ def screen(
         DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
-    from deeprelax_ase.prediction.devices import device_of  # here, as it loads torch
+    from deeprelax_ase.prediction.devices import is_gpu  # here, as it loads torch
 
     options = options or RelaxOptions()
-    on_gpu = device_of(options.device).type == "cuda"  # what is wrong with the options shows here
-    relaxer = BlockRelaxer(options, id_key, options.device if workers == 0 else "cpu")  # GPUs are for the processes
-    options = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
-    task = Task(
-        options.to_dict(),
-        here=relaxer,
-        make=partial(BlockRelaxer, options, id_key),
-        device=options.device,
-        weights=relaxer.relax.predictor.model.card.sha256,
-        announce=options.announce,
-    )
-    block_size = block_size or _begun_with(_folder(out, "screen")) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
-    return work_through(
-        inputs, out, task, shard=shard, workers=workers, block_size=block_size, id_key=id_key, observe=observe
-    )
+    on_gpu = is_gpu(options.device)  # what is wrong with the options shows here
+    with processes(partial(BlockRelaxer, options, id_key), options.device, workers) as pool:
+        if pool and options.calculator == NONE:  # a potential may have to be fetched first, once
+            pool.start()
+        relaxer = BlockRelaxer(options, id_key, "cpu" if pool else options.device)  # GPUs are for the processes
+        named = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
+        weights = relaxer.relax.predictor.model.card.sha256
+        task = Task(named.to_dict(), pool or relaxer, weights=weights, announce=options.announce)
+        block_size = block_size or _begun_with(_folder(out, "screen")) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
+        return work_through(inputs, out, task, shard=shard, block_size=block_size, id_key=id_key, observe=observe)
+
+
+def processes(
+    make: Callable[[str], BlockWork], device: str, workers: int | None
+) -> AbstractContextManager[WorkerPool | None]:
+    """Processes for the blocks of a :class:`Task`, each with what ``make`` makes of its device; None where 0 do."""
+    if workers == 0:
+        return nullcontext()
+    number = default_workers(device) if workers is None else workers
+    return WorkerPool(make, join=Relaxed.join, mark_failed=mark_failed, workers=number, device=device)
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,14 @@ class Task:
 
     Attributes:
         options: of the work, as its folder records them.
-        here: does it in this process, see :class:`~deeprelax_ase.screening.blocks.BlockRelaxer`.
-        make: makes the same of a device, in each worker process.
-        device: for the processes.
+        does: it, in this process as :class:`~deeprelax_ase.screening.blocks.BlockRelaxer`, or :func:`processes` do.
         work: one of :data:`~deeprelax_ase.screening.manifest.WORKS`.
         weights: digest of the model's.
         announce: is told of the statuses of each block.
     """
 
     options: dict[str, Any]
-    here: BlockWork
-    make: Callable[[str], BlockWork]
-    device: str
+    does: BlockWork | WorkerPool
     work: str = "screen"
     weights: str = ""
     announce: Callable[[Mapping[str, int]], object] = lambda statuses: None
@@ -139,7 +141,6 @@ def work_through(
     task: Task,
     *,
     shard: Shard | None = None,
-    workers: int | None = None,
     block_size: int = BLOCK_SIZE,
     id_key: str | None = None,
     observe: Callable[[Progress], None] | None = None,
@@ -156,7 +157,7 @@ def work_through(
         if observe:
             observe(progress)
         blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in journal.lines)
-        for number, relaxed in _relaxed(blocks, task, workers):
+        for number, relaxed in _relaxed(blocks, task.does):
             _refuse_changed(sources, manifest)
             line = _written(folder, number, relaxed, first=number * block_size)
             journal.append(line)
@@ -212,21 +213,13 @@ def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress
 
 
 def _relaxed(
-    blocks: Iterator[tuple[int, list[StructureRef]]], task: Task, workers: int | None
+    blocks: Iterator[tuple[int, list[StructureRef]]], does: BlockWork | WorkerPool
 ) -> Iterator[tuple[int, Relaxed]]:
     """Relax ``blocks``, and yield them in the order in which they are done."""
-    if workers == 0:
-        for number, refs in blocks:
-            yield number, task.here(refs)
-        return
-    with WorkerPool(
-        task.make,
-        join=Relaxed.join,
-        mark_failed=mark_failed,
-        workers=default_workers(task.device) if workers is None else workers,
-        device=task.device,
-    ) as pool:
-        yield from pool.imap(blocks)
+    if isinstance(does, WorkerPool):
+        yield from does.imap(blocks)
+    else:
+        yield from ((number, does(refs)) for number, refs in blocks)
 
 
 def _refuse_changed(sources: Sequence[Source], manifest: Manifest, *, folders: bool = False) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
-from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
+from deeprelax_ase.graph.record import crystal_mean, inverses, rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
 
 
@@ -131,7 +131,7 @@ def augment(
     deviation = amplitude(uniform() < settings.rattled, settings.rattle, settings.perturbed_rattle)
     shake = normal(len(batch), 3) * deviation[batch, None]
     shake = shake - crystal_mean(shake, batch, size)[batch]
-    fractional = fractional + rows_times_matrices(shake, torch.linalg.inv_ex(cell).inverse[batch])
+    fractional = fractional + rows_times_matrices(shake, inverses(cell)[batch])
 
     started = replace(pairs, fixed_cell=fixed_cell, cell_initial=cell, fractional_initial=fractional)
     return _rewrapped(started, settings.rewrapped, generator)

@@ -11,7 +11,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.geometry.vacuum import free_directions, project_strain
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.record import inverses, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.records import Relaxation
 from deeprelax_ase.training.force_targets import StartForces, start_forces
@@ -52,7 +52,7 @@ def true_relaxation(
     Crystals have ``weights`` (G,), or count all the same. The forces of the ``unrelaxed`` pairs are targets, see
     :func:`~deeprelax_ase.training.force_targets.start_forces`.
     """
-    deformation = matrix_product(torch.linalg.inv_ex(pairs.cell_initial).inverse, pairs.cell_relaxed)
+    deformation = matrix_product(inverses(pairs.cell_initial), pairs.cell_relaxed)
     strain = symmetric_logarithm(matrix_product(deformation, deformation.mT)) / 2
     strain = project_strain(strain, given.strain_projectors.to(strain.dtype))
     cell = matrix_product(pairs.cell_initial, symmetric_exponential(strain))

@@ -10,7 +10,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.forces import NEAR_MINIMUM
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.record import inverses, rows_times_matrices
 
 
 class RecycleBuffer:
@@ -54,7 +54,7 @@ class RecycleBuffer:
         crystals = crystals.to(self.cell.device)
         atoms = self.pairs.atoms_of(crystals)
         cell = matrix_product(start.cell_initial, symmetric_exponential(strain))
-        moved = rows_times_matrices(displacements, torch.linalg.inv_ex(cell).inverse[start.batch])
+        moved = rows_times_matrices(displacements, inverses(cell)[start.batch])
         moved = start.fractional_initial + moved - start.fractional_relaxed
         self.fractional[atoms] = moved.to(self.fractional.device) + self.pairs.fractional_relaxed[atoms]
         self.cell[crystals] = cell.to(self.cell.device)

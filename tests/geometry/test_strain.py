@@ -110,6 +110,15 @@ def test_exponential_of_symmetric_matrices(norm: float, tolerance: float) -> Non
         assert (symmetric_exponential(matrices, terms=3) - torch.linalg.matrix_exp(matrices)).abs().max() > tolerance
 
 
+@pytest.mark.parametrize("factor", [0.12, 8.0])
+def test_rotation_is_taken_out_of_large_deformations(factor: float) -> None:
+    deformation = torch.eye(3, dtype=torch.float64) + torch.tensor([[0.0, 0.4, 0], [-0.4, 0, 0], [0, 0, factor - 1]])
+    rotation, stretch = scipy.linalg.polar(deformation.numpy(), side="left")
+    _, cell = remove_rotation(torch.eye(3).double()[None], torch.zeros(1, 3), deformation[None], torch.zeros(1).long())
+    assert not np.allclose(rotation, np.eye(3))
+    np.testing.assert_allclose(cell[0].numpy(), stretch, atol=1e-12)
+
+
 def test_exponential_of_zero_is_exactly_one() -> None:
     assert torch.equal(symmetric_exponential(torch.zeros(2, 3, 3)), torch.eye(3).expand(2, 3, 3))
 

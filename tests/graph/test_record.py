@@ -8,6 +8,7 @@ import torch
 
 from deeprelax_ase import graph as g
 from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.graph.record import determinants, inverses
 
 
 @pytest.fixture
@@ -90,3 +91,15 @@ def test_to_converts_only_floating_point(batch: g.CrystalGraph) -> None:
 def assert_same(a: g.CrystalGraph, b: g.CrystalGraph) -> None:
     for name in ("numbers", "positions", "cell", "batch", "edge_index", "cell_offsets", "in_cell"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_inverses_and_determinants_are_those_of_linear_algebra() -> None:
+    matrices = torch.randn(200, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(inverses(matrices), torch.linalg.inv(matrices), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(determinants(matrices), torch.linalg.det(matrices))
+
+
+def test_singular_matrices_raise_nothing() -> None:
+    flat = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 1, 0]]])
+    assert not torch.isfinite(inverses(flat)).any()
+    assert determinants(flat).tolist() == [0.0]

@@ -44,6 +44,27 @@ def test_jobs_are_done_in_order_or_as_they_come() -> None:
         assert next(workers.imap(numbered(*jobs)))[0] != 0
 
 
+def test_processes_start_before_there_is_a_job() -> None:
+    def there() -> set[int]:
+        return {pid for pid, command in descendants().items() if "spawn_main" in command}
+
+    with pool(workers=2) as workers:
+        workers.start()
+        until = time.monotonic() + 60
+        while len(started := there()) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(started) == 2
+        assert dict(workers.imap(numbered([1], [2], [3]))) == {0: [1], 1: [4], 2: [9]}
+        assert there() == started
+
+
+def test_what_prevents_a_start_is_told_when_there_is_a_job() -> None:
+    with pool(make=make_dead) as workers:
+        workers.start()
+        with pytest.raises(WorkerError, match="die before they see any crystal"):
+            list(workers.imap(numbered([1])))
+
+
 def test_jobs_are_read_as_they_are_needed() -> None:
     read: list[int] = []
 
