@@ -10,12 +10,16 @@ _HEAD = """## What the device allows
 
 Ten-atom crystals, predicted in memory (`Predictor.predict_many`) at the batch that is the fastest. FLOPs are counted by
 torch, bytes are those of the tensors that each operation reads and writes; both are of the network and the geometry
-around it. "At the ceilings" is the time that these take at the rates of a large float32 product and of a large copy in
-the same run, one after the other. "Before" is before the network had kernels of its own for all layers, measured in
-another run on a machine of the same kind."""
+around it. "At the ceilings" is the time that these take at the rates of a large product and of a large copy in the
+same run: all FLOPs in plain float32, or as the three products of tf32 that linear maps now run as, and then all bytes.
+"Before" is before the network had kernels of its own for all layers, measured in another run on a machine of the same
+kind."""
 
 #: Of predictions.
 PRESETS = ("default", "fast")
+
+#: How often all FLOPs are done, and at which rate.
+_PRODUCTS = ((1, "float32_TFLOP_per_s"), (3, "tf32_TFLOP_per_s"))
 
 _RATES = {
     "copy_GB_per_s": "copy, read and written (GB/s)",
@@ -36,13 +40,14 @@ def _left(report: dict[str, Any]) -> str:
     """What is left on the table, of the last of ``report``."""
     *_, (name, found) = report.items()
     kernels, counted, rates = found["default"]["kernels"], found["default"]["counted"], found["ceilings"]
-    floor = 1e3 * counted["GFLOP"] / rates["float32_TFLOP_per_s"]
+    floor, three = (1e3 * counted["GFLOP"] * n / rates[key] for n, key in _PRODUCTS)
     product = kernels["kinds"]["matrix products"]
     return f"""What is left, {name}: matrix products take {product:.0f} of {kernels["us_per_crystal"]:.0f} µs. Plain
-float32 would take {floor:.0f} µs for all FLOPs: they run as three products of tf32 on the tensor cores, which keeps the
-accuracy of float32 (below it, one product of tf32 or bfloat16 costs accuracy, and saves little where the other kernels
-stay). The device waits for the host in {kernels["idle_share"]:.0%} of the time of one process: two or three processes
-fill that. Messages read and write {counted["MB_by_operation"]["sum over neighbours"]:.0f} MB a crystal where
+float32 would take {floor:.0f} µs for all FLOPs: they run as three products of tf32 on the tensor cores, which would take
+{three:.0f} µs at the rate of a large one (theirs are narrow, and are split on the way), and keep the accuracy of float32
+(below it, one product of tf32 or bfloat16 costs accuracy, and saves little where the other kernels stay). The device
+waits for the host in {kernels["idle_share"]:.0%} of the time of one process: two or three processes fill that. Messages
+read and write {counted["MB_by_operation"]["sum over neighbours"]:.0f} MB a crystal where
 {counted["MB_of_messages_at_least"]:.0f} would do if each row of a neighbour were read once."""
 
 
@@ -60,20 +65,20 @@ def _counted(report: dict[str, Any]) -> str:
                 continue
             counted, stages = found[preset]["counted"], found[preset]["stages"]
             best = max(stages, key=lambda row: row["crystals_per_second"])
-            flops = 1e3 * counted["GFLOP"] / rates["float32_TFLOP_per_s"]
+            plain, three = (1e3 * counted["GFLOP"] * n / rates[key] for n, key in _PRODUCTS)
             moved = 1e3 * counted["MB"] / rates["copy_GB_per_s"]
             rows.append(
                 [
                     f"{name}, {preset}",
                     *(f"{counted[key]:.3g}" for key in ("GFLOP", "MB")),
-                    f"{flops:.0f} + {moved:.0f}",
+                    *(f"{us:.0f}" for us in (plain, three, moved)),
                     f"{best['us']['network']:.0f}",
                     f"{sum(best['us'].values()):.0f}",
                     f"{best['crystals_per_second']:,.0f}",
                 ]
             )
-    heading = "a crystal | GFLOP | MB | at the ceilings (µs) | network (µs) | with graph and geometry (µs) | crystals/s"
-    return table(heading, rows)
+    at = "at the ceilings: float32 (µs) | three tf32 (µs) | bytes (µs)"
+    return table(f"a crystal | GFLOP | MB | {at} | network (µs) | with graph and geometry (µs) | crystals/s", rows)
 
 
 def _kinds(report: dict[str, Any]) -> str:

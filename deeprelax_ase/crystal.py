@@ -68,7 +68,7 @@ class Crystal:
             "numbers": _whole(numbers).reshape(-1),
             "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
             "cell": np.array(cell, dtype=np.float64).reshape(3, 3),
-            "pbc": np.array(pbc if np.ndim(pbc) else [pbc] * 3, dtype=bool).reshape(3),
+            "pbc": _directions(pbc),
         }
         if len(fields["numbers"]) != len(fields["positions"]):
             raise BrokenStructureError(
@@ -206,6 +206,16 @@ def _held_sites(flags: Any) -> list[Any]:
     wholly, partly = np.flatnonzero(~free.any(axis=1)), np.flatnonzero(free.any(axis=1) & ~free.all(axis=1))
     held: list[Any] = [FixAtoms(wholly)] if len(wholly) else []
     return held + [FixCartesian([int(n)], mask=(~free[n]).tolist()) for n in partly]
+
+
+def _directions(pbc: Any) -> np.ndarray:
+    """(3,) bool of one value or three."""
+    given = np.array(pbc if np.ndim(pbc) else [pbc] * 3).reshape(3)
+    if given.dtype != bool and any(one is None or one != one for one in given.tolist()):
+        raise BrokenStructureError(
+            f"pbc={given.tolist()} does not say of every direction whether it repeats: write true or false three times"
+        )
+    return given.astype(bool)
 
 
 def plane_normal(pbc: np.ndarray, cell: np.ndarray) -> np.ndarray | None:

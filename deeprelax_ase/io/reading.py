@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureFileError
+from deeprelax_ase.errors import DeepRelaxError, SourceError, StructureError, StructureFileError
 from deeprelax_ase.io import cif, databases, documents, xyz
 from deeprelax_ase.io.constraints import constraints_of
 from deeprelax_ase.io.files import File, reachable
@@ -151,7 +151,7 @@ def _row(row: dict[str, Any]) -> _Found:
 
 def _atoms_of_row(row: dict[str, Any]) -> Atoms:
     if row.get("error") and isinstance(row["error"], str):  # a number in it is the expected error of a prediction
-        raise StructureFileError(row["error"])
+        raise (StructureError if row.get("refused") is True else StructureFileError)(row["error"])
     if any(row.get(key) is not None for key in documents.STRUCTURE_KEYS):
         return documents.atoms_in(row)
     if missing := [name for name in ("numbers", "positions", "cell") if row.get(name) is None]:

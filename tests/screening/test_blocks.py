@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ase.io import write
 
 from deeprelax_ase.errors import SourceError
 from deeprelax_ase.io.source import open_source
-from deeprelax_ase.screening.blocks import blocks_of
+from deeprelax_ase.screening.blocks import blocks_of, table_of
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import Progress, screen
@@ -53,3 +55,22 @@ def test_a_part_of_a_source_is_screened(xyz: Callable[[int], Path], tmp_path: Pa
     assert progress.total == 3
     (table,) = Folder(tmp_path / "out").tables()
     assert table.column("id").to_pylist() == ["crystal-1", "crystal-2", "crystal-5"]
+
+
+def test_rows_that_cannot_be_relaxed_say_so_in_the_words_of_the_table(tmp_path: Path) -> None:
+    geometry = {
+        "numbers": [3, 3],
+        "positions": [0.0, 0, 0, 1.75, 1.75, 1.75],
+        "cell": [3.5, 0, 0, 0, 3.5, 0, 0, 0, 3.5],
+    }
+    rows = [
+        {**geometry, "pbc": [None, True, True], "error": None, "refused": None},
+        {**geometry, "pbc": None, "error": "too many atoms", "refused": True},
+        {**geometry, "pbc": None, "error": "not readable", "refused": False},
+        {**geometry, "pbc": [True, True, True], "error": None, "refused": False},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = table_of(open_source(tmp_path / "rows.parquet").refs()).to_pylist()
+    assert "pbc=[None, True, True] does not say of every direction" in found[0]["error"]
+    assert [row["error"] for row in found[1:]] == ["too many atoms", "not readable", None]
+    assert [bool(row["refused"]) for row in found] == [False, True, False, False]
