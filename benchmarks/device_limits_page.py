@@ -43,11 +43,11 @@ def _left(report: dict[str, Any]) -> str:
     floor, three = (1e3 * counted["GFLOP"] * n / rates[key] for n, key in _PRODUCTS)
     product = kernels["kinds"]["matrix products"]
     return f"""What is left, {name}: matrix products take {product:.0f} of {kernels["us_per_crystal"]:.0f} µs. Plain
-float32 would take {floor:.0f} µs for all FLOPs: they run as three products of tf32 on the tensor cores, which would take
-{three:.0f} µs at the rate of a large one (theirs are narrow, and are split on the way), and keep the accuracy of float32
-(below it, one product of tf32 or bfloat16 costs accuracy, and saves little where the other kernels stay). The device
-waits for the host in {kernels["idle_share"]:.0%} of the time of one process: two or three processes fill that. Messages
-read and write {counted["MB_by_operation"]["sum over neighbours"]:.0f} MB a crystal where
+float32 would take {floor:.0f} µs for all FLOPs: they run as three products of tf32 on the tensor cores, which would
+take {three:.0f} µs at the rate of a large one (theirs are narrow, and are split on the way), and keep the accuracy of
+float32 (below it, one product of tf32 or bfloat16 costs accuracy, and saves little where the other kernels stay). The
+device waits for the host in {kernels["idle_share"]:.0%} of the time of one process: two or three processes fill that.
+Messages read and write {counted["MB_by_operation"]["sum over neighbours"]:.0f} MB a crystal where
 {counted["MB_of_messages_at_least"]:.0f} would do if each row of a neighbour were read once."""
 
 
