@@ -68,24 +68,29 @@ function view(host, scene, drawn) {
   fit(viewer, host, scene);
   return viewer;
 }
-// everything that the views of a crystal hold, so that all of them have one scale and one middle
+// everything that the views of a crystal hold, with radii, so that all of them have one scale and one middle
 function points(scene) {
   return scene.views.flatMap(drawn => [
-    ...drawn.atoms.map(atom => atom.slice(1, 4)), ...drawn.arrows.map(arrow => arrow.slice(3)),
-    ...[0, 1, 2, 3, 4, 5, 6, 7].map(n => [0, 1, 2].map(k =>
-      (n & 1) * drawn.cell[0][k] + (n >> 1 & 1) * drawn.cell[1][k] + (n >> 2) * drawn.cell[2][k]))]);
+    ...drawn.atoms.map(atom => atom.slice(1, 5)), ...drawn.arrows.map(arrow => [...arrow.slice(3), 0]),
+    ...[0, 1, 2, 3, 4, 5, 6, 7].map(n => [...[0, 1, 2].map(k =>
+      (n & 1) * drawn.cell[0][k] + (n >> 1 & 1) * drawn.cell[1][k] + (n >> 2) * drawn.cell[2][k]), 0])]);
+}
+// px for each Å: the squares of three directions at right angles add up to twice its square, from any side
+function scaleOf(viewer) {
+  const [origin, ...ends] = viewer.modelToScreen([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]].map(point));
+  return Math.hypot(...ends.flatMap(end => [end.x - origin.x, end.y - origin.y])) / Math.SQRT2;
 }
 function corners(scene) {
   const every = points(scene);
   return [Math.min, Math.max].map(end => [0, 1, 2].map(k => end(...every.map(one => one[k]))));
 }
 function fit(viewer, host, scene) {
-  viewer.zoomTo();  // in the middle, at a scale that heeds neither the form of the view nor the side that is seen
+  viewer.zoomTo({model: 1});  // between the corners, at a scale that heeds neither the view's form nor its side
   viewer.render();
-  const [low, high] = corners(scene), seen = viewer.modelToScreen(points(scene).map(point));
-  const middle = viewer.modelToScreen(point(low.map((value, k) => (value + high[k]) / 2)));
-  const span = axis => 2 * Math.max(...seen.map(one => Math.abs(one[axis] - middle[axis]))) + 1;
-  viewer.zoom(0.84 * Math.min(host.clientWidth / span("x"), host.clientHeight / span("y")));
+  const [low, high] = corners(scene), every = points(scene), seen = viewer.modelToScreen(every.map(point));
+  const middle = viewer.modelToScreen(point(low.map((value, k) => (value + high[k]) / 2))), scale = scaleOf(viewer);
+  const span = axis => 2 * Math.max(...seen.map((one, n) => Math.abs(one[axis] - middle[axis]) + scale * every[n][3])) + 1;
+  viewer.zoom(0.94 * Math.min(host.clientWidth / span("x"), host.clientHeight / span("y")));
   viewer.render();
 }
 function legend(scene) {
@@ -157,6 +162,7 @@ function cell(column) {
     return text;
   };
 }
+const longest = title => Math.max(...title.split(" ").map(word => word.length));
 function fillTable(host) {
   const {columns, rows} = data("crystals-data");
   const fields = columns.map((column, n) => `c${n}`);
@@ -167,7 +173,7 @@ function fillTable(host) {
       title: column.title, field: fields[n], formatter: cell(column), headerTooltip: false,
       ...(column.digits === undefined
         ? {sorter: "string", minWidth: 90, widthGrow: column.title === "reason" ? 4 : 1}
-        : {sorter: "number", hozAlign: "right", sorterParams: {alignEmptyValues: "bottom"}, width: 96}),
+        : {sorter: "number", hozAlign: "right", sorterParams: {alignEmptyValues: "bottom"}, width: 40 + 9 * longest(column.title)}),
       ...(column.title === "reason" ? {width: 420} : {}),
       ...(column.title === "name" ? {maxInitialWidth: 220} : {}),
     })),

@@ -102,7 +102,8 @@ def _page(outcome: Outcome, crystals: list[StructureCard], missing: str) -> str:
         doubts=outcome.doubts.most_common(_REASONS),
         failures=outcome.failures[:_FAILURES],
         crystals=crystals,
-        crystals_note=_crystals_note(crystals, missing),
+        shown=max(crystals, key=lambda card: len(card.cell), default=None),  # the first with a crystal before and after
+        crystals_note=_crystals_note(crystals, len(outcome), missing),
         cell_names=CELL,
         table=json_of(table),
         table_note=_table_note(outcome, len(table["rows"])),
@@ -219,13 +220,14 @@ def _median(values: np.ndarray, told: str = "{:.3f} Å") -> str:
     return told.format(np.median(known)) if len(known) else ""
 
 
-def _crystals_note(crystals: list[StructureCard], missing: str) -> str:
+def _crystals_note(crystals: list[StructureCard], total: int, missing: str) -> str:
     if missing:
         return f"Crystals before and after cannot be drawn. {missing}"
     if not crystals:
         return "None is asked for."
+    some = f", out of {total:,}: failures first, then the most uncertain and the most changed"
     return (
-        "Failures first, then the most uncertain and the most changed. Arrows show how atoms move beyond being carried "
-        "along by the cell; bonds are coloured by the uncertainty of their lengths. Pale atoms are copies in the cells "
-        "around. Both views have one scale and turn together."
+        f"{len(crystals):,} crystals{some if len(crystals) < total else ''}. `deeprelax report --show N` draws N. "
+        "Arrows show how atoms move beyond being carried along by the cell; bonds are coloured by the uncertainty of "
+        "their lengths. Pale atoms are copies in the cells around. Both views have one scale and turn together."
     )

@@ -36,19 +36,24 @@ class Shown:
     complaints: list[str]
 
 
+#: Chromium's windows are 500 px wide at least: a phone's width is that of a frame in one.
+_FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0; width:{width}px; height:4000px"></iframe>
+<pre id="answer"></pre><script>addEventListener("message", told =>
+document.getElementById("answer").textContent = told.data);</script></body>"""
+
+
 def opened(page: Path, probe: str, folder: Path, *, width: int) -> Shown:
-    """Open a copy of ``page`` in a window ``width`` px wide; ``probe`` is the body of a function in JavaScript."""
+    """Open a copy of ``page`` in a frame ``width`` px wide; ``probe`` is the body of an asynchronous function."""
     content = page.read_text(encoding="utf-8")
     script = (
-        '<pre id="answer"></pre><script>addEventListener("load", () => setTimeout(() => {'
-        f"document.getElementById('answer').textContent = JSON.stringify((() => {{ {probe} }})());"
-        "}, 3000));</script>"
+        '<script>addEventListener("load", () => setTimeout(async () => '
+        f'parent.postMessage(JSON.stringify(await (async () => {{ {probe} }})()), "*"), 3000));</script>'
     )
     head, _, tail = content.rpartition("</body>")
     copy = folder / "probed.html"
     copy.write_text(f"{head}{script}</body>{tail}", encoding="utf-8")
     done = _chromium(copy, folder, width, "--dump-dom")
-    found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
+    found = re.search(r'<pre id="answer">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr[-2000:]
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     if place := os.environ.get(ARTEFACTS):
@@ -59,5 +64,7 @@ def opened(page: Path, probe: str, folder: Path, *, width: int) -> Shown:
 
 
 def _chromium(page: Path, folder: Path, width: int, *what: str) -> subprocess.CompletedProcess[str]:
+    frame = folder / "frame.html"
+    frame.write_text(_FRAME.format(page=page.as_uri(), width=width), encoding="utf-8")
     command = ["chromium", *_OPTIONS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},4000", *what]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run([*command, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ from tests.report.pages import EVIL
 PROBE = """
 const within = viewer => {
   const {left, top, right, bottom} = viewer.getCanvas().getBoundingClientRect();
-  const [model] = [viewer.getModel(0)];
-  return model.selectedAtoms({}).every(atom => {
-    const at = viewer.modelToScreen(atom);
-    return at.x > left && at.x < right && at.y - scrollY > top && at.y - scrollY < bottom;
+  return viewer.getModel(0).selectedAtoms({}).every(atom => {
+    const at = viewer.modelToScreen(atom), size = scaleOf(viewer) * atom.style.sphere.radius, y = at.y - scrollY;
+    return at.x - size > left && at.x + size < right && y - size > top && y + size < bottom;
   });
 };
 const colours = viewer => {
@@ -48,11 +48,14 @@ document.getElementById("status").value = "";
 type("");
 table.setSort("c3", "desc");
 const sorted = table.getData("active").map(row => row.c3);
-let saved = "";
-URL.createObjectURL = blob => { saved = blob.size; return "#"; };
+let saved;
+URL.createObjectURL = blob => { saved = blob; return "#"; };
 document.getElementById("export").click();
+const heads = [...document.querySelectorAll(".tabulator-col-title")];
 return {
-  counts, views, sorted, saved,
+  counts, views, sorted, saved: await saved.text(), width: innerWidth,
+  clipped: heads.filter(head => head.scrollWidth > head.clientWidth).map(head => head.textContent),
+  table: JSON.parse(document.getElementById("crystals-data").textContent),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   charts: [...document.querySelectorAll(".plot")].filter(host => host.querySelector(".plot path, image")).length,
   policy: document.querySelector("meta[http-equiv=Content-Security-Policy]").content,
@@ -65,18 +68,22 @@ return {
 
 @needs_chromium
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1400, 600])
+@pytest.mark.parametrize("width", [1400, 600, 390])
 def test_a_browser_draws_it_without_a_network(page: Path, tmp_path: Path, width: int) -> None:
     shown = opened(page, PROBE, tmp_path, width=width)
     assert not shown.complaints
     told = shown.answer
     assert told["policy"].startswith("default-src 'none'")
     assert not [name for name in told["loaded"] if not name.startswith(("data:", "blob:"))]
+    assert (told["width"], told["clipped"]) == (width, [])
     assert told["wide"] <= 0
     assert len(told["views"]) == 7  # three before and after, and one that was refused
     assert all(colours > 50 and whole for colours, whole in told["views"])
     assert told["charts"] == told["plots"] >= 7
     assert told["counts"] == [*(f"{left} of 4" for left in (4, 1, 1, 1, 0, 4, 1)), "4 of 4"]
     assert told["sorted"] == [4, 2, 2, 2]
-    assert told["saved"] > 200
+    heads, *lines = csv.reader(told["saved"].removeprefix("\ufeff").splitlines())
+    assert heads == [column["title"] for column in told["table"]["columns"]]
+    kept = [["" if value is None else str(value) for value in row] for row in told["table"]["rows"]]
+    assert sorted(lines) == sorted(kept)
     assert sorted(told["names"]) == sorted(f"{EVIL}-{n}" for n in range(4))

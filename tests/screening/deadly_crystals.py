@@ -31,6 +31,13 @@ class Deadly(TableRelaxer):
         return super().__call__(table)
 
 
+class Hopeless(Deadly):
+    """A relaxer whose process dies before it sees any crystal."""
+
+    def __init__(self, options: RelaxOptions) -> None:
+        os._exit(3)
+
+
 def dies_of_potassium() -> LennardJones:
     """A calculator that kills its process when it is asked for a crystal with potassium."""
     return _DiesOfPotassium(sigma=2.5, epsilon=0.1, rc=8.0, smooth=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import INPUT, OUTPUT, structures_table
 from tests.killing import descendants
 from tests.screening.conftest import some_crystals
-from tests.screening.deadly_crystals import Deadly, assert_as_predicted
+from tests.screening.deadly_crystals import Deadly, Hopeless, assert_as_predicted
 
 
 def test_a_death_costs_nothing(quick: RelaxOptions, tmp_path: Path) -> None:
@@ -43,11 +42,6 @@ def test_a_deadly_crystal_costs_its_row(quick: RelaxOptions, tmp_path: Path, wor
     others = [n for n in range(30) if n != 25]
     assert_as_predicted(table.take(others), [crystals[n] for n in others], quick, indices=others)
     assert not [command for command in descendants().values() if "spawn_main" in command]
-
-
-class Hopeless(Deadly):
-    def __init__(self, options: RelaxOptions) -> None:
-        os._exit(3)
 
 
 @pytest.mark.slow
