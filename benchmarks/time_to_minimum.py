@@ -43,6 +43,7 @@ from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers.batched import relax_in_batches
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches
 from deeprelax_ase.optimizers.batched_state import BatchedStart
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.prediction.batching import grouped
@@ -64,13 +65,11 @@ class Case(NamedTuple):
 
     Attributes:
         crystal: unrelaxed.
-        start: the same, with what its cell may do.
         minimum: relaxed from the label.
         energy: eV/atom, there.
     """
 
     crystal: Crystal
-    start: BatchedStart
     minimum: Crystal
     energy: float
 
@@ -84,17 +83,24 @@ class Ends:
         calls: of the potential, all together; None where there is none.
         converged: how many.
         times: s, after the beginning, when each was done; empty where that is not known.
+        looked: s, of these until it was known what each crystal may do; None where that is not told.
     """
 
     crystals: list[Crystal]
     calls: float | None = None
     converged: int = 0
     times: list[float] = field(default_factory=list)
+    looked: float | None = None
 
 
 #: Relaxes crystals; and makes such, of the limits of the relaxation.
 Method = Callable[[list[Case]], Ends]
 Maker = Callable[[Limits], Method]
+
+
+def evenly(length: int, wanted: int) -> list[int]:
+    """Places in a list of this ``length``, as many as are ``wanted`` or there are, evenly spaced."""
+    return np.linspace(0, length - 1, min(wanted, length)).round().astype(int).tolist()
 
 
 def choose(files: Sequence[Path], each: int | None, every: int) -> RelaxationPairs:
@@ -103,20 +109,28 @@ def choose(files: Sequence[Path], each: int | None, every: int) -> RelaxationPai
     chosen = []
     for kind in pairs.kind.unique():
         own = (pairs.kind == kind).nonzero().squeeze(1)
-        places = np.linspace(0, len(own) - 1, min(each or len(own), len(own))).round().astype(int)
-        chosen.append(own[torch.from_numpy(places[::every])])
+        chosen.append(own[torch.tensor(evenly(len(own), each or len(own))[::every])])
     return pairs.take(torch.cat(chosen))
+
+
+def starts_of(crystals: Sequence[Crystal], potential: BatchedPotential) -> list[BatchedStart | None]:
+    """Crystals as they relax in batches, layers in their plane; None where no cell filter can say how one may move."""
+    checked = [CheckedAtoms(crystal.to_atoms()) for crystal in crystals]
+    for one in checked:
+        one.atoms.calc = PotentialCalculator(potential)
+    look_together(checked, potential.device)
+    made: list[BatchedStart | None] = []
+    for crystal, one in zip(crystals, checked, strict=True):
+        dof = degrees_of_freedom(one.atoms, relax_cell=None, checked=one)
+        start = BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell)
+        made.append(None if dof.plane is not None else start)
+    return made
 
 
 def cases_of(pairs: RelaxationPairs, potential: BatchedPotential, steps: int) -> tuple[RelaxationPairs, list[Case]]:
     """The crystals whose minimum is found, with that as the relaxed crystal of their pair."""
-    starts, labels, begun = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed"), {}
-    for place, crystal in enumerate(starts):
-        atoms = crystal.to_atoms()
-        atoms.calc = PotentialCalculator(potential)
-        dof = degrees_of_freedom(atoms, relax_cell=None)
-        if dof.plane is None:  # no cell filter can say how others may move
-            begun[place] = BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell)
+    starts, labels = crystals_of(pairs, "initial"), crystals_of(pairs, "relaxed")
+    begun = {place: start for place, start in enumerate(starts_of(starts, potential)) if start is not None}
     places = list(begun)
     near = [replace(begun[k], positions=labels[k].positions, cell=labels[k].cell) for k in places]
     cases: dict[int, Case] = {}
@@ -124,7 +138,7 @@ def cases_of(pairs: RelaxationPairs, potential: BatchedPotential, steps: int) ->
         if end.converged and end.results is not None:
             place = places[number]
             minimum = starts[place].with_geometry(end.positions, end.cell)
-            cases[place] = Case(starts[place], begun[place], minimum, end.results.energy / len(minimum))
+            cases[place] = Case(starts[place], minimum, end.results.energy / len(minimum))
     if not cases:
         raise SystemExit(f"no crystal comes to {MINIMUM} eV/Å in {steps} steps: give more --steps")
     found = pairs.take(torch.tensor(sorted(cases)))
@@ -153,7 +167,8 @@ def in_batches(optimizer: str, potential: BatchedPotential, limits: Limits) -> M
 
     def relax(cases: list[Case]) -> Ends:
         ends, begun = Ends([case.crystal for case in cases], 0), time.perf_counter()
-        starts = [case.start for case in cases]
+        starts = [start for start in starts_of(ends.crystals, potential) if start is not None]  # all are some
+        ends.looked = time.perf_counter() - begun
         for place, end in relax_in_batches(
             starts, potential, optimizer=optimizer, fmax=limits.fmax, steps=limits.steps
         ):
@@ -182,8 +197,9 @@ def jump_in_batches(finish: str, predictor: Predictor, potential: BatchedPotenti
             observe=lambda left: rounds.append((time.perf_counter() - begun, left)),
         )
         ends = Ends([case.crystal for case in cases], 0)
-        if rounds and sum(len(case.crystal) for case in cases) <= potential.atoms_at_once:  # none waited to enter
-            ends.times = [next((t for t, left in rounds if left <= k), rounds[-1][0]) for k in range(len(cases))]
+        for at, left in rounds:
+            ends.times += [at] * (len(cases) - left - len(ends.times))
+        ends.times += [at for at, _ in rounds[-1:]] * (len(cases) - len(ends.times))
         for place, found in enumerate(made):
             if not isinstance(found, Exception):
                 result, atoms = found
@@ -228,14 +244,15 @@ def of_torch_sim(name: str, potential: BatchedPotential, limits: Limits) -> Meth
     own = potential if isinstance(potential, TorchSimPotential) else TorchSimPotential(SimModel(potential))
 
     def relax(cases: list[Case]) -> Ends:
-        made = torch_sim_optimizer(own, limits, name=name)([case.crystal for case in cases], lambda: None)
+        relaxing = torch_sim_optimizer(own, limits, name=name, atoms_per_batch=max(8000, potential.atoms_at_once))
+        made = relaxing([case.crystal for case in cases], lambda: None)
         return Ends(made.crystals, (made.calls or 0) * len(cases), round((made.converged or 0) * len(cases)))
 
     return relax
 
 
 def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str, float | None, str, Maker]]:
-    """Name, fmax, which crystals (``all`` or ``few``) and maker of each method."""
+    """Name, fmax, which crystals (``all``, ``some`` or ``few``) and maker of each method."""
     predictors = {name: Predictor(given.model, device=given.device, one_shot=name) for name in ("fast", "default")}
     jumper = predictors["default"]
     yield "nothing", None, "all", lambda limits: nothing
@@ -247,7 +264,7 @@ def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str
         yield f"jump, {finish}", LAST, "all", partial(jump_in_batches, finish, jumper, potential)
         yield finish, LAST, "all", partial(in_batches, finish, potential)
     for name in ("fire", "lbfgs") if given.torch_sim else ():
-        yield f"TorchSim's {name}", LAST, "all", partial(of_torch_sim, name, potential)
+        yield f"TorchSim's {name}", LAST, "some", partial(of_torch_sim, name, potential)
     for finish, chosen in (("fire", None), ("fast", jumper)) if given.few else ():
         name = f"{'jump, ' if chosen else ''}{finish}, one by one"
         yield name, LAST, "few", partial(one_by_one, finish, chosen, potential)
@@ -272,6 +289,8 @@ def row(
     lost = ~np.isfinite(energies)
     coordinates = crystal_errors(pairs, ends.crystals)["coordinates"]
     told: dict[str, Any] = {"crystals": len(cases), "seconds": seconds / len(cases)}
+    if ends.looked is not None:
+        told["looked"] = ends.looked / len(cases)
     if ends.times:
         told["done"] = {f"{share:g}": float(np.quantile(ends.times, share)) / len(cases) for share in SHARES}
     if ends.calls is not None:
@@ -294,6 +313,7 @@ def main() -> None:
         model={"default": M3GNET_RELAX_MODEL},
         every={"help": "of these take every N-th (default all)"},
         potential={"default": "m3gnet", "help": "as get_batched takes it (default %(default)s)"},
+        some={"type": int, "help": "crystals that TorchSim's optimizers relax (default all)"},
         few={"type": int, "default": 5, "help": "crystals relaxed one by one (default %(default)s)"},
         steps={"type": int, "default": 500, "help": "most steps (default %(default)s)"},
         threads={"type": int, "help": "of the processor (default: all)"},
@@ -309,8 +329,8 @@ def main() -> None:
     begun = time.perf_counter()
     pairs, cases = cases_of(chosen, potential, given.steps)
     print(f"minima of {len(cases)} of {len(chosen)} crystals: {time.perf_counter() - begun:.1f} s", flush=True)
-    few = np.linspace(0, len(cases) - 1, min(given.few, len(cases))).round().astype(int).tolist()
-    index = {"all": list(range(len(cases))), "few": few}
+    counts = {"all": len(cases), "some": given.some or len(cases), "few": given.few}
+    index = {which: evenly(len(cases), count) for which, count in counts.items()}
     facts = {"environment": environment(), "device": str(potential.device), "potential": potential.name}
     facts |= {"model": given.model, "chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
     facts["busy"] = given.busy

@@ -19,7 +19,7 @@ from deeprelax_ase.graph.shapes import Batch, Cells, Destinations
 MIN_DISTANCE = 0.5
 
 #: Å³ per atom. Not even the densest packing of spheres, pi / sqrt(18), gets spheres of diameter MIN_DISTANCE below it.
-_MIN_VOLUME = MIN_DISTANCE**3 / math.sqrt(2)
+MIN_VOLUME = MIN_DISTANCE**3 / math.sqrt(2)
 
 
 def check_density(cell: Cells, batch: Batch) -> None:
@@ -35,7 +35,7 @@ def check_density(cell: Cells, batch: Batch) -> None:
     starts = row_starts(batch, len(cell))
     counts = starts[1:] - starts[:-1]
     volumes = determinants(cell.double()).abs()
-    crowded = (volumes < _MIN_VOLUME * counts).nonzero().squeeze(1)
+    crowded = (volumes < MIN_VOLUME * counts).nonzero().squeeze(1)
     if len(crowded):
         worst = int(crowded[0])
         raise OverlappingAtomsError(

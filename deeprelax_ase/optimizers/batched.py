@@ -64,7 +64,7 @@ def relax_in_batches(
         optimizer: ``"fire"``, that of ASE; or ``"fast"``, for starts near the minimum.
         fmax: eV/Å, largest force, and gradient of the cell where it moves, that counts as converged.
         steps: most steps of each.
-        observe: is told after each round how many crystals are at work.
+        observe: is told after each round how many crystals are left, those that wait to enter included.
 
     Yields:
         places in ``starts`` and ends, as crystals are done.
@@ -109,7 +109,7 @@ def relax_in_batches(
                 continue
             return
         if observe is not None:
-            observe(len(state) - gone)
+            observe(len(state) - gone + len(waiting))
         with one_thread():
             converged = state.largest(*state.pulls()) < fmax
             over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
@@ -151,11 +151,9 @@ def _ends(
     done, reached = state.keep(over), converged[over].tolist()
     positions, cells = (tensor.cpu().numpy() for tensor in done.geometry())
     cuts = np.cumsum(done.crystals["size"].long().tolist())[:-1]
-    forces = np.split(done.atoms["forces"].cpu().numpy(), cuts)
-    energies, taken = done.crystals["energies"].tolist(), done.crystals["steps"].tolist()
-    stresses = done.crystals["stresses"].cpu().numpy()
+    known, taken = done.known(), done.crystals["steps"].tolist()
     for k, (place, xyz) in enumerate(zip(done.crystals["place"].tolist(), np.split(positions, cuts), strict=True)):
         error = errors.get(numbers[k])
-        results = None if error is not None else KnownResults(energies[k], forces[k], stresses[k])
+        results = None if error is not None else known[k]
         calls = taken[k] + (starts[place].known is None)
         yield place, BatchedEnd(xyz, cells[k], results, taken[k], calls, reached[k] and error is None, error)

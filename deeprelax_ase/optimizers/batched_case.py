@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import note_force_calls
-from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.io.constraints import are_kept_in_batches
-from deeprelax_ase.optimizers.acceptance import EnergyForces, energy_forces, largest_force
+from deeprelax_ase.optimizers.acceptance import EnergyForces
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
-from deeprelax_ase.optimizers.batched_state import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, KnownResults
 from deeprelax_ase.optimizers.batched_symmetry import held_symmetry
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
@@ -142,19 +141,18 @@ class Case:
         cell = np.where(periodic, self.relaxed.cell.array, self.crystal.cell)
         return self.crystal.with_geometry(self.relaxed.positions, cell)
 
-    def take(self, known: KnownResults) -> EnergyForces:
-        """Attach what is known where the atoms are; returns what the optimizer sees of it."""
-        self.known = known
+    def results(self) -> dict[str, Any]:
+        """What is known where the atoms are, as ASE's calculators tell it."""
+        known: KnownResults = self.known  # type: ignore[assignment]
         given = self.relaxed.get_volume() if self.relaxed.cell.rank == 3 else 0.0
         results: dict[str, Any] = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces}
         if given and np.isfinite(known.stress).all():
             results["stress"] = full_3x3_to_voigt_6_stress(known.stress * (self.here().volume / given))
-        self.relaxed.calc = _KnownResults(self.relaxed, **results)
-        self.seen = energy_forces(self.dof)
-        return self.seen
+        return results
 
     def found(self) -> tuple[Crystal, np.ndarray, np.ndarray]:
         """The crystal where the atoms are, forces (N, 3) in eV/Å and stress (3, 3) in eV/Å³ with the pressure."""
+        self.relaxed.calc = _KnownResults(self.relaxed, **self.results())
         stress = voigt_6_to_full_3x3_stress(self.relaxed.get_stress()) + self.dof.pressure * np.eye(3)
         return Crystal.of(self.relaxed), self.relaxed.get_forces(), stress
 
@@ -191,6 +189,10 @@ class Case:
             return self.made
         if self.keep_symmetry:
             self.relaxed.set_constraint(self.atoms.constraints)
+        results = self.results()
+        forces = results["forces"].copy()
+        for held in self.relaxed.constraints:
+            held.adjust_forces(self.relaxed, forces)
         before, after = given_crystal(self.atoms), given_crystal(self.relaxed)
         prediction = None if self.decision is None else self.prediction
         result = RelaxationResult.finished(
@@ -201,8 +203,8 @@ class Case:
             decision=self.decision,
             converged=self.converged,
             alone=options["finish"] is None,
-            energy=self.relaxed.calc.results["energy"],
-            fmax=largest_force(self.relaxed),
+            energy=results["energy"],
+            fmax=float(np.linalg.norm(forces, axis=1).max()),
             steps=self.steps,
             force_calls=self.calls,
             model=model,
@@ -211,7 +213,7 @@ class Case:
         )
         forget(self.relaxed)
         self.relaxed.info.update(result.info)
-        self.relaxed.calc = SinglePointCalculator(self.relaxed, **self.relaxed.calc.results)
+        self.relaxed.calc = SinglePointCalculator(self.relaxed, **results)
         return result, self.relaxed
 
 
@@ -233,22 +235,22 @@ def prepared(
     return cases
 
 
-def evaluated(cases: list[Case], potential: BatchedPotential) -> list[KnownResults | str]:
-    """Results where the atoms of each are, or why there are none."""
-    found: list[KnownResults | str] = []
-    waiting = list(cases)
+def evaluated(cases: list[Case], potential: BatchedPotential) -> list[tuple[KnownResults, EnergyForces] | str]:
+    """Results where the atoms of each are, and what an optimizer sees of them; or why there are none."""
+    found: list[tuple[KnownResults, EnergyForces] | str] = []
+    waiting = deque(cases)
     while waiting:
-        chosen, most = [waiting.pop(0)], potential.atoms_at_once  # a GPU is asked for it
+        chosen, most = [waiting.popleft()], potential.atoms_at_once  # a GPU is asked for it
         atoms = len(chosen[0].relaxed)
         while waiting and atoms + len(waiting[0].relaxed) <= most:
-            chosen.append(waiting.pop(0))
+            chosen.append(waiting.popleft())
             atoms += len(chosen[-1].relaxed)
-        tensors = [tensor.to(potential.device) for tensor in batch_tensors([case.here() for case in chosen])]
-        made = potential(*tensors)
-        forces = torch.split(made.forces.cpu(), [len(case.relaxed) for case in chosen])
-        energies, stresses = made.energies.tolist(), made.stresses.cpu().numpy()
-        for k, case in enumerate(chosen):
+        starts = [replace(case.begin(), known=None) for case in chosen]
+        symmetric = any(start.symmetry is not None for start in starts)
+        state = BatchedState.of(starts, range(len(starts)), potential.device, symmetric=symmetric)
+        errors = state.evaluate(potential)
+        seen = zip(state.enthalpies().tolist(), state.largest(*state.pulls()).tolist(), strict=True)
+        for k, (case, known, one) in enumerate(zip(chosen, state.known(), seen, strict=True)):
             case.calls += potential.knows(case.relaxed.numbers)
-            known = KnownResults(energies[k], forces[k].numpy(), stresses[k])
-            found.append(made.errors.get(k, known))
+            found.append(errors.get(k, (known, EnergyForces(*one))))
     return found

@@ -48,7 +48,7 @@ def finish_in_batches(
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
         fmax, steps, finish, relax_cell, keep_symmetry, calculator_name: see
             :func:`~deeprelax_ase.optimizers.finish_atoms`.
-        observe: is told after each round of the finish how many crystals are at work.
+        observe: is told after each round of the finish how many crystals are left.
 
     Returns:
         of each crystal, in order, its result and the relaxed atoms, or the error that it alone would raise.
@@ -107,4 +107,4 @@ def _finish(
         if end.results is None:
             case.error = CalculatorError(f"{end.error}, after step {case.steps}")
         else:
-            case.take(end.results)
+            case.known = end.results

@@ -55,7 +55,7 @@ def finish_frames_in_batches(
         predictor: makes the jumps.
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
         relax_cell, rattle, seed, limits, only_uncertain: see :func:`~deeprelax_ase.optimizers.finish_frames`.
-        observe: is told after each round how many crystals are at work, and which round it was.
+        observe: is told after each round how many crystals are left, and which round it was.
         **options: fmax, steps, finish, keep_symmetry, calculator_name, see
             :func:`~deeprelax_ase.optimizers.finish_in_batches`.
 

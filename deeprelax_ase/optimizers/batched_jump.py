@@ -43,7 +43,8 @@ class BatchedJumps:
             if isinstance(found, str):
                 case.start_error = found
             else:
-                case.converged = case.take(found).fmax < self._fmax
+                case.known, case.seen = found
+                case.converged = case.seen.fmax < self._fmax
 
     def predict(self, cases: Iterable[Case]) -> None:
         """Make the predictions that there are not yet."""
@@ -117,16 +118,14 @@ class BatchedJumps:
         decided: list[tuple[Case, JumpDecision]] = []
         found_there = evaluated([case for case, _ in moved], self._potential)
         for (case, start), found in zip(moved, found_there, strict=True):
-            known, before = case.known, case.seen
             if isinstance(found, str):
                 decision = JumpDecision(REJECTED, f"the calculator fails after it ({found})")
             else:
-                after = case.take(found)
-                decision = JumpCriteria().judge(before, after, len(case.relaxed))
-                case.converged = decision.kept and after.fmax < self._fmax
+                decision = JumpCriteria().judge(case.seen, found[1], len(case.relaxed))
+                if decision.kept:
+                    case.known, case.seen = found
+                    case.converged = case.seen.fmax < self._fmax
             decided.append((case, decision))
             if not decision.kept:
                 start.restore()
-                if known is not None:
-                    case.take(known)
         return decided

@@ -81,9 +81,9 @@ class BatchedStart:
     @property
     def special(self) -> set[str]:
         """Tell what few crystals have, and others need not be asked for: directions, or a kind of strain."""
-        strain = AllowedStrain() if self.strain is None else self.strain
         names = "hydrostatic", "constant_volume", "pressure"
-        return {name for name in names if getattr(strain, name)} | (set() if self.moves is None else {"moves"})
+        strains = set() if self.strain is None else {name for name in names if getattr(self.strain, name)}
+        return strains if self.moves is None else strains | {"moves"}
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions x (N, 3) and the cell (3, 3) before the deformation, and its logarithm (3, 3).
@@ -91,10 +91,10 @@ class BatchedStart:
         The deformation is none where what the cell may do does not lead from ``origin`` to here. A rotation on the way
         is part of the cell that is returned, as the logarithm is symmetric.
         """
-        if self.origin is not None and self.strain is not None:
+        if self.origin is not None and self.strain is not None and not np.array_equal(self.origin, self.cell):
             left, stretches, right = np.linalg.svd(np.linalg.solve(self.origin, self.cell))
             stretch, rotation, kept = right.T * stretches @ right, left @ right, 1 - self.strain.matrix
-            if all(np.allclose((one - np.eye(3)) * kept, 0, rtol=0, atol=_ROUNDING) for one in (stretch, rotation)):
+            if all((np.abs(one - np.eye(3)) * kept).max() <= _ROUNDING for one in (stretch, rotation)):
                 log, rotation = right.T * np.log(stretches) @ right, np.where(kept, np.eye(3), rotation)  # exactly
                 return self.positions @ np.linalg.inv(stretch), self.origin @ rotation, log
         return self.positions, self.cell, np.zeros((3, 3))
@@ -220,6 +220,13 @@ class BatchedState:
         with one_thread():
             self._pull()
         return found.errors
+
+    def known(self) -> list[KnownResults]:
+        """Energy, forces and stress of each crystal, as they were computed last."""
+        sizes = self.crystals["size"].long().tolist()
+        forces = np.split(self.atoms["forces"].cpu().numpy(), np.cumsum(sizes)[:-1])
+        energies, stresses = self.crystals["energies"].tolist(), self.crystals["stresses"].cpu().numpy()
+        return [KnownResults(*one) for one in zip(energies, forces, stresses, strict=True)]
 
     def enthalpies(self) -> PerCrystal:
         """(G,) eV, energies with the work against the pressure."""

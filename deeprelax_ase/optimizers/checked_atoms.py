@@ -120,7 +120,8 @@ def _dense_at_most(crystal: Crystal) -> Crystal:
     """``crystal``, unless its atoms must overlap: a calculator would list their neighbours without end."""
     import torch
 
-    from deeprelax_ase.graph import check_density
+    from deeprelax_ase.graph.checks import MIN_VOLUME, check_density
 
-    check_density(torch.tensor(crystal.cell)[None], torch.zeros(len(crystal), dtype=torch.long))
+    if crystal.volume < 2 * MIN_VOLUME * len(crystal):  # tensors of one crystal take longer than all else here
+        check_density(torch.tensor(crystal.cell)[None], torch.zeros(len(crystal), dtype=torch.long))
     return crystal

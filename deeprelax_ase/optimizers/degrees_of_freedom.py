@@ -24,6 +24,9 @@ from deeprelax_ase.prediction.allowed_strain import (
     refuse_open,
 )
 
+#: What cells may do where nothing else is said.
+_FREE = AllowedStrain()
+
 _WAY_OUT = "or relax with a plain ASE optimizer, such as FIRE, which honours it."
 
 
@@ -132,7 +135,7 @@ def degrees_of_freedom(
 
 def _dof_of_atoms(checked: CheckedAtoms, relax_cell: RelaxCell) -> DegreesOfFreedom:
     atoms = checked.atoms
-    limits = relax_cell if isinstance(relax_cell, AllowedStrain) else AllowedStrain()
+    limits = relax_cell if isinstance(relax_cell, AllowedStrain) else _FREE
     refuse_open(limits)
     moves = relax_cell if limits is not relax_cell else any(limits.mask)
     everything = np.ones(len(atoms), dtype=bool)

@@ -90,8 +90,8 @@ def refuse_vacuum(crystal: Crystal, vacuum: Vacuum) -> None:
     Raises:
         VacuumError: it is a molecule or a wire.
     """
-    if flaw := int(flaws_of_vacuum(vacuum)):
-        raise VacuumError(_about_vacuum(Flaw(flaw), crystal))
+    if int(vacuum.directions) > 1:  # asked first, as it is of every crystal
+        raise VacuumError(_about_vacuum(Flaw(int(flaws_of_vacuum(vacuum))), crystal))
 
 
 def flaw_error(flaw: int, prediction: Prediction, contacts: tuple[Contact, Contact] | None = None) -> DeepRelaxError:

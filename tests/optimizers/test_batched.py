@@ -114,10 +114,13 @@ def test_fixed_atoms(optimizer: str) -> None:
 def test_how_many_are_at_work_changes_nothing(optimizer: str, most: int) -> None:
     starts = [start(atoms, AllowedStrain()) for atoms in crystals()]
     expected = relaxed(starts, optimizer=optimizer)
-    potential, sizes = Together(), []
+    potential, left = Together(), []
     potential.most_atoms = most
-    ends = relaxed(starts, potential, optimizer=optimizer, observe=sizes.append)
-    assert max(sizes) == max(potential.asked) == {1: 1, 9: 2, 1000: 3}[most]
+    ends = relaxed(starts, potential, optimizer=optimizer, observe=left.append)
+    assert max(potential.asked) == {1: 1, 9: 2, 1000: 3}[most]
+    assert left[0] == 3, "those that wait count too"
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 1
     for one, other in zip(ends, expected, strict=True):
         assert (one.steps, one.converged) == (other.steps, True)
         np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=1e-7)
@@ -207,14 +210,14 @@ class Staying(Together):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_who_stays_though_it_is_done_changes_nothing(optimizer: str) -> None:
     starts = [start(atoms, AllowedStrain()) for atoms in crystals()]
-    potential, at_work = Staying(), []
-    ends = relaxed(starts, potential, optimizer=optimizer, observe=at_work.append)
+    potential, left = Staying(), []
+    ends = relaxed(starts, potential, optimizer=optimizer, observe=left.append)
     for one, other in zip(ends, relaxed(starts, optimizer=optimizer), strict=True):
         assert (one.steps, one.calls, one.converged) == (other.steps, other.calls, True)
         np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=1e-9)
     assert set(potential.asked) == {3}, "two of three may stay"
-    assert at_work[0] == 3
-    assert at_work[-1] == 1
+    assert left[0] == 3
+    assert left[-1] == 1
     assert len(potential.asked) == max(end.calls for end in ends)
 
 
