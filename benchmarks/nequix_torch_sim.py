@@ -64,9 +64,9 @@ class Nequix(ModelInterface):
         return {"energy": energy, "forces": forces.detach(), "stress": stress.detach()}
 
 
-def nequix() -> Nequix:
-    """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names, on the GPU if there is one."""
-    return Nequix(Path(os.environ["DEEPRELAX_NEQUIX"]), "cuda" if torch.cuda.is_available() else "cpu")
+def nequix(device: str = "cuda" if torch.cuda.is_available() else "cpu") -> Nequix:
+    """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names, by default on the GPU if there is one."""
+    return Nequix(Path(os.environ["DEEPRELAX_NEQUIX"]), device)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> Batch
 
     Args:
         potential: one of these names; an ASE calculator; a model of TorchSim's; or what this returned.
-        device: for those that are named: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: for those that are named: ``"auto"``, ``"cpu"`` or ``"cuda"``; a factory is told if it has a parameter
+            ``device``.
         **kwargs: of :func:`~deeprelax_ase.calculators.get_calculator`, for names.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def get_calculator(
 
     Args:
         name: one of the above.
-        device: for CHGNet and SevenNet: ``"auto"``, ``"cpu"`` or ``"cuda"``. That of others is
-            their own affair.
+        device: for CHGNet, SevenNet and factories with a parameter ``device``: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            Factories are not told ``"auto"``. That of others is their own affair.
         dtype: precision of MatGL's potentials: ``"float32"``, their default, or ``"float64"``.
         threads: how many threads a calculation of MatGL's potentials or CHGNet takes; None leaves that to torch.
         **kwargs: passed on to the calculator's constructor or the factory, as are ``dtype`` and ``threads`` to a
@@ -71,7 +72,7 @@ def get_calculator(
     if _is_path(name):
         return matgl_calculator(name, **options)
     if argument and kind not in ("none", "chgnet", "matgl") and all(part.isidentifier() for part in kind.split(".")):
-        return _from_factory(kind, argument, options)
+        return _from_factory(kind, argument, options, device)
     raise CalculatorError(f"Unknown calculator {name!r}, must be one of {_KNOWN} (as 'ase.calculators.emt:EMT')")
 
 
@@ -113,9 +114,19 @@ def imported(module: str, name: str, mend: str) -> Any:
         raise CalculatorError(f"Cannot import {module!r} ({type(error).__name__}: {error}). {mend}") from error
 
 
-def _from_factory(module: str, factory: str, kwargs: dict[str, Any]) -> Any:
+def _takes(make: Any, option: str) -> bool:
+    """Whether a factory names this ``option`` among its parameters; ASE's calculators take any other as theirs."""
+    try:
+        return option in signature(make).parameters
+    except (TypeError, ValueError):  # built in
+        return False
+
+
+def _from_factory(module: str, factory: str, kwargs: dict[str, Any], device: str) -> Any:
     mend = f"Calculators are {_KNOWN}, where the module is installed or its folder is on PYTHONPATH."
     make = imported(module, factory, mend)
+    if device != "auto" and callable(make) and _takes(make, "device"):
+        kwargs = kwargs | {"device": device}
     try:
         calculator = make(**kwargs) if callable(make) else make
     except Exception as error:  # whatever a factory does

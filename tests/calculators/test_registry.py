@@ -7,6 +7,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from deeprelax_ase.calculators import (
+    get_batched,
     get_calculator,
 )
 from deeprelax_ase.errors import CalculatorError
@@ -63,6 +64,17 @@ def test_options_that_are_given_reach_the_factory(tmp_path, monkeypatch):
     get_calculator("my_dft:make")
     get_calculator("my_dft:make", device="cuda", dtype="float64", threads=2, kpts=3)
     assert sys.modules["my_dft"].asked == [{}, {"dtype": "float64", "threads": 2, "kpts": 3}]
+
+
+def test_a_factory_that_knows_devices_is_told_which_one(tmp_path, monkeypatch):
+    (tmp_path / "my_potential.py").write_text(
+        "from ase.calculators.emt import EMT\nasked = []\ndef make(device='where it likes'):\n"
+        "    asked.append(device)\n    return EMT()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for device in ("cpu", "cuda", "auto"):
+        get_batched("my_potential:make", device=device)
+    assert sys.modules["my_potential"].asked == ["cpu", "cuda", "where it likes"]
 
 
 @pytest.mark.parametrize(
