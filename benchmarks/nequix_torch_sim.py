@@ -65,7 +65,7 @@ class Nequix(ModelInterface):
 
 
 def nequix(device: str = "cuda" if torch.cuda.is_available() else "cpu") -> Nequix:
-    """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names, by default on the GPU if there is one."""
+    """The model whose file the environment variable ``DEEPRELAX_NEQUIX`` names; on the GPU, if there is one."""
     return Nequix(Path(os.environ["DEEPRELAX_NEQUIX"]), device)
 
 
