@@ -59,6 +59,13 @@ crystals. A batch lasts as long as its slowest crystal, at most so many steps; a
 places of those that are done. So the time in which 99 % are done is told beside it."""
 
 
+_MANY = """### Where the GPU is full
+
+Of {name} too, but with more crystals than it takes at once: others enter as crystals leave, and no batch waits for its slowest
+crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own. TorchSim's optimizers had fewer, all at
+once."""
+
+
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the picture beside it, of ``time_to_minimum-*.json`` in ``results``."""
     from shared import read
@@ -71,11 +78,15 @@ def write_page(results: Path, page: Path) -> None:
     first = runs["M3GNet"]["cuda"]
     few_steps = runs.get("Nequix", {}).get("cuda", first)["steps"]
     parts = [_HEAD.format(minimum=first["minimum"], steps=first["steps"], few_steps=few_steps)]
+    picture = page.with_suffix(".svg")
+    draw(runs, picture)
+    parts.append(f"![Distance from the minimum against time, under {' and '.join(runs)}]({picture.name})")
     for name, of in runs.items():
         parts += [f"## Under {RUNS[name]}", _about(of), _table(of), _ratios(of)]
-        picture = page.with_name(f"{page.stem}-{name}.svg")
-        draw(of, RUNS[name], picture)
-        parts.append(f"![Distance from the minimum against time, {RUNS[name]}]({picture.name})")
+        many = results / f"time_to_minimum-{name}-many-cuda.json"
+        if many.exists():
+            of = {"cuda": read(results, many.stem)}
+            parts += [_MANY.format(name=name), _about(of), _table(of), _ratios(of)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -139,7 +150,9 @@ def _table(of: dict[str, Any]) -> str:
                 f"{100 * told['near']:.0f} %",
             ]
         )
-    return table(heading, rows, "lrr")
+    told = [k for k, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    names = heading.split(" | ")
+    return table([names[k] for k in told], [[cells[k] for k in told] for cells in rows], "lrr")
 
 
 def _order(key: tuple[str, float | None]) -> tuple[int, float]:
@@ -186,38 +199,46 @@ def _plain(name: str) -> str:
     return NAMES[name][0].removesuffix(", in batches")
 
 
-def draw(of: dict[str, Any], title: str, picture: Path) -> None:
-    """Distances of coordinates and energies against the time of a crystal."""
+def draw(runs: dict[str, dict[str, Any]], picture: Path) -> None:
+    """Distances of coordinates and energies against the time of a crystal, under each potential."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "deeprelax"  # the same figures give the same file
     import matplotlib.pyplot as plt
 
-    gpu = _measured(of.get("cuda") or of["cpu"])
-    figure, panels = plt.subplots(1, 2, figsize=(10, 5.6), sharex=True)
-    for axes, (what, unit, scale, least) in zip(panels, PANELS, strict=True):
-        axes.axhline(scale * gpu["nothing", None][what]["median"], color="grey", linestyle=":", label="nothing done")
-        for device, run in of.items():
-            for (name, fmax), row in _measured(run).items():
-                if name == "nothing":
-                    continue
-                same = gpu.get((name.removesuffix(", one by one"), fmax), row)  # ends there, of more crystals
-                label, sign, colour = NAMES[name]
-                shown = (device == "cuda" or "cuda" not in of) and fmax in (None, min(LIMITS))
-                axes.plot(
-                    row["seconds"],
-                    max(scale * same[what]["median"], least),
-                    sign,
-                    color=colour,
-                    markerfacecolor=colour if device == "cuda" else "white",
-                    markersize=8 if fmax in (None, min(LIMITS)) else 5,
-                    label=label.replace("`", "") if shown else None,
-                )
-        axes.set(xscale="log", yscale="log", xlabel="time of a crystal (s)", ylabel=f"{what}: median ({unit})")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8)
-    figure.suptitle(f"{title}. Hollow: one thread of a CPU; small: to {max(LIMITS)} eV/Å, else to {min(LIMITS)}")
-    figure.tight_layout(rect=(0, 0.2, 1, 1))
+    figure, rows = plt.subplots(len(runs), 2, figsize=(10, 1 + 4.2 * len(runs)), sharex=True, squeeze=False)
+    for (name, of), panels in zip(runs.items(), rows, strict=True):
+        for axes, (what, unit, scale, least) in zip(panels, PANELS, strict=True):
+            _fill(axes, of, what, scale, least)
+            axes.set(xscale="log", yscale="log", ylabel=f"{what}: median ({unit})", title=RUNS[name])
+    for axes in rows[-1]:
+        axes.set_xlabel("time of a crystal (s)")
+    drawn = dict(pair for axes in rows[:, 0] for pair in zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(drawn.values(), drawn.keys(), loc="lower center", ncols=3, fontsize=8)
+    figure.suptitle(f"Hollow: one thread of a CPU; small: to {max(LIMITS)} eV/Å, else to {min(LIMITS)}")
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(picture, metadata={"Date": None})
     plt.close(figure)
+
+
+def _fill(axes: Any, of: dict[str, Any], what: str, scale: float, least: float) -> None:
+    """Draw one panel: what is left of the distance ``what``, in a unit so many times smaller, no less than ``least``."""
+    gpu = _measured(of.get("cuda") or of["cpu"])
+    axes.axhline(scale * gpu["nothing", None][what]["median"], color="grey", linestyle=":", label="nothing done")
+    for device, run in of.items():
+        for (name, fmax), row in _measured(run).items():
+            if name == "nothing":
+                continue
+            same = gpu.get((name.removesuffix(", one by one"), fmax), row)  # ends there, of more crystals
+            label, sign, colour = NAMES[name]
+            shown = (device == "cuda" or "cuda" not in of) and fmax in (None, min(LIMITS))
+            axes.plot(
+                row["seconds"],
+                max(scale * same[what]["median"], least),
+                sign,
+                color=colour,
+                markerfacecolor=colour if device == "cuda" else "white",
+                markersize=8 if fmax in (None, min(LIMITS)) else 5,
+                label=label.replace("`", "") if shown else None,
+            )
