@@ -61,8 +61,8 @@ places of those that are done. So the time in which 99 % are done is told beside
 
 _MANY = """### Where the GPU is full
 
-Of {name} too, but with more crystals than it takes at once: others enter as crystals leave, and no batch waits for its slowest
-crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own. TorchSim's optimizers had fewer, all at
+Of {name} too, but with more crystals than it takes at once: others enter as crystals leave, and no batch waits for
+its slowest crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own. TorchSim's optimizers had fewer, all at
 once."""
 
 
@@ -223,7 +223,7 @@ def draw(runs: dict[str, dict[str, Any]], picture: Path) -> None:
 
 
 def _fill(axes: Any, of: dict[str, Any], what: str, scale: float, least: float) -> None:
-    """Draw one panel: what is left of the distance ``what``, in a unit so many times smaller, no less than ``least``."""
+    """Draw one panel: what is left of the distance ``what`` times ``scale``, no less than ``least``."""
     gpu = _measured(of.get("cuda") or of["cpu"])
     axes.axhline(scale * gpu["nothing", None][what]["median"], color="grey", linestyle=":", label="nothing done")
     for device, run in of.items():
