@@ -62,8 +62,8 @@ places of those that are done. So the time in which 99 % are done is told beside
 _MANY = """### Where the GPU is full
 
 Of {name} too, but with more crystals than it takes at once: others enter as crystals leave, and no batch waits for
-its slowest crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own. TorchSim's optimizers had fewer, all at
-once."""
+its slowest crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own. TorchSim's optimizers had
+fewer, all at once."""
 
 
 def write_page(results: Path, page: Path) -> None:
