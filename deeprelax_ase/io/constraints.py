@@ -76,5 +76,32 @@ def constraints_of(text: str | None) -> list[Any]:
         raise StructureFileError(f"its constraints cannot be read ({type(error).__name__}: {error})") from error
 
 
+def along_axes(atoms: Any) -> tuple[list[Any], set[str]]:
+    """The constraints of ``atoms`` as ``FixAtoms`` and ``FixCartesian``, and the names of those that are none.
+
+    ``FixScaled``, ``FixedLine`` and ``FixedPlane`` are, where what they leave an atom is along Cartesian axes: all that
+    extended XYZ has a place for.
+    """
+    from ase.constraints import FixCartesian
+
+    made: list[Any] = []
+    lost: set[str] = set()
+    for held in atoms.constraints:
+        free, name = None, type(held).__name__
+        if name == "FixScaled":
+            rows = atoms.cell.array[~np.asarray(held.mask, dtype=bool)]
+            free = np.linalg.pinv(rows) @ rows
+        elif name in ("FixedLine", "FixedPlane"):
+            along = np.outer(held.dir, held.dir)
+            free = along if name == "FixedLine" else np.eye(3) - along
+        if free is not None and np.allclose(free, np.diag(np.diag(free).round()), rtol=0, atol=1e-8):
+            made += [FixCartesian(int(n), mask=np.diag(free) < 0.5) for n in np.atleast_1d(held.index)]
+        elif name in ("FixAtoms", "FixCartesian"):
+            made.append(held)
+        else:
+            lost.add(name)
+    return made, lost
+
+
 def _is_honoured(cls: type) -> bool:
     return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sqlite3
+import warnings
 from abc import ABC, abstractmethod
 from io import BytesIO, StringIO
 from itertools import count
@@ -22,6 +23,7 @@ import numpy as np
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.cif import name_blocks
+from deeprelax_ase.io.constraints import along_axes
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
 from deeprelax_ase.io.placing import aside, placed, put, to_disk
@@ -105,6 +107,7 @@ class _XyzSink(Sink):
     """Each frame is made in memory and written at once, so that a frame which cannot be written leaves no trace."""
 
     _file: Any = None
+    _warned = False
 
     def _write(self, atoms: Atoms) -> None:
         from ase.io.extxyz import write_xyz
@@ -112,7 +115,17 @@ class _XyzSink(Sink):
 
         text = StringIO()
         info = {key: _one_line(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
-        write_xyz(text, _with_info(atoms, info))
+        made = _with_info(atoms, info)
+        held, lost = along_axes(atoms)
+        made.set_constraint(held)
+        if lost and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"extended XYZ has no place for {', '.join(sorted(lost))} along these directions: {self._path} holds "
+                "the atoms without. Write .traj, .db or .json to keep them.",
+                stacklevel=3,
+            )
+        write_xyz(text, made)
         if text.getvalue().count("\n") != len(atoms) + 2:
             raise ValueError("a name of its info or arrays holds a line break")
         if self._file is None:
