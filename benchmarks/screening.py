@@ -33,7 +33,7 @@ from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.rows import atoms_of
-from deeprelax_ase.screening.run import screen
+from deeprelax_ase.screening.run import Progress, screen
 
 #: Atoms of the cells that the growth of time and memory is measured on.
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10_000)
@@ -108,23 +108,33 @@ def whole(
             given = files if kind == "parquet" else _as_extxyz(files)
             for count in workers:
                 out = Path(folder) / f"out-{kind}-{count}"
-                moments = [time.perf_counter()]  # of the start, its look at the inputs, and each block
-                screen(
-                    *(given, out, options),
-                    workers=count,
-                    block_size=block_size,
-                    observe=lambda progress, moments=moments: moments.append(time.perf_counter()),
-                )
-                spent = time.perf_counter() - moments[0]
+                moments = [(time.perf_counter(), 0)]  # of the start, its look at the inputs, and each block
+
+                def observe(progress: Progress, moments: list[tuple[float, int]] = moments) -> None:
+                    moments.append((time.perf_counter(), progress.done))
+
+                screen(given, out, options, workers=count, block_size=block_size, observe=observe)
+                begun, spent = moments[0][0], time.perf_counter() - moments[0][0]
                 lines = Folder(out).done().values()
                 stages = {
                     s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]
                 }
                 row = {"format": kind, "workers": count, "crystals": number, "seconds": spent}
-                row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2] - moments[0]}
+                row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2][0] - begun}
+                row |= {"crystals_per_second_in_the_middle": middle_rate(moments)}
                 rows.append({**row, "crystals_per_second": number / spent, "milliseconds": stages})
                 print(rows[-1], flush=True)
     return rows
+
+
+def middle_rate(moments: list[tuple[float, int]]) -> float:
+    """Crystals a second between the first and the third quarter: without the start, and the end of some processes.
+
+    Args:
+        moments: times, and crystals that were done by then; the last one at the end.
+    """
+    first, third = (next(m for m in moments if m[1] >= share * moments[-1][1]) for share in (0.25, 0.75))
+    return (third[1] - first[1]) / (third[0] - first[0]) if third[0] > first[0] else float("nan")
 
 
 def _files(folder: Path, prototypes: Path, number: int) -> list[Path]:

@@ -25,6 +25,10 @@ most of whose time is the start. Two and four GPUs were not to be had: what they
 """
 
 
+#: Key of the rate between the first and the third quarter of the crystals: without the start.
+_MIDDLE = "crystals_per_second_in_the_middle"
+
+
 def write_page(results: Path, page: Path) -> None:
     """Write the figures of all machines, from ``screening.json`` in the folder ``results``."""
     parts = [_HEAD.strip()]
@@ -39,9 +43,9 @@ def write_page(results: Path, page: Path) -> None:
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _rate(row: dict[str, Any]) -> str:
+def _rate(row: dict[str, Any], of: str = "crystals_per_second") -> str:
     """Crystals a second, to three digits."""
-    rate = float(f"{row['crystals_per_second']:.3g}")
+    rate = float(f"{row[of]:.3g}")
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:g}"
 
 
@@ -67,16 +71,18 @@ def _growth(found: dict[str, Any]) -> str:
 
 
 def _whole(rows: list[dict[str, Any]]) -> str:
-    stages = list(rows[0]["milliseconds"])
+    stages, with_middle = list(rows[0]["milliseconds"]), any(_MIDDLE in row for row in rows)
     cells = [
         [
             *(row["format"], row.get("one_shot", "1 x 1"), f"{row['crystals']:,}", str(row["workers"] or "this one")),
             *(f"{row[key]:.1f}" if key in row else "" for key in ("seconds_to_first_block", "seconds")),
+            *([_rate(row, _MIDDLE) if _MIDDLE in row else ""] if with_middle else []),
             *(_rate(row), *(f"{row['milliseconds'][stage]:.3g}" for stage in stages)),
         ]
         for row in rows
     ]
-    heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", "crystals/s"]
+    middle = ["in the middle half (crystals/s)"] if with_middle else []
+    heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", *middle, "crystals/s"]
     return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, start of the processes included;
 milliseconds are of one crystal in its process (relax holds graph, network and geometry):
 
