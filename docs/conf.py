@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -23,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "command_help",
+    "crystals",
     "mathml",
     "model_cards",
 ]
@@ -61,6 +63,9 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "capture_repr": (),
+    "image_scrapers": ("matplotlib", "crystals.scraper"),
+    # Without GPAW its tutorial is shown and not run.
+    "filename_pattern": r"/plot_" if find_spec("gpaw") else r"/plot_(?!\d_dft)",
 }
 
 

@@ -7,6 +7,7 @@ CaTiO3 in the cell of another perovskite, in one shot: no calculator, no steps.
 
 from pathlib import Path
 
+import chemiscope
 import matplotlib.pyplot as plt
 from ase.io import read
 from ase.visualize.plot import plot_atoms
@@ -29,6 +30,11 @@ for axes, title, crystal in zip(panels, ("before", "after"), (atoms, relaxed), s
     plot_atoms(crystal, axes, radii=0.5, rotation="10x,10y,0z")
     axes.set(title=f"{title}: {crystal.get_volume():.1f} Å³")
     axes.axis("off")
+
+# %%
+# The same to turn under the mouse: the slider goes from before to after.
+
+chemiscope.show([atoms, relaxed], mode="structure", settings={"structure": [{"unitCell": True}]})
 
 # %%
 # How far did each atom go, and how far may it be off? ``per_atom`` is the paper's uncertainty; it shows where

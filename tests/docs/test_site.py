@@ -13,12 +13,14 @@ import pytest
 
 import deeprelax_ase
 from deeprelax_ase.models.registry import available_models, card_page
+from tests.report.chromium import needs_chromium, opened
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("sphinx") is None or find_spec("furo") is None, reason="needs the extra docs"),
+    pytest.mark.xdist_group("site"),  # built once
+    pytest.mark.skipif(not all(map(find_spec, ("sphinx", "furo", "chemiscope"))), reason="needs the extra docs"),
 ]
 
 
@@ -74,8 +76,31 @@ def test_tutorials_have_their_figures(site: Path):
     for name in scripts:
         assert f"{name}_thumb.png" in overview
         text = article(site, f"tutorials/{name}")
-        assert f"{name}_001.png" in text
         assert "Traceback" not in text
+        if find_spec("gpaw") is not None or not name.endswith("_dft"):
+            assert f"{name}_001.png" in text
+
+
+WIDE = """
+const canvases = root => [...root.querySelectorAll("*")].flatMap(
+  one => one.tagName === "CANVAS" ? [one] : one.shadowRoot ? canvases(one.shadowRoot) : []);
+return {
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  drawn: canvases(document).some(one => one.width > 100),
+  loaded: performance.getEntriesByType("resource").map(one => one.name),
+}
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("page", ["index", "commands", "screening", "peers", "tour", "tutorials/plot_1_relax_crystal"])
+def test_a_phone_shows_pages_whole_without_a_network(site: Path, page: str):
+    file = site / f"{page}.html"
+    shown = opened(file, WIDE, file.parent, width=390)
+    assert shown.answer["wide"] <= 0
+    assert shown.answer["drawn"] == (page == "tutorials/plot_1_relax_crystal")
+    assert not [name for name in shown.answer["loaded"] if not name.startswith(("file:", "blob:", "data:"))]
+    assert not shown.complaints
 
 
 def test_models_are_those_of_the_cards(site: Path):
