@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,7 @@ sphinx_gallery_conf = {
 
 def link_tutorials(app: Sphinx, page: str, source: list[str]) -> None:
     """A clone has the scripts, the site the pages that are made of them: a link to the former leads to the latter."""
-    source[0] = source[0].replace("](gallery/)", "](tutorials/index.rst)")
+    source[0] = re.sub(r"\]\(gallery/(\w*)(?:\.py)?\)", lambda to: f"](tutorials/{to[1] or 'index'}.rst)", source[0])
 
 
 def setup(app: Sphinx) -> None:

@@ -80,5 +80,5 @@ for cutoff in (250, 400):
     print(f"{cutoff} eV: largest stress {np.abs(atoms.get_stress()).max() / GPa:.1f} GPa")
 
 # %%
-# Three lengths are all that there is to find here, so that little is left to save. What larger crystals save, and what
-# to watch for: :doc:`../dft`.
+# Two lengths and a height are all that there is to find here, so that little is left to save. What larger crystals
+# save, and what to watch for: :doc:`../dft`.

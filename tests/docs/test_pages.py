@@ -33,7 +33,7 @@ NEEDS = {
     "own-data": ("lightning", "crepes"),
     "screening": ("pyarrow",),
     "labels": ("pyarrow", "lightning", "crepes"),
-    "examples": ("gpaw", "chgnet", "pyarrow"),
+    "examples": ("chgnet", "pyarrow"),
 }
 
 
