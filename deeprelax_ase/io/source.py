@@ -204,20 +204,32 @@ def path_of(name: str | os.PathLike) -> Path:
     return Path(path if at and not Path(name).exists() else name)
 
 
+def _index(text: str) -> int | slice | str:
+    """As ASE's ``string2index`` has it, whose ``ase.io`` takes half a second to import; Parquet has no use for it.
+
+    Raises:
+        ValueError, TypeError: it is no index.
+    """
+    if ":" in text:
+        return slice(*(int(part) if part else None for part in text.split(":")))
+    try:
+        return int(text)
+    except ValueError:  # a query of a database
+        return text
+
+
 def split_index(name: str) -> tuple[Path, int | slice | str]:
     """The path and the index of ``path@index``, see :func:`path_of`; no index means all structures.
 
     Raises:
         StructureFileError: there is no such file, or the index is none that ASE knows.
     """
-    from ase.io.formats import string2index
-
     path = path_of(name)
     text = ":" if path == Path(name) else name.rpartition("@")[2]
     if not path.exists():
         raise StructureFileError(f"{escaped(str(path))}: no such file or folder. Check the name.")
     try:
-        index = string2index(text)
+        index = _index(text)
     except (ValueError, TypeError):
         index = text
     is_query = isinstance(index, str) and index and path.suffix in (".db", ".aselmdb")
