@@ -239,7 +239,7 @@ def of_torch_sim(name: str, potential: BatchedPotential, limits: Limits) -> Meth
     from torch_sim_model import SimModel
 
     from deeprelax_ase.calculators.torch_sim import TorchSimPotential
-    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_optimizer
+    from deeprelax_ase.evaluation.baselines import torch_sim_optimizer
 
     own = potential if isinstance(potential, TorchSimPotential) else TorchSimPotential(SimModel(potential))
 

@@ -150,8 +150,7 @@ def bench(
 def _under(name: str, finish: str, limits: Limits, device: str) -> dict[str, Relax]:
     """Relaxations in batches under a potential: ours, and TorchSim's own under a model of TorchSim's."""
     from deeprelax_ase.calculators import TorchSimPotential, get_batched
-    from deeprelax_ase.evaluation.baselines import in_batches
-    from deeprelax_ase.evaluation.batched_torch_sim import torch_sim_optimizer
+    from deeprelax_ase.evaluation.baselines import in_batches, torch_sim_optimizer
 
     potential = get_batched(name, device=device)
     found = {f"{finish.upper()} in batches, {name}": in_batches(finish, potential, limits)}

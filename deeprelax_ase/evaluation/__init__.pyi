@@ -2,7 +2,7 @@ from .assessment import Assessment as Assessment
 from .assessment import assess as assess
 from .baselines import BASELINES as BASELINES
 from .baselines import DEFAULT_BASELINES as DEFAULT_BASELINES
-from .batched_torch_sim import torch_sim_optimizer as torch_sim_optimizer
+from .baselines import torch_sim_optimizer as torch_sim_optimizer
 from .benchmark import bench as bench
 from .benchmark_page import markdown as markdown
 from .calibrate import calibrate_on as calibrate_on

@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from deeprelax_ase import __version__
 from deeprelax_ase.crystal import Crystal, crystal_or_error
+from deeprelax_ase.data import MATCH_KINDS, MatchError, PairDataset, match
+from deeprelax_ase.data.checks import AT_REST, suspicions
+from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError, force_calls_of
 from deeprelax_ase.io.frame import Frame, StructureRef, escaped
 from deeprelax_ase.io.reading import read
-from deeprelax_ase.labelling.basin import AT_REST, objections
 from deeprelax_ase.labelling.relaxation import LabelOptions, Relaxation, Relaxer
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.status import FAILED, NOT_CONVERGED
@@ -136,3 +139,33 @@ def _free_crystal(atoms: Any) -> Crystal | DeepRelaxError:
             "atoms.set_constraint()"
         )
     return crystal
+
+
+#: Reason for those of which another mapping of the atoms fits better than the one that the relaxation went.
+OTHER_MAPPING = "atoms took each other's places, or other lattice vectors fit better"
+
+
+def objections(relaxations: Sequence[Relaxation]) -> list[str | None]:
+    """Of each relaxation the reason for not learning from it; None where there is none.
+
+    The limits are those of ``deeprelax data check``, for volume, displacements, distances and swapped atoms
+    (:mod:`deeprelax_ase.data.checks`), so that it finds nothing to look into in what is left. And the relaxed crystal,
+    matched anew, must be nearest as it is.
+    """
+    if not relaxations:
+        return []
+    raw = (RawPair("", one.initial, one.relaxed, "train", in_order=True) for one in relaxations)
+    masks = suspicions(PairDataset.of(raw).pairs)
+    found: list[str | None] = [None] * len(relaxations)
+    for reason, mask in masks.items():
+        for place in mask.nonzero().squeeze(1).tolist():
+            found[place] = found[place] or reason
+    return [reason or _mapped_otherwise(one) for reason, one in zip(found, relaxations, strict=True)]
+
+
+def _mapped_otherwise(one: Relaxation) -> str | None:
+    try:
+        same = match(one.initial, one.relaxed).how == MATCH_KINDS[0]
+    except (MatchError, np.linalg.LinAlgError):
+        same = False
+    return None if same else OTHER_MAPPING

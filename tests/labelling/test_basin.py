@@ -8,8 +8,9 @@ from ase import Atoms
 from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.labelling.basin import AT_REST, OTHER_MAPPING, objections
+from deeprelax_ase.data.checks import AT_REST
 from deeprelax_ase.labelling.relaxation import Relaxation
+from deeprelax_ase.labelling.rows import OTHER_MAPPING, objections
 
 
 def relaxation(initial: Atoms, positions: np.ndarray | None = None, cell: np.ndarray | None = None) -> Relaxation:
