@@ -287,7 +287,8 @@ def row(
     """What is told of a method."""
     energies = energies_of(ends.crystals, potential) - [case.energy for case in cases]
     lost = ~np.isfinite(energies)
-    coordinates = crystal_errors(pairs, ends.crystals)["coordinates"]
+    errors = crystal_errors(pairs, ends.crystals)
+    coordinates = errors["coordinates"]
     told: dict[str, Any] = {"crystals": len(cases), "seconds": seconds / len(cases)}
     if ends.looked is not None:
         told["looked"] = ends.looked / len(cases)
@@ -297,6 +298,7 @@ def row(
         told |= {"calls": ends.calls / len(cases), "converged": ends.converged / len(cases)}
     return told | {
         "coordinates": {"mean": float(coordinates.mean()), "median": float(np.median(coordinates))},
+        "relative volume": float(errors["relative_volume"].mean()),
         "energy": {"mean": float(energies[~lost].mean()), "median": float(np.median(energies[~lost]))},
         "above": float(np.clip(energies[~lost], 0, None).mean()),
         "same": float((np.abs(energies) <= SAME).mean()),

@@ -41,15 +41,8 @@ PROTOTYPES = {"rocksalt": 2.0, "zincblende": 4 / 3**0.5}
 #: Crystals that are made of each compound in each prototype.
 COPIES = 2
 
-#: This script as a calculator's name: an importable module, and what makes the calculator.
-CALCULATOR = f"{Path(__file__).stem}:r2scan"
-
-
-def r2scan(**options: Any) -> Any:
-    """CHGNet with its r2SCAN weights."""
-    from chgnet.model import CHGNet
-
-    return get_calculator("chgnet", model=CHGNet.load(model_name="r2scan", verbose=False), **options)
+#: CHGNet with its r2SCAN weights.
+CALCULATOR = "chgnet:r2scan"
 
 
 def compounds() -> list[Atoms]:
@@ -100,7 +93,7 @@ class Cost(NamedTuple):
 def force_calls(unseen: list[Atoms], model: Any = None) -> Cost:
     """The cost of FIRE to 0.05 eV/Å after the jump of a ``model``; None jumps nowhere."""
     predictor = None if model is None else Predictor(model, device="cpu")
-    calculator, calls, off = r2scan(), [], []
+    calculator, calls, off = get_calculator(CALCULATOR, device="cpu"), [], []
     for start in unseen:
         atoms = start.copy()
         atoms.calc = calculator

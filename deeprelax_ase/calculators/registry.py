@@ -15,7 +15,7 @@ from deeprelax_ase.errors import CalculatorError
 
 _KNOWN = (
     "'none', 'm3gnet', 'm3gnet:FOLDER', 'tensornet', 'tensornet:FOLDER', 'matgl:NAME', the path of a folder, 'chgnet', "
-    "'sevennet' or 'module:factory'"
+    "'chgnet:NAME', 'sevennet' or 'module:factory'"
 )
 
 
@@ -33,7 +33,7 @@ def get_calculator(
     ``matgl:NAME``          a potential by the name that it has on MatGL's hub
     a path                  a potential that MatGL saved in that folder, whatever its architecture; MatGL 2 unpickles
                             it: take it from people you trust. ``m3gnet:FOLDER`` and ``tensornet:FOLDER`` mean the same
-    ``chgnet``              CHGNet, whose weights come with its package
+    ``chgnet``              CHGNet, whose weights come with its package; ``chgnet:r2scan`` those at the level of r2SCAN
     ``sevennet``            SevenNet through TorchSim, with the weights of its package; ``sevennet:NAME`` for others
     ``module:factory``      what ``factory(**kwargs)`` of an importable module returns: an ASE calculator, or a model of
                             TorchSim's; the factory is a class or a function
@@ -65,13 +65,13 @@ def get_calculator(
         return hub_calculator(argument, **options)
     if kind == "none" and not argument:
         return None
-    if kind == "chgnet" and not argument:
-        return _chgnet(device, options)
+    if kind == "chgnet":
+        return _chgnet(argument, device, options)
     if kind.lower() == "sevennet":
         return _in_batches(sevennet(argument, device=device, **kwargs))
     if _is_path(name):
         return matgl_calculator(name, **options)
-    if argument and kind not in ("none", "chgnet", "matgl") and all(part.isidentifier() for part in kind.split(".")):
+    if argument and kind not in ("none", "matgl") and all(part.isidentifier() for part in kind.split(".")):
         return _from_factory(kind, argument, options, device)
     raise CalculatorError(f"Unknown calculator {name!r}, must be one of {_KNOWN} (as 'ase.calculators.emt:EMT')")
 
@@ -80,7 +80,7 @@ def _is_path(name: str) -> bool:
     return os.sep in name or name.startswith("~") or (name != "" and Path(name).is_dir())
 
 
-def _chgnet(device: str, kwargs: dict[str, Any]) -> Any:
+def _chgnet(weights: str, device: str, kwargs: dict[str, Any]) -> Any:
     if kwargs.pop("dtype", "float32") != "float32":
         raise CalculatorError("CHGNet computes in float32 only: leave dtype out, or use 'm3gnet'")
     try:
@@ -89,6 +89,15 @@ def _chgnet(device: str, kwargs: dict[str, Any]) -> Any:
     except ImportError as error:
         raise CalculatorError(f'CHGNet is not installed ({error}): pip install "deeprelax-ase[chgnet]"') from error
     with quiet():
+        if weights:
+            from chgnet.model import CHGNet
+
+            try:
+                kwargs["model"] = CHGNet.load(model_name=weights, use_device="cpu", verbose=False)
+            except ValueError as error:
+                raise CalculatorError(
+                    f"CHGNet has no weights {weights!r}: take 'r2scan', '0.3.0' or '0.2.0'"
+                ) from error
         return ScopedCHGNetCalculator(use_device=None if device == "auto" else device, **kwargs)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from deeprelax_ase.calculators import (
     get_calculator,
+    potential_name,
 )
 from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.errors import CalculatorError
@@ -62,6 +63,13 @@ def test_chgnet_with_threads_of_its_own(monkeypatch):
 def test_chgnet_in_double_precision_is_refused():
     with pytest.raises(CalculatorError, match="float32 only"):
         get_calculator("chgnet", dtype="float64")
+
+
+def test_other_weights_of_its_package():
+    pytest.importorskip("chgnet")
+    assert potential_name(get_calculator("chgnet:r2scan", device="cpu")) == "CHGNet r2SCAN"
+    with pytest.raises(CalculatorError, match=r"no weights '1\.0': take 'r2scan'"):
+        get_calculator("chgnet:1.0")
 
 
 def test_missing_chgnet_says_what_to_install(monkeypatch):
