@@ -20,6 +20,7 @@ from matgl.ext.ase import PESCalculator
 from deeprelax_ase.calculators.periodic import as_periodic, scaled_stress
 from deeprelax_ase.calculators.scope import torch_settings
 from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.graph.matgl_import import exact_neighbors
 
 _DTYPES = {"float32": (torch.float32, np.float32), "float64": (torch.float64, np.float64)}
 
@@ -61,7 +62,7 @@ class MatGLCalculator(PESCalculator):
             CalculatorError: the potential does not know some of the elements.
         """
         known = getattr(self.potential.model, "element_types", None)
-        with _computing_in(self.dtype, self.threads):
+        with _computing_in(self.dtype, self.threads), exact_neighbors():
             if atoms is None:
                 atoms = self.atoms
             if known and (unknown := sorted(set(atoms.get_chemical_symbols()) - set(known))):

@@ -18,7 +18,7 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.checks import check_density, check_distances
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs, row_starts, select_edges
-from deeprelax_ase.graph.matgl_import import import_matgl
+from deeprelax_ase.graph.matgl_import import exact_neighbors, import_matgl
 from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, PairTable, Positions
@@ -92,7 +92,9 @@ def _convert(crystal: Crystal, cutoff: float) -> PairTable:
     cells = np.floor(crystal.fractional_positions).astype(np.int64)
     atoms = crystal.to_atoms()
     atoms.positions -= cells @ crystal.cell
-    table = _table(Atoms2Graph(tuple(sorted(set(atoms.get_chemical_symbols()))), cutoff).get_graph(atoms)[0])
+    with exact_neighbors():
+        graph = Atoms2Graph(tuple(sorted(set(atoms.get_chemical_symbols()))), cutoff).get_graph(atoms)[0]
+    table = _table(graph)
     away = torch.from_numpy(cells)
     table[2:] += (away[table[0]] - away[table[1]]).T
     return table

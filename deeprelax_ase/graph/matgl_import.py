@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -51,6 +52,24 @@ def import_matgl() -> ModuleType:
         told = "MatGL 2 with DGL" if on_dgl else "MatGL"
         raise BackendError(f"{told} cannot be imported ({error}). {_INSTALL}") from error
     return matgl
+
+
+@contextmanager
+def exact_neighbors() -> Iterator[None]:
+    """MatGL finds neighbours in double precision inside, once it is imported.
+
+    MatGL 4 takes them from the toolkit of NVIDIA's that TorchSim brings, where that is installed: with positions in
+    float32, after a minute of compiling, and with warnings of its own calls.
+    """
+    converters = sys.modules["matgl.ext.ase"]
+    before = getattr(converters, "_alchmtk_available", False)
+    try:
+        if before:
+            converters._alchmtk_available = False  # type: ignore[attr-defined]
+        yield
+    finally:
+        if before:
+            converters._alchmtk_available = True  # type: ignore[attr-defined]
 
 
 def runs_on_dgl() -> bool:
