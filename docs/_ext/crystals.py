@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from chemiscope.sphinx import ChemiscopeScraper
+import chemiscope.sphinx
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -24,7 +24,7 @@ _PAGE = """<div class="chemiscope-sphinx"><div class="visualizer-container visua
 {data}, new Chemiscope.Warnings()));</script>
 """
 
-_of_chemiscope = ChemiscopeScraper()
+_of_chemiscope = chemiscope.sphinx.ChemiscopeScraper()
 
 
 def scraper(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
@@ -44,9 +44,10 @@ def write(translator: Any, node: nodes.Element) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register it in place of chemiscope's."""
-    app.setup_extension("chemiscope.sphinx")
-    from chemiscope.sphinx import chemiscope
-
-    app.add_node(chemiscope, override=True, html=(write, None))
+    """Register it, in place of ``chemiscope.sphinx``, whose template goes to the network."""
+    app.add_directive("chemiscope", chemiscope.sphinx.ChemiscopeDirective)
+    app.add_node(chemiscope.sphinx.chemiscope, html=(write, None))
+    static = Path(chemiscope.sphinx.__file__).parent / "static"
+    files = [str(static / name) for name in ("chemiscope.min.js", "chemiscope-sphinx.css")]
+    app.connect("builder-inited", lambda app: app.config.html_static_path.extend(files))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -94,9 +94,11 @@ return {
 
 @needs_chromium
 @pytest.mark.parametrize("page", ["index", "commands", "screening", "peers", "tour", "tutorials/plot_1_relax_crystal"])
-def test_a_phone_shows_pages_whole_without_a_network(site: Path, page: str):
+def test_a_phone_shows_pages_whole_without_a_network(site: Path, page: str, tmp_path: Path):
     file = site / f"{page}.html"
-    shown = opened(file, WIDE, file.parent, width=390)
+    based = tmp_path / file.name
+    based.write_text(file.read_text(encoding="utf-8").replace("<head>", f'<head><base href="{file.as_uri()}">', 1))
+    shown = opened(based, WIDE, tmp_path, width=390)
     assert shown.answer["wide"] <= 0
     assert shown.answer["drawn"] == (page == "tutorials/plot_1_relax_crystal")
     assert not [name for name in shown.answer["loaded"] if not name.startswith(("file:", "blob:", "data:"))]
