@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.metrics import prediction_errors, rank_correlation
 from deeprelax_ase.evaluation.structure_matching import structure_matches
-from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 
 #: Unit of each metric; ``match`` is 1 or 0, so that its mean is the match rate.
@@ -110,10 +108,8 @@ def assess(
     cell: Tensor,
     *,
     uncertainty: np.ndarray | None = None,
-    distances: Tensor | None = None,
     match: bool = True,
     jobs: int = 1,
-    settings: GraphSettings | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Assessment:
     """Compare predicted crystals with the relaxed ones of ``pairs``.
@@ -123,11 +119,8 @@ def assess(
         fractional: (N, 3) predicted fractional coordinates.
         cell: (G, 3, 3) predicted cells, Å.
         uncertainty: (G,) the global uncertainty, where there is one.
-        distances: (E,) Å, predicted for the edges of that graph, by a network that predicts them itself; those
-            in the predicted crystals by default.
         match: whether pymatgen's StructureMatcher compares the crystals too: tens of milliseconds each, twice.
         jobs: processes that do so.
-        settings: the graph of the unrelaxed crystals on whose edges bond lengths are compared.
         advance: called after each such comparison, 2 G times.
 
     Raises:
@@ -136,18 +129,19 @@ def assess(
     if not len(pairs):
         raise ValueError("there are no pairs to compare with")
     pairs = pairs.to("cpu").double()
-    graph = pair_graph(pairs, settings or GraphSettings())
-    given = {"fractional": fractional, "cell": cell, "uncertainty": uncertainty, "distances": distances}
-    shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),), (graph.edge_index.shape[1],))
+    graph = pair_graph(pairs, GraphSettings())
+    given = {"fractional": fractional, "cell": cell, "uncertainty": uncertainty}
+    shapes = ((len(pairs.numbers), 3), (len(pairs), 3, 3), (len(pairs),))
     for (name, values), shape in zip(given.items(), shapes, strict=True):
         if values is not None and tuple(values.shape) != shape:
             raise ValueError(f"{name} must be {shape} for these pairs, got {tuple(values.shape)}")
     before = prediction_errors(pairs, pairs.fractional_initial, pairs.cell_initial, graph=graph)
-    after = prediction_errors(pairs, fractional.double(), cell.double(), graph=graph, distances=distances)
+    after = prediction_errors(pairs, fractional.double(), cell.double(), graph=graph)
     unrelaxed, found = (_in_order(errors) for errors in (before, after))
     if match:
         relaxed, initial = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
-        predicted = _crystals(pairs, fractional.double(), cell.double())
+        ends = replace(pairs, fractional_relaxed=fractional.double(), cell_relaxed=cell.double())
+        predicted = crystals_of(ends, "relaxed")
         matches = structure_matches([*initial, *predicted], relaxed * 2, jobs=jobs, advance=advance)
         for errors, part in ((unrelaxed, matches[: len(pairs)]), (found, matches[len(pairs) :])):
             errors["match"] = np.array([float(m.same) for m in part])
@@ -157,10 +151,3 @@ def assess(
 
 def _in_order(errors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: errors[name].numpy() for name in UNITS if name in errors}
-
-
-def _crystals(pairs: RelaxationPairs, fractional: Tensor, cell: Tensor) -> list[Crystal]:
-    positions = rows_times_matrices(fractional, cell[pairs.batch])
-    counts = pairs.counts.tolist()
-    parts = zip(pairs.numbers.split(counts), positions.split(counts), cell, strict=True)
-    return [Crystal(numbers.numpy(), xyz.numpy(), matrix.numpy()) for numbers, xyz, matrix in parts]

@@ -24,7 +24,6 @@ def prediction_errors(
     cell: Tensor,
     *,
     graph: CrystalGraph | None = None,
-    distances: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All errors (G,) of G predicted crystals, by name: Å, volume Å³, relative volume without unit.
 
@@ -34,8 +33,6 @@ def prediction_errors(
         cell: (G, 3, 3) Å, predicted.
         graph: of the unrelaxed crystals, see :func:`~deeprelax_ase.data.batches.pair_graph`; where it is given, the
             lengths of its E edges are compared too.
-        distances: (E,) Å, predicted for these edges by a network that predicts them itself; by default those in the
-            predicted crystals.
     """
     batch, size, true_cell = pairs.batch, len(pairs), pairs.cell_relaxed
     positions = rows_times_matrices(fractional, cell[batch])
@@ -50,10 +47,9 @@ def prediction_errors(
         "relative_volume": volume / torch.linalg.det(true_cell).abs(),
     }
     if graph is not None:
-        if distances is None:
-            distances = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
+        lengths = torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=1)
         true_lengths = torch.linalg.vector_norm(edge_vectors(graph, true_positions, true_cell), dim=1)
-        found["bond_length"] = bond_length_mae(distances, true_lengths, edge_batch(graph), size)
+        found["bond_length"] = bond_length_mae(lengths, true_lengths, edge_batch(graph), size)
     return found
 
 

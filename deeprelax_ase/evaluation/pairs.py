@@ -10,7 +10,6 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches, pair_graph
-from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import default_atoms_per_batch
@@ -38,7 +37,6 @@ def predict_pairs(
     pairs: RelaxationPairs,
     *,
     recycles: int | None = None,
-    solver: EDGSettings | None = None,
     atoms_per_batch: int | None = None,
 ) -> PairPredictions:
     """Predict as :class:`~deeprelax_ase.Predictor` does, but without a search for the symmetry of the pairs.
@@ -48,16 +46,16 @@ def predict_pairs(
     Args:
         model: of either architecture, on any device; it is moved to that of the pairs.
         pairs: their unrelaxed crystals are relaxed.
-        recycles, solver: see :class:`~deeprelax_ase.Predictor`.
+        recycles: see :class:`~deeprelax_ase.Predictor`.
         atoms_per_batch: bounds the memory, see :meth:`~deeprelax_ase.Predictor.predict_many`.
 
     Raises:
-        ModelError: the model has no use for ``recycles`` or ``solver``.
+        ModelError: the model has no use for ``recycles``.
         ValueError: there are no pairs.
     """
     if not len(pairs):
         raise ValueError("there are no pairs to relax")
-    settings = InferenceSettings.of(model.card, recycles=recycles, solver=solver)
+    settings = InferenceSettings.of(model.card, recycles=recycles)
     device = pairs.counts.device
     networks = model.networks.to(device)
     dtype = next(networks.parameters()).dtype

@@ -38,7 +38,7 @@ def distinct_candidates(
             ``elements`` and ``settings``.
         number: of candidates that are wanted.
         neutral: whether oxidation states must be able to add up to nothing, see
-            :func:`is_neutral`.
+            :func:`~deeprelax_ase.labelling.is_neutral`.
 
     Raises:
         ValueError: see :func:`~deeprelax_ase.labelling.make_candidates`.

@@ -10,7 +10,6 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.assessment import TITLES, UNITS, Assessment, assess
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.graph.record import edge_batch, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from tests.pairs import make_pairs
 
@@ -99,19 +98,6 @@ def test_every_metric_has_a_unit_and_a_title() -> None:
     assert UNITS.keys() == TITLES.keys()
 
 
-def test_distances_that_a_network_predicts_itself(pairs: RelaxationPairs) -> None:
-    """0.1 Å too long each, with the crystals in place: only bond lengths are off."""
-    graph = pair_graph(pairs, GraphSettings())
-    positions = rows_times_matrices(pairs.fractional_relaxed, pairs.cell_relaxed[pairs.batch])
-    distances = torch.linalg.vector_norm(edge_vectors(graph, positions, pairs.cell_relaxed), dim=1) + 0.1
-    assert torch.bincount(edge_batch(graph), minlength=6).min() > 0
-    found = assess(pairs, pairs.fractional_relaxed, pairs.cell_relaxed, distances=distances, match=False)
-    np.testing.assert_allclose(found.predicted["bond_length"], 0.1, rtol=1e-10)
-    np.testing.assert_allclose(found.predicted["cartesian"], 0, atol=1e-12)
-    plain = assess(pairs, pairs.fractional_relaxed, pairs.cell_relaxed, match=False)
-    np.testing.assert_array_equal(found.unrelaxed["bond_length"], plain.unrelaxed["bond_length"])
-
-
 def test_rounding_is_nothing_to_improve() -> None:
     tiny = {"coordinates": np.array([1e-8, 3e-8]), "bond_length": np.array([0.1, 0.3])}
     summary = Assessment(tiny, tiny | {"bond_length": np.array([0.2, 0.6])}).summary()
@@ -132,7 +118,6 @@ def test_json_is_strict(pairs: RelaxationPairs) -> None:
         ({"fractional": torch.zeros(3, 3)}, r"fractional must be \(18, 3\) for these pairs, got \(3, 3\)"),
         ({"cell": torch.zeros(3, 3)}, r"cell must be \(6, 3, 3\)"),
         ({"uncertainty": np.zeros(5)}, r"uncertainty must be \(6,\)"),
-        ({"distances": torch.zeros(7)}, r"distances must be \(\d+,\) for these pairs, got \(7,\)"),
     ],
 )
 def test_other_shapes_are_refused(pairs: RelaxationPairs, change: dict, message: str) -> None:
