@@ -142,7 +142,7 @@ class Case:
         return self.crystal.with_geometry(self.relaxed.positions, cell)
 
     def results(self) -> dict[str, Any]:
-        """What is known where the atoms are, as ASE's calculators tell it."""
+        """Energy, forces and stress where the atoms are, as far as they are known, by ASE's names."""
         known: KnownResults = self.known  # type: ignore[assignment]
         given = self.relaxed.get_volume() if self.relaxed.cell.rank == 3 else 0.0
         results: dict[str, Any] = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces}

@@ -1,8 +1,7 @@
 """Pages that claim no figures of their own: a number in their prose is filled in of results, or a setting or a version.
 
 Not among them: trust.md, freedom.md and how-it-works.md, whose figures stand beside what was tried; peers.md, which
-quotes others; installation.md, whose sizes were measured once; own-data.md, which tells what its table of
-settings is of.
+quotes others; installation.md, whose sizes were measured once.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ SETTINGS = {
     "limits": "48 5,531 96 0.001 1 0.1",
     "m3gnet": "1 2 3 4 0.7.0 1.8.2 0.1.5 0.4.0",
     "models": "",
+    "own-data": "24 2 1.3",
     "optimizer": "50 0.001 0.05 0.01 3.25 3.29 2 3 4 0.6",
     "quickstart": "7 1",
     "screening": "20,000 6 1 10,000 1,000 4,000 16",
