@@ -54,7 +54,7 @@ docs: $(STAMP) ## build the documentation, docs/_build/index.html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build
 
 test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" for some pages)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=loadgroup tests/docs \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DEEPRELAX_SCREENSHOTS=screenshots $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=loadgroup tests/docs \
 		-m "slow or not slow" -k "$(PAGES)"
 
 links: $(STAMP) ## ask for every address outside that README.md or a page links to (needs a network)
