@@ -175,24 +175,13 @@ def _ratios(of: dict[str, Any]) -> str:
                 continue
             best, rival = (min(these, key=lambda name: these[name]["seconds"]) for these in (jumps, others))
             ratio = jumps[best]["seconds"] / others[rival]["seconds"]
-            fewer = _fewer(jumps[best], others[rival], ratio)
+            some = others[rival]["crystals"]
+            fewer = "" if some == jumps[best]["crystals"] else f", which had {some} of the crystals"
             lines.append(
                 f"{'GPU' if device == 'cuda' else 'CPU'}: {_plain(best)} takes **{ratio:.2f}** of the time of the best "
                 f"of {group}, {_plain(rival)}{fewer}."
             )
     return "To convergence (aim: at most 0.5). " + " ".join(lines)
-
-
-def _fewer(own: dict[str, Any], other: dict[str, Any], ratio: float) -> str:
-    """That the other one had only some of the crystals, and the ratio if these had taken all of our time."""
-    if own["crystals"] == other["crystals"]:
-        return ""
-    most = ratio * own["crystals"] / other["crystals"]
-    return (
-        f", by means over different crystals: its own are the {other['crystals']} whose cells move freely, ours all "
-        f"{own['crystals']}. On the {other['crystals']} alone ours was not timed; had they taken all of its time, it "
-        f"would be {most:.2f}"
-    )
 
 
 def _plain(name: str) -> str:
