@@ -38,7 +38,7 @@ from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of
 from deeprelax_ase.evaluation.relaxation import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.graph.torch_builder import batch_tensors
+from deeprelax_ase.labelling.relaxation import evaluated
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers.batched import relax_in_batches
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches
@@ -46,7 +46,6 @@ from deeprelax_ase.optimizers.batched_state import BatchedStart
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
-from deeprelax_ase.prediction.batching import grouped
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.status import CONVERGED
 
@@ -274,11 +273,8 @@ def methods(given: Namespace, potential: BatchedPotential) -> Iterator[tuple[str
 
 def energies_of(crystals: Sequence[Crystal], potential: BatchedPotential) -> np.ndarray:
     """(n,) eV/atom."""
-    found = []
-    for part in grouped(crystals, potential.atoms_at_once):
-        made = potential(*(tensor.to(potential.device) for tensor in batch_tensors(part)))  # type: ignore[arg-type]
-        found += [energy / len(crystal) for energy, crystal in zip(made.energies.tolist(), part, strict=True)]
-    return np.array(found)
+    found = zip(crystals, evaluated(crystals, potential), strict=True)
+    return np.array([np.nan if isinstance(one, Exception) else one.energy / len(crystal) for crystal, one in found])
 
 
 def row(

@@ -1,22 +1,28 @@
-"""``deeprelax train``."""
+"""``deeprelax train``, and what it and ``deeprelax finetune`` show while they work."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TaskID
 
-from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop, stopping
 from deeprelax_ase.cli.options import Quiet, argument
 from deeprelax_ase.cli.pair_options import Changes, TimeLimit
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.progress import Lines
+from deeprelax_ase.progress import progress as bar_on
 
 if TYPE_CHECKING:
     from deeprelax_ase.training import RunConfig
+    from deeprelax_ase.training.run import Observer
 
 EXAMPLES = """\
 Examples:
@@ -47,16 +53,13 @@ def train(
     require("jsonargparse", "training")  # MatGL brings the former alone
     from deeprelax_ase.training import load_config
 
-    try:
+    with stopping():
         run = load_config(config, changes or [])
-    except DeepRelaxError as error:
-        stop(str(error))
     execute(run, time_limit=time_limit, quiet=quiet, again=f"deeprelax train {config}")
 
 
 def execute(config: RunConfig, *, time_limit: float | None, quiet: bool, again: str) -> None:
     """Run ``config`` and say where the model is; ``again`` is the command that goes on after a stop."""
-    from deeprelax_ase.cli.training_progress import progress
     from deeprelax_ase.training import train_model
     from deeprelax_ase.training.devices import first_process
 
@@ -91,3 +94,35 @@ def report(card: Path) -> None:
             unit = "Å³" if name == "volume" else "Å"
             console.print(f"test {name}: {test[name]:.4g} {unit}, unrelaxed {test[f'unrelaxed {name}']:.4g} {unit}")
     console.print(f"written to {card}; use it with --model {card}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def progress(console: Console, members: int, *, quiet: bool) -> Iterator[Observer]:
+    """A task for each member, with its latest figures, and in logs a line for each validation; nothing if ``quiet``."""
+    with bar_on(console, visible=not quiet, share=True) as bar:
+        yield _Figures(bar, members)
+
+
+class _Figures:
+    def __init__(self, bar: Progress, members: int) -> None:
+        self.bar, self.members = bar, members
+        self.tasks: dict[int, TaskID] = {}
+        self.figures: dict[int, dict[str, str]] = {}
+
+    def __call__(self, member: int, record: dict[str, Any]) -> None:
+        name = f"member {member + 1} of {self.members}"
+        if member not in self.tasks:
+            self.tasks[member], self.figures[member] = self.bar.add_task(name, total=1.0), {}
+        self.figures[member] |= _figures(record)
+        text = ", ".join([name, *(f"{what} {value}" for what, value in self.figures[member].items())])
+        done = {"completed": record["progress"]} if "progress" in record else {}
+        self.bar.update(self.tasks[member], description=text, **done)
+        if "validation error" in record and isinstance(self.bar, Lines):
+            error = f"validation error {record['validation error']:.5g}"
+            self.bar.console.print(f"member {member + 1}, step {record['step']}: {error}", soft_wrap=True)
+
+
+def _figures(record: dict[str, Any]) -> dict[str, str]:
+    if "validation error" in record:
+        return {"validation error": f"{record['validation error']:.4g}"}
+    return {"loss": f"{record['loss']:.4g}", "crystals/s": f"{record['crystals_per_second']}"}

@@ -1,4 +1,4 @@
-"""Expected errors of a batch of predictions: by the card's calibration, and the model's statistics of novelty."""
+"""Expected errors of a batch of predictions, by the card's calibration and the model's novelty, and its energies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import CrystalGraph
+from deeprelax_ase.graph.columns import CrystalColumns
 from deeprelax_ase.graph.record import fractional_positions, inverses, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
@@ -18,6 +19,7 @@ from deeprelax_ase.prediction.inference import BatchRelaxation
 from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
 from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.novelty import Novelty
+from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw, RelaxedEnergy
 from deeprelax_ase.uncertainty.worsening import Steps
 
 
@@ -86,3 +88,31 @@ def calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
         return Calibration.of_card(card.calibration, recycles)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
+
+
+def energy_law_of(card: ModelCard) -> EnergyLaw | None:
+    """Read what the card tells of energies of relaxed crystals; None if it tells nothing.
+
+    Raises:
+        ModelError: it is of another version.
+    """
+    try:
+        return EnergyLaw.of_card(card.energy)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card.name}: what the card says of energy is not of this version: {error}") from error
+
+
+def energies_of(
+    crystals: Sequence[Crystal], relaxation: BatchRelaxation, law: EnergyLaw | None
+) -> list[RelaxedEnergy | None] | None:
+    """The energy of each of the unrelaxed ``crystals``; None for models that tell none.
+
+    It is that of the minimum of a crystal that nothing holds, as the labels are: None where constraints hold atoms, and
+    where the cell may not move as those of the labels did.
+    """
+    if law is None or relaxation.energies is None or relaxation.features is None:
+        return None
+    energy, scale = (values.double().cpu().numpy() for values in relaxation.energies)
+    if not isinstance(crystals, CrystalColumns):  # which have no constraints
+        energy = np.where([bool(crystal.constraints) for crystal in crystals], np.nan, energy)
+    return law.read(energy, scale, relaxation.features.kinds())

@@ -27,12 +27,18 @@ from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
-from deeprelax_ase.prediction.expected_errors import calibration_of, expected_errors, novelty_of, steps_of
+from deeprelax_ase.prediction.expected_errors import (
+    calibration_of,
+    energies_of,
+    energy_law_of,
+    expected_errors,
+    novelty_of,
+    steps_of,
+)
 from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.prediction.relaxed_energies import energies_of, energy_law_of
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
 from deeprelax_ase.prediction.unbatching import PredictedBatch
 

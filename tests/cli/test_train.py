@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli, load_model
-from deeprelax_ase.cli.training_progress import progress
+from deeprelax_ase.cli.train import progress
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 
