@@ -33,8 +33,8 @@ KINDS = {
 }
 #: Methods of the third panel: label, sign, colour, and where the label stands (points).
 METHODS = {
-    "one shot, fast": ("one shot, fast", "v", "tab:blue", (7, 4)),
-    "one shot, default": ("one shot", "o", "tab:blue", (7, 4)),
+    "one shot, fast": ("one shot, fast", "v", "tab:blue", (4, 6)),
+    "one shot, default": ("one shot", "o", "tab:blue", (7, -5)),
     "jump, fast": ("jump, then fast", "o", "tab:green", (8, -3)),
     "fast": ("fast alone", "s", "tab:orange", (-30, 8)),
     "fire": ("FIRE", "s", "tab:red", (-8, 8)),
@@ -83,6 +83,7 @@ def _expected(axes: Any, found: dict[str, Any]) -> None:
         axes.annotate(label, (expected, error), xytext=(6, -9), textcoords="offset points", fontsize=8)
     share = f"{found['all']['coordinates coverage']:.1%}".replace("%", " %")
     axes.text(0.03, 0.97, f"{share} within the bounds\n(meant: 90 %)", transform=axes.transAxes, va="top")
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="expected error (Å)", ylabel="true error (Å)", title="it knows how far it is off")
 
 
