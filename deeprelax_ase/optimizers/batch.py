@@ -132,15 +132,10 @@ def finish_frames(
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options |= {"calculator_name": calculator_name, "keep_symmetry": keep_symmetry, "restart": restart}
     calculator: Calculator | None = None
-    predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
-    if only_uncertain:
-        predicted = predicted_frames(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
-    for frame, made in predicted:
-        if isinstance(made, DeepRelaxError):
-            yield unrelaxed(frame, made, predictor.model_name)
-            continue
-        if made is not None and not (judgement := judge(made, limits)).uncertain:
-            yield as_predicted(frame, made, judgement)
+    how: dict[str, Any] = {"relax_cell": relax_cell, "rattle": rattle, "seed": seed}
+    for frame, made in settled_frames(frames, predictor, limits, only_uncertain=only_uncertain, **how):
+        if isinstance(made, RelaxedFrame):
+            yield made
             continue
         if frame.atoms is None:  # without an error either: no source makes such a frame
             continue
@@ -294,6 +289,25 @@ def predicted_frames(
     for frame in waiting:
         if frame.error is not None:
             yield frame, frame.error
+
+
+def settled_frames(
+    frames: Iterable[Frame], predictor: Predictor, limits: TrustLimits | None, *, only_uncertain: bool, **how: Any
+) -> Iterator[tuple[Frame, RelaxedFrame | Prediction | None]]:
+    """Yield each frame and its result, where nothing is to finish it; or else its prediction, if there is one.
+
+    Predicted here is where the finish is for uncertain ones alone, see :func:`predicted_frames` for ``how``.
+    """
+    predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
+    if only_uncertain:
+        predicted = predicted_frames(frames, predictor, **how)
+    for frame, made in predicted:
+        if isinstance(made, DeepRelaxError):
+            yield frame, unrelaxed(frame, made, predictor.model_name)
+        elif made is not None and not (judgement := judge(made, limits)).uncertain:
+            yield frame, as_predicted(frame, made, judgement)
+        else:
+            yield frame, made
 
 
 def as_predicted(frame: Frame, prediction: Prediction, judgement: Judgement, *, skip: bool = False) -> RelaxedFrame:

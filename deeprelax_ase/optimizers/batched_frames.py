@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.optimizers.batch import (
     Observer,
     RelaxedFrame,
-    as_predicted,
     given_crystal,
-    predicted_frames,
+    settled_frames,
     unrelaxed,
 )
 from deeprelax_ase.optimizers.batched_case import Finished
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches
-from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 
 if TYPE_CHECKING:
@@ -62,9 +59,6 @@ def finish_frames_in_batches(
     Yields:
         the result of each frame, in order.
     """
-    predicted: Iterable[tuple[Frame, Prediction | DeepRelaxError | None]] = ((frame, frame.error) for frame in frames)
-    if only_uncertain:
-        predicted = predicted_frames(frames, predictor, relax_cell=relax_cell, rattle=rattle, seed=seed)
 
     def done(waiting: list[_Waiting]) -> Iterator[RelaxedFrame]:
         starts = [
@@ -78,24 +72,14 @@ def finish_frames_in_batches(
 
     waiting: list[_Waiting] = []
     atoms, most = 0, _AHEAD * potential.atoms_at_once
-    for frame, made in predicted:
-        waiting.append((frame, _settled(frame, made, predictor.model_name, limits)))
+    how: dict[str, Any] = {"relax_cell": relax_cell, "rattle": rattle, "seed": seed}
+    for frame, made in settled_frames(frames, predictor, limits, only_uncertain=only_uncertain, **how):
+        waiting.append((frame, made))
         atoms += 0 if frame.atoms is None else len(frame.atoms)
         if atoms >= most:
             yield from done(waiting)
             waiting, atoms, most = [], 0, _AHEAD * potential.atoms_at_once
     yield from done(waiting)
-
-
-def _settled(
-    frame: Frame, made: Prediction | DeepRelaxError | None, model: str, limits: TrustLimits | None
-) -> RelaxedFrame | Prediction | None:
-    """The result of a frame that is not to be finished; for others the prediction, if there is one."""
-    if isinstance(made, DeepRelaxError):
-        return unrelaxed(frame, made, model)
-    if made is not None and not (judgement := judge(made, limits)).uncertain:
-        return as_predicted(frame, made, judgement)
-    return made
 
 
 def _rounds(observe: Observer) -> Callable[[int], object]:
