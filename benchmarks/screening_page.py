@@ -21,7 +21,9 @@ makes them (`benchmarks/candidates.py`: similar elements in known prototypes), o
 "2 x 1" is two recycles of one network of 14.9 million parameters, today's default; "1 x 1" is one recycle; "3 x 4" was
 the default of the first end-to-end weights, four members of 5.1 million parameters. The figures of the H100 are of
 those weights; before and now on the H200 were measured on one machine within ten minutes, before with fewer crystals,
-most of whose time is the start. Two and four GPUs were not to be had: what they add was not measured.
+most of whose time is the start. Rows with a rate in their middle half, between the first and the third quarter of the
+crystals, came later, when processes started sooner. Two and four GPUs were not to be had: what they add was not
+measured.
 """
 
 

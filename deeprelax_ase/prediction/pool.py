@@ -123,6 +123,8 @@ class WorkerPool:
         with self._starting:
             self._closed = True
             processes = list(self._processes.values())
+        for process in processes:  # all at once: one that holds a GPU takes its time
+            process.terminate()
         for process in processes:
             process.end()
         self._threads.shutdown(cancel_futures=True)

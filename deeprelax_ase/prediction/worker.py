@@ -88,9 +88,13 @@ class WorkerProcess:
                 raise
             raise ItemError(f"{type(error).__name__}: {error}") from error
 
+    def terminate(self) -> None:
+        """Have the process end, without waiting for it."""
+        self._process.terminate()
+
     def end(self) -> None:
         """End the process at once; whoever waits for an answer gets none."""
-        self._process.terminate()
+        self.terminate()
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()
