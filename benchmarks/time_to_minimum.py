@@ -115,15 +115,12 @@ def choose(files: Sequence[Path], each: int | None, every: int) -> RelaxationPai
 def starts_of(crystals: Sequence[Crystal], potential: BatchedPotential) -> list[BatchedStart | None]:
     """Crystals as they relax in batches, layers in their plane; None where no cell filter can say how one may move."""
     checked = [CheckedAtoms(crystal.to_atoms()) for crystal in crystals]
-    for one in checked:
-        one.atoms.calc = PotentialCalculator(potential)
     look_together(checked, potential.device)
-    made: list[BatchedStart | None] = []
-    for crystal, one in zip(crystals, checked, strict=True):
-        dof = degrees_of_freedom(one.atoms, relax_cell=None, checked=one)
-        start = BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell)
-        made.append(None if dof.plane is not None else start)
-    return made
+    dofs = [degrees_of_freedom(one.atoms, relax_cell=None, checked=one) for one in checked]
+    return [
+        BatchedStart(one.numbers, one.positions, one.cell, dof.cell) if dof.plane is None else None
+        for one, dof in zip(crystals, dofs, strict=True)
+    ]
 
 
 def cases_of(pairs: RelaxationPairs, potential: BatchedPotential, steps: int) -> tuple[RelaxationPairs, list[Case]]:
@@ -186,15 +183,9 @@ def jump_in_batches(finish: str, predictor: Predictor, potential: BatchedPotenti
     def relax(cases: list[Case]) -> Ends:
         begun, rounds = time.perf_counter(), []
         given = [(case.crystal.to_atoms(), None) for case in cases]
-        made = finish_in_batches(
-            given,
-            predictor,
-            potential,
-            fmax=limits.fmax,
-            steps=limits.steps,
-            finish=finish,
-            observe=lambda left: rounds.append((time.perf_counter() - begun, left)),
-        )
+        asked: dict[str, Any] = {"finish": finish, "fmax": limits.fmax, "steps": limits.steps}
+        asked["observe"] = lambda left: rounds.append((time.perf_counter() - begun, left))
+        made = finish_in_batches(given, predictor, potential, **asked)
         ends = Ends([case.crystal for case in cases], 0)
         for at, left in rounds:
             ends.times += [at] * (len(cases) - left - len(ends.times))
