@@ -98,11 +98,12 @@ def saved(run: dict[str, Any]) -> str:
     until = [row["done"]["0.99"] for row in (jump, alone)]
     fewer, least = alone["calls"] - jump["calls"], jump["calls"] / alone["calls"]
     after = [100 - 100 * early / row["seconds"] for early, row in zip(until, (jump, alone), strict=True)]
+    ratios = [until[0] / until[1], jump["seconds"] / alone["seconds"]]
     return (
         f"The jump saves {fewer:.1f} of {alone['calls']:.1f} calls, which alone would make {least:.2f} of the time of "
         f"`fast` alone; the prediction takes {_ms(shot['seconds'])} of the {_ms(jump['seconds'])} ms. Until 99 % are "
-        f"done the ratio is **{until[0] / until[1]:.2f}**, over all {jump['seconds'] / alone['seconds']:.2f}: what comes "
-        f"after takes {after[0]:.0f} % of the time with the jump, {after[1]:.0f} % without."
+        f"done the ratio is **{ratios[0]:.2f}**, over all {ratios[1]:.2f}: what comes after takes {after[0]:.0f} % of "
+        f"the time with the jump, {after[1]:.0f} % without."
     )
 
 
