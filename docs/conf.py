@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from importlib.util import find_spec
@@ -53,6 +54,9 @@ add_module_names = False
 # `$` and `>>>` are no part of what is copied.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# Libraries that autodoc imports print what is logged; training would tell of every epoch.
+logging.getLogger("deeprelax_ase").setLevel(logging.WARNING)
 
 # The tutorials: scripts of docs/gallery, run when the pages are built; an error in one ends the build.
 sphinx_gallery_conf = {
