@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,44 @@ def _unmoved(results: Path) -> str:
     return f"by {moves:.3f} Å, and its volume changes by {percent(swells)}"
 
 
+#: Rows of the table of what labels bring: title, of the results of a method the key, or the keys, and the unit.
+_TAUGHT = (
+    ("coordinates, mean (Å)", ("coordinates", "mean"), 1, ".4f"),
+    ("coordinates, median (Å)", ("coordinates", "median"), 1, ".4f"),
+    ("volume off, mean (%)", ("relative volume",), 100, ".2f"),
+    ("energy above, median (meV/atom)", ("energy", "median"), 1e3, ".1f"),
+)
+
+
+def _taught(results: Path) -> str:
+    """What labels on a GPU bring under the potential that they are of."""
+    found = read(results, "taught")
+    before, after = (
+        {row["method"]: row for row in found[when]["rows"] if row["fmax"] in (None, 0.05)}
+        for when in ("before", "after")
+    )
+
+    def of(name: str, jump: str) -> list[dict[str, Any]]:
+        return [before[name], before[jump], after[jump]]
+
+    lines = []
+    for title, keys, scale, form in _TAUGHT:
+        values = [reduce(getitem, keys, row) for row in of("nothing", "one shot, default")]
+        lines.append([title, *(f"{scale * value:{form}}" for value in values)])
+    for title, name in (("`fast`", "fast"), ("FIRE", "fire")):
+        if f"jump, {name}" in after:
+            calls = [f"{row['calls']:.1f}" for row in of(name, f"jump, {name}")]
+            lines.append([f"calls of {title} to 0.05 eV/Å", *calls])
+    told, seconds, places = found["candidates"], found["seconds"], found["devices"]
+    candidates = sum(told.values())
+    return (
+        f"Labels took {seconds['label']} s of {places['label']}, starts included: {told['labelled']:,} of "
+        f"{candidates:,} candidates, {found['force_calls'] / candidates:.0f} calls each. Tuning took "
+        f"{seconds['finetune']} s of {places['finetune']}.\n\n"
+        + table(f"{found['before']['crystals']} crystals | as they are | `DeepRelax-PBE` | tuned", lines)
+    )
+
+
 #: What makes each part; all but the tables stand within a sentence.
 PARTS: dict[str, Callable[[Path], str]] = {
     "minima": _minima,
@@ -131,5 +171,6 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "other-bounds": _other_bounds,
     "ranks": _ranks,
     "unmoved": _unmoved,
+    "taught": _taught,
 }
-INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs"))
+INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs", "taught"))

@@ -170,7 +170,7 @@ def _labelling(found: dict[str, Any]) -> str:
     first, rest = found["seconds"]
     killed = sum(call["ended_by"] == -9 for call in found["calls"])
     return (
-        "By the commands of [docs/labels.md](../docs/labels.md#a-level-of-your-own-at-scale) "
+        "By commands such as those of [docs/labels.md](../docs/labels.md#a-level-of-your-own-at-scale) "
         f"`deeprelax candidates` made {found['candidates']:,} crystals of 2 to 8 atoms, `deeprelax label` relaxed them "
         f"under M3GNet, in plain torch, on one H200, by {found['workers']} processes. It was killed {killed} times "
         "(SIGKILL) and given again, by a script that is not kept: it counted rows and identifiers afterwards. "

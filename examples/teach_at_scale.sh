@@ -28,4 +28,22 @@ deeprelax finetune DeepRelax-PBE --data "$out/labelled" --device "$device" "${tu
 tuned=$SECONDS
 wait
 python "${measure[@]}" --model "$out/tuned/DeepRelax-PBE-tuned.json" --only "${jumps[@]}" --json "$out/after.json"
-echo "{\"label\": $labelled, \"finetune\": $((tuned - labelled)), \"all\": $SECONDS}" > "$out/seconds.json"
+python - "$out" "$labelled" "$((tuned - labelled))" "$SECONDS" << 'END'
+import json, sys
+from collections import Counter
+from pathlib import Path
+from deeprelax_ase.labelling import label_folder
+
+out, seconds = Path(sys.argv[1]), [int(number) for number in sys.argv[2:]]
+rows = [row for table in label_folder(out / "labelled").tables(["status", "force_calls"]) for row in table.to_pylist()]
+told = {
+    "candidates": Counter(row["status"] for row in rows),
+    "force_calls": sum(row["force_calls"] or 0 for row in rows),
+    "seconds": dict(zip(("label", "finetune", "all"), seconds, strict=True)),
+    **{name: json.loads((out / f"{name}.json").read_text()) for name in ("before", "after")},
+}
+here = told["before"]["environment"]
+device = here["processor"] if here["gpu"] == "none" else here["gpu"]
+told["devices"] = dict.fromkeys(("label", "finetune"), f"one {device}")
+(out / "taught.json").write_text(json.dumps(told, indent=1))
+END
