@@ -151,10 +151,11 @@ def _taught(results: Path) -> str:
             lines.append([f"calls of {title} to 0.05 eV/Å", *calls])
     told, seconds, places = found["candidates"], found["seconds"], found["devices"]
     candidates = sum(told.values())
+    falls = after["jump, fast"]["calls"] < before["jump, fast"]["calls"]
     return (
         f"Labels took {seconds['label']} s of {places['label']}, starts included: {told['labelled']:,} of "
         f"{candidates:,} candidates, {found['force_calls'] / candidates:.0f} calls each. Tuning took "
-        f"{seconds['finetune']} s of {places['finetune']}.\n\n"
+        f"{seconds['finetune']} s of {places['finetune']}{'' if falls else ', too little for fewer calls'}.\n\n"
         + table(f"{found['before']['crystals']} crystals | as they are | `DeepRelax-PBE` | tuned", lines)
     )
 
