@@ -167,13 +167,20 @@ class TestCalculator:
         crystals[0].set_constraint(FixCom())
         crystals[1].set_constraint(FixedPlane([0], (0, 0, 1)))
         write("set.traj", crystals)
+        relax = (
+            "relax",
+            "set.traj",
+            "-o",
+            "relaxed.traj",
+            "--calculator",
+        )  # which holds FixCom, as extended XYZ does not
         for name, told in zip(EMTS, ("", "1 crystal was finished one by one"), strict=True):
-            result = deeprelax("relax", "set.traj", "--calculator", name, "--overwrite")
+            result = deeprelax(*relax, name, "--overwrite")
             assert result.exit_code == 0, result.output
             assert told in result.stderr
             assert ("one by one" in result.stderr) == bool(told)
-            assert not deeprelax("relax", "set.traj", "--calculator", name, "--overwrite", "--quiet").stderr
-            again = deeprelax("relax", "set.traj", "--calculator", name, "--overwrite", "--restart", "kept")
+            assert not deeprelax(*relax, name, "--overwrite", "--quiet").stderr
+            again = deeprelax(*relax, name, "--overwrite", "--restart", "kept")
             assert ("--restart finishes crystals one by one" in again.stderr) == bool(told)
 
     def test_progress_on_a_terminal(self, deeprelax, monkeypatch, crystals):
