@@ -25,7 +25,7 @@ def get_batched(potential: Any, *, device: str = "auto", **kwargs: Any) -> Batch
     ======================  ==========================================================================================
     ``m3gnet``              M3GNet-MP-2021.2.8-PES in plain torch; without MatGL and DGL where ``DEEPRELAX_M3GNET`` or
                             ``m3gnet:FOLDER`` names its folder. Other models of MatGL's are computed one by one
-    ``chgnet``              CHGNet, its graphs made in batches too; on a GPU as on a CPU
+    ``chgnet``              CHGNet, its graphs made in batches too, on a GPU as on a CPU; ``chgnet:0.2.0`` one by one
     ``sevennet``            SevenNet through TorchSim; ``sevennet:NAME`` takes other weights of its package, or a file
     ``module:factory``      a model of TorchSim's ``ModelInterface`` (MACE, MatterSim, ORB, Nequix, fairchem ...)
     others                  any calculator of :func:`~deeprelax_ase.calculators.get_calculator`, one crystal after the
@@ -110,7 +110,9 @@ def _of_calculator(calculator: Any) -> BatchedPotential:
 
     if isinstance(calculator, PotentialCalculator):
         return calculator.potential
-    if any(cls.__name__ == "CHGNetCalculator" for cls in type(calculator).__mro__):
+    is_chgnet = any(cls.__name__ == "CHGNetCalculator" for cls in type(calculator).__mro__)
+    # Biases of 0.2.0 reach bonds without angles where any crystal of a batch has an angle, and not in one without.
+    if is_chgnet and not calculator.model.model_args.get("mlp_out_bias", False):
         from deeprelax_ase.calculators.chgnet_batch import CHGNetPotential
 
         return CHGNetPotential(calculator.model)

@@ -175,8 +175,8 @@ def test_what_m3gnet_lacks_is_told(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")  # in CHGNet's own code
-@pytest.mark.parametrize("weights", ["0.3.0", "r2scan"])
-def test_chgnet(weights):
+@pytest.mark.parametrize(("weights", "alone"), [("0.3.0", False), ("r2scan", False), ("0.2.0", True)])
+def test_chgnet(weights, alone):
     model = pytest.importorskip("chgnet.model").CHGNet.load(model_name=weights, use_device="cpu", verbose=False)
     wide = bulk("K", "fcc", a=7.0)  # no edge is short enough for an angle
     scattered = rattled("Fe", 2.9, 4)  # an atom meets many images of itself, and atoms lie outside of their cell
@@ -184,7 +184,7 @@ def test_chgnet(weights):
     crystals = [distorted_salt(), bulk("MgO", "rocksalt", a=4.4), wide, scattered, bulk("Li", "bcc", a=2.1)]
     calculator = get_calculator("chgnet", device="cpu", model=model)
     potential = get_batched(calculator)
-    assert not potential.one_by_one
+    assert potential.one_by_one == alone
     assert_as_alone(potential, calculator, crystals, atol=1e-4)  # CHGNet keeps geometry in float32
 
 
