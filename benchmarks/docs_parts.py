@@ -127,6 +127,7 @@ _TAUGHT = (
     ("coordinates, median (Å)", ("coordinates", "median"), 1, ".4f"),
     ("volume off, mean (%)", ("relative volume",), 100, ".2f"),
     ("energy above, median (meV/atom)", ("energy", "median"), 1e3, ".1f"),
+    ("energy above, mean (meV/atom)", ("energy", "mean"), 1e3, ".1f"),
 )
 
 

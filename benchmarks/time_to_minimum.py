@@ -28,7 +28,7 @@ import torch
 from shared import options
 
 from deeprelax_ase import Crystal, DeepRelaxOptimizer, Predictor
-from deeprelax_ase.calculators import get_batched
+from deeprelax_ase.calculators import get_batched, potential_name
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.counting import CallCounter
@@ -320,7 +320,7 @@ def main() -> None:
     print(f"minima of {len(cases)} of {len(chosen)} crystals: {time.perf_counter() - begun:.1f} s", flush=True)
     counts = {"all": len(cases), "some": given.some or len(cases), "few": given.few}
     index = {which: evenly(len(cases), count) for which, count in counts.items()}
-    facts = {"environment": environment(), "device": str(potential.device), "potential": potential.name}
+    facts = {"environment": environment(), "device": str(potential.device), "potential": potential_name(potential) or potential.name}
     facts |= {"model": given.model, "chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
     facts["busy"] = given.busy
     rows: list[dict[str, Any]] = []

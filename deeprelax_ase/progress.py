@@ -105,12 +105,19 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and not forced and OF_A_KERNEL not in os.environ
 
 
+def _told(speed: float | None) -> str:
+    """Items a second, to three digits at least; empty where nothing is done yet."""
+    if speed is None:
+        return ""
+    return f"{speed:,.0f}/s" if speed >= 1000 else f"{speed:.3g}/s"
+
+
 class _Rate(ProgressColumn):
     """Items a second, once some are done."""
 
     def render(self, task: Task) -> Text:
         """The column's text."""
-        return Text("" if task.speed is None else f"{task.speed:,.3g}/s")
+        return Text(_told(task.speed))
 
 
 class _Shown(Progress):
@@ -149,7 +156,7 @@ class Lines(_Shown):
             done = f"{task.completed:.0%}"
         else:
             of = "" if task.total is None else f" of {task.total:,.0f}"
-            done = f"{task.completed:,.0f}{of}" + ("" if task.speed is None else f", {task.speed:,.3g}/s")
+            done = ", ".join(filter(None, (f"{task.completed:,.0f}{of}", _told(task.speed))))
         if task.time_remaining:
             done += f", {timedelta(seconds=round(task.time_remaining))} left"
         self.console.print(f"{task.description}: {done}", markup=False, soft_wrap=True)

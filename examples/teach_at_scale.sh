@@ -7,10 +7,13 @@
 # measured has a label to learn from or to stop by. The environment says what differs: DEVICE, POTENTIAL, NUMBER of
 # candidates, MOST crystals that are measured, and other options of `label` (LABEL) and `finetune` (TUNE).
 set -euo pipefail
+[ $# = 2 ] || { echo "usage: $0 CRYSTALS FOLDER, such as prototypes.extxyz taught" >&2; exit 2; }
 sources=$1 out=$2 device=${DEVICE:-cuda} potential=${POTENTIAL:-chgnet:r2scan}
 read -ra label <<< "${LABEL:---steps 300 --workers 3 --block-size 1500}"
 read -ra tune <<< "${TUNE:---learning-rate 5e-4 --set training.max_epochs=null --set training.seconds=45 \
     --set training.atoms_per_batch=2000 --set training.validate_every=5}"
+python -c "from deeprelax_ase.prediction.devices import device_of as found; found('$device')" ||
+    { echo "DEVICE=cpu runs this without a GPU" >&2; exit 2; }
 measure=("$(dirname "$0")/../benchmarks/time_to_minimum.py" "$out/labelled/pairs.npz" --each "${MOST:-400}"
     --potential "$potential" --device "$device" --few 0)
 jumps=("one shot, default" "jump, fast" "jump, fire")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: What ``--calculator`` takes by name.
-CALCULATORS = ("none", "m3gnet", "tensornet", "chgnet", "sevennet", "matgl:")
+CALCULATORS = ("none", "m3gnet", "tensornet", "chgnet", "chgnet:r2scan", "sevennet", "matgl:")
 
 #: What ``--finish`` takes: the package's own, none at all, and those of ASE's that move step by step.
 FINISHES = (

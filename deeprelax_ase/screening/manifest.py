@@ -194,11 +194,14 @@ class Manifest:
 
     def _other_inputs(self, there: Manifest) -> str:
         """Describe the differences between the inputs; empty where there are none."""
-        old, new = ([item["digest"] for item in manifest.inputs] for manifest in (there, self))
-        if len(old) != len(new):
-            return f"{len(old)} inputs then, {len(new)} now"
-        changed = [item["name"] for item, digest in zip(self.inputs, old, strict=True) if item["digest"] != digest]
-        return f"{', '.join(changed)} changed" if changed else ""
+        if len(there.inputs) != len(self.inputs):
+            return f"{len(there.inputs)} inputs then, {len(self.inputs)} now"
+        both = zip(there.inputs, self.inputs, strict=True)
+        return ", ".join(
+            f"{new['name']} has changed" if old["name"] == new["name"] else f"{old['name']} then, {new['name']} now"
+            for old, new in both
+            if old["digest"] != new["digest"]
+        )
 
 
 def describe(sources: Iterable[Source], folder: Path, work: str = "screen") -> tuple[dict[str, Any], ...]:

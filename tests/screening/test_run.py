@@ -111,7 +111,7 @@ def test_a_changed_input_is_refused(xyz: Callable[[int], Path], tmp_path: Path, 
     screen([file], tmp_path / "out", quick, workers=0, block_size=2)
     text = file.read_text()
     file.write_text(text.replace("crystal-3", "crystal-7"))
-    with pytest.raises(OutputError, match=r"crystals\.extxyz changed"):
+    with pytest.raises(OutputError, match=r"crystals\.extxyz has changed"):
         screen([file], tmp_path / "out", quick, workers=0, block_size=2)
     file.write_text(text)
     assert screen([file], tmp_path / "out", quick, workers=0, block_size=2).done == 4
