@@ -320,7 +320,8 @@ def main() -> None:
     print(f"minima of {len(cases)} of {len(chosen)} crystals: {time.perf_counter() - begun:.1f} s", flush=True)
     counts = {"all": len(cases), "some": given.some or len(cases), "few": given.few}
     index = {which: evenly(len(cases), count) for which, count in counts.items()}
-    facts = {"environment": environment(), "device": str(potential.device), "potential": potential_name(potential) or potential.name}
+    facts = {"environment": environment(), "device": str(potential.device)}
+    facts["potential"] = potential_name(potential) or potential.name
     facts |= {"model": given.model, "chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
     facts["busy"] = given.busy
     rows: list[dict[str, Any]] = []

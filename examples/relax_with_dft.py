@@ -20,7 +20,7 @@ def make_calculator() -> Any:
     """PBE for crystals of a few light atoms.
 
     The cell moves while the cutoff of the plane waves stays: one that is too low pulls at the cell (Pulay stress). This
-    one serves silicon and phosphorus; carbon, nitrogen, oxygen and fluorine need 700 eV. ``size`` fixes the mesh of k-points; a
-    density would change it on the way.
+    one serves silicon and phosphorus; carbon, nitrogen, oxygen and fluorine need 700 eV. ``size`` fixes the mesh of
+    k-points; a density would change it on the way.
     """
     return GPAW(mode={"name": "pw", "ecut": 400}, xc="PBE", kpts={"size": (3, 3, 3), "gamma": True}, txt=None)

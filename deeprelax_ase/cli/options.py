@@ -237,8 +237,8 @@ OnUncertainOption = Annotated[
 FMAX, STEPS, FINISH = 0.05, 500, "fire"
 #: Names that every command with a calculator takes.
 POTENTIALS = (
-    "m3gnet, tensornet, chgnet, chgnet:r2scan, sevennet, matgl:NAME of MatGL's hub, the folder of a MatGL potential, or "
-    "module:factory, where the factory returns an ASE calculator or a model of TorchSim's."
+    "m3gnet, tensornet, chgnet, chgnet:r2scan, sevennet, matgl:NAME of MatGL's hub, the folder of a MatGL potential, "
+    "or module:factory, where the factory returns an ASE calculator or a model of TorchSim's."
 )
 
 
