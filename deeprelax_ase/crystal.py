@@ -208,12 +208,20 @@ def _held_sites(flags: Any) -> list[Any]:
     return held + [FixCartesian([int(n)], mask=(~free[n]).tolist()) for n in partly]
 
 
+#: Words for whether a direction repeats.
+_TRUTHS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+
+
 def _directions(pbc: Any) -> np.ndarray:
     """(3,) bool of one value or three."""
-    given = np.array(pbc if np.ndim(pbc) else [pbc] * 3).reshape(3)
+    words = pbc.split() if isinstance(pbc, str) else pbc
+    given = np.array(words if np.ndim(words) else [words] * 3)
+    if given.dtype.kind in "US":
+        given = np.array([_TRUTHS.get(word.lower()) for word in given.tolist()] * (3 if given.size == 1 else 1))
+    given = given.reshape(3)
     if given.dtype != bool and any(one is None or one != one for one in given.tolist()):
         raise BrokenStructureError(
-            f"pbc={given.tolist()} does not say of every direction whether it repeats: write true or false three times"
+            f"pbc={np.ravel(np.array(pbc, dtype=object)).tolist()} does not say of every direction whether it repeats: write true or false three times"
         )
     return given.astype(bool)
 

@@ -6,8 +6,10 @@ import os
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers
+from ase.units import GPa
 
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.m3gnet_torch import M3GNet
@@ -105,14 +107,24 @@ def m3gnet_in(folder: str) -> M3GNet:
     return M3GNet(potential.state_dict(), known).requires_grad_(False)
 
 
+def _is_plain_chgnet(calculator: Any) -> bool:
+    """Whether it gives what CHGNet gives, and nothing of its own; and whether that is the same in a batch.
+
+    Biases of CHGNet 0.2.0 reach bonds without angles where any crystal of a batch has an angle, and not in one without.
+    """
+    if type(calculator).__name__ not in ("CHGNetCalculator", "ScopedCHGNetCalculator"):
+        return False
+    return bool(np.isclose(calculator.stress_weight, GPa)) and not calculator.model.model_args.get(
+        "mlp_out_bias", False
+    )
+
+
 def _of_calculator(calculator: Any) -> BatchedPotential:
     from deeprelax_ase.calculators.batched_ase import AsePotential, PotentialCalculator
 
     if isinstance(calculator, PotentialCalculator):
         return calculator.potential
-    is_chgnet = any(cls.__name__ == "CHGNetCalculator" for cls in type(calculator).__mro__)
-    # Biases of 0.2.0 reach bonds without angles where any crystal of a batch has an angle, and not in one without.
-    if is_chgnet and not calculator.model.model_args.get("mlp_out_bias", False):
+    if _is_plain_chgnet(calculator):
         from deeprelax_ase.calculators.chgnet_batch import CHGNetPotential
 
         return CHGNetPotential(calculator.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ase import Atoms
 from chgnet.model.dynamics import CHGNetCalculator
 
 from deeprelax_ase.calculators.scope import torch_settings
@@ -27,7 +28,13 @@ class ScopedCHGNetCalculator(CHGNetCalculator):
         """Return the name for ASE."""
         return "chgnet"
 
-    def calculate(self, *args: Any, **kwargs: Any) -> None:
+    def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
         """Compute energy, forces, stress and magnetic moments, as ASE asks for them."""
+        atoms = self.atoms if atoms is None else atoms
+        inside = atoms.copy()
+        inside.wrap()  # CHGNet's search for neighbours goes through all cells up to the furthest atom
         with torch_settings(torch.float32, self.threads):
-            super().calculate(*args, **kwargs)
+            super().calculate(inside, *args, **kwargs)
+        self.atoms = atoms.copy()
+        if "stress" in self.results:  # CHGNet divides by a volume that is negative where the cell is left-handed
+            self.results["stress"] = self.results["stress"] * atoms.cell.handedness

@@ -107,7 +107,7 @@ class _XyzSink(Sink):
     """Each frame is made in memory and written at once, so that a frame which cannot be written leaves no trace."""
 
     _file: Any = None
-    _warned = False
+    _told: frozenset[str] = frozenset()
 
     def _write(self, atoms: Atoms) -> None:
         from ase.io.extxyz import write_xyz
@@ -118,10 +118,10 @@ class _XyzSink(Sink):
         made = _with_info(atoms, info)
         held, lost = along_axes(atoms)
         made.set_constraint(held)
-        if lost and not self._warned:
-            self._warned = True
+        if new := set(lost) - self._told:
+            self._told |= new
             warnings.warn(
-                f"extended XYZ has no place for {', '.join(sorted(lost))} along these directions: {self._path} holds "
+                f"extended XYZ has no place for {', '.join(sorted(new))} along these directions: {self._path} holds "
                 "the atoms without. Write .traj, .db or .json to keep them.",
                 stacklevel=3,
             )

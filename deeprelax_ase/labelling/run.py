@@ -27,7 +27,7 @@ from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.status import FAILED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
-from deeprelax_ase.screening.run import Progress, Task, processes, work_through
+from deeprelax_ase.screening.run import Progress, Task, begun_with, processes, work_through
 
 #: Crystals of a block, what an interruption costs: on a CPU, and on GPUs, which want many at once.
 BLOCK_SIZE, GPU_BLOCK_SIZE = 50, 1000
@@ -77,7 +77,7 @@ def label(
 
     Args:
         inputs: see :func:`~deeprelax_ase.screening.screen`, as of all arguments but these.
-        block_size: crystals that are relaxed side by side; 50 by default, on GPUs 1000.
+        block_size: crystals that are relaxed side by side; by default what the folder was begun with, else 50, and on GPUs 1000.
         workers: processes; by default one for each core, and on GPUs two for each.
         out: folder, made if need be.
         options: how.
@@ -94,7 +94,7 @@ def label(
     on_gpu = device_of(options.device).type == "cuda"
     if workers is None and on_gpu:
         workers = _PER_GPU * (1 if ":" in options.device else torch.cuda.device_count())
-    block_size = block_size or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
+    block_size = block_size or begun_with(label_folder(out)) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
     here = BlockLabeller(options, id_key, options.device)  # what is wrong with the options shows here
     work: dict[str, Any] = {"shard": shard, "block_size": block_size, "id_key": id_key}
     with processes(partial(BlockLabeller, options, id_key), options.device, workers) as pool:

@@ -114,6 +114,8 @@ class Case:
             self.crystal = crystal_of(self.dof, lambda: predictor)
             refuse_missing_stress(self.dof)
             self.origin = self.here().cell
+            if self.relaxed.constraints:  # one of an atom that is not there shows here
+                self.relaxed.copy().set_positions(self.relaxed.positions)
             if self.prediction is not None:
                 self.prediction = without_foreign_energy(self.dof, self.prediction)
         except Exception as error:  # whatever is in such atoms

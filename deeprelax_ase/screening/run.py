@@ -102,7 +102,7 @@ def screen(
         named = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
         weights = relaxer.relax.predictor.model.card.sha256
         task = Task(named.to_dict(), pool or relaxer, weights=weights, announce=options.announce)
-        block_size = block_size or _begun_with(_folder(out, "screen")) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
+        block_size = block_size or begun_with(_folder(out, "screen")) or (GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE)
         return work_through(inputs, out, task, shard=shard, block_size=block_size, id_key=id_key, observe=observe)
 
 
@@ -171,10 +171,10 @@ def work_through(
     return progress
 
 
-def _begun_with(folder: Folder) -> int | None:
+def begun_with(folder: Folder) -> int | None:
     """The size of the blocks in a folder of results; None where there is none."""
     try:
-        return Manifest.read(folder.path).block_size
+        return Manifest.read(folder.path, folder.work).block_size
     except (OutputError, NotADirectoryError):  # a damaged one, or a file, is told of later
         return None
 

@@ -188,6 +188,14 @@ def test_chgnet(weights, alone):
     assert_as_alone(potential, calculator, crystals, atol=1e-4)  # CHGNet keeps geometry in float32
 
 
+def test_chgnets_of_others_stay_what_they_are():
+    dynamics = pytest.importorskip("chgnet.model.dynamics")
+    dispersed = type("WithDispersion", (dynamics.CHGNetCalculator,), {})
+    for calculator in (dispersed(use_device="cpu"), dynamics.CHGNetCalculator(use_device="cpu", stress_weight=1.0)):
+        assert get_batched(calculator).one_by_one
+    assert not get_batched(dynamics.CHGNetCalculator(use_device="cpu")).one_by_one
+
+
 def test_chgnet_refuses_atoms_without_neighbours():
     pytest.importorskip("chgnet")
     found = get_batched("chgnet", device="cpu")(*tensors_of([bulk("K", "fcc", a=20.0), GOOD[0]]))

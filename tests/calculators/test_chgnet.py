@@ -25,6 +25,20 @@ def test_chgnet_in_units_of_ase(capfd):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
+def test_chgnet_of_left_handed_cells_and_of_atoms_far_away():
+    pytest.importorskip("chgnet")
+    salt = distorted_salt()
+    mirrored, far = salt.copy(), salt.copy()
+    mirrored.set_cell(salt.cell.array[[1, 0, 2]])
+    far.positions += 500 * salt.cell.array[0]
+    for atoms in (salt, mirrored, far):
+        atoms.calc = get_calculator("chgnet", device="cpu")
+    for atoms in (mirrored, far):
+        np.testing.assert_allclose(atoms.get_stress(), salt.get_stress(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(atoms.get_forces(), salt.get_forces(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")
 def test_chgnet_whatever_the_callers_default_type():
     pytest.importorskip("chgnet")
     salt = distorted_salt()

@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled, FixSymmetry
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, FixScaled, FixSymmetry
 from ase.db import connect
 from ase.io import read, write
 from packaging.version import Version
@@ -33,7 +33,10 @@ def test_extended_xyz_holds_what_is_along_axes_and_tells_what_is_not(tmp_path: P
         with pytest.warns(UserWarning, match=r"no place for FixScaled, FixSymmetry .* Write \.traj"):
             sink.write(leaning)
         sink.write(leaning)  # which is told once
-    first, second, _ = read(tmp_path / "out.extxyz", index=":")
+        with pytest.warns(UserWarning, match="no place for FixCom along"):
+            leaning.set_constraint(FixCom())
+            sink.write(leaning)
+    first, second, *_ = read(tmp_path / "out.extxyz", index=":")
     moved = first.positions + 0.1
     first.set_positions(moved)
     held = [[0, 0, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0], *[[0, 0, 0]] * 4]

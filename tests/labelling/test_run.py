@@ -166,6 +166,12 @@ def test_shards_make_one_whole(xyz: Callable, tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, arrays(out)[name], err_msg=name)
 
 
+def test_blocks_are_of_the_size_that_the_folder_was_begun_with(xyz: Callable, tmp_path: Path) -> None:
+    file, out = xyz(alloys(5)), tmp_path / "out"
+    label([file], out, OPTIONS, workers=0, block_size=2, shard=Shard(1, 2))
+    assert label([file], out, OPTIONS, workers=0, shard=Shard(2, 2)).missing == 0
+
+
 def test_the_split_is_a_choice_that_may_change(xyz: Callable, tmp_path: Path) -> None:
     file, out = xyz(alloys(8)), tmp_path / "out"
     label([file], out, OPTIONS, workers=0)

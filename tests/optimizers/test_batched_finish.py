@@ -164,6 +164,14 @@ def test_forces_that_are_no_numbers() -> None:
     assert copper[0].status == "converged"
 
 
+def test_constraints_of_atoms_that_are_not_there_cost_no_other() -> None:
+    wrong = good().atoms
+    wrong.set_constraint(FixAtoms([77]))
+    (_, relaxed), error = finish_in_batches([(good().atoms, None), (wrong, None)], StandInPredictor(), Together())
+    assert len(relaxed) == len(wrong)
+    assert isinstance(error, IndexError)
+
+
 def test_no_stress_no_cell() -> None:
     class WithoutStress(EMT):
         implemented_properties = ("energy", "free_energy", "forces")
