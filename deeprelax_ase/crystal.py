@@ -220,8 +220,9 @@ def _directions(pbc: Any) -> np.ndarray:
         given = np.array([_TRUTHS.get(word.lower()) for word in given.tolist()] * (3 if given.size == 1 else 1))
     given = given.reshape(3)
     if given.dtype != bool and any(one is None or one != one for one in given.tolist()):
+        told = np.ravel(np.array(pbc, dtype=object)).tolist()
         raise BrokenStructureError(
-            f"pbc={np.ravel(np.array(pbc, dtype=object)).tolist()} does not say of every direction whether it repeats: write true or false three times"
+            f"pbc={told} does not say of every direction whether it repeats: write true or false three times"
         )
     return given.astype(bool)
 

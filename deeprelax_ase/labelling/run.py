@@ -77,7 +77,8 @@ def label(
 
     Args:
         inputs: see :func:`~deeprelax_ase.screening.screen`, as of all arguments but these.
-        block_size: crystals that are relaxed side by side; by default what the folder was begun with, else 50, and on GPUs 1000.
+        block_size: crystals that are relaxed side by side; by default what the folder was begun with, else 50, and on
+            GPUs 1000.
         workers: processes; by default one for each core, and on GPUs two for each.
         out: folder, made if need be.
         options: how.

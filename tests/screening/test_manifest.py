@@ -37,7 +37,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            ({"inputs": ({**INPUT, "digest": "13"},)}, "a.extxyz changed"),
+            ({"inputs": ({**INPUT, "digest": "13"},)}, "a.extxyz has changed"),
             ({"inputs": ()}, "1 inputs then, 0 now"),
             ({"options": RelaxOptions(recycles=7).to_dict()}, "other options: .*, now .*: 7"),
             ({"block_size": 3}, "another block size: 2, now 3"),
