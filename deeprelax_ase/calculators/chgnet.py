@@ -30,7 +30,9 @@ class ScopedCHGNetCalculator(CHGNetCalculator):
 
     def calculate(self, atoms: Atoms | None = None, *args: Any, **kwargs: Any) -> None:
         """Compute energy, forces, stress and magnetic moments, as ASE asks for them."""
-        atoms = self.atoms if atoms is None else atoms
+        atoms = getattr(self, "atoms", None) if atoms is None else atoms
+        if atoms is None:
+            raise ValueError("CHGNet is asked about no atoms: give them, or attach the calculator to them")
         inside = atoms.copy()
         inside.wrap()  # CHGNet's search for neighbours goes through all cells up to the furthest atom
         with torch_settings(torch.float32, self.threads):
