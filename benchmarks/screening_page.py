@@ -22,8 +22,7 @@ makes them (`benchmarks/candidates.py`: similar elements in known prototypes), o
 the default of the first end-to-end weights, four members of 5.1 million parameters. The figures of the H100 are of
 those weights; before and now on the H200 were measured on one machine within ten minutes, before with fewer crystals,
 most of whose time is the start. Rows with a rate in their middle half, between the first and the third quarter of the
-crystals, came later, when processes started sooner. Two and four GPUs were not to be had: what they add was not
-measured.
+crystals, came later, when processes started sooner. What two and four GPUs add was not measured.
 """
 
 
@@ -85,7 +84,7 @@ def _whole(rows: list[dict[str, Any]]) -> str:
     ]
     middle = ["in the middle half (crystals/s)"] if with_middle else []
     heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", *middle, "crystals/s"]
-    return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, start of the processes included;
+    return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, from the call on, start of the processes included;
 milliseconds are of one crystal in its process (relax holds graph, network and geometry):
 
 {table([*heading, *(f"{stage} (ms)" for stage in stages)], cells, "llr")}"""
