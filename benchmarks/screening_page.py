@@ -84,7 +84,7 @@ def _whole(rows: list[dict[str, Any]]) -> str:
     ]
     middle = ["in the middle half (crystals/s)"] if with_middle else []
     heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", *middle, "crystals/s"]
-    return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, from the call on, start of the processes included;
-milliseconds are of one crystal in its process (relax holds graph, network and geometry):
+    return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, from the call on, start of the
+processes included; milliseconds are of one crystal in its process (relax holds graph, network and geometry):
 
 {table([*heading, *(f"{stage} (ms)" for stage in stages)], cells, "llr")}"""
