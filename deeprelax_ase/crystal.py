@@ -26,6 +26,7 @@ from deeprelax_ase.errors import (
     UnsupportedElementError,
     VacuumError,
 )
+from deeprelax_ase.periodicity import periodic_directions, plane_normal
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,7 +69,7 @@ class Crystal:
             "numbers": _whole(numbers).reshape(-1),
             "positions": np.array(positions, dtype=np.float64).reshape(-1, 3),
             "cell": np.array(cell, dtype=np.float64).reshape(3, 3),
-            "pbc": _directions(pbc),
+            "pbc": periodic_directions(pbc),
         }
         if len(fields["numbers"]) != len(fields["positions"]):
             raise BrokenStructureError(
@@ -206,35 +207,6 @@ def _held_sites(flags: Any) -> list[Any]:
     wholly, partly = np.flatnonzero(~free.any(axis=1)), np.flatnonzero(free.any(axis=1) & ~free.all(axis=1))
     held: list[Any] = [FixAtoms(wholly)] if len(wholly) else []
     return held + [FixCartesian([int(n)], mask=(~free[n]).tolist()) for n in partly]
-
-
-#: Words for whether a direction repeats.
-_TRUTHS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
-
-
-def _directions(pbc: Any) -> np.ndarray:
-    """(3,) bool of one value or three."""
-    words = pbc.split() if isinstance(pbc, str) else pbc
-    given = np.array(words if np.ndim(words) else [words] * 3)
-    if given.dtype.kind in "US":
-        given = np.array([_TRUTHS.get(word.lower()) for word in given.tolist()] * (3 if given.size == 1 else 1))
-    given = given.reshape(3)
-    if given.dtype != bool and any(one is None or one != one for one in given.tolist()):
-        told = np.ravel(np.array(pbc, dtype=object)).tolist()
-        raise BrokenStructureError(
-            f"pbc={told} does not say of every direction whether it repeats: write true or false three times"
-        )
-    return given.astype(bool)
-
-
-def plane_normal(pbc: np.ndarray, cell: np.ndarray) -> np.ndarray | None:
-    """(3,) unit vector out of the plane in which a ``cell`` (3, 3) repeats in two directions; None for all others."""
-    periodic = np.asarray(pbc, dtype=bool)
-    if periodic.sum() != 2:
-        return None
-    normal = np.cross(*cell[periodic])
-    length = np.linalg.norm(normal)
-    return normal / length if length > 0 else None
 
 
 def _with_vacuum(crystal: Crystal) -> Crystal:

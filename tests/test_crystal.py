@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from deeprelax_ase.crystal import PUT_VACUUM, Crystal, check_elements, crystal_as_it_is, crystal_or_error, validate
 from deeprelax_ase.errors import (
-    BrokenStructureError,
     CoordinateRangeError,
     DeepRelaxError,
     DisorderedStructureError,
@@ -41,15 +40,6 @@ class TestRecord:
         assert crystal.positions.dtype == crystal.cell.dtype == np.float64
         assert crystal.pbc.tolist() == [True] * 3
         assert crystal.volume == pytest.approx(64, abs=1e-12)
-
-    @pytest.mark.parametrize("given", ["T T F", ["True", "1", "false"], np.array(["t", "T", "F"]), [1, 1, 0]])
-    def test_periodic_directions_in_words(self, given):
-        assert Crystal([6], [[0, 0, 0]], np.diag([2.5, 2.5, 20]), pbc=given).pbc.tolist() == [True, True, False]
-
-    @pytest.mark.parametrize("given", ["yes", ["T", "T", "?"], [True, None, True]])
-    def test_periodic_directions_that_are_not_told(self, given):
-        with pytest.raises(BrokenStructureError, match="does not say of every direction"):
-            Crystal([6], [[0, 0, 0]], np.diag([2.5, 2.5, 20]), pbc=given)
 
     @pytest.mark.parametrize("name", ["numbers", "positions", "cell", "pbc"])
     def test_arrays_are_read_only_copies(self, name: str) -> None:

@@ -11,11 +11,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 
 from deeprelax_ase.calculators.identity import calculator_name
-from deeprelax_ase.crystal import plane_normal
 from deeprelax_ase.errors import CalculatorError, ConstraintError, StructureError
 from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms
 from deeprelax_ase.optimizers.filters import RememberingCellFilter
+from deeprelax_ase.periodicity import plane_normal
 from deeprelax_ase.prediction.allowed_strain import (
     TILTED,
     AllowedStrain,
