@@ -19,7 +19,7 @@ from deeprelax_ase import DeepRelaxOptimizer, relax_many
 from deeprelax_ase.cli import app
 from deeprelax_ase.io.frame import Frame
 from deeprelax_ase.optimizers import predict_frames
-from deeprelax_ase.optimizers.shared import shared_predictor
+from deeprelax_ase.optimizers.jump import shared_predictor
 from deeprelax_ase.prediction.judgement import TrustLimits
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.uncertainty.calibration import CalibratedError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS, digest_of, weights_digest
-from deeprelax_ase.calculators.quiet import quiet
+from deeprelax_ase.calculators.scope import quiet
 from deeprelax_ase.errors import BackendError, CalculatorError
 from deeprelax_ase.graph.matgl_import import import_matgl, runs_on_dgl
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.calculators.potentials import PRETRAINED, hub_calculator, matgl_calculator
-from deeprelax_ase.calculators.quiet import quiet
+from deeprelax_ase.calculators.scope import quiet
 from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model, sevennet
 from deeprelax_ase.errors import CalculatorError
 

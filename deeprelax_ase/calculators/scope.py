@@ -1,8 +1,10 @@
-"""Temporary settings of torch for the whole process, which are put back afterwards."""
+"""Temporary settings of the whole process, of torch and of what is printed, which are put back afterwards."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import warnings
 from collections.abc import Iterator
 from threading import RLock
 
@@ -35,3 +37,14 @@ def torch_settings(dtype: torch.dtype, threads: int | None = None) -> Iterator[N
 def one_thread() -> contextlib.AbstractContextManager[None]:
     """Let torch compute in one thread: what is small takes many times as long in several that wait for a busy core."""
     return torch_settings(torch.get_default_dtype(), 1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what packages print and warn of when they are imported or loaded off the user's terminal."""
+    with (
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield

@@ -8,8 +8,7 @@ import torch
 
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
-from deeprelax_ase.calculators.quiet import quiet
-from deeprelax_ase.calculators.scope import torch_settings
+from deeprelax_ase.calculators.scope import quiet, torch_settings
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.restart import JumpRecord
-from deeprelax_ase.optimizers.shared import shared_predictor
 from deeprelax_ase.prediction.judgement import (
     FINISH,
     SKIP,
@@ -307,3 +307,25 @@ def _refuse_foreign(prediction: Prediction, crystal: Crystal, model: str, *, kee
         )
     if keeps_cell and not np.array_equal(of.cell, prediction.relaxed.cell):
         raise ValueError("prediction= changes the cell, which is to be kept: predict with relax_cell=False")
+
+
+def shared_predictor(
+    model: Any = None, *, device: str = "auto", graph_backend: str = "torch", one_shot: str = "default"
+) -> Predictor:
+    """The predictor of a model that comes with the package, one per process; for files and model objects a new one.
+
+    Args:
+        model: name, path or object of a model; None for the default one.
+        device, graph_backend, one_shot: see :class:`~deeprelax_ase.Predictor`.
+    """
+    by_name = model is None or (isinstance(model, str) and not Path(model).exists())
+    load = _load if by_name else _load.__wrapped__  # files may change between two calls
+    return load(model, device, graph_backend, one_shot)
+
+
+@lru_cache(maxsize=4)
+def _load(model: Any, device: str, graph_backend: str, one_shot: str) -> Predictor:
+    from deeprelax_ase.prediction.predictor import Predictor
+
+    chosen = {} if model is None else {"model": model}
+    return Predictor(**chosen, device=device, graph_backend=graph_backend, one_shot=one_shot)

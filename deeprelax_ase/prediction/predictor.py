@@ -21,7 +21,7 @@ from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.prediction.admission import Admission
+from deeprelax_ase.prediction.admission import Admission, InformedCrystal, known_forces
 from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
 from deeprelax_ase.prediction.built import BuiltGraph
@@ -35,7 +35,6 @@ from deeprelax_ase.prediction.expected_errors import (
     novelty_of,
     steps_of,
 )
-from deeprelax_ase.prediction.forces import InformedCrystal, known_forces
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.record import Prediction

@@ -17,7 +17,7 @@ from deeprelax_ase import cli
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL, WEIGHTS
 from deeprelax_ase.optimizers import DeepRelaxOptimizer, finish_atoms
-from deeprelax_ase.optimizers.shared import shared_predictor
+from deeprelax_ase.optimizers.jump import shared_predictor
 from deeprelax_ase.prediction.result import RelaxationResult
 from tests.optimizers.force_reader import M3GNetCalculator, UnknownM3GNet
 
