@@ -6,13 +6,7 @@ from deeprelax_ase.geometry.edg import DEFAULT_EDG_SETTINGS, EDGSettings, EDGSol
 from deeprelax_ase.geometry.nearest_images import nearest_displacements
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.geometry.strain import logarithmic_strain, remove_rotation
-from deeprelax_ase.geometry.symmetry import (
-    SYMPREC,
-    SymmetryOperations,
-    project,
-    symmetrize,
-    symmetry_operations,
-)
+from deeprelax_ase.geometry.symmetry import SYMPREC, SymmetryOperations, project, symmetry_operations
 from deeprelax_ase.geometry.terms import bounded_euclidean_distance_loss, distance_bounds
 from deeprelax_ase.geometry.vacuum import Vacuum, in_plane_projectors, strain_projectors, vacuum_of
 
@@ -33,7 +27,6 @@ __all__ = [
     "remove_rotation",
     "solve_edg",
     "strain_projectors",
-    "symmetrize",
     "symmetry_operations",
     "vacuum_of",
 ]

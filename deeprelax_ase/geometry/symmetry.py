@@ -58,8 +58,8 @@ class SymmetryOperations:
     copies: AtomArray
 
 
-def symmetrize(
-    initial: Crystal, positions: PositionArray, cell: CellArray, *, symprec: float = SYMPREC
+def project(
+    initial: Crystal, positions: PositionArray, cell: CellArray, operations: SymmetryOperations | None
 ) -> tuple[PositionArray, CellArray]:
     """The predicted ``positions`` and ``cell``, given the symmetry of the unrelaxed crystal.
 
@@ -73,19 +73,12 @@ def symmetrize(
         initial: the unrelaxed crystal.
         positions: (N, 3) Å, same atom order and periodic images as the initial crystal's.
         cell: (3, 3) Å, lattice vectors in rows; if it equals the initial one, it is returned as it is.
-        symprec: Å, tolerance within which the symmetry of the initial crystal is sought.
+        operations: of :func:`symmetry_operations` for the initial crystal.
 
     Returns:
-        New positions and cell. The arguments themselves where the initial crystal has no symmetry at all, spglib finds
-        no answer, or the prediction is not finite or without volume.
+        New positions and cell. The arguments themselves where there are no operations, or the prediction is not finite
+        or without volume.
     """
-    return project(initial, positions, cell, symmetry_operations(initial, symprec=symprec))
-
-
-def project(
-    initial: Crystal, positions: PositionArray, cell: CellArray, operations: SymmetryOperations | None
-) -> tuple[PositionArray, CellArray]:
-    """:func:`symmetrize` under ``operations`` that are known already; None for no symmetry at all."""
     if operations is None or not _has_volume(positions, cell):
         return positions, cell
     fractional = initial.fractional_positions

@@ -50,19 +50,12 @@ ERROR_KEYS = (
     "deeprelax_odds_worse",
 )
 
-#: The same of the predicted energy of the minimum.
-ENERGY_KEYS = ("deeprelax_energy_relaxed", "deeprelax_energy_relaxed_bound", "deeprelax_energy_relaxed_potential")
-
-#: Keys of ``atoms.info`` about what became of the crystal, and why.
-STATUS_KEYS = ("deeprelax_status", "deeprelax_reason")
-
-#: Keys of ``atoms.info`` about what became of a jump, and why.
-JUMP_KEYS = ("deeprelax_jump", "deeprelax_jump_reason")
-
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.
 INFO_KEYS = (
     *("deeprelax_model", "deeprelax_calculator", "deeprelax_potential", "deeprelax_uncertainty"),
-    *(*STATUS_KEYS, *ERROR_KEYS, *ENERGY_KEYS, *JUMP_KEYS),
+    *("deeprelax_status", "deeprelax_reason", *ERROR_KEYS, "deeprelax_energy_relaxed"),
+    *("deeprelax_energy_relaxed_bound", "deeprelax_energy_relaxed_potential"),
+    *("deeprelax_jump", "deeprelax_jump_reason"),
 )
 
 

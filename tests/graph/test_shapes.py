@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.strain import logarithmic_strain
-from deeprelax_ase.geometry.symmetry import symmetrize
+from deeprelax_ase.geometry.symmetry import project
 from deeprelax_ase.graph import CrystalGraph, affine_positions, build_graph
 from tests.checked_shapes import CHECKED
 
@@ -34,10 +34,10 @@ def test_a_tensor_of_another_shape_is_an_error(graph: CrystalGraph) -> None:
 
 def test_an_array_of_another_shape_is_an_error(sample_crystals: dict[str, Crystal]) -> None:
     crystal = sample_crystals["hcp"]
-    moved, cell = symmetrize(crystal, crystal.positions, crystal.cell)
+    moved, cell = project(crystal, crystal.positions, crystal.cell, None)
     assert moved.shape == (2, 3)
     with pytest.raises(TypeCheckError, match="positions"):
-        symmetrize(crystal, crystal.positions.T, cell)
+        project(crystal, crystal.positions.T, cell, None)
     with pytest.raises(TypeCheckError, match="cell"):
         logarithmic_strain(cell, cell[:2])
 
