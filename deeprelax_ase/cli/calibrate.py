@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli.common import errors, refuse_taken, require, stopping
+from deeprelax_ase.cli.common import errors, refuse_taken, require, stop, stopping
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, NoProgress, Overwrite, argument, option
 from deeprelax_ase.models.card import MOST_RECYCLES
@@ -81,12 +82,17 @@ def calibrate(
     from deeprelax_ase.evaluation.calibrate import calibrate as fit
     from deeprelax_ase.evaluation.calibrate import write_calibration, write_novelty
     from deeprelax_ase.evaluation.results import write_json
+    from deeprelax_ase.io.source import path_of
     from deeprelax_ase.models.loading import load_model
     from deeprelax_ase.models.registry import card_file_of
     from deeprelax_ase.progress import silent
 
     with stopping():
         files, more = ([path for name in names for path in expanded(name)] for names in (data, odds or []))
+        for other in (file for file in (*files, *more) if path_of(file).suffix != ".npz"):
+            stop(
+                f"{other} is no npz file of relaxation pairs; `deeprelax data convert {other} -o pairs.npz` makes one."
+            )
         loaded = load_model(model)
         options: dict[str, Any] = {"thin": thin, "each": each, "cache": cache, "device": device.value}
         numbers = recycles or [loaded.card.recycles]
@@ -106,20 +112,35 @@ def calibrate(
             errors().print(f"novelty is not told: {error}", markup=False, soft_wrap=True)
 
 
+#: What is told of each quantity: title, unit, and how its errors are written.
+_QUANTITIES = {"coordinates": ("coordinates, Å", ".4f"), "volume": ("volume", ".2%")}
+
+
 def _show(recycles: int, coverage: dict[str, dict[str, Any]], without_odds: str) -> None:
     from deeprelax_ase.uncertainty.calibration import COVERAGE
 
-    console = Console(width=200, highlight=False)
+    console = Console(highlight=False)
     if without_odds:
         console.print(f"no odds: {without_odds}", markup=False, soft_wrap=True)
     for split, rows in coverage.items():
         if not rows:  # of fewer crystals than can be told about
             continue
-        table = Table(title=f"{split}, {recycles} recycles: errors below their {COVERAGE:.0%} bounds")
-        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        for column in ("group", *columns):
-            table.add_column(column, justify="left" if column == "group" else "right")
-        for name, row in rows.items():
-            values = [row.get(column) for column in columns]
-            table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-        console.print(table)
+        console.print(f"{split}, {recycles} recycles: errors below their {COVERAGE:.0%} bounds", soft_wrap=True)
+        for quantity, (title, form) in _QUANTITIES.items():
+            console.print(_table(title, rows, quantity, form))
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]], quantity: str, form: str) -> Table:
+    """A row for each group: how many of its errors are within their bounds, and how well errors are expected."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    columns = {"crystals": ",d", "ood": ".1%"}
+    told = {"coverage": ("within", ".1%"), "error": ("error", form), "expected": ("expected", form)}
+    told["rank correlation"] = ("rank corr.", ".2f")
+    columns |= {f"{quantity} {what}": form for what, (_, form) in told.items()}
+    for name in ("crystals", "ood", *(name for name, _ in told.values())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group, row in rows.items():
+        values = [(row.get(column), form) for column, form in columns.items()]
+        table.add_row(escape(group), *("" if value is None else format(value, form) for value, form in values))
+    return table

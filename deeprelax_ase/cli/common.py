@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -22,10 +25,37 @@ if TYPE_CHECKING:
 #: Exit codes: all went well; something failed; nothing was done; stopped by the user.
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+#: Options of the command that runs, by their names in Python: what switches each on, and off where that has a name.
+options_typed = ContextVar[Mapping[str, tuple[str, str | None]]]("options typed", default=MappingProxyType({}))
+
+_QUOTES = "'\""
+
+#: What Python calls an option, with a value or without: ``overwrite=True``, ``on_uncertain='finish'``, ``max_error``.
+_IN_PYTHON = re.compile(
+    r"\b([a-z_]+)=(True|False|'[^']*'|\"[^\"]*\"|…|[\d.]*\d(?:e-?\d+)?)|(?<![\w./])([a-z]+_[a-z_]+)(?![\w.=(])"
+)
+
+
+def as_typed(message: str) -> str:
+    """``message`` whose options are told as they are typed: ``--overwrite``, ``--on-uncertain finish``.
+
+    What is no option of the command stays as it is.
+    """
+
+    def typed(found: re.Match[str]) -> str:
+        name, value = found[1] or found[3], found[2]
+        on, off = options_typed.get().get(name, (None, None))
+        option = off if value == "False" else on
+        if value in ("True", "False", None):
+            return option or found[0]
+        return f"{option} {value if ' ' in value else value.strip(_QUOTES)}" if option else found[0]
+
+    return _IN_PYTHON.sub(typed, message)
+
 
 def stop(message: str, code: int = USAGE) -> NoReturn:
     """End with a message and an exit code."""
-    errors().print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    errors().print(f"[bold red]Error:[/] {escape(as_typed(message))}", soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -92,7 +122,7 @@ def plain_warnings() -> Iterator[None]:
     """Show warnings as what they say, without where in the code they come from."""
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        errors().print(f"[yellow]Note:[/] {escape(str(message))}", soft_wrap=True)
+        errors().print(f"[yellow]Note:[/] {escape(as_typed(str(message)))}", soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
+from deeprelax_ase.cli.common import as_typed
 from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.prediction.status import (
     FINISHED,
@@ -171,7 +172,7 @@ def failure(frame: RelaxedFrame) -> str:
     reason = f"{result.status} after {result.steps} steps" if result.status == NOT_CONVERGED else result.reason or ""
     reason = f"{result.status}: {reason}" if result.status == JUMP_REJECTED else reason
     known = reason.startswith(frame.label)  # errors of reading name the file themselves
-    return reason if known else f"{frame.label}: {reason}"
+    return as_typed(reason if known else f"{frame.label}: {reason}")
 
 
 def print_results(console: Console, tally: Tally, output: str, *, seconds: float, unread: str = "") -> None:
@@ -192,7 +193,7 @@ def print_results(console: Console, tally: Tally, output: str, *, seconds: float
         told = [f"{count:,} uncertain: {reason}" for reason, count in tally.reasons.most_common(_REASONS)]
         if rest := tally.reasons.total() - sum(count for _, count in tally.reasons.most_common(_REASONS)):
             told.append(f"{rest:,} uncertain for other reasons, see deeprelax_reason of each crystal")
-    for line in told:
+    for line in map(as_typed, told):
         console.print(line, markup=False, soft_wrap=True)
     for line in filter(None, (summary(tally, output, seconds=seconds), unread)):
         console.print(line, markup=False, soft_wrap=True)

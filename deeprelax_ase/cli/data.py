@@ -44,6 +44,9 @@ Examples:
 Exit code 1: some pairs are refused.
 """
 
+#: What is counted by name, and its title.
+_COUNTED = {"splits": "splits", "levels": "learnt in the place of the levels", "matched": "matched"}
+
 #: So many names are listed for each thing that is suspicious.
 _NAMES = 5
 
@@ -163,8 +166,8 @@ def show(console: Console, report: DatasetReport) -> None:
     """The report as tables and lines."""
     counts = report.counts
     console.print(f"{counts['pairs']:,} pairs, {counts['atoms']:,} atoms, {counts['refused']:,} refused")
-    for title, row in (("splits", counts["splits"]), ("levels", counts["levels"]), ("matched", counts["matched"])):
-        console.print(f"{title}: " + ", ".join(f"{name} {number:,}" for name, number in row.items()))
+    for kind, title in _COUNTED.items():
+        console.print(f"{title}: " + ", ".join(f"{name} {number:,}" for name, number in counts[kind].items()))
     elements = sorted(report.elements.items(), key=lambda item: -item[1])
     listed = " ".join(f"{symbol} {number:,}" for symbol, number in elements)
     console.print(f"{len(elements)} elements, with the pairs that hold them: {listed}", soft_wrap=True)

@@ -40,9 +40,6 @@ The first column is the unrelaxed crystals' distance from the relaxed ones, what
 cannot be used are left out and reported.
 """
 
-#: Characters that the table is wide.
-WIDTH = 100
-
 
 Every = Annotated[int, option("Take every N-th pair.", metavar="N", min=1, group=PAIRS)]
 Matching = Annotated[
@@ -113,7 +110,7 @@ def evaluate(
         assessment = found.assess(match=match, jobs=jobs, advance=lambda: bar.advance(matching))
     metrics = found.metrics(assessment)
     title = f"{predictor.model_name}, {split}, {len(found.dataset)} pairs"
-    Console(highlight=False, width=WIDTH).print(table(title, metrics))
+    Console(highlight=False).print(table(title, metrics))
     try:
         if output:
             given = {"data": [Path(source).name for source in data], "split": split, "labels": labels}
@@ -130,7 +127,7 @@ def table(title: str, summary: dict[str, dict[str, Any]]) -> Table:
 
     result = Table(title=title, box=None, pad_edge=False, title_justify="left")
     result.add_column("metric, mean", no_wrap=True)
-    for column in ("unrelaxed", "predicted", "improvement", "median"):
+    for column in ("unrelaxed", "predicted", "gain", "median"):
         result.add_column(column, justify="right")
     for name, row in summary.items():
         if name in TITLES:

@@ -10,6 +10,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from deeprelax_ase.cli.common import options_typed
+
 #: Begins the lines of an epilog that stay as they are: examples, and tables.
 _AS_IT_IS = "    "
 
@@ -69,7 +71,13 @@ class _Shown:
 
 
 class HelpCommand(_Shown, TyperCommand):
-    """A command with such help."""
+    """A command with such help, whose errors name its options as they are typed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        options = (p for p in self.params if p.param_type_name == "option")
+        options_typed.set({str(p.name): (p.opts[-1], next(iter(p.secondary_opts), None)) for p in options})
+        return super().invoke(ctx)
 
 
 class HelpGroup(_Shown, TyperGroup):

@@ -108,15 +108,19 @@ class PredictedDataset:
         )
 
     def metrics(self, assessment: Assessment) -> dict[str, dict[str, Any]]:
-        """The summary of the ``assessment``; of calibrated models the share of crystals within their bounds too."""
+        """The summary of the ``assessment``; of calibrated models the share of crystals within bounds
+        too, where they have some."""
         found = assessment.summary()
         read = [p.error for p in self.predictions if p.error is not None]
         if len(read) < len(self.predictions):
             return found
+        bounds: dict[str, list[float | None]]
         bounds = {"coordinates": [e.coordinates_bound for e in read], "relative_volume": [e.volume_bound for e in read]}
         for name, bound in bounds.items():
-            share = float((assessment.predicted[name] <= bound).mean())
-            found[f"{name}_coverage"] = {"predicted": share, "aimed": COVERAGE, "unit": ""}
+            known = np.array([limit is not None for limit in bound])  # volumes of cells that are kept have none
+            if known.any():
+                below = assessment.predicted[name][known] <= np.array(bound, dtype=float)[known]
+                found[f"{name}_coverage"] = {"predicted": float(below.mean()), "aimed": COVERAGE, "unit": ""}
         return found
 
     def about(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _put_where_nothing_is(part: Path, path: Path) -> None:
 
 def taken(path: Path | str) -> OutputError:
     """The error of a place where something lies already."""
-    return OutputError(f"{path} exists already. Give another name, or replace it with --overwrite (overwrite=True).")
+    return OutputError(f"{path} exists already. Give another name, or replace it with overwrite=True.")
 
 
 def to_disk(path: Path) -> None:

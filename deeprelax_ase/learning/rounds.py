@@ -116,7 +116,7 @@ class _Loop:
             raise ValueError(
                 f"of {len(self.pool)} crystals {len(self.held)} would be held out, and {len(self.open)} left to learn "
                 f"from, as all of a {self.settings.group_by} are kept together. Give more crystals, a smaller number "
-                'to hold out, or group_by="pair" (--group-by pair).'
+                'to hold out, or group_by="pair".'
             )
 
     def ended(self, rounds: list[Round]) -> bool:

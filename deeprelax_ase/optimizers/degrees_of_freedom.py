@@ -183,7 +183,7 @@ def refuse_missing_stress(dof: DegreesOfFreedom) -> None:
     if dof.own_filter and "stress" not in getattr(calculator, "implemented_properties", ["stress"]):
         raise CalculatorError(
             f"{calculator_name(calculator)} gives no stress, so the cell cannot be relaxed under it. Keep the cell "
-            "(relax_cell=False, --fixed-cell), or leave the calculator out for the jump alone."
+            "(relax_cell=False), or leave the calculator out for the jump alone."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,8 @@ def test_card_stays_unless_asked(command, card: Path, file: Path):
     shown = command(card, file).stdout
     assert card.read_bytes() == before
     assert "errors below their 90% bounds" in shown
+    assert {"coordinates, Å", "volume", "cscl", "within"} <= set(re.split(r"\s{2,}|\n", shown))
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_options_reach_the_predictions(command, card: Path, file: Path, tmp_path: Path):
@@ -188,6 +191,8 @@ def test_wildcards_stand_for_files(command, card: Path, file: Path, tmp_path: Pa
 def test_what_cannot_be_read_is_an_error(command, card: Path, file: Path, tmp_path: Path):
     assert "nowhere.npz cannot be read" in command(card, tmp_path / "nowhere.npz", code=1).stderr.replace("\n", "")
     assert "no model card" in command(tmp_path / "none.json", file, code=2).stderr
+    (tmp_path / "POSCAR").write_text("MgO")
+    assert "POSCAR is no npz file" in command(card, tmp_path / "POSCAR", code=2).stderr
 
 
 @pytest.mark.slow

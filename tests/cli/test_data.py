@@ -88,7 +88,7 @@ def test_convert_a_part(folder: Path) -> None:
     [
         (["check", "nowhere"], "no such file or folder"),
         (["convert", "runs", "-o", "pairs.csv"], "must end in .npz"),
-        (["check", "runs", "--format", "mpf", "--level", "SCAN"], "Unknown level='SCAN'"),
+        (["check", "runs", "--format", "mpf", "--level", "SCAN"], "Unknown --level SCAN"),
     ],
 )
 def test_errors(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str) -> None:

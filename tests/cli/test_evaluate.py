@@ -137,9 +137,9 @@ def test_nothing_is_overwritten_silently(
     ("arguments", "reason"),
     [
         (["DeepRelax-PBE", "--data", "nowhere.npz"], "nowhere.npz"),
-        (["DeepRelax-PBE", "--data", "FILE", "--split", "exam"], "Unknown split='exam'"),
+        (["DeepRelax-PBE", "--data", "FILE", "--split", "exam"], "Unknown --split exam"),
         (["DeepRelax-XYZ", "--data", "FILE"], "Unknown model 'DeepRelax-XYZ'"),
-        (["DeepRelax-PBE", "--data", "FILE", "--labels", "dft"], "Unknown labels='dft'"),
+        (["DeepRelax-PBE", "--data", "FILE", "--labels", "dft"], "Unknown --labels dft"),
         (["DeepRelax-PBE", "--data", "FILE", "--split", "validation", "--labels", "m3gnet"], "no pairs in the split"),
     ],
 )
@@ -152,4 +152,4 @@ def test_errors(file: Path, arguments: list[str], reason: str) -> None:
 def test_an_unknown_level_is_refused(cifs: Path) -> None:
     result = run("DeepRelax-PBE", "--data", cifs, "--level", "LDA", "--no-match")
     assert result.exit_code == 2
-    assert "Unknown level='LDA'" in result.output
+    assert "Unknown --level LDA" in result.output

@@ -102,9 +102,9 @@ def test_without_a_pair_the_exit_code_says_so(candidates: Path) -> None:
         (("-c", "emtt"), "Unknown calculator 'emtt'"),
         (("--finish", "downhill"), "does not relax in batches"),
         (("--fmax", "0"), "must be positive"),
-        (("--level", "LDA"), "Unknown level='LDA'"),
+        (("--level", "LDA"), "Unknown --level LDA"),
         (("--fractions", "1", "1", "1"), "add up to 1"),
-        (("--group-by", "colour"), "Unknown group_by='colour'"),
+        (("--group-by", "colour"), "Unknown --group-by colour"),
         (("--shard", "3"), "a shard is written i/n"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_exit_code_says_whether_the_target_is_reached(asked, target: float, 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--choose", "best"), "Unknown choice='best'"),
+        (("--choose", "best"), "Unknown --choose best"),
         (("--finish", "downhill"), "does not relax in batches"),
         (("--beside", "nowhere"), "nowhere holds no loop of learning"),
     ],

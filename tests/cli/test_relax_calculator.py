@@ -83,7 +83,7 @@ class TestUncertain:
         assert result.exit_code == 1
         *reasons, told = result.stdout.splitlines()
         assert sum(int(line.partition(" uncertain: ")[0]) for line in reasons) == 60
-        assert "its expected error … Å is above max_error=… Å" in " ".join(reasons)
+        assert "its expected error … Å is above --max-error … Å" in " ".join(reasons)
         assert told.startswith("60 uncertain of 60; ")
 
     def test_limits(self, deeprelax):

@@ -176,8 +176,8 @@ def test_finetuning_stops_at_a_time_limit(model: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["start.json", "--data", "pairs", "--members", "3"], "members=3 must be between 1 and 2, the size of start"),
-        (["start.json", "--data", "pairs", "--level", "SCAN"], "Unknown level='SCAN'"),
+        (["start.json", "--data", "pairs", "--members", "3"], "--members 3 must be between 1 and 2, the size of start"),
+        (["start.json", "--data", "pairs", "--level", "SCAN"], "Unknown --level SCAN"),
         (["start.json", "--data", "pairs", "--set", "training.clp=1"], "did you mean training.clip?"),
         (["start.json", "--data", "pairs", "--level", "OAM"], "relaxed to ['OAM'], which the network's levels"),
         (["start.json", "--data", "pairs", "--freeze", "heads"], "Invalid value for '--freeze'"),

@@ -113,7 +113,7 @@ def test_what_holds_no_pairs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         PairDataset.read(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
-    with pytest.raises(DataError, match="look like nothing that holds relaxation pairs"):
+    with pytest.raises(DataError, match=r"notes\.txt looks like nothing that holds relaxation pairs"):
         PairDataset.read(tmp_path / "notes.txt")
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"bad\.npz cannot be read"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,16 @@ def test_figures_are_those_of_each_crystal(dataset: PairDataset, tmp_path: Path)
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == list(dataset.names)
     np.testing.assert_allclose([float(r["lattice"]) for r in rows], assessment.predicted["lattice"], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("every", [2, 1])
+def test_volumes_of_kept_cells_have_no_bound_to_be_within(dataset: PairDataset, every: int) -> None:
+    found = PredictedDataset.of(Predictor("DeepRelax-PBE", device="cpu"), dataset)
+    for place in range(0, len(found.predictions), every):
+        prediction = found.predictions[place]
+        error = replace(prediction.error, volume=None, volume_bound=None)
+        found.predictions[place] = replace(prediction, error=error)
+    metrics = found.metrics(found.assess(match=False))
+    assert "coordinates_coverage" in metrics
+    assert ("relative_volume_coverage" in metrics) == (every > 1)

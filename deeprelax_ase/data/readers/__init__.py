@@ -89,4 +89,6 @@ def format_of(paths: Sequence[Path]) -> Format:
         told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise DataError(f"sources of several formats: {told}. Convert each with `deeprelax data convert`, give the npz")
     known = "; ".join(f"{name}: {row.looks}" for name, row in FORMATS.items())
-    raise DataError(f"{[str(p) for p in paths]} look like nothing that holds relaxation pairs. Formats: npz; {known}")
+    given = ", ".join(map(str, paths))
+    look = "looks" if len(paths) == 1 else "look"
+    raise DataError(f"{given} {look} like nothing that holds relaxation pairs. Formats: npz; {known}")

@@ -111,7 +111,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         names = [path_of(file).name for file in files]
         first = ["unrelaxed" in name.lower() or "initial" in name.lower() for name in names]
         if sum(first) != 1:
-            raise DataError(f"which of {names} is unrelaxed? One must have 'unrelaxed' in its name")
+            raise DataError(f"which of {' and '.join(names)} is unrelaxed? One must have 'unrelaxed' in its name")
         return files if first[0] else files[::-1]
     return files
 
@@ -207,8 +207,9 @@ def _common_key(rows: Sequence[_Rows], files: list[Path]) -> str:
         unique = len(first) == len(rows[0]) and len(last) == len(rows[1])
         if unique and len(first & last) >= min(len(first), len(last)) / 2:
             return key
-    known = sorted({key for side in rows for values, _ in side for key in values})
-    raise DataError(f"no key names the rows of {[f.name for f in files]}: choose one of {known} with --key")
+    known = ", ".join(sorted({key for side in rows for values, _ in side for key in values}))
+    named = " and ".join(f.name for f in files)
+    raise DataError(f"no key names the rows of {named}: choose one of {known} with --key")
 
 
 def _by_name(rows: _Rows, key: str, twice: set[str]) -> dict[str, StructureRef]:

@@ -90,7 +90,9 @@ def _splits(path: Path, columns: Sequence[str]) -> dict[str, str]:
             column = next((c for c in columns if c in (rows.fieldnames or ())), None)
             if column is None:
                 wanted = " or ".join(map(repr, columns))
-                raise DataError(f"{file} has no column {wanted}, only {rows.fieldnames}: name it with --key")
+                raise DataError(
+                    f"{file} has no column {wanted}, only {', '.join(rows.fieldnames or ())}: name it with --key"
+                )
             for row in rows:
                 name = (row[column] or "").strip()
                 if splits.get(name, split) != split:

@@ -28,7 +28,7 @@ def test_the_layout_of_the_published_mpf_part(tmp_path: Path) -> None:
 def test_a_column_of_another_name(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", ("_unrelaxed", "_relaxed"))
     (tmp_path / "train.csv").write_text("material\na\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no column 'atoms_id' or 'mp_id', only \['material'\]: name it with --key"):
+    with pytest.raises(DataError, match=r"no column 'atoms_id' or 'mp_id', only material: name it with --key"):
         PairDataset.read(tmp_path)
     assert PairDataset.read(tmp_path, key="material").names == ("a",)
 
