@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kinds import MEAN
+from kinds import MEAN, STANDARD_ERROR
 from shared import RESULTS, read
 from time_to_minimum_page import LIMITS
 
@@ -64,10 +64,12 @@ def draw(results: Path = RESULTS, picture: Path = PICTURE) -> None:
 
 
 def _gain(axes: Any, rows: dict[str, Any]) -> None:
-    """Mean error of the coordinates, before and after."""
+    """Mean error of the coordinates, before and after, with its standard error."""
     for place, key in enumerate(SETS):
         for shift, side, colour in ((-0.2, "start", "0.75"), (0.2, "end", "tab:blue")):
-            axes.barh(place + shift, rows[key][side]["coordinates mean"], 0.38, color=colour)
+            of = rows[key][side]
+            off = {"xerr": of.get(STANDARD_ERROR), "error_kw": {"elinewidth": 1, "ecolor": "0.25"}}
+            axes.barh(place + shift, of["coordinates mean"], 0.38, color=colour, **off)
     axes.set_yticks(range(len(SETS)), SETS.values())
     axes.invert_yaxis()
     axes.set(xlabel="distance from the relaxed crystal (Å)", title="before (grey), after (blue)")

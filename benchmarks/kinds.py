@@ -12,6 +12,7 @@ takes pymatgen 0.01 s a crystal. Of the families as a whole ``accuracy.py`` does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from deeprelax_ase.models.loading import load_model
 
 #: Å, within which coordinates count as found.
 NEAR = 0.05
+#: How far the mean of the coordinates is off by chance, as the crystals are few.
+STANDARD_ERROR = "coordinates standard error"
 #: The last row: all nine kinds in equal parts.
 MEAN = "the nine kinds in equal parts"
 
@@ -161,11 +164,18 @@ def row(before: dict[str, np.ndarray], after: dict[str, np.ndarray], weights: np
         found = {key: values for key, values in errors_of.items() if key != "match"}
         cells[side] = {f"{key} mean": float(np.average(values, weights=weights)) for key, values in found.items()}
         cells[side] |= {f"{key} median": _median(values, weights) for key, values in found.items()}
+        cells[side][STANDARD_ERROR] = _standard_error(found["coordinates"], weights)
         cells[side]["near"] = float(np.average(found["coordinates"] <= NEAR, weights=weights))
         if "match" in errors_of and not np.isnan(errors_of["match"]).any():
             cells[side]["match"] = float(np.average(errors_of["match"], weights=weights))
     further = after["coordinates"] > before["coordinates"] + ZERO
     return cells | {"further off": float(np.average(further, weights=weights))}
+
+
+def _standard_error(values: np.ndarray, weights: np.ndarray) -> float:
+    """Of the weighted mean of ``values`` (n,), drawn at random from more crystals of their kind."""
+    deviations = weights * (values - np.average(values, weights=weights))
+    return float(np.sqrt(np.square(deviations).sum()) / weights.sum())
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> float:
@@ -194,7 +204,9 @@ def mean_of_kinds(rows: dict[str, Any]) -> dict[str, Any]:
 def _mean(rows: Sequence[Any]) -> Any:
     """The mean of rows, number by number."""
     if isinstance(rows[0], dict):
-        return {key: _mean([each[key] for each in rows]) for key in rows[0]}
+        each = {key: [row[key] for row in rows] for key in rows[0]}
+        errors = {key: math.hypot(*values) / len(rows) for key, values in each.items() if key == STANDARD_ERROR}
+        return {key: _mean(values) for key, values in each.items()} | errors
     return float(np.mean(rows))
 
 

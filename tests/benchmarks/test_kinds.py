@@ -52,6 +52,19 @@ def test_crystals_stand_for_all_of_their_kind(tmp_path: Path) -> None:
     assert found["of"] == 10
     assert found["end"]["coordinates mean"] == pytest.approx((1.5 * 2 + 3.5 * 12) / 10)
     assert found["end"]["coordinates median"] == 3
+    assert found["end"][kinds.STANDARD_ERROR] == pytest.approx(np.hypot(*np.hypot([6.75, 3.75], [5.25, 15.75])) / 10)
+
+
+def test_standard_errors_are_how_far_means_scatter() -> None:
+    names = list(kinds.KINDS.values())
+    values = np.random.default_rng(0).normal(size=(300, len(names), 40))
+    draws = [
+        {n: kinds.row(*[{"coordinates": v}] * 2, np.ones(40)) for n, v in zip(names, d, strict=True)} for d in values
+    ]
+    told = [(rows[names[0]], kinds.mean_of_kinds(rows)[kinds.MEAN]) for rows in draws]
+    for ends in zip(*[[row["end"] for row in both] for both in told], strict=True):
+        means, errors = (np.array([end[key] for end in ends]) for key in ("coordinates mean", kinds.STANDARD_ERROR))
+        assert errors.mean() == pytest.approx(means.std(), rel=0.1)
 
 
 @pytest.mark.usefixtures("shipped")
