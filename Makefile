@@ -63,10 +63,11 @@ links: $(STAMP) ## ask for every address outside that README.md or a page links 
 browser: $(STAMP) ## open the report's page in Chromium, desktop and phone, and keep pictures in screenshots/
 	OMP_NUM_THREADS=1 DEEPRELAX_SCREENSHOTS=screenshots $(BIN)/python -m pytest -m "slow or not slow" tests/report/test_browser.py
 
-pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured, and the list of rooms and files
+pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was measured, lists of files and of commands
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/paper/page.py
 	$(BIN)/python docs/rooms.py
+	$(BIN)/python docs/commands.py
 
 ratios: $(STAMP) ## time fixed work against a reference kernel, to compare commits (benchmarks/ratios.py --compare)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/ratios.py --json ratios.json

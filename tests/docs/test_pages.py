@@ -19,6 +19,7 @@ pytest.importorskip("sybil", reason="needs sybil")
 
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE
 from deeprelax_ase.cli import app
+from docs import commands as commands_page
 from docs.blocks import PAGES, parse, run
 from docs.rooms import BEGIN, PACKAGE, filled
 
@@ -152,6 +153,12 @@ class TestHowItWorks:
         told = set(re.findall(r"^\| `([\w/]+\.py)` \| \S", self.page.read_text(), flags=re.MULTILINE))
         names = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*/*.py")}
         assert {name for name in names if name.count("/") > 1 or not name.endswith("__init__.py")} == told
+
+
+def test_commands_are_told_as_they_are_today():
+    page = commands_page.PAGE.read_text(encoding="utf-8")
+    assert page == commands_page.filled(page), "python docs/commands.py writes them anew"
+    assert "### data forces\n\n```none\nUsage: deeprelax data forces" in page
 
 
 def test_every_page_is_listed():
