@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from force_calls_report import NAMES
 from kinds import MEAN
+from screening_page import shares_of_linear
 from shared import read, table
 
 from deeprelax_ase.models.card import ModelCard
@@ -150,6 +151,8 @@ def _rates(results: Path) -> Iterator[Aim]:
     yield Aim('the same, `one_shot="fast"`', 20_000, fast["crystals_per_second"], rate, least=True)
     share = text["crystals_per_second"] / default["crystals_per_second"]
     yield Aim("from extended XYZ, share of Parquet's rate", 0.8, share, PLAIN, least=True)
+    linear = min(shares_of_linear("2 NVIDIA H200, 32 cores", found).values())
+    yield Aim("two H200, share of twice the rate of one, the lower of both presets", 0.9, linear, PLAIN, least=True)
     start = f"seconds of the {default['crystals']:,} until the first block, start of the processes included"
     yield Aim(start, 4.0, default["seconds_to_first_block"], "{:.1f} s")
     cpu = found["CPU, 1 thread, in processor time"]

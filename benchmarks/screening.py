@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -97,34 +99,39 @@ def _memory(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def whole(
-    prototypes: Path, options: RelaxOptions, number: int, workers: list[int], block_size: int, formats: list[str]
-) -> list[dict[str, Any]]:
-    """Screenings of ten-atom crystals from files to Parquet: crystals a second, and where the time goes."""
-    rows = []
+def whole(files: list[Path], number: int, kind: str, options: RelaxOptions, **how: Any) -> dict[str, Any]:
+    """A screening of ``number`` ten-atom crystals, from ``files`` of a ``kind`` to Parquet: its rates and stages.
+
+    From the call on, and where there are worker processes once more as a command, its interpreter's start included.
+    """
     with TemporaryDirectory() as folder:
-        files = _files(Path(folder), prototypes, number)
-        for kind in formats:
-            given = files if kind == "parquet" else _as_extxyz(files)
-            for count in workers:
-                out = Path(folder) / f"out-{kind}-{count}"
-                moments = [(time.perf_counter(), 0)]  # of the start, its look at the inputs, and each block
+        out = Path(folder) / "out"
+        moments = [(time.perf_counter(), 0)]  # of the start, its look at the inputs, and each block
 
-                def observe(progress: Progress, moments: list[tuple[float, int]] = moments) -> None:
-                    moments.append((time.perf_counter(), progress.done))
+        def observe(progress: Progress) -> None:
+            moments.append((time.perf_counter(), progress.done))
 
-                screen(given, out, options, workers=count, block_size=block_size, observe=observe)
-                begun, spent = moments[0][0], time.perf_counter() - moments[0][0]
-                lines = Folder(out).done().values()
-                stages = {
-                    s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]
-                }
-                row = {"format": kind, "workers": count, "crystals": number, "seconds": spent}
-                row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2][0] - begun}
-                row |= {"crystals_per_second_in_the_middle": middle_rate(moments)}
-                rows.append({**row, "crystals_per_second": number / spent, "milliseconds": stages})
-                print(rows[-1], flush=True)
-    return rows
+        screen(files, out, options, observe=observe, **how)
+        begun, spent = moments[0][0], time.perf_counter() - moments[0][0]
+        lines = Folder(out).done().values()
+        as_command = _command(files, Path(folder) / "again", options, **how) if how["workers"] else None
+    stages = {s: 1e3 * sum(line["seconds"][s] for line in lines) / number for s in next(iter(lines))["seconds"]}
+    row = {"format": kind, "workers": how["workers"], "crystals": number, "seconds": spent}
+    row |= {"one_shot": options.one_shot, "seconds_to_first_block": moments[2][0] - begun}
+    row |= {"crystals_per_second_in_the_middle": middle_rate(moments), "seconds_as_command": as_command}
+    return {**row, "crystals_per_second": number / spent, "milliseconds": stages}
+
+
+def _command(files: list[Path], out: Path, options: RelaxOptions, *, workers: int, block_size: int) -> float:
+    """Seconds of ``deeprelax screen``, from the start of its interpreter to the end of its process."""
+    chosen = {"workers": workers, "block-size": block_size, "one-shot": options.one_shot, "device": options.device}
+    words = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+    words += ["--quiet", *(["--compile"] if options.compile else []), "--out", str(out), *map(str, files)]
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "deeprelax_ase.cli", "screen", *words], check=False)
+    if done.returncode not in (0, 1):  # 1: some crystals are uncertain
+        raise SystemExit(f"deeprelax screen ended with {done.returncode}")
+    return time.perf_counter() - begun
 
 
 def middle_rate(moments: list[tuple[float, int]]) -> float:
@@ -138,13 +145,14 @@ def middle_rate(moments: list[tuple[float, int]]) -> float:
 
 
 def _files(folder: Path, prototypes: Path, number: int) -> list[Path]:
-    """``number`` candidates in Parquet files, made by several processes."""
+    """``number`` candidates in Parquet files of the ``folder``, made by several processes unless they are there."""
     cuts = [number * n // _FILES for n in range(_FILES + 1)]
     parts = [
-        (prototypes, last - first, seed, folder / f"{seed}.parquet")
+        (prototypes, last - first, seed, folder / f"{number}-{seed}.parquet")
         for seed, (first, last) in enumerate(pairwise(cuts))
     ]
-    return list(map_in_processes(_writer, parts))
+    list(map_in_processes(_writer, [part for part in parts if not part[-1].exists()]))
+    return [part[-1] for part in parts]
 
 
 def _writer(device: str) -> Callable[[list[tuple[Path, int, int, Path]]], list[Path]]:
@@ -158,7 +166,8 @@ def _file(part: tuple[Path, int, int, Path]) -> Path:
 
 
 def _as_extxyz(files: list[Path]) -> list[Path]:
-    return list(map_in_processes(_converter, files))
+    list(map_in_processes(_converter, [file for file in files if not file.with_suffix(".extxyz").exists()]))
+    return [file.with_suffix(".extxyz") for file in files]
 
 
 def _converter(device: str) -> Callable[[list[Path]], list[Path]]:
@@ -196,12 +205,21 @@ def _measured(given: Namespace) -> dict[str, Any]:
     if "growth" in given.parts:
         found["growth"] = growth(Predictor(**options), given.prototypes, given.largest)
     if "whole" in given.parts:
-        sizes = given.number, given.workers, given.block_size, given.formats
-        found["whole"] = []
-        for preset in given.one_shot:
-            chosen = RelaxOptions(**options, one_shot=preset, compile=given.compile)
-            found["whole"] += whole(given.prototypes, chosen, *sizes)
+        found["whole"] = list(_whole(given, options))
     return found
+
+
+def _whole(given: Namespace, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    with TemporaryDirectory() as folder:
+        place = given.candidates or Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        files = _files(place, given.prototypes, given.number)
+        for preset, kind, workers in product(given.one_shot, given.formats, given.workers):
+            chosen = RelaxOptions(**options, one_shot=preset, compile=given.compile)
+            of_kind = files if kind == "parquet" else _as_extxyz(files)
+            row = whole(of_kind, given.number, kind, chosen, workers=workers, block_size=given.block_size)
+            print(row, flush=True)
+            yield row
 
 
 def _batches(given: Namespace, options: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +250,7 @@ def _arguments() -> Namespace:
         number={"type": int, "default": 600, "help": "crystals of a whole screening (default %(default)s)"},
         workers={"type": int, "nargs": "+", "default": [0, 1, 2], "help": "processes of that"},
         block_size={"type": int, "default": 50, "help": "of that (default %(default)s)"},
+        candidates={"type": Path, "help": "folder of their files, made there if need be (default a temporary one)"},
         formats={"nargs": "+", "choices": ("parquet", "extxyz"), "default": ["parquet"], "help": "of its inputs"},
         one_shot={"nargs": "+", "default": ["default"], "help": "presets of whole screenings"},
         compile={"action": "store_true", "help": "its networks compiled"},

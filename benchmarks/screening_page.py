@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,19 @@ makes them (`benchmarks/candidates.py`: similar elements in known prototypes), o
 the default of the first end-to-end weights, four members of 5.1 million parameters. The figures of the H100 are of
 those weights; before and now on the H200 were measured on one machine within ten minutes, before with fewer crystals,
 most of whose time is the start. Rows with a rate in their middle half, between the first and the third quarter of the
-crystals, came later, when processes started sooner. What two and four GPUs add was not measured.
+crystals, came later, when processes started sooner. One and two GPUs with 32 cores were measured in one run, in
+which processes started more slowly; four were not to be had.
 """
 
 
-#: Key of the rate between the first and the third quarter of the crystals: without the start.
-_MIDDLE = "crystals_per_second_in_the_middle"
+#: Rates of whole screenings that not all rows tell, by heading: between the first and the third quarter of the
+#: crystals, which leaves out the start, and of a command, which has its interpreter's start too.
+_RATES: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "in the middle half (crystals/s)": lambda row: row.get("crystals_per_second_in_the_middle"),
+    "as a command (crystals/s)": lambda row: (
+        row.get("seconds_as_command") and row["crystals"] / row["seconds_as_command"]
+    ),
+}
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -40,14 +49,40 @@ def write_page(results: Path, page: Path) -> None:
         parts += [_batches(label, rows) for label, rows in found.get("batches", {}).items()]
         parts += [_growth(found["growth"])] if "growth" in found else []
         parts += [_whole(found["whole"])] if "whole" in found else []
+        parts += [_linear(shares)] if (shares := shares_of_linear(machine, read(results, "screening"))) else []
     parts.append(device_limits_page.section(read(results, "device_limits")))
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _rate(row: dict[str, Any], of: str = "crystals_per_second") -> str:
+def _rate(row: dict[str, Any]) -> str:
+    return _digits(row["crystals_per_second"])
+
+
+def _digits(rate: float | None) -> str:
     """Crystals a second, to three digits."""
-    rate = float(f"{row[of]:.3g}")
+    if rate is None or math.isnan(rate):
+        return ""
+    rate = float(f"{rate:.3g}")
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:g}"
+
+
+def shares_of_linear(machine: str, machines: dict[str, Any]) -> dict[str, float]:
+    """Of several GPUs, the share by preset of as many times the rate of one GPU of the same ``machine``."""
+    number, _, kind = machine.partition(" ")
+    if not number.isdigit() or number == "1" or (alone := machines.get(f"1 {kind}")) is None:
+        return {}
+
+    def rates(rows: list[dict[str, Any]], preset: str) -> list[float]:
+        return [row["crystals_per_second"] for row in rows if row["one_shot"] == preset]
+
+    several = machines[machine]["whole"]
+    presets = dict.fromkeys(row["one_shot"] for row in several)
+    return {p: max(rates(several, p)) / (int(number) * max(rates(alone["whole"], p))) for p in presets}
+
+
+def _linear(shares: dict[str, float]) -> str:
+    told = ", ".join(f"{share:.2f} ({preset})" for preset, share in shares.items())
+    return f"Of as many times the rate of one: {told}."
 
 
 def _batches(label: str, rows: dict[str, list[dict[str, Any]]]) -> str:
@@ -72,18 +107,18 @@ def _growth(found: dict[str, Any]) -> str:
 
 
 def _whole(rows: list[dict[str, Any]]) -> str:
-    stages, with_middle = list(rows[0]["milliseconds"]), any(_MIDDLE in row for row in rows)
+    stages = list(rows[0]["milliseconds"])
+    told = {name: rate for name, rate in _RATES.items() if any(map(rate, rows))}
     cells = [
         [
             *(row["format"], row.get("one_shot", "1 x 1"), f"{row['crystals']:,}", str(row["workers"] or "this one")),
             *(f"{row[key]:.1f}" if key in row else "" for key in ("seconds_to_first_block", "seconds")),
-            *([_rate(row, _MIDDLE) if _MIDDLE in row else ""] if with_middle else []),
+            *(_digits(rate(row)) for rate in told.values()),
             *(_rate(row), *(f"{row['milliseconds'][stage]:.3g}" for stage in stages)),
         ]
         for row in rows
     ]
-    middle = ["in the middle half (crystals/s)"] if with_middle else []
-    heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", *middle, "crystals/s"]
+    heading = ["from", "one shot", "crystals", "processes", "first block after (s)", "seconds", *told, "crystals/s"]
     return f"""`deeprelax screen` of ten-atom crystals, from files to Parquet, from the call on, start of the
 processes included; milliseconds are of one crystal in its process (relax holds graph, network and geometry):
 
