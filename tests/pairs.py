@@ -43,6 +43,7 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
         energy_gain=torch.zeros(size, dtype=dtype),
+        energy_relaxed=-3 - 0.01 * torch.arange(size, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

@@ -283,6 +283,7 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
         energy_gain=torch.zeros(size, dtype=dtype),
+        energy_relaxed=torch.full((size,), torch.nan, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

@@ -1,4 +1,4 @@
-"""Relaxation pairs as fixed-point integers: 13 bytes an atom and 82 a crystal before compression.
+"""Relaxation pairs as fixed-point integers: 13 bytes an atom and 86 a crystal before compression.
 
 They make a data set small enough to send to a machine with GPUs for each run. Their numbers are rounded:
 
@@ -8,6 +8,7 @@ components of            at most off by
 lattice vectors          0.5e-4 Å
 unrelaxed positions      2**-17 of a lattice vector: 0.8e-4 Å for one of 10 Å
 relaxed positions        2e-4 Å, but for what the unrelaxed ones are off
+energies                 nothing, in single precision
 ======================= ============================================================
 
 Each byte of the integers is an array of its own: the upper ones are nearly constant, which compresses well.
@@ -37,7 +38,7 @@ _PERIOD = 1 << 16
 _DFT, _FIXED_CELL = 1, 2
 
 #: Arrays of a packed file.
-ARRAYS = ("numbers", "counts", "scaled", "moves", "cell", "cell_change", "level", "split", "flags", "kind")
+ARRAYS = ("numbers", "counts", "scaled", "moves", "cell", "cell_change", "level", "split", "flags", "kind", "energy")
 
 
 def write_packed(file: str | os.PathLike, pairs: RelaxationPairs) -> None:
@@ -95,6 +96,7 @@ def _packed(pairs: RelaxationPairs) -> dict[str, np.ndarray]:
         "split": pairs.split.numpy().astype(np.int8),
         "flags": (_DFT * pairs.dft.long() + _FIXED_CELL * pairs.fixed_cell.long()).numpy().astype(np.uint8),
         "kind": pairs.kind.numpy().astype(np.int32),
+        "energy": pairs.energy_relaxed.numpy().astype(np.float32),
     }
 
 
@@ -118,6 +120,7 @@ def _unpacked(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Relaxatio
         virial=torch.zeros(size, 3, 3, dtype=dtype),
         has_forces=torch.zeros(size, dtype=torch.bool),
         energy_gain=torch.zeros(size, dtype=dtype),
+        energy_relaxed=torch.from_numpy(arrays["energy"]).to(dtype),
     )
 
 

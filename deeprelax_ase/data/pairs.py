@@ -43,6 +43,7 @@ class RelaxationPairs:
         virial: (G, 3, 3) eV, stress times volume of the unrelaxed crystal.
         has_forces: (G,) bool, whether forces and virial are known.
         energy_gain: (G,) eV/atom, energy of the unrelaxed crystal less that of the relaxed one; zero where not known.
+        energy_relaxed: (G,) eV/atom, of the relaxed crystal under the potential of the file; nan where not known.
         kind: (G,) int64, how the unrelaxed crystal was made, by the number that its file gives; -1 where it gives none,
             and :data:`~deeprelax_ase.data.forces.NEAR_MINIMUM`.
         fixed_cell: (G,) bool, whether the cell was fixed while the atoms relaxed.
@@ -61,6 +62,7 @@ class RelaxationPairs:
     virial: Tensor
     has_forces: Tensor
     energy_gain: Tensor
+    energy_relaxed: Tensor
     kind: Tensor
     fixed_cell: Tensor
 
@@ -160,7 +162,7 @@ def load_pairs(
         dtype: of the geometry.
         start_forces: whether the arrays ``forces_initial`` (eV/Å) and ``stress_initial`` (eV/Å³, ASE's sign), and
             ``energy_initial`` and ``energy_relaxed`` (eV/atom) are read, where a file has both of these two and
-            ``labels`` are ``relaxed``.
+            ``labels`` are ``relaxed``. The latter alone, of these labels, is read either way.
 
     Raises:
         ValueError: an array is missing from a file, a part holds no pair, or ``labels`` is unknown.
@@ -207,6 +209,8 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         raw = {name: torch.from_numpy(arrays[name]) for name in needed}
         kind = torch.from_numpy(arrays["kind"]).long() if "kind" in arrays else torch.full((len(raw["dft"]),), -1)
         fixed = torch.from_numpy(arrays["fixed_cell"]) if "fixed_cell" in arrays else is_fixed_cell(kind)
+        relaxed = labels == "relaxed" and "energy_relaxed" in arrays
+        energy = torch.from_numpy(arrays["energy_relaxed"]) if relaxed else torch.full(kind.shape, torch.nan)
         wanted = (_FORCES, _ENERGIES) if start_forces and labels == "relaxed" else ()
         raw |= {name: torch.from_numpy(arrays[name]) for both in wanted if set(both) <= set(arrays) for name in both}
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
@@ -224,6 +228,7 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
         has_forces=torch.zeros_like(raw["dft"]),
         energy_gain=torch.zeros(len(level), dtype=dtype),
+        energy_relaxed=energy.to(dtype),
         kind=kind,
         fixed_cell=fixed,
     )

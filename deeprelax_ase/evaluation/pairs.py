@@ -13,7 +13,7 @@ from deeprelax_ase.data.batches import Batches, pair_graph
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import default_atoms_per_batch
-from deeprelax_ase.prediction.inference import InferenceSettings, relax
+from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,18 @@ class PairPredictions:
         fractional: (N, 3) fractional coordinates.
         cell: (G, 3, 3) Å.
         uncertainty: (G,) Å², the global uncertainty U, eq. (24), whose square root the predictor tells.
+        energies: (G,) eV/atom of the relaxed crystals; nan where none is told, and of models that tell none.
+        energy_scales: (G,) eV/atom, their Laplace scales; nan of models that tell none.
+        kinds: (G,) of the crystals, see :func:`~deeprelax_ase.uncertainty.calibration.kinds_of`; nan for the paper's
+            network.
     """
 
     fractional: Tensor
     cell: Tensor
     uncertainty: Tensor
+    energies: Tensor
+    energy_scales: Tensor
+    kinds: Tensor
 
 
 @torch.no_grad()
@@ -58,6 +65,8 @@ def predict_pairs(
     settings = InferenceSettings.of(model.card, recycles=recycles)
     device = pairs.counts.device
     networks = model.networks.to(device)
+    if model.energy is not None:
+        model.energy.to(device)
     dtype = next(networks.parameters()).dtype
     atoms = default_atoms_per_batch(device) if atoms_per_batch is None else atoms_per_batch
     fixed = pairs.fixed_cell & bool(getattr(model.config, "reads_cell_freedom", False))
@@ -68,7 +77,7 @@ def predict_pairs(
             graph = pair_graph(pairs.take(crystals[chunk]), model.config.graph)
             relaxed = relax(model, graph, settings, dtype=dtype, relax_cell=relax_cell)
             fractional = rows_times_matrices(relaxed.positions, torch.linalg.inv(relaxed.cell)[graph.batch])
-            parts.append(PairPredictions(fractional, relaxed.cell, relaxed.uncertainty.crystals.total))
+            parts.append(PairPredictions(fractional, relaxed.cell, relaxed.uncertainty.crystals.total, *_told(relaxed)))
         order.append(crystals)
     return _in_order(parts, torch.cat(order), pairs)
 
@@ -77,4 +86,12 @@ def _in_order(parts: Sequence[PairPredictions], order: Tensor, pairs: Relaxation
     """The ``parts``, which hold the ``pairs`` in that ``order`` (G,), as one and in the order of the pairs."""
     joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PairPredictions)}
     crystals, atoms = order.argsort(), pairs.atoms_of(order).argsort()
-    return PairPredictions(joined["fractional"][atoms], joined["cell"][crystals], joined["uncertainty"][crystals])
+    return PairPredictions(**{name: t[atoms if name == "fractional" else crystals] for name, t in joined.items()})
+
+
+def _told(relaxed: BatchRelaxation) -> tuple[Tensor, Tensor, Tensor]:
+    """(G,) energies, their scales, and the kinds of crystals that bounds tell apart."""
+    nothing = torch.full_like(relaxed.cell[:, 0, 0], torch.nan)
+    energies, scales = (nothing, nothing) if relaxed.energies is None else relaxed.energies
+    kinds = nothing if relaxed.features is None else relaxed.features.kind
+    return energies.masked_fill(relaxed.flaws != 0, torch.nan), scales, kinds

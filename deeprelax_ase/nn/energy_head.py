@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deeprelax_ase.graph.record import crystal_mean
-from deeprelax_ase.graph.shapes import Batch, Numbers, PerCrystal, Scalars
+from deeprelax_ase.graph.shapes import Batch, CrystalCounts, Numbers, PerCrystal, Scalars
 from deeprelax_ase.nn.heads import bounded_scale
 
 #: eV/atom, bounds of the Laplace scale of the energy's error.
@@ -17,7 +17,7 @@ ENERGY_SCALES = (1e-3, 3.0)
 
 
 class EnergyHead(nn.Module):
-    """Energy an atom of the relaxed crystal, and how sure that is; for a network that was trained without it.
+    """Energy an atom of the relaxed crystal, and how sure that is; learnt with a network, or after it.
 
     It reads the scalars x_ib of atom i after each block b, normalised, of the first recycle; z is the element, and
     ``<>`` the mean over the atoms of a crystal, so that a supercell has the energy an atom of its crystal::
@@ -39,7 +39,13 @@ class EnergyHead(nn.Module):
         self.register_buffer("elements", torch.zeros(elements + 1))
 
     def forward(
-        self, scalars: Sequence[Scalars], numbers: Numbers, batch: Batch, size: int
+        self,
+        scalars: Sequence[Scalars],
+        numbers: Numbers,
+        batch: Batch,
+        size: int,
+        *,
+        counts: CrystalCounts | None = None,
     ) -> tuple[PerCrystal, PerCrystal]:
         """(G,) energy in eV/atom and (G,) its Laplace scale.
 
@@ -48,12 +54,14 @@ class EnergyHead(nn.Module):
             numbers: (N,) atomic numbers.
             batch: (N,) the crystal of each atom.
             size: G.
+            counts: (G,) atoms of each crystal, where they are known: they save a wait for the device.
         """
         normed = [norm(x) for norm, x in zip(self.norms, scalars, strict=True)]
         hidden = functional.silu(self.first(torch.cat(normed, dim=1)))
         hidden = hidden + functional.silu(self.second(hidden))
         of_atoms = torch.cat([hidden, self.atoms(hidden), self.elements[numbers, None]], dim=1)
-        mean, energy, reference = crystal_mean(of_atoms, batch, size).split([hidden.shape[1], 1, 1], dim=1)
+        means = crystal_mean(of_atoms, batch, size, counts=counts)
+        mean, energy, reference = means.split([hidden.shape[1], 1, 1], dim=1)
         rest, raw = self.crystals(mean).unbind(dim=1)
         return reference[:, 0] + energy[:, 0] + rest, bounded_scale(raw, ENERGY_SCALES)
 

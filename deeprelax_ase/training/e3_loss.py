@@ -27,6 +27,8 @@ class TrueRelaxation(NamedTuple):
         atoms: (N,) weights of the displacements.
         crystals: (G,) weights of the strains.
         batch: (N,) int64, the crystal of each atom.
+        energy: (G,) eV/atom of the relaxed crystals, zero where not known.
+        energies: (G,) weights of these.
         start: forces and virials at the start, where they are targets.
     """
 
@@ -35,6 +37,8 @@ class TrueRelaxation(NamedTuple):
     atoms: Tensor
     crystals: Tensor
     batch: Tensor
+    energy: Tensor
+    energies: Tensor
     start: StartForces
 
 
@@ -64,7 +68,8 @@ def true_relaxation(
     start = start_forces(pairs if unrelaxed is None else unrelaxed, pairs, moved, strain, directions == 3)
     if unrelaxed is None:
         start = start.counting_for_nothing()
-    return TrueRelaxation(moved, strain, weights[given.batch], of_strains, given.batch, start)
+    energy, known = pairs.energy_relaxed.nan_to_num(0.0), pairs.energy_relaxed.isfinite()
+    return TrueRelaxation(moved, strain, weights[given.batch], of_strains, given.batch, energy, weights * known, start)
 
 
 def crystal_weights(pairs: RelaxationPairs, settings: TrainingSettings) -> Tensor:
@@ -101,7 +106,7 @@ def relaxation_loss(
     Returns:
         ``loss``, and of the last block ``displacement``, ``volume`` and ``shape``: mean absolute errors (Å, 1, 1).
     """
-    displacements, strain, atoms, crystals, batch, _ = truth
+    displacements, strain, atoms, crystals, batch, *_ = truth
     of_atoms = tempering[batch] if isinstance(tempering, Tensor) else tempering
     losses = []
     for relaxation in relaxations:
@@ -124,6 +129,21 @@ def relaxation_loss(
         "volume": _mean(volume.detach(), crystals),
         "shape": _mean(shape.detach(), crystals),
     }
+
+
+def energy_loss(
+    read: tuple[Tensor, Tensor], truth: TrueRelaxation, *, tempering: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The likelihood of :func:`relaxation_loss` for relaxed energies, and their mean absolute error in eV/atom.
+
+    Args:
+        read: (G,) energies and (G,) Laplace scales, in eV/atom.
+        truth: the true relaxation.
+        tempering: see :func:`relaxation_loss`.
+    """
+    error = (read[0] - truth.energy).abs()
+    loss = _mean(_laplace(error, read[1], 1, tempering), truth.energies)
+    return loss, _mean(error.detach(), truth.energies)
 
 
 def _laplace(error: Tensor, scale: Tensor, components: int, tempering: float | Tensor) -> Tensor:

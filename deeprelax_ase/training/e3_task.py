@@ -18,9 +18,16 @@ from deeprelax_ase.nn.graphed import GraphedStep
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.batches import epochs
-from deeprelax_ase.training.e3_loss import TrueRelaxation, crystal_weights, relaxation_loss, true_relaxation
-from deeprelax_ase.training.force_targets import StartForces, WithForceTargets, start_forces_loss
+from deeprelax_ase.training.e3_loss import (
+    TrueRelaxation,
+    crystal_weights,
+    energy_loss,
+    relaxation_loss,
+    true_relaxation,
+)
+from deeprelax_ase.training.force_targets import StartForces, start_forces_loss
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
+from deeprelax_ase.training.heads import WithHeads, element_energies, with_told_energies
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
@@ -45,7 +52,7 @@ class DeepRelaxE3Task:
 
     Raises:
         ValueError: the pairs hold a level of theory that the network does not know, augmentation is to choose other
-            cells, or there are weights of other blocks.
+            cells, there are weights of other blocks, or energies are to be learnt that no pair tells.
     """
 
     def __init__(
@@ -70,8 +77,8 @@ class DeepRelaxE3Task:
         self._hidden = {name: getattr(settings, name) if reads else 1.0 for name in ("hidden", "hidden_starts")}
         self.device = pairs.counts.device if device is None else torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
-        network = WithForceTargets(config) if settings.force_targets else DeepRelaxE3(config)
-        self.network = network.to(self.device)
+        pairs = with_told_energies(pairs) if settings.energy_weight else pairs
+        self.network = _network(pairs, config, settings).to(self.device)
         self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
         self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)
@@ -105,10 +112,12 @@ class DeepRelaxE3Task:
         known = KnownForces(pairs.forces, pairs.virial, pairs.has_forces)
         graph, level = pair_graph(pairs, self.config.graph), known_levels(pairs, self.config)
         given = network_input(graph, level, known, strain_projectors=self._strain_projectors(pairs))
-        losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
         settings = self.settings
+        pairs = with_told_energies(pairs) if settings.energy_weight else pairs
+        losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
         of_cell = settings.volume_weight * losses["volume"] + settings.shape_weight * losses["shape"]
-        return {**losses, "error": losses["displacement"] + of_cell}
+        of_energy = settings.energy_weight * losses.get("energy", 0.0)
+        return {**losses, "error": losses["displacement"] + of_cell + of_energy}
 
     def state_dict(self) -> dict[str, Any]:
         """The predictions to recycle, and the state of the random numbers that the next batch starts from."""
@@ -163,17 +172,18 @@ class DeepRelaxE3Task:
             self._graphed = GraphedStep(self.graph_step, self.network)
         # the preparation that follows sees what is stored up to here
         self._stream.wait_stream(torch.cuda.current_stream())
-        loss, displacement, volume, shape, displacements, strain = self._graphed(flat_tensors(batch.given, batch.truth))
-        losses = {"loss": loss, "displacement": displacement, "volume": volume, "shape": shape}
-        start = batch.start
+        *values, displacements, strain = self._graphed(flat_tensors(batch.given, batch.truth))
+        names = ("loss", "displacement", "volume", "shape", "energy")[: len(values)]
+        losses, start = dict(zip(names, values, strict=True)), batch.start
         return losses, displacements[: len(start.numbers)], strain[: len(start)]
 
     def graph_step(self, tensors: list[Tensor]) -> list[Tensor]:
         """:meth:`learn` from :func:`flat_tensors` to tensors, as a CUDA graph records it."""
         numbers, level, projectors, batch, counts, vectors, *rest = tensors
         known, edges = KnownForces(*rest[:3]), EdgeLists(*rest[3:8])
-        displacements, strain, atoms, crystals, same_batch, *start = rest[8:]
-        truth = TrueRelaxation(displacements, strain, atoms, crystals, same_batch, StartForces(*start))
+        displacements, strain, atoms, crystals, same_batch, energy, energies, *start = rest[8:]
+        of_start = StartForces(*start)
+        truth = TrueRelaxation(displacements, strain, atoms, crystals, same_batch, energy, energies, of_start)
         given = NetworkInput(numbers, level, projectors, batch, counts, vectors, known, edges)
         losses, moved, strained = self.learn(given, truth)
         return [*losses.values(), moved, strained]
@@ -193,21 +203,35 @@ class DeepRelaxE3Task:
         sharper = settings.forces_tempering - settings.tempering
         lower = settings.bfloat16 and given.vectors.is_cuda
         with torch.autocast("cuda", torch.bfloat16, enabled=lower, cache_enabled=False):
-            if learning and isinstance(network, WithForceTargets):
-                relaxations, read = network.refine_and_read(given)
+            if isinstance(network, WithHeads):
+                relaxations, read, energies = network.refine_and_read(given)
             else:
-                relaxations, read = cast("DeepRelaxE3", network).refine(given), None
+                relaxations, read, energies = cast("DeepRelaxE3", network).refine(given), None, None
+        tempering = settings.tempering + sharper * given.known.has_forces
         losses = relaxation_loss(
             relaxations,
             truth,
             volume_weight=settings.volume_weight,
             shape_weight=settings.shape_weight,
-            tempering=settings.tempering + sharper * given.known.has_forces,
+            tempering=tempering,
             block_weights=settings.block_weights,
         )
-        if read is not None:
+        if energies is not None:
+            likelihood, losses["energy"] = energy_loss(energies, truth, tempering=tempering)
+            losses["loss"] = losses["loss"] + settings.energy_weight * likelihood
+        if read is not None and learning:
             losses["loss"] = losses["loss"] + settings.force_targets * start_forces_loss(read, truth.start)
         return losses, relaxations[-1].displacements, relaxations[-1].strain
+
+
+def _network(pairs: RelaxationPairs, config: DeepRelaxE3Config, settings: TrainingSettings) -> DeepRelaxE3:
+    """The network to train, with the heads that ``settings`` ask for."""
+    if not (settings.force_targets or settings.energy_weight):
+        return DeepRelaxE3(config)
+    network = WithHeads(config, forces=bool(settings.force_targets), energy=bool(settings.energy_weight))
+    if network.energy is not None:
+        network.energy.elements.copy_(element_energies(pairs, config.num_elements))
+    return network
 
 
 def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:

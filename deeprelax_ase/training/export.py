@@ -16,14 +16,20 @@ from deeprelax_ase.io.placing import taken
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import ARCHITECTURES, DeepRelax, DeepRelaxE3
+from deeprelax_ase.nn.energy_head import EnergyHead
+from deeprelax_ase.training.heads import ENERGY
 
 #: Fields of a card that hold for its very weights alone.
 OF_WEIGHTS = ("calibration", "novelty", "energy", "metrics")
 
 
 def write_member(network: DeepRelax | DeepRelaxE3, file: Path, *, seed: int) -> None:
-    """Write weights in half precision, with the configuration and the ``seed`` that they were trained with."""
-    halves = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
+    """Write weights in half precision, with the configuration and the ``seed`` that they were trained with.
+
+    Those of a head for the relaxed energy too, but for the energies of the elements, which may be tens of eV.
+    """
+    state = network.state_dict()
+    halves = {n: (t if n == f"{ENERGY}elements" else t.half()).contiguous().cpu() for n, t in state.items()}
     save_file(halves, file, {"config": json.dumps(network.config.to_dict()), "seed": str(seed)})
 
 
@@ -40,8 +46,19 @@ def read_member(file: Path) -> DeepRelax | DeepRelaxE3:
         raise ModelError(f"{file} is no member that training wrote (member0/weights.safetensors): {error}") from error
     make, kind = ARCHITECTURES["DeepRelaxE3" if "num_blocks" in config else "DeepRelax"]
     network = make(kind.from_dict(config))
-    network.load_state_dict(load_file(file), strict=True)
+    tensors = {name: tensor for name, tensor in load_file(file).items() if not name.startswith(ENERGY)}
+    network.load_state_dict(tensors, strict=True)
     return network
+
+
+def read_energy_head(file: Path) -> EnergyHead:
+    """The head for the relaxed energy that :func:`write_member` wrote to ``file`` with its network.
+
+    Raises:
+        ValueError: there is none.
+    """
+    tensors = load_file(file)
+    return EnergyHead.from_tensors({n.removeprefix(ENERGY): t for n, t in tensors.items() if n.startswith(ENERGY)})
 
 
 def export(files: list[Path], card: Path, out: Path, *, overwrite: bool = True) -> ModelCard:

@@ -1,6 +1,6 @@
 """Forces, virial and energy at the start as targets beside the relaxation: they tell of the landscape that atoms cross.
 
-A head reads them after the first block, which sees the start and nothing else. It is for training alone.
+A head reads them, see :mod:`deeprelax_ase.training.heads`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.forces import NEAR_MINIMUM
-from deeprelax_ase.graph.record import crystal_mean
-from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, strain_matrix
-from deeprelax_ase.nn.e3_layers import Refinement
-from deeprelax_ase.nn.heads import bounded_scale
-from deeprelax_ase.nn.records import Relaxation
 
 #: eV/Å and eV, bounds of the Laplace scales of forces, and of the virial of an atom.
-_SCALES = (5e-3, 30.0)
+FORCE_SCALES = (5e-3, 30.0)
 
 #: Å, how far an atom, and how much a cell, may still move at a minimum that augmentation has put a crystal onto: some
 #: hundred times what single precision leaves.
@@ -53,46 +47,6 @@ class StartForces(NamedTuple):
     def counting_for_nothing(self) -> StartForces:
         """The same with all weights zero."""
         return self._replace(**{name: torch.zeros_like(getattr(self, name)) for name in ("atoms", "crystals", "gains")})
-
-
-class WithForceTargets(DeepRelaxE3):
-    """The end-to-end network with a head for forces, virial and energy at the start."""
-
-    def __init__(self, config: DeepRelaxE3Config) -> None:
-        super().__init__(config)
-        self.force_targets = Refinement(config.channels)
-
-    def refine_and_read(self, given: NetworkInput) -> tuple[list[Relaxation], StartForces]:
-        """The relaxation after each block, and what pulls at the atoms and cells at the start, and to what gain."""
-        relaxations, first = [], None
-        for relaxation, x, h in self.features(given):
-            relaxations.append(relaxation)
-            first = self.force_targets(x, h) if first is None else first
-        assert first is not None
-        dtype = given.vectors.dtype
-        forces, coefficients, raw = (values.to(dtype) for values in first)
-
-        def mean(values: Tensor) -> Tensor:
-            return crystal_mean(values, given.batch, len(given.counts), counts=given.counts)
-
-        of_crystals = mean(raw[:, 1:])
-        return relaxations, StartForces(
-            forces=forces,
-            virial=strain_matrix(mean(coefficients)),
-            atoms=bounded_scale(raw[:, 0], _SCALES),
-            crystals=bounded_scale(of_crystals[:, 0], _SCALES),
-            gain=of_crystals[:, 1],
-            gains=torch.ones_like(of_crystals[:, 1]),
-        )
-
-
-def without_force_targets(network: nn.Module) -> nn.Module:
-    """The ``network`` as it is used: the head, if it has one, stays behind."""
-    if not isinstance(network, WithForceTargets):
-        return network
-    plain = DeepRelaxE3(network.config).to(next(network.parameters()))
-    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("force_targets.")})
-    return plain.requires_grad_(False)
 
 
 def start_forces(

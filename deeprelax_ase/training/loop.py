@@ -29,7 +29,7 @@ from deeprelax_ase.training.devices import (
     share_weights,
     tensor_float_32,
 )
-from deeprelax_ase.training.force_targets import without_force_targets
+from deeprelax_ase.training.heads import without_heads
 from deeprelax_ase.training.parameters import make_optimizers
 from deeprelax_ase.training.settings import TrainingSettings
 from deeprelax_ase.training.tasks import Task, task_of
@@ -96,7 +96,8 @@ def train(
         observe: is given each record of ``log.jsonl``, for progress bars.
 
     Returns:
-        The network with its averaged weights, on the device; None if the deadline came first.
+        The network with its averaged weights, on the device, and with its head for the relaxed energy where that was
+        learnt; None if the deadline came first.
 
     Raises:
         ValueError: pairs are missing, a logger is unknown, or the run was begun on another number of devices.
@@ -120,7 +121,7 @@ def train(
             return None
     if fabric.is_global_zero:
         _write_settings(out, config, settings, loop.summary())
-    return without_force_targets(loop.result())
+    return without_heads(loop.result(), but_energy=True)
 
 
 def _seeded_task(

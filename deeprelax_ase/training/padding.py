@@ -81,6 +81,8 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
         atoms=_fill(truth.atoms, more.atoms, 0),
         crystals=_fill(truth.crystals, more.crystals, 0),
         batch=_fill(truth.batch, more.atoms, sizes.crystals - 1),
+        energy=_fill(truth.energy, more.crystals, 0),
+        energies=_fill(truth.energies, more.crystals, 0),
         start=StartForces(
             forces=torch.cat([truth.start.forces, truth.start.forces.new_zeros(more.atoms, 3)]),
             virial=torch.cat([truth.start.virial, truth.start.virial.new_zeros(more.crystals, 3, 3)]),

@@ -18,19 +18,22 @@ from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation.metrics import prediction_errors
+from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.card import ModelCard
-from deeprelax_ase.models.loading import load_model, save_model
+from deeprelax_ase.models.loading import load_model, save_energy, save_model
 from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.nn import DeepRelaxE3Config
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.training.config import dotted, without_card
 from deeprelax_ase.training.devices import first_process
-from deeprelax_ase.training.export import read_member, write_member
+from deeprelax_ase.training.export import read_energy_head, read_member, write_member
+from deeprelax_ase.training.heads import ENERGY
 from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 from deeprelax_ase.training.settings import RunConfig
 from deeprelax_ase.training.validation import mean_errors
+from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw
 
 #: Settings that may change when a run goes on: its place and name, where it runs, how many members there are.
 _MAY_CHANGE = ("out", "name", "members", "device", "devices", "loggers")
@@ -66,6 +69,7 @@ def train_model(
     parts = read_pairs(config.data)
     pairs, validation = epoch_pairs(config.data, parts), _validation_pairs(config, parts)
     _check_elements(config, parts)
+    _check_energies(config, parts)
     _write_config(config)
     device, base = device_of(config.device), initial_weights(config)
     for member in range(config.members):
@@ -101,10 +105,14 @@ def train_model(
 def _validation_pairs(config: RunConfig, parts: list[RelaxationPairs]) -> RelaxationPairs | None:
     if not config.data.validate:
         return None
-    validation = concatenate([part.in_split("validation") for part in parts])
+    validation = _in_validation(parts)
     if not len(validation):
         raise ValueError("there are no validation pairs: give some, or set data.validate to false in the run's file")
     return validation
+
+
+def _in_validation(parts: list[RelaxationPairs]) -> RelaxationPairs:
+    return concatenate([part.in_split("validation") for part in parts])
 
 
 def _check_elements(config: RunConfig, parts: list[RelaxationPairs]) -> None:
@@ -113,6 +121,14 @@ def _check_elements(config: RunConfig, parts: list[RelaxationPairs]) -> None:
         raise ValueError(
             f"the pairs hold the element of atomic number {heaviest}, the network knows those up to "
             f"{config.network.num_elements}: leave these pairs out, or train a network of more num_elements"
+        )
+
+
+def _check_energies(config: RunConfig, parts: list[RelaxationPairs]) -> None:
+    if config.training.energy_weight and not _in_validation(parts).energy_relaxed.isfinite().any():
+        raise ValueError(
+            "no validation pair tells the energy of its relaxed crystal (energy_relaxed of npz files), which bounds of "
+            "energies are fitted to: give some, or leave training.energy_weight at 0"
         )
 
 
@@ -164,7 +180,8 @@ def initial_weights(config: RunConfig) -> list[dict[str, Tensor]]:
         raise ValueError(
             f"{model.card.name} has another shape than the network of this run: leave out the section network"
         )
-    return [network.state_dict() for network in model.networks]
+    head = {} if model.energy is None else {f"{ENERGY}{n}": t for n, t in model.energy.state_dict().items()}
+    return [{**network.state_dict(), **head} for network in model.networks]
 
 
 def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: RelaxationPairs, device: torch.device) -> Path:
@@ -190,7 +207,24 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
         training={"settings": asdict(config.training), "members": summaries, "initial": config.initial},
         licence=config.licence,
     )
-    return config.out / f"{config.name}.json"
+    card = config.out / f"{config.name}.json"
+    if config.training.energy_weight:
+        head = read_energy_head(config.out / "member0" / "weights.safetensors")
+        save_energy(card, head, **_energy_law(replace(model, energy=head), config.data.potential, parts, device))
+    return card
+
+
+def _energy_law(model: Model, potential: str, parts: list[RelaxationPairs], device: torch.device) -> dict[str, Any]:
+    """What a card tells of the energies of the ``model``: the potential, and bounds by the validation pairs."""
+    pairs = _in_validation(parts)
+    pairs = pairs.take(pairs.energy_relaxed.isfinite().nonzero().squeeze(1)).to(device)
+    found = predict_pairs(model, pairs, recycles=1)
+    told = found.energies.isfinite()
+    errors = (found.energies - pairs.energy_relaxed).abs()
+    given = (values[told].double().cpu().numpy() for values in (errors, found.energy_scales, found.kinds))
+    law = EnergyLaw.fit(potential, *given)
+    factors = dict(zip(ENERGY_KINDS, law.factors, strict=True))
+    return {"potential": potential, "factors": factors, "crystals": int(told.sum())}
 
 
 def best_recycles(model: Model, pairs: RelaxationPairs, device: str | torch.device) -> int:

@@ -62,6 +62,9 @@ class TrainingSettings:
         force_targets: weight of the loss of forces and virial at unaugmented starts, where the pairs have them, and of
             the energy that relaxation gains, for the end-to-end network: see
             :mod:`deeprelax_ase.training.force_targets`.
+        energy_weight: of the likelihood of the relaxed crystal's energy in the end-to-end network's loss, in Å per
+            eV/atom; a head learns it with the network, and belongs to the model. Like :attr:`Prediction.energy`, it
+            leaves out kept cells but those of slabs. :attr:`DataSettings.potential` names whose energies these are.
         block_weights: of the end-to-end network's blocks in the loss, first to last; equal by default. Later ones start
             nearer to the minimum, and the last one is what is used.
         kind_weights: how much crystals count in its loss, by the ``kind`` of their pairs; 1 by default.
@@ -106,6 +109,7 @@ class TrainingSettings:
     hidden: float = 0.2
     hidden_starts: float = 0.2
     force_targets: float = 0.0
+    energy_weight: float = 0.0
     block_weights: tuple[float, ...] = ()
     kind_weights: dict[int, float] = field(default_factory=dict)
     dft_weight: float = 1.0
@@ -192,6 +196,7 @@ class DataSettings:
         start_forces: whether forces and stress at the unrelaxed crystals, and the energy that relaxation gains, are
             read from npz files that have them, to be read by the network or to be targets, see
             :attr:`TrainingSettings.force_targets`.
+        potential: name of the one under which the energies of relaxed crystals in npz files are, for the model's card.
         fractions: of the sources that are not split, the shares for training, validation and test.
         seed: of that split.
         choice: of the training pairs, and of their frequency.
@@ -205,6 +210,7 @@ class DataSettings:
     labels: tuple[str, ...] = ("relaxed",)
     forces: tuple[str, ...] = ()
     start_forces: bool = False
+    potential: str = ""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     choice: PairSettings = field(default_factory=PairSettings)
@@ -293,6 +299,11 @@ class RunConfig:
             raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
         if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):
             raise ValueError("data.forces are for the end-to-end network, DeepRelaxE3: the paper's reads none")
+        if self.training.energy_weight:
+            if not isinstance(self.network, DeepRelaxE3Config):
+                raise ValueError("training.energy_weight is for the end-to-end network, DeepRelaxE3")
+            if not self.data.potential:
+                raise ValueError("training.energy_weight needs data.potential: whose energies the model will tell")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a file, without folders, got {self.name!r}")
 

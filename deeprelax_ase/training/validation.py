@@ -12,7 +12,7 @@ from deeprelax_ase.evaluation.metrics import prediction_errors
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
-from deeprelax_ase.training.force_targets import without_force_targets
+from deeprelax_ase.training.heads import without_heads
 
 
 def mean_errors(
@@ -35,7 +35,7 @@ def predicted_errors(network: nn.Module, pairs: RelaxationPairs, *, atoms_per_ba
         pairs: on its device; an end-to-end network relaxes each to its own level of theory.
         atoms_per_batch: bounds the memory.
     """
-    plain = cast("DeepRelax | DeepRelaxE3", without_force_targets(network))
+    plain = cast("DeepRelax | DeepRelaxE3", without_heads(network))
     index = pairs.level if isinstance(plain, DeepRelaxE3) else torch.zeros_like(pairs.level)
     totals = {"predicted coordinates": 0.0, "predicted lattice": 0.0}
     for number in index.unique().tolist():

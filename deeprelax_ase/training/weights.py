@@ -9,11 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from deeprelax_ase.training.heads import ENERGY
+
 
 def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) -> None:
     """Weights of an earlier run, of a network of the same shape.
 
-    It need not have read forces or cell freedom, nor have had forces as targets.
+    It need not have read forces or cell freedom, nor have had forces or energies as targets; a head for energies that
+    nothing is to be taught is left out.
 
     Args:
         network: its weights are set.
@@ -24,11 +27,13 @@ def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) ->
     """
     weights = initial if isinstance(initial, dict) else load_file(initial)
     name = "the initial state" if isinstance(initial, dict) else initial
-    own = {
-        key: weight
-        for key, weight in network.state_dict().items()
-        if key.startswith(("forces.", "freedoms.", "force_targets."))
-    }
+    state = network.state_dict()
+    own = {key: state[key] for key in state if key.startswith(("forces.", "freedoms.", "force_targets.", ENERGY))}
+    weights = {key: weight for key, weight in weights.items() if key in state or not key.startswith(ENERGY)}
+    elements = f"{ENERGY}elements"
+    if elements in weights and elements in state:  # a head's may end at the heaviest element that it has met
+        given = weights[elements]
+        weights[elements] = torch.cat([given, state[elements][len(given) :].to(given)])
     try:
         network.load_state_dict({**own, **weights}, strict=True)
     except RuntimeError as error:

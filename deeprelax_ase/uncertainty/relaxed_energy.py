@@ -64,12 +64,15 @@ class EnergyLaw:
     def fit(cls, potential: str, errors: np.ndarray, scales: np.ndarray, kinds: np.ndarray) -> EnergyLaw:
         """Set the factors by (n,) absolute ``errors`` of validation crystals, their ``scales`` and ``kinds``.
 
+        Kinds without crystals share the factor of all.
+
         Raises:
-            ValueError: a kind has no crystals.
+            ValueError: there are no crystals.
         """
-        ratios = [np.sort((errors / scales)[kinds == kind]) for kind in range(len(ENERGY_KINDS))]
-        if missing := [name for name, own in zip(ENERGY_KINDS, ratios, strict=True) if not len(own)]:
-            raise ValueError(f"no crystals of the kinds {missing}: energies need some of each")
+        if not len(errors):
+            raise ValueError("no crystals to fit the bounds of energies to: give validation pairs with energies")
+        of_kinds = [(errors / scales)[kinds == kind] for kind in range(len(ENERGY_KINDS))]
+        ratios = [np.sort(own if len(own) else errors / scales) for own in of_kinds]
         ranks = [min(int(np.ceil(COVERAGE * (len(own) + 1))), len(own)) - 1 for own in ratios]
         return cls(potential, tuple(float(own[rank]) for own, rank in zip(ratios, ranks, strict=True)))
 

@@ -195,6 +195,7 @@ def pairs_of(
         virial=torch.zeros_like(cell),
         has_forces=torch.zeros(size, dtype=torch.bool),
         energy_gain=torch.zeros(size),
+        energy_relaxed=torch.zeros(size),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

@@ -26,6 +26,7 @@ def pairs(pairs_of) -> RelaxationPairs:
         level=which % 3,
         split=which % 3 - 1,
         kind=which - 1,
+        energy_relaxed=torch.where(which == 3, torch.nan, -1.5 * which.double()),
     )
 
 
@@ -43,6 +44,7 @@ def test_packed_pairs_come_back(pairs: RelaxationPairs, tmp_path: Path) -> None:
         assert getattr(back, name).dtype == getattr(pairs, name).dtype, name
     for side in ("initial", "relaxed"):
         assert (getattr(back, f"cell_{side}") - getattr(pairs, f"cell_{side}")).abs().max() <= 0.51e-4
+    torch.testing.assert_close(back.energy_relaxed, pairs.energy_relaxed, rtol=0, atol=0, equal_nan=True)
     longest = torch.linalg.vector_norm(pairs.cell_initial, dim=2).sum(dim=1).max().item()
     of_start = longest * 2**-17
     assert moved(pairs, "initial", back).abs().max() <= of_start

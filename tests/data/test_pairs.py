@@ -39,7 +39,8 @@ def file(tmp_path: Path) -> Path:
 
 def assert_equal(a: RelaxationPairs, b: RelaxationPairs) -> None:
     for f in fields(RelaxationPairs):
-        assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
+        same = {"rtol": 0, "atol": 0, "equal_nan": True}
+        torch.testing.assert_close(getattr(a, f.name), getattr(b, f.name), msg=f.name, **same)
 
 
 def test_arrays_are_read_as_they_are(file: Path) -> None:
@@ -272,6 +273,9 @@ def test_what_relaxation_gains_is_read_where_it_is_asked_for_and_known(tmp_path:
     files = [tmp_path / "half.npz", tmp_path / "known.npz"]
     assert load_pairs(files, start_forces=True).energy_gain.tolist() == [0.0] * 4 + gain.tolist()
     assert not load_pairs(files).energy_gain.any()
+    assert load_pairs(files).energy_relaxed.nan_to_num(0.0).tolist() == [0.0] * 4 + [-3.0] * 4
     others = {f"{side}_m3gnet": arrays()[f"{side}_relaxed"] for side in ("frac", "cell")}
     np.savez(tmp_path / "other.npz", **arrays() | energies | others, m3gnet_ok=np.ones(4, dtype=bool))
-    assert not load_pairs(tmp_path / "other.npz", start_forces=True, labels="m3gnet").energy_gain.any()
+    theirs = load_pairs(tmp_path / "other.npz", start_forces=True, labels="m3gnet")
+    assert not theirs.energy_gain.any()
+    assert theirs.energy_relaxed.isnan().all()  # of another minimum

@@ -30,6 +30,7 @@ def make_pairs(*crystals: list[str]) -> RelaxationPairs:
         virial=torch.zeros_like(cells),
         has_forces=none > 0,
         energy_gain=torch.zeros_like(cells[:, 0, 0]),
+        energy_relaxed=torch.zeros_like(cells[:, 0, 0]),
         kind=none - 1,
         fixed_cell=none > 0,
     )

@@ -57,6 +57,7 @@ def triclinic(seed: int, size: int = 6) -> RelaxationPairs:
         virial=uniform(-1.0, 1.0, size, 3, 3),
         has_forces=torch.arange(size) % 2 == 1,
         energy_gain=torch.arange(size).double(),
+        energy_relaxed=-torch.arange(size).double(),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),
     )

@@ -123,11 +123,14 @@ def test_weights_multiply(pairs_of, has_forces, settings: dict, expected: list[f
 NO_FORCES = StartForces(torch.zeros(0, 3), torch.zeros(0, 3, 3), *(torch.zeros(0),) * 4)
 
 
+ENERGIES = (torch.zeros(CRYSTALS).double(), torch.ones(CRYSTALS).double())
+
+
 def some_truth() -> TrueRelaxation:
     generator = torch.Generator().manual_seed(3)
     moves = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
     ones = torch.ones(ATOMS, dtype=torch.float64)
-    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS], BATCH, NO_FORCES)
+    return TrueRelaxation(moves, symmetric(CRYSTALS, 0.1), ones, ones[:CRYSTALS], BATCH, *ENERGIES, NO_FORCES)
 
 
 def at(truth: TrueRelaxation, *, scale: float = 0.1) -> Relaxation:

@@ -15,7 +15,8 @@ from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.training import train
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import true_relaxation
-from deeprelax_ase.training.force_targets import StartForces, WithForceTargets, start_forces, start_forces_loss
+from deeprelax_ase.training.force_targets import StartForces, start_forces, start_forces_loss
+from deeprelax_ase.training.heads import WithHeads
 from tests.training.e3_runs import CONFIG, QUICK, READS, gradients, predictions, task_on, trained
 from tests.training.runs import PairsOf, records
 
@@ -163,11 +164,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs_of: PairsOf, has_
 
 def test_the_head_changes_no_relaxation(pairs_of: PairsOf) -> None:
     torch.manual_seed(0)
-    network = WithForceTargets(CONFIG).double()
+    network = WithHeads(CONFIG, forces=True).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     given = task_on(pairs_of(4), CONFIG).prepare(torch.arange(4)).given
-    relaxations, read = network.refine_and_read(given)
+    relaxations, read, _ = network.refine_and_read(given)
     assert read.forces.shape == (len(given.numbers), 3)
     torch.testing.assert_close(read.virial, read.virial.mT)
     for with_head, without in zip(relaxations, network.refine(given), strict=True):

@@ -23,9 +23,12 @@ def test_bounds_hold_for_nine_in_ten_of_each_kind():
         assert (errors[own] <= bounds[own]).mean() == pytest.approx(COVERAGE, abs=0.03)
 
 
-def test_every_kind_needs_crystals():
-    with pytest.raises(ValueError, match=r"no crystals of the kinds \['oxides'"):
-        EnergyLaw.fit("some potential", np.ones(3), np.ones(3), np.zeros(3, dtype=int))
+def test_kinds_without_crystals_share_the_factor_of_all():
+    errors, kinds = np.arange(1.0, 101.0), np.arange(100) // 50  # bulk up to 50, oxides up to 100
+    law = EnergyLaw.fit("some potential", errors, np.ones(100), kinds)
+    assert law.factors == (46.0, 96.0, 91.0, 91.0)
+    with pytest.raises(ValueError, match="no crystals to fit the bounds"):
+        EnergyLaw.fit("some potential", *np.zeros((3, 0)))
 
 
 def test_energies_are_read_with_the_factor_of_their_kind():
