@@ -87,7 +87,8 @@ def test_indices_may_be_of_any_integer_type(pairs_file: Path, write, dtype: str)
     found = load_pairs_with_forces(pairs_file, write(index=np.array(INDEX, dtype=dtype)))
     expected = load_pairs_with_forces(pairs_file, write())
     for f in fields(RelaxationPairs):
-        assert torch.equal(getattr(found, f.name), getattr(expected, f.name)), f.name
+        one, other = getattr(found, f.name), getattr(expected, f.name)
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=f.name)
 
 
 def test_indices_beyond_a_byte_are_not_wrapped(pairs_file: Path, write, tmp_path: Path) -> None:
