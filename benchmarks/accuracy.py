@@ -79,9 +79,9 @@ def summarise(found: Assessment, largest: np.ndarray) -> dict[str, Any]:
     return result | {"by_largest_displacement": by_displacement(found, largest)}
 
 
-def relaxed_again(predictor: Predictor, relaxed: list[Crystal]) -> dict[str, np.ndarray]:
+def relaxed_again(predictor: Predictor, relaxed: list[Crystal], cache: Path | None) -> dict[str, np.ndarray]:
     """How far crystals that are relaxed already are moved (Å, mean component), and by how much their volume changes."""
-    ends = predict(predictor, relaxed, allow_refused=True).crystals
+    ends = predict(predictor, relaxed, cache, allow_refused=True).crystals
     return {
         "already_relaxed_moves": np.array(
             [np.abs(e.positions - c.fractional_positions @ e.cell).mean() for c, e in zip(relaxed, ends, strict=True)]
@@ -90,17 +90,17 @@ def relaxed_again(predictor: Predictor, relaxed: list[Crystal]) -> dict[str, np.
     }
 
 
-def measure(predictor: Predictor, pairs: RelaxationPairs, given: Namespace, cache: Path | None) -> dict:
+def measure(predictor: Predictor, pairs: RelaxationPairs, given: Namespace) -> dict:
     """The summary of all ``pairs``, and of those that DFT relaxed; what is refused stays as it is, and is counted.
 
     Of a sample each crystal counts as often as it stands for others.
     """
     pairs, weights = sample(pairs, given.every)
     counts = np.rint(weights).astype(int)
-    result = predict(predictor, crystals_of(pairs, "initial"), cache, allow_refused=True)
+    result = predict(predictor, crystals_of(pairs, "initial"), given.cache, allow_refused=True)
     refused = np.isnan(result.uncertainty)
     errors = compared(pairs, result, match=not given.no_match, jobs=given.jobs)
-    again = relaxed_again(predictor, crystals_of(pairs, "relaxed")[:: given.again])
+    again = relaxed_again(predictor, crystals_of(pairs, "relaxed")[:: given.again], given.cache)
     largest, dft = displacement_sizes(pairs).numpy(), pairs.dft.numpy()
     found = {}
     for part, among in {"DFT-labelled": dft, "all": np.ones_like(dft)}.items():
@@ -126,8 +126,7 @@ def main() -> None:
     facts |= {"members": predictor.model.card.members, "every": given.every}
     results = {}
     for file in given.data:
-        cache = given.cache and given.cache / f"{predictor.model_name}-{file.stem}-{given.every}.npz"
-        found = measure(predictor, load_pairs(file, labels=labels).in_split("test"), given, cache)
+        found = measure(predictor, load_pairs(file, labels=labels).in_split("test"), given)
         results |= {f"{file.stem}, {part}": row for part, row in found.items()}
     write_json(given.json, {**facts, "split": "test", "results": results})
 

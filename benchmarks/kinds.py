@@ -30,7 +30,7 @@ from deeprelax_ase.data.pairs import SPLITS, concatenate
 from deeprelax_ase.evaluation.assessment import ZERO
 from deeprelax_ase.evaluation.calibrate import labels_for, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
-from deeprelax_ase.evaluation.predicting import predict
+from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.evaluation.structure_matching import structure_matches
 from deeprelax_ase.models.loading import load_model
@@ -135,17 +135,10 @@ def bare(name: str, device: str) -> Predictor:
     return Predictor(uncalibrated(load_model(name)), device=device)
 
 
-def ends_of(predictor: Predictor, tests: HeldOut, folder: Path | None = None) -> list[Crystal]:
-    """What the crystals become; as they were where they are refused. The ``folder`` keeps the predictions."""
-    starts, kept = crystals_of(tests.pairs, "initial"), tests.pairs.fixed_cell.numpy()
-    ends = dict(enumerate(starts))
-    for family in np.unique(tests.family):
-        index = np.flatnonzero(tests.family == family)
-        cache = folder and folder / f"{predictor.model_name}-pairs_{family}-test.npz"
-        here = [starts[i] for i in index.tolist()]
-        found = predict(predictor, here, cache, cell_kept=kept[index], allow_refused=True)
-        ends |= dict(zip(index.tolist(), found.crystals, strict=True))
-    return list(ends.values())
+def predicted(predictor: Predictor, pairs: RelaxationPairs, folder: Path | None = None) -> Predicted:
+    """What the ``pairs`` become; as they were where they are refused. The ``folder`` keeps the predictions."""
+    kept = pairs.fixed_cell.numpy()
+    return predict(predictor, crystals_of(pairs, "initial"), folder, cell_kept=kept, allow_refused=True)
 
 
 def errors(pairs: RelaxationPairs, crystals: Sequence[Crystal]) -> dict[str, np.ndarray]:
@@ -218,7 +211,7 @@ def main() -> None:
     predictor = bare(given.model, given.device)
     labels = labels_for(predictor.model.card.level)
     tests = held_out(given.data, labels, each=given.each, every=given.every)
-    ends = ends_of(predictor, tests, given.cache)
+    ends = predicted(predictor, tests.pairs, given.cache).crystals
     starts, groups, rows = crystals_of(tests.pairs, "initial"), groups_of(tests), {}
     before, after = errors(tests.pairs, starts), errors(tests.pairs, ends)
     if given.match:

@@ -123,9 +123,8 @@ def main() -> None:
     bulk = tests.pairs.take(torch.from_numpy(np.flatnonzero(np.isin(tests.pairs.kind.numpy(), BULK))))
     names, starts = zip(*make(bulk, systems(given.data), given.number, given.seed), strict=True)
     free = [AllowedStrain()] * len(starts)
-    ends = relaxed_under(given.potential, starts, free, given.cache and given.cache / "large-relaxed.npz", steps=STEPS)
-    predicted = given.cache and given.cache / "large-predicted.npz"
-    found = predict(bare(given.model, given.device), starts, predicted, allow_refused=True)
+    ends = relaxed_under(given.potential, starts, free, given.cache, steps=STEPS)
+    found = predict(bare(given.model, given.device), starts, given.cache, allow_refused=True)
     frames = zip(names, starts, ends.crystals(starts), strict=True)
     pairs = PairDataset.of(RawPair(*frame, split="test", in_order=True) for frame in frames).pairs
     sizes = pairs.counts.numpy()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from kinds import HeldOut, bare, ends_of, groups_of, held_out
+from kinds import HeldOut, bare, groups_of, held_out, predicted
 from shared import options
 from under_potential import energies_under
 
@@ -66,16 +66,16 @@ def main() -> None:
     predictor = bare(given.model, "cpu")
     labels = "m3gnet" if given.potential == "m3gnet" else "relaxed"
     tests = held_out(given.data, labels, each=given.each, every=given.every)
-    ends = ends_of(predictor, tests, given.cache)
+    ends = predicted(predictor, tests.pairs, given.cache).crystals
     dft, families = tests.pairs.dft.numpy(), groups(tests)
     parts = [mask & label for mask in families.values() for label in (dft, ~dft)]
     index = chosen([part for part in parts if part.any()], given.number)
     tests, ends = tests.take(index), [ends[i] for i in index.tolist()]
     potential = POTENTIALS[given.potential]
-    energies = energies_under(potential, ends, given.cache and given.cache / f"energies-{given.potential}.npz")
+    energies = energies_under(potential, ends, given.cache)
     starts = tests.starts
     if given.potential == "m3gnet":
-        starts = energies_under(potential, crystals_of(tests.pairs, "initial"))
+        starts = energies_under(potential, crystals_of(tests.pairs, "initial"), given.cache)
     before, after = starts - tests.minima, energies - tests.minima
     rows = {name: row(before[mask], after[mask]) for name, mask in groups(tests).items() if mask.any()}
     facts = {"environment": environment(), "model": predictor.model_name, "potential": given.potential}

@@ -90,8 +90,7 @@ def find(predictor: Predictor, files: list[Path], labels: str, every: int, cache
     parts, weights, results, universal = [], [], [], []
     for number, file in enumerate(files):
         pairs, weight = sample(load_pairs(file, labels=labels).in_split("test"), every)
-        kept = cache and cache / f"{predictor.model_name}-{file.stem}-{every}.npz"
-        results.append(predict(predictor, crystals_of(pairs, "initial"), kept, allow_refused=True))
+        results.append(predict(predictor, crystals_of(pairs, "initial"), cache, allow_refused=True))
         parts.append(pairs)
         weights.append(weight)
         universal += [number == 0] * len(pairs)

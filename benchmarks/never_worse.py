@@ -18,12 +18,12 @@ from shared import options
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import crystals_of
 from deeprelax_ase.data.pairs import has_labels
-from deeprelax_ase.evaluation.calibrate import PredictedSplit, labels_for, predict_split, steps_of, uncalibrated
+from deeprelax_ase.evaluation.calibrate import PredictedSplit, labels_for, predict_split, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.predicting import expected
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, likely_worse
-from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import Calibration
 from deeprelax_ase.uncertainty.worsening import ZERO
 
@@ -48,10 +48,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
     """Arrays (n,) of each crystal: errors before and after, odds, and what is thought of it."""
     predicted, pairs, _ = split
     starts = crystals_of(pairs, "initial")
-    steps = steps_of(predicted, pairs)
-    errors = calibration.read(predicted.error_features(), steps, cell_kept=pairs.fixed_cell.tolist())
-    cells = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
-    left = [bool(why) for why in why_unchanged(*cells, errors, steps.displacement)]
+    errors, left = expected(calibration, starts, predicted, pairs.fixed_cell.numpy())
     before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
     return {
         "before": before["coordinates"],
@@ -61,7 +58,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
         "odds": np.array([e.odds_worse for e in errors], dtype=float),
         "likely_worse": np.array([likely_worse(e, MAX_ODDS_WORSE) for e in errors]),
         "ood": np.array([e.ood for e in errors]),
-        "left": np.array(left),
+        "left": np.array([bool(why) for why in left]),
     }
 
 

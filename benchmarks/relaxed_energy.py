@@ -17,23 +17,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from kinds import MEAN, HeldOut, bare, ends_of, groups_of, held_out
+from kinds import MEAN, HeldOut, bare, groups_of, held_out, predicted
 from never_worse import KINDS
 from shared import options
 from under_potential import energies_under
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
-from deeprelax_ase.data.batches import Batches, pair_graph
+from deeprelax_ase.evaluation.predicting import Predicted
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import card_file_of
-from deeprelax_ase.prediction.inference import InferenceSettings, relax
 from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw
 
 #: eV/atom: crystals so near a limit are the hard ones; crystals of one composition that differ by less are one.
@@ -44,46 +43,6 @@ LEAST = 10
 
 #: What ``get_batched`` takes.
 POTENTIALS = {"M3GNet": "m3gnet", "Nequix": "nequix_torch_sim:nequix"}
-
-
-class Predicted(NamedTuple):
-    """Arrays (n,): energies in eV/atom, their Laplace scales, and numbers of the kinds that the law tells apart.
-
-    Energies are nan where the package tells none: a cell is kept that is no slab's, or the crystal is refused.
-    """
-
-    energies: np.ndarray
-    scales: np.ndarray
-    kinds: np.ndarray
-
-
-def predicted(model: Model, pairs: RelaxationPairs, cache: Path | None = None) -> Predicted:
-    """What the ``model`` says of n ``pairs``, read from the ``cache`` where it holds that."""
-    key = f"{model.card.sha256} {model.card.energy['sha256']} {len(pairs)}"
-    if cache is not None and cache.exists():
-        with np.load(cache) as kept:
-            if str(kept["key"]) == key:
-                return Predicted(kept["energies"], kept["scales"], kept["kinds"])
-    found = _predicted(model, pairs)
-    if cache is not None:
-        np.savez(cache, key=np.array(key), allow_pickle=False, **found._asdict())
-    return found
-
-
-def _predicted(model: Model, pairs: RelaxationPairs, atoms: int = 3000) -> Predicted:
-    columns = np.zeros((3, len(pairs)))
-    for kept in (False, True):
-        own = (pairs.fixed_cell == kept).nonzero().squeeze(1)
-        for chunk in Batches(pairs.counts[own], atoms):
-            index = own[chunk]
-            graph = pair_graph(pairs.take(index), model.config.graph)
-            found = relax(model, graph, InferenceSettings(1, None), relax_cell=False if kept else None)
-            assert found.energies is not None
-            assert found.features is not None
-            energy, scale = (values.numpy() for values in found.energies)
-            told = np.where(found.flaws.numpy() == 0, energy, np.nan)
-            columns[:, index.numpy()] = told, scale, found.features.kinds()
-    return Predicted(columns[0], columns[1], columns[2].astype(int))
 
 
 def shares(pairs: RelaxationPairs) -> np.ndarray:
@@ -159,6 +118,11 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
 
 
+def told_of(found: Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays (n,): energies in eV/atom, nan where none are told; their Laplace scales; numbers of the kinds."""
+    return *found.energies.T.astype(float), found.error_features().kinds()
+
+
 def all_of(files: Sequence[Path], split: int) -> tuple[RelaxationPairs, np.ndarray]:
     """The pairs of a ``split`` of all ``files``, and their (n,) energies when relaxed."""
     from deeprelax_ase.data.pairs import concatenate
@@ -176,7 +140,7 @@ def all_of(files: Sequence[Path], split: int) -> tuple[RelaxationPairs, np.ndarr
 def write_law(model: Model, name: str, files: Sequence[Path], cache: Path | None) -> EnergyLaw:
     """Fit the law to the validation crystals of ``files``, and write it into the card called ``name``."""
     pairs, truth = all_of(files, 1)
-    energies, scales, kinds = predicted(model, pairs, cache and cache / "energies-validation.npz")
+    energies, scales, kinds = told_of(predicted(bare(name, "auto"), pairs, cache))
     told = np.isfinite(energies)
     errors = np.abs(energies - truth)[told]
     law = EnergyLaw.fit(str(model.card.energy["potential"]), errors, scales[told], kinds[told])
@@ -186,14 +150,13 @@ def write_law(model: Model, name: str, files: Sequence[Path], cache: Path | None
     return law
 
 
-def estimates_of(tests: HeldOut, energies: np.ndarray, given: Any) -> dict[str, np.ndarray]:
-    """The head's ``energies`` (n,) in eV/atom, and what takes a call of a potential."""
-    ends, found = ends_of(bare(given.model, "cpu"), tests, given.cache), {"head": energies}
+def estimates_of(tests: HeldOut, found: Predicted, given: Any) -> dict[str, np.ndarray]:
+    """The head's energies (n,) in eV/atom, and what takes a call of a potential."""
+    estimates = {"head": found.energies[:, 0]}
     for name, potential in POTENTIALS.items():
-        cache = given.cache and given.cache / f"energies-{name.lower()}-all.npz"
-        found[name] = energies_under(potential, ends, cache)
-    found["M3GNet"] = found["M3GNet"] + shares(tests.pairs) @ nequix_less_m3gnet(given.data)
-    return {**found, "unrelaxed": tests.starts.astype(float)}
+        estimates[name] = energies_under(potential, found.crystals, given.cache)
+    estimates["M3GNet"] = estimates["M3GNet"] + shares(tests.pairs) @ nequix_less_m3gnet(given.data)
+    return {**estimates, "unrelaxed": tests.starts.astype(float)}
 
 
 def formation_limits(tests: HeldOut, elements: np.ndarray, files: Sequence[Path]) -> np.ndarray:
@@ -216,9 +179,10 @@ def main() -> None:
     law = fitted or EnergyLaw.of_card(model.card.energy)
     assert law is not None
     tests = held_out(given.data, "relaxed", each=given.each, every=given.every)
-    energies, scales, kinds = predicted(model, tests.pairs, given.cache and given.cache / "energies-test.npz")
+    found = predicted(bare(given.model, "auto"), tests.pairs, given.cache)
+    energies, scales, kinds = told_of(found)
     bounds, truth = law.bounds(scales, kinds), tests.minima.astype(float)
-    estimates, others = estimates_of(tests, energies, given), best_others(tests)
+    estimates, others = estimates_of(tests, found, given), best_others(tests)
     alone = np.where(np.isnan(others), formation_limits(tests, model.energy.elements.numpy(), given.data), np.nan)
     told, groups = np.isfinite(energies), groups_of(tests) | {"all": np.ones(len(truth), dtype=bool)}
     groups["all of the nine kinds"] = np.any([groups[kind] for kind in KINDS.values()], axis=0)

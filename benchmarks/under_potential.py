@@ -1,9 +1,8 @@
-"""Energies and relaxations of many crystals under a potential, kept in a file so that they are made once."""
+"""Energies and relaxations of many crystals under a potential, kept in a folder so that they are made once."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from deeprelax_ase import Crystal
 from deeprelax_ase.calculators import get_batched
+from deeprelax_ase.evaluation.kept import Columns, crystal_key, kept_rows
 from deeprelax_ase.labelling.relaxation import evaluated
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, relax_in_batches
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
@@ -46,11 +46,14 @@ class Ends:
 def energies_under(potential: str, crystals: Sequence[Crystal], cache: Path | None = None) -> np.ndarray:
     """Energies (n,) in eV/atom; NaN where the potential fails. ``potential`` as ``get_batched`` takes it."""
 
-    def measure() -> dict[str, np.ndarray]:
-        found = zip(crystals, evaluated(crystals, get_batched(potential)), strict=True)
-        return {"energies": np.array([np.nan if isinstance(f, Exception) else f.energy / len(c) for c, f in found])}
+    def made(places: list[int]) -> Columns:
+        some = [crystals[n] for n in places]
+        found = zip(some, evaluated(some, get_batched(potential)), strict=True)
+        energies = [np.nan if isinstance(f, Exception) else f.energy / len(c) for c, f in found]
+        return {"energies": [np.array([energy]) for energy in energies]}
 
-    return _kept(cache, f"{potential} {_digest(crystals)}", measure)["energies"]
+    keys = [crystal_key(crystal, potential) for crystal in crystals]
+    return np.concatenate(kept_rows(cache and cache / "energies.npz", keys, made)["energies"])
 
 
 def relaxed_under(
@@ -59,55 +62,38 @@ def relaxed_under(
     strains: Sequence[AllowedStrain | None],
     cache: Path | None = None,
     *,
+    fmax: float = FMAX,
     steps: int = STEPS,
 ) -> Ends:
-    """FIRE in batches from n ``crystals`` to :data:`FMAX`.
+    """FIRE in batches from n ``crystals``.
 
     Args:
         potential: as ``get_batched`` takes it.
         crystals: n of them.
         strains: what each cell may do; None where it is kept.
-        cache: file.
+        cache: folder to keep where they end in.
+        fmax: eV/Å, where it ends.
         steps: at most.
     """
 
-    def measure() -> dict[str, np.ndarray]:
-        starts = [BatchedStart(c.numbers, c.positions, c.cell, s) for c, s in zip(crystals, strains, strict=True)]
-        found = dict(relax_in_batches(starts, get_batched(potential), fmax=FMAX, steps=steps))
+    def made(places: list[int]) -> Columns:
+        some = [(crystals[n], strains[n]) for n in places]
+        starts = [BatchedStart(c.numbers, c.positions, c.cell, strain) for c, strain in some]
+        found = dict(relax_in_batches(starts, get_batched(potential), fmax=fmax, steps=steps))
         return ends_of_batches([found[k] for k in range(len(starts))])
 
-    key = f"{potential} {FMAX} {steps} {_digest(crystals, strains)}"
-    return Ends(**_kept(cache, key, measure))
+    keys = [crystal_key(c, potential, fmax, steps, strain) for c, strain in zip(crystals, strains, strict=True)]
+    rows = kept_rows(cache and cache / "relaxed.npz", keys, made)
+    return Ends(**{name: np.concatenate(part) for name, part in rows.items()})
 
 
-def ends_of_batches(found: Sequence[BatchedEnd]) -> dict[str, np.ndarray]:
-    """The fields of :class:`Ends`."""
+def ends_of_batches(found: Sequence[BatchedEnd]) -> Columns:
+    """The fields of :class:`Ends`, a row for each crystal."""
     energies = [np.nan if end.results is None else end.results.energy / len(end.positions) for end in found]
     return {
-        "positions": np.concatenate([end.positions for end in found]),
-        "cells": np.stack([end.cell for end in found]),
-        "energies": np.array(energies),
-        "calls": np.array([end.calls for end in found]),
-        "converged": np.array([end.converged for end in found]),
+        "positions": [end.positions for end in found],
+        "cells": [end.cell[None] for end in found],
+        "energies": [np.array([energy]) for energy in energies],
+        "calls": [np.array([end.calls]) for end in found],
+        "converged": [np.array([end.converged]) for end in found],
     }
-
-
-def _digest(crystals: Sequence[Crystal], strains: Sequence[AllowedStrain | None] = ()) -> str:
-    digest = hashlib.sha256(str(list(strains)).encode())
-    for crystal in crystals:
-        for values in (crystal.numbers, crystal.positions, crystal.cell):
-            digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def _kept(cache: Path | None, key: str, measure: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays in ``cache``, made and written where it does not hold those of ``key``."""
-    if cache is not None and cache.exists():
-        with np.load(cache) as file:
-            if str(file["key"]) == key:
-                return {name: file[name] for name in file.files if name != "key"}
-    arrays = measure()
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, key=np.array(key), allow_pickle=False, **arrays)
-    return arrays

@@ -14,14 +14,12 @@ from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_p
 from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of, prediction_errors, reliability
 from deeprelax_ase.evaluation.novelty import fit_novelty_on
-from deeprelax_ase.evaluation.predicting import Predicted, predict
+from deeprelax_ase.evaluation.predicting import Predicted, expected, predict, steps_of
 from deeprelax_ase.models.loading import save_novelty
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.unchanged import why_unchanged
-from deeprelax_ase.uncertainty.calibration import CELL_KEPT, KINDS, Calibration, fit_calibration
-from deeprelax_ase.uncertainty.features import step_sizes
+from deeprelax_ase.uncertainty.calibration import KINDS, Calibration, fit_calibration
 from deeprelax_ase.uncertainty.worsening import ZERO, Steps, WorseningModel, fit_worsening
 
 #: Fewer crystals make no group of their own.
@@ -60,20 +58,12 @@ def coverage(
     Volumes are those of cells that relax. Groups of fewer than ten crystals are left out: nine of ten could not be told
     there.
     """
-    features = predicted.error_features()
-    kept = pairs.fixed_cell.numpy() | np.isin(features.kinds(), CELL_KEPT)
-    steps = steps_of(predicted, pairs)
-    read = calibration.read(features, steps, cell_kept=kept.tolist())
-    starts = list(crystals_of(pairs, "initial"))
-    before, after = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
-    left = why_unchanged(before, after, read, steps.displacement)
+    starts = crystals_of(pairs, "initial")
+    read, left = expected(calibration, starts, predicted, pairs.fixed_cell.numpy())
     crystals = [start if stays else end for start, end, stays in zip(starts, predicted.crystals, left, strict=True)]
     true = crystal_errors(pairs, crystals)
-    expected = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T
-    told = {
-        "coordinates": (true["coordinates"], *expected[:2]),
-        "volume": (true["relative_volume"], *expected[2:]),
-    }
+    laws = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T
+    told = {"coordinates": (true["coordinates"], *laws[:2]), "volume": (true["relative_volume"], *laws[2:])}
     ood = np.array([e.ood for e in read])
     report: dict[str, Any] = {}
     for name, chosen in {"all": np.ones(len(pairs), dtype=bool), **groups}.items():
@@ -115,10 +105,8 @@ def predict_split(
     parts, predicted = [], []
     for file in files:
         pairs = spread(thinned(load_pairs(file, labels=level).in_split(split), thin), each)
-        kept = cache and cache / f"{predictor.model_name}-{predictor.recycles}-{file.stem}-{split}.npz"
-        fixed = pairs.fixed_cell.numpy()
-        crystals = crystals_of(pairs, "initial")
-        made = predict(predictor, crystals, kept, cell_kept=fixed, allow_refused=True)
+        crystals, fixed = crystals_of(pairs, "initial"), pairs.fixed_cell.numpy()
+        made = predict(predictor, crystals, cache, cell_kept=fixed, allow_refused=True)
         admitted = np.flatnonzero(~np.isnan(made.uncertainty))
         predicted.append(made.take(admitted))
         parts.append(pairs.take(torch.from_numpy(admitted)))
@@ -154,13 +142,6 @@ def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:
     )
 
 
-def steps_of(predicted: Predicted, pairs: RelaxationPairs) -> Steps:
-    """Measure how far the crystals of ``pairs`` are moved."""
-    fractional, cell = geometry_of(predicted.crystals)
-    start = pairs.fractional_initial
-    return step_sizes(start, fractional, cell, pairs.batch, cell_kept=pairs.fixed_cell)
-
-
 def ends_further_off(predicted: Predicted, pairs: RelaxationPairs) -> np.ndarray:
     """(n,) bool, where predicted coordinates are further from the relaxed ones than the unrelaxed were."""
     ends = geometry_of(predicted.crystals)
@@ -171,7 +152,9 @@ def ends_further_off(predicted: Predicted, pairs: RelaxationPairs) -> np.ndarray
 
 def odds_on(parts: Sequence[PredictedSplit]) -> WorseningModel:
     """The model of the odds to end further off under which what became of all ``parts`` is most likely."""
-    steps = [steps_of(part.predicted, part.pairs) for part in parts]
+    steps = [
+        steps_of(crystals_of(pairs, "initial"), predicted, pairs.fixed_cell.numpy()) for predicted, pairs, _ in parts
+    ]
     together = Steps(np.concatenate([s.displacement for s in steps]), np.concatenate([s.cell_kept for s in steps]))
     logarithms = np.concatenate([part.predicted.error_features().logarithms() for part in parts])
     return fit_worsening(logarithms, together, np.concatenate([ends_further_off(*part[:2]) for part in parts]))
@@ -271,4 +254,5 @@ def _join(parts: Sequence[Predicted]) -> Predicted:
         [crystal for part in parts for crystal in part.crystals],
         np.concatenate([part.uncertainty for part in parts]),
         np.concatenate([part.features for part in parts]),
+        np.concatenate([part.energies for part in parts]),
     )

@@ -1,21 +1,31 @@
-"""Predictions of whole splits, kept in a file so that several benchmarks share one run."""
+"""Predictions of whole splits, kept in a folder so that all benchmarks share one run, wherever it was made."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
+from deeprelax_ase.evaluation.kept import Columns, crystal_key, kept_rows
+from deeprelax_ase.evaluation.metrics import geometry_of
+from deeprelax_ase.prediction.expected_errors import energy_law_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
+from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.progress import track
-from deeprelax_ase.uncertainty.calibration import ErrorFeatures
+from deeprelax_ase.uncertainty.calibration import CELL_KEPT, CalibratedError, Calibration, ErrorFeatures
+from deeprelax_ase.uncertainty.features import step_sizes
+from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw
+from deeprelax_ase.uncertainty.worsening import Steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +34,20 @@ class Predicted:
 
     Attributes:
         crystals: the relaxed ones.
-        uncertainty: (n,) Å, the global uncertainty.
+        uncertainty: (n,) Å, the global uncertainty; nan for crystals that are refused, which stay as they are.
         features: (n, 10) what tells of its error, nan for a model without them.
+        energies: (n, 2) eV/atom of the relaxed crystals, and their Laplace scales; nan where none are told.
     """
 
     crystals: list[Crystal]
     uncertainty: np.ndarray
     features: np.ndarray
+    energies: np.ndarray
 
     def take(self, index: np.ndarray) -> Predicted:
         """Take the predictions of the crystals with that ``index`` (m,)."""
-        return Predicted([self.crystals[i] for i in index.tolist()], self.uncertainty[index], self.features[index])
+        crystals = [self.crystals[i] for i in index.tolist()]
+        return Predicted(crystals, self.uncertainty[index], self.features[index], self.energies[index])
 
     def error_features(self, chosen: np.ndarray | slice = slice(None)) -> ErrorFeatures:
         """Return the error features of the ``chosen`` crystals."""
@@ -50,12 +63,12 @@ def predict(
     allow_refused: bool = False,
     atoms_per_batch: int | None = None,
 ) -> Predicted:
-    """Predictions for all ``crystals``, read from ``cache`` where it holds just these by the same model.
+    """Predictions for all ``crystals``, read from ``cache`` where it holds them by the same model.
 
     Args:
         predictor: asked where they are not.
         crystals: n of them.
-        cache: file.
+        cache: folder, with a file for each model and how it is used. Steps are kept to 1e-7 of them.
         cell_kept: (n,) bool, which cells are kept; by default those of slabs alone.
         allow_refused: crystals that are refused stay as they are, with features that are no numbers.
         atoms_per_batch: see :meth:`Predictor.predict_many`.
@@ -64,52 +77,99 @@ def predict(
         RuntimeError: a crystal cannot be relaxed.
     """
     kept_cells = np.zeros(len(crystals), dtype=bool) if cell_kept is None else cell_kept
-    key = _key(predictor, crystals, kept_cells)
-    if cache is not None and cache.exists():
-        with np.load(cache) as kept:
-            if str(kept["key"]) == key:
-                return _predicted(crystals, kept["positions"], kept["cells"], kept["uncertainty"], kept["features"])
+    keys = [crystal_key(crystal, kept) for crystal, kept in zip(crystals, kept_cells.tolist(), strict=True)]
+    made = partial(_made, predictor, crystals, kept_cells, allow_refused, atoms_per_batch)
+    rows = kept_rows(cache and cache / _file_name(predictor), keys, made)
+    columns = {name: np.concatenate(rows[name]) for name in ("uncertainty", "features", "energies")}
+    if not allow_refused and np.isnan(columns["uncertainty"]).any():
+        raise RuntimeError(f"crystal {np.isnan(columns['uncertainty']).argmax()} failed when {cache} was made")
+    ends = [
+        c.with_geometry(c.positions + moves, cell)
+        for c, moves, (cell,) in zip(crystals, rows["moves"], rows["cells"], strict=True)
+    ]
+    found = Predicted(ends, **columns)
+    if predictor.leave_within_error and predictor.calibration is not None:
+        told = np.flatnonzero(~np.isnan(found.uncertainty))
+        starts = [crystals[n] for n in told.tolist()]
+        reasons = expected(predictor.calibration, starts, found.take(told), kept_cells[told])[1]
+        for n, start, reason in zip(told.tolist(), starts, reasons, strict=True):
+            found.crystals[n] = start if reason else ends[n]
+    return found
+
+
+def expected(
+    calibration: Calibration, starts: Sequence[Crystal], predicted: Predicted, cell_kept: np.ndarray
+) -> tuple[list[CalibratedError], list[str]]:
+    """The errors that are expected of predictions for n ``starts``, and the reasons to leave crystals as they are.
+
+    Args:
+        calibration: of the model.
+        starts: none that is refused.
+        predicted: before any is left as it is.
+        cell_kept: (n,) bool, which cells were asked to be kept; those of slabs are either way.
+    """
+    steps = steps_of(starts, predicted, cell_kept)
+    errors = calibration.read(predicted.error_features(), steps, cell_kept=steps.cell_kept.tolist())
+    before, after = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
+    return errors, why_unchanged(before, after, errors, steps.displacement)
+
+
+def steps_of(starts: Sequence[Crystal], predicted: Predicted, cell_kept: np.ndarray) -> Steps:
+    """Measure how far n crystals are moved; arguments as of :func:`expected`."""
+    initial, (relaxed, cell) = geometry_of(starts)[0], geometry_of(predicted.crystals)
+    batch = torch.repeat_interleave(torch.tensor([len(crystal) for crystal in starts]))
+    kept = cell_kept | np.isin(predicted.error_features().kinds(), CELL_KEPT)
+    return step_sizes(initial, relaxed, cell, batch, cell_kept=torch.from_numpy(kept))
+
+
+def _made(
+    predictor: Predictor,
+    crystals: Sequence[Crystal],
+    kept_cells: np.ndarray,
+    allow_refused: bool,
+    atoms_per_batch: int | None,
+    places: list[int],
+) -> Columns:
+    """Rows of the crystals at these ``places``, none of them left as it is."""
+    predictor = copy.copy(predictor)
+    predictor.leave_within_error = False
     made: dict[int, Prediction] = {}
-    for chosen, options in ((np.flatnonzero(~kept_cells), {}), (np.flatnonzero(kept_cells), {"relax_cell": False})):
+    given = np.array(places)
+    for chosen, options in ((given[~kept_cells[given]], {}), (given[kept_cells[given]], {"relax_cell": False})):
         if not len(chosen):
             continue
-        given = [crystals[i] for i in chosen.tolist()]
-        stream = predictor.predict_many(given, atoms_per_batch=atoms_per_batch, **options)
+        some = [crystals[i] for i in chosen.tolist()]
+        stream = predictor.predict_many(some, atoms_per_batch=atoms_per_batch, bonds=False, **options)
         for number, result in zip(chosen.tolist(), track(stream, "predicting", total=len(chosen)), strict=True):
             if isinstance(result, Prediction):
                 made[number] = result
             elif not (allow_refused and isinstance(result, StructureError)):
                 raise RuntimeError(f"crystal {number} failed: {result}")
-    results = [made.get(number) for number in range(len(crystals))]
-    ends = [c if r is None else r.relaxed for c, r in zip(crystals, results, strict=True)]
-    positions, cells = np.concatenate([c.positions for c in ends]), np.stack([c.cell for c in ends])
-    uncertainty = np.array([np.nan if r is None else r.uncertainty.total for r in results])
-    features = np.array([_features(r) for r in results])
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(cache, key=key, positions=positions, cells=cells, uncertainty=uncertainty, features=features)
-    return _predicted(crystals, positions, cells, uncertainty, features)
+    results = [(crystals[number], made.get(number)) for number in places]
+    ends = [(c, c if r is None else r.relaxed) for c, r in results]
+    law = energy_law_of(predictor.model.card)
+    return {
+        "moves": [(end.positions - start.positions).astype(np.float32) for start, end in ends],
+        "cells": [end.cell[None] for _, end in ends],
+        "uncertainty": [np.array([np.nan if r is None else r.uncertainty.total]) for _, r in results],
+        "features": [np.array([_features(r)], dtype=np.float32) for _, r in results],
+        "energies": [np.array([_energy(r, law)], dtype=np.float32) for _, r in results],
+    }
 
 
-def _key(predictor: Predictor, crystals: Sequence[Crystal], kept_cells: np.ndarray) -> str:
-    """Digest everything that predictions depend on: the weights, their use, the numbers' type, crystals, kept cells."""
-    digest = hashlib.sha256()
-    for crystal in crystals:
-        for values in (crystal.numbers, crystal.positions, crystal.cell, crystal.pbc):
-            digest.update(values.tobytes())
-    digest.update(np.flatnonzero(kept_cells).tobytes())
+def _file_name(predictor: Predictor) -> str:
+    """Name of the file of all predictions with these weights, used like this, in this type of numbers."""
     card = predictor.model.card
     used = {
         "weights": card.sha256,
+        "energy": card.energy.get("sha256"),
         "members": len(predictor.model.networks),
         "level": card.level,
         "settings": str(predictor.settings),
         "dtype": str(predictor.dtype),
         "keep_symmetry": predictor.keep_symmetry,
-        "left": str(predictor.calibration if predictor.leave_within_error else None),
-        "crystals": digest.hexdigest(),
     }
-    return json.dumps(used)
+    return f"{predictor.model_name}-{hashlib.sha256(json.dumps(used).encode()).hexdigest()[:8]}.npz"
 
 
 def _features(prediction: Prediction | None) -> list[float]:
@@ -117,10 +177,8 @@ def _features(prediction: Prediction | None) -> list[float]:
     return [np.nan if features is None else getattr(features, name) for name in names]
 
 
-def _predicted(
-    crystals: Sequence[Crystal], positions: np.ndarray, cells: np.ndarray, uncertainty: np.ndarray, features: np.ndarray
-) -> Predicted:
-    cuts = np.cumsum([len(c) for c in crystals])[:-1]
-    split = np.split(positions, cuts)
-    relaxed = [c.with_geometry(xyz, cell) for c, xyz, cell in zip(crystals, split, cells, strict=True)]
-    return Predicted(relaxed, uncertainty, features)
+def _energy(prediction: Prediction | None, law: EnergyLaw | None) -> tuple[float, float]:
+    if law is None or prediction is None or prediction.energy is None or prediction.features is None:
+        return np.nan, np.nan
+    factor = law.bounds(np.ones(1), np.atleast_1d(prediction.features.kinds()))[0]
+    return prediction.energy.energy, prediction.energy.bound / factor

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import kinds
 import numpy as np
 import pytest
 
-from deeprelax_ase.data import crystals_of
+from deeprelax_ase.crystal import Crystal
+from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.evaluation.metrics import crystal_errors
+from deeprelax_ase.evaluation.predicting import Predicted
 from tests.pairs import make_pairs, write_pairs
+
+
+def ending_at(crystals: list[Crystal]) -> Callable[..., Predicted]:
+    """Predictions of just these."""
+    nothing = np.zeros((len(crystals), 1))
+    return lambda predictor, pairs, folder: Predicted(crystals, nothing[:, 0], nothing, nothing)
 
 
 @pytest.mark.usefixtures("shipped")
 def test_rows_of_unmoved_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "ends_of", lambda predictor, tests, folder: crystals_of(tests.pairs, "initial"))
     pairs, out = make_pairs(9), tmp_path / "out.json"
     extra = {
         "kind": np.array([0, 0, 4, 5, 6, 7, 9, 10, 11]),
@@ -26,6 +34,8 @@ def test_rows_of_unmoved_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(9) == 7, split=np.full(9, 2))
     with np.load(file) as arrays:
         np.savez(file, **dict(arrays), **extra)
+    starts = crystals_of(load_pairs(file), "initial")
+    monkeypatch.setattr(kinds, "predicted", ending_at(starts))
     monkeypatch.setattr("sys.argv", ["kinds.py", str(file), "--json", str(out)])
     kinds.main()
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
@@ -74,7 +84,7 @@ def test_match_rates_are_of_each_group(tmp_path: Path, monkeypatch: pytest.Monke
     pairs, out = make_pairs(4), tmp_path / "out.json"
     relaxed, other = crystals_of(pairs, "relaxed"), crystals_of(pairs, "initial")
     swapped = [crystal.with_geometry(crystal.positions, 3 * crystal.cell) for crystal in other]
-    monkeypatch.setattr(kinds, "ends_of", lambda predictor, tests, folder: [relaxed[0], *swapped[1:3], relaxed[3]])
+    monkeypatch.setattr(kinds, "predicted", ending_at([relaxed[0], *swapped[1:3], relaxed[3]]))
     file = write_pairs(tmp_path / "pairs_generated_d.npz", pairs, dft=np.arange(4) < 0, split=np.full(4, 2))
     with np.load(file) as arrays:
         kind = np.array([0, 0, 4, 5])

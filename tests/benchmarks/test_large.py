@@ -23,7 +23,7 @@ EMT = "ase.calculators.emt:EMT"
 
 def test_relaxations_are_made_once(tmp_path: Path) -> None:
     copper = [Crystal.from_atoms(bulk("Cu", cubic=True, a=a)) for a in (3.5, 3.7)]
-    strains, cache = [AllowedStrain(), None], tmp_path / "kept" / "ends.npz"
+    strains, cache = [AllowedStrain(), None], tmp_path / "kept"
     ends = relaxed_under(EMT, copper, strains, cache)
     relaxed, kept = ends.crystals(copper)
     assert ends.converged.all()

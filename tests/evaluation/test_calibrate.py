@@ -31,7 +31,7 @@ def relaxed_as(pairs: RelaxationPairs, *, scale: float = 1.0) -> Predicted:
     crystals = [c.with_geometry(c.positions * scale, c.cell * scale) for c in crystals_of(pairs, "relaxed")]
     features = np.full((len(pairs), len(FEATURES) + 1), 0.01)
     features[:, -1] = BULK
-    return Predicted(crystals, np.zeros(len(pairs)), features)
+    return Predicted(crystals, np.zeros(len(pairs)), features, np.full((len(pairs), 2), np.nan))
 
 
 def test_coverage_of_all_and_of_groups(pairs_of):
