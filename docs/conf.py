@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "capture_repr": (),
+    "default_thumb_file": str(Path(__file__).parent / "_static" / "flow.svg"),
     "image_scrapers": ("matplotlib", "crystals.scraper"),
     # Without GPAW its tutorial is shown and not run.
     "filename_pattern": r"/plot_" if find_spec("gpaw") else r"/plot_(?!\d_dft)",
