@@ -33,6 +33,7 @@ from deeprelax_ase.training.loop import train
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
 from deeprelax_ase.training.settings import RunConfig
 from deeprelax_ase.training.validation import mean_errors
+from deeprelax_ase.training.weights import mix_initial
 from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw
 
 #: Settings that may change when a run goes on: its place and name, where it runs, how many members there are.
@@ -77,6 +78,7 @@ def train_model(
         weights = out / "weights.safetensors"
         if weights.exists():
             continue
+        start = base[member % len(base)] if base else None
         network = train(
             pairs,
             config.network,
@@ -84,7 +86,7 @@ def train_model(
             out,
             validation=validation,
             deadline=deadline,
-            initial=base[member % len(base)] if base else None,
+            initial=start,
             frozen=config.frozen,
             device=device,
             devices=config.devices or max(torch.cuda.device_count(), 1),
@@ -93,6 +95,8 @@ def train_model(
         )
         if network is None:
             return None
+        if start is not None and config.initial_share:
+            mix_initial(network, start, config.initial_share)
         if first_process():
             write_member(network, weights, seed=config.training.seed + member)
     if first_process():
@@ -204,7 +208,12 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
         level=level,
         recycles=recycles,
         metrics={"test": measure(model, measured.in_split("test"), device, recycles=recycles)},
-        training={"settings": asdict(config.training), "members": summaries, "initial": config.initial},
+        training={
+            "settings": asdict(config.training),
+            "members": summaries,
+            "initial": config.initial,
+            "initial_share": config.initial_share,
+        },
         licence=config.licence,
     )
     card = config.out / f"{config.name}.json"

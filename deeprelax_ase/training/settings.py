@@ -263,6 +263,7 @@ class RunConfig:
         training: how.
         members: size of the ensemble, trained in turn from seeds that follow each other.
         initial: model to start from, by name or path, member by member; or a file of weights.
+        initial_share: of its weights in those that come out, which are a mean of both; below 1.
         frozen: beginnings of the names of parameters that stay as they are, such as ``elements`` or ``blocks.0``.
         device: ``cpu``, ``cuda`` or ``auto``.
         devices: how many GPUs; ``0`` for all of them.
@@ -280,6 +281,7 @@ class RunConfig:
     training: TrainingSettings = E3_TRAINING
     members: int = 1
     initial: str | None = None
+    initial_share: float = 0.0
     frozen: tuple[str, ...] = ()
     device: str = "auto"
     devices: int = 1
@@ -295,6 +297,10 @@ class RunConfig:
         for name, least in (("members", 1), ("devices", 0), ("recycles", 0)):
             if (number := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
+        if not 0 <= self.initial_share < 1 or (self.initial_share and self.initial is None):
+            raise ValueError(
+                f"initial_share must be at least 0 and below 1, and 0 without initial: {self.initial_share}"
+            )
         if str(self.device).partition(":")[0] not in DEVICES:
             raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
         if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):

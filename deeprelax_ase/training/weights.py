@@ -40,6 +40,17 @@ def load_initial(network: nn.Module, initial: str | Path | dict[str, Tensor]) ->
         raise ValueError(f"{name} holds the weights of another network: {error}") from error
 
 
+def mix_initial(network: nn.Module, initial: dict[str, Tensor], share: float) -> None:
+    """Make the weights of ``network`` a mean of its own and, by that ``share``, of the ``initial`` ones that it has.
+
+    Between both ends little of what the first ones knew is lost, and most of what was learnt since is kept (Wortsman et
+    al., CVPR 2022).
+    """
+    for name, tensor in network.state_dict().items():
+        if name in initial and initial[name].shape == tensor.shape:  # energies of the elements may be more, and stay
+            tensor.lerp_(initial[name].to(tensor), share)
+
+
 def freeze(network: nn.Module, prefixes: Sequence[str]) -> int:
     """Leave parameters as they are whose names begin with one of ``prefixes``; returns how many numbers that spares.
 

@@ -151,6 +151,14 @@ def test_a_run_leaves_a_model_that_tells_energies(energies_run, tmp_path: Path) 
     still = replace(again, training=replace(again.training, learning_rate=0.0))
     second = load_model(train_model(still))
     torch.testing.assert_close(predict_pairs(second, pairs, recycles=1).energies, energies, rtol=0, atol=2e-3)
+    # of the weights that it learnt, a share is that of the first ones
+    quick = replace(again.training, learning_rate=0.05)
+    learnt = replace(again, training=quick, data=replace(again.data, validate=False), out=tmp_path / "learnt")
+    mixed = replace(learnt, initial_share=0.25, out=tmp_path / "mixed")
+    ends = [load_model(train_model(run)) for run in (learnt, mixed)]
+    for at in (lambda model: model.networks[0].elements.weight, lambda model: model.energy.first.weight):
+        torch.testing.assert_close(at(ends[1]), at(first).lerp(at(ends[0]), 0.75), rtol=0, atol=4e-3)
+        assert not torch.allclose(at(ends[1]), at(ends[0]), rtol=0, atol=4e-3)
     # one that learns no energies takes the weights alone
     plain = replace(still, out=tmp_path / "plain", training=replace(still.training, energy_weight=0.0))
     assert load_model(train_model(plain)).energy is None
@@ -159,6 +167,8 @@ def test_a_run_leaves_a_model_that_tells_energies(energies_run, tmp_path: Path) 
 def test_what_a_run_lacks_is_told_before_it_begins(energies_run, values_of) -> None:
     with pytest.raises(ConfigError, match=r"needs data\.potential"):
         energies_run(**{"data.potential": ""})
+    with pytest.raises(ConfigError, match="initial_share must be at least 0 and below 1, and 0 without initial"):
+        run_config(values_of(initial_share=0.5))
     with pytest.raises(ConfigError, match="is for the end-to-end network"):
         run_config(values_of("DeepRelax", **{"training.energy_weight": 1.0, "data.potential": "some potential"}))
 

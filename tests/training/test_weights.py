@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
-from deeprelax_ase.training.weights import Weights, freeze, load_initial
+from deeprelax_ase.training.weights import Weights, freeze, load_initial, mix_initial
 
 CONFIG = DeepRelaxConfig(channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 E3 = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6)
@@ -29,6 +29,20 @@ def weights(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "weights.safetensors"
 
     return save
+
+
+def test_a_share_of_the_initial_weights_stays(weights) -> None:
+    network, first = DeepRelaxE3(E3), DeepRelaxE3(E3)
+    for one, value in ((network, 1.0), (first, 5.0)):
+        for parameter in one.parameters():
+            torch.nn.init.constant_(parameter, value)
+    given = {name: tensor.half() for name, tensor in first.state_dict().items()}
+    del given["levels.weight"]
+    mix_initial(network, {**given, "elements.weight": torch.zeros(1)}, 0.25)
+    for name, parameter in network.named_parameters():
+        own = name in ("levels.weight", "elements.weight")  # of which the first ones have none, or another number
+        assert torch.equal(parameter, torch.full_like(parameter, 1.0 if own else 2.0)), name
+    assert torch.equal(network.basis.centers, first.basis.centers)
 
 
 @pytest.mark.parametrize("kind", ["file", "tensors"])
