@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from counted_relaxations import Run, Task, choose, relax_all
 from dft import SPACINGS, choose_cheap
 from dft import settings as settings_of
-from relaxing import Run, Task, choose, relax_all
 from shared import options
 
 from deeprelax_ase.calculators import M3GNET_POTENTIAL, M3GNET_VARIABLE

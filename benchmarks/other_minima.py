@@ -29,7 +29,7 @@ from deeprelax_ase.calculators import BatchedPotential, get_batched
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.labelling.relaxation import evaluated
+from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import BatchedStart, JumpCriteria, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces

@@ -32,8 +32,8 @@ from deeprelax_ase.io.source import open_source
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 #: Ratios that differ by less than this share are told as equal.
 NOISE = 0.1

@@ -36,9 +36,9 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import concatenate
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of
-from deeprelax_ase.evaluation.relaxation import Limits
+from deeprelax_ase.evaluation.relaxed import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
-from deeprelax_ase.labelling.relaxation import evaluated
+from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers.batched import relax_in_batches
 from deeprelax_ase.optimizers.batched_finish import finish_in_batches

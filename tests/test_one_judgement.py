@@ -110,8 +110,8 @@ def by_jobflow(asked: Asked) -> Told:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     from deeprelax_ase.screening.jobflow import documents_of
-    from deeprelax_ase.screening.relaxing import TableRelaxer
     from deeprelax_ase.screening.rows import structures_table
+    from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
     structure = AseAtomsAdaptor.get_structure(asked.atoms)
     (document,) = documents_of(TableRelaxer(asked.options)(structures_table([structure])), [structure])

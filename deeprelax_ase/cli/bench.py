@@ -35,7 +35,7 @@ from deeprelax_ase.cli.pair_options import PairLabels, PairSources, Split
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
-    from deeprelax_ase.evaluation.relaxation import Limits, Relax
+    from deeprelax_ase.evaluation.relaxed import Limits, Relax
 
 #: Pairs of a quick measurement.
 QUICK = 30
@@ -113,7 +113,7 @@ def bench(
     from deeprelax_ase.evaluation.benchmark import bench as measure
     from deeprelax_ase.evaluation.benchmark_page import markdown
     from deeprelax_ase.evaluation.model_evaluation import part_of
-    from deeprelax_ase.evaluation.relaxation import Limits
+    from deeprelax_ase.evaluation.relaxed import Limits
 
     with stopping():
         if out is not None:

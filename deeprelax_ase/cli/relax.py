@@ -25,7 +25,7 @@ from deeprelax_ase.cli.common import (
     without_warnings_of_potentials,
 )
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
-from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
+from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 from deeprelax_ase.progress import INTERVAL
 

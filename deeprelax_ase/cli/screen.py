@@ -27,7 +27,7 @@ from deeprelax_ase.cli.options import (
     option,
     workers_option,
 )
-from deeprelax_ase.cli.relaxing import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
+from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.prediction.status import STATUSES, TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
 

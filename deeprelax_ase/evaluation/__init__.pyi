@@ -24,9 +24,9 @@ from .pairs import PairPredictions as PairPredictions
 from .pairs import predict_pairs as predict_pairs
 from .predicting import Predicted as Predicted
 from .predicting import predict as predict
-from .relaxation import Limits as Limits
-from .relaxation import Relax as Relax
-from .relaxation import Relaxed as Relaxed
+from .relaxed import Limits as Limits
+from .relaxed import Relax as Relax
+from .relaxed import Relaxed as Relaxed
 from .results import environment as environment
 from .results import write_json as write_json
 from .structure_matching import Match as Match

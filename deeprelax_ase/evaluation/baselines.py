@@ -10,7 +10,7 @@ import numpy as np
 from deeprelax_ase.calculators.torch_sim import TorchSimPotential
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed, one_by_one
+from deeprelax_ase.evaluation.relaxed import Advance, Limits, Relax, Relaxed, one_by_one
 from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.graph.torch_builder import batch_tensors
 

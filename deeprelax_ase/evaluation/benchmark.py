@@ -15,7 +15,7 @@ from deeprelax_ase.data import LEVELS, RelaxationPairs, crystals_of
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.evaluation.baselines import BASELINES, DEFAULT_BASELINES, TITLES
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
-from deeprelax_ase.evaluation.relaxation import Advance, Limits, Relax, Relaxed
+from deeprelax_ase.evaluation.relaxed import Advance, Limits, Relax, Relaxed
 from deeprelax_ase.evaluation.results import environment
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.prediction.predictor import Predictor

@@ -10,7 +10,7 @@ from .forces import known_forces as known_forces
 from .forces import label_forces as label_forces
 from .forces import points as points
 from .forces import write_forces as write_forces
-from .relaxation import LabelOptions as LabelOptions
+from .relaxer import LabelOptions as LabelOptions
 from .rows import LABELS as LABELS
 from .run import LabelReport as LabelReport
 from .run import label as label

@@ -17,7 +17,7 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.labelling.relaxation import evaluated
+from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of

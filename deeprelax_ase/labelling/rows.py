@@ -18,7 +18,7 @@ from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.errors import ConstraintError, DeepRelaxError, force_calls_of
 from deeprelax_ase.io.frame import Frame, StructureRef, escaped
 from deeprelax_ase.io.reading import read
-from deeprelax_ase.labelling.relaxation import LabelOptions, Relaxation, Relaxer
+from deeprelax_ase.labelling.relaxer import LabelOptions, Relaxation, Relaxer
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.status import FAILED, NOT_CONVERGED
 from deeprelax_ase.screening.blocks import Relaxed

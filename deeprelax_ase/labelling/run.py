@@ -20,7 +20,7 @@ from deeprelax_ase.data.dataset import LABELLED as PAIRS
 from deeprelax_ase.data.dataset import check_split
 from deeprelax_ase.data.readers import RawPair
 from deeprelax_ase.io.source import open_source
-from deeprelax_ase.labelling.relaxation import LabelOptions
+from deeprelax_ase.labelling.relaxer import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.prediction.devices import device_of

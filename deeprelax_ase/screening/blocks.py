@@ -15,8 +15,8 @@ import pyarrow as pa
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.reading import read
 from deeprelax_ase.screening.columns import in_order, read_plain
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import numbered, structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import StructureRef
@@ -88,7 +88,7 @@ class BlockRelaxer:
         device: instead of that of the options.
 
     Raises:
-        ModelError, DeviceError, CalculatorError: see :class:`~deeprelax_ase.screening.relaxing.TableRelaxer`.
+        ModelError, DeviceError, CalculatorError: see :class:`~deeprelax_ase.screening.table_relaxer.TableRelaxer`.
     """
 
     def __init__(self, options: RelaxOptions, id_key: str | None, device: str) -> None:

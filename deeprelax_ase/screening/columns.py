@@ -1,7 +1,7 @@
 """Tables of plain crystals relaxed column by column: what takes the host least, and gives the rows that all others get.
 
 A row becomes no object on its way: tables are cut into arrays, the network takes these, and columns of results are made
-of what it returns. :mod:`deeprelax_ase.screening.relaxing` takes the rest row by row.
+of what it returns. :mod:`deeprelax_ase.screening.table_relaxer` takes the rest row by row.
 """
 
 from __future__ import annotations

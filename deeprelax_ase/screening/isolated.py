@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from deeprelax_ase.prediction.pool import WorkerPool
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import INPUT
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 #: Parts of a table for each process, so that none waits long for another.
 _PARTS = 4
@@ -26,7 +26,7 @@ Make = Callable[[RelaxOptions], Callable[[pa.Table], pa.Table]]
 
 
 class IsolatedRelaxer:
-    """Relaxes tables as :class:`~deeprelax_ase.screening.relaxing.TableRelaxer` does, in child processes.
+    """Relaxes tables as :class:`~deeprelax_ase.screening.table_relaxer.TableRelaxer` does, in child processes.
 
     They start with the first table and end with :meth:`close`, or with this process.
 
@@ -116,7 +116,7 @@ def shared_relaxer(options: RelaxOptions) -> TableRelaxer:
     """The relaxer that this process keeps, for engines that send many tasks to one process.
 
     Raises:
-        ModelError, DeviceError: see :class:`~deeprelax_ase.screening.relaxing.TableRelaxer`.
+        ModelError, DeviceError: see :class:`~deeprelax_ase.screening.table_relaxer.TableRelaxer`.
     """
     return TableRelaxer(options)
 

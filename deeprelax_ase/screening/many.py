@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from deeprelax_ase.prediction.predictor import Predictor
-    from deeprelax_ase.screening.relaxing import TableRelaxer
+    from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 #: Structures that a process is given at once.
 CHUNK = 64
@@ -85,7 +85,7 @@ def relax_many(
 
 
 def _chunk_relaxer(options: RelaxOptions, device: str) -> Callable[[Iterable[Given]], Iterator[RelaxationResult]]:
-    from deeprelax_ase.screening.relaxing import TableRelaxer  # here, as it needs pyarrow
+    from deeprelax_ase.screening.table_relaxer import TableRelaxer  # here, as it needs pyarrow
 
     return partial(_finished, TableRelaxer(replace(options, device=device)))
 

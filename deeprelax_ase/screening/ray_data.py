@@ -21,8 +21,8 @@ from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.screening.blocks import table_of
 from deeprelax_ase.screening.isolated import IsolatedRelaxer
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import INPUT, numbered, structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -125,7 +125,7 @@ class BatchRelaxer:
         id_key: see :func:`relax_dataset`.
 
     Raises:
-        ModelError, DeviceError: see :class:`~deeprelax_ase.screening.relaxing.TableRelaxer`.
+        ModelError, DeviceError: see :class:`~deeprelax_ase.screening.table_relaxer.TableRelaxer`.
     """
 
     #: Makes the function that relaxes a table, here or in a child process.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import counted_relaxations
 import force_calls
 import pytest
-import relaxing
 from ase.build import bulk
 
 from deeprelax_ase import Crystal
@@ -25,8 +25,8 @@ def kept(file: Path, *crystals: str, calls: tuple[int, int]) -> None:
         for name in crystals
         for model, n in zip(("", "DeepRelax-PBE"), calls, strict=True)
     ]
-    header = {"potential": "gpaw", "fmaxes": [0.05], "max_steps": relaxing.MAX_STEPS, "settings": {}}
-    file.write_text(json.dumps({**header, "options": relaxing.OPTIONS, "runs": runs}), encoding="utf-8")
+    header = {"potential": "gpaw", "fmaxes": [0.05], "max_steps": counted_relaxations.MAX_STEPS, "settings": {}}
+    file.write_text(json.dumps({**header, "options": counted_relaxations.OPTIONS, "runs": runs}), encoding="utf-8")
 
 
 @pytest.mark.usefixtures("shipped")

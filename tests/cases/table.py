@@ -29,7 +29,7 @@ SILENTLY_WRONG = {
         "prediction/test_display.py::test_a_cell_that_is_kept_is_not_off",
     ),
     "finished crystals with the errors of a prediction": (
-        "screening/test_relaxing.py::test_what_belongs_to_a_prediction_leaves_with_it",
+        "screening/test_table_relaxer.py::test_what_belongs_to_a_prediction_leaves_with_it",
         "prediction/test_result.py::test_tables_that_kept_a_predictions_errors_with_finished_crystals",
     ),
     "recycles and solver of models without use for them": (
@@ -72,7 +72,7 @@ ONE_FOR_ALL = {
         "doors/test_structures.py::test_any_structures_through_the_doors_of_python",
     ),
     "calculators that break": (
-        "screening/test_relaxing.py::test_a_finish_that_fails_leaves_the_prediction",
+        "screening/test_table_relaxer.py::test_a_finish_that_fails_leaves_the_prediction",
         "optimizers/test_batch_finish.py::test_forces_that_are_no_numbers_cost_their_crystal_alone",
         "optimizers/test_batch_finish.py::test_a_calculator_that_keeps_no_results_finishes_too",
     ),

@@ -32,7 +32,7 @@ class TestProcess:
         assert result.stdout.splitlines()[-1] == "heavy:"
         assert "Traceback" not in result.stderr
 
-    def test_relaxing_a_file_starts_without_what_it_does_not_need(self, tmp_path):
+    def test_table_relaxer_a_file_starts_without_what_it_does_not_need(self, tmp_path):
         """Torch's compiler and sympy take longer to import than all the rest, spglib longer than the prediction."""
         bulk("MgO", "rocksalt", a=4.3).write(tmp_path / "POSCAR", format="vasp")
         idle = {"torch._dynamo", "sympy", "spglib", "pandas", "pymatgen", "pyarrow", "matgl", "rich.markdown"}

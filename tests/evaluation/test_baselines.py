@@ -11,7 +11,7 @@ from deeprelax_ase.calculators import AsePotential
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.evaluation.baselines import BASELINES, ase_optimizer, in_batches
-from deeprelax_ase.evaluation.relaxation import Limits
+from deeprelax_ase.evaluation.relaxed import Limits
 
 
 def crystals() -> list[Crystal]:

@@ -9,7 +9,7 @@ from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.checks import AT_REST
-from deeprelax_ase.labelling.relaxation import Relaxation
+from deeprelax_ase.labelling.relaxer import Relaxation
 from deeprelax_ase.labelling.rows import OTHER_MAPPING, objections
 
 

@@ -70,7 +70,7 @@ def test_every_shipped_model_finds_molecules_novel(shipped, name: str):
     assert (novelty_of(shipped(name), *map(Crystal.of, molecules)) > 1).all()
 
 
-def test_relaxing_reads_the_unrelaxed_crystal_once(model: Model):
+def test_table_relaxer_reads_the_unrelaxed_crystal_once(model: Model):
     graph = build_graph([CRYSTALS["rattled perovskite"]], settings=model.config.graph, dtype=torch.float64)
     assert torch.equal(relax(model, graph).scalars, atom_scalars(model, graph))
 

@@ -14,7 +14,7 @@ from ase.calculators.lj import LennardJones
 
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 
 class Deadly(TableRelaxer):

@@ -18,8 +18,8 @@ from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import OUTPUT, crystals_of, structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 from tests.crystals import CRYSTALS
 from tests.screening.conftest import layers, some_crystals
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import INPUT, atoms_of, crystals_of, structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 from tests.screening.conftest import some_crystals
 
 

@@ -19,12 +19,12 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult
 from deeprelax_ase.prediction.status import UNRELAXED
 from deeprelax_ase.screening.options import RelaxOptions
-from deeprelax_ase.screening.relaxing import TableRelaxer
 from deeprelax_ase.screening.rows import OUTPUT, atoms_of, structures_table
+from deeprelax_ase.screening.table_relaxer import TableRelaxer
 from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
 
-SPRINGS = "tests.screening.test_relaxing:springs"
-SAME_MINIMA = "tests.screening.test_relaxing:SameMinima"
+SPRINGS = "tests.screening.test_table_relaxer:springs"
+SAME_MINIMA = "tests.screening.test_table_relaxer:SameMinima"
 
 
 def springs() -> LennardJones:
@@ -152,7 +152,7 @@ def test_what_belongs_to_a_prediction_leaves_with_it(finishing: RelaxOptions) ->
 
 
 def test_a_finish_that_fails_leaves_the_prediction(finishing: RelaxOptions) -> None:
-    broken = replace(finishing, calculator="tests.screening.test_relaxing:Broken")
+    broken = replace(finishing, calculator="tests.screening.test_table_relaxer:Broken")
     (row,) = TableRelaxer(broken)(structures_table(some_crystals(1))).to_pylist()
     assert row["status"] == "uncertain"
     assert row["reason"].endswith("failed, so it stays as predicted: RuntimeError: no licence")
@@ -165,7 +165,7 @@ def test_a_calculator_finishes_all_unless_told_otherwise(quick: RelaxOptions) ->
     assert {row["calculator"] for row in finished} == {SPRINGS}
     trusted = TableRelaxer(replace(quick, calculator=SPRINGS, on_uncertain="finish"))(table).to_pylist()
     assert [(row["status"], row["calculator"]) for row in trusted] == [("accepted", None)] * 2
-    (row,) = TableRelaxer(replace(quick, calculator="tests.screening.test_relaxing:Broken"))(table[:1]).to_pylist()
+    (row,) = TableRelaxer(replace(quick, calculator="tests.screening.test_table_relaxer:Broken"))(table[:1]).to_pylist()
     assert row["status"] == "failed"
     assert row["reason"].endswith("Broken failed: RuntimeError: no licence")
 

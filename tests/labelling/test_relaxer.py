@@ -13,7 +13,7 @@ from ase.optimize import FIRE
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, VacuumError
 from deeprelax_ase.labelling import LabelOptions
-from deeprelax_ase.labelling.relaxation import Relaxation, Relaxer
+from deeprelax_ase.labelling.relaxer import Relaxation, Relaxer
 from tests.labelling.alloys import EMT_NAME, Together, alloys, slab
 
 
