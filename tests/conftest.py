@@ -30,8 +30,8 @@ from tests.ensembles import ensemble_of
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("deeprelax")
 
-#: Fixtures of synthetic pairs.
-pytest_plugins = ["tests.pairs"]
+#: Fixtures of synthetic pairs; ASE's quickest calculators, quicker.
+pytest_plugins = ["tests.pairs", "tests.neighbors"]
 
 PairArrays = dict[str, np.ndarray]
 

@@ -64,7 +64,7 @@ SYMMETRIC = (hexagonal, copies, with_free_coordinates)
 @pytest.mark.parametrize("finish", ["fire", "fast"])
 def test_each_keeps_it_as_it_does_alone(finish: str) -> None:
     given = [make() for make in (*SYMMETRIC, free)]
-    options = {"finish": finish, "keep_symmetry": True, "steps": 40, "fmax": 0.01}
+    options = {"finish": finish, "keep_symmetry": True, "steps": 15, "fmax": 0.01}
     made = finish_in_batches([(atoms, None) for atoms in given], StandInPredictor(), Together(Lopsided()), **options)
     for atoms, (result, relaxed) in zip(given, made, strict=True):
         expected, alone = finish_atoms(atoms, StandInPredictor(), Lopsided(), **options)

@@ -87,8 +87,8 @@ def test_bare_atoms_and_cell_filter_are_the_same(make_atoms, predictor):
     bare, filtered = make_atoms(), make_atoms()
     quiet(bare, predictor).run(fmax=FMAX)
     quiet(FrechetCellFilter(filtered), predictor).run(fmax=FMAX)
-    np.testing.assert_array_equal(bare.positions, filtered.positions)
-    np.testing.assert_array_equal(bare.cell.array, filtered.cell.array)
+    np.testing.assert_allclose(bare.positions, filtered.positions, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(bare.cell.array, filtered.cell.array, rtol=0, atol=1e-10)
 
 
 def test_convergence_includes_the_cell(make_atoms, predictor, minimum):

@@ -176,7 +176,7 @@ def test_matgl_calculator(make_atoms, predictor, matgl_potential):
     atoms.calc = PESCalculator(matgl_potential, stress_unit="eV/A3", use_voigt=True)
     before = atoms.get_potential_energy()
     optimizer = DeepRelaxOptimizer(atoms, logfile=None, predictor=predictor)
-    optimizer.run(fmax=0.01, steps=60)
+    optimizer.run(fmax=0.01, steps=5)
     assert optimizer.prediction is not None
     assert atoms.get_potential_energy() < before
     assert atoms.info["deeprelax_potential"] == potential_name(atoms.calc)
