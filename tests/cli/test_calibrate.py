@@ -89,7 +89,8 @@ def command() -> Callable[..., Result]:
     return run
 
 
-def test_calibration_is_written_into_the_card(command, card: Path, file: Path, tmp_path: Path):
+def test_calibration_is_written_into_the_card(command, card: Path, file: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("deeprelax_ase.uncertainty.novelty._STEPS", 20)
     before = ModelCard.read(card)
     command(card, file, "--write", "--json", tmp_path / "coverage.json")
     after = ModelCard.read(card)
@@ -119,7 +120,8 @@ def test_card_stays_unless_asked(command, card: Path, file: Path):
 
 
 def test_options_reach_the_predictions(command, card: Path, file: Path, tmp_path: Path):
-    command(card, file, "--write", "--recycles", 1, "--thin", 2, "--json", tmp_path / "coverage.json")
+    few = ("--recycles", 1, "--thin", 2, "--novelty", 0)
+    command(card, file, "--write", *few, "--json", tmp_path / "coverage.json")
     assert set(ModelCard.read(card).calibration) == {"1"}
     assert Predictor(card, device="cpu").calibration is None  # the card's two recycles have none
     assert json.loads((tmp_path / "coverage.json").read_text())["test"]["all"]["crystals"] == SIZE // 6
@@ -142,7 +144,7 @@ def test_numbers_of_recycles_are_calibrated_side_by_side(command, card: Path, fi
 
 def test_m3gnet_is_calibrated_on_its_own_minima(command, card: Path, file: Path, tmp_path: Path):
     m3gnet = card.with_name("to-M3GNet.json")
-    command(m3gnet, file, "--write", "--json", tmp_path / "coverage.json")
+    command(m3gnet, file, "--write", "--novelty", 0, "--json", tmp_path / "coverage.json")
     row = json.loads((tmp_path / "coverage.json").read_text())["validation"]["all"]
     pairs = load_pairs(file, labels="m3gnet").in_split("validation")
     predicted = predict(Predictor(m3gnet, device="cpu"), crystals_of(pairs, "initial"))  # which leaves some as they are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def commands(called: Any = None, *names: str) -> dict[tuple[str, ...], Any]:
 COMMANDS = commands()
 
 
+@cache
 def told(names: tuple[str, ...], columns: int = 80) -> str:
     result = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": str(columns)}, prog_name="deeprelax")
     assert result.exit_code == 0, result.output

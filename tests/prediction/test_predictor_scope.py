@@ -1,9 +1,7 @@
-"""What a predictor leaves alone, and what leaves it alone: the process's default type, modules, warnings, threads."""
+"""What a predictor leaves alone, and what leaves it alone: the process's default type, warnings, threads."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,16 +26,6 @@ def test_the_default_type_does_not_matter(name: str, default: torch.dtype):
     finally:
         torch.set_default_dtype(torch.float32)
     assert_same(expected, found, atol=0)
-
-
-def test_a_first_prediction_loads_neither_matgl_nor_dgl():
-    script = (
-        "import sys; from ase.build import bulk; from deeprelax_ase import Predictor; "
-        "Predictor(device='cpu').predict(bulk('MgO', 'rocksalt', a=4.3)); "
-        "print({m.split('.')[0] for m in sys.modules} & {'matgl', 'dgl', 'pymatgen', 'pyarrow', 'ray', 'lightning'})"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
 
 
 def test_threads_predict_at_the_same_time_and_leave_warnings_alone():

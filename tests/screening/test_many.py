@@ -24,6 +24,8 @@ from deeprelax_ase.screening.options import RelaxOptions
 from tests.killing import Killer
 from tests.screening.conftest import some_crystals
 
+MOLECULE = Atoms("H2", [[0, 0, 0], [0, 0, 1]])
+
 
 def assert_as_alone(made: list, given: list) -> None:
     predictor = Predictor(members=1, recycles=1, device="cpu")
@@ -39,44 +41,39 @@ def test_it_is_public() -> None:
     assert deeprelax_ase.relax_many is relax_many
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_in_order_and_bad_ones_yield_their_error(quick: RelaxOptions, workers: int) -> None:
+def test_in_order_and_bad_ones_yield_their_error(quick: RelaxOptions) -> None:
     given = some_crystals(7)
-    molecule = Atoms("H2", [[0, 0, 0], [0, 0, 1]])
-    made = list(relax_many([*given[:3], molecule, *given[3:]], quick, workers=workers, chunk=2))
+    made = list(relax_many([*given[:3], MOLECULE, *given[3:]], quick, workers=0))
     assert isinstance(made.pop(3), MissingCellError)
     assert_as_alone(made, given)
 
 
-def test_they_are_read_as_they_are_needed(quick: RelaxOptions) -> None:
-    read: list[int] = []
+def test_processes_do_the_same_and_read_as_they_need(quick: RelaxOptions) -> None:
+    given, read = some_crystals(10), []
+    locked = given[0].copy()
+    locked.info["opened"] = threading.Lock()
 
     def structures() -> Iterator[Atoms]:
-        for n, atoms in enumerate(some_crystals(50)):
-            read.append(n)
+        for atoms in (*given[:3], MOLECULE, locked, *given[3:]):
+            read.append(atoms)
             yield atoms
 
-    stream = relax_many(structures(), quick, workers=1, chunk=2)
+    stream = relax_many(structures(), quick, workers=2, chunk=1)
     assert not read
-    next(stream)
-    assert len(read) <= 6
-    stream.close()  # type: ignore[attr-defined]
+    made = [next(stream)]
+    assert len(read) <= 8
+    made += stream
+    unsent, molecule = made.pop(4), made.pop(3)
+    assert isinstance(molecule, MissingCellError)
+    assert isinstance(unsent, StructureError)
+    assert "cannot be sent to another process" in str(unsent)
+    assert_as_alone(made, given)
 
 
 def test_wrong_options_show_at_once() -> None:
     with pytest.raises(ModelError):
         relax_many([], RelaxOptions(model="nothing"))
     assert list(relax_many([], RelaxOptions(members=1), workers=0)) == []
-
-
-def test_what_cannot_be_sent_yields_an_error(quick: RelaxOptions) -> None:
-    given = some_crystals(3)
-    given[1].info["opened"] = threading.Lock()
-    made = list(relax_many(given, quick, workers=1, chunk=3))
-    error = made.pop(1)
-    assert isinstance(error, StructureError)
-    assert "cannot be sent to another process" in str(error)
-    assert_as_alone(made, [given[0], given[2]])
 
 
 @pytest.mark.slow
