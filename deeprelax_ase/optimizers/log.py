@@ -15,7 +15,6 @@ from deeprelax_ase.prediction.status import forget
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
     from deeprelax_ase.optimizers.jump import Jump
     from deeprelax_ase.optimizers.restart import JumpRecord
 

@@ -297,6 +297,7 @@ class TestPeers:
         off = path - line
         return off - np.einsum("nia,ia->n", off, along)[:, None, None] * along
 
+    @pytest.mark.slow  # as ASE's is
     def test_pymatgen(self, folding, ours):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about optional parts of pymatgen
