@@ -19,7 +19,7 @@ def train_together(out: Path, rank: int) -> None:
     """Twice: at one go, and in two calls, of which a deadline ends the first."""
     pairs = make_pairs(12, dtype=torch.float32)
     # A clock that several processes share is looked at every twenty steps.
-    settings = replace(QUICK, max_steps=24, log_every=4, seed=2, recycled=0.5, validate_every=5.0)
+    settings = replace(QUICK, max_steps=24, log_every=4, seed=2, recycled=0.5, validate_every=5.0, energy_weight=1.0)
     options = {"devices": 2, "device": "cpu", "validation": pairs}
     told: list[dict] = []
     whole = train(pairs, E3, settings, out / "whole", observe=told.append, **options)
