@@ -158,7 +158,7 @@ class PairDataset:
         return self.take((self.pairs.split == SPLITS[split]).nonzero().squeeze(1))
 
     def save(self, file: str | os.PathLike, **known: np.ndarray) -> None:
-        """Write an npz file, which is read in a moment, whole or not at all; names are kept in it.
+        """Write an npz file, which is read in a moment, whole or not at all; names and relaxed energies are kept in it.
 
         Args:
             file: its name.
@@ -179,8 +179,10 @@ class PairDataset:
             "kind": pairs.kind.to(torch.int16).numpy(),
             "fixed_cell": pairs.fixed_cell.numpy(),
             "names": np.array(self.names),
-            **known,
         }
+        if pairs.energy_relaxed.isfinite().any():
+            arrays["energy_relaxed"] = pairs.energy_relaxed.numpy()
+        arrays |= known
         path = Path(os.path.realpath(file if os.fspath(file).endswith(".npz") else f"{os.fspath(file)}.npz"))
         with placed(path) as part:
             np.savez_compressed(part, **arrays)  # type: ignore[arg-type]

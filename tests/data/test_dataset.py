@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,18 @@ from deeprelax_ase.data import LEVELS, DataError, PairDataset, load_pairs
 from tests.data.relaxations import frames
 
 # -- npz, both ways
+
+
+def test_energies_are_saved_where_they_are_known(cifs: Path, tmp_path: Path) -> None:
+    dataset = PairDataset.read(cifs)
+    energies = torch.full_like(dataset.pairs.energy_relaxed, torch.nan)
+    for known in (False, True):
+        energies[0] = -1.5 if known else torch.nan
+        replace(dataset, pairs=replace(dataset.pairs, energy_relaxed=energies)).save(tmp_path / "pairs.npz")
+        found = PairDataset.read(tmp_path / "pairs.npz").pairs.energy_relaxed
+        torch.testing.assert_close(found, energies, rtol=0, atol=0, equal_nan=True)
+        with np.load(tmp_path / "pairs.npz") as arrays:
+            assert ("energy_relaxed" in arrays) == known
 
 
 def test_saved_and_read_again(cifs: Path, tmp_path: Path) -> None:
