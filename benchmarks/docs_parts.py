@@ -161,6 +161,85 @@ def _taught(results: Path) -> str:
     )
 
 
+def _doubtful(results: Path) -> dict[str, Any]:
+    """Errors of volumes of crystals that are doubtful by their geometry, by doubt."""
+    return read(results, "geometry_limits")["doubtful"]
+
+
+def _molecules_off(results: Path) -> str:
+    found = _doubtful(results)["molecules"]
+    return f"{percent(found['predicted'], 0)} off, where they began {percent(found['start'], 0)} off"
+
+
+def _chains_off(results: Path) -> str:
+    found = _doubtful(results)
+    chains, others = (percent(found[which]["predicted"], 0) for which in ("chains", "none of these"))
+    return f"{chains} off, those of other crystals {others}"
+
+
+def _doubted(results: Path) -> str:
+    """How many ordinary crystals and layers are doubted, and refused, by their geometry."""
+    kinds = read(results, "geometry_limits")["kinds"]
+    others, layers = kinds["all others"], kinds["layers"]
+    each = [f"{percent(others['molecular'])} are doubted as molecules"]
+    each += [f"{percent(others[key])} as {name}" for key, name in (("stringy", "chains"), ("parted", "layers"))]
+    both, relaxed = (percent(kinds[name]["any doubt"]) for name in ("all others", "all others, relaxed"))
+    refused = percent(layers["wire"] + layers["molecule"])
+    return (
+        f"of {others['crystals']:,} unrelaxed training crystals that are no layers and no slabs {', '.join(each)}; "
+        f"{both} together, {relaxed} once relaxed. Of layers {percent(layers['any doubt'])} are doubted, and {refused} "
+        "refused"
+    )
+
+
+def _nearest(results: Path) -> str:
+    """How near the atoms of relaxed crystals come."""
+    found = read(results, "geometry_limits")["nearest"]
+    least = {element: share for element, share in found["least"].items() if share is not None}
+    low, high = min(least, key=least.__getitem__), max(least, key=least.__getitem__)
+    refused = found["relaxed crystals that would be refused"]
+    number, of = (refused["training"] + refused["validation and test"], refused["of"] + refused["of them"])
+    span = f"from {least[low]:.2f} ({low}) to {least[high]:.2f} ({high})"
+    return f"{span}; {number} of {of:,} relaxed crystals would be refused"
+
+
+def _minimum_rows(results: Path, name: str) -> dict[str, Any]:
+    """Rows of relaxations to 0.05 eV/Å in ``time_to_minimum-NAME.json``, by method."""
+    rows = read(results, f"time_to_minimum-{name}")["rows"]
+    return {row["method"]: row for row in rows if row["fmax"] in (None, 0.05) and "failed" not in row}
+
+
+def _ratio(rows: dict[str, Any], method: str = "jump, fast") -> str:
+    return f"{rows[method]['seconds'] / rows['fast']['seconds']:.2f}"
+
+
+def _most_done(rows: dict[str, Any]) -> str:
+    """When nine of ten crystals are done, with the jump and without."""
+    jump, alone = (rows[method]["done"]["0.9"] for method in ("jump, fast", "fast"))
+    return f"90 % are done after {1e3 * jump:.3g} and {1e3 * alone:.3g} ms a crystal, {jump / alone:.2f}"
+
+
+def _minimum_m3gnet(results: Path) -> str:
+    cuda, cpu = (_minimum_rows(results, f"M3GNet-{device}") for device in ("cuda", "cpu"))
+    quick = _ratio(cpu, "quick jump, fast")
+    return f"{_most_done(cuda)}. On one CPU thread all take {_ratio(cpu)} of `fast` alone, {quick} from the quick jump"
+
+
+def _minimum_nequix(results: Path) -> str:
+    rows = _minimum_rows(results, "Nequix-cuda")
+    return (
+        f"{_ratio(rows)} of `fast` alone on the GPU by the mean of {rows['fast']['crystals']} crystals, which ends "
+        f"with the slowest of them (from the quick jump of one network it is {_ratio(rows, 'quick jump, fast')}); "
+        f"{_most_done(rows)}"
+    )
+
+
+def _flagged(results: Path) -> str:
+    """Ordinary crystals that novelty flags."""
+    found = [read(results, f"novelty-{name}")["kinds"]["universal test"]["flagged"] for name in ("PBE", "M3GNet")]
+    return f"{percent(found[0])} (`DeepRelax-PBE`) and {percent(found[1])} (`DeepRelax-M3GNet`) of ordinary crystals"
+
+
 #: What makes each part; all but the tables stand within a sentence.
 PARTS: dict[str, Callable[[Path], str]] = {
     "minima": _minima,
@@ -174,5 +253,12 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "ranks": _ranks,
     "unmoved": _unmoved,
     "taught": _taught,
+    "molecules-off": _molecules_off,
+    "chains-off": _chains_off,
+    "doubted": _doubted,
+    "nearest": _nearest,
+    "minimum-m3gnet": _minimum_m3gnet,
+    "minimum-nequix": _minimum_nequix,
+    "flagged": _flagged,
 }
 INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs", "taught"))
