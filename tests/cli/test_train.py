@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,6 @@ def test_without_lightning_it_says_what_to_install(command: str, monkeypatch: py
 
 LEARNT = {"step": 5, "progress": 0.25, "loss": 1.23456, "crystals_per_second": 321}
 VALIDATED = {"step": 6, "validation error": 0.0123456, "validation loss": 3.0}
-Show = Callable[[int, dict[str, Any]], None]
 
 
 def shown(records: list[tuple[int, dict[str, Any]]], *, terminal: bool, quiet: bool = False) -> str:

@@ -70,7 +70,6 @@ def test_four_atoms_off_by_a_fifth_of_the_distance_between_them(seed: int) -> No
     shift=st.lists(st.floats(-3, 3), min_size=3, max_size=3),
     change=st.sampled_from(list(CHANGES)),
 )
-@settings(max_examples=100, deadline=None)
 def test_neither_origin_nor_images_nor_lattice_vectors_nor_order_matter(
     seed: int, atoms: int, noise: float, shift: list[float], change: Tensor
 ) -> None:

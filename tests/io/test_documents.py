@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ase.constraints import FixAtoms
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import DummySpecies, Lattice, Structure
 
@@ -132,6 +132,7 @@ def test_lists_are_read_no_further_than_asked_for() -> None:
     indent=st.none() | st.integers(0, 3),
     size=st.integers(1, 9),
 )
+@settings(max_examples=25)
 def test_lists_are_what_json_says(content: list, indent: int | None, size: int) -> None:
     """However the pieces lie that are read."""
 
