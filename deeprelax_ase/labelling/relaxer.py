@@ -15,6 +15,7 @@ from deeprelax_ase.errors import CalculatorError, note_force_calls
 from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched import IN_BATCHES
+from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     DegreesOfFreedom,
     degrees_of_freedom,
@@ -125,12 +126,14 @@ class Relaxer:
         """Relax each crystal, side by side with others, or tell why it cannot be, and the force calls that it cost."""
         options = self.options
         crystals = [rattled_crystal(crystal, options.rattle, options.rattle_seed) for crystal in crystals]
+        checked = [self._checked(crystal) for crystal in crystals]
+        look_together(checked, self.potential.device)
         made: list[Relaxation | Exception | None] = [None] * len(crystals)
         starts: dict[int, BatchedStart] = {}
         axes: dict[int, np.ndarray] = {}
         for place, crystal in enumerate(crystals):
             try:
-                starts[place], axes[place] = self._start(crystal)
+                starts[place], axes[place] = self._start(crystal, checked[place])
             except Exception as error:  # whatever such a crystal makes libraries raise
                 made[place] = error
         for place, found in zip(list(starts), evaluated(list(starts.values()), self.potential), strict=True):
@@ -148,7 +151,13 @@ class Relaxer:
         assert all(one is not None for one in made)
         return made  # type: ignore[return-value]
 
-    def _start(self, crystal: Crystal) -> tuple[BatchedStart, np.ndarray]:
+    def _checked(self, crystal: Crystal) -> CheckedAtoms:
+        """The atoms of a crystal, under the potential."""
+        atoms = crystal.to_atoms()
+        atoms.calc = PotentialCalculator(self.potential)
+        return CheckedAtoms(atoms)
+
+    def _start(self, crystal: Crystal, checked: CheckedAtoms) -> tuple[BatchedStart, np.ndarray]:
         """The crystal, what may move of it, and the axes (3, 3), in rows, that it is relaxed in.
 
         A layer is turned so that its normal is an axis, as masks of the strain are along them.
@@ -156,21 +165,19 @@ class Relaxer:
         Raises:
             StructureError, ConstraintError, CalculatorError: it cannot be relaxed like a crystal; each says why.
         """
-        dof = self._degrees_of_freedom(crystal)
-        refuse_vacuum(crystal, dof.checked.graph().vacuum)
+        dof = self._degrees_of_freedom(checked)
+        refuse_vacuum(crystal, checked.vacuum())
         refuse_missing_stress(dof)
         axes = np.eye(3)
         if dof.plane is not None and dof.normal is not None:
             axes = _axes_of(dof.normal)
             crystal = crystal.with_geometry(crystal.positions @ axes.T, crystal.cell @ axes.T)
-            dof = self._degrees_of_freedom(crystal)
+            dof = self._degrees_of_freedom(self._checked(crystal))
             refuse_tilted_layers(dof)
         return BatchedStart(crystal.numbers, crystal.positions, crystal.cell, dof.cell), axes
 
-    def _degrees_of_freedom(self, crystal: Crystal) -> DegreesOfFreedom:
-        atoms = crystal.to_atoms()
-        atoms.calc = PotentialCalculator(self.potential)
-        return degrees_of_freedom(atoms, relax_cell=self.options.relax_cell)
+    def _degrees_of_freedom(self, checked: CheckedAtoms) -> DegreesOfFreedom:
+        return degrees_of_freedom(checked.atoms, relax_cell=self.options.relax_cell, checked=checked)
 
 
 def evaluated(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.nn import DeepRelaxE3Config
+from deeprelax_ase.prediction.devices import is_gpu
 from deeprelax_ase.training.augment import AugmentationSettings
 from deeprelax_ase.training.config import run_config
 from deeprelax_ase.training.settings import DataSettings, RunConfig, TrainingSettings
@@ -16,7 +17,8 @@ from deeprelax_ase.training.settings import DataSettings, RunConfig, TrainingSet
 #: Parts that stay as they are: none; those that know the elements; all but the last block, or all but the heads.
 FREEZE = ("none", "elements", "backbone")
 
-#: Fine-tuning is short, the rate low, and the starts are those of the data: near each other, as in use.
+#: Fine-tuning is short, the rate low, and the starts are those of the data: near each other, as in use. On a CPU a step
+#: takes the longer the more atoms it has, so that small batches make the most of it.
 FINETUNING = TrainingSettings(
     max_epochs=60,
     atoms_per_batch=120,
@@ -35,6 +37,9 @@ FINETUNING = TrainingSettings(
         interpolated=0.15, relaxed=0.05, perturbed=0.1, strained=0.2, rattled=0.2, rewrapped=0.0
     ),
 )
+
+#: The same on a GPU, where a step of few atoms takes as long as one of many.
+GPU_FINETUNING = replace(FINETUNING, atoms_per_batch=2000, smallest_batch=FINETUNING.atoms_per_batch)
 
 
 def finetune_config(
@@ -60,12 +65,13 @@ def finetune_config(
         freeze: the part that stays as it is, see :data:`FREEZE`.
         members: how many of the ensemble's networks go on; all by default.
         scratch: begin with random weights instead, to see what the transfer is worth.
-        device: ``cpu``, ``cuda`` or ``auto``.
+        device: ``cpu``, ``cuda`` or ``auto``; on a GPU batches are larger.
         changes: settings of the run that differ, as ``NAME=VALUE``.
         **training: fields of :class:`~deeprelax_ase.training.settings.TrainingSettings` that differ.
 
     Raises:
         ModelError: the model is unknown.
+        DeviceError: the device is not to be had.
         ValueError: ``freeze`` or a setting is unknown, or the model has fewer members.
     """
     loaded = load_model(model)
@@ -88,7 +94,7 @@ def finetune_config(
             **start,
         },
         changes,
-        training=FINETUNING,
+        training=GPU_FINETUNING if is_gpu(device) else FINETUNING,
     )
 
 

@@ -109,6 +109,7 @@ def train(
     place = pairs.counts.device if device is None else torch.device(device)
     fabric = launched_fabric(place, devices, loggers=loggers, out=out)
     rank, world = fabric.global_rank, fabric.world_size
+    settings = settings.for_atoms(int(pairs.counts.sum()))
     stream = BatchStream(pairs.counts, settings.atoms_per_batch, settings.seed, rank=rank, world=world)
     settings = settings.in_steps(stream.steps_per_epoch())
     with tensor_float_32(settings.tf32), finalized(fabric.loggers):

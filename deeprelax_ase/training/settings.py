@@ -19,6 +19,9 @@ Schedule = Literal["cosine", "plateau"]
 Residence = Literal["auto", "always", "never"]
 OptimizerName = Literal["adamw", "muon"]
 
+#: Batches of an epoch, with fewer of which batches shrink that may.
+_BATCHES = 20
+
 #: Devices for training; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -37,6 +40,8 @@ class TrainingSettings:
         max_steps: budget of the whole run in optimizer steps, across resumes.
         max_epochs: the same in epochs.
         atoms_per_batch: atoms in a batch, to the nearest crystal; of each device, where there are several.
+        smallest_batch: atoms that batches shrink to, as far as an epoch has fewer than 20 of them otherwise; None to
+            keep them as they are.
         learning_rate: peak rate of the optimizer.
         weight_decay: of the optimizer, decoupled.
         optimizer: ``adamw``, or ``muon`` for matrices in the blocks of the end-to-end network and AdamW for the rest.
@@ -89,6 +94,7 @@ class TrainingSettings:
     max_steps: int | None = None
     max_epochs: float | None = None
     atoms_per_batch: int = 8000
+    smallest_batch: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     optimizer: OptimizerName = "adamw"
@@ -137,8 +143,8 @@ class TrainingSettings:
         for f in fields(self):
             if f.type == "float" and not math.isfinite(number := getattr(self, f.name)):
                 raise ValueError(f"{f.name} must be a finite number, got {number}")
-        for name in ("atoms_per_batch", "clip", "validate_every", "log_every"):
-            if not (number := getattr(self, name)) > 0:
+        for name in ("atoms_per_batch", "smallest_batch", "clip", "validate_every", "log_every"):
+            if (number := getattr(self, name)) is not None and not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
 
     def progress(self, seconds: float, steps: int) -> float:
@@ -151,6 +157,13 @@ class TrainingSettings:
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+    def for_atoms(self, atoms: int) -> TrainingSettings:
+        """The same settings with batches that suit so many ``atoms`` of all pairs."""
+        if self.smallest_batch is None:
+            return self
+        most = max(atoms // _BATCHES, self.smallest_batch)
+        return replace(self, atoms_per_batch=min(self.atoms_per_batch, most))
 
     def in_steps(self, steps_per_epoch: float) -> TrainingSettings:
         """The same settings with a budget in epochs as one in steps."""

@@ -56,6 +56,14 @@ def test_it_goes_on_from_the_model_as_it_is(tune, start: str) -> None:
     assert run_config(config.to_dict()) == config
 
 
+@pytest.mark.parametrize(("on_gpu", "expected"), [(False, (120, None)), (True, (2000, 120))])
+def test_batches_suit_the_device(tune, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, expected: tuple) -> None:
+    monkeypatch.setattr("deeprelax_ase.training.finetune.is_gpu", lambda name: on_gpu)
+    training = tune().training
+    assert (training.atoms_per_batch, training.smallest_batch) == expected
+    assert tune(atoms_per_batch=77).training.atoms_per_batch == 77
+
+
 def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str) -> None:
     """The start has learnt nothing: it leaves every crystal as it is, and these shrink by 5 %."""
     config = tune(max_steps=40, learning_rate=1e-2, seed=4, name="better", members=1)

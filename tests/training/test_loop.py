@@ -48,6 +48,14 @@ def test_training_lowers_the_loss(pairs: RelaxationPairs, tmp_path: Path, varian
     assert after["lattice"] < 0.5 * untrained["lattice"]  # all crystals shrink by 5 %
 
 
+def test_batches_shrink_to_the_pairs_that_there_are(pairs: RelaxationPairs, tmp_path: Path) -> None:
+    settings = replace(QUICK, max_steps=None, max_epochs=2, atoms_per_batch=1000, smallest_batch=6)
+    trained(pairs, CONFIG, settings, tmp_path)
+    told = summary(tmp_path)
+    assert told["training"]["atoms_per_batch"] == 6
+    assert told["steps"] == 2 * int(pairs.counts.sum()) // 6
+
+
 def test_a_seed_fixes_the_run(pairs: RelaxationPairs, tmp_path: Path) -> None:
     one, two, other = (
         trained(pairs, CONFIG, replace(QUICK, seed=seed), tmp_path / name)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -45,13 +45,22 @@ def test_progress_follows_the_clock_or_the_steps() -> None:
     assert TrainingSettings(seconds=0.0).progress(0.0, 0) == 1
 
 
+@pytest.mark.parametrize(("atoms", "expected"), [(100, 120), (10_000, 500), (10**6, 2000)])
+def test_batches_that_may_shrink_do_so_where_there_are_few_atoms(atoms: int, expected: int) -> None:
+    settings = TrainingSettings(atoms_per_batch=2000, smallest_batch=120)
+    assert settings.for_atoms(atoms).atoms_per_batch == expected
+    fixed = replace(settings, smallest_batch=None)
+    assert fixed.for_atoms(atoms) == fixed
+    assert replace(settings, atoms_per_batch=90).for_atoms(100).atoms_per_batch == 90, "never more than asked for"
+
+
 @pytest.mark.parametrize("name", ["schedule", "resident"])
 def test_unknown_choices_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"Unknown {name}='sometimes', must be one of \('"):
         TrainingSettings(**{name: "sometimes"})
 
 
-@pytest.mark.parametrize("name", ["atoms_per_batch", "clip", "validate_every", "log_every"])
+@pytest.mark.parametrize("name", ["atoms_per_batch", "smallest_batch", "clip", "validate_every", "log_every"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_what_must_be_positive_is(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive, got {value}"):
