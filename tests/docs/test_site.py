@@ -74,7 +74,7 @@ def test_tutorials_have_their_figures(site: Path):
     overview = article(site, "tutorials/index")
     assert scripts
     for name in scripts:
-        assert f"{name}_thumb.png" in overview
+        assert re.search(rf"{name}_thumb\.(png|svg)", overview), name
         text = article(site, f"tutorials/{name}")
         assert "Traceback" not in text
         if find_spec("gpaw") is not None or not name.endswith("_dft"):
