@@ -54,8 +54,8 @@ def step(state: BatchedState) -> None:
     stepped = crystals["steps"] > 0
     crystals["longest"] = torch.where(stepped, _next_longest(crystals, enthalpies), crystals["longest"])
     expected = crystals["scale"][:, None] * crystals["forces"]  # change of the gradient by the quadratic model
-    crystals["inverse"] = _updated(crystals["inverse"], crystals["moved"], crystals["forces"] - here, expected, stepped)
-    newton = (crystals["inverse"] @ here[:, :, None]).squeeze(2)
+    learnt = _learnt(crystals["moved"], crystals["forces"] - here, expected, stepped)
+    newton = _update(crystals["inverse"], crystals["moved"], *learnt, here)
     length = torch.linalg.vector_norm(newton.view(len(state), -1, 3), dim=2).amax(dim=1)
     scale = (crystals["longest"] / length).clamp(max=1)
     gain = (here * newton).sum(dim=1)
@@ -76,12 +76,11 @@ def _next_longest(crystals: dict[str, Tensor], enthalpies: Tensor) -> Tensor:
     return torch.where(share < POOR, shorter, grown)
 
 
-def _updated(inverse: Tensor, moved: Tensor, change: Tensor, expected: Tensor, stepped: Tensor) -> Tensor:
-    """BFGS's (G, D, D) inverse Hessians after steps ``moved`` (G, D).
+def _learnt(moved: Tensor, change: Tensor, expected: Tensor, stepped: Tensor) -> tuple[Tensor, Tensor]:
+    """(G, D) the change of the gradients along steps ``moved`` as it is learnt, and (G, 1) by how much: 1 / curvature.
 
     Args:
-        inverse: those before.
-        moved: the steps.
+        moved: (G, D) the steps.
         change: (G, D) of the gradients.
         expected: (G, D) the same by the quadratic model.
         stepped: (G,) which crystals made a step at all.
@@ -91,11 +90,21 @@ def _updated(inverse: Tensor, moved: Tensor, change: Tensor, expected: Tensor, s
     change = torch.lerp(expected, change, share[:, None])
     curvature = (moved * change).sum(dim=1)
     learns = stepped & (curvature > 0) & (moved.abs().amax(dim=1) >= 1e-7)
-    weight = torch.where(learns, 1 / curvature, 0.0)[:, None]
-    pulled = (inverse @ change[:, :, None]).squeeze(2)
+    return change, torch.where(learns, 1 / curvature, 0.0)[:, None]
+
+
+def _update(inverse: Tensor, moved: Tensor, change: Tensor, weight: Tensor, forces: Tensor) -> Tensor:
+    """(G, D) Newton's steps, after BFGS's update of the ``inverse`` Hessians (G, D, D) in their place.
+
+    The update is ``s a^T + a s^T`` with the step s and ``a = (w + w^2 y H y) s / 2 - w H y``: matrices are read twice and
+    written once, as a step in batches takes as long as they take to pass through memory.
+    """
+    pulled, newton = (inverse @ torch.stack([change, forces], dim=2)).unbind(dim=2)
     factor = weight + weight.square() * (change * pulled).sum(dim=1, keepdim=True)
-    both = (weight * moved)[:, :, None] * pulled[:, None, :]
-    return inverse - both - both.mT + factor[:, :, None] * moved[:, :, None] * moved[:, None, :]
+    also = factor / 2 * moved - weight * pulled
+    newton = newton + (also * forces).sum(dim=1, keepdim=True) * moved + (moved * forces).sum(dim=1, keepdim=True) * also
+    inverse.baddbmm_(torch.stack([moved, also], dim=2), torch.stack([also, moved], dim=1))
+    return newton
 
 
 def batched_model_hessian(state: BatchedState, springs: Springs, *, alpha: float = 70.0) -> Tensor:
