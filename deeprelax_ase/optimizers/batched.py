@@ -81,15 +81,14 @@ def relax_in_batches(
     symmetric = any(start.symmetry is not None for start in starts)
     waiting = deque(sorted(range(len(starts)), key=lambda place: -len(starts[place])))
     state: BatchedState | None = None
-    gone = 0  # crystals that are done and still there
-    while True:
+    places = _entering(starts, waiting, 0, potential.atoms_at_once)
+    gone: list[int] = []  # places of crystals that are done and still there
+    while state is not None or places:
         errors: dict[int, str] = {}
         if state is not None:
             with one_thread():
                 method.step(state)
             errors = state.evaluate(potential)
-        at_work = 0 if state is None else len(state.batch)
-        places = _entering(starts, waiting, at_work, potential.atoms_at_once) if waiting else []
         if places:
             entered = BatchedState.of(
                 [starts[place] for place in places], places, potential.device, symmetric=symmetric
@@ -104,27 +103,25 @@ def relax_in_batches(
                 with one_thread():
                     method.begin(entered)
                     state = entered if state is None else state.join(entered)
-        if state is None:
-            if waiting:
-                continue
-            return
-        if observe is not None:
-            observe(len(state) - gone + len(waiting))
-        with one_thread():
-            converged = state.largest(*state.pulls()) < fmax
-            over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
-            if errors:
-                over[list(errors)] = True
-            over &= ~state.crystals["gone"]
-            ends = list(_ends(state, over, converged, errors, starts)) if bool(over.any()) else []
-            if ends:
-                gone += len(ends)
-                state.crystals["gone"] = state.crystals["gone"] | over
-            if gone and (waiting or errors or gone > potential.may_stay * len(state)):
-                state, gone = state.keep(~state.crystals["gone"]), 0
+        ends: list[tuple[int, BatchedEnd]] = []
+        if state is not None:
+            if observe is not None:
+                observe(len(state) - len(gone) + len(waiting))
+            with one_thread():
+                converged = state.largest(*state.pulls()) < fmax
+                over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
+                if errors:
+                    over[list(errors)] = True
+                over &= ~state.crystals["gone"]
+                if bool(over.any()):
+                    ends = list(_ends(state, over, converged, errors, starts))
+                    gone += [place for place, _ in ends]
+                    state.crystals["gone"] = state.crystals["gone"] | over
+        at_work = 0 if state is None else len(state.batch) - sum(len(starts[place]) for place in gone)
+        places = _entering(starts, waiting, at_work, potential.atoms_at_once) if waiting else []
+        if state is not None and gone and (places or errors or len(gone) > potential.may_stay * len(state)):
+            state, gone = state.keep(~state.crystals["gone"]) if at_work else None, []
         yield from ends
-        if not len(state):
-            state = None
 
 
 def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:

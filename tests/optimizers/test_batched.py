@@ -226,6 +226,16 @@ def test_who_stays_though_it_is_done_changes_nothing(optimizer: str) -> None:
     assert len(potential.asked) == max(end.calls for end in ends)
 
 
+def test_who_is_done_stays_until_others_enter() -> None:
+    starts = [start(atoms, None) for atoms in crystals()] * 4
+    potential, left = Staying(), []
+    potential.most_atoms = 40  # 6 of 12; others enter where there is room for 5 atoms
+    ends = relaxed(starts, potential, optimizer="fast", observe=left.append)
+    assert all(end.converged for end in ends)
+    assert max(potential.asked) == 6
+    assert any(asked == 6 and now == 11 for asked, now in zip(potential.asked, left, strict=True))
+
+
 def test_other_optimizers_are_refused_and_nothing_is_nothing() -> None:
     with pytest.raises(ValueError, match="fire, fast"):
         relaxed([], optimizer="lbfgs")
