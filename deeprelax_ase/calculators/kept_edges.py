@@ -8,7 +8,10 @@ from torch import Tensor
 from deeprelax_ase.calculators.m3gnet_edges import listed_edges
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN
 from deeprelax_ase.graph.record import rows_times_matrices
-from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Positions
+from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, CrystalFlags, EdgeIndex, PerCrystal, Positions
+
+#: Share of the skin below which what is left of it is spent, once a list of any crystal no longer serves.
+_SPENT = 0.3
 
 
 def within(
@@ -28,14 +31,14 @@ def within(
 
 
 class KeptEdges:
-    """Lists neighbours, and hands out the last list as long as it holds all of them.
+    """Lists neighbours, and hands out the last list as long as it holds all of them; crystals that moved far list theirs.
 
     Args:
         cutoff: Å, within which none may be missing.
         skin: Å, by which the list reaches further. None is kept without.
 
     Attributes:
-        listed: how often neighbours were listed.
+        listed: how often neighbours were listed, of all crystals or of some.
     """
 
     def __init__(self, cutoff: float, skin: float) -> None:
@@ -51,21 +54,37 @@ class KeptEdges:
             cells: (G, 3, 3) Å.
             batch: (N,) int64, ascending; the very tensor of the last call where the crystals are the same.
         """
-        if self._edges is None or not self._serves(positions, cells, batch):
-            self._edges = listed_edges(positions, cells, batch, cutoff=self._cutoff + self._skin)
-            self._of = (positions, cells, batch)
-            self.listed += 1
+        if self._edges is None or self._of is None or self._of[2] is not batch or not self._skin:
+            self._edges, self._of = self._list(positions, cells, batch), (positions, cells, batch)
+        else:
+            room = self._room(*self._of[:2], positions, cells, batch)
+            if not bool((room > 0).all()):
+                self._renew(~(room > _SPENT * self._skin), positions, cells, batch)
         return self._edges
 
-    def _serves(self, positions: Positions, cells: Cells, batch: Batch) -> bool:
-        if self._of is None or self._of[2] is not batch or not self._skin:
-            return False
-        return bool(self._room(*self._of[:2], positions, cells, batch) > 0)
+    def _list(self, positions: Positions, cells: Cells, batch: Batch) -> tuple[EdgeIndex, CellOffsets]:
+        self.listed += 1
+        return listed_edges(positions, cells, batch, cutoff=self._cutoff + self._skin)
+
+    def _renew(self, chosen: CrystalFlags, positions: Positions, cells: Cells, batch: Batch) -> None:
+        """List the neighbours of the ``chosen`` crystals (G,) anew, and keep those of the others."""
+        assert self._edges is not None and self._of is not None
+        (edge_index, offsets), (positions_then, cells_then, _) = self._edges, self._of
+        moved = chosen[batch]
+        atoms = moved.nonzero().squeeze(1)
+        theirs = (torch.cumsum(chosen, 0) - 1)[batch[atoms]]
+        ends, new_offsets = self._list(positions[atoms], cells[chosen], theirs)
+        others = (~moved[edge_index[1]]).nonzero().squeeze(1)
+        edge_index = torch.cat([edge_index[:, others], atoms[ends]], dim=1)
+        order = edge_index[1].argsort(stable=True)
+        self._edges = edge_index[:, order], torch.cat([offsets[others], new_offsets])[order]
+        then = torch.where(moved[:, None], positions, positions_then)
+        self._of = then, torch.where(chosen[:, None, None], cells, cells_then), batch
 
     def _room(
         self, positions_then: Positions, cells_then: Cells, positions: Positions, cells: Cells, batch: Batch
-    ) -> Tensor:
-        """Å that are left of the skin, once what moved since is taken off.
+    ) -> PerCrystal:
+        """(G,) Å that are left of the skin of each crystal, once what moved since is taken off.
 
         A deformation F shortens a vector by at most ``|F - 1|``, and the atoms at its ends, which move beside it, by
         the sum of their ways.
@@ -74,4 +93,4 @@ class KeptEdges:
         ways = torch.linalg.vector_norm(positions - rows_times_matrices(positions_then, deformation[batch]), dim=1)
         longest = torch.zeros_like(cells[:, 0, 0]).scatter_reduce(0, batch, ways, reduce="amax")
         strain = torch.linalg.matrix_norm(deformation - torch.eye(3, dtype=cells.dtype, device=cells.device))
-        return ((1 - strain) * (self._cutoff + self._skin) - self._cutoff - 2 * longest).amin()
+        return (1 - strain) * (self._cutoff + self._skin) - self._cutoff - 2 * longest

@@ -102,7 +102,9 @@ def _update(inverse: Tensor, moved: Tensor, change: Tensor, weight: Tensor, forc
     pulled, newton = (inverse @ torch.stack([change, forces], dim=2)).unbind(dim=2)
     factor = weight + weight.square() * (change * pulled).sum(dim=1, keepdim=True)
     also = factor / 2 * moved - weight * pulled
-    newton = newton + (also * forces).sum(dim=1, keepdim=True) * moved + (moved * forces).sum(dim=1, keepdim=True) * also
+    newton = (
+        newton + (also * forces).sum(dim=1, keepdim=True) * moved + (moved * forces).sum(dim=1, keepdim=True) * also
+    )
     inverse.baddbmm_(torch.stack([moved, also], dim=2), torch.stack([also, moved], dim=1))
     return newton
 

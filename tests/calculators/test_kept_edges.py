@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase.build import bulk
 
+from deeprelax_ase.calculators import kept_edges
 from deeprelax_ase.calculators.kept_edges import KeptEdges, within
 from deeprelax_ase.calculators.m3gnet_edges import listed_edges
 from tests.calculators.batches import rattled, tensors_of
@@ -49,6 +50,22 @@ def test_a_crystal_that_is_strained_as_a_whole_keeps_its_list_longer_than_one_wh
     edges = kept(positions, cells, batch)
     assert kept(positions * 1.05, cells * 1.05, batch) is edges, "atoms far from the origin have moved by more"
     assert kept(positions * 1.2, cells * 1.2, batch) is not edges
+
+
+def test_only_who_moved_far_is_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, positions, cells, batch = tensors_of(CRYSTALS)
+    kept, sizes, rng = KeptEdges(CUTOFF, SKIN), [], np.random.default_rng(0)
+    monkeypatch.setattr(kept_edges, "listed_edges", lambda *a, **k: sizes.append(len(a[1])) or listed_edges(*a, **k))
+    kept(positions, cells, batch)
+    for crystal in (1, 0):
+        positions = positions + torch.from_numpy(rng.normal(size=positions.shape)) * (batch == crystal)[:, None]
+        edges = kept(positions, cells, batch)
+        assert near(edges, positions, cells, batch) == near(
+            listed_edges(positions, cells, batch), positions, cells, batch
+        )
+        assert bool((edges[0][1].diff() >= 0).all())
+        assert kept(positions, cells, batch) is edges
+    assert sizes == [3, 1, 1]
 
 
 def test_others_are_listed_anew() -> None:
