@@ -31,7 +31,7 @@ def within(
 
 
 class KeptEdges:
-    """Lists neighbours, and hands out the last list as long as it holds all of them; crystals that moved far list theirs.
+    """Lists neighbours, and hands out the last list as long as it holds all; of crystals that moved far it lists them anew.
 
     Args:
         cutoff: Å, within which none may be missing.
@@ -59,17 +59,24 @@ class KeptEdges:
         else:
             room = self._room(*self._of[:2], positions, cells, batch)
             if not bool((room > 0).all()):
-                self._renew(~(room > _SPENT * self._skin), positions, cells, batch)
+                spent = ~(room > _SPENT * self._skin)
+                self._edges, self._of = self._renewed(spent, self._edges, self._of, positions, cells)
         return self._edges
 
     def _list(self, positions: Positions, cells: Cells, batch: Batch) -> tuple[EdgeIndex, CellOffsets]:
         self.listed += 1
         return listed_edges(positions, cells, batch, cutoff=self._cutoff + self._skin)
 
-    def _renew(self, chosen: CrystalFlags, positions: Positions, cells: Cells, batch: Batch) -> None:
-        """List the neighbours of the ``chosen`` crystals (G,) anew, and keep those of the others."""
-        assert self._edges is not None and self._of is not None
-        (edge_index, offsets), (positions_then, cells_then, _) = self._edges, self._of
+    def _renewed(
+        self,
+        chosen: CrystalFlags,
+        edges: tuple[EdgeIndex, CellOffsets],
+        of: tuple[Positions, Cells, Batch],
+        positions: Positions,
+        cells: Cells,
+    ) -> tuple[tuple[EdgeIndex, CellOffsets], tuple[Positions, Cells, Batch]]:
+        """List the neighbours of the ``chosen`` crystals (G,) anew and keep those of the others; tell where that was."""
+        (edge_index, offsets), (positions_then, cells_then, batch) = edges, of
         moved = chosen[batch]
         atoms = moved.nonzero().squeeze(1)
         theirs = (torch.cumsum(chosen, 0) - 1)[batch[atoms]]
@@ -77,9 +84,9 @@ class KeptEdges:
         others = (~moved[edge_index[1]]).nonzero().squeeze(1)
         edge_index = torch.cat([edge_index[:, others], atoms[ends]], dim=1)
         order = edge_index[1].argsort(stable=True)
-        self._edges = edge_index[:, order], torch.cat([offsets[others], new_offsets])[order]
         then = torch.where(moved[:, None], positions, positions_then)
-        self._of = then, torch.where(chosen[:, None, None], cells, cells_then), batch
+        then_cells = torch.where(chosen[:, None, None], cells, cells_then)
+        return (edge_index[:, order], torch.cat([offsets[others], new_offsets])[order]), (then, then_cells, batch)
 
     def _room(
         self, positions_then: Positions, cells_then: Cells, positions: Positions, cells: Cells, batch: Batch
