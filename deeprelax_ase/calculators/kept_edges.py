@@ -31,7 +31,7 @@ def within(
 
 
 class KeptEdges:
-    """Lists neighbours, and hands out the last list as long as it holds all; of crystals that moved far it lists them anew.
+    """Lists neighbours, and hands out the last list as long as it holds all; who moved far is listed anew.
 
     Args:
         cutoff: Å, within which none may be missing.
@@ -74,8 +74,8 @@ class KeptEdges:
         of: tuple[Positions, Cells, Batch],
         positions: Positions,
         cells: Cells,
-    ) -> tuple[tuple[EdgeIndex, CellOffsets], tuple[Positions, Cells, Batch]]:
-        """List the neighbours of the ``chosen`` crystals (G,) anew and keep those of the others; tell where that was."""
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Positions, Cells, Batch]]:  # as many edges as there are now
+        """List neighbours of the ``chosen`` crystals (G,) anew and keep those of the others; tell where that was."""
         (edge_index, offsets), (positions_then, cells_then, batch) = edges, of
         moved = chosen[batch]
         atoms = moved.nonzero().squeeze(1)

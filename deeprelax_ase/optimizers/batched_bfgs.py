@@ -96,8 +96,8 @@ def _learnt(moved: Tensor, change: Tensor, expected: Tensor, stepped: Tensor) ->
 def _update(inverse: Tensor, moved: Tensor, change: Tensor, weight: Tensor, forces: Tensor) -> Tensor:
     """(G, D) Newton's steps, after BFGS's update of the ``inverse`` Hessians (G, D, D) in their place.
 
-    The update is ``s a^T + a s^T`` with the step s and ``a = (w + w^2 y H y) s / 2 - w H y``: matrices are read twice and
-    written once, as a step in batches takes as long as they take to pass through memory.
+    The update is ``s a^T + a s^T`` with the step s and ``a = (w + w^2 y H y) s / 2 - w H y``. Matrices are read twice
+    and written once: a step takes as long as they take to pass through memory.
     """
     pulled, newton = (inverse @ torch.stack([change, forces], dim=2)).unbind(dim=2)
     factor = weight + weight.square() * (change * pulled).sum(dim=1, keepdim=True)
