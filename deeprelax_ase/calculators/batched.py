@@ -54,8 +54,6 @@ class BatchedPotential(ABC):
         elements: atomic numbers that it knows; None where it does not tell.
         has_stress: whether cells can be relaxed under it.
         one_by_one: whether crystals are computed one after the other, so that a batch saves nothing.
-        may_stay: share of a batch that may stay in it though it is done, where a batch of the same crystals as before
-            is quicker.
     """
 
     name: str
@@ -63,8 +61,8 @@ class BatchedPotential(ABC):
     elements: frozenset[int] | None = None
     has_stress: bool = True
     one_by_one: bool = False
-    may_stay: float = 0.0
     _bytes_per_atom: float = _BYTES_PER_ATOM
+    _measured_atoms: int = 255  # few tell nothing
     _known: Tensor | None = None
     _all_known: Tensor | None = None
 
@@ -95,6 +93,13 @@ class BatchedPotential(ABC):
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return min(max(int(_SHARE * free / self._bytes_per_atom), 1), _MOST_ATOMS)
+
+    def may_stay(self, atoms: int) -> float:
+        """Share of a batch of so many atoms that may stay in it though it is done.
+
+        It is more than none where a batch of the same crystals as before is quicker.
+        """
+        return 0.0
 
     def knows(self, numbers: np.ndarray) -> bool:
         """Whether all atomic ``numbers`` (N,) of a crystal are known; others are refused uncomputed."""
@@ -198,13 +203,14 @@ class BatchedPotential(ABC):
 
     @contextmanager
     def _measured(self, atoms: int) -> Iterator[None]:
-        """Learn how much memory an atom takes. Small batches tell nothing of it."""
-        if self.device.type != "cuda" or atoms < 256:
+        """Learn how much memory an atom takes, of batches larger than those before."""
+        if self.device.type != "cuda" or atoms <= self._measured_atoms:
             yield
             return
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         yield
+        self._measured_atoms = atoms
         taken = (torch.cuda.max_memory_allocated(self.device) - before) / atoms
         if taken < _LEAST_BYTES_PER_ATOM:  # a recorded step, which has its memory
             return

@@ -19,9 +19,6 @@ from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Num
 #: Å, by which neighbours are listed further on a GPU, so that a list serves again.
 _SKIN = 1.0
 
-#: Share of a batch on a GPU that may stay though it is done: the neighbours of the others serve on.
-_MAY_STAY = 0.125
-
 #: Images along an axis on either side that tell edges apart; within 6 Å there are far fewer.
 _IMAGES = 2**9
 
@@ -43,8 +40,11 @@ class CHGNetPotential(BatchedPotential):
     def __init__(self, model: Any) -> None:
         self.model, self.device = model.eval(), next(model.parameters()).device
         self._cutoff, self._near = model.graph_converter.atom_graph_cutoff, model.graph_converter.bond_graph_cutoff
-        on_gpu = self.device.type == "cuda"
-        self._edges, self.may_stay = KeptEdges(self._cutoff, _SKIN if on_gpu else 0.0), _MAY_STAY if on_gpu else 0.0
+        self._edges = KeptEdges(self._cutoff, _SKIN if self.device.type == "cuda" else 0.0)
+
+    def may_stay(self, atoms: int) -> float:
+        """Tell the share that may stay, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
+        return self._edges.may_stay(atoms)
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
         """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`.

@@ -13,6 +13,10 @@ from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, CrystalFlags, 
 #: Share of the skin below which what is left of it is spent, once a list of any crystal no longer serves.
 _SPENT = 0.3
 
+#: Shares of a batch that may stay though they are done, of more than so many atoms and of fewer, which take as long as
+#: still fewer do.
+_MAY_STAY, _MANY, _MAY_STAY_OF_FEW = 0.125, 1000, 0.5
+
 
 def within(
     cutoff: float,
@@ -62,6 +66,12 @@ class KeptEdges:
                 spent = ~(room > _SPENT * self._skin)
                 self._edges, self._of = self._renewed(spent, self._edges, self._of, positions, cells)
         return self._edges
+
+    def may_stay(self, atoms: int) -> float:
+        """Share of a batch of so many atoms that may stay though it is done: the neighbours of the others serve on."""
+        if not self._skin:
+            return 0.0
+        return _MAY_STAY if atoms > _MANY else _MAY_STAY_OF_FEW
 
     def _list(self, positions: Positions, cells: Cells, batch: Batch) -> tuple[EdgeIndex, CellOffsets]:
         self.listed += 1

@@ -10,12 +10,17 @@ from deeprelax_ase.calculators.m3gnet_torch import CUTOFF, EnergiesForcesStresse
 from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Numbers, Positions
 from deeprelax_ase.nn.graphed import GraphedStep
 
-#: Edges of the smallest and of the largest recorded batch; each has room for twice as many as the one before. The
-#: kernels of larger ones take longer than their launch.
-_LEAST, _MOST = 4096, 131072
+#: Edges of the recorded batches. The kernels of larger ones take longer than their launch.
+_SIZES = tuple(2**k for k in range(12, 16)) + tuple(2**k * half // 2 for k in range(15, 18) for half in (3, 4))
 
 #: Edges for which there is room for an atom, and for a crystal: fewer than they have in crystals.
 _PER_ATOM, _PER_CRYSTAL = 24, 32
+
+#: Edges for which there is a dummy atom and a dummy crystal at least: sums into few would wait for each other.
+_PER_DUMMY = 64
+
+#: Bytes that an edge takes, and share of a GPU's memory that recorded batches may.
+_BYTES_PER_EDGE, _SHARE = 40_000, 0.125
 
 #: Å, side of the cells of dummy crystals, whose edges are longer than the cutoff.
 _EMPTY = 2 * CUTOFF
@@ -34,14 +39,14 @@ class GraphedM3GNet:
         self._cuda = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
         self._dummy = int((network.types != network.types[0]).nonzero()[0])
+        most = torch.cuda.mem_get_info(self._device)[1] * _SHARE / _BYTES_PER_EDGE if self._cuda else _SIZES[-1]
+        self._sizes = [size for size in _SIZES if size <= most]
         self._filled: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
 
     def size(self, atoms: int, crystals: int, edges: int) -> int | None:
         """Edges of the recorded batch that takes so many atoms, crystals and edges; None where none does."""
-        size = _LEAST
-        while atoms >= size // _PER_ATOM or crystals >= size // _PER_CRYSTAL or edges > size:
-            size *= 2
-        return size if size <= _MOST else None
+        needed = max(atoms * _PER_ATOM, crystals * _PER_CRYSTAL, edges)
+        return next((size for size in self._sizes if size >= needed), None)
 
     def __call__(
         self,
@@ -57,13 +62,14 @@ class GraphedM3GNet:
 
         The results are overwritten by the next call. For the other arguments see :class:`M3GNet`.
         """
-        atoms, crystals = size // _PER_ATOM, size // _PER_CRYSTAL
+        atoms, crystals = size // _PER_ATOM + size // _PER_DUMMY, size // _PER_CRYSTAL + size // _PER_DUMMY
         given = (numbers, batch, edge_index, cell_offsets)
         if self._filled is None or any(a is not b for a, b in zip(self._filled[0], given, strict=True)):
+            ends = _spread(size - edge_index.shape[1], len(numbers), atoms, numbers)
             filled = [
                 _filled(numbers, atoms, self._dummy),
-                _filled(batch, atoms, crystals - 1),
-                _filled(edge_index.mT, size, atoms - 1).mT,
+                torch.cat([batch, _spread(atoms - len(batch), len(cells), crystals, batch)]),
+                torch.cat([edge_index, ends.expand(2, -1)], dim=1),
                 _filled(cell_offsets, size, 1),
             ]
             self._filled = given, filled
@@ -86,6 +92,11 @@ class GraphedM3GNet:
         numbers, batch, edge_index, cell_offsets, positions, cells = inputs
         order = matgl_order(positions, cells, batch, edge_index, cell_offsets)
         return list(self._network(numbers, positions, cells, batch, edge_index[:, order], cell_offsets[order]))
+
+
+def _spread(count: int, first: int, end: int, like: Tensor) -> Tensor:
+    """So many integers (count,), ascending and evenly spread from ``first`` to below ``end``."""
+    return first + torch.arange(count, device=like.device) * (end - first) // max(count, 1)
 
 
 def _filled(values: Tensor, size: int, value: int) -> Tensor:

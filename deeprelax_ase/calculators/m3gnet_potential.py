@@ -17,8 +17,8 @@ from deeprelax_ase.prediction.devices import device_of
 #: Å, by which neighbours are listed further on a GPU, where a list takes as long as the network; on a CPU it does not.
 _SKIN = 1.0
 
-#: Share of a batch on a GPU that may stay though it is done: the neighbours of the others serve on.
-_MAY_STAY = 0.125
+#: Edges up to which those beyond the cutoff cost nothing: kernels of so few take as long as their launch.
+_FEW = 16384
 
 
 class M3GNetPotential(BatchedPotential):
@@ -42,16 +42,20 @@ class M3GNetPotential(BatchedPotential):
         on_gpu = self.device.type == "cuda"
         self.network = network if self.device.type == "cpu" else deepcopy(network).to(self.device)
         self._edges = KeptEdges(CUTOFF, _SKIN if on_gpu else 0.0)
-        self.may_stay = _MAY_STAY if on_gpu else 0.0
         self._graphed = GraphedM3GNet(self.network) if on_gpu else None
+
+    def may_stay(self, atoms: int) -> float:
+        """Tell the share that may stay, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
+        return self._edges.may_stay(atoms)
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
         """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
         edge_index, offsets = self._edges(positions, cells, batch)
         if self._graphed is not None:
+            if len(offsets) > _FEW:
+                edge_index, offsets = within(CUTOFF, positions, cells, batch, edge_index, offsets)
             size = self._graphed.size(len(numbers), len(cells), len(offsets))
             if size is not None:
                 return self._graphed(size, numbers, positions, cells, batch, edge_index, offsets)
-            edge_index, offsets = within(CUTOFF, positions, cells, batch, edge_index, offsets)
         order = matgl_order(positions, cells, batch, edge_index, offsets)
         return self.network(numbers, positions, cells, batch, edge_index[:, order], offsets[order])

@@ -119,7 +119,11 @@ def relax_in_batches(
                     state.crystals["gone"] = state.crystals["gone"] | over
         at_work = 0 if state is None else len(state.batch) - sum(len(starts[place]) for place in gone)
         places = _entering(starts, waiting, at_work, potential.atoms_at_once) if waiting else []
-        if state is not None and gone and (places or errors or len(gone) > potential.may_stay * len(state)):
+        if (
+            state is not None
+            and gone
+            and (places or errors or len(gone) > potential.may_stay(len(state.batch)) * len(state))
+        ):
             state, gone = state.keep(~state.crystals["gone"]) if at_work else None, []
         yield from ends
 

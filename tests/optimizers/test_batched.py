@@ -209,7 +209,9 @@ class Staying(Together):
     """Lets crystals stay in a batch when they are done."""
 
     most_atoms = 80
-    may_stay = 0.7
+
+    def may_stay(self, atoms: int) -> float:
+        return 0.7
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
