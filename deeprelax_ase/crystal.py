@@ -242,6 +242,8 @@ def crystal_as_it_is(atoms: Any) -> Crystal | None:
 def _whole(numbers: object) -> np.ndarray:
     """(...) int64; nothing is rounded."""
     given = np.asarray(numbers)
+    if given.dtype.kind == "i":
+        return given.astype(np.int64)
     with np.errstate(invalid="ignore"):
         whole = given.astype(np.int64)
     if not np.array_equal(whole, given):

@@ -135,7 +135,7 @@ class Snapshot:
     def __init__(self, dof: DegreesOfFreedom) -> None:
         self._dof = dof
         self._cell, self._positions = dof.atoms.cell.array.copy(), dof.atoms.positions.copy()
-        self._strain = np.copy(_strain_of(dof.target))
+        self._strain = np.copy(_strain_of(dof.given))
 
     def restore(self) -> None:
         """Put the atoms back."""
@@ -143,7 +143,7 @@ class Snapshot:
         if self._dof.moves_cell:
             atoms.set_cell(self._cell, apply_constraint=False)
         atoms.set_positions(self._positions, apply_constraint=False)
-        _strain_of(self._dof.target)[:] = self._strain
+        _strain_of(self._dof.given)[:] = self._strain
 
 
 def forget_snapshot(dof: DegreesOfFreedom) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,19 +101,19 @@ class Case:
         return self.error is None and self.made is None
 
     def prepare(
-        self, predictor: Predictor, potential: BatchedPotential, relax_cell: Any, checked: CheckedAtoms
+        self, predictor: Predictor, calculator: PotentialCalculator, relax_cell: Any, checked: CheckedAtoms
     ) -> None:
         """See what ``checked``, a copy of the atoms, may do; an :attr:`error` where it cannot relax like a crystal."""
         try:
             self.relaxed = checked.atoms
             if self.keep_symmetry:
                 hold_symmetry(self.relaxed, relax_cell)
-            self.relaxed.calc = PotentialCalculator(potential)
+            self.relaxed.calc = calculator
             self.dof = degrees_of_freedom(self.relaxed, relax_cell=relax_cell, checked=checked)
             refuse_tilted_layers(self.dof)
             self.crystal = crystal_of(self.dof, lambda: predictor)
             refuse_missing_stress(self.dof)
-            self.origin = self.here().cell
+            self.origin = self.cell_here()
             if self.relaxed.constraints:  # one of an atom that is not there shows here
                 self.relaxed.copy().set_positions(self.relaxed.positions)
             if self.prediction is not None:
@@ -137,11 +137,9 @@ class Case:
         except Exception as error:  # whatever potentials raise
             self.error = error
 
-    def here(self) -> Crystal:
-        """The crystal where the atoms are, as a potential takes it."""
-        periodic = self.relaxed.pbc[:, None]
-        cell = np.where(periodic, self.relaxed.cell.array, self.crystal.cell)
-        return self.crystal.with_geometry(self.relaxed.positions, cell)
+    def cell_here(self) -> np.ndarray:
+        """(3, 3) Å, the cell where the atoms are, as a potential takes it: repeating in all directions."""
+        return np.where(self.relaxed.pbc[:, None], self.relaxed.cell.array, self.crystal.cell)
 
     def results(self) -> dict[str, Any]:
         """Energy, forces and stress where the atoms are, as far as they are known, by ASE's names."""
@@ -149,7 +147,8 @@ class Case:
         given = self.relaxed.get_volume() if self.relaxed.cell.rank == 3 else 0.0
         results: dict[str, Any] = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces}
         if given and np.isfinite(known.stress).all():
-            results["stress"] = full_3x3_to_voigt_6_stress(known.stress * (self.here().volume / given))
+            share = abs(np.linalg.det(self.cell_here())) / given  # of the volume that the potential sees
+            results["stress"] = full_3x3_to_voigt_6_stress(known.stress * share)
         return results
 
     def found(self) -> tuple[Crystal, np.ndarray, np.ndarray]:
@@ -158,18 +157,18 @@ class Case:
         stress = voigt_6_to_full_3x3_stress(self.relaxed.get_stress()) + self.dof.pressure * np.eye(3)
         return Crystal.of(self.relaxed), self.relaxed.get_forces(), stress
 
-    def begin(self) -> BatchedStart:
-        """The start of the finish."""
-        here = self.here()
-        symmetry = held_symmetry(self.relaxed, here.cell)
+    def begin(self, *, known: bool = True) -> BatchedStart:
+        """The start of the finish, with the results here where they are ``known``."""
+        cell = self.cell_here()
+        symmetry = held_symmetry(self.relaxed, cell)
         moves = free_directions(self.relaxed) if self.relaxed.constraints and symmetry is None else None
         return BatchedStart(
-            here.numbers,
-            here.positions,
-            here.cell,
+            self.crystal.numbers,
+            self.relaxed.positions.copy(),
+            cell,
             self.dof.cell,
             moves,
-            self.known,
+            self.known if known else None,
             origin=self.origin,
             steps_before=self.steps,
             symmetry=symmetry,
@@ -178,7 +177,7 @@ class Case:
     def place(self, positions: np.ndarray, cell: np.ndarray) -> None:
         """Move the atoms; a lattice vector out of a layer is carried along, as ASE's filters do."""
         if self.dof.moves_cell:
-            carried = self.relaxed.cell.array @ np.linalg.solve(self.here().cell, cell)
+            carried = self.relaxed.cell.array @ np.linalg.solve(self.cell_here(), cell)
             moved = np.where(self.relaxed.pbc[:, None], cell, carried)
             self.relaxed.set_cell(moved, apply_constraint=False)
         self.relaxed.set_positions(positions, apply_constraint=False)
@@ -232,8 +231,9 @@ def prepared(
     copies = [CheckedAtoms(case.atoms.copy()) for case in cases]
     if relax_cell is not False:  # only cells that move ask for vacuum
         look_together(copies, potential.device)
+    calculator = PotentialCalculator(potential)  # of all of them: none is asked by itself
     for case, checked in zip(cases, copies, strict=True):
-        case.prepare(predictor, potential, relax_cell, checked)
+        case.prepare(predictor, calculator, relax_cell, checked)
     return cases
 
 
@@ -247,7 +247,7 @@ def evaluated(cases: list[Case], potential: BatchedPotential) -> list[tuple[Know
         while waiting and atoms + len(waiting[0].relaxed) <= most:
             chosen.append(waiting.popleft())
             atoms += len(chosen[-1].relaxed)
-        starts = [replace(case.begin(), known=None) for case in chosen]
+        starts = [case.begin(known=False) for case in chosen]
         symmetric = any(start.symmetry is not None for start in starts)
         state = BatchedState.of(starts, range(len(starts)), potential.device, symmetric=symmetric)
         errors = state.evaluate(potential)

@@ -36,6 +36,7 @@ class BatchedJumps:
     ) -> None:
         self._predictor, self._potential, self._fmax = predictor, potential, fmax
         self._steps, self._finish = steps, finish
+        self._calculator = PotentialCalculator(potential)
 
     def evaluate_starts(self, cases: list[Case]) -> None:
         """Energy and forces of each start; not finite where the potential fails, from which a jump may lead away."""
@@ -79,7 +80,7 @@ class BatchedJumps:
     def jump_informed(self, cases: Iterable[Case]) -> None:
         """Jump again, with the forces known where the last jump landed, as often as each would alone."""
         going = [case for case in cases if self._may_go_on(case)]
-        knows_forces = bool(going) and self._predictor.model_name == model_for(PotentialCalculator(self._potential))
+        knows_forces = bool(going) and self._predictor.model_name == model_for(self._calculator)
         if not knows_forces or not self._predictor.reads_forces:
             return
         for _ in range(FORCE_INFORMED_STEPS):
@@ -109,7 +110,7 @@ class BatchedJumps:
         """Move each to its prediction, as far as constraints let it, and back where that is not kept."""
         moved: list[tuple[Case, Snapshot]] = []
         for case, prediction in predictions:
-            start, case.relaxed.calc = Snapshot(case.dof), PotentialCalculator(self._potential)
+            start, case.relaxed.calc = Snapshot(case.dof), self._calculator
             try:
                 move_to(case.dof, prediction, predictor)
                 moved.append((case, start))

@@ -85,19 +85,34 @@ class BatchedStart:
         strains = set() if self.strain is None else {name for name in names if getattr(self.strain, name)}
         return strains if self.moves is None else strains | {"moves"}
 
-    def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions x (N, 3) and the cell (3, 3) before the deformation, and its logarithm (3, 3).
 
-        The deformation is none where what the cell may do does not lead from ``origin`` to here. A rotation on the way
-        is part of the cell that is returned, as the logarithm is symmetric.
-        """
-        if self.origin is not None and self.strain is not None and not np.array_equal(self.origin, self.cell):
-            left, stretches, right = np.linalg.svd(np.linalg.solve(self.origin, self.cell))
-            stretch, rotation, kept = right.T * stretches @ right, left @ right, 1 - self.strain.matrix
-            if all((np.abs(one - np.eye(3)) * kept).max() <= _ROUNDING for one in (stretch, rotation)):
-                log, rotation = right.T * np.log(stretches) @ right, np.where(kept, np.eye(3), rotation)  # exactly
-                return self.positions @ np.linalg.inv(stretch), self.origin @ rotation, log
-        return self.positions, self.cell, np.zeros((3, 3))
+def undeformed(starts: Sequence[BatchedStart]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Positions x (N, 3) of each of G crystals and their cells (G, 3, 3) before deformations, and these' logarithms.
+
+    The deformation is none where what the cell may do does not lead from the start's ``origin`` to here. A rotation on
+    the way is part of the cell that is returned, as the logarithm is symmetric.
+    """
+    positions, cells = [one.positions for one in starts], np.stack([one.cell for one in starts])
+    logs = np.zeros_like(cells)
+    moved = [(k, one) for k, one in enumerate(starts) if one.strain is not None and one.origin is not None]
+    moved = [(k, one) for k, one in moved if not np.array_equal(one.origin, one.cell)]
+    if moved:
+        places = np.array([k for k, _ in moved])
+        origins, kept = (
+            np.stack(each) for each in zip(*((one.origin, 1 - one.strain.matrix) for _, one in moved), strict=True)
+        )  # type: ignore[union-attr]
+        left, stretches, right = np.linalg.svd(np.linalg.solve(origins, cells[places]))
+        axes, rotations = right.swapaxes(1, 2), left @ right
+        stretched, log = (axes * each[:, None] @ right for each in (stretches, np.log(stretches)))
+        led = np.all(
+            [(np.abs(one - np.eye(3)) * kept).max(axis=(1, 2)) <= _ROUNDING for one in (stretched, rotations)], axis=0
+        )
+        places = places[led]
+        cells[places] = origins[led] @ np.where(kept[led], np.eye(3), rotations[led])  # exactly
+        logs[places] = log[led]
+        for k, inverse in zip(places, np.linalg.inv(stretched[led]), strict=True):
+            positions[k] = positions[k] @ inverse
+    return positions, cells, logs
 
 
 class BatchedState:
@@ -129,18 +144,18 @@ class BatchedState:
         def tensor(values: list | np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.from_numpy(np.array(values)).to(device, dtype)
 
-        placed = [one.coordinates() for one in starts]
+        positions, cells, logs = undeformed(starts)
         strains = [AllowedStrain((0,) * 6) if one.strain is None else one.strain for one in starts]
         moves = [np.tile(np.eye(3), (len(one), 1, 1)) if one.moves is None else one.moves for one in starts]
         atoms = {
             "numbers": tensor(np.concatenate([one.numbers for one in starts]), torch.int64),
-            "x": tensor(np.concatenate([x for x, _, _ in placed])),
+            "x": tensor(np.concatenate(positions)),
             "moves": tensor(np.concatenate(moves)),
         }
         crystals = {
             "place": tensor(list(places), torch.int64),
-            "start": tensor([cell for _, cell, _ in placed]),
-            "log": tensor([log for _, _, log in placed]),
+            "start": tensor(cells),
+            "log": tensor(logs),
             "size": tensor([len(one) for one in starts]),
             "mask": tensor([strain.matrix for strain in strains]),
             "hydrostatic": tensor([strain.hydrostatic for strain in strains], torch.bool),

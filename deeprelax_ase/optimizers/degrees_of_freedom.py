@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -36,25 +37,47 @@ class DegreesOfFreedom:
 
     Attributes:
         checked: the caller's atoms.
-        target: of the finishing optimizer: ``atoms`` themselves or a filter around them.
+        given: what the finishing optimizer moves: ``atoms`` themselves or the caller's filter around them; None where
+            a filter is made here of bare atoms whose cell moves, see :attr:`target`.
         cell: how the cell may change; None where it is kept, and never written to.
         visible: (N,) bool, the atoms that may move beyond being carried along by the cell.
-        own_filter: whether ``target`` is a filter made here, not the caller's.
         normal: (3,) unit vector out of the plane of atoms that repeat in two directions only, and of bare atoms whose
             cell moves in the plane of a layer; None for all others.
         plane: (3, 3) projector onto the plane of a layer that no mask can say, as it lies along no Cartesian axes, or
             its cell has no volume: for a jump alone, as ASE's filters take none. None for all others.
         asked: what the model is asked: whether the cell moves, or how it may. It knows no pressure.
+        started: (3, 3) Å, the cell that a filter made here measures deformations from; None without one.
     """
 
     checked: CheckedAtoms
-    target: Atoms | Filter
+    given: Atoms | Filter | None
     cell: AllowedStrain | None
     visible: np.ndarray
-    own_filter: bool = False
     normal: np.ndarray | None = None
     plane: np.ndarray | None = None
     asked: bool | AllowedStrain = True
+    started: np.ndarray | None = None
+
+    @property
+    def own_filter(self) -> bool:
+        """Whether :attr:`target` is a filter made here, not the caller's."""
+        return self.given is None
+
+    @cached_property
+    def target(self) -> Atoms | Filter:
+        """What the finishing optimizer moves; a filter is made once it is asked for, as many crystals need none."""
+        if self.given is not None:
+            return self.given
+        cell: AllowedStrain = self.cell  # type: ignore[assignment]
+        own = RememberingCellFilter(
+            self.atoms,
+            mask=None if all(cell.mask) else cell.matrix,
+            hydrostatic_strain=cell.hydrostatic,
+            constant_volume=cell.constant_volume,
+            scalar_pressure=cell.pressure,
+        )
+        own.orig_cell = self.started
+        return own
 
     @property
     def atoms(self) -> Atoms:
@@ -145,15 +168,9 @@ def _dof_of_atoms(checked: CheckedAtoms, relax_cell: RelaxCell) -> DegreesOfFree
         return DegreesOfFreedom(checked, atoms, None, everything, normal=normal, asked=False)
     normal = None if layer is None else layer.normal
     cell, plane = (limits, None) if normal is None else _in_plane(limits, normal, atoms.cell.array)
-    own = RememberingCellFilter(
-        atoms,
-        mask=None if all(cell.mask) else cell.matrix,
-        hydrostatic_strain=cell.hydrostatic,
-        constant_volume=cell.constant_volume,
-        scalar_pressure=cell.pressure,
-    )
+    started = atoms.cell.array.copy()
     return DegreesOfFreedom(
-        checked, own, cell, everything, own_filter=True, normal=normal, plane=plane, asked=_asked(limits)
+        checked, None, cell, everything, normal=normal, plane=plane, asked=_asked(limits), started=started
     )
 
 

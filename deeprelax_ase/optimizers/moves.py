@@ -64,8 +64,7 @@ def _set_geometry(dof: DegreesOfFreedom, relaxed: Crystal) -> None:
 
 def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
     """``new_cell`` (3, 3), masked as the filter does it: in the deformation of the cell that it started from."""
-    original = dof.orig_cell
-    if dof.cell is None or original is None or all(dof.cell.mask):
+    if dof.cell is None or all(dof.cell.mask) or (original := dof.orig_cell) is None:
         return new_cell
     deformation = np.linalg.solve(original, new_cell) - np.eye(3)
     return original @ (np.eye(3) + deformation * dof.cell.matrix)
@@ -73,7 +72,7 @@ def _masked_cell(dof: DegreesOfFreedom, new_cell: np.ndarray) -> np.ndarray:
 
 def _strain(dof: DegreesOfFreedom, new_cell: np.ndarray) -> None:
     """Set the cell and carry the atoms along, by ASE's rules; StrainFilter keeps its count."""
-    atoms, target = dof.atoms, dof.target
+    atoms, target = dof.atoms, dof.given
     strain_atoms(atoms, new_cell)
     if isinstance(target, StrainFilter):
         small = np.linalg.solve(np.asarray(target.origcell), atoms.cell.array) - np.eye(3)
