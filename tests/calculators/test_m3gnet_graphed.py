@@ -38,6 +38,21 @@ def test_what_fills_up_a_batch_changes_nothing() -> None:
     assert_alike(graphed, CRYSTALS)
 
 
+def test_what_fills_up_a_batch_is_spread_as_sums_into_one_place_would_wait_for_each_other() -> None:
+    network, given = load_m3gnet(M3GNET), []
+    graphed = GraphedM3GNet(network)
+    network.register_forward_pre_hook(lambda module, arguments: given.append(arguments))
+    numbers, positions, cells, batch = tensors_of(CRYSTALS)
+    edges = KeptEdges(5.0, 0.6)(positions, cells, batch)
+    graphed(4096, numbers, positions, cells, batch, *edges)
+    _, _, _, crystals, (_, destination), _ = given[0]
+    of_atoms = destination.bincount()
+    assert of_atoms[len(numbers) :].max() <= 2 * of_atoms[: len(numbers)].max()
+    assert crystals.bincount()[len(cells) :].max() <= 4
+    assert bool((destination.diff() >= 0).all())
+    assert bool((crystals.diff() >= 0).all())
+
+
 def test_sizes_grow_with_what_is_given_and_end() -> None:
     graphed = GraphedM3GNet(load_m3gnet(M3GNET))
     sizes = [graphed.size(atoms, 1, 40 * atoms) for atoms in (1, 50, 200, 400, 2000)]
