@@ -44,8 +44,7 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimu
 
 On a CPU with `--device cpu --threads 1 --every 10 --few 4` instead of `--few 3 --device cuda`; under Nequix with
 `--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model DeepRelax-PBE`; into their own
-files. One run, one GPU: Nequix after M3GNet, one thread of the CPU beside them. What
-Nequix takes on a CPU was measured on another machine.
+files. Under M3GNet on a GPU all is of one run. CPUs and Nequix are of earlier runs, with the code of then.
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
 `DeepRelaxOptimizer` moves them; TorchSim's optimizers move all of every cell, those of layers too. One by one were
@@ -62,7 +61,7 @@ places of those that are done. So the time in which 99 % are done is told beside
 _MANY = """### Where the GPU is full
 
 Of {name} too, but with more crystals than it takes at once: others enter as crystals leave, and no batch waits for
-its slowest crystal until the end. `--each 300 --few 0 --some 1000`, into a file of its own; the run had no time left
+its slowest crystal until the end. `--each 300 --few 0 --some 500`, into a file of its own; the run had no time left
 for TorchSim's L-BFGS. TorchSim's FIRE had fewer crystals, all at once. What the jump refuses (wires, molecules,
 layers that lie aslant) counts as not converged and ends where it began. {saved}"""
 
@@ -88,6 +87,9 @@ def write_page(results: Path, page: Path) -> None:
         if many.exists():
             of = {"cuda": read(results, many.stem)}
             parts += [_MANY.format(name=name, saved=saved(of["cuda"])), _about(of), _table(of), _ratios(of)]
+            before = results / f"time_to_minimum-{name}-before-cuda.json"
+            if before.exists():
+                parts.append(_since(read(results, before.stem), of["cuda"]))
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -105,6 +107,16 @@ def saved(run: dict[str, Any]) -> str:
         f"done the ratio is **{ratios[0]:.2f}**, over all {ratios[1]:.2f}: what comes after takes {after[0]:.0f} % of "
         f"the time with the jump, {after[1]:.0f} % without."
     )
+
+
+def _since(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What earlier code took for the same crystals in the same run."""
+    earlier, rows = _measured(before), _measured(now)
+    told = []
+    for name in ("jump, fast", "fast"):
+        then, row = earlier[name, min(LIMITS)], rows[name, min(LIMITS)]
+        told.append(f"{_plain(name)} {_ms(then['seconds'])} ms, now {_ms(row['seconds'])}")
+    return f"With the code before ({before['code']}), in the same run on the same GPU: {'; '.join(told)}."
 
 
 def _about(of: dict[str, Any]) -> str:
