@@ -94,19 +94,19 @@ def undeformed(starts: Sequence[BatchedStart]) -> tuple[list[np.ndarray], np.nda
     """
     positions, cells = [one.positions for one in starts], np.stack([one.cell for one in starts])
     logs = np.zeros_like(cells)
-    moved = [(k, one) for k, one in enumerate(starts) if one.strain is not None and one.origin is not None]
-    moved = [(k, one) for k, one in moved if not np.array_equal(one.origin, one.cell)]
+    moved = [
+        (k, one.origin, one.strain.matrix)
+        for k, one in enumerate(starts)
+        if one.strain is not None and one.origin is not None and not np.array_equal(one.origin, one.cell)
+    ]
     if moved:
-        places = np.array([k for k, _ in moved])
-        origins, kept = (
-            np.stack(each) for each in zip(*((one.origin, 1 - one.strain.matrix) for _, one in moved), strict=True)
-        )  # type: ignore[union-attr]
+        places, origins, masks = (np.stack(each) for each in zip(*moved, strict=True))
+        kept = 1 - masks
         left, stretches, right = np.linalg.svd(np.linalg.solve(origins, cells[places]))
         axes, rotations = right.swapaxes(1, 2), left @ right
         stretched, log = (axes * each[:, None] @ right for each in (stretches, np.log(stretches)))
-        led = np.all(
-            [(np.abs(one - np.eye(3)) * kept).max(axis=(1, 2)) <= _ROUNDING for one in (stretched, rotations)], axis=0
-        )
+        left_out = [(np.abs(one - np.eye(3)) * kept).max(axis=(1, 2)) for one in (stretched, rotations)]
+        led = np.maximum(*left_out) <= _ROUNDING
         places = places[led]
         cells[places] = origins[led] @ np.where(kept[led], np.eye(3), rotations[led])  # exactly
         logs[places] = log[led]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cell import Cell
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 
 from deeprelax_ase.calculators.identity import calculator_name
@@ -46,7 +47,7 @@ class DegreesOfFreedom:
         plane: (3, 3) projector onto the plane of a layer that no mask can say, as it lies along no Cartesian axes, or
             its cell has no volume: for a jump alone, as ASE's filters take none. None for all others.
         asked: what the model is asked: whether the cell moves, or how it may. It knows no pressure.
-        started: (3, 3) Å, the cell that a filter made here measures deformations from; None without one.
+        started: the cell that a filter made here measures deformations from; None without one.
     """
 
     checked: CheckedAtoms
@@ -56,7 +57,7 @@ class DegreesOfFreedom:
     normal: np.ndarray | None = None
     plane: np.ndarray | None = None
     asked: bool | AllowedStrain = True
-    started: np.ndarray | None = None
+    started: Cell | None = None
 
     @property
     def own_filter(self) -> bool:
@@ -168,7 +169,7 @@ def _dof_of_atoms(checked: CheckedAtoms, relax_cell: RelaxCell) -> DegreesOfFree
         return DegreesOfFreedom(checked, atoms, None, everything, normal=normal, asked=False)
     normal = None if layer is None else layer.normal
     cell, plane = (limits, None) if normal is None else _in_plane(limits, normal, atoms.cell.array)
-    started = atoms.cell.array.copy()
+    started = atoms.get_cell()
     return DegreesOfFreedom(
         checked, None, cell, everything, normal=normal, plane=plane, asked=_asked(limits), started=started
     )
