@@ -89,7 +89,6 @@ class DeepRelaxE3Task:
         """Compute the gradients of the Laplace loss of all blocks."""
         if self._ahead is None:
             batch = self.prepare(crystals)
-            self.network.zero_grad(set_to_none=True)
             losses, displacements, strain = self.learn(batch.given, batch.truth)
         else:
             batch = self._ahead.take(crystals)
@@ -167,6 +166,8 @@ class DeepRelaxE3Task:
 
     def learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
+        if self._ahead is None:
+            self.network.zero_grad(set_to_none=True)
         losses, displacements, strain = self._losses(self.network, given, truth, learning=True)
         losses["loss"].backward()
         return {name: loss.detach() for name, loss in losses.items()}, displacements.detach(), strain.detach()
