@@ -72,8 +72,7 @@ def _gain(axes: Any, rows: dict[str, Any]) -> None:
             axes.barh(place + shift, of["coordinates mean"], 0.38, color=colour, **off)
     axes.set_yticks(range(len(SETS)), SETS.values())
     axes.invert_yaxis()
-    told = ", standard errors" if STANDARD_ERROR in rows[MEAN]["end"] else ""
-    axes.set(xlabel=f"distance from the relaxed crystal (Å){told}", title="before (grey), after (blue)")
+    axes.set(xlabel="distance from the relaxed crystal (Å)", title="before (grey), after (blue)")
 
 
 def _expected(axes: Any, found: dict[str, Any]) -> None:

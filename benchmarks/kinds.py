@@ -21,26 +21,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from model_cards import sample
-from never_worse import KINDS
+from never_worse import KINDS, MEAN
 from shared import options
 
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS, concatenate
-from deeprelax_ase.evaluation.assessment import ZERO
 from deeprelax_ase.evaluation.calibrate import labels_for, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.evaluation.structure_matching import structure_matches
 from deeprelax_ase.models.loading import load_model
+from deeprelax_ase.uncertainty.worsening import ZERO
 
 #: Å, within which coordinates count as found.
 NEAR = 0.05
 #: How far the mean of the coordinates is off by chance, as the crystals are few.
 STANDARD_ERROR = "coordinates standard error"
-#: The last row: all nine kinds in equal parts.
-MEAN = "the nine kinds in equal parts"
 
 
 class HeldOut(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,48 @@ METRICS = {
 }
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
+
+
+#: Test sets of the JSON cards, by what results call them.
+SETS = {
+    "pairs_universal, DFT-labelled": "universal test, DFT-labelled",
+    "pairs_universal, all": "universal test, all labels",
+    "pairs_xmno, DFT-labelled": "X-Mn-O test, DFT-labelled",
+    "pairs_xmno, all": "X-Mn-O test, all labels",
+}
+
+
+def fill_metrics(folder: Path = WEIGHTS) -> None:
+    """Write what was measured into the JSON card of each model whose errors are calibrated."""
+    for card in available_models():
+        short = card.name.removeprefix("DeepRelax-")
+        if card.calibration:
+            accuracy, coverage = read(RESULTS, f"accuracy-{short}", f"coverage-{short}")
+            metrics = metrics_of(accuracy["results"], coverage["test"]["all"])
+            replace(card, metrics=metrics).write(folder / f"{card.name}.json")
+
+
+def metrics_of(accuracy: dict[str, Any], coverage: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a JSON card, of what ``accuracy.py`` and ``deeprelax calibrate`` found."""
+    metrics = {title: _metrics_of_set(accuracy[name]) for name, title in SETS.items()}
+    told = {
+        "coordinates within their 90 % bound": "coordinates coverage",
+        "volumes within their 90 % bound": "volume coverage",
+        "rank correlation of expected and true coordinate error": "coordinates rank correlation",
+        "rank correlation of expected and true volume error": "volume rank correlation",
+    }
+    return metrics | {"calibration, test": {title: round(coverage[name], 3) for title, name in told.items()}}
+
+
+def _metrics_of_set(found: dict[str, Any]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for name, unit, digits in (("coordinates", "Å", 4), ("lattice", "Å", 4), ("volume", "Å³", 2)):
+        metrics[f"{name} MAE ({unit})"] = round(found[name]["predicted"], digits)
+        metrics[f"{name} MAE unrelaxed ({unit})"] = round(found[name]["unrelaxed"], digits)
+    metrics["relative volume error, median"] = round(found["relative_volume"]["predicted_median"], 4)
+    metrics["match rate"] = round(found["match"]["predicted"], 3)
+    metrics["match rate unrelaxed"] = round(found["match"]["unrelaxed"], 3)
+    return metrics | {"crystals": found["crystals"]["predicted"]}
 
 
 def write_cards(folder: Path = WEIGHTS) -> None:

@@ -14,13 +14,13 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from model_card_page import write_card
-from shared import RESULTS, options
+from shared import RESULTS, options, read
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
@@ -166,9 +166,45 @@ def binned(values: np.ndarray, bounds: tuple[float, ...], form: str) -> dict[str
     return masks
 
 
-def elements(found: Found, trained: RelaxationPairs) -> dict[str, dict[str, Any]]:
-    """For each element of the ``trained`` crystals: how many hold it, how many of them DFT relaxed, and its errors."""
-    every, labelled = (counted(p) for p in (trained, trained.take(trained.dft.nonzero().squeeze(1))))
+class Trained(NamedTuple):
+    """What a model has learnt from.
+
+    Attributes:
+        data: pairs of each split of each file, and how many of them DFT relaxed.
+        every, labelled: (120,) number of the training crystals that hold each element, and of those that DFT relaxed.
+    """
+
+    data: dict[str, dict[str, Any]]
+    every: torch.Tensor
+    labelled: torch.Tensor
+
+    @classmethod
+    def of(cls, files: list[Path], labels: str) -> Trained:
+        """Count the pairs of ``files``."""
+        pairs = load_pairs(files, labels=labels).in_split("train")
+        dft = pairs.take(pairs.dft.nonzero().squeeze(1))
+        return cls(sizes(files, labels), counted(pairs), counted(dft))
+
+    @classmethod
+    def as_told(cls, before: dict[str, Any], files: list[Path], labels: str) -> Trained:
+        """As a result ``before`` has it, with the validation and test pairs of ``files``."""
+        data = {
+            name: splits | {"train": before["data"][name]["train"]} for name, splits in sizes(files, labels).items()
+        }
+        counts = torch.zeros(2, 120, dtype=torch.long)
+        for name, seen in before["elements"].items():
+            counts[:, atomic_numbers[name]] = torch.tensor([seen["trained"], seen["trained_dft"]])
+        return cls(data, *counts)
+
+    @property
+    def shares(self) -> torch.Tensor:
+        """(120,) of the training crystals hold each element."""
+        return self.every / sum(splits["train"]["pairs"] for splits in self.data.values())
+
+
+def elements(found: Found, trained: Trained) -> dict[str, dict[str, Any]]:
+    """For each element of the training crystals: how many hold it, how many of them DFT relaxed, and its errors."""
+    every, labelled = trained.every, trained.labelled
     result = {}
     for number in every.nonzero().squeeze(1).tolist():
         holds = np.zeros(len(found.pairs), dtype=bool)
@@ -197,14 +233,22 @@ def sizes(files: list[Path], labels: str) -> dict[str, dict[str, Any]]:
 
 
 def measure(
-    model: str, files: list[Path], layers: Path | None, every: int, cache: Path | None, *, also: list[Path]
+    model: str,
+    files: list[Path],
+    layers: Path | None,
+    every: int,
+    cache: Path | None,
+    *,
+    also: list[Path],
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of ``model`` tells beyond its JSON and ``accuracy.py``."""
     predictor = Predictor(model)
     labels = labels_for(predictor.model.card.level)
-    trained = load_pairs([*files, *also], labels=labels).in_split("train")
+    both = [*files, *also]
+    trained = Trained.of(both, labels) if before is None else Trained.as_told(before, both, labels)
     found = find(predictor, files, labels, every, cache)
-    named = groups(found, element_shares(trained))
+    named = groups(found, trained.shares)
     report = {
         "environment": environment(),
         "model": predictor.model_name,
@@ -213,7 +257,7 @@ def measure(
         "labels": labels,
         "every": every,
         "margin": MARGIN,
-        "data": sizes([*files, *also], labels),
+        "data": trained.data,
         "groups": {kind: {name: row(found, m) for name, m in masks.items()} for kind, masks in named.items()},
         "elements": elements(found, trained),
     }
@@ -228,14 +272,22 @@ def main() -> None:
     also = {"nargs": "+", "type": Path, "default": [], "help": "further pairs that it has learnt from"}
     layers = {"type": Path, "help": "npz file of pairs of layers, labelled by M3GNet"}
     write = {"action": "store_true", "help": "keep the figures, and make the card of them"}
+    as_before = {
+        "action": "store_true",
+        "help": "training crystals as the result tells them that is there: not at hand",
+    }
     files = {"help": "npz files of pairs: universal ones first, then X-Mn-O"}
     names = ("data", "--model", "--every", "--cache")
-    arguments = options(__doc__, *names, data=files, also=also, layers=layers, write=write).parse_args()
+    arguments = options(
+        __doc__, *names, data=files, also=also, layers=layers, as_before=as_before, write=write
+    ).parse_args()
     given = arguments.data, arguments.layers, arguments.every, arguments.cache
-    report = measure(arguments.model, *given, also=arguments.also)
+    name = f"card-{arguments.model.removeprefix('DeepRelax-')}"
+    before = read(RESULTS, name) if arguments.as_before else None
+    report = measure(arguments.model, *given, also=arguments.also, before=before)
     print(json.dumps(report["groups"], indent=1))
     if arguments.write:
-        write_json(RESULTS / f"card-{arguments.model.removeprefix('DeepRelax-')}.json", report)
+        write_json(RESULTS / f"{name}.json", report)
         write_card(arguments.model, WEIGHTS)
 
 

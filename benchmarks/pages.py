@@ -63,6 +63,7 @@ def write(folder: Path) -> None:
 
 if __name__ == "__main__":
     write(HERE)
+    model_card_page.fill_metrics()
     model_card_page.write_cards()
     novelty_page.write_page(RESULTS)
     never_worse_page.fill(HERE.parent / "docs" / "trust.md", RESULTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,14 +112,19 @@ def predict_split(
         predicted.append(made.take(admitted))
         parts.append(pairs.take(torch.from_numpy(admitted)))
     pairs = concatenate(parts)
-    shares = element_shares(load_pairs(files, labels=level).in_split("train"))
-    groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, shares).items()}
+    groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, _shares(tuple(files), level)).items()}
     family = np.repeat([file.stem for file in files], [len(part) for part in parts])
     groups |= {file.stem: family == file.stem for file in files}
     joined = _join(predicted)
     kinds = joined.features[:, -1]
     groups |= {f"kind: {name}": kinds == number for number, name in enumerate(KINDS)}
     return PredictedSplit(joined, pairs, groups | {"DFT-labelled": pairs.dft.numpy()})
+
+
+@lru_cache(maxsize=1)
+def _shares(files: tuple[Path, ...], labels: str) -> torch.Tensor:
+    """How many of the training crystals of ``files`` hold each element, see :func:`element_shares`."""
+    return element_shares(load_pairs(files, labels=labels).in_split("train"))
 
 
 def calibrate_on(validation: PredictedSplit, *, recycles: int) -> Calibration:

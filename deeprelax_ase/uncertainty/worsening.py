@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-#: Å. An error that grows by less is rounding, and a step that is shorter is none.
-ZERO = 1e-5
+#: Å. An error that grows by less is rounding, of the network at sites that symmetry fixes, or of files with four
+#: decimals; and a step that is shorter is none. Of volumes the same number, relative.
+ZERO = 1e-4
 
 #: Å. Steps up to this are those of atoms that symmetry fixes, in files with four decimals: they can do no harm.
 NOISE = 1e-3

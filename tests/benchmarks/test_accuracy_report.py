@@ -22,7 +22,8 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def predict(predictor, crystals, cache=None, **_) -> Predicted:
         count = len(crystals)
-        return Predicted(list(crystals), np.arange(count, dtype=float), np.zeros((count, len(fields(ErrorFeatures)))))
+        features, energies = np.zeros((count, len(fields(ErrorFeatures)))), np.full((count, 2), np.nan)
+        return Predicted(list(crystals), np.arange(count, dtype=float), features, energies)
 
     monkeypatch.setattr(accuracy, "predict", predict)
 

@@ -261,8 +261,13 @@ class TestMeasuring:
         assert "distribution" not in kinds
 
     def test_elements_are_counted_by_crystals(self):
-        trained = pairs_of("MgO", "MgMgO", "FeO", dft=(1,))
+        pairs = pairs_of("MgO", "MgMgO", "FeO", dft=(1,))
+        every, labelled = (model_cards.counted(p) for p in (pairs, pairs.take(torch.tensor([1]))))
+        trained = model_cards.Trained({"a": {"train": {"pairs": 3, "dft": 1}}}, every, labelled)
         seen = model_cards.elements(found_of(pairs_of("MgO", "CaO")), trained)
+        as_before = model_cards.Trained.as_told({"data": trained.data, "elements": seen}, [], "relaxed")
+        assert torch.equal(as_before.every, every)
+        assert torch.equal(as_before.labelled, labelled)
         assert seen == {
             "O": {"trained": 3, "trained_dft": 1, "tested": 2},
             "Mg": {"trained": 2, "trained_dft": 1, "tested": 1},
