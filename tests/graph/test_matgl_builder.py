@@ -207,11 +207,13 @@ QUIET = """
 import sys
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import build_graph
+from deeprelax_ase.graph.matgl_import import runs_on_dgl
 assert not {"dgl", "matgl"} & set(sys.modules)
 crystal = Crystal([3], [[0, 0, 0]], [[3, 0, 0], [0, 3, 0], [0, 0, 3]])
 build_graph([crystal])
 assert not {"dgl", "matgl"} & set(sys.modules)
 build_graph([crystal], backend="matgl")
+assert ("dgl" in sys.modules) == runs_on_dgl()
 """
 
 

@@ -30,13 +30,6 @@ def test_it_runs_on_the_backend_of_its_version(needs_matgl):
     assert older or "dgl" not in graph_of
 
 
-def test_dgl_beside_a_newer_matgl_is_not_loaded(needs_matgl, tmp_path):
-    done = python(
-        "import sys, deeprelax_ase.graph.matgl_import as m\nm.import_matgl()\nprint('dgl' in sys.modules)", tmp_path
-    )
-    assert done.stdout == f"{runs_on_dgl()}\n"
-
-
 def test_users_choice_of_backend_is_not_overruled(needs_dgl, tmp_path):
     done = python(
         "import os, deeprelax_ase.graph.matgl_import as m\n"
