@@ -2,19 +2,20 @@
 
 python benchmarks/training_speed.py pairs_universal.npz pairs_xmno.npz --json benchmarks/results/training_speed.json
 
-Trains the end-to-end network of 8.9 million parameters (and the paper's) for some seconds each with Lightning, and once
-more for a few steps under torch's profiler: the GPU is idle where no kernel runs.
+Trains each network for some steps, the end-to-end one of 8.9 million parameters first: some that compile and record,
+some that are timed, and some under torch's profiler. The GPU is idle where no kernel runs.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from shared import options
+from shared import options, read
 from torch.profiler import ProfilerActivity, profile
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
@@ -26,64 +27,59 @@ from deeprelax_ase.training.settings import E3_NETWORK, E3_TRAINING
 #: Channels of the end-to-end network that make 8.9 million parameters.
 WIDE = 256
 
+#: Steps under the profiler. It slows the host down: a GPU that waits for it waits longer than it otherwise would.
+PROFILED = 40
 
-def runs(compiled: bool) -> dict[str, tuple[Any, TrainingSettings]]:
-    """Network and settings of each row."""
-    wide = replace(E3_NETWORK, channels=WIDE)
-    settings = replace(E3_TRAINING, compile=compiled, log_every=10)
-    plain = TrainingSettings(atoms_per_batch=8000, log_every=10, compile=compiled)
-    still = replace(plain.augmentation, interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
-    return {
-        "end-to-end, 256 channels": (wide, settings),
-        "end-to-end, 256 channels, pairs moved batch by batch": (wide, replace(settings, resident="never")),
-        "end-to-end, 192 channels": (E3_NETWORK, settings),
-        "paper's": (ABLATIONS["DeepRelax"], plain),
-        "paper's, without augmentation, graphs kept": (ABLATIONS["DeepRelax"], replace(plain, augmentation=still)),
-        "paper's, without augmentation, graphs rebuilt": (
-            ABLATIONS["DeepRelax"],
-            replace(plain, augmentation=still, keep_graphs=False),
-        ),
-    }
+_PAPER = TrainingSettings(atoms_per_batch=8000)
+_STILL = replace(_PAPER.augmentation, interpolated=0, relaxed=0, strained=0, rattled=0, rewrapped=0)
+
+#: Network and settings of each row; each once more with its network compiled.
+ROWS: dict[str, tuple[Any, TrainingSettings]] = {
+    "paper's": (ABLATIONS["DeepRelax"], _PAPER),
+    "paper's, without augmentation": (ABLATIONS["DeepRelax"], replace(_PAPER, augmentation=_STILL)),
+    "end-to-end, 256 channels": (replace(E3_NETWORK, channels=WIDE), E3_TRAINING),
+    "end-to-end, 192 channels": (E3_NETWORK, E3_TRAINING),
+    "end-to-end, 192 channels, pairs moved batch by batch": (E3_NETWORK, replace(E3_TRAINING, resident="never")),
+}
+COMPILED = ", compiled"
 
 
 def speed(
     pairs: RelaxationPairs, config: Any, settings: TrainingSettings, device: str, *, steps: int, warm: int
-) -> dict:
+) -> dict[str, Any]:
     """Crystals per second over ``steps`` steps after ``warm`` ones, and the share of the time that the GPU is idle."""
-    records: list[dict[str, Any]] = []
+    profiled = profile(activities=[ProfilerActivity.CUDA]) if device == "cuda" else None
+    moments, rates = {}, []
+
+    def observe(record: dict[str, Any]) -> None:
+        step = record["step"]
+        moments[step] = time.perf_counter()
+        if warm < step <= warm + steps:
+            rates.append(record["crystals_per_second"])
+        if profiled and step == warm + steps:
+            profiled.start()
+        elif profiled and step == warm + steps + PROFILED:
+            profiled.stop()
+
+    if profiled:
+        torch.cuda.reset_peak_memory_stats()
     with TemporaryDirectory() as folder:
-        limited = replace(settings, max_steps=warm + steps, log_every=warm)
-        network = train(pairs, config, limited, folder, device=device, observe=records.append)
-    timed = [record["crystals_per_second"] for record in records if record["step"] > warm]
+        limited = replace(settings, max_steps=warm + steps + PROFILED + 1, log_every=PROFILED)
+        begun = time.perf_counter()
+        network = train(pairs, config, limited, folder, device=device, observe=observe)
     row: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "crystals_per_second": sum(timed) / len(timed),
+        "crystals_per_second": sum(rates) / len(rates),
+        "seconds_before": moments[warm] - begun - warm / steps * (moments[warm + steps] - moments[warm]),
         "atoms_per_crystal": float(pairs.counts.double().mean()),
     }
-    if device == "cuda":
-        row["idle_share"] = idle_share(pairs, config, settings, device)
-        row["peak_memory_GB"] = torch.cuda.max_memory_allocated() / 1e9
+    if profiled:
+        row |= {"idle_share": idle_share(profiled), "peak_memory_GB": torch.cuda.max_memory_allocated() / 1e9}
     return row
 
 
-def idle_share(
-    pairs: RelaxationPairs, config: Any, settings: TrainingSettings, device: str, *, steps: int = 40
-) -> float:
-    """Share of the time of ``steps`` steps, once everything is compiled, during which no kernel ran.
-
-    The profiler slows the host down, so that a GPU that waits for it waits longer than it otherwise would.
-    """
-    profiled = profile(activities=[ProfilerActivity.CUDA])
-
-    def observe(record: dict[str, Any]) -> None:
-        if record["step"] == steps:
-            profiled.start()
-        elif record["step"] == 2 * steps:
-            profiled.stop()
-
-    with TemporaryDirectory() as folder:
-        limited = replace(settings, max_steps=2 * steps + 1, log_every=steps)
-        train(pairs, config, limited, folder, device=device, observe=observe)
+def idle_share(profiled: profile) -> float:
+    """Share of the time from the first kernel to the last during which none ran."""
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profiled.events()
@@ -105,23 +101,28 @@ def idle(spans: Sequence[tuple[float, float]], begin: float, end: float) -> floa
 
 def main() -> None:
     """Time everything, print and write it."""
+    names = [*ROWS, *(name + COMPILED for name in ROWS)]
     given = options(
         __doc__,
         "data",
         "--device",
         "--json",
         device={"default": "cuda" if torch.cuda.is_available() else "cpu"},
-        steps={"type": int, "default": 200, "help": "that are timed (default %(default)s)"},
-        warm={"type": int, "default": 40, "help": "steps before them (default %(default)s)"},
-        no_compile={"dest": "compile", "action": "store_false"},
+        steps={"type": int, "default": 3 * PROFILED, "help": f"that are timed, in {PROFILED}s (default %(default)s)"},
+        warm={"type": int, "default": PROFILED, "help": "steps before them (default %(default)s)"},
+        rows={"nargs": "+", "choices": names, "default": names, "metavar": "ROW", "help": "to measure (default all)"},
+        name={"default": "", "help": "of the machine and of what is measured, as the page has it"},
     ).parse_args()
     pairs = load_pairs(given.data, dtype=torch.float32).in_split("train")
-    report: dict[str, Any] = {"environment": environment(), "runs": {}}
-    for name, (config, settings) in runs(given.compile).items():
+    report = read(given.json.parent, given.json.stem) if given.json.exists() else {}
+    name = given.name or (torch.cuda.get_device_name() if given.device == "cuda" else "CPU")
+    found = report.setdefault("machines", {}).setdefault(name, {"environment": environment(), "runs": {}})
+    for row in given.rows:
+        config, settings = ROWS[row.removesuffix(COMPILED)]
+        settings = replace(settings, compile=row.endswith(COMPILED))
         here = pairs.to("cpu" if settings.resident == "never" else given.device)
-        row = speed(here, config, settings, given.device, steps=given.steps, warm=given.warm)
-        report["runs"][name] = row
-        print(name, row, flush=True)
+        found["runs"][row] = speed(here, config, settings, given.device, steps=given.steps, warm=given.warm)
+        print(row, found["runs"][row], flush=True)
         write_json(given.json, report)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, edge_vectors
-from deeprelax_ase.graph.shapes import CellOffsets, Cells, EdgeFeatures, EdgeVectors, Lengths, Scalars
+from deeprelax_ase.graph.shapes import CellOffsets, Cells, EdgeFeatures, EdgeVectors, Lengths, PairInts, Scalars
 from deeprelax_ase.nn.basis import GaussianBasis, cell_offset_encoding
 from deeprelax_ase.nn.config import DeepRelaxConfig
 from deeprelax_ase.nn.heads import DistanceHead, LatticeHead, StrainHead
@@ -52,7 +52,12 @@ class DeepRelax(nn.Module):
             part.compile(dynamic=dynamic)
 
     def forward(
-        self, graph: CrystalGraph, *, cell: Cells | None = None, anchor_cell: Cells | None = None
+        self,
+        graph: CrystalGraph,
+        *,
+        cell: Cells | None = None,
+        anchor_cell: Cells | None = None,
+        pairs: PairInts | None = None,
     ) -> RelaxationQuantities:
         """Predict the relaxation quantities.
 
@@ -63,6 +68,7 @@ class DeepRelax(nn.Module):
                 baseline: the relaxed cell by default. Training passes the true one, so that the displacement head
                 learns what atoms do beyond following the cell, free of the error of a cell still being learnt; the
                 distance head keeps the predicted cell, so that its scale covers that error.
+            pairs: (P,) the graph's in-cell edges, where they are known: to find them, the host waits for the device.
         """
         config = self.config
         vectors = edge_vectors(graph)
@@ -72,7 +78,7 @@ class DeepRelax(nn.Module):
         x, v = self.backbone(graph.numbers, graph.edge_index, features, directions.to(features.dtype))
         if cell is None:
             cell = self._cell(x, graph, features, directions)
-        pairs = graph.in_cell.nonzero().squeeze(1)
+        pairs = graph.in_cell.nonzero().squeeze(1) if pairs is None else pairs
         anchors, baseline = graph.positions, torch.zeros_like(lengths)
         pair_baseline = baseline[pairs]
         if config.distance_baseline == "carried":

@@ -13,7 +13,7 @@ _WARM_UP = 3
 
 
 class GraphedStep:
-    """Records ``step`` at its first call and replays it after that.
+    """Records ``step`` at its first call, and where shapes are others than before; replays it otherwise.
 
     Args:
         step: takes tensors and computes tensors, and gradients of the parameters of ``network`` by ``backward()``.
@@ -28,8 +28,8 @@ class GraphedStep:
         self._outputs: list[Tensor] = []
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
-        """The outputs for ``inputs``, which have the shapes of the first call's; overwritten by the next call."""
-        if self._graph is None:
+        """The outputs for ``inputs``; overwritten by the next call."""
+        if [held.shape for held in self._inputs] != [given.shape for given in inputs]:
             self._record(inputs)
         for held, given in zip(self._inputs, inputs, strict=True):
             held.copy_(given)
@@ -38,6 +38,7 @@ class GraphedStep:
         return self._outputs
 
     def _record(self, inputs: list[Tensor]) -> None:
+        self._graph, self._outputs = None, []  # and the memory of another one
         self._inputs = [tensor.clone() for tensor in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

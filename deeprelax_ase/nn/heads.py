@@ -139,5 +139,5 @@ class StrainHead(nn.Module):
         onsite = self.isotropic(x).to(cell.dtype) * identity
         total = cell.new_zeros(cell.shape[0], 9).index_add(0, batch[destination], bonds).index_add(0, batch, onsite)
         counts = cell.new_zeros(cell.shape[0]).index_add(0, batch, torch.ones_like(batch, dtype=cell.dtype))
-        strain = (total / counts[:, None]).view(-1, 3, 3)
+        strain = (total / counts.clamp(min=1)[:, None]).view(-1, 3, 3)  # dummies may have no atoms
         return matrix_product(cell, symmetric_exponential(strain))

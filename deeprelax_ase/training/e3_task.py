@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,8 +14,8 @@ from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.graphed import GraphedStep
 from deeprelax_ase.nn.records import KnownForces
+from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes
 from deeprelax_ase.training.augment import augment
-from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.e3_loss import (
     TrueRelaxation,
     crystal_weights,
@@ -31,9 +29,6 @@ from deeprelax_ase.training.heads import WithHeads, element_energies, with_told_
 from deeprelax_ase.training.padding import Sizes, pad
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
-
-#: Batches whose sizes decide how much room there is: of 12,000 atoms, they have 912 crystals, give or take 29.
-_LOOKED_AT = 12
 
 
 class Prepared(NamedTuple):
@@ -82,11 +77,9 @@ class DeepRelaxE3Task:
         self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
         self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)
-        self._stream = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self._prepared: Prepared | None = None
-        self._state_before: Tensor | None = None  # of the generator, before the batch at hand was prepared
-        self._sizes: list[Sizes] = []  # of the batches that had to fit
-        self._graphed: GraphedStep | None = None
+        self._ahead = Ahead(self.prepare, self.generator, self.device) if self.device.type == "cuda" else None
+        self._graphed = GraphedStep(self.graph_step, self.network)
+        self._room: Room | None = None
 
     def compile(self) -> None:
         """Have the network compiled, for the one size of its batches."""
@@ -94,15 +87,13 @@ class DeepRelaxE3Task:
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Compute the gradients of the Laplace loss of all blocks."""
-        if self._stream is not None and self._prepared is None:
-            self._stream.wait_stream(torch.cuda.current_stream())  # where the pairs may still be on their way
-        batch = self.prepare(crystals) if self._prepared is None else self._prepared
-        if self._stream is None:
+        if self._ahead is None:
+            batch = self.prepare(crystals)
             losses, displacements, strain = self.learn(batch.given, batch.truth)
-            self._prepared = None
         else:
+            batch = self._ahead.take(crystals)
             losses, displacements, strain = self._learn_graphed(batch)
-            self._prepared = self.prepare(upcoming)
+            self._ahead.prepare(upcoming)
         self.recycle_buffer.store(crystals, batch.start, displacements, strain)
         return losses
 
@@ -121,7 +112,7 @@ class DeepRelaxE3Task:
 
     def state_dict(self) -> dict[str, Any]:
         """The predictions to recycle, and the state of the random numbers that the next batch starts from."""
-        state = self.generator.get_state() if self._prepared is None else self._state_before
+        state = self.generator.get_state() if self._ahead is None else self._ahead.state()
         return {**self.recycle_buffer.state_dict(), "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,43 +126,28 @@ class DeepRelaxE3Task:
 
     def prepare(self, crystals: Tensor) -> Prepared:
         """An augmented batch of the pairs ``crystals`` (n,), some of them as last predicted; padded on CUDA."""
-        self._state_before = self.generator.get_state()
-        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            settings, unrelaxed = self.settings, None
-            start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, **self._hidden)
-            start = start.to(self.device)
-            if settings.force_targets:
-                unrelaxed = self.recycle_buffer.pairs.take(crystals).to(self.device)
-            start = augment(start, settings.augmentation, self.generator)
-            graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
-            known = KnownForces(start.forces, start.virial, start.has_forces)
-            level = self.level[crystals.to(self.level.device)].to(self.device)
-            given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
-            truth = true_relaxation(start, given, weights=crystal_weights(start, settings), unrelaxed=unrelaxed)
-            if self._stream is not None:
-                given, truth = pad(given, truth, self._room_for(given))
-        if self._stream is not None:
-            present = torch.cuda.current_stream()
-            present.wait_stream(self._stream)  # also keeps what follows from changing what was read
-            for tensor in (*flat_tensors(given, truth), *vars(start).values()):
-                tensor.record_stream(present)
+        settings, unrelaxed = self.settings, None
+        start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, **self._hidden)
+        start = start.to(self.device)
+        if settings.force_targets:
+            unrelaxed = self.recycle_buffer.pairs.take(crystals).to(self.device)
+        start = augment(start, settings.augmentation, self.generator)
+        graph = pair_graph(start, self.config.graph) if self.graphs is None else self.graphs.take(crystals, start)
+        known = KnownForces(start.forces, start.virial, start.has_forces)
+        level = self.level[crystals.to(self.level.device)].to(self.device)
+        given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
+        truth = true_relaxation(start, given, weights=crystal_weights(start, settings), unrelaxed=unrelaxed)
+        if self._ahead is not None:
+            given, truth = pad(given, truth, self._room_for(given))
         return Prepared(start, given, truth)
 
     def _room_for(self, given: NetworkInput) -> Sizes:
-        """Sizes of padded batches; to record a step of others takes long, so that some batches are looked at first."""
-        if not self._sizes:
-            pairs, settings = self.recycle_buffer.pairs, self.settings
-            self._sizes = likely_sizes(pairs, self.config, settings, self.device)
-        if not Sizes.around(self._sizes).hold(given):
-            self._sizes, self._graphed = [*self._sizes, Sizes.of(given)], None
-        return Sizes.around(self._sizes)
+        """Sizes of the padded batch."""
+        if self._room is None:
+            self._room = Room(likely_sizes(self.recycle_buffer.pairs, self.config, self.settings, self.device))
+        return self._room.around(Sizes.of(given))
 
     def _learn_graphed(self, batch: Prepared) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        assert self._stream is not None
-        if self._graphed is None:
-            self._graphed = GraphedStep(self.graph_step, self.network)
-        # the preparation that follows sees what is stored up to here
-        self._stream.wait_stream(torch.cuda.current_stream())
         *values, displacements, strain = self._graphed(flat_tensors(batch.given, batch.truth))
         names = ("loss", "displacement", "volume", "shape", "energy")[: len(values)]
         losses, start = dict(zip(names, values, strict=True)), batch.start
@@ -190,7 +166,7 @@ class DeepRelaxE3Task:
 
     def learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
-        if self._stream is None:
+        if self._ahead is None:
             self.network.zero_grad(set_to_none=True)
         losses, displacements, strain = self._losses(self.network, given, truth, learning=True)
         losses["loss"].backward()
@@ -237,20 +213,6 @@ def _network(pairs: RelaxationPairs, config: DeepRelaxE3Config, settings: Traini
 def flat_tensors(given: NetworkInput, truth: TrueRelaxation) -> list[Tensor]:
     """All tensors of a batch, in the order in which :meth:`DeepRelaxE3Task.graph_step` takes them."""
     return [*given[:-2], *given.known, *given.edges, *truth[:-1], *truth.start]
-
-
-def likely_sizes(
-    pairs: RelaxationPairs, config: DeepRelaxE3Config, settings: TrainingSettings, device: torch.device
-) -> list[Sizes]:
-    """Measure the sizes of twelve batches of ``pairs``, with random numbers of their own."""
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    stream = islice(epochs(pairs.counts, settings.atoms_per_batch, settings.seed), _LOOKED_AT)
-    found = []
-    for crystals in stream:
-        start = augment(pairs.take(crystals).to(device), settings.augmentation, generator)
-        edges = pair_graph(start, config.graph).edge_index.shape[1]
-        found.append(Sizes(len(start.numbers), edges, len(start)))
-    return found
 
 
 def known_levels(pairs: RelaxationPairs, config: DeepRelaxE3Config) -> Tensor:

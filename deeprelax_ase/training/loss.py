@@ -13,39 +13,58 @@ from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
 
 @dataclass(frozen=True, eq=False)
 class RelaxedGeometry:
-    """True quantities of a batch: distances (E,), displacements (P,) and cell (G, 3, 3), all in Å."""
+    """True quantities of a batch, in Å, with the weight of each edge, pair and crystal: zero for dummies.
+
+    Attributes:
+        distances: (E,).
+        displacements: (P,).
+        cell: (G, 3, 3).
+        edges, pairs, crystals: (E,), (P,) and (G,) weights.
+    """
 
     distances: Tensor
     displacements: Tensor
     cell: Tensor
+    edges: Tensor
+    pairs: Tensor
+    crystals: Tensor
 
 
-def relaxed_geometry(graph: CrystalGraph, positions: Tensor, cell: Tensor, anchors: Tensor) -> RelaxedGeometry:
+def relaxed_geometry(
+    graph: CrystalGraph, positions: Tensor, cell: Tensor, anchors: Tensor, pairs: Tensor | None = None
+) -> RelaxedGeometry:
     """Distances and displacements of the relaxed ``positions`` (N, 3) in ``cell`` (G, 3, 3), on the graph's edges.
 
-    A displacement is the distance from the anchor of atom i to the relaxed atom j, as in the paper's own code.
+    A displacement is the distance from the anchor of atom i to the relaxed atom j, as in the paper's own code. Atoms of
+    number zero are dummies, which count for nothing. For ``pairs`` see :meth:`~deeprelax_ase.nn.DeepRelax.forward`.
     """
-    source, destination = graph.edge_index[:, graph.in_cell]
+    pairs = graph.in_cell.nonzero().squeeze(1) if pairs is None else pairs
+    source, destination = graph.edge_index[:, pairs]
+    real = (graph.numbers > 0).to(cell.dtype)
     return RelaxedGeometry(
         distances=torch.linalg.vector_norm(edge_vectors(graph, positions, cell), dim=-1),
         displacements=torch.linalg.vector_norm(positions[source] - anchors[destination], dim=-1),
         cell=cell,
+        edges=real[graph.edge_index[1]],
+        pairs=real[destination],
+        crystals=real.new_zeros(len(cell)).index_add(0, graph.batch, real).clamp(max=1),
     )
 
 
-def laplace_loss(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+def laplace_loss(predicted: Tensor, target: Tensor, scale: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of eqs. (11)-(12), ``log(2 b) + |d^ - d| / b``: the negative Laplace log-likelihood (15).
 
     Args:
         predicted, target: (n,) Å; without any, as of crystals of one atom that have no pairs, the loss is zero.
         scale: (n,) b in Å, positive. A model without local uncertainty gives zeros: take :func:`absolute_loss` for it.
+        weights: (n,) in the mean; equal by default.
     """
-    return _mean(torch.log(2 * scale) + (predicted - target).abs() / scale)
+    return _mean(torch.log(2 * scale) + (predicted - target).abs() / scale, weights)
 
 
-def absolute_loss(predicted: Tensor, target: Tensor) -> Tensor:
+def absolute_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean absolute error in Å, the loss of a model without local uncertainty; zero without any values."""
-    return _mean((predicted - target).abs())
+    return _mean((predicted - target).abs(), weights)
 
 
 def deeprelax_loss(
@@ -62,13 +81,15 @@ def deeprelax_loss(
     Returns:
         ``loss``, ``distance``, ``displacement``, ``lattice``.
     """
+    distances = quantities.distances, truth.distances
+    displacements = quantities.displacements, truth.displacements
     if uncertainty:
-        distance = laplace_loss(quantities.distances, truth.distances, quantities.distance_scales)
-        displacement = laplace_loss(quantities.displacements, truth.displacements, quantities.displacement_scales)
+        distance = laplace_loss(*distances, quantities.distance_scales, truth.edges)
+        displacement = laplace_loss(*displacements, quantities.displacement_scales, truth.pairs)
     else:
-        distance = absolute_loss(quantities.distances, truth.distances)
-        displacement = absolute_loss(quantities.displacements, truth.displacements)
-    lattice = absolute_loss(quantities.cell, truth.cell)
+        distance = absolute_loss(*distances, truth.edges)
+        displacement = absolute_loss(*displacements, truth.pairs)
+    lattice = absolute_loss(quantities.cell, truth.cell, truth.crystals[:, None, None].expand_as(truth.cell))
     return {
         "loss": distance + displacement + lattice_weight * lattice,
         "distance": distance,
@@ -77,6 +98,8 @@ def deeprelax_loss(
     }
 
 
-def _mean(values: Tensor) -> Tensor:
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """The mean; of nothing it is zero, where ``Tensor.mean`` gives nan and with it nan weights."""
-    return values.sum() / max(values.numel(), 1)
+    if weights is None:
+        return values.sum() / max(values.numel(), 1)
+    return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deeprelax_ase.graph.record import CrystalGraph
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces
@@ -19,11 +20,12 @@ MIN_DUMMY_ATOMS = 512
 
 
 class Sizes(NamedTuple):
-    """Atoms, edges and crystals of a padded batch."""
+    """Atoms, edges and crystals of a padded batch, and in-cell pairs, which the paper's network has."""
 
     atoms: int
     edges: int
     crystals: int
+    pairs: int = 0
 
     @classmethod
     def of(cls, given: NetworkInput) -> Sizes:
@@ -33,15 +35,21 @@ class Sizes(NamedTuple):
     @classmethod
     def around(cls, batches: Iterable[Sizes]) -> Sizes:
         """Room for ``batches`` and a little larger ones, round, so that runs share what they compile."""
-        atoms, edges, crystals = (max(sizes) for sizes in zip(*batches, strict=True))
-        return cls(_round(atoms + MIN_DUMMY_ATOMS + 64, 512), _round(1.04 * edges, 16384), _round(1.1 * crystals, 128))
+        atoms, edges, crystals, pairs = (max(sizes) for sizes in zip(*batches, strict=True))
+        return cls(
+            atoms=_round(atoms + MIN_DUMMY_ATOMS + 64, 512),
+            edges=_round(1.04 * edges, 16384),
+            crystals=_round(1.1 * crystals, 128),
+            pairs=_round(1.1 * pairs, 4096),
+        )
 
-    def hold(self, given: NetworkInput) -> bool:
-        """Whether ``given`` fits, dummies included."""
+    def hold(self, given: Sizes) -> bool:
+        """Whether a batch of the sizes ``given`` fits, dummies included."""
         return (
-            len(given.numbers) + MIN_DUMMY_ATOMS <= self.atoms
-            and len(given.vectors) < self.edges
-            and len(given.counts) < self.crystals
+            given.atoms + MIN_DUMMY_ATOMS <= self.atoms
+            and given.edges < self.edges
+            and given.crystals < self.crystals
+            and given.pairs <= self.pairs
         )
 
 
@@ -53,7 +61,7 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
     device, edges = given.numbers.device, given.edges
     atoms, bonds, crystals = len(given.numbers), len(given.vectors), len(given.counts)
     more = Sizes(sizes.atoms - atoms, sizes.edges - bonds, sizes.crystals - crystals)
-    ends = atoms + torch.arange(more.edges, device=device) * more.atoms // more.edges
+    ends = _dummy_ends(given.numbers, more)
     starts = bonds + torch.searchsorted(ends, atoms + 1 + torch.arange(more.atoms, device=device))
     extra = torch.arange(bonds, sizes.edges, device=device)
     return NetworkInput(
@@ -92,6 +100,70 @@ def pad(given: NetworkInput, truth: TrueRelaxation, sizes: Sizes) -> tuple[Netwo
             gains=_fill(truth.start.gains, more.crystals, 0),
         ),
     )
+
+
+class LabelledGraph(NamedTuple):
+    """A graph of unrelaxed crystals, with the relaxed ones.
+
+    Attributes:
+        graph: of N atoms and G crystals.
+        pairs: (P,) its in-cell edges.
+        fractional_relaxed: (N, 3).
+        cell_relaxed: (G, 3, 3) Å.
+    """
+
+    graph: CrystalGraph
+    pairs: Tensor
+    fractional_relaxed: Tensor
+    cell_relaxed: Tensor
+
+    @property
+    def sizes(self) -> Sizes:
+        """Without room for dummies."""
+        return Sizes(self.graph.num_atoms, self.graph.num_edges, self.graph.num_crystals, len(self.pairs))
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in an order that :meth:`of_tensors` knows."""
+        return [*vars(self.graph).values(), *self[1:]]
+
+    @classmethod
+    def of_tensors(cls, tensors: list[Tensor]) -> LabelledGraph:
+        """The inverse of :meth:`tensors`."""
+        return cls(CrystalGraph(*tensors[:-3]), *tensors[-3:])
+
+
+def pad_graph(given: LabelledGraph, sizes: Sizes) -> LabelledGraph:
+    """The batch filled up to ``sizes`` by atoms of number zero, which count for nothing.
+
+    As those of :func:`pad`; cells of dummies are 1 Å wide, and dummy pairs are dummy edges.
+    """
+    graph, before = given.graph, given.sizes
+    more = Sizes(*(after - here for after, here in zip(sizes, before, strict=True)))
+    ends = _dummy_ends(graph.numbers, more)
+    along = graph.cell_offsets.new_tensor([[1, 0, 0]]).expand(more.edges, 3)
+    cells = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device).expand(more.crystals, 3, 3)
+    pairs = before.edges + torch.arange(more.pairs, device=ends.device) % more.edges
+    padded = CrystalGraph(
+        numbers=_fill(graph.numbers, more.atoms, 0),
+        positions=torch.cat([graph.positions, graph.positions.new_zeros(more.atoms, 3)]),
+        cell=torch.cat([graph.cell, cells]),
+        batch=_fill(graph.batch, more.atoms, sizes.crystals - 1),
+        edge_index=torch.cat([graph.edge_index, ends.expand(2, -1)], dim=1),
+        cell_offsets=torch.cat([graph.cell_offsets, along]),
+        in_cell=_fill(graph.in_cell, more.edges, 0),
+    )
+    fractional = given.fractional_relaxed
+    return LabelledGraph(
+        graph=padded,
+        pairs=torch.cat([given.pairs, pairs]),
+        fractional_relaxed=torch.cat([fractional, fractional.new_zeros(more.atoms, 3)]),
+        cell_relaxed=torch.cat([given.cell_relaxed, cells]),
+    )
+
+
+def _dummy_ends(numbers: Tensor, more: Sizes) -> Tensor:
+    """The dummy atom that each dummy edge joins with itself, behind the atoms of ``numbers`` (N,)."""
+    return len(numbers) + torch.arange(more.edges, device=numbers.device) * more.atoms // more.edges
 
 
 def _fill(values: Tensor, count: int, value: int) -> Tensor:

@@ -224,7 +224,7 @@ def write_model(config: RunConfig, parts: list[RelaxationPairs], pairs: Relaxati
 
 
 def _energy_law(model: Model, potential: str, parts: list[RelaxationPairs], device: torch.device) -> dict[str, Any]:
-    """What a card tells of the energies of the ``model``: the potential, and bounds by the validation pairs."""
+    """Tell what a card says of the energies of the ``model``: the potential, and bounds by the validation pairs."""
     pairs = _in_validation(parts)
     pairs = pairs.take(pairs.energy_relaxed.isfinite().nonzero().squeeze(1)).to(device)
     found = predict_pairs(model, pairs, recycles=1)

@@ -7,13 +7,13 @@ import torch
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelax
+from deeprelax_ase.training.graph_task import labelled, truth_of
 from deeprelax_ase.training.loss import deeprelax_loss
-from deeprelax_ase.training.tasks import pair_truth
 
 
 def loss_of(network: DeepRelax, pairs: RelaxationPairs) -> dict[str, float]:
     graph = pair_graph(pairs, network.config.graph)
-    truth = pair_truth(pairs, graph, network.config)
+    truth = truth_of(labelled(pairs, graph), network.config)
     with torch.no_grad():
         losses = deeprelax_loss(network(graph), truth, uncertainty=network.config.local_uncertainty)
     return {name: loss.item() for name, loss in losses.items()}

@@ -21,7 +21,7 @@ from deeprelax_ase.training import AugmentationSettings, TrainingSettings
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.cell_augmentation import MOST_SKEWED, augment_cells, double, permute, shear
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.tasks import DeepRelaxTask
+from deeprelax_ase.training.graph_task import DeepRelaxTask
 
 CHOICES: list[dict[str, float]] = [{"sheared": 1.0}, {"permuted": 1.0}, {"supercell": 1.0}]
 CHOICES += [{"sheared": 1.0, "permuted": 1.0, "supercell": 1.0}, {"sheared": 0.5, "permuted": 0.5, "supercell": 0.5}]

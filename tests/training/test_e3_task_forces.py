@@ -12,9 +12,10 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import AugmentationSettings
+from deeprelax_ase.training.ahead import likely_sizes
 from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.e3_loss import relaxation_loss
-from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors, likely_sizes
+from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors
 from deeprelax_ase.training.padding import Sizes
 from deeprelax_ase.training.recycle_buffer import hide_forces
 from tests.training.e3_runs import CONFIG, QUICK, READS, assert_equal, differ, gradients, task_on, trained
@@ -118,7 +119,7 @@ def test_room_is_made_for_the_batches_of_an_epoch(pairs_of: PairsOf) -> None:
     again = Sizes.around(likely_sizes(pairs, CONFIG, settings, torch.device("cpu")))
     assert room == again
     task = DeepRelaxE3Task(pairs, CONFIG, settings)
-    held = [room.hold(task.prepare(crystals).given) for crystals in islice(epochs(pairs.counts, 60, 9), 30)]
+    held = [room.hold(Sizes.of(task.prepare(crystals).given)) for crystals in islice(epochs(pairs.counts, 60, 9), 30)]
     assert all(held)
 
 

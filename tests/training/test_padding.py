@@ -121,28 +121,30 @@ def test_starts_of_a_padded_batch_are_consistent(batch, atoms: int, edges: int) 
 def test_sizes_hold_the_batch_they_were_made_of_and_a_little_more(batch) -> None:
     given, _ = batch
     sizes = Sizes.around([Sizes.of(given)])
-    assert sizes.hold(given)
-    atoms, edges, crystals = len(given.numbers), len(given.vectors), len(given.counts)
-    assert Sizes(atoms + MIN_DUMMY_ATOMS, edges + 1, crystals + 1).hold(given)
+    here = Sizes.of(given)
+    assert sizes.hold(here)
+    atoms, edges, crystals, _ = here
+    assert Sizes(atoms + MIN_DUMMY_ATOMS, edges + 1, crystals + 1).hold(here)
+    assert not sizes.hold(here._replace(pairs=sizes.pairs + 1))
     for short in (
         Sizes(atoms + MIN_DUMMY_ATOMS - 1, edges + 1, crystals + 1),
         Sizes(atoms + MIN_DUMMY_ATOMS, edges, crystals + 1),
         Sizes(atoms + MIN_DUMMY_ATOMS, edges + 1, crystals),
     ):
-        assert not short.hold(given)
+        assert not short.hold(here)
 
 
 def test_sizes_are_round_so_that_batches_share_them(pairs_of) -> None:
     inputs = [network_input(pair_graph(pairs_of(n), CONFIG.graph), 0) for n in (5, 6, 9)]
     sizes = {Sizes.around([Sizes.of(given)]) for given in inputs}
     assert len(sizes) == 1
-    assert all(atoms % 512 == edges % 16384 == crystals % 128 == 0 for atoms, edges, crystals in sizes)
+    assert all(s.atoms % 512 == s.edges % 16384 == s.crystals % 128 == s.pairs % 4096 == 0 for s in sizes)
 
 
 def test_sizes_hold_the_largest_of_several_batches_in_each_respect() -> None:
-    several = [Sizes(9000, 10, 20), Sizes(10, 90000, 10), Sizes(5, 5, 900)]
+    several = [Sizes(9000, 10, 20), Sizes(10, 90000, 10), Sizes(5, 5, 900), Sizes(5, 5, 5, 70000)]
     sizes = Sizes.around(several)
-    for largest, given in zip((9000 + MIN_DUMMY_ATOMS, 90000, 900), sizes, strict=True):
+    for largest, given in zip((9000 + MIN_DUMMY_ATOMS, 90000, 900, 70000), sizes, strict=True):
         assert largest < given < 1.3 * largest
     assert sizes == Sizes.around(reversed(several))
 

@@ -12,7 +12,8 @@ from deeprelax_ase.graph import edge_vectors
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task
-from deeprelax_ase.training.tasks import DeepRelaxTask, pair_truth, task_of
+from deeprelax_ase.training.graph_task import DeepRelaxTask, labelled, truth_of
+from deeprelax_ase.training.tasks import task_of
 from tests.training.losses import loss_of
 
 PairsOf = Callable[..., RelaxationPairs]
@@ -27,7 +28,7 @@ both = pytest.mark.parametrize("config", [CONFIG, E3], ids=["paper's", "end to e
 def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
     pairs = pairs_of(5)
     graph = pair_graph(pairs, CONFIG.graph)
-    truth = pair_truth(pairs, graph, CONFIG)
+    truth = truth_of(labelled(pairs, graph), CONFIG)
     assert torch.equal(graph.cell, pairs.cell_initial)
     relaxed = torch.einsum("nk,nkx->nx", pairs.fractional_relaxed, pairs.cell_relaxed[pairs.batch])
     lengths = edge_vectors(graph, relaxed, pairs.cell_relaxed).norm(dim=1)
@@ -37,7 +38,7 @@ def test_graph_and_truth_of_pairs(pairs_of: PairsOf) -> None:
     carried = torch.einsum("nk,nkx->nx", pairs.fractional_initial, pairs.cell_relaxed[pairs.batch])
     expected = (relaxed[source] - carried[destination]).norm(dim=1)
     torch.testing.assert_close(truth.displacements, expected, rtol=0, atol=1e-12)
-    printed = pair_truth(pairs, graph, ABLATIONS["DeepRelax"])
+    printed = truth_of(labelled(pairs, graph), ABLATIONS["DeepRelax"])
     expected = (relaxed[source] - graph.positions[destination]).norm(dim=1)
     torch.testing.assert_close(printed.displacements, expected, rtol=0, atol=1e-12)
 
@@ -66,7 +67,7 @@ def test_validation_errors_are_those_of_the_loss_without_likelihood(pairs_of: Pa
         assert found["volume"] == pytest.approx(-3 * torch.log(torch.tensor(0.95)).item(), rel=1e-6)
     else:
         graph = pair_graph(pairs, config.graph)
-        truth = pair_truth(pairs, graph, config)
+        truth = truth_of(labelled(pairs, graph), config)
         predicted = task.network(graph, anchor_cell=truth.cell)  # displacements from where they are learnt from
         expected = sum(
             weight * (getattr(predicted, name) - getattr(truth, name)).abs().mean().item()

@@ -15,8 +15,8 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches, pair_graph
 from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.training.graph_task import GraphTask
 from deeprelax_ase.training.settings import TrainingSettings
-from deeprelax_ase.training.tasks import GraphTask
 
 NETWORKS = {"PaiNN": PaiNN, "EGNN": EGNN, "Cryslator": Cryslator}
 
