@@ -40,9 +40,9 @@ from deeprelax_ase.evaluation.relaxed import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
-from deeprelax_ase.optimizers.batched import relax_in_batches
-from deeprelax_ase.optimizers.batched_finish import finish_in_batches
-from deeprelax_ase.optimizers.batched_state import BatchedStart
+from deeprelax_ase.optimizers.batched.finish import finish_in_batches
+from deeprelax_ase.optimizers.batched.relaxation import relax_in_batches
+from deeprelax_ase.optimizers.batched.start import BatchedStart
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish

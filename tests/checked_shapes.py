@@ -16,7 +16,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 #: The files that name shapes. Triton reads its own, which torch for CPUs lacks, as they are written.
 CHECKED = [
     ".".join(file.relative_to(_ROOT).with_suffix("").parts)
-    for file in sorted(_ROOT.glob("deeprelax_ase/*/*.py"))
+    for file in sorted(_ROOT.glob("deeprelax_ase/*/**/*.py"))
     if "from deeprelax_ase.graph.shapes import" in (text := file.read_text(encoding="utf-8"))
     and "import triton\n" not in text
 ]

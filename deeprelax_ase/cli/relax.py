@@ -144,7 +144,7 @@ def _relax_frames(
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
     from deeprelax_ase.calculators.batched_registry import get_batched
-    from deeprelax_ase.optimizers.batched_frames import finish_frames_in_batches
+    from deeprelax_ase.optimizers.batched.frames import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
 

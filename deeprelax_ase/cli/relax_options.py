@@ -174,7 +174,7 @@ def relaxing(command: Callable[..., None]) -> Callable[..., None]:
 
 def goes_in_batches(how: Relaxing, potential: Any, *, quiet: bool = False) -> bool:
     """Whether many crystals are finished together under ``potential``; says which option keeps them from it."""
-    from deeprelax_ase.optimizers.batched_finish import pays_in_batches
+    from deeprelax_ase.optimizers.batched.finish import pays_in_batches
 
     pays = pays_in_batches(potential, how.finish or FINISH)
     if pays and how.restart is not None and not quiet:

@@ -76,8 +76,8 @@ def in_batches(optimizer: str, potential: BatchedPotential, limits: Limits) -> R
         potential: one of :func:`~deeprelax_ase.calculators.get_batched`.
         limits: when it ends.
     """
-    from deeprelax_ase.optimizers.batched import relax_in_batches
-    from deeprelax_ase.optimizers.batched_state import BatchedStart
+    from deeprelax_ase.optimizers.batched.relaxation import relax_in_batches
+    from deeprelax_ase.optimizers.batched.start import BatchedStart
     from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 
     def relax(crystals: list[Crystal], advance: Advance) -> Relaxed:

@@ -14,7 +14,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError, note_force_calls
 from deeprelax_ase.graph.torch_builder import batch_tensors
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
-from deeprelax_ase.optimizers.batched import IN_BATCHES
+from deeprelax_ase.optimizers.batched.relaxation import IN_BATCHES
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     DegreesOfFreedom,

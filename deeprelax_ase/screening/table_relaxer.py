@@ -67,7 +67,7 @@ class TableRelaxer:
 
     def _prepare_finish(self) -> Calculator:
         """The calculator; what finishes is imported here, as it costs each process half a second."""
-        from deeprelax_ase.optimizers.batched_finish import pays_in_batches
+        from deeprelax_ase.optimizers.batched.finish import pays_in_batches
         from deeprelax_ase.optimizers.finish import resolve_finish
         from deeprelax_ase.optimizers.restart import RestartFolder
 
@@ -186,7 +186,7 @@ class TableRelaxer:
         if not predictions:
             return
         from deeprelax_ase.optimizers.batch import finish_atoms
-        from deeprelax_ase.optimizers.batched_finish import finish_in_batches
+        from deeprelax_ase.optimizers.batched.finish import finish_in_batches
 
         options = self.options
         how: dict[str, Any] = {

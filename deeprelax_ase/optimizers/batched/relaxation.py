@@ -13,11 +13,12 @@ import torch
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.scope import one_thread
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.optimizers import batched_bfgs, batched_fire
-from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, KnownResults
+from deeprelax_ase.optimizers.batched import bfgs, fire
+from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.batched.state import BatchedState
 
 #: Optimizers in batches, by the names that ``finish`` has for them one by one.
-IN_BATCHES: dict[str, Any] = {"fire": batched_fire, "fast": batched_bfgs, "modelhessianbfgs": batched_bfgs}
+IN_BATCHES: dict[str, Any] = {"fire": fire, "fast": bfgs, "modelhessianbfgs": bfgs}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deeprelax_ase.optimizers.batched_state import BatchedState
+from deeprelax_ase.optimizers.batched.state import BatchedState
 
 #: As in ASE, after Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006).
 _MAXSTEP, _DT, _DT_MAX, _N_MIN, _LONGER, _SHORTER, _A_START, _F_A = 0.2, 0.1, 1.0, 5, 1.1, 0.5, 0.1, 0.99

@@ -13,8 +13,8 @@ from deeprelax_ase.optimizers.batch import (
     settled_frames,
     unrelaxed,
 )
-from deeprelax_ase.optimizers.batched_case import Finished
-from deeprelax_ase.optimizers.batched_finish import finish_in_batches
+from deeprelax_ase.optimizers.batched.case import Finished
+from deeprelax_ase.optimizers.batched.finish import finish_in_batches
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 
 if TYPE_CHECKING:

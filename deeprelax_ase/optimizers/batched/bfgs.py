@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.torch_builder import listed_pairs
-from deeprelax_ase.optimizers.batched_state import BatchedState
+from deeprelax_ase.optimizers.batched.state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import GOOD, LONGER, LONGEST, POOR, SHORTER, SHORTEST, Springs
 
 #: Least share of the curvature expected along a step that is learnt.

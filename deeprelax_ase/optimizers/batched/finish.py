@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.identity import potential_name
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.optimizers.batched import IN_BATCHES, relax_in_batches
-from deeprelax_ase.optimizers.batched_case import Case, Finished, prepared
-from deeprelax_ase.optimizers.batched_jump import BatchedJumps
+from deeprelax_ase.optimizers.batched.case import Case, Finished, prepared
+from deeprelax_ase.optimizers.batched.jump import BatchedJumps
+from deeprelax_ase.optimizers.batched.relaxation import IN_BATCHES, relax_in_batches
 from deeprelax_ase.optimizers.finish import resolve_finish
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.calculators.identity import model_for
 from deeprelax_ase.errors import CalculatorError, StructureError, UnsupportedElementError
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot
-from deeprelax_ase.optimizers.batched_case import Case, evaluated
+from deeprelax_ase.optimizers.batched.case import Case, evaluated
 from deeprelax_ase.optimizers.jump import FORCE_INFORMED_STEPS, gains_from_forces, without_foreign_energy
 from deeprelax_ase.optimizers.moves import move_to
 from deeprelax_ase.prediction.status import REJECTED, SKIPPED, JumpDecision

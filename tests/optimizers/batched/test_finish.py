@@ -17,7 +17,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, IsolatedAtomError, UnsupportedElementError, force_calls_of
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
-from deeprelax_ase.optimizers.batched_finish import pays_in_batches
+from deeprelax_ase.optimizers.batched.finish import pays_in_batches
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.optimizers.force_reader import M3GNetCalculator

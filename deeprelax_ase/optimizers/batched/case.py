@@ -17,8 +17,9 @@ from deeprelax_ase.errors import note_force_calls
 from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces
 from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
-from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState, KnownResults
-from deeprelax_ase.optimizers.batched_symmetry import held_symmetry
+from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
+from deeprelax_ase.optimizers.batched.state import BatchedState
+from deeprelax_ase.optimizers.batched.symmetry import held_symmetry
 from deeprelax_ase.optimizers.checked_atoms import CheckedAtoms, look_together
 from deeprelax_ase.optimizers.degrees_of_freedom import (
     DegreesOfFreedom,

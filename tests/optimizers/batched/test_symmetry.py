@@ -12,8 +12,9 @@ from ase.constraints import FixAtoms, FixSymmetry
 from spglib import get_symmetry_dataset
 
 from deeprelax_ase.optimizers import finish_atoms, finish_in_batches
-from deeprelax_ase.optimizers.batched_state import BatchedStart, BatchedState
-from deeprelax_ase.optimizers.batched_symmetry import held_symmetry
+from deeprelax_ase.optimizers.batched.start import BatchedStart
+from deeprelax_ase.optimizers.batched.state import BatchedState
+from deeprelax_ase.optimizers.batched.symmetry import held_symmetry
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.stand_in import StandInPredictor

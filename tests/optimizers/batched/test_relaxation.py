@@ -17,8 +17,8 @@ from ase.filters import FrechetCellFilter
 
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
-from deeprelax_ase.optimizers.batched_bfgs import batched_model_hessian
-from deeprelax_ase.optimizers.batched_state import BatchedState
+from deeprelax_ase.optimizers.batched.bfgs import batched_model_hessian
+from deeprelax_ase.optimizers.batched.state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, Springs, model_hessian
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
