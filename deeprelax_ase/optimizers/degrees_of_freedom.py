@@ -66,7 +66,7 @@ class DegreesOfFreedom:
 
     @cached_property
     def target(self) -> Atoms | Filter:
-        """What the finishing optimizer moves; a filter is made once it is asked for, as many crystals need none."""
+        """Atoms or filter that the finishing optimizer moves; a filter is made once it is asked for: many need none."""
         if self.given is not None:
             return self.given
         cell: AllowedStrain = self.cell  # type: ignore[assignment]
