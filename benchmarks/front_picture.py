@@ -68,11 +68,11 @@ def _gain(axes: Any, rows: dict[str, Any]) -> None:
     for place, key in enumerate(SETS):
         for shift, side, colour in ((-0.2, "start", "0.75"), (0.2, "end", "tab:blue")):
             of = rows[key][side]
-            off = {"xerr": of.get(STANDARD_ERROR), "error_kw": {"elinewidth": 1, "ecolor": "0.25"}}
+            off = {"xerr": of[STANDARD_ERROR], "error_kw": {"elinewidth": 1, "ecolor": "0.25"}}
             axes.barh(place + shift, of["coordinates mean"], 0.38, color=colour, **off)
     axes.set_yticks(range(len(SETS)), SETS.values())
     axes.invert_yaxis()
-    axes.set(xlabel="distance from the relaxed crystal (Å)", title="before (grey), after (blue)")
+    axes.set(xlabel="distance from the relaxed crystal (Å), standard error", title="before (grey), after (blue)")
 
 
 def _expected(axes: Any, found: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def predict_split(
 
 @lru_cache(maxsize=1)
 def _shares(files: tuple[Path, ...], labels: str) -> torch.Tensor:
-    """How many of the training crystals of ``files`` hold each element, see :func:`element_shares`."""
+    """Count the training crystals of ``files`` that hold each element, see :func:`element_shares`."""
     return element_shares(load_pairs(files, labels=labels).in_split("train"))
 
 
