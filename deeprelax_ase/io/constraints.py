@@ -103,5 +103,17 @@ def along_axes(atoms: Any) -> tuple[list[Any], set[str]]:
     return made, lost
 
 
+def leave_alike(atoms: Any, other: Any) -> bool:
+    """Whether the constraints of both leave the atoms of the same crystal the same ways to go."""
+    ways = np.random.default_rng(0).normal(0, 0.1, (len(atoms), 3))
+
+    def gone(one: Any) -> np.ndarray:
+        moved = one.copy()
+        moved.set_positions(one.positions + ways)
+        return moved.positions - one.positions
+
+    return len(atoms) == len(other) and np.allclose(gone(atoms), gone(other), rtol=0, atol=1e-3)
+
+
 def _is_honoured(cls: type) -> bool:
     return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED

@@ -14,6 +14,7 @@ import re
 import sqlite3
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from io import BytesIO, StringIO
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.cif import name_blocks
-from deeprelax_ase.io.constraints import along_axes
+from deeprelax_ase.io.constraints import along_axes, leave_alike
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
 from deeprelax_ase.io.placing import aside, placed, put, to_disk
@@ -57,6 +58,7 @@ class Sink(ABC):
         self._path, self._format, self._whole, self._overwrite = path, file_format, whole, overwrite
         self._part = aside(path)
         self._written, self._name = 0, ""
+        self._told: set[str] = set()
 
     def __enter__(self) -> Sink:
         return self
@@ -96,6 +98,28 @@ class Sink(ABC):
         """Return once all is on the disk."""
         to_disk(self._path)
 
+    def _tell_lost(self, names: set[str], file_format: str, how: str = "") -> None:
+        """Warn, once for each, of constraints that the output has no place for."""
+        if new := names - self._told:
+            self._told |= new
+            warnings.warn(
+                f"{file_format} has no place for {', '.join(sorted(new))}{how}: {self._path} holds the atoms without. "
+                "Write .traj, .db or .json to keep them.",
+                stacklevel=4,
+            )
+
+    def _tell_if_lost(self, atoms: Atoms, written: Any) -> None:
+        """Warn where the file or stream that was ``written`` does not hold the constraints of ``atoms``."""
+        from ase.io import read
+
+        if not atoms.constraints:
+            return
+        kept = False
+        with suppress(Exception):  # whatever ASE's formats raise; some of them it cannot read at all
+            kept = leave_alike(atoms, read(written, format=self._format))
+        if not kept:
+            self._tell_lost({type(held).__name__ for held in atoms.constraints}, self._format)
+
     @abstractmethod
     def _write(self, atoms: Atoms) -> None: ...
 
@@ -107,7 +131,6 @@ class _XyzSink(Sink):
     """Each frame is made in memory and written at once, so that a frame which cannot be written leaves no trace."""
 
     _file: Any = None
-    _told: frozenset[str] = frozenset()
 
     def _write(self, atoms: Atoms) -> None:
         from ase.io.extxyz import write_xyz
@@ -118,13 +141,7 @@ class _XyzSink(Sink):
         made = _with_info(atoms, info)
         held, lost = along_axes(atoms)
         made.set_constraint(held)
-        if new := set(lost) - self._told:
-            self._told |= new
-            warnings.warn(
-                f"extended XYZ has no place for {', '.join(sorted(new))} along these directions: {self._path} holds "
-                "the atoms without. Write .traj, .db or .json to keep them.",
-                stacklevel=3,
-            )
+        self._tell_lost(lost, "extended XYZ", " along these directions")
         write_xyz(text, made)
         if text.getvalue().count("\n") != len(atoms) + 2:
             raise ValueError("a name of its info or arrays holds a line break")
@@ -243,6 +260,7 @@ class _NumberedSink(Sink):
         path, self._count = self._place(name_in(atoms.info)), self._count + 1
         with placed(path, replace=self._overwrite, durable=False) as part:
             write(part, atoms, format=self._format)
+            self._tell_if_lost(atoms, part)
             if self._format == "cif":
                 name_blocks(part, [name_in(atoms.info)])
 
@@ -284,6 +302,8 @@ class _GatheringSink(Sink):
         if ioformats[self._format].acceptsfd:
             trial = BytesIO() if ioformats[self._format].isbinary else StringIO()
             write(trial, atoms, format=self._format)
+            trial.seek(0)
+            self._tell_if_lost(atoms, trial)
         self._frames.append(atoms)
 
     def _finish(self) -> None:

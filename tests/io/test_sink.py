@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import ase
@@ -42,6 +43,26 @@ def test_extended_xyz_holds_what_is_along_axes_and_tells_what_is_not(tmp_path: P
     held = [[0, 0, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0], *[[0, 0, 0]] * 4]
     np.testing.assert_allclose(moved - first.positions, 0.1 * np.array(held), rtol=0, atol=1e-8)
     assert [type(one).__name__ for one in second.constraints] == ["FixAtoms"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("out.cif", ()), ("%s.cif", ()), ("out.xsf", ()), ("POSCAR-%03d", (FixAtoms, FixScaled))],
+)
+@pytest.mark.parametrize("held", [FixAtoms([0]), FixScaled([1], mask=[True, False, False]), FixCom()])
+def test_constraints_that_a_format_loses_are_told(tmp_path: Path, name: str, kept: tuple, held: object) -> None:
+    """Two crystals, and one warning."""
+    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    atoms.set_constraint(held)
+    path = str(tmp_path / name)
+    file_format = check_output(path, inputs=[], several=True, overwrite=False)
+    with warnings.catch_warnings(record=True) as told, open_sink(path, file_format) as sink:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            sink.write(atoms)
+    told = [str(one.message) for one in told if "no place" in str(one.message)]
+    assert len(told) == (not isinstance(held, kept)), told
+    assert all(type(held).__name__ in one and "Write .traj" in one for one in told)
 
 
 @pytest.fixture
