@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import taught
 from floor import SYMMETRIC
 from model_card_failures import percent
 from shared import read, table
@@ -121,46 +120,6 @@ def _unmoved(results: Path) -> str:
     return f"by {moves:.3f} Å, and its volume changes by {percent(swells)}"
 
 
-#: Rows of the table of what labels bring: title, of the results of a method the key, or the keys, and the unit.
-_TAUGHT = (
-    ("coordinates, mean (Å)", ("coordinates", "mean"), 1, ".4f"),
-    ("coordinates, median (Å)", ("coordinates", "median"), 1, ".4f"),
-    ("volume off, mean (%)", ("relative volume",), 100, ".2f"),
-    ("energy above, median (meV/atom)", ("energy", "median"), 1e3, ".1f"),
-    ("energy above, mean (meV/atom)", ("energy", "mean"), 1e3, ".1f"),
-)
-
-
-def _taught(results: Path) -> str:
-    """What labels on a GPU bring under the potential that they are of."""
-    found = read(results, "taught")
-    before, after = (
-        {row["method"]: row for row in found[when]["rows"] if row["fmax"] in (None, 0.05)}
-        for when in ("before", "after")
-    )
-
-    def of(name: str, jump: str) -> list[dict[str, Any]]:
-        return [before[name], before[jump], after[jump]]
-
-    lines = []
-    for title, keys, scale, form in _TAUGHT:
-        values = [reduce(getitem, keys, row) for row in of("nothing", "one shot, default")]
-        lines.append([title, *(f"{scale * value:{form}}" for value in values)])
-    for title, name in (("`fast`", "fast"), ("FIRE", "fire")):
-        if f"jump, {name}" in after:
-            calls = [f"{row['calls']:.1f}" for row in of(name, f"jump, {name}")]
-            lines.append([f"calls of {title} to 0.05 eV/Å", *calls])
-    told, seconds, places = found["candidates"], found["seconds"], found["devices"]
-    candidates = sum(told.values())
-    falls = after["jump, fast"]["calls"] < before["jump, fast"]["calls"]
-    return (
-        f"Labels took {seconds['label']} s of {places['label']}, starts included: {told['labelled']:,} of "
-        f"{candidates:,} candidates, {found['force_calls'] / candidates:.0f} calls each. Tuning took "
-        f"{seconds['finetune']} s of {places['finetune']}{'' if falls else ', too little for fewer calls'}.\n\n"
-        + table(f"{found['before']['crystals']} crystals | as they are | `DeepRelax-PBE` | tuned", lines)
-    )
-
-
 def _doubtful(results: Path) -> dict[str, Any]:
     """Errors of volumes of crystals that are doubtful by their geometry, by doubt."""
     return read(results, "geometry_limits")["doubtful"]
@@ -252,7 +211,8 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "other-bounds": _other_bounds,
     "ranks": _ranks,
     "unmoved": _unmoved,
-    "taught": _taught,
+    "taught": taught.part,
+    "labelled": taught.labelled,
     "molecules-off": _molecules_off,
     "chains-off": _chains_off,
     "doubted": _doubted,

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import permutations
 from pathlib import Path
 
 import pytest
+import typer
 from ase.build import bulk
 from ase.io import write
+
+from deeprelax_ase.cli import app
 
 pytest.importorskip("lightning", reason="needs Lightning")
 pytest.importorskip("pyarrow", reason="needs pyarrow")
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "teach_at_scale.sh"
+
+
+#: In place of a command: notes how it was called, and makes the file that the script goes on with.
+_NOTES = """#!{python}
+import json, sys
+from pathlib import Path
+with open("{notes}", "a") as notes:
+    notes.write(json.dumps(["{name}", *sys.argv[1:]]) + "\\n")
+"""
+
+
+def test_every_option_that_the_script_gives_is_one(tmp_path: Path) -> None:
+    notes, commands = tmp_path / "notes", tmp_path / "bin"
+    commands.mkdir()
+    for name in ("deeprelax", "python"):
+        (commands / name).write_text(_NOTES.format(python=sys.executable, notes=notes, name=name))
+        (commands / name).chmod(0o755)
+    settings = {"DEVICE": "cpu", "BESIDE": "DeepRelax-M3GNet", "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", str(SCRIPT), str(tmp_path / "some.extxyz"), str(tmp_path / "taught")]
+    subprocess.run(command, env=os.environ | settings, check=True, timeout=60)
+    called = [json.loads(line) for line in notes.read_text().splitlines()]
+    given = [arguments for name, *arguments in called if name == "deeprelax"]
+    assert [name for name, *_ in given] == ["candidates", "label", "finetune"]
+    (tmp_path / "some.extxyz").touch()
+    for name, *arguments in given:  # refuses what is no option, or a value of none
+        typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+    scripts = [(Path(script), arguments) for name, script, *arguments in called if name == "python" and script != "-c"]
+    assert sorted(script.name for script, _ in scripts) == [*["taught.py"], *["time_to_minimum.py"] * 3]
+    for script, arguments in scripts:
+        assert script.exists()
+        known = set(re.findall(r"--[a-z-]+", subprocess.check_output([sys.executable, script, "--help"], text=True)))
+        assert {one for one in arguments if one.startswith("--")} <= known
 
 
 @pytest.mark.slow
@@ -41,7 +77,7 @@ def test_labels_teach_and_both_models_are_measured_on_the_same_crystals(tmp_path
     before, after = told["before"], told["after"]
     assert before["crystals"] == after["crystals"] == 3
     assert before["atoms"] == after["atoms"]
-    assert after["model"].endswith("DeepRelax-PBE-tuned.json")
+    assert after["model"].endswith("tuned.json")
     rows = {row["method"]: row for row in before["rows"] if row["fmax"] in (None, 0.05)}
     assert list(rows) == ["nothing", "one shot, default", "jump, fast", "fast", "jump, fire", "fire"]
     assert rows["jump, fire"]["calls"] < rows["fire"]["calls"]
