@@ -278,8 +278,9 @@ class DeepRelaxOptimizer(Optimizer):
         refuse_constraints((dof := self._dof).atoms.constraints)
         refuse_pressure_alone(0.0 if dof.has_calculator else dof.pressure)
         refuse_tilted_layers(dof)
+        if jumps or (dof.has_calculator and self._jump.record is None):
+            self._jump.crystal()  # raises where there is none, also where no step is asked for, as batches do
         if jumps:
-            self._jump.crystal()  # raises where there is none
             self._jump.refuse_missing_calculator()
         if dof.has_calculator:
             refuse_missing_stress(dof)
