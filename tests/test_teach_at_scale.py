@@ -49,10 +49,9 @@ def test_every_option_that_the_script_gives_is_one(tmp_path: Path) -> None:
         typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
     scripts = [(Path(script), arguments) for name, script, *arguments in called if name == "python" and script != "-c"]
     assert sorted(script.name for script, _ in scripts) == [*["taught.py"], *["time_to_minimum.py"] * 3]
-    for script, arguments in scripts:
-        assert script.exists()
+    for script in {script for script, _ in scripts}:
         known = set(re.findall(r"--[a-z-]+", subprocess.check_output([sys.executable, script, "--help"], text=True)))
-        assert {one for one in arguments if one.startswith("--")} <= known
+        assert {one for of, each in scripts if of == script for one in each if one.startswith("--")} <= known
 
 
 @pytest.mark.slow
