@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from ase.build import bulk
 from ase.io import read, write
 
 from deeprelax_ase.errors import ModelError, OutputError
@@ -50,6 +51,37 @@ def assert_complete(out: Path, number: int) -> None:
         np.testing.assert_allclose(row["cell"], alone.relaxed.cell.ravel(), rtol=0, atol=1e-5)
         assert row["uncertainty"] == pytest.approx(alone.uncertainty.total, abs=1e-5)
         assert row["volume_change"] == pytest.approx(alone.volume_change, abs=1e-5)
+
+
+def test_symmetry_is_held_by_a_run_that_goes_on(tmp_path: Path, quick: RelaxOptions) -> None:
+    """The crystals keep their space group under a calculator, and come out as in a run that nothing interrupts."""
+    alloys = [bulk(host, "fcc", a=4.1, cubic=True) for host in ("Cu", "Ag", "Ni")]
+    for atoms in alloys:
+        atoms.symbols[0] = "Pd"
+        atoms.set_cell(atoms.cell.array * (1, 1, 1.05), scale_atoms=True)
+    write(tmp_path / "in.extxyz", alloys)
+    options = replace(quick, calculator="ase.calculators.emt:EMT", finish="fast", fmax=0.01, keep_symmetry=True)
+
+    def run(out: str, observe: Callable[[Progress], None] | None = None) -> None:
+        screen([tmp_path / "in.extxyz"], tmp_path / out, options, workers=0, block_size=1, observe=observe)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done:
+            raise KeyboardInterrupt
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("part", interrupt)
+    assert len(results(tmp_path / "part")) == 1
+    run("part")
+    whole, part = (results(tmp_path / out).drop_columns("seconds") for out in ("whole", "part"))
+    assert part.equals(whole)
+    for row in part.to_pylist():
+        assert row["status"] == "converged"
+        cell = np.reshape(row["cell"], (3, 3))
+        np.testing.assert_allclose(cell, np.diag(np.diag(cell)), rtol=0, atol=1e-9)
+        assert cell[0, 0] == pytest.approx(cell[1, 1], abs=1e-9)
+        assert cell[0, 0] != pytest.approx(4.1, abs=0.01)
 
 
 def test_here(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> None:
