@@ -81,7 +81,7 @@ FAULTS = (
     Fault(
         "a calculator that finishes raises, or gives NaN",
         "a row that says so, where the network, or the last sound step, has brought it",
-        _of("screening/test_relaxing", "test_a_finish_that_fails_leaves_the_prediction")
+        _of("screening/test_table_relaxer", "test_a_finish_that_fails_leaves_the_prediction")
         + _of("optimizers/test_lost_forces", "test_the_last_finite_geometry_is_restored"),
     ),
     Fault(
