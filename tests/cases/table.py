@@ -100,7 +100,7 @@ ONE_FOR_ALL = {
         "cases/test_reports.py::test_failures_that_cannot_be_drawn_are_told",
         "screening/test_export.py::test_a_crystal_that_a_format_cannot_hold_costs_itself",
     ),
-    "what cannot be pickled": ("screening/test_many.py::test_what_cannot_be_sent_yields_an_error",),
+    "what cannot be pickled": ("screening/test_many.py::test_processes_do_the_same_and_read_as_they_need",),
 }
 
 #: Inputs that vanished, and outputs that were lost.
