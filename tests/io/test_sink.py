@@ -306,7 +306,7 @@ def test_what_another_process_has_written_meanwhile_stays(tmp_path, crystals, na
     file = tmp_path / name.replace("%d", "0")
     sink = open_sink(str(tmp_path / name), check_output(str(tmp_path / name), inputs=[], several=False))
     file.write_text("of another run")
-    with pytest.raises(OutputError, match=r"exists already.*--overwrite"), sink:
+    with pytest.raises(OutputError, match=r"exists already.*overwrite=True"), sink:
         sink.write(crystals[0])
     assert file.read_text() == "of another run"
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
