@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,10 @@ class Aim(NamedTuple):
             verdict = f"not shown ({self.of[0]} of {self.of[1]} crystals)"
         else:
             verdict = "met" if met else "**missed**"
-        bound = f"at {'least' if self.least else 'most'} {self.form.format(self.limit)}"
+        limit = self.form.format(self.limit)
+        if measured == limit and not met:  # by less than its last digit
+            measured = re.sub(r"\.(\d)", lambda digits: f".{int(digits[1]) + 1}", self.form).format(self.value)
+        bound = f"at {'least' if self.least else 'most'} {limit}"
         return [self.what, bound, measured, verdict]
 
 
@@ -176,8 +180,15 @@ def _rates(results: Path) -> Iterator[Aim]:
     before = training["machines"]["NVIDIA H100 80GB HBM3, before"]["runs"]
     yield Aim(f"{waits}, paper's network, one H200", 0.1, here["paper's"]["idle_share"], PERCENT)
     name, of_h200 = "end-to-end, 256 channels", training["machines"]["NVIDIA H200, before"]["runs"]
-    yield Aim(f"{waits}, {name}, one H200", 0.1, of_h200[name]["idle_share"], PERCENT)
-    yield Aim(f"{waits}, {name}, compiled, one H100", 0.1, before[f"{name}, compiled"]["idle_share"], PERCENT)
+    yield Aim(
+        f"{waits}, {name}, not compiled, one H200, before batches were prepared ahead on a stream",
+        0.1,
+        of_h200[name]["idle_share"],
+        PERCENT,
+    )
+    yield Aim(
+        f"{waits}, {name}, compiled, one H100, before too", 0.1, before[f"{name}, compiled"]["idle_share"], PERCENT
+    )
 
 
 def _trust(results: Path) -> Iterator[Aim]:

@@ -263,7 +263,7 @@ def _kinds(found: dict[str, Any]) -> str:
     return (
         "Layers, slabs, defects and whatever else was made of published crystals, predicted / unrelaxed: means of the "
         "coordinates' error (Å), medians of the volume's, shares that pymatgen matches with the relaxed crystal, and "
-        f"how many end further off than they began, by any amount.\n\n{table(heading, rows)}"
+        f"how many end further off than they began, by more than 0.0001 Å.\n\n{table(heading, rows)}"
     )
 
 

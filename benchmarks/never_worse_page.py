@@ -30,7 +30,8 @@ by less than it errs. Above 10 % (`max_odds_worse=0.1`, the default) it is moved
 ten like it end within 0.01 Å of their minimum. Gain: by how much coordinates come nearer, as a mean over all crystals;
 handed out is what is not left unchanged."""
 
-_CURVE = """How many a limit on the odds accepts, how many of these end further off, and what they hold of the gain:"""
+_CURVE = """How many a limit on the odds accepts, how many of these end further off, and what they hold of the gain.
+Small limits do not help slabs: they leave few, of which more end further off than of those that the default accepts."""
 
 
 def write_page(results: Path, page: Path) -> None:

@@ -51,7 +51,8 @@ Trained longer, {long_seconds} s of one H200 and {long_seen:.1f} million crystal
 was not kept, the median went from {test_energy[0]:.0f} to {test_energy[1]:.0f} meV/atom on test crystals, and
 coordinates of the nine kinds from {test[0]:.4f} to {test[1]:.4f} Å (paired difference {by[0]:+.4f} ± {by[1]:.4f}):
 what a share of the first weights is for. Of slabs that are accepted more ended further off than they began
-({thick[0]:.1%} to {thick[1]:.1%}, of `DeepRelax-M3GNet` {others[0]:.1%} to {others[1]:.1%}), as more were accepted."""
+({thick[0]:.1%} to {thick[1]:.1%}, of `DeepRelax-M3GNet` {others[0]:.1%} to {others[1]:.1%}, by odds and
+predictions of that day), as more were accepted."""
 
 TOLD = """Crystals are those that the package tells an energy of, with the freedom that their labels had: {told:,} of
 {all:,} test crystals. It tells none, here and in every door, of crystals whose cell is kept, unless they are slabs by

@@ -66,7 +66,8 @@ _MANY = """### Where the GPU is full
 
 Of {name} too, with today's code and more crystals than a GPU takes at once: others enter as crystals leave, and no
 batch waits for its slowest crystal until the end. `--each 300 --few 0`, into a file of its own{earlier}. What the jump
-refuses (wires, molecules, layers that lie aslant) counts as not converged and ends where it began. {saved}"""
+refuses (wires, molecules, layers that lie aslant) counts as not converged and ends where it began. Quick shots and
+jumps ran before the default ones, and their times may hold what the first batch of a size costs. {saved}"""
 
 #: What an earlier run tells, where a later one had no time for it.
 _EARLIER = """. No time was left for TorchSim, whose FIRE took {milliseconds} ms a crystal of {crystals:,}, all at once,

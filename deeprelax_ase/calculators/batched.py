@@ -134,7 +134,7 @@ class BatchedPotential(ABC):
         try:
             self._compute_into(found, given, chosen)
             return
-        except Exception as error:  # whatever potentials raise
+        except (Exception, SystemExit) as error:  # whatever potentials raise: some scripts leave so
             told, short = f"{type(error).__name__}: {' '.join(str(error).split())}", out_of_memory(error)
             if isinstance(error, RuntimeError) and "CUDA error" in str(error) and not short:
                 raise DeviceError(f"{self.device} fails ({told}). Begin anew in another process.") from error

@@ -42,10 +42,15 @@ class AsePotential(BatchedPotential):
             here = batch == crystal
             atoms = Atoms(numbers[here].numpy(), positions[here].numpy(), cell=cell.numpy(), pbc=True)
             atoms.calc = self.calculator
-            forces.append(torch.from_numpy(np.array(atoms.get_forces(), dtype=np.float64)))
-            energies.append(_energy(atoms))
-            if self.has_stress:
-                stresses[crystal] = torch.from_numpy(atoms.get_stress(voigt=False))
+            try:
+                forces.append(torch.from_numpy(np.array(atoms.get_forces(), dtype=np.float64)))
+                energies.append(_energy(atoms))
+                if self.has_stress:
+                    stresses[crystal] = torch.from_numpy(atoms.get_stress(voigt=False))
+            except (Exception, SystemExit):
+                # ASE takes the next crystal of the same atoms for one that the calculator is set up for.
+                self.calculator.reset()
+                raise
         return EnergiesForcesStresses(positions.new_tensor(energies), torch.cat(forces), stresses)
 
 

@@ -145,7 +145,9 @@ def finish_frames(
             start = rattled(frame.atoms, rattle, seed)
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
-        except Exception as error:  # whatever calculators raise
+        except (Exception, SystemExit) as error:  # whatever calculators raise: some scripts leave so
+            if isinstance(error, SystemExit):
+                error = CalculatorError(f"the calculator would end the process: {error!r}")
             yield unrelaxed(frame, error, predictor.model_name)
             if isinstance(error, CalculatorError) or not isinstance(error, DeepRelaxError):
                 calculator = None  # in whatever state it is

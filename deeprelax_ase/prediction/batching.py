@@ -90,7 +90,7 @@ def _failure(error: Exception, crystals: Sequence[Sized], device: torch.device) 
     return failure
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` was raised for want of memory, on a GPU or in the host."""
     told = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     return told or isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)

@@ -121,6 +121,22 @@ class TestAnyCalculator:
         assert "NotImplementedError" in found.errors[1]
         assert len(calls) == 3
 
+    def test_a_second_one_of_the_same_atoms_is_told_the_same(self):
+        salt = bulk("MgO", "rocksalt", a=4.2)
+        found = get_batched(EMT())(*tensors_of([salt, salt, GOOD[0]]))
+        assert list(found.errors) == [0, 1]
+        assert found.errors[1] == found.errors[0]
+
+    def test_one_that_leaves_the_process_costs_its_crystal(self):
+        class Leaving(EMT):
+            def calculate(self, atoms, *args):
+                if "Al" in atoms.symbols:
+                    sys.exit("no licence")
+                super().calculate(atoms, *args)
+
+        found = get_batched(Leaving())(*tensors_of(GOOD))
+        assert found.errors == {1: "SystemExit: no licence"}
+
     def test_one_without_stress(self):
         class WithoutStress(EMT):
             implemented_properties = ("energy", "free_energy", "forces")

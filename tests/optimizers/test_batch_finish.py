@@ -136,6 +136,18 @@ class TestFinishFrames:
         assert relaxed[1].atoms == bulk("Au")
         assert Fragile.made == 2
 
+    def test_one_that_would_end_the_process_costs_its_crystal(self):
+        class Leaving(EMT):
+            def calculate(self, atoms, *args):
+                if "Au" in atoms.symbols:
+                    raise SystemExit("no licence")
+                super().calculate(atoms, *args)
+
+        frames = [good("a"), Frame("gold", bulk("Au")), good("b")]
+        relaxed = [frame.result for frame in finish_frames(frames, StandInPredictor(), Leaving)]
+        assert [result.status for result in relaxed] == ["converged", "failed", "converged"]
+        assert relaxed[1].reason == "the calculator would end the process: SystemExit('no licence')"
+
     def test_forces_that_are_no_numbers_cost_their_crystal_alone(self):
         class Lost(EMT):
             def calculate(self, *args, **kwargs):
