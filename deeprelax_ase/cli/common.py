@@ -32,7 +32,7 @@ _QUOTES = "'\""
 
 #: What Python calls an option, with a value or without: ``overwrite=True``, ``on_uncertain='finish'``, ``max_error``.
 _IN_PYTHON = re.compile(
-    r"\b([a-z_]+)=(True|False|'[^']*'|\"[^\"]*\"|…|[\d.]*\d(?:e-?\d+)?)|(?<![\w./])([a-z]+_[a-z_]+)(?![\w.=(])"
+    r"\b([a-z_]+)=(True|False|'[^']*'|\"[^\"]*\"|…|[\d.]*\d(?:e-?\d+)?)|(?<![\w./'\"])([a-z]+_[a-z_]+)(?![\w.=(])"
 )
 
 

@@ -76,8 +76,12 @@ class HelpCommand(_Shown, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
         options = (p for p in self.params if p.param_type_name == "option")
-        options_typed.set({str(p.name): (p.opts[-1], next(iter(p.secondary_opts), None)) for p in options})
-        return super().invoke(ctx)
+        typed = {str(p.name): (p.opts[-1], next(iter(p.secondary_opts), None)) for p in options}
+        before = options_typed.set(typed)
+        try:
+            return super().invoke(ctx)
+        finally:
+            options_typed.reset(before)
 
 
 class HelpGroup(_Shown, TyperGroup):

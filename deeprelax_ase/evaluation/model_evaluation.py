@@ -14,6 +14,7 @@ import torch
 
 from deeprelax_ase.data import LEVELS, PairDataset, crystals_of
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.evaluation.assessment import Assessment, assess
 from deeprelax_ase.evaluation.results import environment
 from deeprelax_ase.prediction.predictor import Predictor
@@ -57,13 +58,22 @@ class PredictedDataset:
     ) -> PredictedDataset:
         """Predict the unrelaxed crystals of the ``dataset``; ``advance`` is called after each.
 
+        Cells that the pairs keep are kept.
+
         Raises:
             ValueError: the model can relax none of them.
         """
         predictions, kept = [], []
         left_out = {refused.name: refused.reason for refused in dataset.refused}
-        for n, result in enumerate(predictor.predict_many(crystals_of(dataset.pairs, "initial"))):
-            advance()
+        crystals, fixed = crystals_of(dataset.pairs, "initial"), dataset.pairs.fixed_cell
+        results: dict[int, Prediction | DeepRelaxError] = {}
+        for chosen, relax_cell in ((~fixed, None), (fixed, False)):
+            places = chosen.nonzero().squeeze(1).tolist()
+            stream = predictor.predict_many([crystals[n] for n in places], relax_cell=relax_cell)
+            for n, result in zip(places, stream, strict=True):
+                advance()
+                results[n] = result
+        for n, result in sorted(results.items()):
             if isinstance(result, Prediction):
                 predictions.append(result)
                 kept.append(n)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import PairDataset
@@ -50,6 +51,16 @@ def test_figures_are_those_of_each_crystal(dataset: PairDataset, tmp_path: Path)
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == list(dataset.names)
     np.testing.assert_allclose([float(r["lattice"]) for r in rows], assessment.predicted["lattice"], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_cells_that_pairs_keep_are_kept(dataset: PairDataset) -> None:
+    fixed = torch.tensor([False, True, False, True, True, False])
+    dataset = replace(dataset, pairs=replace(dataset.pairs, fixed_cell=fixed))
+    found = PredictedDataset.of(Predictor("DeepRelax-PBE", device="cpu"), dataset)
+    assert found.dataset.names == dataset.names
+    moved = [np.abs(p.relaxed.cell - p.initial.as_given.cell).max() for p in found.predictions]
+    assert [bool(by < 1e-12) for by in moved] == fixed.tolist()
 
 
 @pytest.mark.usefixtures("shipped")

@@ -103,11 +103,11 @@ def test_a_loop_over_crystals_loads_the_weights_once(make_atoms):
     assert first is second
 
 
-def test_it_is_loaded_at_the_jump(make_atoms):
+@pytest.mark.parametrize("steps", [0, 1])
+def test_it_is_loaded_at_the_run(make_atoms, steps):
     optimizer = optimizer_under(make_atoms, EMT(), model="no such model")
-    optimizer.run(steps=0)
     with pytest.raises(ModelError, match="no such model"):
-        optimizer.run(steps=1)
+        optimizer.run(steps=steps)
 
 
 def test_options_tell_predictors_apart():
