@@ -49,7 +49,8 @@ class AsePotential(BatchedPotential):
                     stresses[crystal] = torch.from_numpy(atoms.get_stress(voigt=False))
             except (Exception, SystemExit):
                 # ASE takes the next crystal of the same atoms for one that the calculator is set up for.
-                self.calculator.reset()
+                if hasattr(self.calculator, "reset"):
+                    self.calculator.reset()
                 raise
         return EnergiesForcesStresses(positions.new_tensor(energies), torch.cat(forces), stresses)
 
