@@ -77,14 +77,14 @@ def constraints_of(text: str | None) -> list[Any]:
 
 
 def along_axes(atoms: Any) -> tuple[list[Any], set[str]]:
-    """The constraints of ``atoms`` as ``FixAtoms`` and ``FixCartesian``, and the names of those that are none.
+    """The constraints of ``atoms`` as one ``FixAtoms`` or a ``FixCartesian`` of each atom, and names of the others.
 
-    ``FixScaled``, ``FixedLine`` and ``FixedPlane`` are, where what they leave an atom is along Cartesian axes: all that
-    extended XYZ has a place for.
+    ``FixScaled``, ``FixedLine`` and ``FixedPlane`` are such where what they leave an atom is along Cartesian axes: all
+    that extended XYZ has a place for. ASE 3.25 takes atoms that no ``FixCartesian`` is of for fixed.
     """
-    from ase.constraints import FixCartesian
+    from ase.constraints import FixAtoms, FixCartesian
 
-    made: list[Any] = []
+    fixed = np.zeros((len(atoms), 3), dtype=bool)
     lost: set[str] = set()
     for held in atoms.constraints:
         free, name = None, type(held).__name__
@@ -95,12 +95,15 @@ def along_axes(atoms: Any) -> tuple[list[Any], set[str]]:
             along = np.outer(held.dir, held.dir)
             free = along if name == "FixedLine" else np.eye(3) - along
         if free is not None and np.allclose(free, np.diag(np.diag(free).round()), rtol=0, atol=1e-8):
-            made += [FixCartesian(int(n), mask=np.diag(free) < 0.5) for n in np.atleast_1d(held.index)]
+            fixed[held.index] |= np.diag(free) < 0.5
         elif name in ("FixAtoms", "FixCartesian"):
-            made.append(held)
+            fixed[held.index] |= np.asarray(held.mask, dtype=bool) if name == "FixCartesian" else True
         else:
             lost.add(name)
-    return made, lost
+    if (fixed.all(axis=1) == fixed.any(axis=1)).all():
+        whole = fixed.all(axis=1)
+        return ([FixAtoms(mask=whole)] if whole.any() else []), lost
+    return [FixCartesian(n, mask=mask) for n, mask in enumerate(fixed)], lost
 
 
 def leave_alike(atoms: Any, other: Any) -> bool:

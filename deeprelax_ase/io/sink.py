@@ -142,7 +142,9 @@ class _XyzSink(Sink):
         held, lost = along_axes(atoms)
         made.set_constraint(held)
         self._tell_lost(lost, "extended XYZ", " along these directions")
-        write_xyz(text, made)
+        # Not all versions of ASE write the moves unasked.
+        columns = ["symbols", "positions", "move_mask", *(n for n in made.arrays if n not in ("numbers", "positions"))]
+        write_xyz(text, made, columns=columns)
         if text.getvalue().count("\n") != len(atoms) + 2:
             raise ValueError("a name of its info or arrays holds a line break")
         if self._file is None:
