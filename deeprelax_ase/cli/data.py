@@ -45,7 +45,7 @@ Exit code 1: some pairs are refused.
 """
 
 #: What is counted by name, and its title.
-_COUNTED = {"splits": "splits", "levels": "learnt in the place of the levels", "matched": "matched"}
+_COUNTED = {"splits": "splits", "levels": "learnt as", "matched": "matched"}
 
 #: So many names are listed for each thing that is suspicious.
 _NAMES = 5
