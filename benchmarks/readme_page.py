@@ -20,7 +20,6 @@ from kinds import MEAN
 from model_card_failures import above_hundred, percent
 from relaxed_energy_page import in_short
 from shared import RESULTS, filled, read, table
-from time_to_minimum_page import saved
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ("trust", "dft", "accuracy", "optimizer", "limits", "screening", "graphs", "labels")
@@ -278,25 +277,6 @@ def _floor(results: Path) -> str:
     )
 
 
-def _many(results: Path) -> str:
-    """Of relaxations of more crystals than a GPU takes at once."""
-    found, shares = _many_shares(results)
-    return f"Of {found['crystals']:,} crystals, which enter as others leave, {', '.join(shares)}. {saved(found)}"
-
-
-def _many_under(results: Path) -> str:
-    """The same in a clause."""
-    found, shares = _many_shares(results)
-    return f"among {found['crystals']:,} crystals {shares[0]} and {shares[1]}"
-
-
-def _many_shares(results: Path) -> tuple[dict[str, Any], list[str]]:
-    found = read(results, "time_to_minimum-M3GNet-many-cuda")
-    took = {row["method"]: row["seconds"] for row in (*found["earlier"]["rows"], *found["rows"]) if row["fmax"] == 0.05}
-    others = {"`fast` alone": "fast", "our FIRE": "fire", "TorchSim's FIRE (an earlier run)": "TorchSim's fire"}
-    return found, [f"{took['jump, fast'] / took[method]:.2f} of {name}" for name, method in others.items()]
-
-
 def _times(results: Path) -> str:
     """Of relaxations under M3GNet, one by one and in batches."""
     alone, batches = read(results, "force_calls-times", "time_to_minimum-M3GNet-cpu")
@@ -337,8 +317,6 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "energy-output": _energy_output,
     "mixtures": _mixtures,
     "times": _times,
-    "many": _many,
-    "many-under": _many_under,
     "bounds": _bounds,
     "aims": aims_table.aims,
     **docs_parts.PARTS,
@@ -353,8 +331,6 @@ INLINE = (
     "large",
     "floor",
     "times",
-    "many",
-    "many-under",
     "energy-output",
     "mixtures",
     *docs_parts.INLINE,

@@ -8,7 +8,6 @@ written.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sqlite3
@@ -28,6 +27,7 @@ from deeprelax_ase.io.constraints import along_axes, leave_alike
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
 from deeprelax_ase.io.placing import aside, placed, put, to_disk
+from deeprelax_ase.io.xyz import with_info_lines
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -137,8 +137,7 @@ class _XyzSink(Sink):
         from ase.io.formats import open_with_compression
 
         text = StringIO()
-        info = {key: _one_line(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
-        made = _with_info(atoms, info)
+        made = with_info_lines(atoms)
         held, lost = along_axes(atoms)
         made.set_constraint(held)
         self._tell_lost(lost, "extended XYZ", " along these directions")
@@ -155,22 +154,6 @@ class _XyzSink(Sink):
     def _finish(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def _with_info(atoms: Atoms, info: dict[str, Any]) -> Atoms:
-    """The same atoms, constraints and results, with other ``info``."""
-    made = atoms.copy()
-    made.info, made.calc = info, atoms.calc
-    return made
-
-
-def _one_line(text: str) -> str:
-    """``text``, as JSON where ASE would not get it back as it is: it takes a backslash for the sign to skip it, ends
-    values at any white space but a blank, and loses empty ones.
-    """
-    if text and not re.search(r"[\\\x00-\x1f]|[^\S ]", text):
-        return text
-    return "_JSON " + json.dumps(text).replace("\\", "\\\\")
 
 
 class _TrajectorySink(Sink):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from io import StringIO
@@ -127,3 +128,20 @@ def _refuse_missing_columns(text: str) -> None:
     promised = sum(int(width) for width in re.findall(r":(\d+)(?=[:\s\"']|$)", columns))
     if promised > 100 and promised > 2 * len(first.split()):
         raise StructureFileError(f"the comment promises {promised} columns, and there are {len(first.split())}")
+
+
+def with_info_lines(atoms: Atoms) -> Atoms:
+    """The same ``atoms``, constraints and results, with texts in ``info`` that the comment of a frame can hold."""
+    made = atoms.copy()
+    made.info = {key: _one_line(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
+    made.calc = atoms.calc
+    return made
+
+
+def _one_line(text: str) -> str:
+    """``text``, as JSON where ASE would not get it back as it is: it takes a backslash for the sign to skip it, ends
+    values at any white space but a blank, and loses empty ones.
+    """
+    if text and not re.search(r"[\\\x00-\x1f]|[^\S ]", text):
+        return text
+    return "_JSON " + json.dumps(text).replace("\\", "\\\\")

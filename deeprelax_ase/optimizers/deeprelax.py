@@ -16,11 +16,7 @@ from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers import log
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot
 from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, trajectory_is_empty, write_log
-from deeprelax_ase.optimizers.degrees_of_freedom import (
-    degrees_of_freedom,
-    refuse_missing_stress,
-    refuse_tilted_layers,
-)
+from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom, refuse_missing_stress, refuse_tilted_layers
 from deeprelax_ase.optimizers.finish import Finish
 from deeprelax_ase.optimizers.jump import Jump, JumpSettings
 from deeprelax_ase.optimizers.log import optimizer_facts, optimizer_line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import ase
@@ -12,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, FixScaled, FixSymmetry
+from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import read, write
 from packaging.version import Version
@@ -21,48 +20,6 @@ from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.output import check_output
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import read_frames
-
-
-def test_extended_xyz_holds_what_is_along_axes_and_tells_what_is_not(tmp_path: Path) -> None:
-    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
-    across = [FixScaled([0], mask=[False, False, True]), FixedPlane([1], [0, 0, 1])]  # T T F in a POSCAR
-    atoms.set_constraint([*across, FixedLine([2], [0, 1, 0]), FixCartesian([3], mask=[True, False, False])])
-    leaning = bulk("MgO", "rocksalt", a=4.2)
-    leaning.set_constraint([FixScaled([0], mask=[False, False, True]), FixSymmetry(leaning.copy()), FixAtoms([1])])
-    with open_sink(str(tmp_path / "out.extxyz"), "extxyz") as sink:
-        sink.write(atoms)
-        with pytest.warns(UserWarning, match=r"no place for FixScaled, FixSymmetry .* Write \.traj"):
-            sink.write(leaning)
-        sink.write(leaning)  # which is told once
-        leaning.set_constraint(FixCom())
-        with pytest.warns(UserWarning, match="no place for FixCom along"):
-            sink.write(leaning)
-    first, second, *_ = read(tmp_path / "out.extxyz", index=":")
-    moved = first.positions + 0.1
-    first.set_positions(moved)
-    held = [[0, 0, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0], *[[0, 0, 0]] * 4]
-    np.testing.assert_allclose(moved - first.positions, 0.1 * np.array(held), rtol=0, atol=1e-8)
-    assert [type(one).__name__ for one in second.constraints] == ["FixAtoms"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"),
-    [("out.cif", ()), ("%s.cif", ()), ("out.xsf", ()), ("POSCAR-%03d", (FixAtoms, FixScaled))],
-)
-@pytest.mark.parametrize("held", [FixAtoms([0]), FixScaled([1], mask=[True, False, False]), FixCom()])
-def test_constraints_that_a_format_loses_are_told(tmp_path: Path, name: str, kept: tuple, held: object) -> None:
-    """Two crystals, and one warning."""
-    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
-    atoms.set_constraint(held)
-    path = str(tmp_path / name)
-    file_format = check_output(path, inputs=[], several=True, overwrite=False)
-    with warnings.catch_warnings(record=True) as told, open_sink(path, file_format) as sink:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            sink.write(atoms)
-    told = [str(one.message) for one in told if "no place" in str(one.message)]
-    assert len(told) == (not isinstance(held, kept)), told
-    assert all(type(held).__name__ in one and "Write .traj" in one for one in told)
 
 
 @pytest.fixture
