@@ -27,7 +27,7 @@ from deeprelax_ase.io.constraints import along_axes, leave_alike
 from deeprelax_ase.io.frame import name_in
 from deeprelax_ase.io.output import NUMBER
 from deeprelax_ase.io.placing import aside, placed, put, to_disk
-from deeprelax_ase.io.xyz import with_info_lines
+from deeprelax_ase.io.xyz import columns_with_moves, with_info_lines
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -141,9 +141,10 @@ class _XyzSink(Sink):
         held, lost = along_axes(atoms)
         made.set_constraint(held)
         self._tell_lost(lost, "extended XYZ", " along these directions")
-        # Not all versions of ASE write the moves unasked.
-        columns = ["symbols", "positions", "move_mask", *(n for n in made.arrays if n not in ("numbers", "positions"))]
-        write_xyz(text, made, columns=columns)
+        write_xyz(text, made)
+        if held and (columns := columns_with_moves(text.getvalue())):
+            text = StringIO()
+            write_xyz(text, made, columns=columns)
         if text.getvalue().count("\n") != len(atoms) + 2:
             raise ValueError("a name of its info or arrays holds a line break")
         if self._file is None:

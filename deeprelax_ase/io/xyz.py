@@ -145,3 +145,13 @@ def _one_line(text: str) -> str:
     if text and not re.search(r"[\\\x00-\x1f]|[^\S ]", text):
         return text
     return "_JSON " + json.dumps(text).replace("\\", "\\\\")
+
+
+def columns_with_moves(frame: str) -> list[str] | None:
+    """The columns of a ``frame`` that was written, and which atoms may move beside them; None where they are there.
+
+    ASE 3.25 writes constraints where they are asked for alone.
+    """
+    found = re.search(r"Properties=(\S+)", frame)
+    names = [] if found is None else found[1].split(":")[::3]
+    return None if "move_mask" in names else ["symbols", "positions", "move_mask", *names[2:]]

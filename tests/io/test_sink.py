@@ -279,12 +279,14 @@ def test_a_link_leads_to_where_results_go(tmp_path, crystals):
 
 
 def test_results_and_constraints_come_back(tmp_path, crystals):
-    crystals[0].calc = SinglePointCalculator(crystals[0], energy=-1.5)
+    forces = np.arange(3.0 * len(crystals[0])).reshape(-1, 3)
+    crystals[0].calc = SinglePointCalculator(crystals[0], energy=-1.5, forces=forces)
     crystals[0].set_constraint(FixAtoms([1]))
     crystals[0].info["note"] = "two\nlines"
     write_all(tmp_path / "r.extxyz", crystals[:1])
     (frame,) = read_frames(tmp_path / "r.extxyz")
     assert frame.atoms.get_potential_energy() == -1.5
+    np.testing.assert_allclose(frame.atoms.get_forces(apply_constraint=False), forces, rtol=0, atol=1e-8)
     assert frame.atoms.constraints[0].index.tolist() == [1]
     assert frame.atoms.info["note"] == "two\nlines"
     assert crystals[0].info["note"] == "two\nlines"
