@@ -193,7 +193,8 @@ _FORCES, _ENERGIES = ("forces_initial", "stress_initial"), ("energy_initial", "e
 def has_labels(file: str | os.PathLike, labels: str) -> bool:
     """Whether an npz ``file`` of pairs has those ``labels``, see :func:`load_pairs`; packed ones have ``relaxed``."""
     with np.load(file, allow_pickle=False) as arrays:
-        level = torch.from_numpy(arrays["level"]) if "level" in arrays else None
+        packed = "cell_change" in arrays
+        level = torch.from_numpy(arrays["level"]) if "level" in arrays and not packed else None
         return labels == "relaxed" or f"frac_{labels}" in arrays or _all_m3gnet(level)
 
 

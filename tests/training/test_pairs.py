@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.data import LEVELS, RelaxationPairs
+from deeprelax_ase.data import LEVELS, RelaxationPairs, load_pairs
+from deeprelax_ase.data.packed import write_packed
 from deeprelax_ase.data.readers import DataError
 from deeprelax_ase.training import DataSettings, PairSettings
 from deeprelax_ase.training.pairs import epoch_pairs, read_pairs
@@ -74,6 +75,14 @@ def test_labels_are_learnt_from_the_files_that_have_them(file: Path) -> None:
     assert [len(part) for part in parts] == [7, 4]
     with pytest.raises(DataError, match=r"other\.npz cannot be read: .*lacks the arrays \['frac_m3gnet'"):
         read_pairs(DataSettings(names[1:], labels=("m3gnet",)))
+
+
+def test_packed_minima_of_m3gnet_are_learnt_once_beside_other_labels(file: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "minima.npz"
+    write_packed(packed, load_pairs(file, labels="m3gnet"))
+    parts = read_pairs(DataSettings((str(file), str(packed)), labels=("relaxed", "m3gnet")))
+    assert [len(part) for part in parts] == [5 + 4, 4]
+    assert parts[0].level[5:].tolist() == [LEVELS.index("M3GNet")] * 4
 
 
 def test_pairs_in_fixed_cells_stand_several_times(file: Path) -> None:
