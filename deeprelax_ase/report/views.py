@@ -36,6 +36,9 @@ _ON_FACE = 0.02
 #: Plasma without its palest end, which white swallows.
 _COLOURS = sample_colorscale("Plasma", np.linspace(0, 0.85, 12))
 
+#: Å. The colours span at least so much, so that bonds that are all alike look alike.
+_SPAN = 0.01
+
 #: Colour of bonds whose uncertainty is not shown.
 _GREY = "#b5b5b5"
 
@@ -86,7 +89,7 @@ def _scene(numbers: np.ndarray, views: list[dict[str, Any]], bonds: _Bonds | Non
     elements = {chemical_symbols[n]: _colour(n) for n in np.unique(numbers).tolist()}
     scene: dict[str, Any] = {"views": views, "elements": elements}
     if bonds is not None and len(bonds.i):
-        low, high = float(bonds.uncertainty.min()), float(bonds.uncertainty.max())
+        low, high = _colour_range(bonds.uncertainty)
         scene["scale"] = {"low": f"{low:.3f}", "high": f"{high:.3f}", "colours": _COLOURS}
     return scene
 
@@ -153,12 +156,19 @@ def _sticks(crystal: Crystal, bonds: _Bonds, *, coloured: bool) -> list[list[Any
     starts = crystal.positions[bonds.i]
     ends = crystal.positions[bonds.j] + bonds.offset @ crystal.cell
     lengths = np.linalg.norm(ends - starts, axis=1).tolist()
-    low, high = bonds.uncertainty.min(), bonds.uncertainty.max()
-    steps = np.rint((bonds.uncertainty - low) / max(high - low, 1e-12) * (len(_COLOURS) - 1)).astype(int).tolist()
+    low, high = _colour_range(bonds.uncertainty)
+    steps = np.rint((bonds.uncertainty - low) / (high - low) * (len(_COLOURS) - 1)).astype(int).tolist()
     uncertainties = bonds.uncertainty.tolist()
     told = [f"{a:.3f} Å" + (f" ± {u:.3f} Å" if coloured else "") for a, u in zip(lengths, uncertainties, strict=True)]
     colours = [_COLOURS[step] if coloured else _GREY for step in steps]
     return [[*ends, *rest] for ends, *rest in zip(_rounded(np.hstack([starts, ends])), colours, told, strict=True)]
+
+
+def _colour_range(uncertainty: np.ndarray) -> tuple[float, float]:
+    """Uncertainties, in Å, of the first and the last colour: all of them lie between."""
+    low, high = float(uncertainty.min()), float(uncertainty.max())
+    low = max(low - max(_SPAN - (high - low), 0) / 2, 0)
+    return low, max(high, low + _SPAN)
 
 
 def _arrows(starts: np.ndarray, moves: np.ndarray) -> list[list[float]]:
