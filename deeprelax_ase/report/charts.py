@@ -118,19 +118,22 @@ def error_map(expected: np.ndarray, true: np.ndarray, x_title: str, y_title: str
     x, y = logarithms(expected, true)
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=_CELLS)
     shown: Any = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).T
-    bar = {"title": "crystals", **_decades(0.0, float(np.nanmax(shown)), fine=True), "thickness": 14}
+    title = {"text": "crystals", "side": "right"}
+    bar = {"title": title, **_decades(0.0, float(np.nanmax(shown)), fine=True), "thickness": 14}
     heat = go.Heatmap(
         x=_middles(x_edges), y=_middles(y_edges), z=shown, customdata=counts.T, colorscale="Viridis", colorbar=bar,
         hovertemplate="%{customdata} crystals<extra></extra>",
     )  # fmt: skip
     figure = go.Figure(heat)
-    ends = [float(min(x_edges[0], y_edges[0])), float(max(x_edges[-1], y_edges[-1]))]
+    x_ends, y_ends = ([float(edges[0]), float(edges[-1])] for edges in (x_edges, y_edges))
+    ends = [min(x_ends[0], y_ends[0]), max(x_ends[1], y_ends[1])]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "#888", "dash": "dash"}, hoverinfo="skip")
     means = np.log10(np.maximum(curve(expected, true), FLOOR))
     figure.add_scatter(x=means[:, 0], y=means[:, 1], mode="lines+markers", line_color=_RED, name="means")
     _styled(figure, x_title, y_title)
-    figure.update_xaxes(**_decades(float(x_edges[0]), float(x_edges[-1])))
-    figure.update_yaxes(**_decades(float(y_edges[0]), float(y_edges[-1])))
+    for update, (low, high) in ((figure.update_xaxes, x_ends), (figure.update_yaxes, y_ends)):
+        margin = 0.03 * (high - low)
+        update(**_decades(low, high, fine=high - low < 2), range=[low - margin, high + margin], zeroline=False)
     return figure
 
 

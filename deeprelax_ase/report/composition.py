@@ -55,10 +55,18 @@ def element_maps(outcome: Outcome) -> dict[str, go.Figure]:
     if not counts.any():
         return {}
     told = "expected error" if outcome.doubt == "error" else "uncertainty"
-    return {
-        "Elements: how many crystals hold each": _periodic_table(np.where(counts, counts, np.nan), "%{z:,} crystals"),
-        f"Elements: median {told} of the crystals that hold each (Å)": _periodic_table(medians, "%{z:.3f} Å"),
-    }
+    counts = np.where(counts, counts, np.nan)
+    caption = f"Elements: crystals that hold each ({_ends(counts, '{:,.0f}')})"
+    maps = {caption: _periodic_table(counts, "%{z:,} crystals")}
+    if np.isfinite(medians).any():
+        caption = f"Elements: median {told} of these ({_ends(medians, '{:.3f} Å')})"
+        maps[caption] = _periodic_table(medians, "%{z:.3f} Å")
+    return maps
+
+
+def _ends(values: np.ndarray, form: str) -> str:
+    """What the first and the last colour of a periodic table stand for."""
+    return f"pale {form.format(np.nanmin(values))}, dark {form.format(np.nanmax(values))}"
 
 
 def periodic_place(number: int) -> tuple[int, int]:

@@ -124,9 +124,9 @@ def _part(name: str) -> Markup:
 def _table_note(outcome: Outcome, rows: int) -> str:
     if rows == len(outcome):
         return ""
-    return (
+    return Markup(
         f"The table holds {rows:,} of {len(outcome):,} crystals: those that failed and the most uncertain ones. "
-        "`deeprelax export` and the files of Parquet hold all."
+        "<code>deeprelax export</code> and the files of Parquet hold all."
     )
 
 
@@ -136,7 +136,7 @@ def _kinds(outcome: Outcome) -> list[tuple[str, ...]]:
         (
             kind.name,
             f"{kind.crystals:,}",
-            f"{kind.uncertain / kind.crystals:.0%}",
+            f"{100 * kind.uncertain / kind.crystals:.0f} %",
             _told(kind.error, "{:.3f} Å"),
             _told(100 * kind.volume_error, "{:.1f} %"),
             *([_told(kind.true_error, "{:.3f} Å")] if outcome.has_reference else []),
@@ -226,8 +226,9 @@ def _crystals_note(crystals: list[StructureCard], total: int, missing: str) -> s
     if not crystals:
         return "None is asked for."
     some = f", out of {total:,}: failures first, then the most uncertain and the most changed"
-    return (
-        f"{len(crystals):,} crystals{some if len(crystals) < total else ''}. `deeprelax report --show N` draws N. "
-        "Arrows show how atoms move beyond being carried along by the cell; bonds are coloured by the uncertainty of "
-        "their lengths. Pale atoms are copies in the cells around. Both views have one scale and turn together."
+    return Markup(
+        f"{len(crystals):,} crystals{some if len(crystals) < total else ''}. "
+        "<code>deeprelax report --show N</code> draws N. Arrows show how atoms move beyond being carried along by the "
+        "cell; bonds are coloured by the uncertainty of their lengths. Pale atoms are copies in the cells around. Both "
+        "views have one scale and turn together."
     )

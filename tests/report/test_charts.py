@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deeprelax_ase.report import outcome_of
-from deeprelax_ase.report.charts import SHARES, bulk_of, coverage, coverages, curve, histogram
+from deeprelax_ase.report.charts import SHARES, bulk_of, coverage, coverages, curve, error_map, histogram
 
 
 def test_curve_and_coverage(screened: Path) -> None:
@@ -37,3 +37,13 @@ def test_a_value_far_out_leaves_the_others_their_bars() -> None:
 def test_equal_values_are_one_bar() -> None:
     (bars,) = histogram(np.full(7, 0.3), "x").data
     assert sum(bars.y) == 7
+
+
+def test_axes_of_errors_end_where_the_crystals_do() -> None:
+    expected, true = np.array([0.02, 0.1, 0.3]), np.array([0.0, 0.05, 1.0])
+    layout = error_map(expected, true, "x").layout
+    for axis, values in ((layout.xaxis, (0.02, 0.3)), (layout.yaxis, (1e-4, 1.0))):
+        assert axis.range[0] < np.log10(values[0]) < axis.range[0] + 0.15
+        assert axis.range[1] - 0.15 < np.log10(values[1]) < axis.range[1]
+    assert layout.xaxis.ticktext == ("0.02", "0.05", "0.1", "0.2")
+    assert layout.yaxis.ticktext == ("0.0001", "0.001", "0.01", "0.1", "1")
