@@ -72,12 +72,22 @@ class ErrorFeatures:
 
     def logarithms(self) -> np.ndarray:
         """(G, 9) natural logarithms of all but the kind, in the order of the fields."""
-        arrays = [np.asarray(_on_cpu(getattr(self, name)), dtype=float) for name in FEATURES]
+        here = self.on_cpu()
+        arrays = [np.asarray(getattr(here, name), dtype=float) for name in FEATURES]
         return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
 
     def kinds(self) -> np.ndarray:
         """(G,) int, numbers of the :data:`KINDS`; bulk where it is no number, as nothing is predicted."""
-        return np.nan_to_num(np.asarray(_on_cpu(self.kind), dtype=float), nan=BULK).astype(int)
+        return np.nan_to_num(np.asarray(self.on_cpu().kind, dtype=float), nan=BULK).astype(int)
+
+    def on_cpu(self) -> ErrorFeatures:
+        """The same as arrays, of tensors by one copy of all."""
+        if not hasattr(self.kind, "cpu"):
+            return self
+        import torch  # is there, as these are its tensors
+
+        columns = torch.stack([getattr(self, f.name).double() for f in fields(self)])
+        return ErrorFeatures(*columns.cpu().numpy())
 
     def take(self, chosen: np.ndarray) -> ErrorFeatures:
         """Take the features of the ``chosen`` crystals, by index or mask."""
@@ -98,10 +108,6 @@ def kinds_of(oxides: Any, layered: Any, cell_kept: Any) -> Any:
     """
     relaxing = layered * LAYER + ~layered * (oxides * OXIDE + ~oxides * BULK)
     return ~cell_kept * relaxing + cell_kept * (layered * SLAB + ~layered * DEFECT)
-
-
-def _on_cpu(values: Any) -> Any:
-    return values.cpu() if hasattr(values, "cpu") else values  # no import of torch
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class Calibration:
             novelty: (G,) of the crystals: beyond 1, or no number, they are out of distribution.
             doubted: (G,) which are out of distribution for another reason.
         """
-        parts = (self.coordinates, self.volume)
+        features, parts = features.on_cpu(), (self.coordinates, self.volume)
         columns = [values for part in parts for values in (part.expected(features), part.bound(features))]
         ood = np.any(features.logarithms() > np.log(np.maximum(self.ood_limits, _FLOOR)), axis=1)
         if novelty is not None:

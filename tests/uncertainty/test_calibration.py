@@ -196,10 +196,14 @@ def test_features_of_zero_are_read(steep: float):
     assert np.isfinite(one(0.0).logarithms()).all()
 
 
-def test_tensors_and_arrays_read_alike(rng, calibration: Calibration):
+def test_tensors_and_arrays_read_alike(rng, calibration: Calibration, monkeypatch):
+    """Tensors come from the device in one copy: each waits for all that the device still has to do."""
+    copies, copy = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda values: copies.append(values) or copy(values))
     features = make_features(rng, 5)
     tensors = ErrorFeatures(*(torch.from_numpy(getattr(features, f.name)) for f in fields(ErrorFeatures)))
     assert calibration.read(tensors) == calibration.read(features)
+    assert len(copies) == 1
     assert features.logarithms().shape == (5, len(FEATURES))
 
 
