@@ -72,3 +72,25 @@ class TestProcess:
         )
         assert "Traceback" not in result.stderr
         assert "BrokenPipe" not in result.stderr
+
+    @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["relax"], 2)])
+    def test_the_process_ends_without_taking_apart_what_it_has_made(self, arguments, code):
+        """What is registered for the end is still done, and all is written."""
+        result = self.run(
+            "import atexit\n"
+            "class Kept:\n    def __del__(self):\n        print('taken apart')\n"
+            f"kept, sys.argv = Kept(), ['deeprelax', *{arguments}]\n"
+            "from deeprelax_ase.cli import main\n"
+            "try:\n    main()\nfinally:\n    atexit.register(print, 'the end')"
+        )
+        assert result.returncode == code, result.stderr
+        assert result.stdout.endswith("the end\n")
+
+    def test_an_error_that_nobody_foresaw_is_told_in_full(self):
+        result = self.run(
+            "from deeprelax_ase import cli\n"
+            "def broken(**options):\n    raise RuntimeError('a fault of ours')\n"
+            "cli.app = broken\ncli.main()"
+        )
+        assert result.returncode == 1
+        assert "RuntimeError: a fault of ours" in result.stderr
