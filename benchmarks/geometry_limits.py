@@ -33,7 +33,7 @@ from deeprelax_ase.geometry.contacts import (
 )
 from deeprelax_ase.geometry.vacuum import SLAB, vacuum_of, widest_gaps
 from deeprelax_ase.graph import GraphSettings, edge_vectors, neighbor_pairs
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.record import Prediction
 

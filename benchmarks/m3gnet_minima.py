@@ -21,7 +21,7 @@ from under_potential import Ends, relaxed_under
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.evaluation.metrics import geometry_of
-from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import crystal_mean, rows_times_matrices
 
 #: eV/Å, largest force and gradient of the cell at a minimum, and most steps to it.
 FMAX, STEPS = 0.05, 250

@@ -12,8 +12,8 @@ from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.kept_edges import KeptEdges, within
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.calculators.scope import torch_settings
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.graph.edges import expand, row_starts
-from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, EdgeIndex, Numbers, Positions
 
 #: Å, by which neighbours are listed further on a GPU, so that a list serves again.

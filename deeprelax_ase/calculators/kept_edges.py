@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_edges import listed_edges
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN
-from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, CellOffsets, Cells, CrystalFlags, EdgeIndex, PerCrystal, Positions
 
 #: Share of the skin below which what is left of it is spent, once a list of any crystal no longer serves.

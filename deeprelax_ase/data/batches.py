@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data.pairs import RelaxationPairs
-from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.graph.torch_builder import neighbor_graph
 

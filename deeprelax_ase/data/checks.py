@@ -15,7 +15,7 @@ from deeprelax_ase.data.dataset import PairDataset, group_names
 from deeprelax_ase.data.fingerprints import Surroundings, fingerprints, surroundings
 from deeprelax_ase.data.matching import MATCH_KINDS
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, displacement_sizes
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 #: Å, nearer than which atoms overlap, and further than which from any other one is alone.
 OVERLAP, ALONE = 0.7, 5.0

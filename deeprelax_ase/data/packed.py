@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data.pairs import RelaxationPairs, concatenate
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 #: Å, the steps that displacements are counted in, and those of the components of lattice vectors; 16 bits hold 13 Å.
 _STEP, _CELL_STEP = 4e-4, 1e-4

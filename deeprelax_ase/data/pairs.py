@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.io.source import part_of, path_of
 
 #: Values of ``split`` in the files.

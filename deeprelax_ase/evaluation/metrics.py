@@ -15,7 +15,7 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data.pairs import RelaxationPairs
 from deeprelax_ase.geometry.nearest_images import nearest_displacements
-from deeprelax_ase.graph.record import CrystalGraph, crystal_mean, edge_batch, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, crystal_mean, edge_batch, edge_vectors, rows_times_matrices
 
 
 def prediction_errors(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches, pair_graph
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import default_atoms_per_batch
 from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSettings, relax

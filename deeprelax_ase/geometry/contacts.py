@@ -10,8 +10,8 @@ import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import CrystalGraph, edge_batch
+from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.graph.edges import row_starts
-from deeprelax_ase.graph.record import determinants
 from deeprelax_ase.graph.shapes import (
     Batch,
     Cells,

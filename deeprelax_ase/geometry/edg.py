@@ -30,7 +30,7 @@ from deeprelax_ase.geometry.terms import (
     distance_terms,
     select_atoms,
 )
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions, crystal_mean, edge_batch, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, crystal_mean, edge_batch, edge_vectors
 from deeprelax_ase.graph.shapes import (
     AtomFlags,
     Batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph.record import crystal_mean, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import crystal_mean, rows_times_matrices
 from deeprelax_ase.graph.shapes import (
     AtomSuperbases,
     Batch,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deeprelax_ase.graph.record import inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import inverses, rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, CellArray, Cells, Matrices, Positions, SquareArray
 
 #: Newton's steps towards Q (Higham, SIAM J. Sci. Stat. Comput. 7, 1160 (1986)): eight are exact to rounding where

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.graph.record import CrystalGraph, edge_batch
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_batch
 from deeprelax_ase.graph.shapes import AtomFlags, Batch, Columns, EdgeAtoms, Lengths, TermLengths, Terms, TermShifts
 
 #: Å. Two points nearer than this have no direction to each other: their distance pulls with less than its full weight,

@@ -21,7 +21,7 @@ from deeprelax_ase.geometry.contacts import BONDED, metallic, packing, salt_meta
 from deeprelax_ase.geometry.periodicity import periodicity
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.graph import CrystalGraph, edge_vectors, fractional_positions
-from deeprelax_ase.graph.record import inverses
+from deeprelax_ase.graph.crystal_graph import inverses
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS
 from deeprelax_ase.graph.shapes import (
     Batch,

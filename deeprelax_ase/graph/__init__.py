@@ -9,9 +9,7 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph import matgl_builder, torch_builder
 from deeprelax_ase.graph.checks import MIN_DISTANCE, check_density, check_distances
-from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, NeighborList, in_cell_pairs, select_edges
-from deeprelax_ase.graph.matgl_builder import read_matgl_graph
-from deeprelax_ase.graph.record import (
+from deeprelax_ase.graph.crystal_graph import (
     CrystalGraph,
     affine_positions,
     atom_counts,
@@ -20,6 +18,8 @@ from deeprelax_ase.graph.record import (
     edge_vectors,
     fractional_positions,
 )
+from deeprelax_ase.graph.edges import CUTOFF_MARGIN, TIE_TOLERANCE, NeighborList, in_cell_pairs, select_edges
+from deeprelax_ase.graph.matgl_builder import read_matgl_graph
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
 from deeprelax_ase.graph.torch_builder import neighbor_graph, neighbor_pairs
 

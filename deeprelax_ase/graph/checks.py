@@ -11,8 +11,8 @@ import math
 import torch
 
 from deeprelax_ase.errors import IsolatedAtomError, OverlappingAtomsError
+from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.graph.edges import NeighborList, row_starts
-from deeprelax_ase.graph.record import determinants
 from deeprelax_ase.graph.shapes import Batch, Cells, Destinations
 
 #: Å. Atoms nearer than this are an error of the input: the shortest bond of all, that of H2, measures 0.74 Å.

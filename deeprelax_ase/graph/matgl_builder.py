@@ -17,9 +17,9 @@ from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.checks import check_density, check_distances
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, in_cell_pairs, row_starts, select_edges
 from deeprelax_ase.graph.matgl_import import exact_neighbors, import_matgl
-from deeprelax_ase.graph.record import CrystalGraph, rows_times_matrices
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, PairTable, Positions
 from deeprelax_ase.graph.torch_builder import batch_tensors, neighbor_pairs

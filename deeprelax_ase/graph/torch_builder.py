@@ -17,8 +17,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.cell_list import cell_list_pairs
 from deeprelax_ase.graph.checks import check_density, check_distances
 from deeprelax_ase.graph.columns import CrystalColumns
+from deeprelax_ase.graph.crystal_graph import CrystalGraph
 from deeprelax_ase.graph.edges import CUTOFF_MARGIN, NeighborList, expand, in_cell_pairs, row_starts, select_edges
-from deeprelax_ase.graph.record import CrystalGraph
 from deeprelax_ase.graph.settings import DEFAULT_SETTINGS, GraphSettings
 from deeprelax_ase.graph.shapes import (
     Batch,

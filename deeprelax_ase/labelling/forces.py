@@ -16,7 +16,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model

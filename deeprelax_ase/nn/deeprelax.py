@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, edge_vectors
 from deeprelax_ase.graph.shapes import CellOffsets, Cells, EdgeFeatures, EdgeVectors, Lengths, PairInts, Scalars
 from deeprelax_ase.nn.basis import GaussianBasis, cell_offset_encoding
 from deeprelax_ase.nn.config import DeepRelaxConfig

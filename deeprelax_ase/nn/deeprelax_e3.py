@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deeprelax_ase.geometry.strain import symmetric_exponential
 from deeprelax_ase.geometry.vacuum import free_directions, project_strain
-from deeprelax_ase.graph.record import CrystalGraph, atom_counts, crystal_mean, edge_vectors, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, atom_counts, crystal_mean, edge_vectors, rows_times_matrices
 from deeprelax_ase.graph.shapes import (
     AtomScales,
     AtomStrains,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deeprelax_ase.graph.record import crystal_mean
+from deeprelax_ase.graph.crystal_graph import crystal_mean
 from deeprelax_ase.graph.shapes import Batch, CrystalCounts, Numbers, PerCrystal, Scalars
 from deeprelax_ase.nn.heads import bounded_scale
 

@@ -11,7 +11,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import ModelError
 from deeprelax_ase.graph import CrystalGraph
 from deeprelax_ase.graph.columns import CrystalColumns
-from deeprelax_ase.graph.record import fractional_positions, inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import fractional_positions, inverses, rows_times_matrices
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell

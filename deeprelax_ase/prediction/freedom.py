@@ -16,7 +16,7 @@ from deeprelax_ase.geometry.strain import (
     symmetric_logarithm,
 )
 from deeprelax_ase.geometry.vacuum import Vacuum, project_strain
-from deeprelax_ase.graph.record import inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import inverses, rows_times_matrices
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, along_axes, cell_limits
 
 

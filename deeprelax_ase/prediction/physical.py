@@ -14,7 +14,7 @@ from deeprelax_ase.errors import ConstraintError, DeepRelaxError, UnphysicalPred
 from deeprelax_ase.geometry.contacts import Contact, closest_contact, colliding
 from deeprelax_ase.geometry.vacuum import Vacuum, widest_gaps
 from deeprelax_ase.graph import CrystalGraph
-from deeprelax_ase.graph.record import determinants
+from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.prediction.allowed_strain import TILTED
 
 if TYPE_CHECKING:

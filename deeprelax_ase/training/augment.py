@@ -12,7 +12,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
-from deeprelax_ase.graph.record import crystal_mean, inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import crystal_mean, inverses, rows_times_matrices
 from deeprelax_ase.training.cell_augmentation import augment_cells
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import PER_ATOM
 from deeprelax_ase.geometry.strain import matrix_product
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 #: Product of the lengths of the lattice vectors over the volume, 1 for a right-angled cell, that no chosen cell exceeds
 #: unless it already did: a neighbour list of a cell twice as skewed takes twice as many offsets.

@@ -11,7 +11,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.geometry.vacuum import free_directions, project_strain
-from deeprelax_ase.graph.record import inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import inverses, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, without_drift
 from deeprelax_ase.nn.records import Relaxation
 from deeprelax_ase.training.force_targets import StartForces, start_forces

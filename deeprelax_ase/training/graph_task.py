@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
 from deeprelax_ase.nn.graphed import GraphedStep
 from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes

@@ -10,7 +10,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches, cut, pair_graph
 from deeprelax_ase.geometry.vacuum import in_plane_projectors, strain_projectors
-from deeprelax_ase.graph.record import CrystalGraph, collate, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, collate, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.settings import TrainingSettings
 

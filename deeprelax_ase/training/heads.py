@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches
 from deeprelax_ase.geometry.vacuum import in_plane_projectors
-from deeprelax_ase.graph.record import crystal_mean
+from deeprelax_ase.graph.crystal_graph import crystal_mean
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, strain_matrix
 from deeprelax_ase.nn.e3_layers import Refinement

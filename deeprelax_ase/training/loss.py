@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeprelax_ase.graph.record import CrystalGraph
+from deeprelax_ase.graph.crystal_graph import CrystalGraph
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces

@@ -10,7 +10,7 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.forces import NEAR_MINIMUM
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential
-from deeprelax_ase.graph.record import inverses, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import inverses, rows_times_matrices
 
 
 class RecycleBuffer:

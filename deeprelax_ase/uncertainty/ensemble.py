@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.graph.record import CrystalGraph, edge_batch
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_batch
 from deeprelax_ase.nn.records import Relaxation
 
 Record = TypeVar("Record", Relaxation, RelaxationQuantities)

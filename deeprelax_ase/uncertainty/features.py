@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
-from deeprelax_ase.graph.record import CrystalGraph, crystal_mean, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, crystal_mean, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, moved_vectors
 from deeprelax_ase.nn.records import Relaxation
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures, kinds_of

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deeprelax_ase.graph.record import crystal_mean
+from deeprelax_ase.graph.crystal_graph import crystal_mean
 from deeprelax_ase.graph.shapes import Batch, Numbers, PerCrystal, Scalars
 
 #: Share of ordinary validation crystals that stay within the limit.

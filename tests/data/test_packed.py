@@ -9,7 +9,7 @@ import torch
 
 from deeprelax_ase.data import DataError, PairDataset, RelaxationPairs, read_packed, write_packed
 from deeprelax_ase.data.packed import is_packed
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from deeprelax_ase.evaluation.metrics import (
     rotation_free_lattice_mae,
     volume_error,
 )
-from deeprelax_ase.graph.record import crystal_mean
+from deeprelax_ase.graph.crystal_graph import crystal_mean
 
 #: Two crystals, of two atoms and of one.
 BATCH = torch.tensor([0, 0, 1])

@@ -12,7 +12,7 @@ from deeprelax_ase.geometry.strain import (
     symmetric_exponential,
     symmetric_logarithm,
 )
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 COUNTS = (1, 3, 2)
 

@@ -49,7 +49,7 @@ def test_a_letter_is_one_number(graph: CrystalGraph) -> None:
 
 def test_nothing_is_checked_at_run_time() -> None:
     code = (
-        "import sys, torch, deeprelax_ase.nn.deeprelax_e3, deeprelax_ase.graph.record as record\n"
+        "import sys, torch, deeprelax_ase.nn.deeprelax_e3, deeprelax_ase.graph.crystal_graph as record\n"
         "record.rows_times_matrices(torch.zeros(2, 3), torch.zeros(1, 3, 3))  # broadcast: not what it is meant for\n"
         "print({'jaxtyping', 'beartype'} & set(sys.modules))"
     )

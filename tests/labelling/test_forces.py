@@ -22,7 +22,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.forces import load_pairs_with_forces
 from deeprelax_ase.geometry.strain import symmetric_exponential, symmetric_logarithm
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.labelling import (
     PointSettings,
     forces_in_processes,

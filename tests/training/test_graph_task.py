@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.graph.record import CrystalGraph
+from deeprelax_ase.graph.crystal_graph import CrystalGraph
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings
 from deeprelax_ase.training.ahead import Room, likely_sizes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_vectors
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training import AugmentationSettings, TrainingSettings
 from deeprelax_ase.training.augment import augment

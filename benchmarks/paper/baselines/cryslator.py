@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from baselines.painn import Backbone, VectorHead
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions
 from deeprelax_ase.nn.heads import LatticeHead
 
 

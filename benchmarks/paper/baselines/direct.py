@@ -13,7 +13,7 @@ from baselines.egnn import EGNN
 from baselines.painn import PaiNN
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import Batches, pair_graph
-from deeprelax_ase.graph.record import CrystalGraph, affine_positions, rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.graph.settings import GraphSettings
 from deeprelax_ase.training.graph_task import GraphTask
 from deeprelax_ase.training.settings import TrainingSettings

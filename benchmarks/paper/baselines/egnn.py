@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_vectors
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.heads import LatticeHead, start_at_zero
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from deeprelax_ase.graph.record import CrystalGraph, edge_vectors
+from deeprelax_ase.graph.crystal_graph import CrystalGraph, edge_vectors
 from deeprelax_ase.nn.basis import GaussianBasis
 from deeprelax_ase.nn.heads import LatticeHead, start_at_zero
 from deeprelax_ase.nn.paegnn import PaEGNN

@@ -12,7 +12,7 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor
 
-from deeprelax_ase.graph.record import rows_times_matrices
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.graph.torch_builder import listed_pairs
 from deeprelax_ase.optimizers.batched.state import BatchedState
 from deeprelax_ase.optimizers.model_hessian import GOOD, LONGER, LONGEST, POOR, SHORTER, SHORTEST, Springs

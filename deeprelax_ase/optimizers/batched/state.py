@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.scope import one_thread
+from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.graph.edges import row_starts
-from deeprelax_ase.graph.record import rows_times_matrices
 from deeprelax_ase.graph.shapes import Batch, Cells, CrystalFlags, Ints, Matrices, PerCrystal, Positions
 from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults, undeformed
 from deeprelax_ase.optimizers.batched.symmetry import (

@@ -8,7 +8,7 @@ import torch
 
 from deeprelax_ase import graph as g
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.graph.record import determinants, inverses
+from deeprelax_ase.graph.crystal_graph import determinants, inverses
 
 
 @pytest.fixture
