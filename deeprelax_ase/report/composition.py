@@ -65,7 +65,7 @@ def element_maps(outcome: Outcome) -> dict[str, go.Figure]:
 
 
 def _ends(values: np.ndarray, form: str) -> str:
-    """What the first and the last colour of a periodic table stand for."""
+    """The values of the first and the last colour of a periodic table."""
     return f"pale {form.format(np.nanmin(values))}, dark {form.format(np.nanmax(values))}"
 
 
