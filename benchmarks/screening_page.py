@@ -10,6 +10,9 @@ from typing import Any
 import device_limits_page
 from shared import read, table
 
+#: The machine of the latest whole screenings.
+LATEST = "1 NVIDIA H200, 32 cores, compiled modules of Python kept"
+
 _HEAD = """# Throughput
 
 ```sh

@@ -39,7 +39,8 @@ from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of
 from deeprelax_ase.evaluation.relaxed import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.labelling.relaxer import evaluated
-from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL, card_file_of
 from deeprelax_ase.optimizers.batched.finish import finish_in_batches
 from deeprelax_ase.optimizers.batched.relaxation import relax_in_batches
 from deeprelax_ase.optimizers.batched.start import BatchedStart
@@ -322,7 +323,8 @@ def main() -> None:
     index = {which: evenly(len(cases), count) for which, count in counts.items()}
     facts = {"environment": environment(), "device": str(potential.device)}
     facts["potential"] = potential_name(potential) or potential.name
-    facts |= {"model": given.model, "chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
+    facts |= {"model": given.model, "weights": ModelCard.read(card_file_of(given.model)).sha256}
+    facts |= {"chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
     facts["busy"] = given.busy
     rows: list[dict[str, Any]] = []
     for name, fmax, which, make in methods(given, potential):
