@@ -19,7 +19,7 @@ EXTRAS = $(shell $(BIN)/python -c 'import sys; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs links browser pages ratios trust test lint format clean distclean
+.PHONY: help install gpaw ase-versions matgl-versions demo docs test-docs links browser pages notebooks ratios trust test lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -53,8 +53,8 @@ test: $(STAMP) ## run the tests (PYTEST_ARGS="-m slow" for the slow ones)
 docs: $(STAMP) ## build the documentation, docs/_build/index.html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build
 
-test-docs: $(STAMP) ## run the code of the documentation (PAGES="trust or dft" for some pages)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DEEPRELAX_SCREENSHOTS=screenshots $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=loadgroup tests/docs \
+test-docs: $(STAMP) ## run the code of the documentation, notebooks too (PAGES="trust or dft" for some pages)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DEEPRELAX_SCREENSHOTS=screenshots $(BIN)/python -m pytest $(PYTEST_ARGS) --dist=loadgroup tests/docs tests/test_notebooks.py \
 		-m "slow or not slow" -k "$(PAGES)"
 
 links: $(STAMP) ## ask for every address outside that README.md or a page links to (needs a network)
@@ -68,6 +68,9 @@ pages: $(STAMP) ## make the benchmarks' pages and pictures anew of what was meas
 	$(BIN)/python benchmarks/paper/page.py
 	$(BIN)/python docs/rooms.py
 	$(BIN)/python docs/commands.py
+
+notebooks: $(STAMP) ## run the notebooks anew and keep what they show
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks
 
 ratios: $(STAMP) ## time fixed work against a reference kernel, to compare commits (benchmarks/ratios.py --compare)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/ratios.py --json ratios.json
