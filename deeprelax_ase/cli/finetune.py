@@ -64,7 +64,7 @@ def finetune(
     model: Annotated[str, argument("MODEL", "Model to start from, by name or path.", completes=models)],
     data: PairSources,
     out: Annotated[Path, out_option("Folder of the run.")] = Path("tuned"),
-    name: Annotated[str | None, option("Of the model.", metavar="NAME", default="MODEL-tuned")] = None,
+    name: Annotated[str | None, option("Of the model.", "--name", metavar="NAME", default="MODEL-tuned")] = None,
     data_format: PairFormat = "auto",
     key: PairKey = None,
     level: PairLevel = "PBE",

@@ -86,7 +86,13 @@ Compile = Annotated[
 ]
 Status = Annotated[
     list[str] | None,
-    option("Status wanted; repeatable.", metavar="STATUS", default=", ".join(TRUSTED), completes=one_of(*STATUSES)),
+    option(
+        "Status wanted; repeatable.",
+        "--status",
+        metavar="STATUS",
+        default=", ".join(TRUSTED),
+        completes=one_of(*STATUSES),
+    ),
 ]
 
 
