@@ -10,7 +10,14 @@ from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.options import PAIRS, TRAINING, option
 
 PairSources = Annotated[
-    list[str], option("Relaxation pairs, SOURCE@0:10 for a part; repeatable.", "--data", metavar="SOURCE", group=PAIRS)
+    list[str],
+    option(
+        "Relaxation pairs: a relaxation's trajectory or a folder of them, a folder of NAME_unrelaxed.cif and "
+        "NAME_relaxed.cif, an npz file, ASE databases, relaxation documents. SOURCE@0:10 takes a part; repeatable.",
+        "--data",
+        metavar="SOURCE",
+        group=PAIRS,
+    ),
 ]
 FORMATS = ("npz", "cif", "cryslator", "mpf", "ase-db", "documents", "trajectory", "auto")
 PairFormat = Annotated[

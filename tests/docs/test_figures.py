@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What pages may tell by hand: options and limits of the code, versions, sizes of crystals and data, what others found.
 SETTINGS = {
-    "README": "3.11 3.12 2404.00865",
+    "README": "1 3.11 3.12 2404.00865",
     "benchmarks/README": "1 2 3.12 4 5 0.45 0.55 0.5 0.6",
     "accuracy": "90 21 24",
     "command-line": "800 80,000 1",
@@ -31,7 +31,7 @@ SETTINGS = {
     "own-data": "24 2 1.3 20 120 2,000",
     "optimizer": "50 0.001 0.05 0.01 3.25 3.29 2 3 4 0.6",
     "quickstart": "7 1",
-    "screening": "20,000 6 1 10,000 1,000 4,000 16",
+    "screening": "20,000 6 1 10,000 1,000 4,000 16 32",
     "tour": "2404.00865 0 1 2 3 4 5 6 7 8 9 10 15 16 20 21 24 30",
     "training": "460 200 60",
 }
