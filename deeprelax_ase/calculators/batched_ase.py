@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from deeprelax_ase.calculators.batched import BatchedPotential
-from deeprelax_ase.calculators.identity import calculator_name
+from deeprelax_ase.calculators.identity import calculator_name, elements_of
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.calculators.periodic import as_periodic, scaled_stress
 from deeprelax_ase.calculators.scope import torch_settings
@@ -33,6 +33,7 @@ class AsePotential(BatchedPotential):
 
     def __init__(self, calculator: Any) -> None:
         self.calculator, self.name, self.device = calculator, calculator_name(calculator), torch.device("cpu")
+        self.elements = elements_of(calculator)
         self.has_stress = "stress" in getattr(calculator, "implemented_properties", ["stress"])
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:

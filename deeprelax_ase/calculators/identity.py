@@ -91,13 +91,21 @@ def _find(holder: Any, depth: int) -> str | None:
 
     for name in _HOLDERS:
         found = getattr(holder, name, None)
-        several = list(found) if isinstance(found, list | tuple) else [found]
-        networks = [network for network in several if isinstance(network, nn.Module)]
+        several = _listed(found)
+        networks = [_inside(network) for network in several if isinstance(network, nn.Module)]
         if networks and len(networks) == len(several) and (digest := _of_networks(networks)) is not None:
             return digest
         if depth and found is not None and (digest := _find(found, depth - 1)) is not None:
             return digest
     return None
+
+
+def _inside(network: nn.Module) -> nn.Module:
+    """The network that a model of TorchSim's computes with, as other calculators hold it."""
+    from torch import nn
+
+    inner = getattr(network, "model", None)
+    return inner if hasattr(network, "memory_scales_with") and isinstance(inner, nn.Module) else network
 
 
 def _of_networks(networks: list[nn.Module]) -> str | None:
@@ -129,6 +137,24 @@ def _evaluated_by(network: nn.Module) -> str:
     from deeprelax_ase.graph.matgl_import import runs_on_dgl  # here, as it loads torch
 
     return "MatGL 3" if type(network).__module__.startswith("matgl.") and not runs_on_dgl() else ""
+
+
+def elements_of(holder: Any) -> frozenset[int] | None:
+    """Atomic numbers that a calculator or model tells of itself: SevenNet's type map, MACE's table; None without."""
+    import torch
+
+    networks = [getattr(holder, "model", None), *_listed(getattr(holder, "models", None))]
+    for network in networks:
+        if isinstance(types := getattr(network, "type_map", None), dict):
+            return frozenset(int(number) for number in types)
+        numbers = getattr(network, "atomic_numbers", None)
+        if isinstance(numbers, torch.Tensor) and not numbers.is_floating_point() and numbers.dim() == 1:
+            return frozenset(numbers.tolist())
+    return None
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def calculator_name(calculator: Any) -> str:

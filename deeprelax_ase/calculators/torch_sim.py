@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.identity import elements_of
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.calculators.scope import quiet, torch_settings
 from deeprelax_ase.errors import CalculatorError
@@ -34,7 +35,7 @@ class TorchSimPotential(BatchedPotential):
         self.model, self.device = model, torch.empty(0, device=model.device).device
         self.name = name or type(model).__name__.lower().removesuffix("model") or "torchsim"
         self.has_stress = bool(model.compute_stress)
-        self.elements = _elements_of(model) if elements is None else elements
+        self.elements = elements_of(model) if elements is None else elements
 
     def compute(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> EnergiesForcesStresses:
         """Compute a batch, see :class:`~deeprelax_ase.calculators.batched.BatchedPotential`."""
@@ -108,14 +109,3 @@ def _sim_state(install: str = _INSTALL) -> Any:
     except ImportError as error:
         raise CalculatorError(f"This potential needs TorchSim, which is not installed ({error}): {install}") from error
     return SimState
-
-
-def _elements_of(model: Any) -> frozenset[int] | None:
-    """Atomic numbers that a model tells of itself: SevenNet's type map, MACE's table."""
-    network = getattr(model, "model", None)
-    if isinstance(types := getattr(network, "type_map", None), dict):
-        return frozenset(int(number) for number in types)
-    numbers = getattr(network, "atomic_numbers", None)
-    if isinstance(numbers, torch.Tensor) and not numbers.is_floating_point() and numbers.dim() == 1:
-        return frozenset(numbers.tolist())
-    return None

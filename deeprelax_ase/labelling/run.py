@@ -24,7 +24,7 @@ from deeprelax_ase.labelling.relaxer import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.prediction.devices import device_of
-from deeprelax_ase.prediction.status import FAILED
+from deeprelax_ase.prediction.status import FAILED, REFUSED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
 from deeprelax_ase.screening.run import Progress, Task, begun_with, processes, work_through
@@ -44,8 +44,8 @@ class LabelReport:
 
     Attributes:
         progress: of this call's share.
-        counts: crystals by status, those of all shares that are done; those that failed or left their basin by the
-            reason too.
+        counts: crystals by status, those of all shares that are done; those that were refused, failed or left their
+            basin by the reason too.
         pairs: file that holds the pairs; None where there is none.
         splits: pairs in each part of it.
         missing: crystals of other shares that are not done yet.
@@ -182,6 +182,9 @@ def _counts(folder: Folder) -> Counter[str]:
     counts = Counter[str]()
     for table in folder.tables(["status", "reason"]):
         for row in table.to_pylist():
-            told = row["status"] in (LEFT_BASIN, FAILED)
-            counts[f"{row['status']}: {row['reason']}" if told else row["status"]] += 1
+            status, reason = row["status"], row["reason"] or ""
+            if status == REFUSED:
+                reason = reason.partition(": ")[0]  # what follows differs from crystal to crystal
+            told = status in (LEFT_BASIN, REFUSED, FAILED)
+            counts[f"{status}: {reason}" if told else status] += 1
     return counts

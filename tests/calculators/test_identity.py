@@ -11,15 +11,30 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from torch import nn
 
-from deeprelax_ase.calculators import M3GNET_POTENTIAL, get_calculator, load_m3gnet, potential_name, weights_digest
+from deeprelax_ase.calculators import (
+    M3GNET_POTENTIAL,
+    get_batched,
+    get_calculator,
+    load_m3gnet,
+    potential_name,
+    weights_digest,
+)
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS, digest_of
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
+from tests.calculators.batches import tensors_of
 from tests.calculators.units import M3GNET, needs_newer, needs_weights
 
 
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+
+
+def of_torch_sim(network: nn.Module) -> nn.Module:
+    """A model of TorchSim's interface that computes with ``network``."""
+    model = nn.Module()
+    model.model, model.memory_scales_with = network, "n_atoms"
+    return model
 
 
 def calculator(**holding: object) -> EMT:
@@ -43,6 +58,7 @@ def test_calculators_without_weights(which):
         {"potential": SimpleNamespace(network=network())},
         {"calculator": calculator(model=network())},
         {"model": network().double()},
+        {"potential": SimpleNamespace(model=of_torch_sim(network()))},
     ],
 )
 def test_it_is_the_same_wherever_they_are_kept_and_in_whatever_precision(holding):
@@ -160,3 +176,14 @@ def test_chgnet(name, called):
     from chgnet.model.dynamics import CHGNetCalculator
 
     assert potential_name(CHGNetCalculator(model, use_device="cpu")) == called
+
+
+@pytest.mark.parametrize("holder", ["model", "models"])
+def test_elements_that_a_calculator_tells_are_all_that_it_is_asked_for(holder):
+    told = network()
+    told.register_buffer("atomic_numbers", torch.tensor([13, 29]))
+    potential = get_batched(calculator(**{holder: [told] if holder == "models" else told}))
+    assert potential.elements == {13, 29}
+    found = potential(*tensors_of([bulk("Au", "fcc", a=4.1), bulk("Cu", "fcc", a=3.7)]))
+    assert found.errors == {0: "emt does not know Au. Choose another calculator."}
+    assert found.energies[1].isfinite()

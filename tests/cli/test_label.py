@@ -38,7 +38,10 @@ def test_what_came_of_each_is_told(candidates: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("6 labelled of 8; 8 relaxed now, in ")
-    assert sorted(lines[1:3]) == ["1 dropped: left its basin: |ln V ratio| above 0.6", "1 dropped: refused"]
+    assert sorted(lines[1:3]) == [
+        "1 dropped: left its basin: |ln V ratio| above 0.6",
+        "1 dropped: refused: the atoms are a molecule",
+    ]
     assert lines[3] == "pairs written to labelled/pairs.npz: train 3, validation 2, test 1"
     again = label(candidates, "--out", "labelled", "--quiet")
     assert (again.exit_code, again.stdout) == (0, "")
@@ -93,7 +96,7 @@ def test_failures_are_told_by_their_causes(candidates: Path) -> None:
 def test_without_a_pair_the_exit_code_says_so(candidates: Path) -> None:
     result = label(f"{candidates}@3:4", "--out", "labelled")
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[1:] == ["1 dropped: refused"]
+    assert result.stdout.splitlines()[1:] == ["1 dropped: refused: the atoms are a molecule"]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def test_what_cannot_be_learnt_from_is_a_row_with_its_reason(xyz: Callable, tmp_
     raised = sum(count for told, count in report.counts.items() if told.startswith("failed: ") and "no gold" in told)
     assert raised == sum("no gold" in (row["reason"] or "") for row in made) > 0
     assert report.counts.total() == 6
-    assert (report.counts["refused"], report.counts["labelled"]) == (2, 2)
+    assert report.counts["labelled"] == 2
+    assert sum(count for told, count in report.counts.items() if told.startswith("refused: ")) == 2
     told = {row["status"]: row["reason"] for row in made}
     assert told["labelled"] is None
     reasons = [row["reason"] for row in made if row["status"] in ("failed", "refused")]
