@@ -12,7 +12,7 @@ from model_card_page import counted
 from shared import read, table
 
 from deeprelax_ase.evaluation.groups import LARGE
-from deeprelax_ase.uncertainty.calibration import KINDS
+from deeprelax_ase.uncertainty.kinds import KINDS
 
 MODELS = {
     "PBE": "`DeepRelax-PBE`",

@@ -24,9 +24,10 @@ from deeprelax_ase.evaluation.metrics import crystal_errors
 from deeprelax_ase.evaluation.predicting import expected
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
-from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, likely_worse
+from deeprelax_ase.prediction.judgement import likely_worse
 from deeprelax_ase.uncertainty.calibration import Calibration
-from deeprelax_ase.uncertainty.worsening import ZERO
+from deeprelax_ase.uncertainty.kinds import KINDS as PREDICTED_KINDS
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE, ZERO, with_margin
 
 #: Kinds of generated pairs, by the number that their files give.
 KINDS = {
@@ -51,7 +52,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
     """Arrays (n,) of each crystal: errors before and after, odds, and what is thought of it."""
     predicted, pairs, _ = split
     starts = crystals_of(pairs, "initial")
-    errors, left = expected(calibration, starts, predicted, pairs.fixed_cell.numpy())
+    errors, left = expected(calibration, starts, predicted)
     before, after = crystal_errors(pairs, starts), crystal_errors(pairs, predicted.crystals)
     return {
         "before": before["coordinates"],
@@ -59,6 +60,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
         "volume_before": before["relative_volume"],
         "volume_after": after["relative_volume"],
         "odds": np.array([e.odds_worse for e in errors], dtype=float),
+        "counted_odds": np.array([with_margin(e.odds_worse or 0.0, e.odds_margin) for e in errors]),
         "likely_worse": np.array([likely_worse(e, MAX_ODDS_WORSE) for e in errors]),
         "ood": np.array([e.ood for e in errors]),
         "left": np.array([bool(why) for why in left]),
@@ -74,7 +76,7 @@ def row(found: dict[str, np.ndarray]) -> dict[str, Any]:
     curve = [
         {
             "odds": limit,
-            "accepted": float((these := found["odds"] <= limit).mean()),
+            "accepted": float((these := found["counted_odds"] <= limit).mean()),
             "worse": _mean(worse[these]),
             "gain": float(gain[these].sum() / gain.sum()),
         }
@@ -125,7 +127,9 @@ def main() -> None:
         name: row({key: np.concatenate([part[key] for part in of_kind]) for key in of_kind[0]})
         for name, of_kind in parts.items()
     }
-    facts = {"environment": environment(), "model": raw.model_name, "limit": MAX_ODDS_WORSE}
+    facts: dict[str, Any] = {"environment": environment(), "model": raw.model_name, "limit": MAX_ODDS_WORSE}
+    if (law := calibration.worsening) is not None:
+        facts["margins"] = dict(zip(PREDICTED_KINDS, law.margins, strict=True))
     write_json(given.json, {**facts, "every": given.every, "each": given.each, "rows": rows})
 
 

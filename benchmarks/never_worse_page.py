@@ -27,17 +27,24 @@ Volumes, by more than 0.01 %, are told beside it.
 The odds that a prediction ends further off are a power law of its step and its error features, fitted to all
 validation crystals of the same files. Above 50 % the crystal is left unchanged, as it is where the model would move it
 by less than it errs. Above 10 % (`max_odds_worse=0.1`, the default) it is moved and called uncertain, unless nine in
-ten like it end within 0.01 Å of their minimum. Gain: by how much coordinates come nearer, as a mean over all crystals;
+ten like it end within 0.01 Å of their minimum. Held against that limit, the odds of a kind count more by its margin,
+set on validation crystals so that one in twenty of what is accepted is expected to end further off at most:
+
+{margins}
+
+Gain: by how much coordinates come nearer, as a mean over all crystals;
 handed out is what is not left unchanged."""
 
-_CURVE = """How many a limit on the odds accepts, how many of these end further off, and what they hold of the gain.
-Small limits do not help slabs: they leave few, of which more end further off than of those that the default accepts."""
+_CURVE = """How many a limit on the odds, margins counted in, accepts, how many of these end further off, and what they
+hold of the gain."""
 
 
 def write_page(results: Path, page: Path) -> None:
     """Write the figures of all models, from ``never_worse-*.json`` in the folder ``results``."""
-    found = {name: read(results, f"never_worse-{name}")["rows"] for name in MODELS}
-    parts = [_HEAD.format(exact=_exact(found["PBE"]))]
+    made = {name: read(results, f"never_worse-{name}") for name in MODELS}
+    found = {name: measured["rows"] for name, measured in made.items()}
+    margins = {name: measured["margins"] for name, measured in made.items()}
+    parts = [_HEAD.format(exact=_exact(found["PBE"]), margins=_margins(margins))]
     for name, title in MODELS.items():
         rows = found[name]
         parts += [f"## {title}", _kinds(rows), _CURVE, _curve(rows)]
@@ -73,6 +80,13 @@ def _exact(rows: dict[str, dict[str, Any]]) -> str:
         f"{exact:,} test crystals begin that near to their minimum, mostly held there by symmetry, and "
         f"{moved / exact:.1%} of them end further off with `DeepRelax-PBE`"
     )
+
+
+def _margins(found: dict[str, dict[str, float]]) -> str:
+    """Of each kind that a prediction knows of, for each model."""
+    kinds = list(next(iter(found.values())))
+    cells = [[MODELS[name], *(f"{of_kind[kind]:.2f}" for kind in kinds)] for name, of_kind in found.items()]
+    return table(["margin", *kinds[:-1], "cell kept, no vacuum"], cells)
 
 
 def _percent(share: float | None) -> str:

@@ -69,4 +69,4 @@ def step_between(initial: Crystal, relaxed: Crystal) -> float:
     """Å, how far the atoms of ``initial`` move to ``relaxed``."""
     start, end = (torch.tensor(crystal.fractional_positions) for crystal in (initial, relaxed))
     cell, batch = torch.tensor(relaxed.cell)[None], torch.zeros(len(initial), dtype=torch.long)
-    return float(step_sizes(start, end, cell, batch, cell_kept=torch.zeros(1, dtype=torch.bool)).displacement[0])
+    return float(step_sizes(start, end, cell, batch)[0])

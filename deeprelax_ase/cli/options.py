@@ -9,7 +9,7 @@ import typer
 
 from deeprelax_ase.cli.completion import CALCULATORS, FINISHES, Completes, models, one_of
 from deeprelax_ase.models.card import MOST_RECYCLES
-from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
 
 class Device(StrEnum):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
-from deeprelax_ase.evaluation.groups import crystal_groups, element_shares
+from deeprelax_ase.evaluation.groups import chemical_systems, crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of, prediction_errors, reliability
 from deeprelax_ase.evaluation.novelty import fit_novelty_on
 from deeprelax_ase.evaluation.predicting import Predicted, expected, predict, steps_of
@@ -20,8 +20,9 @@ from deeprelax_ase.models.loading import save_novelty
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import KINDS, Calibration, fit_calibration
-from deeprelax_ase.uncertainty.worsening import ZERO, Steps, WorseningModel, fit_worsening
+from deeprelax_ase.uncertainty.calibration import Calibration, fit_calibration
+from deeprelax_ase.uncertainty.kinds import KINDS
+from deeprelax_ase.uncertainty.worsening import ZERO, WorseningModel, fit_worsening
 
 #: Fewer crystals make no group of their own.
 _FEWEST = 10
@@ -60,7 +61,7 @@ def coverage(
     there.
     """
     starts = crystals_of(pairs, "initial")
-    read, left = expected(calibration, starts, predicted, pairs.fixed_cell.numpy())
+    read, left = expected(calibration, starts, predicted)
     crystals = [start if stays else end for start, end, stays in zip(starts, predicted.crystals, left, strict=True)]
     true = crystal_errors(pairs, crystals)
     laws = np.array([[e.coordinates, e.coordinates_bound, e.volume, e.volume_bound] for e in read], dtype=float).T
@@ -158,12 +159,10 @@ def ends_further_off(predicted: Predicted, pairs: RelaxationPairs) -> np.ndarray
 
 def odds_on(parts: Sequence[PredictedSplit]) -> WorseningModel:
     """The model of the odds to end further off under which what became of all ``parts`` is most likely."""
-    steps = [
-        steps_of(crystals_of(pairs, "initial"), predicted, pairs.fixed_cell.numpy()) for predicted, pairs, _ in parts
-    ]
-    together = Steps(np.concatenate([s.displacement for s in steps]), np.concatenate([s.cell_kept for s in steps]))
-    logarithms = np.concatenate([part.predicted.error_features().logarithms() for part in parts])
-    return fit_worsening(logarithms, together, np.concatenate([ends_further_off(*part[:2]) for part in parts]))
+    predicted, pairs = _join([part.predicted for part in parts]), concatenate([part.pairs for part in parts])
+    features, steps = predicted.error_features(), steps_of(crystals_of(pairs, "initial"), predicted)
+    worse, systems = ends_further_off(predicted, pairs), chemical_systems(pairs).numpy()
+    return fit_worsening(features.logarithms(), features.kinds(), steps, worse, systems)
 
 
 class Calibrated(NamedTuple):

@@ -55,6 +55,16 @@ def chemistry(pairs: RelaxationPairs) -> dict[str, Tensor]:
 
 def element_shares(pairs: RelaxationPairs) -> Tensor:
     """(120,) share of the crystals of ``pairs`` that each element, by atomic number, occurs in."""
+    return _elements(pairs).double().mean(dim=0)
+
+
+def chemical_systems(pairs: RelaxationPairs) -> Tensor:
+    """(G,) number of the set of elements of each crystal, from 0."""
+    return torch.unique(_elements(pairs), dim=0, return_inverse=True)[1]
+
+
+def _elements(pairs: RelaxationPairs) -> Tensor:
+    """(G, 120) bool, the elements that are in each crystal, by atomic number."""
     present = torch.zeros(len(pairs), 120, dtype=torch.bool)
     present[pairs.batch, pairs.numbers] = True
-    return present.double().mean(dim=0)
+    return present

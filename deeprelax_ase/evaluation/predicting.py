@@ -22,10 +22,10 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.progress import track
-from deeprelax_ase.uncertainty.calibration import CELL_KEPT, CalibratedError, Calibration, ErrorFeatures
+from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration, ErrorFeatures
 from deeprelax_ase.uncertainty.features import step_sizes
+from deeprelax_ase.uncertainty.kinds import CELL_KEPT
 from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw
-from deeprelax_ase.uncertainty.worsening import Steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +91,14 @@ def predict(
     if predictor.leave_within_error and predictor.calibration is not None:
         told = np.flatnonzero(~np.isnan(found.uncertainty))
         starts = [crystals[n] for n in told.tolist()]
-        reasons = expected(predictor.calibration, starts, found.take(told), kept_cells[told])[1]
+        reasons = expected(predictor.calibration, starts, found.take(told))[1]
         for n, start, reason in zip(told.tolist(), starts, reasons, strict=True):
             found.crystals[n] = start if reason else ends[n]
     return found
 
 
 def expected(
-    calibration: Calibration, starts: Sequence[Crystal], predicted: Predicted, cell_kept: np.ndarray
+    calibration: Calibration, starts: Sequence[Crystal], predicted: Predicted
 ) -> tuple[list[CalibratedError], list[str]]:
     """The errors that are expected of predictions for n ``starts``, and the reasons to leave crystals as they are.
 
@@ -106,20 +106,19 @@ def expected(
         calibration: of the model.
         starts: none that is refused.
         predicted: before any is left as it is.
-        cell_kept: (n,) bool, which cells were asked to be kept; those of slabs are either way.
     """
-    steps = steps_of(starts, predicted, cell_kept)
-    errors = calibration.read(predicted.error_features(), steps, cell_kept=steps.cell_kept.tolist())
+    steps, features = steps_of(starts, predicted), predicted.error_features()
+    kept = np.isin(features.kinds(), CELL_KEPT)
+    errors = calibration.read(features, steps, cell_kept=kept.tolist())
     before, after = (np.stack([crystal.cell for crystal in each]) for each in (starts, predicted.crystals))
-    return errors, why_unchanged(before, after, errors, steps.displacement)
+    return errors, why_unchanged(before, after, errors, steps)
 
 
-def steps_of(starts: Sequence[Crystal], predicted: Predicted, cell_kept: np.ndarray) -> Steps:
-    """Measure how far n crystals are moved; arguments as of :func:`expected`."""
+def steps_of(starts: Sequence[Crystal], predicted: Predicted) -> np.ndarray:
+    """(n,) Å, how far crystals are moved, see :func:`step_sizes`; arguments as of :func:`expected`."""
     initial, (relaxed, cell) = geometry_of(starts)[0], geometry_of(predicted.crystals)
     batch = torch.repeat_interleave(torch.tensor([len(crystal) for crystal in starts]))
-    kept = cell_kept | np.isin(predicted.error_features().kinds(), CELL_KEPT)
-    return step_sizes(initial, relaxed, cell, batch, cell_kept=torch.from_numpy(kept))
+    return step_sizes(initial, relaxed, cell, batch)
 
 
 def _made(

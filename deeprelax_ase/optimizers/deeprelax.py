@@ -24,8 +24,9 @@ from deeprelax_ase.optimizers.restart import FinishMemory, read_record, write_re
 from deeprelax_ase.optimizers.symmetry import symmetrize_first
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, refuse_pressure_alone
 from deeprelax_ase.prediction.display import html_table
-from deeprelax_ase.prediction.judgement import MAX_ODDS_WORSE, WARN, Judgement, TrustLimits
+from deeprelax_ase.prediction.judgement import WARN, Judgement, TrustLimits
 from deeprelax_ase.prediction.status import TRUSTED, JumpDecision
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor

@@ -28,7 +28,7 @@ from deeprelax_ase.prediction.judgement import (
 )
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
-from deeprelax_ase.uncertainty.calibration import CELL_KEPT
+from deeprelax_ase.uncertainty.kinds import CELL_KEPT
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor

@@ -20,7 +20,6 @@ from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration
 from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.novelty import Novelty
 from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw, RelaxedEnergy
-from deeprelax_ase.uncertainty.worsening import Steps
 
 
 def expected_errors(
@@ -28,7 +27,7 @@ def expected_errors(
     graph: CrystalGraph,
     relaxation: BatchRelaxation,
     doubts: Sequence[str],
-    steps: Steps,
+    steps: np.ndarray,
     *,
     relax_cell: RelaxCell,
     calibration: Calibration | None,
@@ -41,7 +40,7 @@ def expected_errors(
         graph: theirs.
         relaxation: of them.
         doubts: of each, by its geometry; empty where there is none.
-        steps: from :func:`steps_of`.
+        steps: (G,) Å, from :func:`steps_of`.
         relax_cell: how cells might move; of a volume that is kept no error is expected.
         calibration: the law of the errors; without it there are none.
         novelty: the model's statistics, if it has any.
@@ -58,10 +57,10 @@ def expected_errors(
     return [error.with_cell_kept() for error in errors] if keeps_volume else errors
 
 
-def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> Steps:
-    """Measure the steps from the crystals of ``graph`` to the relaxed ones."""
+def steps_of(graph: CrystalGraph, relaxation: BatchRelaxation) -> np.ndarray:
+    """(G,) Å, how far the crystals of ``graph`` are moved, see :func:`step_sizes`."""
     moved = rows_times_matrices(relaxation.positions, inverses(relaxation.cell)[graph.batch])
-    return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch, cell_kept=relaxation.fixed_cell)
+    return step_sizes(fractional_positions(graph), moved, relaxation.cell, graph.batch)
 
 
 def novelty_of(model: Model, device: torch.device) -> Novelty | None:

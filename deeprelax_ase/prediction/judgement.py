@@ -21,6 +21,7 @@ from deeprelax_ase.errors import (
 from deeprelax_ase.prediction.display import expected_errors
 from deeprelax_ase.prediction.status import ACCEPTED, FAILED, REFUSED, UNCERTAIN, UNCHANGED
 from deeprelax_ase.uncertainty.calibration import CalibratedError
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
 #: Treatments of an uncertain prediction. It is handed out, marked; handed out with a warning; the crystal is left as
 #: it was, marked; it is finished under a calculator; it is an error.
@@ -29,10 +30,6 @@ KEEP, WARN, SKIP, FINISH, RAISE = ON_UNCERTAIN = ("keep", "warn", "skip", "finis
 #: Treatments that need no calculator.
 WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
-
-#: Probability. Of the crystals below it, about one in twenty ends further from its minimum than it began
-#: (``benchmarks/never_worse.md``, by kind).
-MAX_ODDS_WORSE = 0.1
 
 #: Å. Where nine in ten crystals like it end nearer than this, it does not matter whether it began a little nearer.
 NEGLIGIBLE = 0.01
@@ -50,8 +47,10 @@ class TrustLimits:
             the volume is not off.
         max_uncertainty: Å, the largest :attr:`~deeprelax_ase.Uncertainty.total`; None for no limit.
         max_odds_worse: the largest probability that the prediction ends further from the minimum than the crystal
-            began, see :data:`MAX_ODDS_WORSE`; None for no limit. Models that do not know it are let off, and crystals
-            that end within :data:`NEGLIGIBLE` of their minimum.
+            began; None for no limit. By default one that leaves, of each kind, at most one in twenty expected to: the
+            odds of kinds of which more do count more, see
+            :attr:`~deeprelax_ase.uncertainty.CalibratedError.odds_margin`. Models that do not know it are let off, and
+            crystals that end within :data:`NEGLIGIBLE` of their minimum.
         ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
 
     Raises:
@@ -165,8 +164,9 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
     if made.unchanged:
         return Judgement(UNCHANGED, made.unchanged)
     if made.error is not None and likely_worse(made.error, limits.max_odds_worse):
-        odds = f"the odds are {made.error.odds_worse:.0%}"
-        return Judgement(UNCERTAIN, f"{odds} that it ends further from its minimum than it began")
+        odds = f"the odds are {made.error.odds_worse:.0%} that it ends further from its minimum than it began"
+        more = "" if made.error.odds_margin == 1 else ", and more crystals of its kind do than such odds promise"
+        return Judgement(UNCERTAIN, odds + more)
     return Judgement(ACCEPTED)
 
 
@@ -177,7 +177,7 @@ def likely_worse(error: CalibratedError, most: float | None) -> bool:
     """
     if most is None or error.odds_worse is None or error.coordinates_bound < NEGLIGIBLE:
         return False
-    return not error.odds_worse <= most
+    return not error.within_odds(most)
 
 
 def is_refusal(error: Exception) -> bool:

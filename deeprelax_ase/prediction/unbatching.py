@@ -22,7 +22,6 @@ from deeprelax_ase.prediction.unchanged import why_unchanged
 from deeprelax_ase.uncertainty.calibration import CalibratedError, ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import UncertaintyParts
 from deeprelax_ase.uncertainty.relaxed_energy import RelaxedEnergy
-from deeprelax_ase.uncertainty.worsening import Steps
 
 
 class Total(NamedTuple):
@@ -53,7 +52,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         model: name of the model.
         timings: seconds of each stage for a crystal.
         doubts: reason to doubt each by its geometry; empty where there is none.
-        steps: by which crystals are moved; None where none is left as it is for a short one.
+        steps: (G,) Å, by which crystals are moved; None where none is left as it is for a short one.
         energies: of each relaxed crystal; None for models that tell none.
         broken: error of each crystal whose symmetry the asked strain breaks; None where it does not.
         bonds: whether records tell the uncertainty of bonds.
@@ -65,7 +64,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
     model: str
     timings: dict[str, float]
     doubts: Sequence[str]
-    steps: Steps | None
+    steps: np.ndarray | None
     energies: Sequence[RelaxedEnergy | None] | None = None
     broken: Sequence[DeepRelaxError | None] | None = None
     bonds: bool = True
@@ -122,7 +121,7 @@ class PredictedBatch(Sequence[Prediction | DeepRelaxError]):
         """The reason to leave each crystal as it is; empty where there is none."""
         if self.errors is None or self.steps is None:
             return [""] * len(self)
-        return why_unchanged(self.initial_cells, self.cells, self.errors, self.steps.displacement)
+        return why_unchanged(self.initial_cells, self.cells, self.errors, self.steps)
 
     @cached_property
     def total(self) -> np.ndarray:

@@ -23,7 +23,7 @@ def why_unchanged(
         initial: (G, 3, 3) Å, cells of the unrelaxed crystals.
         relaxed: (G, 3, 3) Å, of the predicted ones.
         errors: expected of the predictions.
-        steps: (G,) Å, how far atoms are moved, see :class:`~deeprelax_ase.uncertainty.worsening.Steps`.
+        steps: (G,) Å, how far atoms are moved, see :func:`~deeprelax_ase.uncertainty.features.step_sizes`.
     """
     within = within_error(initial, relaxed, errors, steps).tolist()
     return [_WITHIN if inside else _likely_further(error) for inside, error in zip(within, errors, strict=True)]

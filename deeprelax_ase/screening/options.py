@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_useless
-from deeprelax_ase.prediction.judgement import FINISH, KEEP, MAX_ODDS_WORSE, WARN, TrustLimits, check_on_uncertain
+from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
 from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import UNCERTAIN
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor

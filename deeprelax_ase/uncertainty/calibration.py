@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from deeprelax_ase.uncertainty.worsening import Steps, WorseningModel
+from deeprelax_ase.uncertainty.kinds import BULK, CELL_KEPT, KINDS
+from deeprelax_ase.uncertainty.worsening import WorseningModel, with_margin
 
 #: Share of errors that lie within the bounds.
 COVERAGE = 0.9
@@ -35,14 +36,6 @@ _DECAY = 1e-3
 #: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
 _ZERO = 1e-5
 
-#: Kinds of crystals that have bounds of their own, in the order of their numbers. The crystal itself and what may move
-#: of it tell its kind, see :func:`kinds_of`.
-KINDS = ("bulk", "oxides", "layers", "slabs", "defects")
-BULK, OXIDE, LAYER, SLAB, DEFECT = range(len(KINDS))
-
-#: Kinds whose cell is kept, so that the volume is not off.
-CELL_KEPT = (SLAB, DEFECT)
-
 
 @dataclass(frozen=True, eq=False)
 class ErrorFeatures:
@@ -56,7 +49,7 @@ class ErrorFeatures:
         last_displacement: Å, root mean square displacement in the last recycle.
         last_strain: Frobenius norm of the strain in the last recycle.
         first_displacement_scale, first_volume_scale: the scales in the first recycle.
-        kind: number of one of the :data:`KINDS`.
+        kind: number of one of the :data:`~deeprelax_ase.uncertainty.kinds.KINDS`.
     """
 
     displacement_scale: Any
@@ -77,7 +70,7 @@ class ErrorFeatures:
         return np.log(np.maximum(np.stack(arrays, axis=1), _FLOOR))
 
     def kinds(self) -> np.ndarray:
-        """(G,) int, numbers of the :data:`KINDS`; bulk where it is no number, as nothing is predicted."""
+        """(G,) int, numbers of their kinds; bulk where it is no number, as nothing is predicted."""
         return np.nan_to_num(np.asarray(self.on_cpu().kind, dtype=float), nan=BULK).astype(int)
 
     def on_cpu(self) -> ErrorFeatures:
@@ -98,18 +91,6 @@ class ErrorFeatures:
 FEATURES = tuple(f.name for f in fields(ErrorFeatures) if f.name != "kind")
 
 
-def kinds_of(oxides: Any, layered: Any, cell_kept: Any) -> Any:
-    """(G,) numbers of the :data:`KINDS` of G crystals, from arrays or tensors of bool.
-
-    Args:
-        oxides: (G,) which hold oxygen.
-        layered: (G,) which lie between vacuum: layers and slabs.
-        cell_kept: (G,) whose cell does not relax: of the layered ones these are slabs, and without vacuum defects.
-    """
-    relaxing = layered * LAYER + ~layered * (oxides * OXIDE + ~oxides * BULK)
-    return ~cell_kept * relaxing + cell_kept * (layered * SLAB + ~layered * DEFECT)
-
-
 @dataclass(frozen=True)
 class ErrorModel:
     """Expected error ``p / (1 + p / ceiling)`` with ``p = exp(intercept) * prod(feature ** exponent)``, and its bound.
@@ -118,7 +99,7 @@ class ErrorModel:
         intercept: see above.
         exponents: one for each of the :data:`FEATURES`.
         ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
-        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the :data:`KINDS`.
+        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the kinds.
     """
 
     intercept: float
@@ -159,7 +140,7 @@ class Calibration:
     def read(
         self,
         features: ErrorFeatures,
-        steps: Steps | None = None,
+        displacements: np.ndarray | None = None,
         *,
         cell_kept: Sequence[bool] | None = None,
         novelty: Sequence[float] | None = None,
@@ -169,7 +150,7 @@ class Calibration:
 
         Args:
             features: of G predictions.
-            steps: of the predictions; without them there are no odds.
+            displacements: (G,) Å, by which atoms are moved; without them there are no odds.
             cell_kept: (G,) whose cells are kept, so that volumes are not off; none by default.
             novelty: (G,) of the crystals: beyond 1, or no number, they are out of distribution.
             doubted: (G,) which are out of distribution for another reason.
@@ -182,13 +163,18 @@ class Calibration:
         if doubted is not None:
             ood = ood | np.asarray(doubted)
         none: list[float | None] = [None] * len(ood)
-        odds = none
-        if self.worsening is not None and steps is not None:
-            odds = self.worsening.odds(features.logarithms(), steps).tolist()
+        odds, margins = none, [1.0] * len(ood)
+        if self.worsening is not None and displacements is not None:
+            kinds = features.kinds()
+            odds = self.worsening.odds(features.logarithms(), kinds, displacements).tolist()
+            margins = np.array(self.worsening.margins)[kinds].tolist()
         kept = [False] * len(ood) if cell_kept is None else cell_kept
-        told = zip(*(column.tolist() for column in columns), ood.tolist(), novelty or none, odds, kept, strict=True)
+        told = zip(
+            *(column.tolist() for column in columns), ood.tolist(), novelty or none, odds, margins, kept, strict=True
+        )
         return [
-            CalibratedError(c, cb, None if k else v, None if k else vb, o, n, p) for c, cb, v, vb, o, n, p, k in told
+            CalibratedError(c, cb, None if k else v, None if k else vb, o, n, p, m)
+            for c, cb, v, vb, o, n, p, m, k in told
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,6 +225,8 @@ class CalibratedError:
             is true. None where the model has no such statistics.
         odds_worse: calibrated probability that the prediction ends further from the minimum than the unrelaxed crystal;
             None where the model has no such statistics.
+        odds_margin: factor, at least 1, by which these odds, p / (1 - p), count more where they are held against a
+            limit: more crystals of its kind ended further off than small odds promise.
     """
 
     coordinates: float
@@ -248,6 +236,11 @@ class CalibratedError:
     ood: bool
     novelty: float | None = None
     odds_worse: float | None = None
+    odds_margin: float = 1.0
+
+    def within_odds(self, limit: float) -> bool:
+        """Whether it is not likelier than ``limit`` to end further off, the margin of its kind counted in."""
+        return self.odds_worse is None or with_margin(self.odds_worse, self.odds_margin) <= limit
 
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,9 +10,9 @@ from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph.crystal_graph import CrystalGraph, crystal_mean, rows_times_matrices
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, moved_vectors
 from deeprelax_ase.nn.records import Relaxation
-from deeprelax_ase.uncertainty.calibration import ErrorFeatures, kinds_of
+from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from deeprelax_ase.uncertainty.ensemble import member_mean
-from deeprelax_ase.uncertainty.worsening import Steps
+from deeprelax_ase.uncertainty.kinds import kinds_of
 
 
 def error_features(members: Relaxation, first: Relaxation, graph: CrystalGraph, kinds: Tensor) -> ErrorFeatures:
@@ -44,25 +45,24 @@ def error_features(members: Relaxation, first: Relaxation, graph: CrystalGraph, 
 
 
 def crystal_kinds(graph: CrystalGraph, layered: Tensor, cell_kept: Tensor) -> Tensor:
-    """(G,) the kinds of the crystals of ``graph``, see :func:`~deeprelax_ase.uncertainty.calibration.kinds_of`."""
+    """(G,) the kinds of the crystals of ``graph``, see :func:`~deeprelax_ase.uncertainty.kinds.kinds_of`."""
     oxygen = graph.numbers == 8
     oxides = torch.zeros_like(cell_kept, dtype=torch.long).index_add(0, graph.batch, oxygen.long()) > 0
     return kinds_of(oxides, layered, cell_kept)
 
 
-def step_sizes(initial: Tensor, relaxed: Tensor, cell: Tensor, batch: Tensor, *, cell_kept: Tensor) -> Steps:
-    """Measure how far G crystals with N atoms are moved.
+def step_sizes(initial: Tensor, relaxed: Tensor, cell: Tensor, batch: Tensor) -> np.ndarray:
+    """(G,) Å, mean absolute Cartesian component of what the N atoms of G crystals move by, cell and drift apart.
 
     Args:
         initial, relaxed: (N, 3) fractional coordinates of the unrelaxed crystals, and where they are predicted.
         cell: (G, 3, 3) Å, predicted.
         batch: (N,) crystal of each atom, ascending.
-        cell_kept: (G,) bool, whether only atoms move.
     """
     moves = relaxed - initial
     moves = moves - crystal_mean(moves, batch, len(cell))[batch]
     lengths = rows_times_matrices(moves, cell[batch]).abs().mean(dim=1, keepdim=True)
-    return Steps(crystal_mean(lengths, batch, len(cell)).squeeze(1).cpu().numpy(), cell_kept.cpu().numpy())
+    return crystal_mean(lengths, batch, len(cell)).squeeze(1).cpu().numpy()
 
 
 def implied_distances(members: Relaxation, graph: CrystalGraph, given: NetworkInput) -> RelaxationQuantities:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.calibration import COVERAGE
+from deeprelax_ase.uncertainty.kinds import DEFECT, KINDS
 
 #: Kinds of crystals that an energy is told of: all but the last one, crystals whose cell is kept.
 ENERGY_KINDS = KINDS[:DEFECT]

@@ -200,6 +200,6 @@ def test_odds_are_fitted_to_further_pairs_too(command, card: Path, file: Path, t
     command(card, file, "--odds", file, "--write")
     worsening = Calibration.of_card(ModelCard.read(card).calibration, 2).worsening
     assert worsening is not None
-    assert worsening.step <= 0
+    assert max(worsening.steps) <= 0
     prediction = Predictor(card, device="cpu").predict(crystals_of(load_pairs(file), "initial")[0])
     assert 0 <= prediction.error.odds_worse <= 1

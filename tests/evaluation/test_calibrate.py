@@ -12,7 +12,8 @@ from deeprelax_ase.data import RelaxationPairs, crystals_of
 from deeprelax_ase.evaluation.calibrate import coverage, labels_for, thinned
 from deeprelax_ase.evaluation.novelty import makers_for
 from deeprelax_ase.evaluation.predicting import Predicted
-from deeprelax_ase.uncertainty.calibration import BULK, FEATURES, KINDS, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.kinds import BULK, DEFECT, KINDS
 
 
 def test_labels_are_those_of_the_level():
@@ -51,8 +52,9 @@ def test_coverage_of_all_and_of_groups(pairs_of):
     assert report["last"]["volume expected"] == pytest.approx(0.02)
     assert report["all"]["coordinates coverage"] == 1
     assert report["all"]["ood"] == 0
-    kept = replace(pairs, fixed_cell=torch.arange(40) < 25)  # whose volumes are not off
-    report = coverage(Calibration(1, always, always, limits), predicted, kept, {"first": ~last & (np.arange(40) < 25)})
+    first = np.arange(40) < 25
+    predicted.features[first, -1] = DEFECT  # whose cells are kept, so that volumes are not off
+    report = coverage(Calibration(1, always, always, limits), predicted, pairs, {"first": first})
     assert report["all"]["volume coverage"] == pytest.approx(5 / 15)
     assert not [name for name in report["first"] if name.startswith("volume")]
 

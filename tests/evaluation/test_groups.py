@@ -6,7 +6,15 @@ from ase.data import chemical_symbols
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import displacement_sizes
-from deeprelax_ase.evaluation.groups import LARGE, NON_METALS, RARE, chemistry, crystal_groups, element_shares
+from deeprelax_ase.evaluation.groups import (
+    LARGE,
+    NON_METALS,
+    RARE,
+    chemical_systems,
+    chemistry,
+    crystal_groups,
+    element_shares,
+)
 
 
 def make_pairs(*crystals: list[str]) -> RelaxationPairs:
@@ -49,6 +57,12 @@ def test_groups_by_what_is_in_them():
     assert found["intermetallics"] == [False, True, False, False, False]
     assert found["rare elements"] == [False, True, False, True, False]
     assert found[f"over {LARGE} atoms"] == [False] * 5
+
+
+def test_chemical_systems_are_sets_of_elements():
+    first, other, same = chemical_systems(make_pairs(["Mg", "O"], ["Mg"], ["O", "Mg", "O"])).tolist()
+    assert first == same != other
+    assert {first, other} == {0, 1}
 
 
 def test_large_cells():

@@ -16,7 +16,8 @@ from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import FEATURES, KINDS, Calibration, ErrorFeatures, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorFeatures, ErrorModel
+from deeprelax_ase.uncertainty.kinds import KINDS
 from tests.stand_in import StandInPredictor
 
 CONFIG = DeepRelaxE3Config(channels=4, num_blocks=1, layers_per_block=1, num_basis=6, levels=("PBE", "M3GNet"))

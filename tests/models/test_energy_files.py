@@ -12,7 +12,7 @@ from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model, save_energy, save_novelty, sha256
 from deeprelax_ase.nn.energy_head import EnergyHead
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import KINDS
+from deeprelax_ase.uncertainty.kinds import KINDS
 from tests.models.small_models import WEIGHTS_OF_BOTH, edit
 
 TOLD = {"potential": "some potential", "factors": dict.fromkeys(KINDS, 2.0)}

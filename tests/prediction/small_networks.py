@@ -12,7 +12,7 @@ from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.energy_head import EnergyHead
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import KINDS
+from deeprelax_ase.uncertainty.kinds import KINDS
 
 CONFIG = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis=10, levels=("PBE", "M3GNet"))
 

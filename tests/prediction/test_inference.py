@@ -20,7 +20,8 @@ from deeprelax_ase.prediction.inference import BatchRelaxation, InferenceSetting
 from deeprelax_ase.prediction.inference import relax as infer
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
-from deeprelax_ase.uncertainty.calibration import BULK, DEFECT, FEATURES, OXIDE, ErrorFeatures
+from deeprelax_ase.uncertainty.calibration import FEATURES, ErrorFeatures
+from deeprelax_ase.uncertainty.kinds import BULK, DEFECT, OXIDE
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END, rotation
 from tests.prediction.small_networks import CONFIG, make_model, predictor
 

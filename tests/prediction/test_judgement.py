@@ -87,6 +87,15 @@ def test_odds_that_it_ends_further_off(prediction, odds, limits, reason):
     assert judge(made, limits) == (Judgement("uncertain", reason) if reason else ACCEPTED)
 
 
+def test_odds_of_kinds_of_which_more_end_further_off_count_more(prediction):
+    error = replace(ERROR, odds_worse=0.06, odds_margin=2.0)  # as 11 %
+    reason = "the odds are 6% that it ends further from its minimum than it began"
+    reason += ", and more crystals of its kind do than such odds promise"
+    assert judge(replace(prediction, error=error)) == Judgement("uncertain", reason)
+    assert judge(replace(prediction, error=error), TrustLimits(max_odds_worse=0.12)) == ACCEPTED
+    assert judge(replace(prediction, error=replace(error, odds_margin=1.7))) == ACCEPTED  # as 9.8 %
+
+
 @pytest.mark.parametrize(("bound", "uncertain"), [(0.009, False), (0.011, True)])
 def test_what_ends_near_its_minimum_may_have_begun_nearer(prediction, bound, uncertain):
     error = replace(ERROR, coordinates=bound / 2, coordinates_bound=bound, odds_worse=0.4)

@@ -22,7 +22,8 @@ from deeprelax_ase.nn.deeprelax_e3 import network_input
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
-from deeprelax_ase.uncertainty.calibration import FEATURES, KINDS, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.kinds import KINDS
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, assert_same, rotation
 
 CONFIG = DeepRelaxE3Config(

@@ -13,7 +13,8 @@ import torch
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import FEATURES, KINDS, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
+from deeprelax_ase.uncertainty.kinds import KINDS
 from tests.crystals import CRYSTALS, DISTORTED, END_TO_END, assert_same
 from tests.ensembles import ensemble_of
 

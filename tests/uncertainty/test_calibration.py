@@ -10,23 +10,17 @@ import torch
 
 from deeprelax_ase.evaluation.metrics import rank_correlation
 from deeprelax_ase.uncertainty.calibration import (
-    BULK,
     COVERAGE,
-    DEFECT,
     FEATURES,
-    KINDS,
-    LAYER,
-    OXIDE,
-    SLAB,
     CalibratedError,
     Calibration,
     ErrorFeatures,
     ErrorModel,
     fit_calibration,
     fit_error_model,
-    kinds_of,
 )
-from deeprelax_ase.uncertainty.worsening import Steps, WorseningModel
+from deeprelax_ase.uncertainty.kinds import BULK, DEFECT, KINDS, LAYER, OXIDE, SLAB, kinds_of
+from deeprelax_ase.uncertainty.worsening import WorseningModel
 
 LAW = ErrorModel(
     intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0, 0.0, 0.0), ceiling=0.03, factors=(1.0,) * len(KINDS)
@@ -278,22 +272,26 @@ def test_reading_needs_neither_torch_nor_crepes():
 
 @pytest.fixture
 def with_odds(calibration: Calibration) -> Calibration:
-    return replace(calibration, worsening=WorseningModel(-3.0, -1.0, (0.0,) * len(FEATURES), 2.0))
+    none = (0.0,) * len(FEATURES)
+    law = WorseningModel((-3.0, -3.0, -3.0, -1.0, -3.0), (-1.0, -1.0), (none, none), (1.0, 1.0, 1.0, 3.0, 1.0))
+    return replace(calibration, worsening=law)
 
 
 def test_odds_are_read_with_the_errors(with_odds: Calibration):
-    steps = Steps(np.array([0.0, 0.01, 0.1, 0.1]), np.array([False, False, False, True]))
-    features = ErrorFeatures(*np.full((len(FEATURES), 4), 0.05), kind=np.full(4, BULK))
-    still, short, long, kept = (error.odds_worse for error in with_odds.read(features, steps))
+    steps = np.array([0.0, 0.01, 0.1, 0.02])
+    features = ErrorFeatures(*np.full((len(FEATURES), 4), 0.05), kind=np.array([BULK, BULK, BULK, SLAB]))
+    errors = with_odds.read(features, steps)
+    still, short, long, slab = (error.odds_worse for error in errors)
     assert still == 0
     assert short == pytest.approx(1 / (1 + np.exp(3) * 0.01))
     assert long == pytest.approx(1 / (1 + np.exp(3) * 0.1))
-    assert kept == pytest.approx(1 / (1 + np.exp(1) * 0.1))
+    assert slab == pytest.approx(1 / (1 + np.exp(1) * 0.02))
+    assert [error.odds_margin for error in errors] == [1, 1, 1, 3]
 
 
 def test_without_steps_there_are_no_odds(with_odds: Calibration, calibration: Calibration):
     assert with_odds.read(one(0.05))[0].odds_worse is None
-    assert calibration.read(one(0.05), Steps(np.array([0.1]), np.array([False])))[0].odds_worse is None
+    assert calibration.read(one(0.05), np.array([0.1]))[0].odds_worse is None
 
 
 def test_round_trip_with_odds(with_odds: Calibration):

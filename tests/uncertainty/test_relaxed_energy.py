@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprelax_ase.uncertainty.calibration import COVERAGE, DEFECT, KINDS
+from deeprelax_ase.uncertainty.calibration import COVERAGE
+from deeprelax_ase.uncertainty.kinds import DEFECT, KINDS
 from deeprelax_ase.uncertainty.relaxed_energy import ENERGY_KINDS, EnergyLaw, RelaxedEnergy
 
 NUMBER = 2000
