@@ -21,5 +21,7 @@ from torch_sim.models.mace import MaceModel
 
 def in_batches(device: str = "cuda" if torch.cuda.is_available() else "cpu") -> Any:
     """A model of TorchSim's. MACE stores whole networks with pickle: take the file from people you trust."""
+    if "MACE_MODEL" not in os.environ:
+        raise ValueError("set MACE_MODEL to the file of a MACE network")
     network = torch.load(os.environ["MACE_MODEL"], map_location=device, weights_only=False)
     return MaceModel(network, device=torch.device(device), dtype=torch.float64)

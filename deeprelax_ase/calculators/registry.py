@@ -10,7 +10,7 @@ from typing import Any
 
 from deeprelax_ase.calculators.potentials import PRETRAINED, hub_calculator, matgl_calculator
 from deeprelax_ase.calculators.scope import quiet
-from deeprelax_ase.calculators.torch_sim import TorchSimPotential, is_torch_sim_model, sevennet
+from deeprelax_ase.calculators.torch_sim import INSTALL, TorchSimPotential, is_torch_sim_model, sevennet
 from deeprelax_ase.errors import CalculatorError
 
 _KNOWN = (
@@ -116,7 +116,8 @@ def imported(module: str, name: str, mend: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ImportError as error:
-        raise CalculatorError(f"Cannot import {module!r} ({error}). {mend}") from error
+        lacks = str(error.name).partition(".")[0] == "torch_sim"
+        raise CalculatorError(f"Cannot import {module!r} ({error}). {INSTALL if lacks else mend}") from error
     except AttributeError as error:
         raise CalculatorError(f"Module {module!r} has no {name!r}; give 'module:factory'") from error
     except Exception as error:  # whatever a module does when it is imported

@@ -13,7 +13,8 @@ from deeprelax_ase.calculators.scope import quiet, torch_settings
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.shapes import Batch, Cells, Numbers, Positions
 
-_INSTALL, _INSTALL_SEVENNET = (f'pip install "deeprelax-ase[{extras}]"' for extras in ("torchsim", "torchsim,sevennet"))
+#: Commands that bring TorchSim, and SevenNet with it.
+INSTALL, _INSTALL_SEVENNET = (f'pip install "deeprelax-ase[{extras}]"' for extras in ("torchsim", "torchsim,sevennet"))
 
 
 class TorchSimPotential(BatchedPotential):
@@ -101,7 +102,7 @@ def sevennet(name: str = "", *, device: str = "auto", modal: str | None = None) 
     return TorchSimPotential(model, name="sevennet")
 
 
-def _sim_state(install: str = _INSTALL) -> Any:
+def _sim_state(install: str = INSTALL) -> Any:
     """Import TorchSim's record of a batch; where it is missing, the error says how to ``install`` it."""
     try:
         with quiet():

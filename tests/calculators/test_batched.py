@@ -280,8 +280,13 @@ class TestTorchSim:
         with pytest.raises(CalculatorError, match="compute_forces=True"):
             get_batched(WithoutForces(EMT()))
 
-    @pytest.mark.parametrize(("name", "extras"), [("sevennet", "torchsim,sevennet"), ("model", "torchsim")])
-    def test_what_to_install_is_told(self, monkeypatch, name, extras):
+    @pytest.mark.parametrize(
+        ("name", "extras"),
+        [("sevennet", "torchsim,sevennet"), ("model", "torchsim"), ("own_factory_of_a_model:make", "torchsim")],
+    )
+    def test_what_to_install_is_told(self, monkeypatch, tmp_path, name, extras):
+        (tmp_path / "own_factory_of_a_model.py").write_text("from torch_sim.models.mace import MaceModel\n")
+        monkeypatch.syspath_prepend(tmp_path)
         for module in ("torch_sim", "torch_sim.state"):
             monkeypatch.setitem(sys.modules, module, None)
         given = LennardJonesModel(EMT()) if name == "model" else name
