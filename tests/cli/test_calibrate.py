@@ -196,8 +196,11 @@ def test_what_cannot_be_read_is_an_error(command, card: Path, file: Path, tmp_pa
 
 @pytest.mark.slow
 def test_odds_are_fitted_to_further_pairs_too(command, card: Path, file: Path, tmp_path: Path):
-    """Those of cells that are kept count as such: of a model whose atoms hardly move it tells the odds."""
-    command(card, file, "--odds", file, "--write")
+    """The pairs end nearer, all of them; what is at rest already can only end further off."""
+    pairs = load_pairs(file)
+    still = replace(pairs, fractional_relaxed=pairs.fractional_initial, cell_relaxed=pairs.cell_initial)
+    assert "no odds: all predictions end nearer" in command(card, file).output
+    command(card, file, "--odds", write_pairs(still, tmp_path / "still.npz"), "--write")
     worsening = Calibration.of_card(ModelCard.read(card).calibration, 2).worsening
     assert worsening is not None
     assert max(worsening.steps) <= 0
