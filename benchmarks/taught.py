@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import read, table
+from time_to_minimum_page import other_weights
 
 #: Rows of the table of what labels bring: title, of the results of a method the keys, the factor of the unit, and the
 #: format.
@@ -83,10 +84,13 @@ def sentence(found: dict[str, Any]) -> str:
         next(row["calls"] for row in found[name]["rows"] if (row["method"], row["fmax"]) == ("jump, fast", _FMAX))
         for name in ("before", "after")
     )
+    other = other_weights(found["before"])
+    other = other and f" The model is one{other}."
     return (
         f"Labels took {seconds['label']} s of {places['label']}, starts included: {told['labelled']:,} of "
         f"{candidates:,} candidates, {found['force_calls'] / candidates:.0f} calls each. Tuning took "
-        f"{seconds['finetune']} s of {places['finetune']}{', too little for fewer calls' if after >= before else ''}."
+        f"{seconds['finetune']} s of {places['finetune']}{', too little for fewer calls' if after >= before else ''}. "
+        f"With all that was measured it took {seconds['all']} s.{other}"
     )
 
 

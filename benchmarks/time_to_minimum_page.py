@@ -168,7 +168,7 @@ def _about(of: dict[str, Any]) -> str:
         there = gpu["environment"]
         told = [
             f"{_crystals(gpu)}, on an {there['gpu']} with torch {there['torch']} and TorchSim "
-            f"{there['torch-sim-atomistic']}; jumps by `{gpu['model']}`{_weights(gpu)}."
+            f"{there['torch-sim-atomistic']}; jumps by `{gpu['model']}`{other_weights(gpu)}."
         ]
     if cpu := of.get("cpu"):
         there = cpu["environment"]
@@ -181,8 +181,8 @@ def _about(of: dict[str, Any]) -> str:
     return " ".join(told)
 
 
-def _weights(run: dict[str, Any]) -> str:
-    """Say whether other weights made the jumps than those that ship, where the run tells."""
+def other_weights(run: dict[str, Any]) -> str:
+    """Say whether a model was run with other weights than those that ship, where the run tells."""
     card = CARDS / f"{run['model']}.json"
     if "weights" not in run or run["weights"] in card.read_text(encoding="utf-8"):
         return ""
