@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.testing
 from hypothesis import settings
 
 from tests.checked_shapes import check_shapes_of  # before the package
@@ -22,6 +24,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.models.registry import available_models
 from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import BY_DISTANCES, END_TO_END
 from tests.ensembles import ensemble_of
@@ -29,6 +32,9 @@ from tests.ensembles import ensemble_of
 # Seeded and without files of its own; no deadline, because the machine may be busy.
 settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("deeprelax")
+
+# The commands are made once: typer makes all of them anew for each call, which takes longer than most calls.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 #: Fixtures of synthetic pairs; ASE's quickest calculators, quicker.
 pytest_plugins = ["tests.pairs", "tests.neighbors"]
@@ -76,6 +82,19 @@ def needs_dgl(needs_matgl: None) -> None:
 def shipped() -> Callable[[str], Model]:
     """``shipped("DeepRelax-PBE")``: a model, loaded once."""
     return cache(load_model)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_once(shipped: Callable[[str], Model]) -> Iterator[None]:
+    """Predictors of shipped models get copies of what was read once; the tests of loading read them."""
+    names = {card.name for card in available_models()}
+
+    def load(name: str | os.PathLike) -> Model:
+        return deepcopy(shipped(name)) if name in names else load_model(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deeprelax_ase.prediction.predictor.load_model", load)
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.geometry.symmetry import symmetry_operations
 from deeprelax_ase.prediction.predictor import Predictor
-from tests.crystals import CRYSTALS, DISTORTED, END_TO_END, SYMMETRIC, assert_same, every_crystal, rotation
+from deeprelax_ase.prediction.record import Prediction
+from tests.crystals import CRYSTALS, DISTORTED, END_TO_END, SYMMETRIC, assert_same, rotation
 
 
 def indifferent(predictor: Predictor) -> bool:
@@ -24,42 +26,53 @@ def space_group(crystal: Crystal) -> tuple[int, np.ndarray | None]:
     return (1, None) if operations is None else (len(operations.rotations), operations.copies)
 
 
-def test_the_crystals_below_do_relax(exact: Predictor):
+def predictions(predictor: Predictor, crystals: Iterable[Crystal], **options: bool) -> dict[str, Prediction]:
+    """Of :data:`CRYSTALS`, or of what was made of each of them, together: others test that each is as it is alone."""
+    made = dict(zip(CRYSTALS, predictor.predict_many(crystals, **options), strict=True))
+    assert all(isinstance(prediction, Prediction) for prediction in made.values())
+    return made
+
+
+@pytest.fixture(scope="module")
+def still(exact: Predictor) -> dict[str, Prediction]:
+    """Of the crystals as they are."""
+    return predictions(exact, CRYSTALS.values())
+
+
+def test_the_crystals_below_do_relax(still: dict[str, Prediction]):
     for name in DISTORTED:
-        prediction = exact.predict(CRYSTALS[name])
-        assert np.abs(prediction.displacements).max() > 0.01, name
-        assert abs(prediction.volume_change) > 0.005, name
-        assert prediction.solver_converged, name
+        assert np.abs(still[name].displacements).max() > 0.01, name
+        assert abs(still[name].volume_change) > 0.005, name
+        assert still[name].solver_converged, name
 
 
-@every_crystal
 @pytest.mark.parametrize("kind", ["rotation", "reflection"])
-def test_turned_input_turns_the_prediction(exact: Predictor, crystal: Crystal, kind: str):
+def test_turned_input_turns_the_prediction(exact: Predictor, still: dict[str, Prediction], kind: str):
     turn = rotation(3) * (np.array([-1, 1, 1]) if kind == "reflection" else 1)
     assert np.linalg.det(turn) == pytest.approx(-1 if kind == "reflection" else 1)
-    still = exact.predict(crystal)
-    turned = exact.predict(crystal.with_geometry(crystal.positions @ turn, crystal.cell @ turn))
-    expected = replace(still, relaxed=crystal.with_geometry(still.relaxed.positions @ turn, still.relaxed.cell @ turn))
-    assert_same(expected, turned, atol=1e-10)
+    turned = predictions(exact, (c.with_geometry(c.positions @ turn, c.cell @ turn) for c in CRYSTALS.values()))
+    for name, crystal in CRYSTALS.items():
+        before = still[name].relaxed
+        relaxed = crystal.with_geometry(before.positions @ turn, before.cell @ turn)
+        assert_same(replace(still[name], relaxed=relaxed), turned[name], atol=1e-10)
 
 
-@every_crystal
-def test_shifted_input_shifts_the_prediction(exact: Predictor, crystal: Crystal):
+def test_shifted_input_shifts_the_prediction(exact: Predictor, still: dict[str, Prediction]):
     shift = np.array([11.3, -4.7, 8.1])
-    still, shifted = (
-        exact.predict(crystal),
-        exact.predict(crystal.with_geometry(crystal.positions + shift, crystal.cell)),
-    )
-    np.testing.assert_allclose(shifted.relaxed.cell, still.relaxed.cell, rtol=0, atol=1e-10)
-    carried = shift @ np.linalg.inv(crystal.cell) @ still.relaxed.cell  # fractional coordinates are what stays
-    np.testing.assert_allclose(shifted.relaxed.positions, still.relaxed.positions + carried, rtol=0, atol=1e-10)
+    shifted = predictions(exact, (c.with_geometry(c.positions + shift, c.cell) for c in CRYSTALS.values()))
+    for name, crystal in CRYSTALS.items():
+        before, after = still[name].relaxed, shifted[name].relaxed
+        np.testing.assert_allclose(after.cell, before.cell, rtol=0, atol=1e-10, err_msg=name)
+        carried = shift @ np.linalg.inv(crystal.cell) @ before.cell  # fractional coordinates are what stays
+        np.testing.assert_allclose(after.positions, before.positions + carried, rtol=0, atol=1e-10, err_msg=name)
 
 
-@every_crystal
-def test_order_of_atoms_does_not_matter(exact: Predictor, crystal: Crystal):
-    order = np.random.default_rng(4).permutation(len(crystal))[::-1]
-    permuted = exact.predict(Crystal(crystal.numbers[order], crystal.positions[order], crystal.cell))
-    assert_same(exact.predict(crystal), permuted, atol=1e-10, order=order)
+def test_order_of_atoms_does_not_matter(exact: Predictor, still: dict[str, Prediction]):
+    orders = {name: np.random.default_rng(4).permutation(len(crystal))[::-1] for name, crystal in CRYSTALS.items()}
+    given = [(crystal, orders[name]) for name, crystal in CRYSTALS.items()]
+    permuted = predictions(exact, (Crystal(c.numbers[order], c.positions[order], c.cell) for c, order in given))
+    for name, order in orders.items():
+        assert_same(still[name], permuted[name], atol=1e-10, order=order)
 
 
 def test_physics_on_the_data(exact: Predictor, data_crystals):
@@ -74,14 +87,14 @@ def test_physics_on_the_data(exact: Predictor, data_crystals):
         assert_same(expected, exact.predict(moved), atol=1e-7, order=order)
 
 
-def test_supercell_relaxes_as_its_cell(exact: Predictor):
+def test_supercell_relaxes_as_its_cell(exact: Predictor, still: dict[str, Prediction]):
     """Nearly, for the paper's graph: pairs within the cell are edges at any distance; a larger cell has more."""
-    for name, crystal in CRYSTALS.items():
-        single, double = exact.predict(crystal), exact.predict(Crystal.of(crystal.to_atoms() * (2, 1, 1)))
-        tolerance = 1e-8 if indifferent(exact) else 0.01
-        assert double.volume_change == pytest.approx(single.volume_change, abs=tolerance), name
+    doubled = predictions(exact, (Crystal.of(crystal.to_atoms() * (2, 1, 1)) for crystal in CRYSTALS.values()))
+    tolerance = 1e-8 if indifferent(exact) else 0.01
+    for name, double in doubled.items():
+        assert double.volume_change == pytest.approx(still[name].volume_change, abs=tolerance), name
         if indifferent(exact):
-            expected = single.to_atoms() * (2, 1, 1)
+            expected = still[name].to_atoms() * (2, 1, 1)
             np.testing.assert_allclose(double.relaxed.cell, expected.cell.array, rtol=0, atol=1e-8, err_msg=name)
             np.testing.assert_allclose(double.relaxed.positions, expected.positions, rtol=0, atol=1e-8, err_msg=name)
 
@@ -92,16 +105,16 @@ def other_images(crystal: Crystal) -> tuple[Crystal, np.ndarray]:
     return crystal.with_geometry(crystal.positions + jumps @ crystal.cell, crystal.cell), jumps
 
 
-def test_choice_of_images_matters_little(exact: Predictor):
+def test_choice_of_images_matters_little(exact: Predictor, still: dict[str, Prediction]):
     """Not at all to the end-to-end model; but in the paper's graph "within the cell" depends on it."""
     positions, volume = (1e-8, 1e-8) if indifferent(exact) else (0.1, 0.02)
-    for name, crystal in CRYSTALS.items():
-        other, jumps = other_images(crystal)
-        still, jumped = exact.predict(crystal), exact.predict(other)
-        kept = jumped.relaxed.fractional_positions - still.relaxed.fractional_positions
+    others = {name: other_images(crystal) for name, crystal in CRYSTALS.items()}
+    for name, jumped in predictions(exact, (crystal for crystal, _ in others.values())).items():
+        jumps, before = others[name][1], still[name]
+        kept = jumped.relaxed.fractional_positions - before.relaxed.fractional_positions
         np.testing.assert_array_equal(np.round(kept), jumps, err_msg=name)
-        assert np.abs((kept - jumps) @ still.relaxed.cell).max() < positions, name
-        assert jumped.volume_change == pytest.approx(still.volume_change, abs=volume), name
+        assert np.abs((kept - jumps) @ before.relaxed.cell).max() < positions, name
+        assert jumped.volume_change == pytest.approx(before.volume_change, abs=volume), name
 
 
 @pytest.mark.slow
@@ -121,21 +134,20 @@ def keeping(make) -> Predictor:
 
 
 class TestSymmetry:
-    @pytest.mark.parametrize("name", SYMMETRIC)
-    def test_symmetric_sites_stay(self, keeping: Predictor, predictor: Predictor, name: str):
-        crystal = CRYSTALS[name]
+    def test_symmetric_sites_stay(self, keeping: Predictor, predictor: Predictor):
         for chosen, tolerance in ((keeping, 1e-10), (predictor, 1e-5 if indifferent(predictor) else 1e-10)):
-            prediction = chosen.predict(crystal)
-            np.testing.assert_allclose(
-                prediction.relaxed.fractional_positions, crystal.fractional_positions, rtol=0, atol=tolerance
-            )
-            assert abs(prediction.volume_change) > 1e-3
+            made = predictions(chosen, CRYSTALS.values())
+            for name in SYMMETRIC:
+                stayed, sites = (c.fractional_positions for c in (made[name].relaxed, CRYSTALS[name]))
+                np.testing.assert_allclose(stayed, sites, rtol=0, atol=tolerance, err_msg=name)
+                assert abs(made[name].volume_change) > 1e-3, name
 
-    @pytest.mark.parametrize("name", [*SYMMETRIC, "wurtzite"])
-    def test_space_group_stays(self, predictor: Predictor, name: str):
-        before, after = (space_group(c) for c in (CRYSTALS[name], predictor.predict(CRYSTALS[name]).relaxed))
-        assert before[0] == after[0] > 1
-        np.testing.assert_array_equal(before[1], after[1])
+    def test_space_group_stays(self, predictor: Predictor):
+        made = predictions(predictor, CRYSTALS.values())
+        for name in (*SYMMETRIC, "wurtzite"):
+            before, after = space_group(CRYSTALS[name]), space_group(made[name].relaxed)
+            assert before[0] == after[0] > 1, name
+            np.testing.assert_array_equal(before[1], after[1], err_msg=name)
 
     def test_cubic_cell_stays_cubic(self, keeping: Predictor, predictor: Predictor):
         for chosen, tolerance in ((keeping, 1e-12), (predictor, 1e-4 if indifferent(predictor) else 1e-12)):
@@ -152,22 +164,21 @@ class TestSymmetry:
 
 
 class TestFixedCell:
-    @every_crystal
-    def test_cell_stays_bitwise(self, exact: Predictor, predictor: Predictor, crystal: Crystal):
+    def test_cell_stays_bitwise(self, exact: Predictor, predictor: Predictor):
         for chosen in (exact, predictor):
-            np.testing.assert_array_equal(chosen.predict(crystal, relax_cell=False).relaxed.cell, crystal.cell)
+            made = predictions(chosen, CRYSTALS.values(), relax_cell=False)
+            for name, prediction in {**made, "hcp": chosen.predict(CRYSTALS["hcp"], relax_cell=False)}.items():
+                np.testing.assert_array_equal(prediction.relaxed.cell, CRYSTALS[name].cell, err_msg=name)
 
     def test_atoms_move_all_the_same(self, predictor: Predictor):
         moving = Predictor(predictor.model, device="cpu", leave_within_error=False)
+        made = predictions(moving, CRYSTALS.values(), relax_cell=False)
         for name in DISTORTED:
-            assert np.abs(moving.predict(CRYSTALS[name], relax_cell=False).displacements).max() > 0.01
+            assert np.abs(made[name].displacements).max() > 0.01, name
 
-    @pytest.mark.parametrize("name", SYMMETRIC)
-    def test_atoms_on_symmetric_sites_do_not(self, predictor: Predictor, name: str):
-        prediction = predictor.predict(CRYSTALS[name], relax_cell=False)
+    def test_atoms_on_symmetric_sites_do_not(self, predictor: Predictor):
+        made = predictions(predictor, CRYSTALS.values(), relax_cell=False)
         tolerance = 1e-5 if indifferent(predictor) else 1e-10
-        np.testing.assert_allclose(prediction.relaxed.positions, CRYSTALS[name].positions, rtol=0, atol=tolerance)
-
-    def test_in_batches(self, predictor: Predictor):
-        for prediction in predictor.predict_many(CRYSTALS.values(), relax_cell=False):
-            np.testing.assert_array_equal(prediction.relaxed.cell, prediction.initial.cell)
+        for name in SYMMETRIC:
+            stayed, sites = made[name].relaxed.positions, CRYSTALS[name].positions
+            np.testing.assert_allclose(stayed, sites, rtol=0, atol=tolerance, err_msg=name)

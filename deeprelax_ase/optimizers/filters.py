@@ -1,4 +1,4 @@
-"""ASE's cell filter without computing the same thing several times a step."""
+"""ASE's cell filter without computing the same thing several times a step, and in closed form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 #: By how much a deformation may differ from its transpose and count as one without rotation.
 _ROTATION = 1e-9
 
+#: The same where what is left of a rotation would be lost.
+_ROUNDING = 1e-13
+
 
 class RememberingCellFilter(FrechetCellFilter):
     """``FrechetCellFilter`` that computes its gradient once for each geometry, and in closed form.
@@ -21,6 +24,16 @@ class RememberingCellFilter(FrechetCellFilter):
     """
 
     _known: tuple[list[np.ndarray], np.ndarray] | None = None
+
+    def get_positions(self) -> np.ndarray:
+        """(N + 3, 3) Å, where the atoms are in the undeformed cell, and the logarithm of the deformation."""
+        positions = super(FrechetCellFilter, self).get_positions()
+        deformation = positions[-3:]
+        stretches, axes = np.linalg.eigh(deformation)
+        turned = not np.allclose(deformation, deformation.T, rtol=_ROUNDING, atol=_ROUNDING)
+        logarithm = self.logm(deformation) if turned or stretches[0] <= 0 else axes * np.log(stretches) @ axes.T
+        positions[-3:] = logarithm * self.exp_cell_factor
+        return positions
 
     def get_forces(self, **kwargs: Any) -> np.ndarray:
         """(N + 3, 3) eV/Å, forces on the atoms and on the cell."""

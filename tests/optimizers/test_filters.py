@@ -55,6 +55,15 @@ def test_it_has_the_gradient_of_ases_filter(make_atoms, change, limits):
         np.testing.assert_allclose(ours.stress, theirs.stress, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_it_has_the_positions_of_ases_filter(make_atoms, turned):
+    ours, theirs = RememberingCellFilter(make_atoms()), FrechetCellFilter(make_atoms())
+    stretch = np.array([[0.01, 0.02, 0.0], [0.0 if turned else 0.02, -0.03, 0.01], [0.0, 0.01, 0.02]])
+    for target in (ours, theirs):
+        target.atoms.set_cell(target.atoms.cell.array @ (np.eye(3) + stretch), scale_atoms=True)
+    np.testing.assert_allclose(ours.get_positions(), theirs.get_positions(), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("change", [name for name in CHANGES if name != "hydrostatic"])
 def test_it_follows_a_change(make_atoms, change):
     target = RememberingCellFilter(make_atoms())
