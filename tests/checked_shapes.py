@@ -1,7 +1,7 @@
 """Shapes of tensors are checked in the tests, see :mod:`deeprelax_ase.graph.shapes`. Imported before the package is.
 
-Checks take as long as the networks do. So they are on in the tests of the rooms that name shapes, and where a test has
-the mark ``shapes``, as those of inference, of training's losses and of its tasks have.
+Checks take as long as the networks do. So they are on in the tests of the folders that name shapes, and where a test
+has the mark ``shapes``, as those of inference, of training's losses and of its tasks have.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CHECKED = [
 
 install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # ints are floats
 
-_ROOMS = {name.split(".")[1] for name in CHECKED}
+_FOLDERS = {Path(*name.split(".")[1:-1]) for name in CHECKED}
 
 
 def check_shapes_of(item: pytest.Item) -> None:
     """Switch the checks on or off, as this test wants it."""
-    room = item.path.relative_to(_ROOT / "tests").parts[0]
-    config.update("jaxtyping_disable", not (room in _ROOMS or item.get_closest_marker("shapes")))
+    folder = item.path.relative_to(_ROOT / "tests").parent
+    config.update("jaxtyping_disable", not (folder in _FOLDERS or item.get_closest_marker("shapes")))
