@@ -6,11 +6,11 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,20 +24,20 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
-from deeprelax_ase.models.registry import available_models
+from deeprelax_ase.models.registry import DEFAULT_MODEL, available_models
 from deeprelax_ase.prediction.predictor import Predictor
 from tests.crystals import BY_DISTANCES, END_TO_END
 from tests.ensembles import ensemble_of
 
 # Seeded and without files of its own; no deadline, because the machine may be busy.
-settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=30)
 settings.load_profile("deeprelax")
 
 # The commands are made once: typer makes all of them anew for each call, which takes longer than most calls.
 typer.testing._get_command = cache(typer.testing._get_command)
 
-#: Fixtures of synthetic pairs; ASE's quickest calculators, quicker.
-pytest_plugins = ["tests.pairs", "tests.neighbors"]
+#: Fixtures of synthetic pairs; ASE's quickest calculators and its filter, quicker.
+pytest_plugins = ["tests.pairs", "tests.neighbors", "tests.logarithms"]
 
 PairArrays = dict[str, np.ndarray]
 
@@ -86,14 +86,15 @@ def shipped() -> Callable[[str], Model]:
 
 @pytest.fixture(scope="session", autouse=True)
 def loaded_once(shipped: Callable[[str], Model]) -> Iterator[None]:
-    """Predictors of shipped models get copies of what was read once; the tests of loading read them."""
-    names = {card.name for card in available_models()}
+    """Predictors of shipped models by name take what was read once; the tests of loading read them."""
+    names, made = {card.name for card in available_models()}, Predictor.__init__
 
-    def load(name: str | os.PathLike) -> Model:
-        return deepcopy(shipped(name)) if name in names else load_model(name)
+    @wraps(made)
+    def make(self: Predictor, model: str | os.PathLike | Model = DEFAULT_MODEL, **options: Any) -> None:
+        made(self, shipped(model) if isinstance(model, str) and model in names else model, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deeprelax_ase.prediction.predictor.load_model", load)
+        patch.setattr(Predictor, "__init__", make)
         yield
 
 

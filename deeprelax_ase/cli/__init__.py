@@ -83,7 +83,7 @@ def main() -> None:
 def _leave(codes: list[int]) -> None:
     """End the process with its exit code, and leave its memory to the system.
 
-    To take apart what torch and SciPy have made takes Python a seventh of a short command's time.
+    To take apart what torch and SciPy have made takes Python a twentieth of a short command's time.
     """
     if not codes:
         return  # an error, which Python tells of

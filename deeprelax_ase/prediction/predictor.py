@@ -111,7 +111,8 @@ class Predictor:
         if members is not None and not 1 <= members <= len(loaded.networks):
             raise ValueError(f"{members=} must be between 1 and {len(loaded.networks)}, the size of the ensemble")
         networks = loaded.networks[:members]
-        if loaded is model:  # another predictor may hold it on another device or in another type
+        there = all((p.device, p.dtype) == (self.device, self.dtype) for p in networks.parameters())
+        if loaded is model and (compile or not there):  # another predictor may hold it as it is
             networks = deepcopy(networks)
         networks = networks.to(self.device, self.dtype)
         energy = loaded.energy and deepcopy(loaded.energy).to(self.device, self.dtype)

@@ -6,6 +6,7 @@ import difflib
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -62,13 +63,11 @@ def run_config(
     Raises:
         ConfigError: a setting is unknown, lacks or has a wrong value.
     """
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import Namespace
 
     given = dict(dotted(values)) | dict(map(_change, changes))
     network, usual = _departure(given)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RunConfig, skip={"network"})
-    parser.add_class_arguments(type(network), "network")
+    parser = _parser(type(network))
     parser.set_defaults({"network": network.to_dict(), "training": asdict(training or usual)})
     known = list(parser.get_defaults().keys())
     settings = Namespace()
@@ -82,6 +81,17 @@ def run_config(
         return RunConfig(**vars(made))
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+@cache
+def _parser(network: type) -> Any:
+    """Parser of runs with a ``network`` of this configuration; to make it takes longer than to parse with it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig, skip={"network"})
+    parser.add_class_arguments(network, "network")
+    return parser
 
 
 def _types(record: type, section: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase.build import make_supercell
 from ase.neighborlist import primitive_neighbor_list
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -84,6 +84,7 @@ def crystals(draw: st.DrawFn, max_atoms: int = 4) -> Crystal:
     return Crystal(np.arange(1, atoms + 1), fractional @ cell, cell)
 
 
+@settings(max_examples=20)
 @given(crystals())
 def test_pairs_are_those_of_ase(crystal: Crystal) -> None:
     found = pairs_of(crystal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +17,7 @@ from deeprelax_ase.screening.options import RelaxOptions
 from tests.killing import has_torch, one_killed
 from tests.screening.deadly_crystals import assert_as_predicted
 
-pytest.importorskip("parsl")
-import parsl
-from parsl.config import Config
-from parsl.executors import ThreadPoolExecutor
+pytestmark = pytest.mark.skipif(find_spec("parsl") is None, reason="needs Parsl: pip install parsl")
 
 ROOT = Path(__file__).resolve().parents[2]
 CRYSTALS = ROOT / "examples" / "unrelaxed.extxyz"
@@ -41,6 +38,10 @@ def run(structures: Path, out: Path, *more: str) -> subprocess.CompletedProcess[
 
 def test_blocks_of_real_crystals_and_what_is_left_of_them(tmp_path: Path, quick: RelaxOptions) -> None:
     """By threads of this process, which start at once."""
+    import parsl
+    from parsl.config import Config
+    from parsl.executors import ThreadPoolExecutor
+
     spec = spec_from_file_location("screening_parsl", ROOT / "examples" / "screening_parsl.py")
     assert spec is not None
     assert spec.loader is not None
