@@ -67,7 +67,7 @@ def run_config(
 
     given = dict(dotted(values)) | dict(map(_change, changes))
     network, usual = _departure(given)
-    parser = _parser(type(network))
+    parser = _parser(cast("Any", type(network)))  # mypy takes no class of records for hashable
     parser.set_defaults({"network": network.to_dict(), "training": asdict(training or usual)})
     known = list(parser.get_defaults().keys())
     settings = Namespace()
