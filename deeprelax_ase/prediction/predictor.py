@@ -55,7 +55,8 @@ class Predictor:
     """Predicts relaxed crystals in one shot.
 
     Args:
-        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.Model`.
+        model: name of a shipped model, path of a model card, or a loaded :class:`~deeprelax_ase.models.Model`, whose
+            weights are shared where they are on this device and of this type, and else copied.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``: CUDA where there is any.
         dtype: ``float32`` or ``float64``, in which the network computes; the geometry solver always uses float64.
         graph_backend: ``torch`` or ``matgl``, see :func:`deeprelax_ase.graph.build_graph`; both give the same graph.
