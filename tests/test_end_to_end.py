@@ -129,9 +129,8 @@ def test_relax_a_file(folder: Path):
     result = deeprelax("relax", UNRELAXED, "-o", "relaxed.extxyz")
     before, after = read(UNRELAXED, ":"), read("relaxed.extxyz", ":")
     assert len(before) == len(after) > 5
-    doubted = [end for end in after if end.info["deeprelax_status"] != "accepted"]
-    assert [end.info["name"].split()[0] for end in doubted] == ["AlN"]  # its atoms begin almost where they belong
-    assert result.exit_code == 1, result.output
+    assert [end.info["deeprelax_status"] for end in after] == ["accepted"] * len(after)
+    assert result.exit_code == 0, result.output
     measured = measured_volumes()
     nearer = []
     for start, end in zip(before, after, strict=True):
@@ -165,7 +164,8 @@ def test_bad_frames_among_good_ones(folder: Path):
 
 
 def test_fixed_cell(folder: Path):
-    assert deeprelax("relax", UNRELAXED, "--fixed-cell", "--max-odds-worse", "1", "-q").exit_code == 0
+    result = deeprelax("relax", UNRELAXED, "--fixed-cell", "--max-odds-worse", "1", "-q")
+    assert result.exit_code == 1  # of BaF2, which is pressed into a cell a third too small, the model says so
     for start, end in zip(read(UNRELAXED, ":"), read("relaxed.extxyz", ":"), strict=True):
         np.testing.assert_array_equal(end.cell.array, start.cell.array)
 

@@ -127,7 +127,7 @@ Networks of tables 1 to 4 and their errors are those of commit c9aaa18; their pr
 another measure today, "coordinates, cell and images apart" in the tables that tell more: it was taken to images about
 the circular mean, and is taken to the nearest ones. Of the unrelaxed crystals {changed}
 change by more than 0.0001 Å. Means (Å) of the Dummy: {dummy}.
-Those of `DeepRelax-PBE` with its weights before the last stage of training, one recycle, on the same crystals: {ours}.
+Those of `DeepRelax-PBE` with earlier weights, one recycle, on the same crystals: {ours}.
 All other columns and figures are measured today as they were."""
 
 
