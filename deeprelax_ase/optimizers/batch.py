@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame, stem_of
@@ -227,6 +229,7 @@ def finish_atoms(
 
 def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **told: Any) -> RelaxationResult:
     """The result of a run of ``optimizer`` from ``atoms`` to ``relaxed``, which holds what its calculator gave."""
+    forces = relaxed.calc.results.get("forces")
     return RelaxationResult.finished(
         given_crystal(atoms),
         given_crystal(relaxed),
@@ -235,6 +238,7 @@ def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **tol
         decision=optimizer.decision,
         energy=relaxed.calc.results.get("energy"),
         fmax=largest_force(relaxed),
+        forces=None if forces is None else np.ravel(forces).tolist(),
         steps=optimizer.nsteps,
         **told,
     )

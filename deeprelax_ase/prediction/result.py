@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
@@ -77,6 +77,7 @@ class RelaxationResult:
     jump_reason: str | None = _column("why")
     energy: float | None = _column("eV, of the calculator that finished the relaxation, if any did")
     fmax: float | None = _column("eV/Å, largest force at the end under the calculator, without what constraints take")
+    forces: Sequence[float] | None = _column("(3 N) eV/Å, of the calculator at the end, on constrained atoms too")
     steps: int | None = _column("steps of the relaxation, the jump included")
     force_calls: int | None = _column("how often the calculator was asked for forces")
     calculator: str | None = _column("name of the calculator that finished, or that judged the jump")
@@ -132,7 +133,7 @@ class RelaxationResult:
             prediction: None where the start was converged already, and after a restart.
             judgement: of the prediction.
             decision: about the jump.
-            **known: other fields: model, energy, fmax, steps, force_calls, calculator, potential, reason.
+            **known: other fields: model, energy, fmax, forces, steps, force_calls, calculator, potential, reason.
         """
         values: dict[str, Any] = {"status": NOT_CONVERGED}
         values |= {} if prediction is None else _of_the_jump(prediction)
@@ -218,7 +219,7 @@ class RelaxationResult:
     @property
     def info(self) -> dict[str, Any]:
         """Entries for the ``info`` of the relaxed atoms."""
-        return info_of({name: getattr(self, name) for name in SCALARS})
+        return info_of({name: getattr(self, name) for name in SCALARS if name != "forces"})
 
     def columns(self) -> dict[str, Any]:
         """A row of a table, see :data:`COLUMNS`; the geometry as flat arrays."""

@@ -121,7 +121,7 @@ def atoms_of(table: pa.Table) -> Iterator[Atoms]:
     Their ``info`` is that of the :class:`~deeprelax_ase.prediction.result.RelaxationResult`, its other columns,
     likewise with ``deeprelax_`` before their names, and ``index``, ``id`` and ``source`` as they are.
     """
-    rows = table.select([name for name in table.column_names if name not in GEOMETRY]).to_pylist()
+    rows = table.select([name for name in table.column_names if name not in (*GEOMETRY, "forces")]).to_pylist()
     for crystal, row in zip(crystals_of(table), rows, strict=True):
         if crystal is not None:
             info = RelaxationResult.from_columns(row).info

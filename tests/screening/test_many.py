@@ -133,6 +133,8 @@ def test_under_a_calculator_they_are_finished(quick: RelaxOptions, calculator: s
         relaxed.calc = EMT()
         assert result.energy == pytest.approx(relaxed.get_potential_energy(), abs=1e-6)
         assert np.abs(relaxed.get_forces()).max() < 0.02
+        assert result.forces == pytest.approx(relaxed.get_forces().ravel(), abs=1e-5)
+        assert "deeprelax_forces" not in relaxed.info
         assert result.force_calls >= 2
     assert molecule.status == "refused"
     assert unknown.status == "failed"

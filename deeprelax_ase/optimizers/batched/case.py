@@ -207,6 +207,7 @@ class Case:
             alone=options["finish"] is None,
             energy=results["energy"],
             fmax=float(np.linalg.norm(forces, axis=1).max()),
+            forces=results["forces"].ravel().tolist(),
             steps=self.steps,
             force_calls=self.calls,
             model=model,
