@@ -11,7 +11,7 @@ import taught
 from floor import SYMMETRIC
 from model_card_failures import percent
 from shared import read, table
-from time_to_minimum_page import saved
+from time_to_minimum_page import other_weights, saved
 
 
 def _minima(results: Path) -> str:
@@ -205,13 +205,14 @@ def _flagged(results: Path) -> str:
 def _many(results: Path) -> str:
     """Of relaxations of more crystals than a GPU takes at once."""
     found, shares = _many_shares(results)
-    return f"Of {found['crystals']:,} crystals, which enter as others leave, {', '.join(shares)}. {saved(found)}"
+    told = f"Of {found['crystals']:,} crystals, which enter as others leave, {', '.join(shares)}"
+    return f"{told}{other_weights(found)}. {saved(found)}"
 
 
 def _many_under(results: Path) -> str:
     """The same in a clause."""
     found, shares = _many_shares(results)
-    return f"among {found['crystals']:,} crystals {shares[0]} and {shares[1]}"
+    return f"among {found['crystals']:,} crystals {shares[0]} and {shares[1]}{other_weights(found)}"
 
 
 def _many_shares(results: Path) -> tuple[dict[str, Any], list[str]]:
