@@ -237,7 +237,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "ranks": _ranks,
     "unmoved": _unmoved,
     "taught": taught.part,
-    "labelled": taught.labelled,
+    "taught-nequix": lambda results: taught.part(results, "taught-Nequix"),
     "molecules-off": _molecules_off,
     "chains-off": _chains_off,
     "doubted": _doubted,
@@ -246,4 +246,4 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "minimum-nequix": _minimum_nequix,
     "flagged": _flagged,
 }
-INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs", "taught"))
+INLINE = tuple(name for name in PARTS if name not in ("rates", "graphs", "taught", "taught-nequix"))

@@ -94,32 +94,10 @@ def sentence(found: dict[str, Any]) -> str:
     )
 
 
-def part(results: Path) -> str:
+def part(results: Path, name: str = "taught") -> str:
     """The sentence and the table of the page."""
-    found = read(results, "taught")
+    found = read(results, name)
     return f"{sentence(found)}\n\n{table(heading(found), lines(found))}"
-
-
-def labelled(results: Path) -> str:
-    """What a run made that ended before it tuned: its labels, and how near two models come to them."""
-    found = read(results, "taught-Nequix")
-    told, seconds = found["candidates"], found["seconds"]
-    own, other = (found["evaluated"][name]["metrics"] for name in ("DeepRelax-PBE", "DeepRelax-M3GNet"))
-
-    def values(name: str, when: str, form: str) -> list[str]:
-        return [format(metrics[name][when], form) for metrics in (own, other)]
-
-    means, medians = (values("coordinates", when, ".3f") for when in ("predicted", "predicted_median"))
-    volumes = values("relative_volume", "predicted", ".1%")
-    unrelaxed, swollen = own["coordinates"]["unrelaxed"], own["relative_volume"]["unrelaxed"]
-    return (
-        f"{told['labelled']:,} of {sum(told.values()):,} candidates were labelled in {seconds['label']} s of one "
-        f"{found['device']}, starts included, by three processes. On {own['crystals']['predicted']} of the "
-        f"{found['test']} test crystals, of chemical systems of their own, `DeepRelax-PBE`, which has learnt such "
-        f"minima, is {means[0]} Å off in the mean and {medians[0]} Å in the median, `DeepRelax-M3GNet` {means[1]} and "
-        f"{medians[1]} Å; unrelaxed they are {unrelaxed:.3f} Å. Volumes are {volumes[0]} and {volumes[1]} off, of "
-        f"{swollen:.1%}"
-    )
 
 
 def main() -> None:
