@@ -57,7 +57,7 @@ def above_hundred(found: dict[str, Any]) -> str:
     return (
         f"coordinates of {row['crystals']} supercells of {fewest} to {most} atoms end {end:.3f} Å off with "
         f"`{found['model']}`, unrelaxed {start:.3f} Å, and {percent(row['further off'], 0)} of them end further off "
-        "than they began"
+        "than they began" + (f" (measured with {of})" if (of := found.get("of")) else "")
     )
 
 

@@ -84,12 +84,17 @@ def sentence(found: dict[str, Any]) -> str:
         next(row["calls"] for row in found[name]["rows"] if (row["method"], row["fmax"]) == ("jump, fast", _FMAX))
         for name in ("before", "after")
     )
+    kept = found["after"]["weights"] == found["before"]["weights"]  # of the best validation error, that of the start
+    came = ", too little for fewer calls" if after >= before else ""
+    came = (
+        ", in which no weights did better on the validation pairs than those it began with: they stay" if kept else came
+    )
     other = other_weights(found["before"])
     other = other and f" The model is one{other}."
     return (
         f"Labels took {seconds['label']} s of {places['label']}, starts included: {told['labelled']:,} of "
         f"{candidates:,} candidates, {found['force_calls'] / candidates:.0f} calls each. Tuning took "
-        f"{seconds['finetune']} s of {places['finetune']}{', too little for fewer calls' if after >= before else ''}. "
+        f"{seconds['finetune']} s of {places['finetune']}{came}. "
         f"With all that was measured it took {seconds['all']} s.{other}"
     )
 
