@@ -156,7 +156,7 @@ FREEDOMS = {
     ),
     "kept symmetry": Freedom(polar, symmetric, keep_symmetry=True, flags=("--keep-symmetry",)),
     "pressure": Freedom(strained, pressed, AllowedStrain(pressure=PRESSURE * GPa), flags=("--pressure", str(PRESSURE))),
-    "a rattled start": Freedom(centred, lower, rattle=0.05, flags=("--rattle", "0.05")),
+    "a rattled start": Freedom(centred, lower, rattle=0.1, flags=("--rattle", "0.1")),
 }
 
 
