@@ -323,9 +323,9 @@ def main() -> None:
     index = {which: evenly(len(cases), count) for which, count in counts.items()}
     facts = {"environment": environment(), "device": str(potential.device)}
     facts["potential"] = potential_name(potential) or potential.name
-    facts |= {"model": given.model, "weights": ModelCard.read(card_file_of(given.model)).sha256}
-    facts |= {"chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum())}
-    facts["busy"] = given.busy
+    card = ModelCard.read(card_file_of(given.model))
+    facts |= {"model": card.name, "weights": card.sha256}
+    facts |= {"chosen": len(chosen), "crystals": len(cases), "atoms": int(pairs.counts.sum()), "busy": given.busy}
     rows: list[dict[str, Any]] = []
     for name, fmax, which, make in methods(given, potential):
         if given.only and name not in given.only:
