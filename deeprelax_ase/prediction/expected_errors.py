@@ -86,7 +86,10 @@ def calibration_of(card: ModelCard, recycles: int) -> Calibration | None:
     try:
         return Calibration.of_card(card.calibration, recycles)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{card.name}: the card's calibration is not of this version: {error}") from error
+        raise ModelError(
+            f"{card.name}: the card's calibration is not of this version: {error}. Fit it anew to pairs of its level: "
+            "deeprelax calibrate CARD.json --data PAIRS --write"
+        ) from error
 
 
 def energy_law_of(card: ModelCard) -> EnergyLaw | None:
