@@ -5,9 +5,7 @@ Only what is needed to understand the command line is imported here; torch and A
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -70,29 +68,7 @@ def main() -> None:
     """Entry point of the ``deeprelax`` command."""
     # Threads that spin while they wait for each other take five times as long where another program has a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    codes: list[int] = []
-    atexit.register(_leave, codes)  # before all else is registered, thus called after it
-    try:
-        app(prog_name="deeprelax")
-    except SystemExit as end:
-        if isinstance(end.code, int):
-            codes.append(end.code)
-        raise
-
-
-def _leave(codes: list[int]) -> None:
-    """End the process with its exit code, and leave its memory to the system.
-
-    To take apart what torch and SciPy have made takes Python a twentieth of a short command's time.
-    """
-    if not codes:
-        return  # an error, which Python tells of
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):
-        return  # a stream that is closed, likewise
-    os._exit(codes[0])
+    app(prog_name="deeprelax")
 
 
 def _show_version(wanted: bool) -> None:
