@@ -6,7 +6,7 @@ Every door asks :func:`judge`: records, the optimizer, the commands ``relax`` an
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from deeprelax_ase.errors import (
@@ -165,7 +165,7 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
         return Judgement(UNCHANGED, made.unchanged)
     if made.error is not None and likely_worse(made.error, limits.max_odds_worse):
         odds = f"the odds are {made.error.odds_worse:.0%} that it ends further from its minimum than it began"
-        alone = not (limits.max_odds_worse is None or (made.error.odds_worse or 0.0) <= limits.max_odds_worse)
+        alone = likely_worse(replace(made.error, odds_margin=1.0), limits.max_odds_worse)
         more = "" if alone else ", and more crystals of its kind do than such odds promise"
         return Judgement(UNCERTAIN, odds + more)
     return Judgement(ACCEPTED)

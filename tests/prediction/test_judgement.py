@@ -94,6 +94,8 @@ def test_odds_of_kinds_of_which_more_end_further_off_count_more(prediction):
     assert judge(replace(prediction, error=error)) == Judgement("uncertain", reason)
     assert judge(replace(prediction, error=error), TrustLimits(max_odds_worse=0.12)) == ACCEPTED
     assert judge(replace(prediction, error=replace(error, odds_margin=1.7))) == ACCEPTED  # as 9.8 %
+    alone = judge(replace(prediction, error=replace(error, odds_worse=0.14)))  # beyond the limit by itself
+    assert alone == Judgement("uncertain", "the odds are 14% that it ends further from its minimum than it began")
 
 
 @pytest.mark.parametrize(("bound", "uncertain"), [(0.009, False), (0.011, True)])
