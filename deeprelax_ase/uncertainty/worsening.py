@@ -101,7 +101,7 @@ def fit_worsening(
         kinds: (n,) of the crystals. A kind, or a law, of fewer than 100 takes the margin, or law, of all of them.
         displacements: (n,) Å, of the predictions; those that are none are left out.
         worse: (n,) bool, which of them end further from the minimum than the crystals began.
-        systems: (n,) numbers of their chemical systems, from 0.
+        systems: (n,) numbers of their chemical systems, from 0; of a single one crystals count one by one.
 
     Raises:
         ValueError: of those that move, all end further off, or none.
@@ -111,6 +111,8 @@ def fit_worsening(
     kinds, worse, systems = kinds[moves], worse[moves], systems[moves]
     if worse.all() or not worse.any():
         raise ValueError("all predictions end nearer, or all further off: there is nothing to calibrate the odds by")
+    if (systems == systems[0]).all():  # none could be held out: then each crystal stands for itself
+        systems = np.arange(len(systems))
     odds, fold = np.zeros(len(worse)), systems % _FOLDS
     for number in range(_FOLDS):
         own, others = fold == number, fold != number

@@ -149,3 +149,11 @@ def test_crystals_of_the_same_elements_count_as_one(known: Known):
     assert fit_worsening(*each).margins[BULK] == 1
     fewer = each._replace(worse=np.repeat(rng.permutation(np.arange(50) < 2), 40), systems=np.arange(2000) // 40)
     assert fit_worsening(*fewer).margins[BULK] > 1
+
+
+def test_crystals_of_one_chemical_system_are_held_out_one_by_one(known: Known):
+    defects = known.kinds == DEFECT
+    surprised = known._replace(worse=known.worse | (defects & (np.arange(SIZE) % 9 == 0)))
+    alone = fit_worsening(*surprised._replace(systems=np.full(SIZE, 3)))
+    assert alone.margins == fit_worsening(*surprised).margins
+    assert alone.margins[DEFECT] > 1
