@@ -72,7 +72,8 @@ class RelaxationPairs:
     @property
     def batch(self) -> Tensor:
         """(N,) the crystal of each atom."""
-        return torch.repeat_interleave(torch.arange(len(self), device=self.counts.device), self.counts)
+        crystals = torch.arange(len(self), device=self.counts.device)
+        return torch.repeat_interleave(crystals, self.counts, output_size=len(self.numbers))  # without a wait for a GPU
 
     def to(self, device: torch.device | str) -> RelaxationPairs:
         """All tensors on ``device``."""
@@ -88,8 +89,9 @@ class RelaxationPairs:
         counts = self.counts[crystals]
         starts = (self.counts.cumsum(0) - self.counts)[crystals]
         first = counts.cumsum(0) - counts
-        within = torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(first, counts)
-        return torch.repeat_interleave(starts, counts) + within
+        total = int(counts.sum())
+        within = torch.arange(total, device=counts.device)
+        return torch.repeat_interleave(starts - first, counts, output_size=total) + within
 
     def holding(self, atoms: Tensor) -> Tensor:
         """(G,) bool, whether a crystal holds one of the ``atoms``, a mask (N,)."""

@@ -31,8 +31,7 @@ class GraphedStep:
         """The outputs for ``inputs``; overwritten by the next call."""
         if [held.shape for held in self._inputs] != [given.shape for given in inputs]:
             self._record(inputs)
-        for held, given in zip(self._inputs, inputs, strict=True):
-            held.copy_(given)
+        torch._foreach_copy_(self._inputs, inputs)
         assert self._graph is not None
         self._graph.replay()
         return self._outputs

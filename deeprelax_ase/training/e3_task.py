@@ -32,8 +32,17 @@ from deeprelax_ase.training.settings import TrainingSettings
 
 
 class Prepared(NamedTuple):
-    """A batch ready to learn from."""
+    """A batch ready to learn from.
 
+    Attributes:
+        crystals, atoms: indices of its pairs and of their atoms, where the recycle buffer lies.
+        start: the pairs.
+        given: the same as the network reads them.
+        truth: what it is to predict.
+    """
+
+    crystals: Tensor
+    atoms: Tensor
     start: RelaxationPairs
     given: NetworkInput
     truth: TrueRelaxation
@@ -94,7 +103,8 @@ class DeepRelaxE3Task:
             batch = self._ahead.take(crystals)
             losses, displacements, strain = self._learn_graphed(batch)
             self._ahead.prepare(upcoming)
-        self.recycle_buffer.store(crystals, batch.start, displacements, strain)
+        # Nothing here may wait for the step: the optimizer's kernels would be launched one by one after it.
+        self.recycle_buffer.store(batch.crystals, batch.start, displacements, strain, atoms=batch.atoms)
         return losses
 
     @torch.no_grad()
@@ -127,6 +137,7 @@ class DeepRelaxE3Task:
     def prepare(self, crystals: Tensor) -> Prepared:
         """An augmented batch of the pairs ``crystals`` (n,), some of them as last predicted; padded on CUDA."""
         settings, unrelaxed = self.settings, None
+        crystals = crystals.to(self.recycle_buffer.cell.device)
         start = self.recycle_buffer.mix(crystals, settings.recycled, self.generator, **self._hidden)
         start = start.to(self.device)
         if settings.force_targets:
@@ -139,7 +150,7 @@ class DeepRelaxE3Task:
         truth = true_relaxation(start, given, weights=crystal_weights(start, settings), unrelaxed=unrelaxed)
         if self._ahead is not None:
             given, truth = pad(given, truth, self._room_for(given))
-        return Prepared(start, given, truth)
+        return Prepared(crystals, self.recycle_buffer.pairs.atoms_of(crystals), start, given, truth)
 
     def _room_for(self, given: NetworkInput) -> Sizes:
         """Sizes of the padded batch."""

@@ -46,13 +46,22 @@ class RecycleBuffer:
             cell_initial=torch.where(chosen[:, None, None], self.cell[crystals], pairs.cell_initial),
         )
 
-    def store(self, crystals: Tensor, start: RelaxationPairs, displacements: Tensor, strain: Tensor) -> None:
+    def store(
+        self,
+        crystals: Tensor,
+        start: RelaxationPairs,
+        displacements: Tensor,
+        strain: Tensor,
+        *,
+        atoms: Tensor | None = None,
+    ) -> None:
         """Keep what was predicted for ``crystals`` from ``start``: ``displacements`` (N, 3) in Å and ``strain``.
 
-        Where ``start`` lies at another origin or in other images than the pairs, what is kept does not.
+        Where ``start`` lies at another origin or in other images than the pairs, what is kept does not. ``atoms`` (N,)
+        of the ``crystals`` among those of all pairs, where they are known, save a wait for the device.
         """
         crystals = crystals.to(self.cell.device)
-        atoms = self.pairs.atoms_of(crystals)
+        atoms = self.pairs.atoms_of(crystals) if atoms is None else atoms
         cell = matrix_product(start.cell_initial, symmetric_exponential(strain))
         moved = rows_times_matrices(displacements, inverses(cell)[start.batch])
         moved = start.fractional_initial + moved - start.fractional_relaxed

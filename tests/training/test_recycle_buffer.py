@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
@@ -17,6 +18,24 @@ from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 
 STILL = {"interpolated": 0.0, "relaxed": 0.0, "strained": 0.0, "rattled": 0.0, "rewrapped": 0.0}
 CHOSEN = torch.tensor([7, 2, 3])
+
+
+#: Operations that a host waits for the GPU in.
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::unique", "aten::masked_select")
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for which the host would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        sized = (kwargs or {}).get("output_size") is not None
+        if func.name().startswith(WAITS) or (func.name().startswith("aten::repeat_interleave") and not sized):
+            self.noted.append(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -74,6 +93,21 @@ def test_only_what_was_predicted_changes_and_only_the_unrelaxed_side(pairs: Rela
     assert moved.unique().tolist() == sorted(CHOSEN.tolist())
     for name in ("numbers", "counts", "fractional_relaxed", "cell_relaxed", "dft", "level", "split"):
         assert torch.equal(getattr(mixed, name), getattr(pairs, name)), name
+
+
+def test_what_was_predicted_is_stored_without_a_wait_for_a_gpu(pairs: RelaxationPairs) -> None:
+    """The step is still running, and what comes after it is to be launched meanwhile."""
+    buffers, start = (RecycleBuffer(pairs), RecycleBuffer(pairs)), pairs.take(CHOSEN)
+    moved = torch.full((len(start.numbers), 3), 0.1).double(), torch.full((3, 3, 3), 0.01).double()
+    with Waits() as of_search:
+        atoms = pairs.atoms_of(CHOSEN)
+    with Waits() as of_store:
+        buffers[0].store(CHOSEN, start, *moved, atoms=atoms)
+    buffers[1].store(CHOSEN, start, *moved)
+    assert of_search.noted
+    assert of_store.noted == []
+    assert torch.equal(buffers[0].fractional, buffers[1].fractional)
+    assert torch.equal(buffers[0].cell, buffers[1].cell)
 
 
 def test_a_share_of_the_crystals_is_recycled_as_a_whole(pairs_of) -> None:
