@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprelax_ase.calculators.potentials import PRETRAINED, hub_calculator, matgl_calculator
-from deeprelax_ase.calculators.scope import quiet
+from deeprelax_ase.calculators.scope import kept_loading, quiet
 from deeprelax_ase.calculators.torch_sim import INSTALL, TorchSimPotential, is_torch_sim_model, sevennet
 from deeprelax_ase.errors import CalculatorError
 
@@ -69,11 +69,26 @@ def get_calculator(
         return _chgnet(argument, device, options)
     if kind.lower() == "sevennet":
         return _in_batches(sevennet(argument, device=device, **kwargs))
+    _refuse_files(name, kind, argument)
     if _is_path(name):
         return matgl_calculator(name, **options)
     if argument and kind not in ("none", "matgl") and all(part.isidentifier() for part in kind.split(".")):
         return _from_factory(kind, argument, options, device)
     raise CalculatorError(f"Unknown calculator {name!r}, must be one of {_KNOWN} (as 'ase.calculators.emt:EMT')")
+
+
+def _refuse_files(name: str, kind: str, argument: str) -> None:
+    """Refuse files in a calculator's place: code is run by the name of its module alone, and weights have a loader."""
+    file, factory = (Path(kind).expanduser(), argument or "FACTORY") if kind.endswith(".py") else (Path(name), "")
+    if factory:
+        named = f"PYTHONPATH={file.parent if file.parent.name else '.'} and {f'{file.stem}:{factory}'!r}"
+        raise CalculatorError(f"{file} is a file of Python, which is taken by the name of its module: give {named}")
+    if file.expanduser().is_file():
+        raise CalculatorError(
+            f"{name} is a file, and a path must be the folder of a potential that MatGL saved. Weights of others are "
+            "loaded by a function of yours, which returns an ASE calculator or a model of TorchSim's: give "
+            "'module:function'"
+        )
 
 
 def _is_path(name: str) -> bool:
@@ -114,7 +129,8 @@ def imported(module: str, name: str, mend: str) -> Any:
         CalculatorError: there is no such module, which ``mend`` helps with, or it has no such name.
     """
     try:
-        return getattr(import_module(module), name)
+        with kept_loading():
+            return getattr(import_module(module), name)
     except ImportError as error:
         lacks = str(error.name).partition(".")[0] == "torch_sim"
         raise CalculatorError(f"Cannot import {module!r} ({error}). {INSTALL if lacks else mend}") from error
@@ -138,7 +154,8 @@ def _from_factory(module: str, factory: str, kwargs: dict[str, Any], device: str
     if device != "auto" and callable(make) and _takes(make, "device"):
         kwargs = kwargs | {"device": device}
     try:
-        calculator = make(**kwargs) if callable(make) else make
+        with kept_loading():
+            calculator = make(**kwargs) if callable(make) else make
     except Exception as error:  # whatever a factory does
         told = f"'{module}:{factory}' makes no calculator ({type(error).__name__}: {error})"
         raise CalculatorError(f"{told}; it must be an ASE calculator class, or a function that returns one") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from threading import RLock
@@ -12,6 +13,10 @@ import torch
 
 #: One calculation at a time, as the settings are everybody's.
 _LOCK = RLock()
+
+#: Environment variables by which ``torch.load`` runs the code in pickles, or never does, where it is not told.
+_LOADING = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+_wanted: dict[str, str] = {}
 
 
 @contextlib.contextmanager
@@ -37,6 +42,27 @@ def torch_settings(dtype: torch.dtype, threads: int | None = None) -> Iterator[N
 def one_thread() -> contextlib.AbstractContextManager[None]:
     """Let torch compute in one thread: what is small takes many times as long in several that wait for a busy core."""
     return torch_settings(torch.get_default_dtype(), 1)
+
+
+@contextlib.contextmanager
+def kept_loading() -> Iterator[None]:
+    """Import or make a potential, and keep for the rest of the process how ``torch.load`` treats pickles.
+
+    MACE, when it is imported, has all of them run the code in them. What a package has set so, once, holds for it
+    whenever a potential is made, and not for anything else.
+    """
+    with _LOCK:
+        before = {name: os.environ.get(name) for name in _LOADING}
+        os.environ.update(_wanted)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                now = os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+                elif now is not None:
+                    _wanted[name] = now
 
 
 @contextlib.contextmanager

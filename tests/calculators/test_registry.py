@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import os
+import pickle
 import sys
+import warnings
 
 import pytest
+import torch
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
-from deeprelax_ase.calculators import (
-    get_batched,
-    get_calculator,
-)
+from deeprelax_ase.calculators import get_batched, get_calculator, scope
 from deeprelax_ase.errors import CalculatorError
 
 # Names
@@ -87,3 +88,48 @@ def test_a_factory_that_knows_devices_is_told_which_one(tmp_path, monkeypatch):
 def test_bad_factories_are_refused(name, mend):
     with pytest.raises(CalculatorError, match=mend):
         get_calculator(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("{folder}/own_forces.py:make", "PYTHONPATH={folder} and 'own_forces:make'"),
+        ("{folder}/own_forces.py", "PYTHONPATH={folder} and 'own_forces:FACTORY'"),
+        ("own_forces.py:make", "PYTHONPATH=. and 'own_forces:make'"),
+        ("own_forces.py", "PYTHONPATH=. and 'own_forces:FACTORY'"),
+        ("{folder}/network.pth", "is a file, and a path must be the folder .* give 'module:function'"),
+        ("network.pth", "is a file, and a path must be the folder .* give 'module:function'"),
+    ],
+)
+def test_a_file_in_a_calculators_place_is_told_how_it_is_named(name, mend, tmp_path, monkeypatch):
+    """It is not run: a path may come from elsewhere."""
+    (tmp_path / "own_forces.py").write_text("raise SystemExit('run')\n")
+    (tmp_path / "network.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CalculatorError, match=mend.format(folder=tmp_path)):
+        get_batched(name.format(folder=tmp_path))
+
+
+def test_how_torch_reads_pickles_is_as_before_once_a_potential_is_there(tmp_path, monkeypatch):
+    """MACE sets this variable when it is imported; its files need it each time, and nothing else should have it."""
+    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(scope, "_wanted", {})
+    for module, opens in (("lets_all_run", f"os.environ['{variable}'] = '1'"), ("reads_its_file", "")):
+        (tmp_path / f"{module}.py").write_text(
+            f"import os\nimport torch\nfrom ase.calculators.emt import EMT\n{opens}\n"
+            f"def make():\n    torch.load('{tmp_path}/whole.pt')\n    return EMT()\n"
+        )
+    torch.save(EMT(), tmp_path / "whole.pt")  # code in a pickle
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CalculatorError, match="UnpicklingError"):
+        get_calculator("reads_its_file:make")
+    with warnings.catch_warnings(action="ignore"):  # torch tells of the variable
+        for name in ("lets_all_run:make", "lets_all_run:make", "reads_its_file:make"):
+            assert isinstance(get_calculator(name), EMT)
+            assert variable not in os.environ
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(tmp_path / "whole.pt")
+        monkeypatch.setenv(variable, "0")  # as the user has it
+        get_calculator("lets_all_run:make")
+        assert os.environ[variable] == "0"
