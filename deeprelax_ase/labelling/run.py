@@ -24,6 +24,7 @@ from deeprelax_ase.labelling.relaxer import LabelOptions
 from deeprelax_ase.labelling.rows import LABELLED, LABELS, LEFT_BASIN, BlockLabeller
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.prediction.devices import device_of
+from deeprelax_ase.prediction.judgement import kind_of_reason
 from deeprelax_ase.prediction.status import FAILED, REFUSED
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.manifest import Shard
@@ -99,7 +100,7 @@ def label(
     here = BlockLabeller(options, id_key, options.device)  # what is wrong with the options shows here
     work: dict[str, Any] = {"shard": shard, "block_size": block_size, "id_key": id_key}
     with processes(partial(BlockLabeller, options, id_key), options.device, workers) as pool:
-        task = Task(options.to_dict(), pool or here, work=_WORK)
+        task = Task(options.to_dict(), pool or here, work=_WORK, schema=LABELS)
         progress = work_through(inputs, out, task, observe=observe, **work)
     folder = label_folder(out)
     splits = write_pairs(out, **split)
@@ -183,8 +184,7 @@ def _counts(folder: Folder) -> Counter[str]:
     for table in folder.tables(["status", "reason"]):
         for row in table.to_pylist():
             status, reason = row["status"], row["reason"] or ""
-            if status == REFUSED:
-                reason = reason.partition(": ")[0]  # what follows differs from crystal to crystal
-            told = status in (LEFT_BASIN, REFUSED, FAILED)
-            counts[f"{status}: {reason}" if told else status] += 1
+            if status in (REFUSED, FAILED):
+                reason = kind_of_reason(reason)
+            counts[f"{status}: {reason}" if status in (LEFT_BASIN, REFUSED, FAILED) else status] += 1
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.frame import StructureRef
@@ -22,7 +25,7 @@ from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.journal import Line
 from deeprelax_ase.screening.manifest import Manifest, Shard, describe, stamp_of
 from deeprelax_ase.screening.options import NONE, RelaxOptions
-from deeprelax_ase.screening.rows import numbered
+from deeprelax_ase.screening.rows import OUTPUT, numbered
 
 #: Turns the structures of a block into rows.
 BlockWork = Callable[[Sequence[StructureRef]], Relaxed]
@@ -124,6 +127,7 @@ class Task:
         options: of the work, as its folder records them.
         does: it, in this process as :class:`~deeprelax_ase.screening.blocks.BlockRelaxer`, or :func:`processes` do.
         work: one of :data:`~deeprelax_ase.screening.manifest.WORKS`.
+        schema: of the rows.
         weights: digest of the model's.
         announce: is told of the statuses of each block.
     """
@@ -131,6 +135,7 @@ class Task:
     options: dict[str, Any]
     does: BlockWork | WorkerPool
     work: str = "screen"
+    schema: pa.Schema = OUTPUT
     weights: str = ""
     announce: Callable[[Mapping[str, int]], object] = lambda statuses: None
 
@@ -146,7 +151,7 @@ def work_through(
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Do the ``task`` on all ``inputs``, and keep the rows in the folder ``out``; for the rest see :func:`screen`."""
-    shard, folder = shard or Shard(), _folder(out, task.work)
+    shard, folder = shard or Shard(), _folder(out, task.work, task.schema)
     sources = [open_source(os.fspath(name)) for name in inputs]
     _refuse_mixed(sources, folder)
     described = describe(sources, folder.path, task.work)
@@ -156,6 +161,13 @@ def work_through(
         progress = _begun(manifest, shard, journal.lines)
         if observe:
             observe(progress)
+        if lacking := folder.lacking(journal.lines):
+            warnings.warn(
+                f"files of {folder.path} that an older version made lack columns: {', '.join(lacking)}. Programs that "
+                "go by the first file pass over them: have them read pyarrow.dataset.dataset(..., "
+                "schema=pyarrow.parquet.read_schema(FILE)) with a FILE that is made now.",
+                stacklevel=2,
+            )
         blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in journal.lines)
         for number, relaxed in _relaxed(blocks, task.does):
             _refuse_changed(sources, manifest)
@@ -179,10 +191,10 @@ def begun_with(folder: Folder) -> int | None:
         return None
 
 
-def _folder(out: str | os.PathLike, work: str) -> Folder:
+def _folder(out: str | os.PathLike, work: str, schema: pa.Schema = OUTPUT) -> Folder:
     if not os.fspath(out):
         raise OutputError("the name of the folder for the results is empty. Give one.")
-    return Folder(Path(out), work)
+    return Folder(Path(out), work, schema)
 
 
 def _refuse_missing(progress: Progress) -> None:
