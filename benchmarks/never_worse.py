@@ -27,7 +27,7 @@ from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.prediction.judgement import likely_worse
 from deeprelax_ase.uncertainty.calibration import Calibration
 from deeprelax_ase.uncertainty.kinds import KINDS as PREDICTED_KINDS
-from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE, ZERO, with_margin
+from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE, ZERO
 
 #: Kinds of generated pairs, by the number that their files give.
 KINDS = {
@@ -60,7 +60,7 @@ def measure(split: PredictedSplit, calibration: Calibration) -> dict[str, np.nda
         "volume_before": before["relative_volume"],
         "volume_after": after["relative_volume"],
         "odds": np.array([e.odds_worse for e in errors], dtype=float),
-        "counted_odds": np.array([with_margin(e.odds_worse or 0.0, e.odds_margin) for e in errors]),
+        "counted_odds": np.array([e.odds_judged or 0.0 for e in errors]),
         "likely_worse": np.array([likely_worse(e, MAX_ODDS_WORSE) for e in errors]),
         "ood": np.array([e.ood for e in errors]),
         "left": np.array([bool(why) for why in left]),

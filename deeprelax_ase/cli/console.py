@@ -15,6 +15,7 @@ from rich.table import Table
 
 from deeprelax_ase.cli.common import as_typed
 from deeprelax_ase.io.constraints import are_kept_in_batches
+from deeprelax_ase.prediction.judgement import kind_of_reason
 from deeprelax_ase.prediction.status import (
     FINISHED,
     JUMP_REJECTED,
@@ -38,8 +39,6 @@ TABLE_ROWS = 30
 LABEL_WIDTH = 24
 #: Kinds of reasons that a summary tells, the commonest first.
 _REASONS = 5
-#: Numbers in reasons, which differ from crystal to crystal.
-_NUMBER = re.compile(r"\d[\d.,]*")
 #: The metric of a card that the list of models tells.
 _COORDINATES = re.compile(r"coordinates (MAE )?\(Å\)")
 
@@ -58,7 +57,7 @@ class Tally:
         volume_errors: relative, the same of the volume.
         energy_bounds: eV/atom, of the energies that are predicted.
         potentials: that these energies are of.
-        reasons: for which crystals are uncertain, numbers aside.
+        reasons: for which crystals are uncertain, by their kind.
         rows: of the table, for the first crystals.
         doubts: why those of them are uncertain that are, a line for each.
     """
@@ -105,7 +104,7 @@ class Tally:
         if result.energy_relaxed_potential:
             self.potentials.add(result.energy_relaxed_potential)
         if result.status == UNCERTAIN:
-            self.reasons[_NUMBER.sub("…", result.reason or "")] += 1
+            self.reasons[kind_of_reason(result.reason or "")] += 1
         if self.total <= TABLE_ROWS:
             self.rows.append(Row.of(frame))
             self.doubts += [f"{frame.label}: {result.reason}"] if result.status == UNCERTAIN else []

@@ -26,7 +26,7 @@ from deeprelax_ase.prediction.judgement import (
 )
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 from deeprelax_ase.prediction.result import RelaxationResult
-from deeprelax_ase.prediction.status import FAILED, REFUSED, forget
+from deeprelax_ase.prediction.status import FAILED, REFUSED, UNRELAXED, forget
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -268,8 +268,11 @@ def write_frame(sink: Sink, frame: RelaxedFrame) -> RelaxedFrame:
         raise
     except Exception as error:  # whatever ASE's formats raise
         given = frame.result
-        earlier = "" if given.ok or not given.reason else f"{given.reason}; "
-        reason = f"{earlier}cannot be written in this format ({type(error).__name__}: {error})"
+        if given.status in UNRELAXED:  # its own fault tells more than what a format makes of it
+            reason = f"{(given.reason or '').rstrip('.')}; the format of the output cannot hold it"
+        else:
+            earlier = "" if given.ok or not given.reason else f"{given.reason}; "
+            reason = f"{earlier}cannot be written in this format ({type(error).__name__}: {error})"
         status = REFUSED if given.status == REFUSED else FAILED
         lost = RelaxationResult.unrelaxed(reason, given.initial, model=given.model, status=status)
         return RelaxedFrame(frame.label, lost, None)

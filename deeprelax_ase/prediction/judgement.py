@@ -5,6 +5,7 @@ Every door asks :func:`judge`: records, the optimizer, the commands ``relax`` an
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -34,6 +35,10 @@ WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 #: Å. Where nine in ten crystals like it end nearer than this, it does not matter whether it began a little nearer.
 NEGLIGIBLE = 0.01
 
+#: What differs between reasons of one kind: numbers, also in lists, and remarks at the end that not all of them have.
+_NUMBERS = re.compile(r"\[?(?<![\w.-])[-+]?\d([\w.+-]*\w)?(, *[-+]?\d([\w.+-]*\w)?)*%?\]?")
+_REMARKS = re.compile(r", (novelty|judged as) .*$")
+
 _UNLIKE = "the crystal is unlike those that the model knows"
 
 
@@ -49,7 +54,7 @@ class TrustLimits:
         max_odds_worse: the largest probability that the prediction ends further from the minimum than the crystal
             began; None for no limit. By default one that leaves, of each kind, at most one in twenty expected to: the
             odds of kinds of which more do count more, see
-            :attr:`~deeprelax_ase.uncertainty.CalibratedError.odds_margin`. Models that do not know it are let off, and
+            :attr:`~deeprelax_ase.uncertainty.CalibratedError.odds_judged`. Models that do not know it are let off, and
             crystals that end within :data:`NEGLIGIBLE` of their minimum.
         ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
 
@@ -166,7 +171,7 @@ def judge(made: Judged | Exception, limits: TrustLimits | None = None) -> Judgem
     if made.error is not None and likely_worse(made.error, limits.max_odds_worse):
         odds = f"the odds are {made.error.odds_worse:.0%} that it ends further from its minimum than it began"
         alone = likely_worse(replace(made.error, odds_margin=1.0), limits.max_odds_worse)
-        more = "" if alone else ", and more crystals of its kind do than such odds promise"
+        more = "" if alone else f", judged as {made.error.odds_judged:.0%} by the margin of its kind"
         return Judgement(UNCERTAIN, odds + more)
     return Judgement(ACCEPTED)
 
@@ -176,9 +181,14 @@ def likely_worse(error: CalibratedError, most: float | None) -> bool:
 
     The odds do not matter where the bound of the coordinates is below :data:`NEGLIGIBLE`.
     """
-    if most is None or error.odds_worse is None or error.coordinates_bound < NEGLIGIBLE:
+    if most is None or error.odds_judged is None or error.coordinates_bound < NEGLIGIBLE:
         return False
-    return not error.within_odds(most)
+    return not error.odds_judged <= most
+
+
+def kind_of_reason(reason: str) -> str:
+    """A ``reason`` without numbers that differ from crystal to crystal, so that those of one kind count together."""
+    return _NUMBERS.sub("…", _REMARKS.sub("", reason))
 
 
 def is_refusal(error: Exception) -> bool:

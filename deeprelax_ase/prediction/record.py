@@ -27,6 +27,7 @@ OF_ERROR = {
     "volume_error_bound": "volume_bound",
     "novelty": "novelty",
     "odds_worse": "odds_worse",
+    "odds_judged": "odds_judged",
 }
 
 #: Likewise of the energy.
@@ -131,7 +132,7 @@ class Prediction:
         ``deeprelax_model``, ``deeprelax_uncertainty`` (Å), and where errors are calibrated ``deeprelax_error`` (Å,
         expected for the coordinates), ``deeprelax_volume_error`` (expected, relative; absent where the cell was kept),
         ``deeprelax_ood`` (whether the crystal is unlike those that the model knows), and where the model has statistics
-        of them ``deeprelax_novelty`` and ``deeprelax_odds_worse``, see
+        of them ``deeprelax_novelty``, ``deeprelax_odds_worse`` and ``deeprelax_odds_judged``, see
         :class:`~deeprelax_ase.uncertainty.calibration.CalibratedError`; where an :attr:`energy` is told
         ``deeprelax_energy_relaxed`` and ``deeprelax_energy_relaxed_bound`` (eV/atom), and
         ``deeprelax_energy_relaxed_potential``.
@@ -190,8 +191,9 @@ def _error_facts(error: CalibratedError) -> dict[str, str]:
     facts["like what the model knows"] = "no: do not rely on these errors" if error.ood else "yes"
     if error.novelty is not None:
         facts["novelty"] = f"{error.novelty:.2f} of the largest that counts as known"
-    if error.odds_worse is not None:
-        facts["odds to end further off"] = f"{100 * error.odds_worse:.0f} %"
+    if error.odds_worse is not None and error.odds_judged is not None:
+        counted = f", judged as {100 * error.odds_judged:.0f} %" if error.odds_margin > 1 else ""
+        facts["odds to end further off"] = f"{100 * error.odds_worse:.0f} %{counted}"
     return facts
 
 

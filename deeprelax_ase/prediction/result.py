@@ -71,6 +71,7 @@ class RelaxationResult:
         "odds that it is unlike those that the model knows, over what ordinary ones keep; beyond 1 it is"
     )
     odds_worse: float | None = _column("probability that the prediction ends further from the minimum than the start")
+    odds_judged: float | None = _column("the same as it is held against a limit: with the margin of the crystal's kind")
     unchanged: bool | None = _column("whether the crystal was left as it is")
     volume_change: float | None = _column("V_relaxed / V_initial - 1")
     jump: str | None = _column("kept, rejected or skipped: what became of the jump under a calculator")

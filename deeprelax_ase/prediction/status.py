@@ -35,8 +35,8 @@ KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 #: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They
 #: leave with the first step away from it.
 OF_THE_PREDICTION = (
-    *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty", "odds_worse"),
-    *("unchanged", "energy_relaxed", "energy_relaxed_bound", "energy_relaxed_potential"),
+    *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty"),
+    *("odds_worse", "odds_judged", "unchanged", "energy_relaxed", "energy_relaxed_bound", "energy_relaxed_potential"),
 )
 
 _PREFIX = "deeprelax_"
@@ -48,6 +48,7 @@ ERROR_KEYS = (
     "deeprelax_ood",
     "deeprelax_novelty",
     "deeprelax_odds_worse",
+    "deeprelax_odds_judged",
 )
 
 #: Keys of ``atoms.info`` that this package writes: "deeprelax_" and the name of a result's field.

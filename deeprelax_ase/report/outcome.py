@@ -13,6 +13,7 @@ import numpy as np
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.source import path_of
+from deeprelax_ase.prediction.judgement import kind_of_reason
 from deeprelax_ase.prediction.status import UNCERTAIN, UNRELAXED
 from deeprelax_ase.report.reference import Reference
 from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
@@ -46,7 +47,7 @@ class Outcome:
         uncertain: (G,) bool, of that status.
         elements: (G, 15) uint8, bits that tell by atomic number which elements each holds, see :meth:`present`.
         statuses: how many have each status.
-        reasons: how many are refused or failed for each reason, numbers in it left out.
+        reasons: how many are refused or failed for each kind of reason.
         doubts: how many are uncertain for each reason, likewise.
         failures: the first ones of them.
         models: names of the models, and how many crystals each predicted.
@@ -114,7 +115,7 @@ class Outcome:
     def _various_failures(self) -> list[Failure]:
         firsts: dict[str, Failure] = {}
         for failure in self.failures:
-            firsts.setdefault(_general(failure.reason), failure)
+            firsts.setdefault(kind_of_reason(failure.reason), failure)
         return list(dict.fromkeys([*firsts.values(), *self.failures]))
 
 
@@ -177,10 +178,10 @@ def _count(outcome: Outcome, rows: Rows) -> None:
     outcome.models.update(filter(None, made))
     for n, status in enumerate(rows.statuses):
         if status == UNCERTAIN:
-            outcome.doubts[_general(rows.reasons[n] or "no reason is given")] += 1
+            outcome.doubts[kind_of_reason(rows.reasons[n] or "no reason is given")] += 1
         if status in UNRELAXED:
             reason = rows.reasons[n] or "no reason is given"
-            outcome.reasons[_general(reason)] += 1
+            outcome.reasons[kind_of_reason(reason)] += 1
             if len(outcome.failures) < _KEPT:
                 outcome.failures.append(Failure(int(rows.index[n]), rows.ids[n], status, reason))
 
@@ -192,9 +193,3 @@ def _bits(elements: Sequence[np.ndarray | None]) -> np.ndarray:
         if numbers is not None:
             row[numbers[(numbers > 0) & (numbers < 120)]] = True
     return np.packbits(present, axis=1)
-
-
-def _general(reason: str) -> str:
-    """``reason`` with its numbers left out, so that alike ones count together."""
-    words = ("…" if any(c.isdigit() for c in word) else word for word in reason.split())
-    return " ".join(words)

@@ -238,9 +238,10 @@ class CalibratedError:
     odds_worse: float | None = None
     odds_margin: float = 1.0
 
-    def within_odds(self, limit: float) -> bool:
-        """Whether it is not likelier than ``limit`` to end further off, the margin of its kind counted in."""
-        return self.odds_worse is None or with_margin(self.odds_worse, self.odds_margin) <= limit
+    @property
+    def odds_judged(self) -> float | None:
+        """:attr:`odds_worse` as it is held against a limit: with :attr:`odds_margin`."""
+        return None if self.odds_worse is None else with_margin(self.odds_worse, self.odds_margin)
 
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""

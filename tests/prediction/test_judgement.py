@@ -11,7 +11,14 @@ from ase.build import bulk
 
 from deeprelax_ase import errors
 from deeprelax_ase.errors import ModelError, UncertainPredictionError
-from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, announce, check_on_uncertain, judge
+from deeprelax_ase.prediction.judgement import (
+    Judgement,
+    TrustLimits,
+    announce,
+    check_on_uncertain,
+    judge,
+    kind_of_reason,
+)
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import StandInPredictor
 
@@ -90,12 +97,34 @@ def test_odds_that_it_ends_further_off(prediction, odds, limits, reason):
 def test_odds_of_kinds_of_which_more_end_further_off_count_more(prediction):
     error = replace(ERROR, odds_worse=0.06, odds_margin=2.0)  # as 11 %
     reason = "the odds are 6% that it ends further from its minimum than it began"
-    reason += ", and more crystals of its kind do than such odds promise"
+    reason += ", judged as 11% by the margin of its kind"
+    assert error.odds_judged == pytest.approx(0.12 / 1.06)
     assert judge(replace(prediction, error=error)) == Judgement("uncertain", reason)
     assert judge(replace(prediction, error=error), TrustLimits(max_odds_worse=0.12)) == ACCEPTED
     assert judge(replace(prediction, error=replace(error, odds_margin=1.7))) == ACCEPTED  # as 9.8 %
     alone = judge(replace(prediction, error=replace(error, odds_worse=0.14)))  # beyond the limit by itself
     assert alone == Judgement("uncertain", "the odds are 14% that it ends further from its minimum than it began")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "kind"),
+    [
+        ([UNLIKE, f"{UNLIKE}, novelty 1.70", f"{UNLIKE}, novelty 18366.14"], UNLIKE),
+        (
+            [
+                "the odds are 6% that it ends further off, judged as 11% by the margin of its kind",
+                "the odds are 14% that it ends further off",
+            ],
+            "the odds are … that it ends further off",
+        ),
+        (["atomic numbers [264] are no element. Mend", "atomic numbers [-2, 268] are no element. Mend"],
+         "atomic numbers … are no element. Mend"),
+        (["cell of 3.2e-06 Å³ up to 118. Check", "cell of 1e+17 Å³ up to 118. Check"], "cell of … Å³ up to …. Check"),
+        (["M3GNet-MP-2021.2.8 does not know Cl, Na"], "M3GNet-MP-2021.2.8 does not know Cl, Na"),
+    ],
+)  # fmt: skip
+def test_reasons_of_one_kind_count_together(reasons, kind):
+    assert {kind_of_reason(reason) for reason in reasons} == {kind}
 
 
 @pytest.mark.parametrize(("bound", "uncertain"), [(0.009, False), (0.011, True)])

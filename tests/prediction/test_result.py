@@ -26,6 +26,7 @@ ERROR = CalibratedError(
     ood=True,
     novelty=1.5,
     odds_worse=0.2,
+    odds_margin=3.0,
 )
 
 
@@ -64,7 +65,7 @@ def test_a_prediction(prediction):
     assert (result.status, result.reason, result.ok) == ("uncertain", doubt, False)
     assert (result.error, result.error_bound, result.ood) == (0.03, 0.08, True)
     assert (result.volume_error, result.volume_error_bound) == (0.02, 0.05)
-    assert (result.novelty, result.odds_worse) == (1.5, 0.2)
+    assert (result.novelty, result.odds_worse, result.odds_judged) == (1.5, 0.2, pytest.approx(0.6 / 1.4))
     assert (result.model, result.version, result.seconds) == ("stand-in", __version__, 0.75)
     assert result.volume_change == prediction.volume_change
     assert result.relaxed is prediction.relaxed
