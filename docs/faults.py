@@ -40,7 +40,7 @@ FAULTS = (
     ),
     Fault(
         "a worker process is killed, or loses its GPU",
-        "its block is done again, in halves, by whichever processes are free",
+        "its block is done again, in smaller parts, by whichever processes are free",
         _of("screening/test_run", "test_a_killed_worker_costs_nothing")
         + _of("screening/test_isolated", "test_a_death_costs_nothing")
         + _of(
@@ -51,7 +51,7 @@ FAULTS = (
     ),
     Fault(
         "a crystal kills its process each time",
-        "it is found by halving its block, and its row says so; the others are relaxed",
+        "it is found by cutting its block, and its row says so; the others are relaxed",
         _of("screening/test_run", "test_a_crystal_that_kills_its_process_costs_itself")
         + _of("screening/test_isolated", "test_a_deadly_crystal_costs_its_row")
         + _of("screening/test_many", "test_a_crystal_that_kills_its_process_yields_an_error"),

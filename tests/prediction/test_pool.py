@@ -26,6 +26,7 @@ from tests.prediction.deadly_items import (
     make_dead,
     make_nothing,
     nap,
+    noted,
     numbered,
     pool,
     throw,
@@ -92,6 +93,14 @@ def test_an_item_that_kills_costs_itself(tmp_path: Path) -> None:
     assert made[3][1] == 64
 
 
+def test_an_item_that_kills_is_found_in_few_processes(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with pool(make=partial(noted, started)) as workers:
+        ((_, made),) = workers.imap(numbered([*range(30), die, *range(31, 50)]))
+    assert [n for n, value in enumerate(made) if value != n**2] == [30]
+    assert len(started.read_text()) == 5  # of fifty, of seven, alone, alone once more; and one goes on
+
+
 def test_what_cannot_be_sent_costs_itself() -> None:
     with pool() as workers:
         ((_, made),) = workers.imap(numbered([1, threading.Lock(), 2]))
@@ -100,7 +109,7 @@ def test_what_cannot_be_sent_costs_itself() -> None:
 
 
 def test_a_lost_job_does_not_wait_for_others_nor_they_for_it() -> None:
-    """While one process is at the halves of a job, the other goes on."""
+    """While one process is at the parts of a job, the other goes on."""
     with pool(workers=2) as workers:
         order = [key for key, _ in workers.imap(numbered([die, 1, 2], *([nap] for _ in range(6))), ahead=4)]
     assert order.index(0) > 0
