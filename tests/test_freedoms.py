@@ -16,8 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of jobflow, Ray and spglib
 
 #: Doors that need more than the package: they take their time to start.
 SLOW = {"Ray Data": "ray", "jobflow": "jobflow"}
-#: Doors that relax one by one by what `deeprelax screen` calls too.
-BEHIND_OTHERS = {"`relax_many`, calculator", "`deeprelax relax`, calculator"}
+#: Doors that relax one by one by what `deeprelax screen` calls too, or what calls it.
+BEHIND_OTHERS = {"`relax_many`", "`relax_many`, calculator", "`deeprelax relax`, calculator"}
 
 
 def doors(*, finishes: bool) -> list:
@@ -70,14 +70,16 @@ def test_with_a_calculator_it_ends_where_ase_does(door: str, freedom: str):
 
 
 @pytest.mark.parametrize("freedom", FREEDOMS)
-def test_many_at_once_are_kept_as_one_by_one(freedom: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "door", [pytest.param("`deeprelax relax`, calculator", marks=pytest.mark.slow), "`deeprelax screen`, calculator"]
+)
+def test_many_at_once_are_kept_as_one_by_one(door: str, freedom: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tests.freedoms.CALCULATOR", "tests.batched_emt:emt")
     monkeypatch.setattr("tests.freedoms.FINISH", "fast")
-    for door in ("`deeprelax relax`, calculator", "`deeprelax screen`, calculator"):
-        end = pass_through(door, freedom)
-        assert word(freedom, end) == printed()[door, freedom]
-        expected = enthalpy(FREEDOMS[freedom], first(freedom, finishes=True))
-        assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(expected, abs=5e-4)
+    end = pass_through(door, freedom)
+    assert word(freedom, end) == printed()[door, freedom]
+    expected = enthalpy(FREEDOMS[freedom], first(freedom, finishes=True))
+    assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.slow

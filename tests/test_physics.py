@@ -46,7 +46,7 @@ def test_the_crystals_below_do_relax(still: dict[str, Prediction]):
         assert still[name].solver_converged, name
 
 
-@pytest.mark.parametrize("kind", ["rotation", "reflection"])
+@pytest.mark.parametrize("kind", [pytest.param("rotation", marks=pytest.mark.slow), "reflection"])
 def test_turned_input_turns_the_prediction(exact: Predictor, still: dict[str, Prediction], kind: str):
     turn = rotation(3) * (np.array([-1, 1, 1]) if kind == "reflection" else 1)
     assert np.linalg.det(turn) == pytest.approx(-1 if kind == "reflection" else 1)
@@ -77,7 +77,7 @@ def test_order_of_atoms_does_not_matter(exact: Predictor, still: dict[str, Predi
 
 def test_physics_on_the_data(exact: Predictor, data_crystals):
     turn = rotation(5) * np.array([1, 1, -1])
-    for crystal in data_crystals("universal", [11, 222]) + data_crystals("xmno", [3]):
+    for crystal in data_crystals("universal", [11]) + data_crystals("xmno", [3]):
         order = np.random.default_rng(len(crystal)).permutation(len(crystal))
         moved = Crystal(crystal.numbers[order], crystal.positions[order] @ turn, crystal.cell @ turn)
         still = exact.predict(crystal)

@@ -191,7 +191,9 @@ def test_what_m3gnet_lacks_is_told(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True:UserWarning")  # in CHGNet's own code
-@pytest.mark.parametrize(("weights", "alone"), [("0.3.0", False), ("r2scan", False), ("0.2.0", True)])
+@pytest.mark.parametrize(
+    ("weights", "alone"), [("0.3.0", False), ("0.2.0", True), pytest.param("r2scan", False, marks=pytest.mark.slow)]
+)
 def test_chgnet(weights, alone):
     model = pytest.importorskip("chgnet.model").CHGNet.load(model_name=weights, use_device="cpu", verbose=False)
     wide = bulk("K", "fcc", a=7.0)  # no edge is short enough for an angle

@@ -54,7 +54,7 @@ def crystals_of_all_kinds() -> list[Atoms]:
         atoms.positions += length * rng.normal(size=atoms.positions.shape)
         return atoms
 
-    pairs = zip(KNOWN, rng.permutation(KNOWN), strict=True)
+    pairs = zip(KNOWN[:45], rng.permutation(KNOWN[44:]), strict=True)
     every_element = [
         rattled(bulk(chemical_symbols[a] + chemical_symbols[b], "cesiumchloride", a=3.4 + 0.01 * a)) for a, b in pairs
     ]
@@ -236,6 +236,7 @@ def test_saved_as_one_file(tmp_path):
         assert torch.equal(value, expected)
 
 
+@pytest.mark.slow  # test_matgl_versions computes without MatGL in this process
 @needs_weights
 def test_loading_needs_neither_ase_nor_matgl(tmp_path):
     file = tmp_path / "m3gnet.safetensors"

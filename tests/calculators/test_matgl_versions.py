@@ -76,7 +76,7 @@ def test_it_needs_no_matgl(own_m3gnet, monkeypatch, absent):
 
 
 @needs_m3gnet
-@pytest.mark.parametrize(("dtype", "off"), [("float32", 2e-5), ("float64", 1e-5)])
+@pytest.mark.parametrize(("dtype", "off"), [pytest.param("float32", 2e-5, marks=pytest.mark.slow), ("float64", 1e-5)])
 def test_it_equals_that_of_matgl_2(own_m3gnet, monkeypatch, dtype, off):
     ours = own_m3gnet(dtype=dtype)
     monkeypatch.undo()
@@ -123,7 +123,7 @@ def layer(pbc) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("moved", [0, 13.7])
+@pytest.mark.parametrize("moved", [pytest.param(0, marks=pytest.mark.slow), 13.7])
 def test_a_layer_is_no_molecule(either, moved):
     """As it is with enough vacuum, and whatever the length of the vector out of it."""
     crystal, alone, short = layer(True), layer((True, True, False)), layer((True, True, False))

@@ -42,7 +42,7 @@ class TestProcess:
         """Torch's compiler and sympy take longer to import than all the rest, spglib longer than the prediction."""
         bulk("MgO", "rocksalt", a=4.3).write(tmp_path / "POSCAR", format="vasp")
         idle = {"torch._dynamo", "sympy", "spglib", "pandas", "pymatgen", "pyarrow", "rich.markdown"}
-        idle |= {"matgl", "dgl", "ray", "lightning"}
+        idle |= {"matgl", "dgl", "ray", "lightning", "jaxtyping", "beartype"}
         result = self.run(
             "sys.argv = ['deeprelax', 'relax', 'POSCAR', '-o', 'CONTCAR']\n"
             "from deeprelax_ase.cli import main\n"

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -91,11 +92,17 @@ def commands(program: str) -> list[str]:
     return list(dict.fromkeys(calls))
 
 
+@cache
+def command_line() -> typer.core.TyperGroup:
+    """Made once: it takes longer than all that is asked of it."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("command", commands("deeprelax "))
 def test_commands_have_the_options_that_they_are_called_with(command: str):
     """Parsed, and not run: names of files need not exist."""
     words = shlex.split(command)[1:]
-    called = typer.main.get_command(app)
+    called = command_line()
     context = typer.Context(called, info_name="deeprelax")
     while hasattr(called, "resolve_command"):
         name, called, words = called.resolve_command(context, words)

@@ -78,7 +78,7 @@ def check(doors: Doors, names: tuple[str, ...], given: list[Atoms]) -> None:
 
 
 @given(batches(1, 6))
-@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 def test_any_structures_through_the_doors_of_python(given):
     check(SMALL, QUICK, given)
 

@@ -123,7 +123,7 @@ def test_the_loss_reported_is_the_mean_of_equation_20(sample_problem):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_companions_do_not_matter(real_problem, device: str):
-    noisy = real_problem(seed=3, universal=16, xmno=4).with_noise(0.1, seed=6)
+    noisy = real_problem(seed=3, universal=8, xmno=2).with_noise(0.1, seed=6)
     batch = solve_edg(noisy.graph.to(device), map_tensors(noisy.quantities, lambda _, t: t.to(device)))
     assert len(set(batch.steps.tolist())) > 1  # some stop earlier than others
     for crystal in range(noisy.graph.num_crystals):
@@ -159,7 +159,7 @@ def test_a_translated_crystal_gives_a_translated_solution(real_problem):
 
 
 def test_the_order_of_atoms_does_not_matter(real_problem, rng: np.random.Generator):
-    noisy = real_problem(seed=6, universal=8, xmno=4).with_noise(0.1, seed=9)
+    noisy = real_problem(seed=6, universal=4, xmno=2).with_noise(0.1, seed=9)
     for crystal in range(noisy.graph.num_crystals):
         graph, quantities, _ = single(noisy, crystal)
         order = torch.from_numpy(rng.permutation(graph.num_atoms))

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     pathfinder = pytest.importorskip("pymatgen.analysis.diffusion.neb.pathfinder")
 
 #: X-Mn-O crystals of 12 to 16 atoms: in smaller cells the nearest images alone do not fix the crystal.
-CRYSTALS = [1000, 3000, 5000]
+CRYSTALS = [1000, *(pytest.param(n, marks=pytest.mark.slow) for n in (3000, 5000))]
 RUN = {"maxiter": 3000, "tol": 1e-9, "gtol": 1e-6, "step_size": 0.2}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iteration number")  # it gets near, slowly

@@ -53,10 +53,10 @@ def assert_parity(crystals: list[Crystal], settings: GraphSettings = DEFAULT_SET
 
 
 @pytest.mark.parametrize("which", ["initial", pytest.param("relaxed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "step"), [("universal", 330), ("xmno", 80)])
+@pytest.mark.parametrize(("name", "step"), [("universal", 660), ("xmno", 160)])
 def test_parity_on_the_data(data_crystals: Callable[..., list[Crystal]], name: str, step: int, which: str) -> None:
     crystals = data_crystals(name, range(0, {"universal": 49_514, "xmno": 8_160}[name], step), which=which)
-    assert len(crystals) >= 100
+    assert len(crystals) > 50
     assert_parity(crystals)
 
 

@@ -30,6 +30,7 @@ def test_it_runs_on_the_backend_of_its_version(needs_matgl):
     assert older or "dgl" not in graph_of
 
 
+@pytest.mark.slow  # test_matgl_builder has another backend in this process
 def test_users_choice_of_backend_is_not_overruled(needs_dgl, tmp_path):
     done = python(
         "import os, deeprelax_ase.graph.matgl_import as m\n"

@@ -47,6 +47,7 @@ def test_a_letter_is_one_number(graph: CrystalGraph) -> None:
         replace(graph, batch=torch.zeros(5, dtype=torch.int64))
 
 
+@pytest.mark.slow  # tests/cli/test_process.py looks at a command
 def test_nothing_is_checked_at_run_time() -> None:
     code = (
         "import sys, torch, deeprelax_ase.nn.deeprelax_e3, deeprelax_ase.graph.crystal_graph as record\n"

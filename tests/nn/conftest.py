@@ -86,6 +86,6 @@ def rotation(rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(q * np.sign(np.linalg.det(q)))
 
 
-@pytest.fixture(params=["rotation", "reflection"])
+@pytest.fixture(params=[pytest.param("rotation", marks=pytest.mark.slow), "reflection"])
 def isometry(request: pytest.FixtureRequest, rotation: Tensor) -> Tensor:
     return rotation if request.param == "rotation" else rotation @ torch.diag(torch.tensor([1.0, 1.0, -1.0])).double()

@@ -162,7 +162,13 @@ def test_the_choice_of_periodic_images_does_not_matter(relax, sample_crystals, r
 @every_kind
 @pytest.mark.parametrize("name", ["triclinic", "hcp", "thin", "one atom", "skewed"])
 @pytest.mark.parametrize(
-    "supercell", [np.diag([2, 1, 1]), np.diag([2, 2, 2]), [[1, 1, 0], [0, 2, 0], [0, -1, 1]]], ids=["211", "222", "hnf"]
+    "supercell",
+    [
+        pytest.param(np.diag([2, 1, 1]), marks=pytest.mark.slow),
+        pytest.param(np.diag([2, 2, 2]), marks=pytest.mark.slow),
+        [[1, 1, 0], [0, 2, 0], [0, -1, 1]],
+    ],
+    ids=["211", "222", "hnf"],
 )
 def test_atoms_of_a_supercell_move_as_those_of_the_cell(
     e3_network, relax, sample_crystals, tensor_messages: bool, name: str, supercell
@@ -177,7 +183,11 @@ def test_atoms_of_a_supercell_move_as_those_of_the_cell(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "basis",
-    [[[1, 0, 0], [2, 1, 0], [-1, 3, 1]], [[0, 1, 0], [0, 0, 1], [1, 0, 0]], [[-1, 0, 0], [0, 1, 0], [0, 0, 1]]],
+    [
+        [[1, 0, 0], [2, 1, 0], [-1, 3, 1]],
+        pytest.param([[0, 1, 0], [0, 0, 1], [1, 0, 0]], marks=pytest.mark.slow),
+        pytest.param([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], marks=pytest.mark.slow),
+    ],
     ids=["sheared", "permuted", "inverted"],
 )
 def test_another_basis_of_the_same_lattice_changes_nothing(relax, sample_crystals, name: str, basis) -> None:

@@ -134,7 +134,13 @@ def test_origin_and_periodic_images_do_not_matter(relax, sample_crystals, rng, n
 
 @every_crystal
 @pytest.mark.parametrize(
-    "supercell", [np.diag([2, 1, 1]), np.diag([2, 2, 2]), [[1, 1, 0], [0, 2, 0], [0, -1, 1]]], ids=["211", "222", "hnf"]
+    "supercell",
+    [
+        pytest.param(np.diag([2, 1, 1]), marks=pytest.mark.slow),
+        pytest.param(np.diag([2, 2, 2]), marks=pytest.mark.slow),
+        [[1, 1, 0], [0, 2, 0], [0, -1, 1]],
+    ],
+    ids=["211", "222", "hnf"],
 )
 def test_forces_repeat_in_a_supercell_and_the_virial_grows_with_it(
     relax, sample_crystals, name: str, supercell
@@ -153,7 +159,11 @@ def test_forces_repeat_in_a_supercell_and_the_virial_grows_with_it(
 @every_crystal
 @pytest.mark.parametrize(
     "basis",
-    [[[1, 0, 0], [2, 1, 0], [-1, 3, 1]], [[0, 1, 0], [0, 0, 1], [1, 0, 0]], [[-1, 0, 0], [0, 1, 0], [0, 0, 1]]],
+    [
+        [[1, 0, 0], [2, 1, 0], [-1, 3, 1]],
+        pytest.param([[0, 1, 0], [0, 0, 1], [1, 0, 0]], marks=pytest.mark.slow),
+        pytest.param([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], marks=pytest.mark.slow),
+    ],
     ids=["sheared", "permuted", "inverted"],
 )
 def test_another_basis_of_the_same_lattice_changes_nothing(relax, sample_crystals, name: str, basis) -> None:

@@ -58,7 +58,10 @@ def test_a_crystal_that_is_done_costs_one_call(make_atoms, predictor, tmp_path):
         assert calls is None or calculator.calls == calls
 
 
-@pytest.mark.parametrize("other", [{"finish": "fire"}, {"relax_cell": False}, {"calculator_name": "another"}])
+@pytest.mark.parametrize(
+    "other",
+    [pytest.param({"finish": "fire"}, marks=pytest.mark.slow), {"relax_cell": False}, {"calculator_name": "another"}],
+)
 def test_what_is_asked_otherwise_begins_anew(make_atoms, predictor, interrupted, other):
     folder, *_ = interrupted()
     expected, _ = finish_atoms(make_atoms(calc=False), predictor, CountingEMT(), **{**OPTIONS, **other})

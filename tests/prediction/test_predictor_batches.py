@@ -26,7 +26,10 @@ from deeprelax_ase.prediction.record import Prediction
 from tests.crystals import CRYSTALS, END_TO_END, assert_same
 
 
-@pytest.mark.parametrize(("dtype", "atol", "atoms_per_batch"), [("float32", 1e-5, None), ("float64", 1e-10, 9)])
+@pytest.mark.parametrize(
+    ("dtype", "atol", "atoms_per_batch"),
+    [pytest.param("float32", 1e-5, None, marks=pytest.mark.slow), ("float64", 1e-10, 9)],
+)
 def test_batch_is_as_single(model: Model, make, dtype: str, atol: float, atoms_per_batch: int | None):
     once = {"recycles": 1} if model.card.name == END_TO_END else {}  # the others have none
     predictor = make(dtype=dtype, members=2, **once)

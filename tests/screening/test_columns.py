@@ -64,7 +64,7 @@ def one_by_one(table: pa.Table, options: RelaxOptions, predictor: Predictor) -> 
         {},
         {"on_uncertain": "skip", "max_error": 0.02},
         {"relax_cell": False},
-        {"keep_symmetry": False, "one_shot": "fast"},
+        pytest.param({"keep_symmetry": False, "one_shot": "fast"}, marks=pytest.mark.slow),
         {"model": "DeepRelax-PBE-v0"},
     ],
     ids=["default", "skip", "fixed cell", "fast", "by distances"],

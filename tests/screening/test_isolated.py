@@ -17,6 +17,7 @@ from tests.screening.conftest import some_crystals
 from tests.screening.deadly_crystals import Deadly, Hopeless, assert_as_predicted
 
 
+@pytest.mark.slow
 def test_a_death_costs_nothing(quick: RelaxOptions, tmp_path: Path) -> None:
     crystals = some_crystals(3)
     names = ["crystal-0", f"once {tmp_path / 'marker'}", "crystal-2"]

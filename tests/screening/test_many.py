@@ -48,7 +48,8 @@ def test_in_order_and_bad_ones_yield_their_error(quick: RelaxOptions) -> None:
     assert_as_alone(made, given)
 
 
-def test_processes_do_the_same_and_read_as_they_need(quick: RelaxOptions) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_processes_do_the_same_and_read_as_they_need(quick: RelaxOptions, workers: int) -> None:
     given, read = some_crystals(10), []
     locked = given[0].copy()
     locked.info["opened"] = threading.Lock()
@@ -58,7 +59,7 @@ def test_processes_do_the_same_and_read_as_they_need(quick: RelaxOptions) -> Non
             read.append(atoms)
             yield atoms
 
-    stream = relax_many(structures(), quick, workers=2, chunk=1)
+    stream = relax_many(structures(), quick, workers=workers, chunk=1)
     assert not read
     made = [next(stream)]
     assert len(read) <= 8

@@ -240,7 +240,7 @@ def test_numbers_are_of_the_kind_that_is_asked_for() -> None:
     assert made("training: {max_steps: null}").training.max_steps is None
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(
     st.sampled_from(["DeepRelaxE3", *ABLATIONS]),
     st.one_of(st.none(), st.integers(1, 10**6)),

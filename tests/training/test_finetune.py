@@ -21,7 +21,7 @@ TINY = DeepRelaxE3Config(channels=8, num_blocks=2, layers_per_block=1, num_basis
 PAPER = replace(ABLATIONS["DeepRelax"], channels=16, num_layers=2, num_basis=12, encoding_channels=8)
 
 
-@pytest.fixture(params=[TINY, PAPER], ids=["end to end", "paper's"])
+@pytest.fixture(params=[TINY, pytest.param(PAPER, marks=pytest.mark.slow)], ids=["end to end", "paper's"])
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The card of an ensemble of two, of elements that the pairs lack too."""
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_batches_suit_the_device(tune, monkeypatch: pytest.MonkeyPatch, on_gpu: 
 
 def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str) -> None:
     """The start has learnt nothing: it leaves every crystal as it is, and these shrink by 5 %."""
-    config = tune(max_steps=40, learning_rate=1e-2, seed=4, name="better", members=1)
+    config = tune(max_steps=40, validate_every=5.0, learning_rate=1e-2, seed=4, name="better", members=1)
     card = train_model(config)
     assert card == config.out / "better.json"
     read = ModelCard.read(card)
@@ -80,7 +80,7 @@ def test_the_tuned_model_is_nearer_to_the_pairs_than_its_start(tune, start: str)
     assert load_config(config.out / "config.yaml") == config
 
 
-@pytest.mark.parametrize("freeze", ["elements", "backbone"])
+@pytest.mark.parametrize("freeze", [pytest.param("elements", marks=pytest.mark.slow), "backbone"])
 def test_what_is_frozen_is_that_of_the_start(tune, start: str, freeze: str) -> None:
     config = tune(freeze=freeze, members=1, learning_rate=1e-2)
     card = train_model(config)

@@ -136,7 +136,7 @@ def test_a_network_learns_forces_and_energy(pairs_of: PairsOf, has_forces) -> No
 
     off: list[float] = []
     before = loss()
-    for _ in range(60):
+    for _ in range(40):
         task.gradients(everything, everything)
         optimizer.step()
     assert loss() < before - 2

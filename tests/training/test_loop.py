@@ -36,7 +36,9 @@ def checkpoint(folder: Path) -> dict:
 # -- training
 
 
-@pytest.mark.parametrize("variant", ["default", "DeepRelax", "Vanilla"])
+@pytest.mark.parametrize(
+    "variant", ["default", *(pytest.param(v, marks=pytest.mark.slow) for v in ("DeepRelax", "Vanilla"))]
+)
 def test_training_lowers_the_loss(pairs: RelaxationPairs, tmp_path: Path, variant: str) -> None:
     config = replace(ABLATIONS.get(variant, CONFIG), **SMALL)
     torch.manual_seed(QUICK.seed)
@@ -157,7 +159,7 @@ def test_a_deadline_stops_the_run_with_a_checkpoint(pairs: RelaxationPairs, tmp_
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.ckpt"}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("schedule", [pytest.param("cosine", marks=pytest.mark.slow), "plateau"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(pairs: RelaxationPairs, tmp_path: Path, schedule: str) -> None:
     """With validation, on pairs of which it learns to be wrong; without it, see test_e3_task.py."""
     settings = replace(QUICK, schedule=schedule, patience=3, plateau_patience=0, plateau_factor=0.3, log_every=1)

@@ -57,7 +57,8 @@ def test_the_weights_that_a_run_starts_from_stay_where_nothing_learnt_is_better(
     """It learns to be wrong about crystals at rest."""
     first = trained(pairs, E3, replace(LONG, max_steps=1), tmp_path / "first")
     start = {name: weight.clone() for name, weight in first.state_dict().items()}
-    tuned = trained(pairs, E3, LONG, tmp_path / "tuned", validation=at_rest(pairs), initial=start)
+    learning = replace(LONG, max_steps=8)
+    tuned = trained(pairs, E3, learning, tmp_path / "tuned", validation=at_rest(pairs), initial=start)
     errors = values(tmp_path / "tuned", "validation error")
     assert errors[0] < 1e-3 < errors[-1]
     assert summary(tmp_path / "tuned")["best"]["step"] == 0
@@ -116,7 +117,7 @@ def test_validation_comes_at_intervals_and_at_the_end(
 ) -> None:
     """2.4 batches are an epoch."""
     settings = replace(QUICK, validate_every=every, log_every=100)
-    train(pairs, CONFIG, settings, tmp_path, validation=pairs)
+    train(pairs, E3, settings, tmp_path, validation=pairs)
     assert values(tmp_path, "step") == steps
 
 

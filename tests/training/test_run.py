@@ -278,8 +278,15 @@ def test_a_network_learns_from_known_forces(values_of: ValuesOf, forces: Path) -
 # -- where a run starts and works
 
 
-@both
-@pytest.mark.parametrize("start", ["model", "weights"])
+@pytest.mark.parametrize(
+    ("architecture", "start"),
+    [
+        ("DeepRelaxE3", "model"),
+        ("DeepRelax", "weights"),
+        pytest.param("DeepRelaxE3", "weights", marks=pytest.mark.slow),
+        pytest.param("DeepRelax", "model", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_starts_from_another_one(values_of: ValuesOf, architecture: str, start: str, tmp_path: Path) -> None:
     first = run_config(values_of(architecture, members=2, out=str(tmp_path / "first"), **{"training.max_steps": 2}))
     model_from(first)
@@ -325,6 +332,7 @@ def test_cuda_where_there_is_none(values_of: ValuesOf) -> None:
 def test_the_model_relaxes_a_crystal_like_those_that_it_has_seen(values_of: ValuesOf) -> None:
     still = dict.fromkeys(("interpolated", "relaxed", "perturbed", "strained", "rattled"), 0)
     learning = {"max_steps": 60, "atoms_per_batch": 100, "learning_rate": 1e-2, "average_decay": 0.9, "recycled": 0.0}
+    learning["validate_every"] = 20.0
     config = run_config(values_of(training={**learning, "augmentation": still}, recycles=1))
     test = model_from(config).metrics["test"]
     assert test["relative_volume"] < 0.2 * test["unrelaxed relative_volume"]

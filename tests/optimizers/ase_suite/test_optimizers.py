@@ -11,7 +11,11 @@ theirs = ase_test("test_optimizers")
 globals().update(borrow(theirs))
 
 
-@pytest.fixture(name="optcls", params=[*theirs.optclasses, *OURS], ids=lambda cls: cls.__name__)
+#: ASE's own pass ASE's own tests, which is a matter of its release.
+THEIRS = [pytest.param(cls, marks=pytest.mark.slow) for cls in theirs.optclasses]
+
+
+@pytest.fixture(name="optcls", params=[*THEIRS, *OURS], ids=lambda cls: cls.__name__)
 def fixture_optcls(request):
     return request.param
 

@@ -87,8 +87,12 @@ def together(crystals: list[Atoms], potential: Together | None = None, **options
 @pytest.mark.parametrize(
     "options",
     [
-        *({}, {"finish": "fast", "fmax": 0.02}, {"finish": None}, {"relax_cell": False}, {"steps": 2}, {"steps": 0}),
-        {"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1), constant_volume=True), "finish": "fast"},
+        *({"finish": "fast", "fmax": 0.02}, {"finish": None}, {"relax_cell": False}, {"steps": 2}, {"steps": 0}),
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param(
+            {"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1), constant_volume=True), "finish": "fast"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"finish": "bfgs"}, marks=pytest.mark.slow),
         pytest.param({"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))}, marks=pytest.mark.slow),
         pytest.param({"relax_cell": AllowedStrain((1, 1, 1, 0, 0, 0), constant_volume=True)}, marks=pytest.mark.slow),
@@ -247,7 +251,8 @@ INFORMED = {
 @pytest.mark.parametrize(
     "options",
     [
-        *({}, {"steps": 2}, {"finish": "fast"}, {"relax_cell": False}),
+        *({"steps": 2}, {"finish": "fast"}, {"relax_cell": False}),
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"relax_cell": AllowedStrain((1, 1, 0, 0, 0, 1))}, marks=pytest.mark.slow),
         pytest.param({"relax_cell": AllowedStrain(pressure=0.05)}, marks=pytest.mark.slow),
     ],

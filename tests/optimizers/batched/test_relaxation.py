@@ -77,7 +77,12 @@ FREEDOMS = {
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "freedom"), [("fire", "cell"), ("fire", "fixed cell"), *(("fast", name) for name in FREEDOMS)]
+    ("optimizer", "freedom"),
+    [
+        pytest.param("fire", "cell", marks=pytest.mark.slow),  # fast in a cell, fire in a fixed one are not
+        ("fire", "fixed cell"),
+        *(("fast", name) for name in FREEDOMS),
+    ],
 )
 def test_each_takes_the_steps_that_it_takes_alone(optimizer: str, freedom: str) -> None:
     strain, filtered = FREEDOMS[freedom]
@@ -116,7 +121,9 @@ def test_fixed_atoms(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("most", [1, 9, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "most", [pytest.param(1, marks=pytest.mark.slow), 9, pytest.param(1000, marks=pytest.mark.slow)]
+)
 def test_how_many_are_at_work_changes_nothing(optimizer: str, most: int) -> None:
     starts = [start(atoms, AllowedStrain()) for atoms in crystals()]
     potential, left = Together(), []

@@ -62,7 +62,7 @@ def space_group(atoms: Atoms) -> str:
 SYMMETRIC = (hexagonal, copies, with_free_coordinates)
 
 
-@pytest.mark.parametrize("finish", ["fire", "fast"])
+@pytest.mark.parametrize("finish", [pytest.param("fire", marks=pytest.mark.slow), "fast"])
 def test_each_keeps_it_as_it_does_alone(finish: str) -> None:
     given = [make() for make in (*SYMMETRIC, free)]
     options = {"finish": finish, "keep_symmetry": True, "steps": 15, "fmax": 0.01}
