@@ -22,7 +22,6 @@ from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
-from deeprelax_ase.evaluation.results import write_json
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.prediction.parallel import map_in_processes
@@ -136,10 +135,10 @@ def relax_all(
     potential: str,
     fmaxes: Sequence[float],
     settings: dict[str, Any],
-    cache_file: Path | None,
+    journal: Path | None,
     kept_only: bool = False,
 ) -> dict[Task, Run]:
-    """The runs of all ``tasks``; those in ``cache_file`` are not made again, and new ones are added to it.
+    """The runs of all ``tasks``; those in ``journal`` are not made again, and each new one is added as it ends.
 
     With ``kept_only`` none is made, and those of other tasks are not returned.
     """
@@ -150,28 +149,38 @@ def relax_all(
         "settings": settings,
         "options": OPTIONS,
     }
-    runs = read_cache(cache_file, header)
+    runs = read_journal(journal, header)
     if kept_only:
         return {task: runs[task] for task in tasks if task in runs}
+    if journal and not journal.exists():
+        _append(journal, header)
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     order = list(missing)
     made = map_in_processes(
-        partial(_relaxer, potential=potential, fmaxes=fmaxes, settings=settings),
+        partial(_relaxer, potential=potential, fmaxes=fmaxes, settings=settings, journal=journal),
         missing.items(),
         failed=lambda number, reason: Run(*order[number], error=reason),
         workers=workers,
         device="cpu",
     )
-    for run in track(made, total=len(missing)):
-        runs[run.task] = run
-        if cache_file:
-            write_json(cache_file, {**header, "runs": [asdict(run) for run in runs.values()]})
+    runs |= {run.task: run for run in track(made, total=len(missing))}
     return {task: runs[task] for task in tasks}
 
 
-def _relaxer(device: str, **how: Any) -> Callable[[list[tuple[Task, Crystal]]], list[Run]]:
-    return lambda given: [relax(task, crystal, **how) for task, crystal in given]
+def _relaxer(device: str, journal: Path | None, **how: Any) -> Callable[[list[tuple[Task, Crystal]]], list[Run]]:
+    def work(given: list[tuple[Task, Crystal]]) -> list[Run]:
+        runs = [relax(task, crystal, **how) for task, crystal in given]
+        if journal:
+            _append(journal, *map(asdict, runs))
+        return runs
+
+    return work
+
+
+def _append(journal: Path, *entries: dict[str, Any]) -> None:
+    with journal.open("a", encoding="utf-8") as file:  # one write a call: processes share the file
+        file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def choose(files: Sequence[Path], split: str, limit: int) -> dict[str, Crystal]:
@@ -194,16 +203,15 @@ def choose(files: Sequence[Path], split: str, limit: int) -> dict[str, Crystal]:
     return {str(i): crystal for i, crystal in zip(index, crystals, strict=True)}
 
 
-def read_cache(file: Path | None, header: dict[str, Any]) -> dict[Task, Run]:
-    """The runs in ``file``; none if there is no file yet.
+def read_journal(file: Path | None, header: dict[str, Any]) -> dict[Task, Run]:
+    """The runs in ``file``, a line each after that of the settings; none if there is no file yet.
 
     Raises:
         ValueError: they were made with other settings.
     """
     if file is None or not file.exists():
         return {}
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    runs = [Run.of(run) for run in stored.pop("runs")]
+    stored, *runs = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     if stored != json.loads(json.dumps(header)):
         raise ValueError(f"{file} holds runs with {stored}, not with {header}; name another --cache")
-    return {run.task: run for run in runs}
+    return {run.task: run for run in map(Run.of, runs)}

@@ -1,7 +1,7 @@
 """Force calls and time that a relaxation takes under M3GNet, positions and cell, with and without the jump.
 
 DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/force_calls.py ../shared/data/pairs_universal.npz \\
-    ../shared/data/pairs_xmno.npz --cache force_calls_runs.json --json benchmarks/results/force_calls.json
+    ../shared/data/pairs_xmno.npz --cache force_calls_runs.jsonl --json benchmarks/results/force_calls.json
 
 Seconds are those of the processor, so that a busy machine may measure them.
 With ``--calls-only`` times are left out, as where --cache holds runs of several machines.
@@ -106,7 +106,7 @@ def main() -> None:
     fmaxes = sorted(args.fmax, reverse=True)
     settings = {} if args.force_informed_steps is None else {"force_informed_steps": args.force_informed_steps}
     how = {"potential": args.potential, "fmaxes": fmaxes, "settings": settings}
-    runs = relax_all(tasks, workers=args.workers, cache_file=args.cache, kept_only=args.kept_only, **how)
+    runs = relax_all(tasks, workers=args.workers, journal=args.cache, kept_only=args.kept_only, **how)
     both = {finish: _pairs(runs, finish, crystals, args.model) for finish in args.finish}
     both = {finish: pairs for finish, pairs in both.items() if pairs}
     timed = not args.calls_only
@@ -135,7 +135,7 @@ def _arguments() -> Namespace:
         "--cache",
         "--json",
         model={"default": MODEL},
-        cache={"help": "file to keep the relaxations in, and to go on with"},
+        cache={"help": "file to keep the relaxations in, a line each as they end, and to go on with"},
         potential={"choices": ("m3gnet", *SPACINGS), "default": "m3gnet", "help": "default %(default)s"},
         calls_only={"action": "store_true", "help": "leave times out, which compare only within one run"},
         kept_only={"action": "store_true", "help": "take the crystals whose relaxations --cache holds, and make none"},

@@ -26,14 +26,15 @@ def kept(file: Path, *crystals: str, calls: tuple[int, int]) -> None:
         for model, n in zip(("", "DeepRelax-PBE"), calls, strict=True)
     ]
     header = {"potential": "gpaw", "fmaxes": [0.05], "max_steps": counted_relaxations.MAX_STEPS, "settings": {}}
-    file.write_text(json.dumps({**header, "options": counted_relaxations.OPTIONS, "runs": runs}), encoding="utf-8")
+    lines = [header | {"options": counted_relaxations.OPTIONS}, *runs]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 @pytest.mark.usefixtures("shipped")
 def test_a_run_that_was_stopped_tells_of_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     silicon = Crystal.from_atoms(bulk("Si"))
     monkeypatch.setattr(force_calls, "choose_cheap", lambda *_: {"one": silicon, "two": silicon})
-    cache, out = tmp_path / "runs.json", tmp_path / "out.json"
+    cache, out = tmp_path / "runs.jsonl", tmp_path / "out.json"
     kept(cache, "two", calls=(20, 5))
     given = [
         "pairs.npz",
@@ -55,3 +56,28 @@ def test_a_run_that_was_stopped_tells_of_what_it_made(tmp_path: Path, monkeypatc
     assert set(figures) == {"bfgs"}  # FIRE has relaxed none
     assert figures["bfgs"]["crystals"] == 1
     assert figures["bfgs"]["ratio_of_means"]["calls"] == 0.25
+
+
+def test_relaxations_are_kept_as_they_end_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silicon = Crystal.from_atoms(bulk("Si"))
+    one, two = (counted_relaxations.Task(name, "bfgs", "") for name in ("one", "two"))
+    made, killed = [], {two}
+
+    def relax(task: counted_relaxations.Task, *_: object, **__: object) -> counted_relaxations.Run:
+        if task in killed:
+            raise RuntimeError("stopped")
+        made.append(task)
+        return counted_relaxations.Run(*task, reached={"0.05": counted_relaxations.Reached(3, 1.5, -1.0)})
+
+    monkeypatch.setattr(counted_relaxations, "relax", relax)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    how = {"workers": 0, "potential": "gpaw", "fmaxes": [0.05], "journal": tmp_path / "runs.jsonl"}
+    first = counted_relaxations.relax_all({one: silicon, two: silicon}, settings={}, **how)
+    assert "stopped" in str(first[two].error)
+    killed.clear()
+    second = counted_relaxations.relax_all({one: silicon, two: silicon}, settings={}, **how)
+    assert made == [one, two]
+    assert second[one] == first[one]
+    assert second[two].reached["0.05"].calls == 3
+    with pytest.raises(ValueError, match="another --cache"):
+        counted_relaxations.relax_all({one: silicon}, settings={"force_informed_steps": 1}, **how)
