@@ -22,6 +22,8 @@ from deeprelax_ase.calculators import get_calculator
 from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS
+from deeprelax_ase.models.card import ModelCard
+from deeprelax_ase.models.registry import card_file_of
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom
 from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.prediction.parallel import map_in_processes
@@ -58,6 +60,7 @@ class Run:
         reached: by fmax in eV/Å as text (JSON's keys are), in order; what it did not reach is absent.
         jump: what became of the jump, and why; empty where there was none.
         error: what was raised, if anything was.
+        weights: checksum of those of the model; empty where there is none, or it is not known.
     """
 
     crystal: str
@@ -67,6 +70,7 @@ class Run:
     jump: str = ""
     reason: str = ""
     error: str | None = None
+    weights: str = ""
 
     @property
     def task(self) -> Task:
@@ -116,7 +120,12 @@ def relax(task: Task, crystal: Crystal, *, potential: str, fmaxes: Sequence[floa
         error = f"{type(raised).__name__}: {raised}"
     if task.model:
         jump, reason = (atoms.info.get(key, "") for key in ("deeprelax_jump", "deeprelax_jump_reason"))
-    return Run(*task, reached, jump, reason, error)
+    return Run(*task, reached, jump, reason, error, weights_of(task.model))
+
+
+def weights_of(model: str) -> str:
+    """Checksum of the weights of ``model``; empty for none."""
+    return ModelCard.read(card_file_of(model)).sha256 if model else ""
 
 
 def _optimizer(atoms: Atoms, task: Task, options: dict[str, Any], settings: dict[str, Any]) -> Optimizer:
@@ -140,7 +149,8 @@ def relax_all(
 ) -> dict[Task, Run]:
     """The runs of all ``tasks``; those in ``journal`` are not made again, and each new one is added as it ends.
 
-    With ``kept_only`` none is made, and those of other tasks are not returned.
+    Jumps by other weights than a model's of today are made again. With ``kept_only`` none is made, the latest in
+    ``journal`` are taken whatever their weights, and those of other tasks are not returned.
     """
     header = {
         "potential": potential,
@@ -154,6 +164,7 @@ def relax_all(
         return {task: runs[task] for task in tasks if task in runs}
     if journal and not journal.exists():
         _append(journal, header)
+    runs = {task: run for task, run in runs.items() if run.weights == weights_of(task.model)}
     missing = {task: crystal for task, crystal in tasks.items() if task not in runs}
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: DGL and BLAS have threads of their own
     order = list(missing)
@@ -204,7 +215,7 @@ def choose(files: Sequence[Path], split: str, limit: int) -> dict[str, Crystal]:
 
 
 def read_journal(file: Path | None, header: dict[str, Any]) -> dict[Task, Run]:
-    """The runs in ``file``, a line each after that of the settings; none if there is no file yet.
+    """The runs in ``file``, a line each after that of the settings, the latest of a task; none if there is no file yet.
 
     Raises:
         ValueError: they were made with other settings.

@@ -119,6 +119,7 @@ def main() -> None:
         if args.potential in SPACINGS
         else Path(os.environ.get(M3GNET_VARIABLE, M3GNET_POTENTIAL)).name,
         "model": model,
+        "weights": " and ".join(sorted({run.weights for run in runs.values()} - {""})),
         "settings": settings,
         "chosen": args.limit,
         "figures": figures,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import table
+from time_to_minimum_page import other_weights
 
 NAMES = {"fire": "FIRE", "bfgs": "BFGS (alpha = 30)", "lbfgs": "LBFGS (alpha = 30)", "fast": '`finish="fast"`'}
 
@@ -22,7 +23,8 @@ def report(
         "# Force calls of a relaxation, with and without the jump",
         f"{_crystals(results)} crystals of the {results['split']} split, relaxed under {results['potential']}, "
         f"positions and cell (`FrechetCellFilter`), by the optimizer alone and by `DeepRelaxOptimizer` with the jump "
-        f"of `{results['model']}` and the same optimizer as its finish. Written by `benchmarks/force_calls.py`; "
+        f"of `{results['model']}`{other_weights(results)} and the same optimizer as its finish. Written by "
+        f"`benchmarks/force_calls.py`; "
         f"{results['environment']['workers']} processes of one thread each.",
     ]
     for fmax, finishes in results["figures"].items():
@@ -47,8 +49,9 @@ def _times(results: dict[str, Any]) -> str:
     fmax, finishes = next(iter(results["figures"].items()))
     return f"""## Time, fmax = {fmax} eV/Å
 
-{_crystals(results)} crystals chosen likewise, under {results["potential"]} with the jump of `{results["model"]}`:
-seconds of one thread of the processor, the network's among them, and the calls of these crystals.
+{_crystals(results)} crystals chosen likewise, under {results["potential"]} with the jump of
+`{results["model"]}`{other_weights(results)}: seconds of one thread of the processor, the network's among them, and the
+calls of these crystals.
 
 {_calls(finishes)}"""
 
@@ -59,7 +62,7 @@ def _dft(results: dict[str, Any]) -> str:
     return f"""## Under {results["potential"]}, fmax = {fmax} eV/Å
 
 Of {results["chosen"]} crystals of 6 to 20 atoms over the kinds those that came to an end in the time there was, the
-cheapest first, with the jump of `{results["model"]}`.
+cheapest first, with the jump of `{results["model"]}`{other_weights(results)}.
 
 {_calls(finishes)}
 

@@ -60,24 +60,26 @@ def test_a_run_that_was_stopped_tells_of_what_it_made(tmp_path: Path, monkeypatc
 
 def test_relaxations_are_kept_as_they_end_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     silicon = Crystal.from_atoms(bulk("Si"))
-    one, two = (counted_relaxations.Task(name, "bfgs", "") for name in ("one", "two"))
-    made, killed = [], {two}
+    plain, jump = (counted_relaxations.Task("one", "bfgs", model) for model in ("", "network"))
+    made, weights, stopped = [], {"": "", "network": "first"}, True
 
     def relax(task: counted_relaxations.Task, *_: object, **__: object) -> counted_relaxations.Run:
-        if task in killed:
+        if task.model and stopped:
             raise RuntimeError("stopped")
         made.append(task)
-        return counted_relaxations.Run(*task, reached={"0.05": counted_relaxations.Reached(3, 1.5, -1.0)})
+        return counted_relaxations.Run(*task, weights=weights[task.model])
 
     monkeypatch.setattr(counted_relaxations, "relax", relax)
+    monkeypatch.setattr(counted_relaxations, "weights_of", weights.get)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tasks = {plain: silicon, jump: silicon}
     how = {"workers": 0, "potential": "gpaw", "fmaxes": [0.05], "journal": tmp_path / "runs.jsonl"}
-    first = counted_relaxations.relax_all({one: silicon, two: silicon}, settings={}, **how)
-    assert "stopped" in str(first[two].error)
-    killed.clear()
-    second = counted_relaxations.relax_all({one: silicon, two: silicon}, settings={}, **how)
-    assert made == [one, two]
-    assert second[one] == first[one]
-    assert second[two].reached["0.05"].calls == 3
+    assert "stopped" in str(counted_relaxations.relax_all(tasks, settings={}, **how)[jump].error)
+    stopped = False
+    counted_relaxations.relax_all(tasks, settings={}, **how)
+    assert made == [plain, jump]
+    weights["network"] = "second"
+    assert counted_relaxations.relax_all(tasks, settings={}, **how)[jump].weights == "second"
+    assert made == [plain, jump, jump]  # jumps by other weights are others
     with pytest.raises(ValueError, match="another --cache"):
-        counted_relaxations.relax_all({one: silicon}, settings={"force_informed_steps": 1}, **how)
+        counted_relaxations.relax_all(tasks, settings={"force_informed_steps": 1}, **how)
