@@ -130,13 +130,13 @@ def double(pairs: RelaxationPairs, chosen: Tensor, generator: torch.Generator) -
     before, copies = pairs.counts, 1 + chosen.long()
     axis = torch.randint(3, (len(pairs),), device=before.device, generator=generator)
     along = one_hot(axis, 3) * chosen[:, None]  # (G, 3)
-    pairs = replace(pairs, counts=before * copies)
-    batch = pairs.batch
-    within = torch.arange(len(batch), device=batch.device) - (pairs.counts.cumsum(0) - pairs.counts)[batch]
+    counts = before * copies
+    batch = torch.repeat_interleave(torch.arange(len(pairs), device=before.device), counts)
+    within = torch.arange(len(batch), device=batch.device) - (counts.cumsum(0) - counts)[batch]
     atoms = (before.cumsum(0) - before)[batch] + within % before[batch]
     shift = (within // before[batch])[:, None] * along[batch]
     factors = (1 + along).to(pairs.cell_initial.dtype)
-    pairs = replace(pairs, **{name: getattr(pairs, name)[atoms] for name in PER_ATOM})
+    pairs = replace(pairs, counts=counts, **{name: getattr(pairs, name)[atoms] for name in PER_ATOM})
     return replace(
         pairs,
         fractional_initial=(pairs.fractional_initial + shift) / factors[batch],
