@@ -30,14 +30,14 @@ from tests.crystals import BY_DISTANCES, END_TO_END
 from tests.ensembles import ensemble_of
 
 # Seeded and without files of its own; no deadline, because the machine may be busy.
-settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=30)
+settings.register_profile("deeprelax", derandomize=True, database=None, deadline=None, max_examples=20)
 settings.load_profile("deeprelax")
 
 # The commands are made once: typer makes all of them anew for each call, which takes longer than most calls.
 typer.testing._get_command = cache(typer.testing._get_command)
 
 #: Fixtures of synthetic pairs; ASE's quickest calculators and its filter, quicker.
-pytest_plugins = ["tests.pairs", "tests.neighbors", "tests.logarithms"]
+pytest_plugins = ["tests.pairs", "tests.neighbors", "tests.logarithms", "tests.comparisons"]
 
 PairArrays = dict[str, np.ndarray]
 

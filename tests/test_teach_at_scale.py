@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import permutations
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 import typer
@@ -32,7 +33,9 @@ with open("{notes}", "a") as notes:
 """
 
 
-def test_every_option_that_the_script_gives_is_one(tmp_path: Path) -> None:
+def test_every_option_that_the_script_gives_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     notes, commands = tmp_path / "notes", tmp_path / "bin"
     commands.mkdir()
     for name in ("deeprelax", "python"):
@@ -50,7 +53,10 @@ def test_every_option_that_the_script_gives_is_one(tmp_path: Path) -> None:
     scripts = [(Path(script), arguments) for name, script, *arguments in called if name == "python" and script != "-c"]
     assert sorted(script.name for script, _ in scripts) == [*["taught.py"], *["time_to_minimum.py"] * 3]
     for script in {script for script, _ in scripts}:
-        known = set(re.findall(r"--[a-z-]+", subprocess.check_output([sys.executable, script, "--help"], text=True)))
+        monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+        with pytest.raises(SystemExit):
+            run_path(str(script), run_name="__main__")
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         assert {one for of, each in scripts if of == script for one in each if one.startswith("--")} <= known
 
 

@@ -11,7 +11,7 @@ NUMBERS = np.array([38, 22, 8, 8, 8, 38, 22, 8])
 VECTORS = np.array([[5.0, 0.2, 0.0], [0.1, 5.5, 0.3], [0.0, -0.4, 6.0]])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_order_and_origin_are_found(seed: int) -> None:
     rng = np.random.default_rng(seed)

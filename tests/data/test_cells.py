@@ -22,7 +22,7 @@ def unimodular(rng: np.random.Generator, steps: int = 4) -> np.ndarray:
     return change
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_another_choice_of_vectors_is_found_again(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def test_thin_and_long_cells_take_no_time() -> None:
     assert 0 < len(changes) < 5000
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_images_are_the_nearest_ones_in_skewed_cells_too(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -52,7 +52,7 @@ def test_a_pair_in_order_is_taken_as_it_is() -> None:
     np.testing.assert_allclose(drift, 0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000))
 def test_images_origin_order_and_orientation_do_not_matter(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def test_images_origin_order_and_orientation_do_not_matter(seed: int) -> None:
     assert found.how == (MATCH_KINDS[0] if np.array_equal(order, np.arange(5)) else found.how)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_another_choice_of_lattice_vectors_is_mapped_back(seed: int) -> None:
     rng = np.random.default_rng(seed)

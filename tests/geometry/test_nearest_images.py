@@ -50,14 +50,14 @@ def least(difference: Tensor, cell: Tensor) -> float:
 
 
 @given(seed=st.integers(0, 10**6), atoms=st.integers(2, 3), noise=st.sampled_from([0.1, 0.4, 0.8]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_choice_of_images_is_nearer(seed: int, atoms: int, noise: float) -> None:
     difference, cell, batch = drawn(seed, atoms, noise)
     assert squares(nearest_displacements(difference, cell, batch)) == pytest.approx(least(difference, cell), abs=1e-8)
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_four_atoms_off_by_a_fifth_of_the_distance_between_them(seed: int) -> None:
     difference, cell, batch = drawn(seed, 4, 0.3)
     assert squares(nearest_displacements(difference, cell, batch)) == pytest.approx(least(difference, cell), abs=1e-8)

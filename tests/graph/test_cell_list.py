@@ -33,7 +33,7 @@ def assert_same_pairs(crystal: Crystal, cutoff: float) -> None:
     torch.testing.assert_close(found.distances, expected.distances, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     atoms=st.integers(1, 40),

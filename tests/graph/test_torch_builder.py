@@ -84,7 +84,7 @@ def crystals(draw: st.DrawFn, max_atoms: int = 4) -> Crystal:
     return Crystal(np.arange(1, atoms + 1), fractional @ cell, cell)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(crystals())
 def test_pairs_are_those_of_ase(crystal: Crystal) -> None:
     found = pairs_of(crystal)

@@ -125,7 +125,7 @@ def test_all_blocks_turn_with_the_crystal(e3_network, relax, sample_crystals, is
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_any_rotation_or_reflection_of_any_crystal(relax, sample_crystals, seed: int) -> None:
     rng = np.random.default_rng(seed)
     isometry = torch.from_numpy(Rotation.random(rng=rng).as_matrix() * rng.choice([-1, 1]))

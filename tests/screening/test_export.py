@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import IO
 
 import numpy as np
@@ -20,13 +21,20 @@ from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.source import read_frames
 from deeprelax_ase.prediction.status import STATUSES
 from deeprelax_ase.screening import Folder, RelaxOptions, Shard, export_results, screen
-from tests.screening.conftest import assert_repeats_as_given, layers, some_crystals
+from tests.screening.conftest import QUICK, assert_repeats_as_given, layers, some_crystals
+
+
+@pytest.fixture(scope="module")
+def six_screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("six")
+    write(folder / "crystals.extxyz", some_crystals(6))
+    screen([folder / "crystals.extxyz"], folder / "out", RelaxOptions(**QUICK), workers=0, block_size=2)
+    return folder / "out"
 
 
 @pytest.fixture
-def screened(xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions) -> Folder:
-    screen([xyz(6)], tmp_path / "out", quick, workers=0, block_size=2)
-    return Folder(tmp_path / "out")
+def screened(six_screened: Path, tmp_path: Path) -> Folder:
+    return Folder(copytree(six_screened, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", ["relaxed.extxyz", "relaxed.jsonl", "relaxed.db", "relaxed.xyz.gz"])

@@ -125,7 +125,7 @@ def test_both_crystals_stay_what_they_are(shares: dict[str, float], seed: int) -
 
 @each_choice
 @given(seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_relaxation_stays_what_it_is(shares: dict[str, float], seed: int) -> None:
     old = triclinic(seed)
     new = changed(old, seed=seed + 1, **shares)
@@ -140,7 +140,7 @@ def test_relaxation_stays_what_it_is(shares: dict[str, float], seed: int) -> Non
 
 @each_choice
 @given(seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_every_atom_is_still_there_in_its_own_crystal(shares: dict[str, float], seed: int) -> None:
     old = triclinic(seed)
     new = changed(old, seed=seed + 1, **shares)
@@ -171,7 +171,7 @@ def test_the_generator_alone_decides_and_the_given_pairs_stay(shares: dict[str, 
 
 
 @given(seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_new_lattice_vectors_are_whole_combinations_of_the_old_ones(seed: int) -> None:
     old = triclinic(seed)
     new = changed(old, seed=seed + 1, sheared=1.0)

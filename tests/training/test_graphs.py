@@ -44,7 +44,7 @@ def test_edges_join_atoms_within_the_cutoff_and_in_their_own_crystal(pairs_of: P
 
 
 @given(crystals=st.lists(st.integers(0, 9), min_size=1, max_size=12), wide=st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_kept_graphs_are_those_that_would_be_built(pairs_of: PairsOf, crystals: list[int], wide: bool) -> None:
     pairs, chosen, graph = pairs_of(10, seed=3), torch.tensor(crystals), WIDE if wide else NARROW
     taken = pairs.take(chosen)
