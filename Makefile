@@ -30,15 +30,15 @@ $(BIN)/python:
 
 # Python keeps what it compiles, whatever the shell says: uv leaves that to those who import it first.
 export PYTHONDONTWRITEBYTECODE =
-# uv installs in half a minute what pip takes four for, and looks for wheels where pip is told to.
-UV = UV_FIND_LINKS="$${UV_FIND_LINKS-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+PIP = $(BIN)/python -m pip install --quiet -c constraints.txt
+UV = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 
 # Quick when nothing changed, and nothing is asked for then, so that everything works offline once installed. torch comes
-# first, for what is built without isolation.
+# first, pinned: left to itself pip takes the newest, with gigabytes of CUDA libraries where a CPU wheel would do. uv
+# installs the others in half a minute instead of four; it does not read pip's settings, so pip steps in where it fails.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(UV) torch setuptools
-	$(UV) --no-build-isolation -e ".[$(EXTRAS)]"
+	$(PIP) torch setuptools uv
+	$(UV) --no-build-isolation -e ".[$(EXTRAS)]" || $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
 
 install: $(STAMP) ## set up the virtual environment with the pinned versions
