@@ -21,6 +21,7 @@ _REASONS = (
     "it is made of chains that do not touch, and how far apart they come to lie is hardly learnt",
     "it is made of thick layers that are far apart for a crystal's, or is a slab with little vacuum",
     "it is a slab, and the model has learnt none",
+    "it is a slab whose cell is to move, and the model has learnt slabs in kept cells",
 )
 
 
@@ -33,7 +34,8 @@ def doubts_of(crystals: Sequence[Crystal], relaxation: BatchRelaxation, *, knows
         knows_slabs: whether the model has learnt slabs, whose cells are kept.
     """
     vacuum = relaxation.vacuum
-    flags = (relaxation.crowded, vacuum.molecular, vacuum.stringy, vacuum.parted, vacuum.slabs & (not knows_slabs))
+    slabs = vacuum.slabs & (not knows_slabs), vacuum.slabs & ~relaxation.fixed_cell
+    flags = (relaxation.crowded, vacuum.molecular, vacuum.stringy, vacuum.parted, *slabs)
     told = torch.stack(flags, dim=1).cpu()
     doubts = [""] * len(crystals)
     crowded = told[:, 0].nonzero().squeeze(1).tolist()

@@ -60,3 +60,13 @@ def test_ordinary_crystals_give_no_doubt(predictor):
 def test_molecules_in_small_boxes_are_refused(predictor):
     made = list(predictor.predict_many([make() for make in SMALL_BOXES.values()]))
     assert all(isinstance(error, DeepRelaxError) for error in made)
+
+
+@pytest.mark.parametrize("relax_cell", [None, False, True])
+def test_a_slab_is_known_in_its_cell_alone(predictor, relax_cell):
+    """Labels of slabs keep cells: where they move, neither bounds nor odds hold."""
+    slab = fcc111("Cu", (1, 1, 4), vacuum=8)
+    slab.rattle(0.05, seed=1)
+    prediction = predictor.predict(slab, relax_cell=relax_cell)
+    assert ("slab whose cell is to move" in prediction.judgement.reason) is (relax_cell is True)
+    assert prediction.error.ood is (relax_cell is True)
