@@ -84,7 +84,7 @@ def progress(console: Console | None = None, *, visible: bool = True, share: boo
         visible: if not, it is silent.
         share: tasks count to 1, and what is done of them is told in per cent; there is no rate.
     """
-    console = Console(stderr=True, highlight=False) if console is None else console
+    console = Console(stderr=True, highlight=False, emoji=False) if console is None else console
     visible = visible and _visible.get()
     done = TaskProgressColumn() if share else MofNCompleteColumn()
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), done]

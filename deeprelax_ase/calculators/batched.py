@@ -13,6 +13,8 @@ from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import DeviceError
+from deeprelax_ase.graph.checks import COLLAPSED
+from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
 
@@ -116,7 +118,7 @@ class BatchedPotential(ABC):
             positions.new_full((crystals,), torch.nan),
             torch.full_like(positions, torch.nan),
             torch.full_like(cells, torch.nan),
-            self._unknown(numbers, batch),
+            self._unknown(numbers, batch) | self._collapsed(cells, batch),
         )
         whole = torch.arange(crystals, device=self.device)
         if found.errors:
@@ -190,6 +192,14 @@ class BatchedPotential(ABC):
             crystal: f"{self.name} does not know {', '.join(sorted(symbols))}. Choose another calculator."
             for crystal, symbols in named.items()
         }
+
+    def _collapsed(self, cells: Cells, batch: Batch) -> dict[int, str]:
+        """Say which cells are too small to be computed; on a GPU, which is not waited for, memory ends first."""
+        if self.device.type == "cuda":
+            return {}
+        volumes, counts = determinants(cells).abs(), torch.bincount(batch, minlength=len(cells))
+        small = (volumes < COLLAPSED * counts).nonzero().squeeze(1).tolist()
+        return {g: f"the cell has collapsed to {float(volumes[g]):.3g} Å³ for {int(counts[g])} atoms" for g in small}
 
     def _mark_not_finite(self, found: Evaluated, batch: Batch) -> None:
         total = found.energies.sum() + found.forces.sum()

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from deeprelax_ase.cli.common import errors, refuse_taken, stopping
+from deeprelax_ase.cli.common import errors, refuse_taken, stopping, terminal
 from deeprelax_ase.cli.completion import models, one_of
 from deeprelax_ase.cli.options import (
     FINISH,
@@ -142,7 +141,7 @@ def bench(
             )
         found |= {"data": [Path(source).name for source in data], "split": split, "labels": labels}
         text = markdown(found, f"{model} on {', '.join(found['data'])}, {split}")
-        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+        terminal().print(text, markup=False, soft_wrap=True)
         if out is not None:
             _write(out, found, text)
 

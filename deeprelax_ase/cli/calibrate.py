@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli.common import errors, refuse_taken, require, stop, stopping
+from deeprelax_ase.cli.common import errors, refuse_taken, require, stop, stopping, terminal
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import PAIRS, Device, DeviceOption, NoProgress, Overwrite, argument, option
 from deeprelax_ase.models.card import MOST_RECYCLES
@@ -119,7 +118,7 @@ _QUANTITIES = {"coordinates": ("coordinates, Å", ".4f"), "volume": ("volume", "
 def _show(recycles: int, coverage: dict[str, dict[str, Any]], without_odds: str) -> None:
     from deeprelax_ase.uncertainty.calibration import COVERAGE
 
-    console = Console(highlight=False)
+    console = terminal()
     if without_odds:
         console.print(f"no odds: {without_odds}", markup=False, soft_wrap=True)
     for split, rows in coverage.items():

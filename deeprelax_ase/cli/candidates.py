@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stopping
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, require, stopping, terminal
 from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.options import OutputFile, Overwrite, Quiet, argument, option
 
@@ -109,7 +108,7 @@ def candidates(
     if made and not quiet:
         told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(made.items(), key=lambda item: -item[1]))
         text = f"{sum(made.values()):,} candidates written to {escape(output)}: {told}"
-        Console(highlight=False).print(text, soft_wrap=True)
+        terminal().print(text, soft_wrap=True)
     if (short := number - sum(made.values())) > 0:
         errors().print(
             f"{short:,} fewer than wanted: nothing else was found. Give more sources, elements or kinds, or a larger "

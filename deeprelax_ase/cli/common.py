@@ -114,7 +114,12 @@ def working_in(folder: object, *, quiet: bool) -> Iterator[Callable[[Progress, s
 
 def errors() -> Console:
     """Return the console for errors and progress: standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
+def terminal() -> Console:
+    """Return the console for results: standard output. Names such as ``a:b:`` are no pictures."""
+    return Console(highlight=False, emoji=False)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop, terminal
 from deeprelax_ase.cli.help import HelpCommand, HelpGroup
 from deeprelax_ase.cli.options import PAIRS, NoProgress, Overwrite, argument, option
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, PairFormat, PairKey, PairLevel
@@ -91,7 +91,7 @@ def check(
     with progress(errors(), visible=not quiet) as bar:
         task = bar.add_task("looking at crystals", total=2 * len(dataset))
         report = checked(dataset, lambda count: bar.advance(task, count))
-    show(Console(highlight=False), report)
+    show(terminal(), report)
     if output:
         output.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     raise typer.Exit(OK if report.clean else SOME_FAILED)
@@ -124,7 +124,7 @@ def convert(
         dataset.save(output)
     except OSError as error:
         stop(f"{output} cannot be written: {error.strerror}", SOME_FAILED)
-    console = Console(highlight=False)
+    console = terminal()
     for refused in dataset.refused:
         console.print(f"{refused.name}: {refused.reason}", markup=False, soft_wrap=True)
     console.print(f"{len(dataset)} pairs, {len(dataset.refused)} refused; written to {output}", soft_wrap=True)

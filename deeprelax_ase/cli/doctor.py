@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED
+from deeprelax_ase.cli.common import OK, SOME_FAILED, terminal
 from deeprelax_ase.cli.options import option
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def doctor(
 
 
 def _show(found: Checkup) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     _section(console, "Versions", ((name, version or "missing") for name, version in found.versions.items()))
     _section(console, "Devices", found.devices.items())
     _section(console, "Models", found.models.items())

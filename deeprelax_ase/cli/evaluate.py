@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.common import SOME_FAILED, errors, refuse_taken, require, stop, terminal
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import (
     PAIRS,
@@ -110,7 +109,7 @@ def evaluate(
         assessment = found.assess(match=match, jobs=jobs, advance=lambda: bar.advance(matching))
     metrics = found.metrics(assessment)
     title = f"{predictor.model_name}, {split}, {len(found.dataset)} pairs"
-    Console(highlight=False).print(table(title, metrics))
+    terminal().print(table(title, metrics))
     try:
         if output:
             given = {"data": [Path(source).name for source in data], "split": split, "labels": labels}

@@ -6,10 +6,9 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, require, stopping, working_in
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, require, stopping, terminal, working_in
 from deeprelax_ase.cli.options import (
     FINISH,
     STEPS,
@@ -166,7 +165,7 @@ def _run(inputs: list[str], out: str, options: Any, *, shard: str, quiet: bool, 
 
 def _show(report: LabelReport, out: str, seconds: float) -> None:
     """Print what came of the crystals, why the others were dropped, and where the pairs are."""
-    console, progress = Console(highlight=False), report.progress
+    console, progress = terminal(), report.progress
     total, labelled = report.counts.total(), report.counts["labelled"]
     made = progress.done - progress.before
     console.print(f"{labelled:,} labelled of {total:,}; {made:,} relaxed now, in {seconds:.1f} s", soft_wrap=True)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stopping
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, going_on_with, plain_warnings, require, stopping, terminal
 from deeprelax_ase.cli.completion import models, one_of
 from deeprelax_ase.cli.label import Calculator, Finish, Fmax, Steps, Workers
 from deeprelax_ase.cli.options import (
@@ -156,7 +155,7 @@ def learn(
     rounds = _run(candidates, out, settings, others, workers=workers, quiet=quiet)
     if not quiet:
         last = rounds[-1]
-        Console(highlight=False).print(f"use it with --model {last.model}", soft_wrap=True, markup=False)
+        terminal().print(f"use it with --model {last.model}", soft_wrap=True, markup=False)
     raise typer.Exit(SOME_FAILED if target is not None and rounds[-1].error > target else OK)
 
 
@@ -178,7 +177,7 @@ def _run(
     """The loop, with a line for each round; ends the command where it cannot go on."""
     from deeprelax_ase.learning import learn as run_learn
 
-    shown = Console(highlight=False)
+    shown = terminal()
     logging.getLogger("lightning").setLevel(logging.WARNING)
     with going_on_with(out), plain_warnings(), bar_on(errors(), visible=not quiet) as bar:
         warnings.filterwarnings("ignore", module=r"(lightning|torch)\b")  # nothing a user could mend

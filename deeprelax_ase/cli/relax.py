@@ -9,7 +9,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from deeprelax_ase.cli import console
@@ -22,6 +21,7 @@ from deeprelax_ase.cli.common import (
     plain_warnings,
     stop,
     stopping,
+    terminal,
     without_warnings_of_potentials,
 )
 from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
@@ -221,5 +221,5 @@ def _run(
     if not quiet:
         unread = told_left_out([name for source in sources for name in source.left_out()])
         seconds = time.perf_counter() - start
-        console.print_results(Console(highlight=False), tally, output, seconds=seconds, unread=unread)
+        console.print_results(terminal(), tally, output, seconds=seconds, unread=unread)
     return tally

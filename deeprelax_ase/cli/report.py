@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, refuse_taken, require, stop
+from deeprelax_ase.cli.common import INTERRUPTED, OK, SOME_FAILED, errors, refuse_taken, require, stop, terminal
 from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import Device, DeviceOption, Overwrite, Quiet, argument, option
 from deeprelax_ase.errors import DeepRelaxError
@@ -95,7 +94,5 @@ def report(
     if not quiet:
         size = page.stat().st_size / 1e6
         told = "" if figures is None else f"; figures in {escape(str(figures))}"
-        Console(highlight=False).print(
-            f"{len(outcome):,} crystals in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True
-        )
+        terminal().print(f"{len(outcome):,} crystals in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True)
     raise typer.Exit(OK)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, plain_warnings, require, stopping, working_in
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, plain_warnings, require, stopping, terminal, working_in
 from deeprelax_ase.cli.completion import one_of
 from deeprelax_ase.cli.console import counts
 from deeprelax_ase.cli.options import (
@@ -152,7 +151,7 @@ def _screened(inputs: list[str], out: str, options: RelaxOptions, *, quiet: bool
     progress = _run(inputs, out, options, quiet=quiet, **work)
     if not quiet:
         for line in filter(None, (_summary(progress, out, time.perf_counter() - start), _left_out(progress))):
-            Console(highlight=False).print(line, soft_wrap=True)
+            terminal().print(line, soft_wrap=True)
     return SOME_FAILED if set(+progress.statuses) - set(TRUSTED) else OK
 
 
@@ -193,7 +192,7 @@ def export(
         )
         repeated = repeated_ids(folder)
     if not quiet:
-        Console(highlight=False).print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
+        terminal().print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
     if repeated:
         some = ", ".join(f"{name} ({count})" for name, count in list(repeated.items())[:3])
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)

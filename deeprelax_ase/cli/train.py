@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop, stopping
+from deeprelax_ase.cli.common import INTERRUPTED, SOME_FAILED, errors, require, stop, stopping, terminal
 from deeprelax_ase.cli.options import Quiet, argument
 from deeprelax_ase.cli.pair_options import Changes, TimeLimit
 from deeprelax_ase.errors import DeepRelaxError
@@ -86,7 +86,7 @@ def report(card: Path) -> None:
     """Print the path of the model, and its errors on the test crystals."""
     from deeprelax_ase.models.card import ModelCard
 
-    console = Console(highlight=False)
+    console = terminal()
     read = ModelCard.read(card)
     test = read.metrics.get("test", {})
     for name in ("coordinates", "lattice", "volume"):

@@ -21,6 +21,10 @@ MIN_DISTANCE = 0.5
 #: Å³ per atom. Not even the densest packing of spheres, pi / sqrt(18), gets spheres of diameter MIN_DISTANCE below it.
 MIN_VOLUME = MIN_DISTANCE**3 / math.sqrt(2)
 
+#: Å³ per atom, below which a crystal has collapsed under its potential: hydrogen, the densest, keeps 1 Å³ at hundreds
+#: of GPa. Long before :data:`MIN_VOLUME` a potential lists so many neighbours that it never ends, or fills the memory.
+COLLAPSED = 0.5
+
 
 def check_density(cell: Cells, batch: Batch) -> None:
     """Refuse cells so small that atoms must overlap, before their endless neighbours are listed.

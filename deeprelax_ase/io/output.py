@@ -33,6 +33,8 @@ def check_output(name: str, *, inputs: Iterable[Source], several: bool, overwrit
         OutputError: says what to give instead.
     """
     path = Path(name)
+    if not name:
+        raise OutputError("the name of the output is empty. Give a file, such as relaxed.extxyz")
     check_place(path, inputs=inputs, overwrite=overwrite)
     file_format = _format_of(path)
     if several and _is_single(file_format) and not NUMBER.search(path.name):

@@ -165,6 +165,10 @@ def open_source(name: str | os.PathLike) -> Source:
         StructureFileError: there is none, or it holds nothing, or the index is not understood.
     """
     path, index = split_index(os.fspath(name))
+    if not os.fspath(name):  # an unset variable of a shell; the path of it is the folder that one is in
+        raise StructureFileError(
+            "the name of an input is empty. Give a file or folder, '.' for the one that you are in"
+        )
     if not path.is_dir() or any(path.glob("*.ulm")):  # ASE's bundles are folders
         return Source(os.fspath(name), path, (File.on_disk(path),), index)
     files, others = formats.files_in(path)

@@ -186,5 +186,7 @@ def _counts(folder: Folder) -> Counter[str]:
             status, reason = row["status"], row["reason"] or ""
             if status in (REFUSED, FAILED):
                 reason = kind_of_reason(reason)
+            if status == REFUSED:
+                reason = reason.partition(": ")[0]  # what follows says more than a line should
             counts[f"{status}: {reason}" if status in (LEFT_BASIN, REFUSED, FAILED) else status] += 1
     return counts

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import StrainFilter
 
+from deeprelax_ase.graph.checks import COLLAPSED
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
@@ -87,6 +88,11 @@ def forces_are_finite(dof: DegreesOfFreedom) -> bool:
     values = [dof.atoms.get_forces(apply_constraint=False)]
     values += [dof.atoms.get_stress(apply_constraint=False)] if dof.moves_cell else []
     return all(np.isfinite(value).all() for value in values)
+
+
+def is_collapsed(dof: DegreesOfFreedom) -> bool:
+    """Whether the cell has become so small that the calculator would list endless neighbours."""
+    return dof.moves_cell and 0 < dof.atoms.cell.volume < COLLAPSED * len(dof.atoms)
 
 
 def energy_of(target: Any) -> float:

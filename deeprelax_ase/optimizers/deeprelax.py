@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from ase import Atoms
 from ase.filters import Filter
@@ -14,7 +14,7 @@ from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers import log
-from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot
+from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot, is_collapsed
 from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, trajectory_is_empty, write_log
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom, refuse_missing_stress, refuse_tilted_layers
 from deeprelax_ase.optimizers.finish import Finish
@@ -231,8 +231,7 @@ class DeepRelaxOptimizer(Optimizer):
             gradient: the same, as some of ASE's versions call it.
         """
         if not self._dof.has_calculator:
-            record = self._jump.record
-            return record is not None and record.judgement.status in TRUSTED
+            return self.judgement is not None and self.judgement.status in TRUSTED
         if gradient is not None:
             return bool(super().converged(gradient=gradient))  # ASE says until when it knows this keyword
         return satisfies(self, forces)
@@ -247,6 +246,8 @@ class DeepRelaxOptimizer(Optimizer):
             self._jump.end()
             self.finish.step(self.fmax)
             forget_snapshot(self._dof)
+            if is_collapsed(self._dof):
+                self._stop(f"the cell has collapsed in step {self.nsteps + 1}")
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:
@@ -311,19 +312,19 @@ class DeepRelaxOptimizer(Optimizer):
 
     def _stop_where_forces_are_lost(self) -> None:
         """Go back to where forces were finite, and fail; the start alone may be as it likes, as the jump leaves it."""
-        if not self._dof.has_calculator:
-            return
-        if forces_are_finite(self._dof):
+        if self._dof.has_calculator and forces_are_finite(self._dof):
             self._last_finite = Snapshot(self._dof)
-        elif self.nsteps > 0:
-            reason = f"the calculator's forces are not finite after step {self.nsteps}"
-            if self._last_finite is not None:
-                self._last_finite.restore()
-                reason += "; the atoms are back at the last geometry where they were"
-            if self.finish is not None:
-                self.finish.forget()
-            log.label_failure(self._dof.atoms, reason)
-            raise CalculatorError(f"{reason}. Check the calculator there, or relax with smaller steps.")
+        elif self._dof.has_calculator and self.nsteps > 0:
+            self._stop(f"the calculator's forces are not finite after step {self.nsteps}")
+
+    def _stop(self, reason: str) -> NoReturn:
+        if self._last_finite is not None:
+            self._last_finite.restore()
+            reason += "; the atoms are back at the last geometry whose forces are"
+        if self.finish is not None:
+            self.finish.forget()
+        log.label_failure(self._dof.atoms, reason)
+        raise CalculatorError(f"{reason}. Check the calculator there, or relax with smaller steps.")
 
     def _irun_without_calculator(self, steps: int) -> Iterator[bool]:
         self.max_steps = self.nsteps + steps

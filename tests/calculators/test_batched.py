@@ -74,6 +74,14 @@ class TestABatchLosesNothing:
         assert potential.asked == [9]
         assert found.energies[1:].isfinite().all()
 
+    def test_cells_that_have_collapsed_are_not_computed(self):
+        """Neighbours without an end would take all memory, or for ever."""
+        potential = Springs()
+        collapsed = bulk("Cu", cubic=True, a=1.0)
+        found = potential(*tensors_of([GOOD[0], collapsed, GOOD[1]]))
+        assert found.errors == {1: "the cell has collapsed to 1 Å³ for 4 atoms"}
+        assert potential.asked == [len(GOOD[0]) + len(GOOD[1])]
+
     def test_a_lost_device_is_nobodys_fault(self):
         with pytest.raises(DeviceError, match="Begin anew in another process"):
             Springs()(*tensors_of([*GOOD, bulk("Pt")]))

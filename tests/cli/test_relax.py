@@ -27,6 +27,20 @@ class TestRelax:
         np.testing.assert_allclose(read("CONTCAR").cell.lengths(), 3.6 * SHRINKAGE)
         assert asked == [(DEFAULT_MODEL, "auto", ("one_shot", "default"))]
 
+    @pytest.mark.parametrize(
+        ("inputs", "output", "told"),
+        [
+            ("set.extxyz@a:b:c", "x.extxyz", "set.extxyz@a:b:c: the index 'a:b:c'"),  # ":b:" is a picture to rich
+            ("", "x.extxyz", "the name of an input is empty"),
+            ("set.extxyz", "", "the name of the output is empty"),
+        ],
+    )
+    def test_odd_names_are_told_as_they_are(self, deeprelax, crystals, inputs, output, told):
+        write("set.extxyz", crystals)
+        result = deeprelax("relax", inputs, "-o", output)
+        assert result.exit_code == 2
+        assert told in result.output.replace("\n", " ")
+
     def test_default_output_and_info(self, deeprelax, crystals):
         write("set.extxyz", crystals)
         assert deeprelax("relax", "set.extxyz").exit_code == 0

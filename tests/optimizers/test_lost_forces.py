@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.io import read
+from ase.units import GPa
 
+from deeprelax_ase import AllowedStrain
 from deeprelax_ase.errors import CalculatorError
 from tests.optimizers.helpers import CountingEMT, assert_at, quiet
 
@@ -67,3 +71,18 @@ def test_no_forces_anywhere(make_atoms, predictor):
         quiet(atoms, predictor).run(fmax=0.05)
     assert_at(atoms, make_atoms(calc=False))
     assert atoms.calc.calls == 2
+
+
+@pytest.mark.parametrize("finish", ["fast", "BFGS", "FIRE"])
+def test_a_cell_that_collapses_is_not_computed(predictor, finish):
+    """Neighbours without an end would take all memory, or for ever."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    press = AllowedStrain(pressure=1e6 * GPa)
+    with (
+        quiet(atoms, predictor, relax_cell=press, finish=finish) as optimizer,
+        pytest.raises(CalculatorError, match=r"the cell has collapsed in step \d+; the atoms are back"),
+    ):
+        optimizer.run(steps=500)
+    assert atoms.get_volume() > 2
+    assert atoms.info["deeprelax_status"] == "failed"
