@@ -98,6 +98,14 @@ def loaded_once(shipped: Callable[[str], Model]) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unflushed() -> Iterator[None]:
+    """Files that tests write need not outlive a loss of power, which they would wait for the disk for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C raises, whatever the shell that runs the tests ignores."""

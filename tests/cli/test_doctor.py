@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE, TENSORNET_VARIABLE
 from deeprelax_ase.cli import app, checkup
 from deeprelax_ase.models import available_models
+from deeprelax_ase.models.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +68,15 @@ class TestHere:
             assert f'pip install "deeprelax-ase[{extra}]"' in result.stdout
 
 
+#: Each model is loaded once by what asks for other things.
+LOADED = cache(load_model)
+
+
 class TestMissing:
+    @pytest.fixture(autouse=True)
+    def loaded_once(self, monkeypatch):
+        monkeypatch.setattr("deeprelax_ase.models.loading.load_model", LOADED)
+
     def test_extras(self, without):
         without("plotly", "pyarrow")
         code, found = facts()

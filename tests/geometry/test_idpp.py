@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from deeprelax_ase.geometry import EDGSettings, solve_edg
 from deeprelax_ase.geometry.quantities import RelaxationQuantities
 from deeprelax_ase.graph import CrystalGraph, edge_vectors
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about optional parts of pymatgen
-    pathfinder = pytest.importorskip("pymatgen.analysis.diffusion.neb.pathfinder")
+
+@pytest.fixture(scope="module")
+def pathfinder() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about optional parts of pymatgen
+        return pytest.importorskip("pymatgen.analysis.diffusion.neb.pathfinder")
+
 
 #: X-Mn-O crystals of 12 to 16 atoms: in smaller cells the nearest images alone do not fix the crystal.
 CRYSTALS = [1000, *(pytest.param(n, marks=pytest.mark.slow) for n in (3000, 5000))]
@@ -70,7 +75,7 @@ def spread(difference: np.ndarray) -> float:
 
 @pytest.mark.parametrize("index", CRYSTALS)
 def test_both_solvers_recover_a_crystal_from_its_exact_distances(
-    data_crystals: Callable[..., list[Crystal]], rng: np.random.Generator, index: int
+    pathfinder: ModuleType, data_crystals: Callable[..., list[Crystal]], rng: np.random.Generator, index: int
 ):
     (crystal,) = data_crystals("xmno", [index], which="relaxed")
     perturbed = crystal.with_geometry(crystal.positions + rng.normal(scale=0.05, size=(len(crystal), 3)), crystal.cell)
@@ -91,7 +96,9 @@ def test_both_solvers_recover_a_crystal_from_its_exact_distances(
 
 
 @pytest.mark.parametrize("index", CRYSTALS)
-def test_both_solvers_agree_half_way_along_a_relaxation(data_crystals: Callable[..., list[Crystal]], index: int):
+def test_both_solvers_agree_half_way_along_a_relaxation(
+    pathfinder: ModuleType, data_crystals: Callable[..., list[Crystal]], index: int
+):
     (initial,), (relaxed,) = (data_crystals("xmno", [index], which=which) for which in ("initial", "relaxed"))
     carried = initial.with_geometry(initial.fractional_positions @ relaxed.cell, relaxed.cell)
     ends = [carried.to_structure(), relaxed.to_structure()]

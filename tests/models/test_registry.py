@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from deeprelax_ase.uncertainty.calibration import Calibration
 #: Fewest members of an ensemble: the paper's network knows its error by their scatter alone, the end-to-end one by its
 #: own scales.
 LEAST_MEMBERS = {"DeepRelax": 3, "DeepRelaxE3": 1}
+
+#: Each is read once.
+loaded = cache(load_model)
 
 
 def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -38,29 +42,29 @@ class TestShippedCards:
         assert sha256(WEIGHTS / (card.weights or f"{card.name}.safetensors")) == card.sha256
 
     def test_counts(self, card: ModelCard):
-        model = load_model(card.name)
+        model = loaded(card.name)
         assert len(model.networks) == card.members >= LEAST_MEMBERS[card.architecture]
         assert {sum(p.numel() for p in network.parameters()) for network in model.networks} == {card.parameters}
 
     def test_weights_are_finite_and_frozen(self, card: ModelCard):
-        model = load_model(card.name)
+        model = loaded(card.name)
         assert not model.networks.training
         for parameter in model.networks.parameters():
             assert torch.isfinite(parameter).all()
             assert not parameter.requires_grad
 
     def test_members_differ(self, card: ModelCard):
-        states = [torch.cat([p.flatten() for p in network.parameters()]) for network in load_model(card.name).networks]
+        states = [torch.cat([p.flatten() for p in network.parameters()]) for network in loaded(card.name).networks]
         distances = torch.stack([torch.stack([(a - b).abs().mean() for b in states]) for a in states])
         assert (distances > 0).sum() == len(states) * (len(states) - 1)
 
     def test_elements_are_sorted_atomic_numbers(self, card: ModelCard):
         assert card.elements == sorted(set(card.elements))
         assert card.elements[0] >= 1
-        assert card.elements[-1] <= load_model(card.name).config.num_elements
+        assert card.elements[-1] <= loaded(card.name).config.num_elements
 
     def test_network_and_level_are_those_described(self, card: ModelCard):
-        model = load_model(card.name)
+        model = loaded(card.name)
         network, config = ARCHITECTURES[card.architecture]
         assert {type(member) for member in model.networks} == {network}
         assert isinstance(model.config, config)

@@ -106,7 +106,7 @@ def test_converged_start_stays_where_it_is(make, start, minimum):
     np.testing.assert_array_equal(atoms.cell.array, minimum.cell)
 
 
-@pytest.mark.parametrize("kind", [str, Path, Trajectory])
+@pytest.mark.parametrize("kind", [str, pytest.param(Path, marks=pytest.mark.slow), Trajectory])
 def test_trajectory_holds_every_step(make, start, tmp_path, kind):
     atoms, target = start
     path = tmp_path / "relax.traj"
@@ -143,7 +143,7 @@ def test_append_trajectory(make, make_atoms, tmp_path, append):
     assert lengths == ([3, 5] if append else [3, 3])  # ASE writes no frame 0 into a trajectory that has frames
 
 
-@pytest.mark.parametrize("kind", ["none", "terminal", "path", "str", "file"])
+@pytest.mark.parametrize("kind", ["none", "terminal", "path", pytest.param("str", marks=pytest.mark.slow), "file"])
 def test_log(make, start, tmp_path, capsys, kind):
     _, target = start
     path = tmp_path / "relax.log"

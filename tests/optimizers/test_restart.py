@@ -34,7 +34,9 @@ def last_frame(files) -> Atoms:
     return read(files["trajectory"])
 
 
-@pytest.mark.parametrize("finish", ["bfgs", "mdmin", "lbfgs", "fast"])
+@pytest.mark.parametrize(
+    "finish", ["bfgs", *(pytest.param(f, marks=pytest.mark.slow) for f in ("mdmin", "lbfgs")), "fast"]
+)
 @pytest.mark.parametrize("relax_cell", [True, False])
 def test_restarted_relaxation_is_the_uninterrupted_one(make_atoms, predictor, files, finish, relax_cell):
     whole = make_atoms()

@@ -55,7 +55,7 @@ def test_each_recycle_computes_edge_vectors_once(calls: Counter[str], model: Mod
     assert calls == {**ONCE, "edge_vectors": 3, "network_input": 3}
 
 
-@pytest.mark.parametrize("relax_cell", [None, True, False])
+@pytest.mark.parametrize("relax_cell", [None, pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("calculator", [None, EMT()])
 @pytest.mark.parametrize("wrap", [lambda atoms: atoms, FrechetCellFilter])
 def test_a_jump_looks_at_the_atoms_once(calls: Counter[str], model: Model, calculator, relax_cell, wrap):

@@ -41,7 +41,7 @@ def interstitial() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("relax_cell", [None, True, False])
+@pytest.mark.parametrize("relax_cell", [None, pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize(
     ("atoms", "words"),
     [
