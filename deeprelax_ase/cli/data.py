@@ -1,4 +1,4 @@
-"""``deeprelax data check`` and ``deeprelax data convert``."""
+"""``deeprelax data``: ``check``, ``convert`` and ``forces``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from deeprelax_ase.cli import forces
 from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop, terminal
 from deeprelax_ase.cli.help import HelpCommand, HelpGroup
 from deeprelax_ase.cli.options import PAIRS, NoProgress, Overwrite, argument, option
@@ -197,3 +198,6 @@ def _names(console: Console, title: str, names: list[str]) -> None:
     more = "" if len(names) <= _NAMES else f", and {len(names) - _NAMES:,} more"
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     console.print("  " + ", ".join(names[:_NAMES]) + more, markup=False, soft_wrap=True)
+
+
+app.command(cls=HelpCommand, epilog=forces.EXAMPLES)(forces.forces)
