@@ -39,7 +39,7 @@ WEIGHTS, SCALARS = 5, 3
 def aggregate(
     scalars: SourceScalars, stacks: Stacks, weights: RadialWeights, harmonics: Harmonics, edges: EdgeLists
 ) -> Messages:
-    """Messages (N, 9, F) of all atoms, in the type of ``weights``; no gradient flows to ``harmonics``.
+    """Messages (N, 9, F) of all atoms, in the type of ``weights``.
 
     Args:
         scalars: (N, 3, F), B.

@@ -1,7 +1,8 @@
 """The sum of :mod:`deeprelax_ase.nn.messages` as Triton kernels, forward and backward.
 
 Forward: a program for each destination and block of channels walks over the atom's edges. Backward: a program for each
-source walks over the edges that leave it, and writes the gradient of their weights on the way. Sums are in float32.
+source walks over the edges that leave it, and writes the gradients of their weights, and of their harmonics where these
+are wanted, on the way. Sums are in float32.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ _BLOCK = 128
 @triton.jit
 def _load(row, inside):
     return tl.load(row, inside).to(tl.float32)
+
+
+@triton.jit
+def _total(values, inside):
+    return tl.sum(tl.where(inside, values, 0.0))
 
 
 @triton.jit
@@ -91,7 +97,7 @@ def _forward(scalars, stacks, weights, harmonics, source, starts, out, F: tl.con
 @triton.jit
 def _backward(
     grad, scalars, stacks, weights, harmonics, destination, order, starts, grad_scalars, grad_stacks, grad_weights,
-    F: tl.constexpr, BLOCK: tl.constexpr,
+    grad_harmonics, edges, F: tl.constexpr, BLOCK: tl.constexpr, HARMONICS: tl.constexpr,
 ):  # fmt: skip
     j = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -121,11 +127,13 @@ def _backward(
         along1 = o1 * tl.load(y) + o2 * tl.load(y + 1) + o3 * tl.load(y + 2)
         along2 = o4 * tl.load(y + 3) + o5 * tl.load(y + 4) + o6 * tl.load(y + 5)
         along2 += o7 * tl.load(y + 6) + o8 * tl.load(y + 7)
+        w1 = _load(w + F, inside)
+        w2 = _load(w + 2 * F, inside)
         w3 = _load(w + 3 * F, inside)
         w4 = _load(w + 4 * F, inside)
         db0 += o0 * _load(w, inside)
-        db1 += along1 * _load(w + F, inside)
-        db2 += along2 * _load(w + 2 * F, inside)
+        db1 += along1 * w1
+        db2 += along2 * w2
         dg0 += o1 * w3
         dg1 += o2 * w3
         dg2 += o3 * w3
@@ -140,6 +148,18 @@ def _backward(
         tl.store(dw + 2 * F, along2 * b2, inside)
         tl.store(dw + 3 * F, o1 * g0 + o2 * g1 + o3 * g2, inside)
         tl.store(dw + 4 * F, o4 * g3 + o5 * g4 + o6 * g5 + o7 * g6 + o8 * g7, inside)
+        if HARMONICS:  # the part of these channels
+            t1 = b1 * w1
+            t2 = b2 * w2
+            dy = grad_harmonics + (tl.program_id(1).to(tl.int64) * edges + e) * 8
+            tl.store(dy, _total(t1 * o1, inside))
+            tl.store(dy + 1, _total(t1 * o2, inside))
+            tl.store(dy + 2, _total(t1 * o3, inside))
+            tl.store(dy + 3, _total(t2 * o4, inside))
+            tl.store(dy + 4, _total(t2 * o5, inside))
+            tl.store(dy + 5, _total(t2 * o6, inside))
+            tl.store(dy + 6, _total(t2 * o7, inside))
+            tl.store(dy + 7, _total(t2 * o8, inside))
     db = grad_scalars + j * 3 * F + c
     tl.store(db, db0, inside)
     tl.store(db + F, db1, inside)
@@ -170,17 +190,19 @@ class _Aggregate(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Messages) -> tuple[SourceScalars, Stacks, RadialWeights, None, None]:
+    def backward(ctx: Any, grad: Messages) -> tuple[SourceScalars, Stacks, RadialWeights, Harmonics | None, None]:
         scalars, stacks, weights, harmonics = ctx.saved_tensors
         edges, channels = ctx.edges, scalars.shape[-1]
         gradients = torch.empty_like(scalars), torch.empty_like(stacks), torch.empty_like(weights)
         grid = (scalars.shape[0], triton.cdiv(channels, _BLOCK))
+        wanted = ctx.needs_input_grad[3]
+        of_blocks = harmonics.new_empty(grid[1] if wanted else 0, *harmonics.shape)
         with torch.cuda.device_of(scalars):
             _backward[grid](
                 grad.contiguous(), scalars, stacks, weights, harmonics, edges.destination, edges.by_source,
-                edges.source_starts, *gradients, F=channels, BLOCK=_BLOCK,
+                edges.source_starts, *gradients, of_blocks, len(weights), F=channels, BLOCK=_BLOCK, HARMONICS=wanted,
             )  # fmt: skip
-        return *gradients, None, None
+        return *gradients, of_blocks.sum(dim=0) if wanted else None, None
 
 
 def fused_aggregate(
@@ -191,7 +213,7 @@ def fused_aggregate(
     Raises:
         ValueError: a gradient is wanted, and ``edges`` are not listed by source.
     """
-    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (scalars, stacks, weights))
+    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (scalars, stacks, weights, harmonics))
     if wants_gradient and not len(edges.source_starts):
         raise ValueError("edge_lists(..., gradient=True) is needed to train")
     dtype = weights.dtype

@@ -83,6 +83,7 @@ class DeepRelaxE3Task:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         pairs = with_told_energies(pairs) if settings.energy_weight else pairs
         self.network = _network(pairs, config, settings).to(self.device)
+        self.network.gradients_through_blocks = settings.gradients_through_blocks
         self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
         self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)

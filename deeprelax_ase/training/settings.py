@@ -72,6 +72,8 @@ class TrainingSettings:
             leaves out kept cells but those of slabs. :attr:`DataSettings.potential` names whose energies these are.
         block_weights: of the end-to-end network's blocks in the loss, first to last; equal by default. Later ones start
             nearer to the minimum, and the last one is what is used.
+        gradients_through_blocks: whether the losses of its later blocks reach the moves of earlier ones. Steps take
+            longer.
         kind_weights: how much crystals count in its loss, by the ``kind`` of their pairs; 1 by default.
         dft_weight: the same of crystals with a published DFT minimum.
         size_power: crystals count by their number of atoms to minus this power. At 0, in the mean over atoms, large
@@ -117,6 +119,7 @@ class TrainingSettings:
     force_targets: float = 0.0
     energy_weight: float = 0.0
     block_weights: tuple[float, ...] = ()
+    gradients_through_blocks: bool = False
     kind_weights: dict[int, float] = field(default_factory=dict)
     dft_weight: float = 1.0
     size_power: float = 0.0

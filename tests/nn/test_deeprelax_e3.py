@@ -112,6 +112,26 @@ def test_blocks_do_not_train_each_other_through_the_geometry(e3_network, relax, 
     assert network.blocks[0].filters[0].weight.grad.any()  # through the features they do
 
 
+def test_through_the_geometry_too_gradients_are_the_derivative(e3_network, relax, sample_crystals) -> None:
+    network = e3_network(num_blocks=3)
+    network.gradients_through_blocks = True
+    weights = network.blocks[0].refinement.gates[-1].weight
+
+    def loss() -> Tensor:
+        last = relax([sample_crystals["triclinic"], sample_crystals["hcp"]], network)[-1]
+        return last.strain.square().sum() + last.displacements.square().sum() + last.shape_scales.sum()
+
+    loss().backward()
+    along = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        weights += 1e-6 * along
+        ahead = loss()
+        weights -= 2e-6 * along
+        behind = loss()
+    assert weights.grad is not None
+    assert (weights.grad * along).sum().item() == pytest.approx((ahead - behind).item() / 2e-6, rel=1e-6)
+
+
 # -- E(3)
 
 

@@ -188,17 +188,28 @@ def test_a_network_that_does_not_read_fixed_cells_learns_as_before(pairs_of: Pai
     assert differ(gradients(task_on(pairs, FREEDOM)), gradients(task_on(free, FREEDOM)))
 
 
-def test_a_step_of_padded_fixed_cells_is_the_same(pairs_of: PairsOf) -> None:
+@pytest.mark.parametrize("through", [False, True])
+def test_the_last_blocks_loss_reaches_the_moves_of_the_first_if_asked(pairs_of: PairsOf, through: bool) -> None:
+    of = gradients(task_on(pairs_of(4), CONFIG, block_weights=(0.0, 1.0), gradients_through_blocks=through))
+    assert of["blocks.1.refinement.gates.2.weight"].any()
+    assert of["blocks.0.refinement.gates.2.weight"].any() == through
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_a_step_of_padded_fixed_cells_is_the_same(pairs_of: PairsOf, through: bool) -> None:
     pairs = half_fixed(pairs_of(8))
-    task = task_on(pairs, FREEDOM)
+    task = task_on(pairs, FREEDOM, gradients_through_blocks=through)
     batch = task.prepare(torch.arange(8))
     losses, displacements, strain = task.learn(batch.given, batch.truth)
+    weights = task.network.blocks[0].refinement.gates[-1].weight
+    gradient = weights.grad
     padded = pad(batch.given, batch.truth, Sizes.around([Sizes.of(batch.given)]))
     *again, moved, strained = task.graph_step(flat_tensors(*padded))
     torch.testing.assert_close(torch.stack(again), torch.stack(list(losses.values())))
     torch.testing.assert_close(moved[: len(displacements)], displacements)
     torch.testing.assert_close(strained[: len(strain)], strain)
     assert not strained[len(strain) :].any()
+    torch.testing.assert_close(weights.grad, gradient)
 
 
 def test_training_with_fixed_cells_relaxes_the_atoms(pairs_of: PairsOf, tmp_path: Path) -> None:
