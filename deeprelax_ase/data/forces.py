@@ -6,10 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from deeprelax_ase.data.pairs import RelaxationPairs, load_pairs
+from deeprelax_ase.data.pairs import RelaxationPairs, load_pairs, npz_arrays
 from deeprelax_ase.io.source import path_of
 
 #: ``kind`` of pairs that start near a minimum, where a calculator told its forces.
@@ -38,13 +37,13 @@ def load_pairs_with_forces(
     if (whole := path_of(pairs_file)) != Path(pairs_file):
         index = os.fspath(pairs_file).removeprefix(os.fspath(whole))
         raise ValueError(f"{forces_file} counts all pairs of {whole}: give it without {index!r}")
-    with np.load(forces_file, allow_pickle=False) as arrays:
+    with npz_arrays(forces_file) as arrays:
         if missing := [name for name in ARRAYS if name not in arrays]:
             raise ValueError(f"{forces_file} lacks the arrays {missing}; known forces need {list(ARRAYS)}")
         raw = {name: torch.from_numpy(arrays[name]) for name in ARRAYS}
     index = raw["index"].long()
     pairs = load_pairs(pairs_file, labels="m3gnet", dtype=dtype)
-    with np.load(pairs_file, allow_pickle=False) as arrays:
+    with npz_arrays(pairs_file) as arrays:
         known = torch.from_numpy(arrays["m3gnet_ok"])
     place = torch.where(known, known.cumsum(0) - 1, -1)
     inside = (index >= 0) & (index < len(place))

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deeprelax_ase.data.pairs import RelaxationPairs, concatenate
+from deeprelax_ase.data.pairs import RelaxationPairs, concatenate, npz_arrays
 from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 #: Å, the steps that displacements are counted in, and those of the components of lattice vectors; 16 bits hold 13 Å.
@@ -63,7 +62,7 @@ def read_packed(
     """
     parts = []
     for file in [files] if isinstance(files, (str, os.PathLike)) else files:
-        with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with npz_arrays(file) as arrays:
             if missing := [name for name in ARRAYS if name not in arrays]:
                 raise ValueError(f"{file} lacks the arrays {missing}; packed relaxation pairs need {list(ARRAYS)}")
             parts.append(_unpacked({name: arrays[name] for name in ARRAYS}, dtype))
@@ -72,7 +71,7 @@ def read_packed(
 
 def is_packed(file: str | os.PathLike) -> bool:
     """Whether an npz ``file`` holds packed pairs."""
-    with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+    with npz_arrays(file) as arrays:
         return "cell_change" in arrays
 
 

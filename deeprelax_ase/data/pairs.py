@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from deeprelax_ase.crystal import Crystal
@@ -192,16 +196,31 @@ def chosen_by(file: str | os.PathLike, pairs: RelaxationPairs) -> tuple[Relaxati
 _FORCES, _ENERGIES = ("forces_initial", "stress_initial"), ("energy_initial", "energy_relaxed")
 
 
+@contextmanager
+def npz_arrays(file: str | os.PathLike) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays in an npz ``file``, read as they are asked for.
+
+    Raises:
+        ValueError: it is no npz file, or damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with Path(file).open("rb") as stream, NpzFile(stream, allow_pickle=False) as arrays:
+            yield arrays
+    except (BadZipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is no npz file, or damaged: {error}. Give relaxation pairs") from error
+
+
 def has_labels(file: str | os.PathLike, labels: str) -> bool:
     """Whether an npz ``file`` of pairs has those ``labels``, see :func:`load_pairs`; packed ones have ``relaxed``."""
-    with np.load(file, allow_pickle=False) as arrays:
+    with npz_arrays(file) as arrays:
         packed = "cell_change" in arrays
         level = torch.from_numpy(arrays["level"]) if "level" in arrays and not packed else None
         return labels == "relaxed" or f"frac_{labels}" in arrays or _all_m3gnet(level)
 
 
 def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_forces: bool) -> RelaxationPairs:
-    with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+    with npz_arrays(file) as arrays:
         stated = torch.from_numpy(arrays["level"]).long() if "level" in arrays else None
         if labels == "m3gnet" and "frac_m3gnet" not in arrays and _all_m3gnet(stated):
             labels = "relaxed"  # a file of one kind of labels, which are just these

@@ -105,8 +105,11 @@ def predict_split(
     """
     level = labels or labels_for(predictor.model.card.level)
     parts, predicted = [], []
-    for file in files:
-        pairs = spread(thinned(load_pairs(file, labels=level).in_split(split), thin), each)
+    found = [(file, spread(thinned(load_pairs(file, labels=level).in_split(split), thin), each)) for file in files]
+    found = [(file, pairs) for file, pairs in found if len(pairs)]
+    if not found:
+        raise ValueError(f"there are no pairs in the split {split!r}: give more, or others")
+    for _, pairs in found:
         crystals, fixed = crystals_of(pairs, "initial"), pairs.fixed_cell.numpy()
         made = predict(predictor, crystals, cache, cell_kept=fixed, allow_refused=True)
         admitted = np.flatnonzero(~np.isnan(made.uncertainty))
@@ -114,7 +117,7 @@ def predict_split(
         parts.append(pairs.take(torch.from_numpy(admitted)))
     pairs = concatenate(parts)
     groups = {name: mask.numpy() for name, mask in crystal_groups(pairs, _shares(tuple(files), level)).items()}
-    family = np.repeat([file.stem for file in files], [len(part) for part in parts])
+    family = np.repeat([file.stem for file, _ in found], [len(part) for part in parts])
     groups |= {file.stem: family == file.stem for file in files}
     joined = _join(predicted)
     kinds = joined.features[:, -1]

@@ -5,6 +5,7 @@ The same seed makes the same candidates, each from its own stream of random numb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count as count_up
@@ -66,6 +67,9 @@ class CandidateSettings:
         strain: largest standard deviation of the components of strain.
         rattle: Å, largest standard deviation of displacements.
         vacuum: Å above slabs and layers.
+
+    Raises:
+        ValueError: a strain or length is negative, or no number.
     """
 
     shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES))
@@ -74,6 +78,11 @@ class CandidateSettings:
     strain: float = 0.03
     rattle: float = 0.12
     vacuum: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name in ("strain", "rattle", "vacuum"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more")
 
 
 def make_candidates(

@@ -14,6 +14,7 @@ from deeprelax_ase.calculators import BatchedPotential, M3GNetPotential
 from deeprelax_ase.calculators.batched_registry import m3gnet_network
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.data.pairs import npz_arrays
 from deeprelax_ase.evaluation.pairs import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.crystal_graph import rows_times_matrices
@@ -155,7 +156,7 @@ def label_forces(
     loaded, settings = load_model(model), PointSettings()
     if "M3GNet" not in getattr(loaded.config, "levels", ()):
         raise ValueError(f"{model} does not relax to M3GNet's minima")
-    with np.load(data, allow_pickle=False) as arrays:
+    with npz_arrays(data) as arrays:
         places = np.flatnonzero(arrays["m3gnet_ok"])
     pairs = load_pairs(data, labels="m3gnet", dtype=torch.float32)
     chosen = (pairs.split == 0).nonzero().squeeze(1)

@@ -111,7 +111,7 @@ def _validation_pairs(config: RunConfig, parts: list[RelaxationPairs]) -> Relaxa
         return None
     validation = _in_validation(parts)
     if not len(validation):
-        raise ValueError("there are no validation pairs: give some, or set data.validate to false in the run's file")
+        raise ValueError("no validation pairs: give some, split them otherwise, or set data.validate to false")
     return validation
 
 

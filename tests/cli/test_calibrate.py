@@ -89,6 +89,15 @@ def command() -> Callable[..., Result]:
     return run
 
 
+def test_files_that_nothing_can_be_fitted_to_are_told(command, card: Path, pairs_of, tmp_path: Path) -> None:
+    pairs = pairs_of(6)
+    unsplit = write_pairs(replace(pairs, split=torch.zeros_like(pairs.split)), tmp_path / "unsplit.npz")
+    assert "no pairs in the split 'validation'" in command(card, unsplit, code=2).output
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(unsplit.read_bytes()[:-100])
+    assert "is no npz file, or damaged" in command(card, damaged, code=2).output.replace("\n", " ")
+
+
 def test_calibration_is_written_into_the_card(command, card: Path, file: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("deeprelax_ase.uncertainty.novelty._STEPS", 20)
     before = ModelCard.read(card)

@@ -130,7 +130,7 @@ def test_ctrl_c_says_how_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
         (["run.yaml", "--set", "training.patience=soon"], "training.patience"),
         (["run.yaml", "--set", "members"], "'members' is not NAME=VALUE"),
         (["run.yaml", "--set", "data.sources=[nowhere]"], "nowhere"),
-        (["run.yaml", "--set", "data.fractions=[1, 0, 0]"], "there are no validation pairs"),
+        (["run.yaml", "--set", "data.fractions=[1, 0, 0]"], "no validation pairs"),
         (["run.yaml", "--set", "loggers=[mlflow]"], "Unknown logger 'mlflow'"),
         (["run.yaml", "--set", "initial=DeepRelax-SCAN"], "Unknown model 'DeepRelax-SCAN'"),
         (["run.yaml", "--set", "frozen=[heads]"], "No parameter begins with 'heads'"),

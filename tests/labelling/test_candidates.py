@@ -216,6 +216,9 @@ def test_what_cannot_be_made_is_refused():
         next(make_candidates(SOURCES, 1, systems=SYSTEMS, elements=[3]))
     with pytest.raises(ValueError, match="systems holds no chemical system"):
         next(make_candidates(SOURCES, 1, systems=[]))
+    for name, value in (("rattle", np.inf), ("strain", np.nan), ("vacuum", -1.0)):
+        with pytest.raises(ValueError, match=f"{name}={value} must be a finite number"):
+            CandidateSettings(**{name: value})
     with pytest.raises(ValueError, match="elements from 1 to 94"):
         next(make_candidates([Crystal.of(Atoms("Cm", cell=[3] * 3, pbc=True))], 1))
 
