@@ -8,9 +8,6 @@ from typing import Any
 from never_worse import KINDS
 from shared import read, table
 
-#: Levels of theory of the models that share a network.
-LEVELS = ("PBE", "M3GNet")
-
 #: Columns of estimates beside the head's: key, and heading.
 OTHERS = {"M3GNet": "M3GNet", "Nequix": "Nequix", "unrelaxed": "Nequix, unrelaxed"}
 
@@ -33,33 +30,19 @@ learnt, for {seconds} s of an H200, what the scalars of the frozen network tell 
 half of the generated test crystals came within {whole:.0f} meV/atom, on an eighth of the pairs within {eighth:.0f}; the
 script is not in the tree), then the network learnt with it, as told below. Aimed at were 30."""
 
-TUNED = """`deeprelax train examples/training/energy.yaml` has the energy in the loss of the whole network, head and
-trunk together, on from the weights that shipped before: {seconds:.0f} s of {hardware}, {steps:,} steps, {seen:.1f}
-million crystals, at a sixth of the rate that those had been learnt with. M3GNet's minima of {minima:,} generated
-training crystals, nearly all slabs and defects in kept cells among them, stood beside those of the first two files;
-FIRE in batches made them on the same GPUs in {minima_seconds:.0f} s. The rows between are means of both ends, head
-and trunk alike (`initial_share`): **{share} of the way ships**. Validation crystals: {kinds:,} of the nine kinds,
-{m3gnet:,} of them with M3GNet's minima, {first} of the first two files, {dft} of them DFT-labelled. Paired
-differences of the nine kinds from the weights before are {PBE[0]:+.4f} ± {PBE[1]:.4f} Å for PBE and {M3GNet[0]:+.4f}
-± {M3GNet[1]:.4f} Å for M3GNet.
+TUNED = """\
+The whole network first learnt the energy, head and trunk together, in the stage before the last: {seconds:.0f} s of
+{hardware}, {steps:,} steps, {seen:.1f} million crystals, with M3GNet's minima of {minima:,} generated training
+crystals, which FIRE in batches had found on the same GPUs in {minima_seconds:.0f} s. Rows between are means of both
+ends, head and trunk alike (`initial_share`): {share} of the way shipped then. Validation crystals: {kinds:,} of the
+nine kinds, {m3gnet:,} of them with M3GNet's minima, {first} of the first two files, {dft} of them DFT-labelled.
 
 {table}
 
-On all test crystals the median went from {energy[0]:.0f} to {energy[1]:.0f} meV/atom, and coordinates of the nine kinds
-from {test_PBE[0]:.4f} to {test_PBE[1]:.4f} Å ({by_PBE[0]:+.4f} ± {by_PBE[1]:.4f}). M3GNet's went from
-{test_M3GNet[0]:.4f} to {test_M3GNet[1]:.4f} Å ({by_M3GNet[0]:+.4f} ± {by_M3GNet[1]:.4f}), of slabs from {slabs[0]:.4f}
-to {slabs[1]:.4f} Å: a little worse, and on all validation crystals not ({held[0]:+.4f} ± {held[1]:.4f}); its first two
-files went from {first_M3GNet[0]:.4f} to {first_M3GNet[1]:.4f} Å. The same training without M3GNet's minima of generated
-crystals, {short:.0f} s long, brought those slabs to {lost:.4f} Å.
-
-More became worse on test crystals, beside energies and coordinates of DFT-labelled ones that became better. Under
-M3GNet {further[0]:.1%} of all crystals of the nine kinds ended further off, now {further[1]:.1%}, of slabs
-{worse[0]:.1%}, now {worse[1]:.1%}; {accepted[0]:.0%} of these slabs were accepted, now {accepted[1]:.0%}, and bounds
-held for {bound[0]:.1%} of them, now {bound[1]:.1%}. Of the ionic crystals that `DeepRelax-PBE` accepts
-{ionic[0]:.1%} ended further off, now {ionic[1]:.1%}, of the free defects {free[0]:.1%}, now {free[1]:.1%}. Volumes of
-universal DFT-labelled crystals were off by {mean[0]:.2f} Å³ in the mean and {median[0]:.2f} in the median, now by
-{mean[1]:.2f} and {median[1]:.2f}. Novelty told molecules by an AUROC of {PBE_molecules[0]:.3f} and
-{M3GNet_molecules[0]:.3f}, now {PBE_molecules[1]:.3f} and {M3GNet_molecules[1]:.3f}."""
+On all test crystals the median went from {energy:.0f} to {after:.0f} meV/atom by it, and coordinates of the nine
+kinds from {test_PBE[0]:.4f} to {test_PBE[1]:.4f} Å ({by_PBE[0]:+.4f} ± {by_PBE[1]:.4f}), M3GNet's from
+{test_M3GNet[0]:.4f} to {test_M3GNet[1]:.4f} Å ({by_M3GNet[0]:+.4f} ± {by_M3GNet[1]:.4f}). What the last stage made of
+it is told below."""
 
 TOLD = """Crystals are those that the package tells an energy of, with the freedom that their labels had: {told:,} of
 {all:,} test crystals. It tells none, here and in every door, of crystals whose cell is kept, unless they are slabs by
@@ -75,7 +58,7 @@ than {fewest} crystals are left out."""
 MIXTURES = """## Mixtures for coordinates
 
 In place of one Laplace distribution for each atom, three for each crystal as a whole in the last block, with weights
-that are learnt: what is handed out is the likeliest of them. Fine-tuning from the weights before the last stage,
+that are learnt: what is handed out is the likeliest of them. Fine-tuning from the weights before the last two stages,
 {seconds:.0f} s of one H200 each and the same batches; nine kinds, {crystals:,} validation crystals, two recycles. The
 likelihood is that of the displacements, an atom; "best" knows which of the three is nearest. The script of these runs
 is not in the tree."""
@@ -86,7 +69,7 @@ def sections(results: Path) -> list[str]:
     energies, mixtures, tuned = read(results, "relaxed_energy", "mixtures", "energy_training")
     rows, choices = energies["rows"], CHOICES.format(near=1000 * energies["near"], fewest=FEWEST)
     return [
-        *(_head(mixtures["energy head"]), _tuned(tuned, results), _told(energies)),
+        *(_head(mixtures["energy head"]), _tuned(tuned), _told(energies)),
         *(_errors(rows), choices, _choices(rows)),
         *(MIXTURES.format(**mixtures), _mixtures(mixtures["rows"])),
     ]
@@ -114,44 +97,19 @@ def _told(energies: dict[str, Any]) -> str:
     return TOLD.format(told=here, all=here + left["all"], slabs=left["slabs, cell kept"])
 
 
-def _tuned(found: dict[str, Any], results: Path) -> str:
+def _tuned(found: dict[str, Any]) -> str:
     crystals, seen = found["crystals"], found["seconds"] * found["crystals_per_second"] / 1e6
     told = {"kinds": crystals["nine kinds"], "first": crystals["first files"], "dft": crystals["DFT"]}
     told |= {name: found[name] for name in ("hardware", "seconds", "steps", "share")} | {"seen": seen}
-    told |= {"minima": found["minima"]["crystals"], "minima_seconds": found["minima"]["seconds"], **found["paired"]}
-    without = found["without the minima"]
-    told |= {"short": without["seconds"], "lost": without["M3GNet, slabs"]}
+    told |= {"minima": found["minima"]["crystals"], "minima_seconds": found["minima"]["seconds"]}
     for name, tested in found["test"].items():
         told |= {f"test_{name}": (tested["before"], tested["after"]), f"by_{name}": tested["paired difference"]}
-    first = found["test, first files"]["M3GNet"]
-    told |= {"first_M3GNet": (first["before"], first["after"])}
-    told["held"] = found["validation"]["M3GNet"]["paired difference"]
-    told["slabs"] = found["test"]["M3GNet"]["kinds"]["8"][2:]
-    energy = read(results, "relaxed_energy")["rows"]["all"]["median"]
-    told["energy"] = 1000 * found["energy median before"], 1000 * energy
-    told |= {"further": found["test"]["M3GNet"]["further off"], **_worse(found["before"], results)}
-    return TUNED.format(m3gnet=crystals["M3GNet"], table=_on_the_way(found["rows"]), **told)
+    told["energy"], told["after"] = (1000 * found[f"energy median {when}"] for when in ("before", "after"))
+    return TUNED.format(m3gnet=crystals["M3GNet"], table=on_the_way(found["rows"]), **told)
 
 
-def _worse(before: dict[str, Any], results: Path) -> dict[str, tuple[float, float]]:
-    """Pairs of what was and is, of what the last stage made worse."""
-    never = {name: read(results, f"never_worse-{name}")["rows"] for name in LEVELS}
-    slabs, kept = never["M3GNet"]["slabs, cell kept"], before["M3GNet, slabs"]
-    told = {key: (kept[key], slabs[key]) for key in ("worse", "accepted")}
-    covered = read(results, "coverage-M3GNet")["test"]["kind: slabs"]
-    told["bound"] = kept["bound"], covered["coordinates coverage"]
-    for key, name in (("ionic", "ionic"), ("free", "vacancy or dopants, cell free")):
-        told[key] = before["PBE, accepted and further off"][name], never["PBE"][name]["accepted_worse"]
-    volume = read(results, "accuracy-PBE")["results"]["pairs_universal, DFT-labelled"]["volume"]
-    was = before["universal, DFT-labelled, volume"]
-    told |= {"mean": (was["mean"], volume["predicted"]), "median": (was["median"], volume["predicted_median"])}
-    for name in LEVELS:
-        now = read(results, f"novelty-{name}")["kinds"]["molecules"]["auroc"]
-        told[f"{name}_molecules"] = before["novelty, molecules"][name], now
-    return told
-
-
-def _on_the_way(rows: dict[str, Any]) -> str:
+def on_the_way(rows: dict[str, Any]) -> str:
+    """Table of weights between those that a stage began with and ended with, by the share of the way."""
     heads = ("coordinates, nine kinds (Å)", "further off", "M3GNet's minima (Å)", "further off", "DFT-labelled (Å)")
     ends = {"0": "the weights before", "1": "tuned"}
     cells = [

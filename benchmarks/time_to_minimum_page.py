@@ -45,10 +45,10 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimu
 ```
 
 On a CPU with `--device cpu --threads 1 --every 10 --few 4` instead of `--few 3 --device cuda`; under Nequix with
-`--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model DeepRelax-PBE`; into their own
-files. The figure and the first tables are of one run on one GPU, Nequix after M3GNet, one thread of the CPU beside
-them; what Nequix takes on a CPU was measured on another machine. Nequix and the CPU are of earlier code and of the
-weights before the last stage of training; rounds on a GPU lost more time around the calls. Under M3GNet two other jobs
+`--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model DeepRelax-PBE`; into their own files. The
+figure and the first tables are of one run on one GPU, Nequix after M3GNet, one thread of the CPU beside them; what
+Nequix takes on a CPU was measured on another machine. Nequix and the CPU are of earlier code and of the weights
+before the last two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet two other jobs
 were at work on the machine's other GPUs and cores; TorchSim's FIRE took {simulated} ms a crystal in an earlier run
 without.
 
