@@ -23,7 +23,7 @@ ERROR = CalibratedError(
     novelty=0.4,
     odds_worse=0.02,
 )
-WRITTEN = dict(zip(ERROR_KEYS, (0.03, 0.02, False, 0.4, 0.02), strict=True))
+WRITTEN = dict(zip(ERROR_KEYS, (0.03, 0.02, False, 0.4, 0.02, 0.02), strict=True))
 
 
 def of_the_jump(*, calc: bool) -> dict:

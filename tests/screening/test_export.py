@@ -67,17 +67,11 @@ def test_a_part_of_an_input_is_not_overwritten(xyz, tmp_path: Path, quick: Relax
         export_results(tmp_path / "out", str(tmp_path / "crystals.extxyz"), overwrite=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "crystals.extxyz",
-        *(f"out/{name}" for name in ("journal.jsonl", "journal-3-of-3.jsonl", "part-00000000.parquet", "screen.json")),
-    ],
-)
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal-3-of-3.jsonl", "part-00000000.parquet", "screen.json"])
 def test_what_the_screening_needs_is_not_overwritten(screened: Folder, tmp_path: Path, name: str) -> None:
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(OutputError, match=r"belongs to the screening|would overwrite the input"):
-        export_results(screened.path, str(tmp_path / name), overwrite=True)
+    with pytest.raises(OutputError, match="belongs to the screening"):
+        export_results(screened.path, str(screened.path / name), overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 

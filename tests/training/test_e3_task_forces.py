@@ -86,7 +86,8 @@ def test_the_last_block_alone_may_be_held_to_the_truth(pairs_of: PairsOf) -> Non
 @pytest.mark.parametrize("block_weights", [(), (0.0, 0.5), (0.2, 0.6)])
 def test_the_loss_is_that_of_the_blocks_as_they_weigh(pairs_of: PairsOf, block_weights: tuple[float, ...]) -> None:
     task, everything = task_on(pairs_of(8), CONFIG, block_weights=block_weights), torch.arange(8)
-    _, given, truth = task.prepare(everything)
+    batch = task.prepare(everything)
+    given, truth = batch.given, batch.truth
     weights = {name: getattr(task.settings, name) for name in ("volume_weight", "shape_weight", "tempering")}
     first, last = (relaxation_loss([block], truth, **weights)["loss"].item() for block in task.network.refine(given))
     weights = [weight / sum(block_weights) for weight in block_weights] or [0.5, 0.5]
