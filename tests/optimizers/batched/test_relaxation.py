@@ -187,7 +187,7 @@ def test_a_crystal_that_fails_costs_itself(optimizer: str) -> None:
 def test_geometries_that_no_potential_takes_cost_themselves(optimizer: str) -> None:
     class Wary(EMT):
         def calculate(self, atoms, *args) -> None:
-            if not np.isfinite(atoms.positions).all() or atoms.get_volume() < 1e-3:
+            if not np.isfinite(atoms.positions).all():
                 raise ValueError("no such crystal")
             super().calculate(atoms, *args)
 
@@ -196,7 +196,8 @@ def test_geometries_that_no_potential_takes_cost_themselves(optimizer: str) -> N
     tiny.set_cell(1e-3 * tiny.cell.array, scale_atoms=True)
     for wrong in ([nowhere, tiny], [nowhere, tiny, good]):
         ends = relaxed([start(atoms, AllowedStrain()) for atoms in wrong], Together(Wary()), optimizer=optimizer)
-        assert ["no such crystal" in str(end.error) for end in ends] == [True, True, False][: len(wrong)]
+        for end, told in zip(ends, ("no such crystal", "has collapsed", "None"), strict=False):
+            assert told in str(end.error)
         assert [end.calls for end in ends[:2]] == [1, 1]
     assert ends[2].converged
 
