@@ -36,7 +36,7 @@ Exit codes, of every command:
 
 
 class Command(NamedTuple):
-    """Where a command is.
+    """The place of a command.
 
     Attributes:
         group: title, in the help of all.
