@@ -20,7 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ase.io
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -175,6 +174,8 @@ def _converter(device: str) -> Callable[[list[Path]], list[Path]]:
 
 
 def _extxyz(file: Path) -> Path:
+    import ase.io  # here, as each process of a screening imports this script before anything else
+
     made = file.with_suffix(".extxyz")
     with made.open("w", encoding="utf-8") as stream:
         for atoms in atoms_of(pq.ParquetFile(file).read()):

@@ -29,7 +29,8 @@ those weights; before and now on the H200 were measured on one machine within te
 most of whose time is the start. Rows with a rate in their middle half, between the first and the third quarter of the
 crystals, came later, when processes started sooner. One and two GPUs with 32 cores were measured in one run, in
 which processes started more slowly: Python could not keep the modules that it had compiled, and importing torch took 4
-seconds. Where it could, crystals were 80,000 three times over. Four GPUs were not to be had.
+seconds. Where it could, crystals were 80,000 three times over. The last row of an H200 is of fewer crystals, 80,000
+once, from when processes start before the command loads torch. Four GPUs were not to be had.
 """
 
 

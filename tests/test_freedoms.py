@@ -19,6 +19,9 @@ SLOW = {"Ray Data": "ray", "jobflow": "jobflow"}
 #: Doors that relax one by one by what `deeprelax screen` calls too, or what calls it.
 BEHIND_OTHERS = {"`relax_many`", "`relax_many`, calculator", "`deeprelax relax`, calculator"}
 
+#: What is kept in batches in ways of its own; those of the others are tested in tests/optimizers/batched.
+BATCHED = {"mask and constant volume", "kept symmetry", "pressure"}
+
 
 def doors(*, finishes: bool) -> list:
     return [
@@ -69,7 +72,10 @@ def test_with_a_calculator_it_ends_where_ase_does(door: str, freedom: str):
     assert enthalpy(FREEDOMS[freedom], end) == pytest.approx(lowest_of(freedom), abs=5e-4)
 
 
-@pytest.mark.parametrize("freedom", FREEDOMS)
+@pytest.mark.parametrize(
+    "freedom",
+    [name if name in BATCHED else pytest.param(name, marks=pytest.mark.slow) for name in FREEDOMS],
+)
 @pytest.mark.parametrize(
     "door", [pytest.param("`deeprelax relax`, calculator", marks=pytest.mark.slow), "`deeprelax screen`, calculator"]
 )

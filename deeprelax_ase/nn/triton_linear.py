@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # else all would be compiled twice: for multiples of 16 atoms, and others
 def _linear(
     a, weight, bias, out, rows, N: tl.constexpr, K: tl.constexpr, BIAS: tl.constexpr, SILU: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,

@@ -17,6 +17,9 @@ from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
 
+#: Times that a finish may stretch a cell along any line: skewed ever more at one volume, cells become ever flatter.
+_MOST_STRETCHED = 5.0
+
 
 class EnergyForces(NamedTuple):
     """Energy and largest force that the calculator computes for a geometry.
@@ -91,8 +94,13 @@ def forces_are_finite(dof: DegreesOfFreedom) -> bool:
 
 
 def is_collapsed(dof: DegreesOfFreedom) -> bool:
-    """Whether the cell has become so small that the calculator would list endless neighbours."""
-    return dof.moves_cell and 0 < dof.atoms.cell.volume < COLLAPSED * len(dof.atoms)
+    """Whether the cell has become so small, or so flat, that the calculator would list endless neighbours."""
+    if not dof.moves_cell or dof.atoms.cell.rank < 3:
+        return False
+    if dof.atoms.cell.volume < COLLAPSED * len(dof.atoms):
+        return True
+    start = dof.orig_cell  # of a filter around the cell
+    return start is not None and bool(np.linalg.norm(np.linalg.solve(start, dof.atoms.cell.array), 2) > _MOST_STRETCHED)
 
 
 def energy_of(target: Any) -> float:

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from deeprelax_ase.errors import WorkerError
 from deeprelax_ase.prediction.pool import WorkerPool
-from deeprelax_ase.prediction.slots import default_workers
 from deeprelax_ase.prediction.worker import is_of_an_item
 
 Item = TypeVar("Item")
@@ -55,10 +54,7 @@ def map_in_processes(
         OSError, DeepRelaxError: what the function raised, and no item is at fault of.
     """
     chunks = _chunks(iter(items), chunk)
-    if workers == 0:
-        results = _here(make(device), chunks)
-    else:
-        results = _there(make, chunks, default_workers(device) if workers is None else workers, device)
+    results = _here(make(device), chunks) if workers == 0 else _there(make, chunks, workers, device)
     for number, result in enumerate(results):
         if not isinstance(result, _Failed):
             yield result
@@ -86,7 +82,7 @@ def _here(function: Function[Item, Result], chunks: Iterable[list[Item]]) -> Ite
 
 
 def _there(
-    make: Callable[[str], Function[Item, Result]], chunks: Iterable[list[Item]], workers: int, device: str
+    make: Callable[[str], Function[Item, Result]], chunks: Iterable[list[Item]], workers: int | None, device: str
 ) -> Iterator[Result | _Failed]:
     with WorkerPool(
         partial(_skipping_failed, make),

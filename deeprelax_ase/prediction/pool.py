@@ -14,13 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
 from deeprelax_ase.errors import WorkerError
-from deeprelax_ase.prediction.slots import WorkerSlot
+from deeprelax_ase.prediction.slots import WorkerSlot, most_workers
 from deeprelax_ase.prediction.worker import ItemError, Make, WorkerDied, WorkerProcess, pack
 
 #: Reason of a crystal that kills its process.
@@ -85,7 +85,7 @@ class WorkerPool:
         make: makes of a device, in each process, what takes items and returns their results; is sent by pickle.
         join: makes the results of a job out of those of its parts, in order.
         mark_failed: what to do instead of items of which one, alone, fails for a reason that is given in one line.
-        workers: processes. With several, each computes in one thread.
+        workers: processes; None for as many as suit the machine. With several, each computes in one thread.
         device: given to the processes in turn where it is ``cuda`` or ``auto``; empty where they need none.
     """
 
@@ -95,17 +95,16 @@ class WorkerPool:
         *,
         join: Callable[[list[Any]], Any],
         mark_failed: Callable[[Any, str], Any],
-        workers: int,
+        workers: int | None,
         device: str,
     ) -> None:
-        if workers < 1:
+        if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        self.workers = workers
+        self._first = WorkerSlot(0, workers, device)
         self._make, self._join, self._mark_failed = make, join, mark_failed
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._threads = ThreadPoolExecutor(workers or most_workers(), thread_name_prefix="worker")
         self._free: queue.SimpleQueue[WorkerSlot] = queue.SimpleQueue()
-        for number in range(workers):
-            self._free.put(WorkerSlot(number, workers, device))
+        self._free.put(self._first)
         self._processes: dict[WorkerSlot, WorkerProcess] = {}
         self._starting, self._closed = threading.Lock(), False
         self._at_exit = partial(_close, weakref.ref(self))
@@ -119,8 +118,17 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start the processes without waiting for them; what goes wrong is told when there is a job."""
-        for _ in range(self.workers):
+        self._threads.submit(self._start_one)  # before this process loads torch, to count GPUs
+        for _ in range(1, self.workers):
             self._threads.submit(self._start_one)
+
+    @cached_property
+    def workers(self) -> int:
+        """How many processes there are, the first of which can start before this is known."""
+        number = self._first.count()
+        for further in range(1, number):
+            self._free.put(replace(self._first, number=further))
+        return number
 
     def close(self) -> None:
         """End the processes at once: what they work at is wanted no longer."""

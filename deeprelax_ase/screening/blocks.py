@@ -14,9 +14,7 @@ import pyarrow as pa
 
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.io.reading import read
-from deeprelax_ase.screening.columns import in_order, read_plain
 from deeprelax_ase.screening.rows import numbered, structures_table
-from deeprelax_ase.screening.table_relaxer import TableRelaxer
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import StructureRef
@@ -47,6 +45,8 @@ def table_of(refs: Iterable[StructureRef], *, first_index: int = 0, id_key: str 
         first_index: index of the first one.
         id_key: key that names each structure, see :func:`~deeprelax_ase.io.reading.read`.
     """
+    from deeprelax_ase.screening.columns import in_order, read_plain  # here, as they load torch
+
     refs = list(refs)
     places, table = read_plain(refs, id_key)
     if len(table) == len(refs):
@@ -92,6 +92,8 @@ class BlockRelaxer:
     """
 
     def __init__(self, options: RelaxOptions, id_key: str | None, device: str) -> None:
+        from deeprelax_ase.screening.table_relaxer import TableRelaxer  # here, as it loads torch
+
         self.id_key, self.relax = id_key, TableRelaxer(replace(options, device=device))
 
     def __call__(self, refs: Sequence[StructureRef]) -> Relaxed:

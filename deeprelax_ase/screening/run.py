@@ -19,7 +19,6 @@ from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.source import Source, open_source
 from deeprelax_ase.prediction.pool import WorkerPool
-from deeprelax_ase.prediction.slots import default_workers
 from deeprelax_ase.screening.blocks import BlockRelaxer, Relaxed, blocks_of, mark_failed
 from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.journal import Line
@@ -94,13 +93,13 @@ def screen(
         DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
     """
-    from deeprelax_ase.prediction.devices import is_gpu  # here, as it loads torch
-
     options = options or RelaxOptions()
-    on_gpu = is_gpu(options.device)  # what is wrong with the options shows here
     with processes(partial(BlockRelaxer, options, id_key), options.device, workers) as pool:
         if pool and options.calculator == NONE:  # a potential may have to be fetched first, once
             pool.start()
+        from deeprelax_ase.prediction.devices import is_gpu  # here, as it loads torch, which the processes do meanwhile
+
+        on_gpu = is_gpu(options.device)  # what is wrong with the options shows here
         relaxer = BlockRelaxer(options, id_key, "cpu" if pool else options.device)  # GPUs are for the processes
         named = replace(options, model=options.model or relaxer.relax.predictor.model_name)  # the folder names it
         weights = relaxer.relax.predictor.model.card.sha256
@@ -115,8 +114,7 @@ def processes(
     """Processes for the blocks of a :class:`Task`, each with what ``make`` makes of its device; None where 0 do."""
     if workers == 0:
         return nullcontext()
-    number = default_workers(device) if workers is None else workers
-    return WorkerPool(make, join=Relaxed.join, mark_failed=mark_failed, workers=number, device=device)
+    return WorkerPool(make, join=Relaxed.join, mark_failed=mark_failed, workers=workers, device=device)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_dtype_is_put_back_after_an_error():
 
 @needs_weights
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("default", [torch.float64, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_the_callers_default_type_is_neither_used_nor_changed(dtype, default):
     salt, other = distorted_salt(), distorted_salt()
     salt.calc = get_calculator(str(M3GNET), dtype=dtype)
@@ -102,7 +102,7 @@ def test_the_callers_default_type_is_neither_used_nor_changed(dtype, default):
 
 
 @needs_weights
-@pytest.mark.parametrize(("threads", "used"), [(None, 3), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("threads", "used"), [(None, 3), pytest.param(1, 1, marks=pytest.mark.slow), (2, 2)])
 def test_threads_are_those_of_the_calculation_alone(monkeypatch, threads, used):
     calculator = get_calculator(str(M3GNET), threads=threads)
     network = calculator.potential if runs_on_dgl() else calculator.potential.network

@@ -49,6 +49,7 @@ def test_rmsd_is_one_without_a_match() -> None:
     assert structure_match(other, rock_salt(4.2)) == (False, 1.0)
 
 
+@pytest.mark.slow  # the pair that ends one of two processes is matched between others
 def test_matches_come_in_order_from_several_processes() -> None:
     pytest.importorskip("pymatgen")
     crystals = [rock_salt(4.2, 0.01 * n) for n in range(5)]

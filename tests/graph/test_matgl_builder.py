@@ -217,6 +217,7 @@ assert ("dgl" in sys.modules) == runs_on_dgl()
 """
 
 
+@pytest.mark.slow  # seconds of imports; that it is imported late is held by tests/cli/test_process.py too
 def test_matgl_is_imported_late_quietly_and_leaves_no_file(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     home = tmp_path / "home"

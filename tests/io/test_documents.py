@@ -65,7 +65,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["json", pytest.param("jsonl", marks=pytest.mark.slow), "parquet"])
 def test_modules_that_json_names_are_never_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:

@@ -37,7 +37,7 @@ def test_others_are_refused(make_atoms, predictor, finish):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "fast"])
-@pytest.mark.parametrize("relax_cell", [True, False])
+@pytest.mark.parametrize("relax_cell", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_any_stepping_optimizer_finishes(make_atoms, predictor, name, relax_cell):
     atoms = make_atoms()
     optimizer = quiet(atoms, predictor, finish=name, relax_cell=relax_cell)

@@ -55,3 +55,12 @@ def test_as_many_processes_as_the_machine_makes_good_use_of(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
     assert default_workers(device) == workers
+    assert WorkerSlot(0, None, device).count() == workers
+
+
+def test_the_first_process_knows_by_itself_how_many_share_its_gpu(
+    two_gpus: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert share_device(WorkerSlot(0, None, "auto")) == "cuda:0"
+    assert two_gpus == {"cuda:0": pytest.approx(1 / 3 - 1 / 80)}  # of six

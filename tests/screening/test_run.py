@@ -55,6 +55,30 @@ def assert_complete(out: Path, number: int) -> None:
         assert row["volume_change"] == pytest.approx(alone.volume_change, abs=1e-5)
 
 
+#: Tells whether torch is loaded when the processes of a screening are started.
+STARTS = """
+import sys
+from deeprelax_ase.prediction.pool import WorkerPool
+from deeprelax_ase.screening.options import RelaxOptions
+from deeprelax_ase.screening.run import screen
+
+def start(pool):
+    print("torch" in sys.modules)
+    raise SystemExit
+
+WorkerPool.start = start
+screen([], "out", RelaxOptions(device=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
+def test_processes_start_before_this_one_loads_torch(device: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, device], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 def test_symmetry_is_held_by_a_run_that_goes_on(tmp_path: Path, quick: RelaxOptions) -> None:
     """The crystals keep their space group under a calculator, and come out as in a run that nothing interrupts."""
     alloys = [bulk(host, "fcc", a=4.1, cubic=True) for host in ("Cu", "Ag", "Ni")]

@@ -206,7 +206,15 @@ def test_tables_hold_no_errors(quick: RelaxOptions) -> None:
 BATCHED = "tests.batched_emt:springs"
 
 
-@pytest.mark.parametrize("change", [{}, {"finish": "fast"}, {"finish": "none"}, {"relax_cell": False}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        *(pytest.param(given, marks=pytest.mark.slow) for given in ({"finish": "fast"}, {"finish": "none"})),
+        {"relax_cell": False},
+    ],
+    ids=str,
+)
 def test_a_potential_in_batches_finishes_as_its_calculator_does(finishing: RelaxOptions, change: dict) -> None:
     table = structures_table([*some_crystals(3), *layers()[:2], StructureFileError("cannot be read"), Atoms("H2")])
     expected = TableRelaxer(replace(finishing, **change))(table).to_pylist()

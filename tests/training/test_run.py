@@ -40,7 +40,7 @@ def model_from(config: RunConfig, **options) -> ModelCard:
 # -- from pairs to a model
 
 
-@both
+@pytest.mark.parametrize("architecture", ["DeepRelaxE3", pytest.param("DeepRelax", marks=pytest.mark.slow)])
 def test_a_run_ends_with_a_model_that_predicts(values_of: ValuesOf, architecture: str, splits_file: Path) -> None:
     config = run_config(values_of(architecture, members=2, description="A tiny one.", licence="CC0-1.0"))
     told: list[tuple[int, int]] = []
@@ -170,7 +170,11 @@ def test_empty_splits_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("labels", "level", "expected"),
-    [(["relaxed"], "PBE", "PBE"), (["m3gnet"], "PBE", "M3GNet"), (["relaxed"], "OAM", "OAM")],
+    [
+        (["relaxed"], "PBE", "PBE"),
+        (["m3gnet"], "PBE", "M3GNet"),
+        pytest.param(["relaxed"], "OAM", "OAM", marks=pytest.mark.slow),
+    ],
 )
 def test_the_model_is_of_a_level_that_the_pairs_have(values_of: ValuesOf, labels, level: str, expected: str) -> None:
     card = model_from(run_config(values_of(**{"data.labels": labels, "data.level": level})))

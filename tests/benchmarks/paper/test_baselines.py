@@ -22,7 +22,10 @@ STILL = AugmentationSettings(interpolated=0, relaxed=0, strained=0, rattled=0, r
 Relax = Callable[[RelaxationPairs, Tensor | None], tuple[Tensor, Tensor]]
 
 
-@pytest.fixture(params=[name for name, (config, _) in BASELINES.items() if config.frame == "cell"])
+NAMES = [name for name, (config, _) in BASELINES.items() if config.frame == "cell"]
+
+
+@pytest.fixture(params=NAMES)
 def config(request: pytest.FixtureRequest) -> DirectConfig:
     return replace(BASELINES[request.param][0], channels=12, num_layers=2, num_basis=8, cutoff=4.5)
 
@@ -137,6 +140,9 @@ def test_an_untrained_network_predicts_the_unrelaxed_crystal(config: DirectConfi
     assert torch.equal(cell, pairs.cell_initial)
 
 
+@pytest.mark.parametrize(
+    "config", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])], indirect=True
+)
 def test_a_network_relaxes_what_it_has_learnt(config: DirectConfig, tmp_path: Path) -> None:
     pairs = make_pairs(12, dtype=torch.float32)
     settings = TrainingSettings(

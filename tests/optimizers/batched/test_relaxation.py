@@ -81,7 +81,8 @@ FREEDOMS = {
     [
         pytest.param("fire", "cell", marks=pytest.mark.slow),  # fast in a cell, fire in a fixed one are not
         ("fire", "fixed cell"),
-        *(("fast", name) for name in FREEDOMS),
+        *(("fast", name) for name in FREEDOMS if name not in ("in plane", "hydrostatic")),
+        *(pytest.param("fast", name, marks=pytest.mark.slow) for name in ("in plane", "hydrostatic")),
     ],
 )
 def test_each_takes_the_steps_that_it_takes_alone(optimizer: str, freedom: str) -> None:
