@@ -12,7 +12,6 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import StrainFilter
 
-from deeprelax_ase.graph.checks import COLLAPSED
 from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
@@ -95,6 +94,8 @@ def forces_are_finite(dof: DegreesOfFreedom) -> bool:
 
 def is_collapsed(dof: DegreesOfFreedom) -> bool:
     """Whether the cell has become so small, or so flat, that the calculator would list endless neighbours."""
+    from deeprelax_ase.graph.checks import COLLAPSED  # with torch
+
     if not dof.moves_cell or dof.atoms.cell.rank < 3:
         return False
     if dof.atoms.cell.volume < COLLAPSED * len(dof.atoms):

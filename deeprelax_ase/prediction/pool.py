@@ -124,7 +124,7 @@ class WorkerPool:
 
     @cached_property
     def workers(self) -> int:
-        """How many processes there are, the first of which can start before this is known."""
+        """Count the processes; the first of them can start before it is known."""
         number = self._first.count()
         for further in range(1, number):
             self._free.put(replace(self._first, number=further))
