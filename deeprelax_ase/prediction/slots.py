@@ -31,7 +31,7 @@ class WorkerSlot:
     device: str
 
     def count(self) -> int:
-        """How many there are; on GPUs the default takes torch to count."""
+        """Count the processes; on GPUs the default takes torch to do so."""
         return default_workers(self.device) if self.workers is None else self.workers
 
 
