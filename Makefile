@@ -37,8 +37,8 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 # first, pinned: left to itself pip takes the newest, with gigabytes of CUDA libraries where a CPU wheel would do. uv
 # installs the others in half a minute instead of four; it does not read pip's settings, so pip steps in where it fails.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) torch setuptools uv
-	$(UV) --no-build-isolation -e ".[$(EXTRAS)]" || $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
+	$(PIP) torch setuptools
+	$(PIP) uv && $(UV) --no-build-isolation -e ".[$(EXTRAS)]" || $(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
 
 install: $(STAMP) ## set up the virtual environment with the pinned versions

@@ -35,10 +35,18 @@ On all test crystals, by kind: what was, what is, and the paired difference with
 
 The median error of energies went from {energy[0]:.0f} to {energy[1]:.0f} meV/atom. Volumes of universal DFT-labelled
 crystals were off by {mean[0]:.2f} Å³ in the mean and {median[0]:.2f} in the median, now by {mean[1]:.2f} and
-{median[1]:.2f}. Bounds of slabs under M3GNet held for {bounds[0]:.1%}, now {bounds[1]:.1%}. Novelty tells molecules
-by an AUROC of {PBE_molecules[1]:.3f} and {M3GNet_molecules[1]:.3f} ({PBE_molecules[0]:.3f} and
-{M3GNet_molecules[0]:.3f}). Of the crystals that are accepted, and of these further off than they began, on test
-crystals:
+{median[1]:.2f}. Coordinates of DFT-labelled X-Mn-O crystals were off by {PBE_xmno[0]:.4f} Å (`DeepRelax-M3GNet`
+{M3GNet_xmno[0]:.4f}), now by {PBE_xmno[1]:.4f} ({M3GNet_xmno[1]:.4f}). Of all X-Mn-O crystals {PBE_further[0]:.1%}
+({M3GNet_further[0]:.1%}) ended further off, now {PBE_further[1]:.1%} ({M3GNet_further[1]:.1%}). Novelty tells
+molecules by an AUROC of {PBE_molecules[1]:.3f} ({M3GNet_molecules[1]:.3f}), before {PBE_molecules[0]:.3f}
+({M3GNet_molecules[0]:.3f}), and flags {PBE_flagged[1]:.0%} of them ({M3GNet_flagged[1]:.0%}), before
+{PBE_flagged[0]:.0%} ({M3GNet_flagged[0]:.0%}).
+
+Share of test crystals whose coordinates lie within their 90 % bound, by the kinds that the model tells:
+
+{bounds}
+
+Crystals that are accepted, and those of them that end further off than they began, on test crystals:
 
 {accepted}"""
 
@@ -48,6 +56,7 @@ def sections(results: Path) -> list[str]:
     found = read(results, "last_stage")
     told = {"on_the_way": on_the_way(found["rows"]), "by_kind": _by_kind(found["test"])}
     told["accepted"] = _accepted(found["before"]["accepted"], results)
+    told["bounds"] = _bounds(found["before"]["bounds"], results)
     return [STAGE.format(**told, **_learnt_from(found), **_beside(found["before"], results))]
 
 
@@ -69,11 +78,14 @@ def _beside(before: dict[str, Any], results: Path) -> dict[str, tuple[float, flo
     volume = read(results, "accuracy-PBE")["results"]["pairs_universal, DFT-labelled"]["volume"]
     was = before["universal, DFT-labelled, volume"]
     told |= {"mean": (was["mean"], volume["predicted"]), "median": (was["median"], volume["predicted_median"])}
-    slabs = read(results, "coverage-M3GNet")["test"]["kind: slabs"]["coordinates coverage"]
-    told["bounds"] = before["bounds"]["M3GNet"]["coordinates"], slabs
     for name in LEVELS:
-        now = read(results, f"novelty-{name}")["kinds"]["molecules"]["auroc"]
-        told[f"{name}_molecules"] = before["novelty, molecules"][name], now
+        known = read(results, f"novelty-{name}")["kinds"]["molecules"]
+        told[f"{name}_molecules"] = before["novelty, molecules"][name], known["auroc"]
+        told[f"{name}_flagged"] = before["molecules flagged"][name], known["flagged"]
+        off = read(results, f"accuracy-{name}")["results"]["pairs_xmno, DFT-labelled"]["coordinates"]["predicted"]
+        told[f"{name}_xmno"] = before["X-Mn-O, DFT-labelled"][name], off
+        further = read(results, f"never_worse-{name}")["rows"]["xmno"]["worse"]
+        told[f"{name}_further"] = before["further off"][name]["xmno"], further
     return told
 
 
@@ -108,3 +120,18 @@ def _accepted(before: dict[str, Any], results: Path) -> str:
         cells.append(row)
     heads = [f"{level}: {head}" for level in LEVELS for head in ("accepted", "of these further off")]
     return table(["", *heads], cells)
+
+
+def _bounds(before: dict[str, Any], results: Path) -> str:
+    now = {name: read(results, f"coverage-{name}")["test"] for name in LEVELS}
+    cells = [
+        [
+            kind,
+            *(
+                f"{before[name][kind]:.1%} → {now[name][f'kind: {kind}']['coordinates coverage']:.1%}"
+                for name in LEVELS
+            ),
+        ]
+        for kind in before["PBE"]
+    ]
+    return table(["", *LEVELS], cells)

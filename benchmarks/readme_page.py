@@ -20,6 +20,7 @@ from kinds import MEAN
 from model_card_failures import above_hundred, percent
 from relaxed_energy_page import in_short
 from shared import RESULTS, filled, read, table
+from time_to_minimum_page import other_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ("trust", "dft", "accuracy", "optimizer", "limits", "screening", "graphs", "labels")
@@ -227,14 +228,15 @@ def _compared(results: Path) -> str:
         crystals = "" if of["crystals"] == found["crystals"] else f" ({of['crystals']} crystals)"
         lines.append([title + crystals, milliseconds, f"{of['calls']:.0f}" if "calls" in of else "", *ends])
     heading = (
-        f"to M3GNet's minima, {found['crystals']} test crystals | ms a crystal, {found['environment']['gpu']} | "
+        f"to M3GNet's minima, {found['crystals']} test crystals{other_weights(found)} | "
+        f"ms a crystal, {found['environment']['gpu']} | "
         "mean calls to 0.05 eV/Å | median distance (Å) | median energy above (meV/atom)"
     )
     return table(heading, lines + _chgnet(), "l")
 
 
 def _compared_under(results: Path) -> str:
-    rows = _compared_rows(results)[1]
+    found, rows = _compared_rows(results)
     ours = rows["jump, fast"]["seconds"]
     rivals = {
         "fast": "of `fast` alone",
@@ -242,7 +244,7 @@ def _compared_under(results: Path) -> str:
         "TorchSim's fire": "of TorchSim's",
     }
     shares = [f"{ours / rows[name]['seconds']:.2f} {title}" for name, title in rivals.items()]
-    return f"{shares[0]}, {shares[1]} and {shares[2]}"
+    return f"{shares[0]}, {shares[1]} and {shares[2]}{other_weights(found)}"
 
 
 def _chgnet() -> list[list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import DeviceError
-from deeprelax_ase.graph.checks import COLLAPSED
+from deeprelax_ase.graph.checks import COLLAPSED, FLAT
 from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
@@ -194,12 +194,15 @@ class BatchedPotential(ABC):
         }
 
     def _collapsed(self, cells: Cells, batch: Batch) -> dict[int, str]:
-        """Say which cells are too small to be computed; on a GPU, which is not waited for, memory ends first."""
+        """Say which cells are too small or flat to be computed; on a GPU, not waited for, memory ends first."""
         if self.device.type == "cuda":
             return {}
         volumes, counts = determinants(cells).abs(), torch.bincount(batch, minlength=len(cells))
-        small = (volumes < COLLAPSED * counts).nonzero().squeeze(1).tolist()
-        return {g: f"the cell has collapsed to {float(volumes[g]):.3g} Å³ for {int(counts[g])} atoms" for g in small}
+        per_atom, across = volumes / counts, torch.linalg.svdvals(cells)[:, -1]
+        return {
+            g: f"the cell has collapsed, to {float(per_atom[g]):.2g} Å³ an atom and {float(across[g]):.2g} Å across"
+            for g in ((per_atom < COLLAPSED) | (across < FLAT)).nonzero().squeeze(1).tolist()
+        }
 
     def _mark_not_finite(self, found: Evaluated, batch: Batch) -> None:
         total = found.energies.sum() + found.forces.sum()

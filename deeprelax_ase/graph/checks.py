@@ -25,6 +25,9 @@ MIN_VOLUME = MIN_DISTANCE**3 / math.sqrt(2)
 #: of GPa. Long before :data:`MIN_VOLUME` a potential lists so many neighbours that it never ends, or fills the memory.
 COLLAPSED = 0.5
 
+#: Å across the thinnest direction of a cell, below which a potential lists neighbours without an end, for any volume.
+FLAT = 0.05
+
 
 def check_density(cell: Cells, batch: Batch) -> None:
     """Refuse cells so small that atoms must overlap, before their endless neighbours are listed.
