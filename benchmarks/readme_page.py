@@ -129,7 +129,7 @@ def _energies(results: Path) -> str:
         return f"{min(values):.0f} to {max(values):.0f}"
 
     return (
-        f"final energies are {span('mean', 1e3)} meV/atom higher in the mean with the jump, of which a few crystals in "
+        f"final energies differ with the jump by {span('mean', 1e3)} meV/atom in the mean, of which a few crystals in "
         f"other minima make the most (higher in {span('higher', 100)} %, lower in {span('lower', 100)} %)"
     )
 
