@@ -44,13 +44,13 @@ DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES python benchmarks/time_to_minimu
     --json benchmarks/results/time_to_minimum-M3GNet-cuda.json
 ```
 
-On a CPU with `--device cpu --threads 1 --every 10 --few 4` instead of `--few 3 --device cuda`; under Nequix with
-`--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model DeepRelax-PBE`; into their own files. The
-figure and the first tables are of one run on one GPU, Nequix after M3GNet, one thread of the CPU beside them; what
-Nequix takes on a CPU was measured on another machine. Nequix and the CPU are of earlier code and of the weights
-before the last two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet two other jobs
-were at work on the machine's other GPUs and cores; TorchSim's FIRE took {simulated} ms a crystal in an earlier run
-without.
+On a CPU with `--device cpu --threads 1 --busy --each 50 --every 10 --few 4` instead of `--each 30 --few 3 --torch-sim
+--device cuda`; under Nequix with `--every 5 --few 1 --steps 200 --potential nequix_torch_sim:nequix --model
+DeepRelax-PBE`; into their own files. The figure and the first tables are of one run on one GPU, Nequix after M3GNet;
+what CPUs take was measured on other machines. M3GNet's on a CPU, seconds of the processor, are of a busy machine, on
+which a run varied by some tenths, and without TorchSim. Nequix is of earlier code and of the weights before the last
+two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet two other jobs were at work on
+the machine's other GPUs and cores; TorchSim's FIRE took {simulated} ms a crystal in an earlier run without.
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
 `DeepRelaxOptimizer` moves them; TorchSim's optimizers move all of every cell, those of layers too. One by one were
