@@ -277,7 +277,10 @@ def test_killed_again_and_again_it_comes_to_the_same_end(
     with chdir(tmp_path):
         label([file], "whole", OPTIONS, workers=0, block_size=size)
     for name, array in arrays(tmp_path / "whole").items():
-        np.testing.assert_array_equal(array, arrays(out)[name], err_msg=name)
+        if array.dtype.kind == "f":  # in other blocks and processes sums are rounded otherwise
+            np.testing.assert_allclose(array, arrays(out)[name], rtol=0, atol=1e-10, equal_nan=True, err_msg=name)
+        else:
+            np.testing.assert_array_equal(array, arrays(out)[name], err_msg=name)
 
 
 def test_the_level_is_that_of_m3gnet_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
