@@ -197,11 +197,15 @@ class BatchedPotential(ABC):
         """Say which cells are too small or flat to be computed; on a GPU, not waited for, memory ends first."""
         if self.device.type == "cuda":
             return {}
-        volumes, counts = determinants(cells).abs(), torch.bincount(batch, minlength=len(cells))
-        per_atom, across = volumes / counts, torch.linalg.svdvals(cells)[:, -1]
+        places = cells.isfinite().all(dim=2).all(dim=1).nonzero().squeeze(1)  # what computes the others tells
+        cells = cells[places]
+        per_atom = determinants(cells).abs() / torch.bincount(batch)[places]
+        across = torch.linalg.svdvals(cells)[:, -1]
         return {
-            g: f"the cell has collapsed, to {float(per_atom[g]):.2g} Å³ an atom and {float(across[g]):.2g} Å across"
-            for g in ((per_atom < COLLAPSED) | (across < FLAT)).nonzero().squeeze(1).tolist()
+            int(
+                places[k]
+            ): f"the cell has collapsed, to {float(per_atom[k]):.2g} Å³ an atom and {float(across[k]):.2g} Å across"
+            for k in ((per_atom < COLLAPSED) | (across < FLAT)).nonzero().squeeze(1).tolist()
         }
 
     def _mark_not_finite(self, found: Evaluated, batch: Batch) -> None:

@@ -77,10 +77,21 @@ class TestABatchLosesNothing:
     def test_cells_that_have_collapsed_are_not_computed(self):
         """Neighbours without an end would take all memory, or for ever."""
         potential = Springs()
-        collapsed = bulk("Cu", cubic=True, a=1.0)
-        found = potential(*tensors_of([GOOD[0], collapsed, GOOD[1]]))
-        assert found.errors == {1: "the cell has collapsed, to 0.25 Å³ an atom and 1 Å across"}
+        small, flat = bulk("Cu", cubic=True, a=1.0), bulk("Cu", cubic=True, a=4.0)
+        flat.set_cell([40.0, 40.0, 0.04], scale_atoms=True)
+        found = potential(*tensors_of([GOOD[0], small, flat, GOOD[1]]))
+        assert found.errors == {
+            1: "the cell has collapsed, to 0.25 Å³ an atom and 1 Å across",
+            2: "the cell has collapsed, to 16 Å³ an atom and 0.04 Å across",
+        }
         assert potential.asked == [len(GOOD[0]) + len(GOOD[1])]
+
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf])
+    def test_a_cell_that_is_no_number_costs_nobody_else(self, wrong: float):
+        numbers, positions, cells, batch = tensors_of(GOOD)
+        cells[0, 0, 0] = wrong
+        found = Springs()(numbers, positions, cells, batch)
+        assert found.energies[1:].isfinite().all()
 
     def test_a_lost_device_is_nobodys_fault(self):
         with pytest.raises(DeviceError, match="Begin anew in another process"):
