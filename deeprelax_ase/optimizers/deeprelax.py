@@ -320,7 +320,7 @@ class DeepRelaxOptimizer(Optimizer):
     def _stop(self, reason: str) -> NoReturn:
         if self._last_finite is not None:
             self._last_finite.restore()
-            reason += "; the atoms are back at the last geometry whose forces are"
+            reason += "; the atoms are back at the last geometry whose forces are finite"
         if self.finish is not None:
             self.finish.forget()
         log.label_failure(self._dof.atoms, reason)
