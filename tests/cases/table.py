@@ -170,7 +170,7 @@ COMFORT = {
     "the optimizer in a pickle": ("optimizers/test_pickling.py::test_it_goes_on_as_the_original",),
     "options without sense": (
         "cases/test_comfort.py::test_options_without_sense_are_refused_at_once",
-        "screening/test_run.py::test_a_folder_without_a_name_is_none",
+        "screening/test_refusals.py::test_a_folder_without_a_name_is_none",
     ),
     "one vocabulary": ("cases/test_comfort.py::test_relax_and_screen_have_one_vocabulary",),
     "progress": ("cli/test_relax_calculator.py::test_progress_on_a_terminal",),
