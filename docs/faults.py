@@ -149,9 +149,9 @@ FAULTS = (
     Fault(
         "an input changed since the run began, or changes while it is screened",
         "refused, with its name",
-        _of(
+        _of("screening/test_refusals", "test_a_changed_input_is_refused")
+        + _of(
             "screening/test_run",
-            "test_a_changed_input_is_refused",
             "test_an_input_that_changes_on_the_way_is_refused",
             "test_a_folder_whose_files_change_on_the_way_is_refused",
         )
