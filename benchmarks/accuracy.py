@@ -20,8 +20,8 @@ from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import displacement_sizes
 from deeprelax_ase.evaluation.assessment import Assessment, assess
+from deeprelax_ase.evaluation.cached_predictions import Predicted, predict
 from deeprelax_ase.evaluation.calibrate import labels_for
-from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.progress import progress
 

@@ -27,9 +27,9 @@ from shared import options
 from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS, concatenate
+from deeprelax_ase.evaluation.cached_predictions import Predicted, predict
 from deeprelax_ase.evaluation.calibrate import labels_for, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
-from deeprelax_ase.evaluation.predicting import Predicted, predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.evaluation.structure_matching import structure_matches
 from deeprelax_ase.models.loading import load_model

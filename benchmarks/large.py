@@ -23,7 +23,7 @@ from under_potential import relaxed_under
 from deeprelax_ase import Crystal
 from deeprelax_ase.data import PairDataset, RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.readers import RawPair
-from deeprelax_ase.evaluation.predicting import predict
+from deeprelax_ase.evaluation.cached_predictions import predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.labelling.lattice import Lattice, supercell
 from deeprelax_ase.labelling.similarity import Substitutes

@@ -25,10 +25,10 @@ from shared import RESULTS, options, read
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import SPLITS, displacement_sizes
+from deeprelax_ase.evaluation.cached_predictions import predict
 from deeprelax_ase.evaluation.calibrate import labels_for
 from deeprelax_ase.evaluation.groups import RARE, chemistry, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, prediction_errors
-from deeprelax_ase.evaluation.predicting import predict
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.registry import WEIGHTS
 

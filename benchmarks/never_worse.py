@@ -19,9 +19,9 @@ from shared import options
 from deeprelax_ase import Predictor
 from deeprelax_ase.data import crystals_of
 from deeprelax_ase.data.pairs import has_labels
+from deeprelax_ase.evaluation.cached_predictions import expected
 from deeprelax_ase.evaluation.calibrate import PredictedSplit, labels_for, predict_split, uncalibrated
 from deeprelax_ase.evaluation.metrics import crystal_errors
-from deeprelax_ase.evaluation.predicting import expected
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.prediction.judgement import likely_worse

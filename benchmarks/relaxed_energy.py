@@ -27,7 +27,7 @@ from shared import options
 from under_potential import energies_under
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
-from deeprelax_ase.evaluation.predicting import Predicted
+from deeprelax_ase.evaluation.cached_predictions import Predicted
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model

@@ -35,8 +35,8 @@ from deeprelax_ase.calculators.counting import CallCounter
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import concatenate
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.evaluation.baselines import Limits
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of
-from deeprelax_ase.evaluation.relaxed import Limits
 from deeprelax_ase.evaluation.results import environment, write_json
 from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.models.card import ModelCard

@@ -10,7 +10,7 @@ import numpy as np
 
 from deeprelax_ase import Crystal
 from deeprelax_ase.calculators import get_batched
-from deeprelax_ase.evaluation.kept import Columns, crystal_key, kept_rows
+from deeprelax_ase.evaluation.cached_predictions import Columns, crystal_key, kept_rows
 from deeprelax_ase.labelling.relaxer import evaluated
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, relax_in_batches
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.built_graph import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 

@@ -2,8 +2,7 @@ from .batched import BatchedPotential as BatchedPotential
 from .batched import Evaluated as Evaluated
 from .batched_ase import AsePotential as AsePotential
 from .batched_ase import PotentialCalculator as PotentialCalculator
-from .batched_registry import get_batched as get_batched
-from .chgnet_batch import CHGNetPotential as CHGNetPotential
+from .chgnet import CHGNetPotential as CHGNetPotential
 from .counting import CallCounter as CallCounter
 from .identity import calculator_name as calculator_name
 from .identity import level_note as level_note
@@ -20,5 +19,6 @@ from .potentials import M3GNET_POTENTIAL as M3GNET_POTENTIAL
 from .potentials import M3GNET_VARIABLE as M3GNET_VARIABLE
 from .potentials import TENSORNET_POTENTIAL as TENSORNET_POTENTIAL
 from .potentials import TENSORNET_VARIABLE as TENSORNET_VARIABLE
+from .registry import get_batched as get_batched
 from .registry import get_calculator as get_calculator
 from .torch_sim import TorchSimPotential as TorchSimPotential

@@ -34,7 +34,7 @@ from deeprelax_ase.cli.pair_options import PairLabels, PairSources, Split
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
-    from deeprelax_ase.evaluation.relaxed import Limits, Relax
+    from deeprelax_ase.evaluation.baselines import Limits, Relax
 
 #: Pairs of a quick measurement.
 QUICK = 30
@@ -108,11 +108,10 @@ def bench(
     import torch
 
     from deeprelax_ase.data import PairDataset
-    from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES
+    from deeprelax_ase.evaluation.baselines import DEFAULT_BASELINES, Limits
     from deeprelax_ase.evaluation.benchmark import bench as measure
     from deeprelax_ase.evaluation.benchmark_page import markdown
     from deeprelax_ase.evaluation.model_evaluation import part_of
-    from deeprelax_ase.evaluation.relaxed import Limits
 
     with stopping():
         if out is not None:

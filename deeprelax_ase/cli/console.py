@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from deeprelax_ase.crystal import Crystal
     from deeprelax_ase.models.card import ModelCard
-    from deeprelax_ase.optimizers.batch import RelaxedFrame
+    from deeprelax_ase.optimizers.frames import RelaxedFrame
 
 #: Up to so many crystals are listed one by one.
 TABLE_ROWS = 30

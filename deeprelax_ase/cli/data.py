@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,17 +13,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deeprelax_ase.cli import forces
-from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop, terminal
+from deeprelax_ase.cli.common import OK, SOME_FAILED, errors, refuse_taken, stop, stopping, terminal
+from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.help import HelpCommand, HelpGroup
-from deeprelax_ase.cli.options import PAIRS, NoProgress, Overwrite, argument, option
+from deeprelax_ase.cli.options import (
+    PAIRS,
+    Device,
+    DeviceOption,
+    NoProgress,
+    Overwrite,
+    argument,
+    option,
+    workers_option,
+)
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, PairFormat, PairKey, PairLevel
 from deeprelax_ase.errors import DeepRelaxError
+from deeprelax_ase.models.card import MOST_RECYCLES
 from deeprelax_ase.progress import progress
 
 if TYPE_CHECKING:
     from deeprelax_ase.data import PairDataset
     from deeprelax_ase.data.checks import DatasetReport
+
 
 _CHECK_EXAMPLES = """\
 Examples:
@@ -43,6 +55,14 @@ Examples:
         --fractions 0.7 0.15 0.15 -o pairs.npz
 
 Exit code 1: some pairs are refused.
+"""
+
+_FORCES_EXAMPLES = """\
+Examples:
+
+    export DEEPRELAX_M3GNET=path/to/M3GNet-MP-2021.2.8-PES
+    deeprelax data forces pairs.npz -o forces.npz
+    deeprelax train run.yaml --set data.forces=[forces.npz]
 """
 
 #: What is counted by name, and its title.
@@ -200,4 +220,37 @@ def _names(console: Console, title: str, names: list[str]) -> None:
     console.print("  " + ", ".join(names[:_NAMES]) + more, markup=False, soft_wrap=True)
 
 
-app.command(cls=HelpCommand, epilog=forces.EXAMPLES)(forces.forces)
+Workers = Annotated[int | None, workers_option("one for each core")]
+Model = Annotated[str, option("Its last member predicts.", "-m", "--model", metavar="NAME", completes=models)]
+Recycles = Annotated[int, option("Of the prediction.", metavar="N", min=1, max=MOST_RECYCLES)]
+
+
+@app.command(cls=HelpCommand, epilog=_FORCES_EXAMPLES)
+def forces(
+    data: Annotated[Path, argument("PAIRS.npz", "Relaxation pairs with M3GNet's labels; those for training count.")],
+    output: Annotated[Path, option("File to write.", "-o", "--output", metavar="FORCES.npz")],
+    model: Model = "DeepRelax-M3GNet",
+    recycles: Recycles = 1,
+    workers: Workers = None,
+    seed: Annotated[int, option("Of the points.", metavar="N")] = 0,
+    device: DeviceOption = Device.AUTO,
+    overwrite: Overwrite = False,
+    quiet: NoProgress = False,
+) -> None:
+    """Compute M3GNet's forces between predictions and its minima, for a network to learn to read them.
+
+    They are for training: `data.forces` of the file that `deeprelax train` takes.
+    """
+    refuse_taken(output, overwrite=overwrite)
+    import torch
+
+    from deeprelax_ase.labelling.forces import label_forces
+    from deeprelax_ase.progress import silent
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: BLAS has threads of its own
+    with stopping(also=KeyError), silent(quiet):
+        written, points = label_forces(
+            data, output, model=model, recycles=recycles, device=device.value, workers=workers, seed=seed
+        )
+    typer.echo(f"{written} of {points} points written to {output}")

@@ -32,7 +32,7 @@ from deeprelax_ase.progress import INTERVAL
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
     from deeprelax_ase.io.source import Source
-    from deeprelax_ase.optimizers.batch import RelaxedFrame
+    from deeprelax_ase.optimizers.frames import RelaxedFrame
     from deeprelax_ase.prediction.predictor import Predictor
 
 DEFAULT_OUTPUT = "relaxed.extxyz"
@@ -118,7 +118,7 @@ def _open(inputs: list[str], output: str, overwrite: bool) -> tuple[list[Source]
 def _make_calculator(how: Relaxing) -> Any:
     if not how.has_calculator:
         return None
-    from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
+    from deeprelax_ase.calculators.registry import calculator_of, get_batched
 
     return calculator_of(get_batched(how.calculator, device=how.device.value))
 
@@ -136,15 +136,15 @@ def _relax_frames(
     how: Relaxing, calculator: Any, predictor: Predictor, *, quiet: bool
 ) -> partial[Iterator[RelaxedFrame]]:
     """Return the function that relaxes frames, under ``calculator`` and, if needed, under others of its name."""
-    from deeprelax_ase.optimizers.batch import finish_frames, predict_frames
+    from deeprelax_ase.optimizers.frames import finish_frames, predict_frames
     from deeprelax_ase.prediction.judgement import TrustLimits
 
     limits = TrustLimits(**how.limits)
     limits.check(predictor.model_name, calibrated=predictor.calibration is not None)
     if calculator is None:
         return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
-    from deeprelax_ase.calculators.batched_registry import get_batched
-    from deeprelax_ase.optimizers.batched.frames import finish_frames_in_batches
+    from deeprelax_ase.calculators.registry import get_batched
+    from deeprelax_ase.optimizers.batched.finish import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
 
@@ -185,7 +185,7 @@ def _run(
 ) -> console.Tally:
     from deeprelax_ase.io.sink import open_sink
     from deeprelax_ase.io.source import told_left_out
-    from deeprelax_ase.optimizers.batch import write_frame
+    from deeprelax_ase.optimizers.frames import write_frame
     from deeprelax_ase.progress import is_live, progress
 
     shown, tally = errors(), console.Tally()

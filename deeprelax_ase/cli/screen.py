@@ -202,7 +202,7 @@ def _potential(how: Relaxing) -> Any:
     """Return the potential that finishes; None for none."""
     if not how.has_calculator:
         return None
-    from deeprelax_ase.calculators.batched_registry import get_batched
+    from deeprelax_ase.calculators.registry import get_batched
 
     return get_batched(how.calculator, device=how.device.value)
 
@@ -224,8 +224,8 @@ def _model(how: Relaxing, potential: Any, *, quiet: bool) -> str:
 
     if how.model is not None or potential is None:
         return how.model or DEFAULT_MODEL
-    from deeprelax_ase.calculators.batched_registry import calculator_of
     from deeprelax_ase.calculators.identity import model_for
+    from deeprelax_ase.calculators.registry import calculator_of
 
     calculator = calculator_of(potential)
     tell_level(how, calculator, quiet=quiet)

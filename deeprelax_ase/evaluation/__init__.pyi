@@ -2,9 +2,14 @@ from .assessment import Assessment as Assessment
 from .assessment import assess as assess
 from .baselines import BASELINES as BASELINES
 from .baselines import DEFAULT_BASELINES as DEFAULT_BASELINES
+from .baselines import Limits as Limits
+from .baselines import Relax as Relax
+from .baselines import Relaxed as Relaxed
 from .baselines import torch_sim_optimizer as torch_sim_optimizer
 from .benchmark import bench as bench
 from .benchmark_page import markdown as markdown
+from .cached_predictions import Predicted as Predicted
+from .cached_predictions import predict as predict
 from .calibrate import calibrate_on as calibrate_on
 from .calibrate import coverage as coverage
 from .calibrate import predict_split as predict_split
@@ -22,11 +27,6 @@ from .model_evaluation import PredictedDataset as PredictedDataset
 from .model_evaluation import part_of as part_of
 from .pairs import PairPredictions as PairPredictions
 from .pairs import predict_pairs as predict_pairs
-from .predicting import Predicted as Predicted
-from .predicting import predict as predict
-from .relaxed import Limits as Limits
-from .relaxed import Relax as Relax
-from .relaxed import Relaxed as Relaxed
 from .results import environment as environment
 from .results import write_json as write_json
 from .structure_matching import Match as Match

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from deeprelax_ase.calculators.torch_sim import TorchSimPotential
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.evaluation.relaxed import Advance, Limits, Relax, Relaxed, one_by_one
 from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.graph.torch_builder import batch_tensors
 
@@ -18,6 +18,60 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from deeprelax_ase.calculators.batched import BatchedPotential
+
+
+#: Tells that another crystal is done.
+Advance = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Result of the relaxation of G crystals.
+
+    Attributes:
+        crystals: relaxed, in order; as they were where nothing could be made of them.
+        calls: of the potential, for each crystal on average; None where there is no potential.
+        converged: share that reached the limit of the forces; None likewise.
+        failed: how many nothing could be made of.
+    """
+
+    crystals: list[Crystal]
+    calls: float | None = None
+    converged: float | None = None
+    failed: int = 0
+
+
+#: Relaxes crystals; a baseline.
+Relax = Callable[[list[Crystal], Advance], Relaxed]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of an iterative relaxation. It ends at a largest force of ``fmax`` eV/Å, or after so many ``steps``."""
+
+    fmax: float = 0.05
+    steps: int = 500
+
+
+def one_by_one(
+    one: Callable[[Crystal], tuple[Crystal, int, bool]], crystals: Iterable[Crystal], advance: Advance
+) -> Relaxed:
+    """Apply ``one`` to each crystal: it returns the relaxed one, the calls that it took, and whether it converged.
+
+    An exception costs that crystal, and no other.
+    """
+    made, calls, done, failed = [], 0, 0, 0
+    for crystal in crystals:
+        try:
+            relaxed, taken, converged = one(crystal)
+        except Exception:  # whatever calculators and libraries raise: it costs this crystal
+            relaxed, taken, converged = crystal, 0, False
+            failed += 1
+        made.append(relaxed)
+        calls += taken
+        done += converged
+        advance()
+    return Relaxed(made, calls / max(len(made), 1), done / max(len(made), 1), failed)
 
 
 def nothing(limits: Limits) -> Relax:
@@ -123,8 +177,8 @@ def matgl_relaxer(limits: Limits) -> Relax:
 
 
 def _m3gnet_in_batches(limits: Limits) -> Relax:
-    from deeprelax_ase.calculators.batched_registry import m3gnet_network
     from deeprelax_ase.calculators.m3gnet_potential import M3GNetPotential
+    from deeprelax_ase.calculators.registry import m3gnet_network
 
     return in_batches("fire", M3GNetPotential(m3gnet_network(), device="cpu"), limits)
 

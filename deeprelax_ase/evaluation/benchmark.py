@@ -13,13 +13,12 @@ import torch
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import LEVELS, RelaxationPairs, crystals_of
 from deeprelax_ase.data.batches import pair_graph
-from deeprelax_ase.evaluation.baselines import BASELINES, DEFAULT_BASELINES, TITLES
+from deeprelax_ase.evaluation.baselines import BASELINES, DEFAULT_BASELINES, TITLES, Advance, Limits, Relax, Relaxed
 from deeprelax_ase.evaluation.metrics import crystal_errors, reliability
-from deeprelax_ase.evaluation.relaxed import Advance, Limits, Relax, Relaxed
 from deeprelax_ase.evaluation.results import environment
 from deeprelax_ase.graph.settings import GraphSettings
+from deeprelax_ase.models.card import FAST
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.presets import FAST
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.uncertainty.calibration import COVERAGE
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from deeprelax_ase.data import RelaxationPairs, concatenate, crystals_of, load_pairs
+from deeprelax_ase.evaluation.cached_predictions import Predicted, expected, predict, steps_of
 from deeprelax_ase.evaluation.groups import chemical_systems, crystal_groups, element_shares
 from deeprelax_ase.evaluation.metrics import crystal_errors, geometry_of, prediction_errors, reliability
 from deeprelax_ase.evaluation.novelty import fit_novelty_on
-from deeprelax_ase.evaluation.predicting import Predicted, expected, predict, steps_of
 from deeprelax_ase.models.loading import save_novelty
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators import BatchedPotential, M3GNetPotential
-from deeprelax_ase.calculators.batched_registry import m3gnet_network
+from deeprelax_ase.calculators.registry import m3gnet_network
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import npz_arrays

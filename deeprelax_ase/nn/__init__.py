@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from deeprelax_ase.nn.config import ABLATIONS, DeepRelaxConfig
+from deeprelax_ase.nn.config import ABLATIONS, DeepRelaxConfig, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3
-from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 
 #: Network and configuration of each architecture, by the name of the network.

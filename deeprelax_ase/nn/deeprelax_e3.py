@@ -32,9 +32,8 @@ from deeprelax_ase.graph.shapes import (
     StrainCoefficients,
 )
 from deeprelax_ase.nn.basis import GaussianBasis
-from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
-from deeprelax_ase.nn.e3_forces import ForceReader
-from deeprelax_ase.nn.e3_layers import Refinement, Sources, Update, linear
+from deeprelax_ase.nn.config import DeepRelaxE3Config
+from deeprelax_ase.nn.e3_layers import ForceReader, Refinement, Sources, Update, linear
 from deeprelax_ase.nn.edge_lists import EdgeLists, edge_lists
 from deeprelax_ase.nn.harmonics import harmonics, tensor_matrix
 from deeprelax_ase.nn.heads import bounded_scale

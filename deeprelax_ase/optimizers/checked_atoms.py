@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from deeprelax_ase.geometry.vacuum import Vacuum
-    from deeprelax_ase.prediction.built import BuiltGraph
+    from deeprelax_ase.prediction.built_graph import BuiltGraph
 
 
 class CheckedAtoms:
@@ -56,7 +56,7 @@ class CheckedAtoms:
         """
         crystal = self.crystal()
         if self._graph is None:
-            from deeprelax_ase.prediction.built import BuiltGraph  # here, as it loads torch
+            from deeprelax_ase.prediction.built_graph import BuiltGraph  # here, as it loads torch
 
             self._graph = BuiltGraph.of(crystal)
         return self._graph
@@ -98,7 +98,7 @@ def look_together(many: Sequence[CheckedAtoms], device: torch.device) -> None:
     What is no crystal is left out, and says so to whoever asks it.
     """
     from deeprelax_ase.prediction.batching import attempt, grouped
-    from deeprelax_ase.prediction.built import vacua_of
+    from deeprelax_ase.prediction.built_graph import vacua_of
     from deeprelax_ase.prediction.devices import default_atoms_per_batch
 
     sound = []

@@ -13,6 +13,7 @@ import numpy as np
 from deeprelax_ase.calculators.identity import level_note, model_for
 from deeprelax_ase.crystal import Crystal, check_elements
 from deeprelax_ase.errors import CalculatorError, ModelError, StructureError
+from deeprelax_ase.models.card import DEFAULT, one_shot_options
 from deeprelax_ase.optimizers.acceptance import JumpCriteria, attempt, move
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.optimizers.restart import JumpRecord
@@ -26,7 +27,6 @@ from deeprelax_ase.prediction.judgement import (
     check_on_uncertain,
     judge,
 )
-from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import KEPT, SKIPPED, JumpDecision
 from deeprelax_ase.uncertainty.kinds import CELL_KEPT
 

@@ -11,8 +11,8 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.geometry.strain import logarithmic_strain
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
+from deeprelax_ase.prediction.cell_freedom import permitted
 from deeprelax_ase.prediction.constrained import displace_atoms, strain_atoms
-from deeprelax_ase.prediction.freedom import permitted
 
 if TYPE_CHECKING:
     from deeprelax_ase.prediction.predictor import Predictor

@@ -25,12 +25,12 @@ from deeprelax_ase.geometry.vacuum import Vacuum, vacuum_of
 from deeprelax_ase.graph import CrystalGraph, affine_positions, edge_vectors, neighbor_graph
 from deeprelax_ase.models.card import MOST_RECYCLES, ModelCard
 from deeprelax_ase.models.model import Model
+from deeprelax_ase.nn.config import DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax import DeepRelax
 from deeprelax_ase.nn.deeprelax_e3 import DeepRelaxE3, NetworkInput, network_input
-from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from deeprelax_ase.prediction.allowed_strain import RelaxCell
-from deeprelax_ase.prediction.freedom import CellFreedom
+from deeprelax_ase.prediction.cell_freedom import CellFreedom
 from deeprelax_ase.prediction.physical import (
     first_flaws,
     flaws_of_contacts,

@@ -18,7 +18,7 @@ from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.prediction.allowed_strain import TILTED
 
 if TYPE_CHECKING:
-    from deeprelax_ase.prediction.freedom import CellFreedom
+    from deeprelax_ase.prediction.cell_freedom import CellFreedom
     from deeprelax_ase.prediction.record import Prediction
 
 #: A cell whose volume a model multiplies by more than this, or divides by more, has burst or collapsed.

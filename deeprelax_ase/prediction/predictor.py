@@ -16,15 +16,16 @@ from deeprelax_ase.errors import DeepRelaxError, ModelError
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.graph import BACKENDS, build_graph
 from deeprelax_ase.graph.columns import CrystalColumns
+from deeprelax_ase.models.card import DEFAULT, one_shot_options
 from deeprelax_ase.models.loading import load_model
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.nn.e3_config import DeepRelaxE3Config
+from deeprelax_ase.nn.config import DeepRelaxE3Config
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.prediction.admission import Admission, InformedCrystal, known_forces
 from deeprelax_ase.prediction.allowed_strain import RelaxCell
 from deeprelax_ase.prediction.batching import attempt, attempt_parts, grouped
-from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.built_graph import BuiltGraph
 from deeprelax_ase.prediction.devices import default_atoms_per_batch, device_of, stopwatch
 from deeprelax_ase.prediction.doubts import doubts_of
 from deeprelax_ase.prediction.expected_errors import (
@@ -36,10 +37,9 @@ from deeprelax_ase.prediction.expected_errors import (
     steps_of,
 )
 from deeprelax_ase.prediction.inference import InferenceSettings, relax
-from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
+from deeprelax_ase.prediction.predicted_batch import PredictedBatch
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.symmetry import BatchSymmetry
-from deeprelax_ase.prediction.unbatching import PredictedBatch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -233,8 +233,8 @@ class Predictor:
         """:meth:`predict_many` of :func:`~deeprelax_ase.graph.columns.plain` crystals of the model's elements.
 
         Yields:
-            a :class:`~deeprelax_ase.prediction.unbatching.PredictedBatch` of each batch, without the uncertainty of
-            bonds; an error alone in place of a crystal with which its batch could not be computed.
+            a :class:`~deeprelax_ase.prediction.predicted_batch.PredictedBatch` of each batch, without the
+            uncertainty of bonds; an error alone in place of a crystal with which its batch could not be computed.
         """
         make = partial(self._predict, relax_cell=relax_cell, bonds=False)
         for part in crystals.parts(atoms_per_batch or default_atoms_per_batch(self.device)):

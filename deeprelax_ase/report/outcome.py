@@ -16,8 +16,7 @@ from deeprelax_ase.io.source import path_of
 from deeprelax_ase.prediction.judgement import kind_of_reason
 from deeprelax_ase.prediction.status import UNCERTAIN, UNRELAXED
 from deeprelax_ase.report.reference import Reference
-from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows
-from deeprelax_ase.report.screened import ScreenedFolder
+from deeprelax_ase.report.results import NUMBERS, RelaxedFile, Results, Rows, ScreenedFolder
 
 #: Failures that are kept one by one; of the others the reason counts.
 _KEPT = 1000

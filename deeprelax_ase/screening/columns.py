@@ -18,9 +18,9 @@ from deeprelax_ase.graph.columns import CrystalColumns, plain, volumes
 from deeprelax_ase.io.frame import StructureRef
 from deeprelax_ase.io.plain import plain_frames
 from deeprelax_ase.prediction.judgement import Judgement, TrustLimits, judge
+from deeprelax_ase.prediction.predicted_batch import PredictedBatch
 from deeprelax_ase.prediction.record import OF_ENERGY, OF_ERROR
 from deeprelax_ase.prediction.result import schema
-from deeprelax_ase.prediction.unbatching import PredictedBatch
 from deeprelax_ase.screening.rows import INPUT
 
 _RESULT = schema()

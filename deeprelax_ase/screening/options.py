@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from deeprelax_ase.models.card import DEFAULT, one_shot_options
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_useless
 from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
-from deeprelax_ase.prediction.presets import DEFAULT, one_shot_options
 from deeprelax_ase.prediction.status import UNCERTAIN
 from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
@@ -135,8 +135,8 @@ class RelaxOptions:
         """The model for the minima of the ``calculator``, which is made unless it is given."""
         if self.calculator == NONE:
             return DEFAULT_MODEL
-        from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
         from deeprelax_ase.calculators.identity import model_for
+        from deeprelax_ase.calculators.registry import calculator_of, get_batched
 
         return model_for(calculator or calculator_of(get_batched(self.calculator, device=self.device)))
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from deeprelax_ase.calculators.batched_registry import calculator_of, get_batched
+from deeprelax_ase.calculators.registry import calculator_of, get_batched
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import DeepRelaxError, force_calls_of
 from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
+from deeprelax_ase.prediction.predicted_batch import PredictedBatch
 from deeprelax_ase.prediction.rattle import rattled_crystal, unrattled
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.result import RelaxationResult, schema
 from deeprelax_ase.prediction.status import FAILED, REFUSED, UNCERTAIN
-from deeprelax_ase.prediction.unbatching import PredictedBatch
 from deeprelax_ase.screening.columns import in_order, plain_crystals, result_rows
 from deeprelax_ase.screening.options import NONE, RelaxOptions
 from deeprelax_ase.screening.rows import OUTPUT, crystals_of
@@ -185,8 +185,8 @@ class TableRelaxer:
         """Finish predictions under the calculator, the jumps included: together, where it has a batched form."""
         if not predictions:
             return
-        from deeprelax_ase.optimizers.batch import finish_atoms
         from deeprelax_ase.optimizers.batched.finish import finish_in_batches
+        from deeprelax_ase.optimizers.frames import finish_atoms
 
         options = self.options
         how: dict[str, Any] = {

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
+from deeprelax_ase.nn.cuda_graph import GraphedStep
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
-from deeprelax_ase.nn.graphed import GraphedStep
 from deeprelax_ase.nn.records import KnownForces
 from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes
 from deeprelax_ase.training.augment import augment

@@ -11,7 +11,7 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
-from deeprelax_ase.nn.graphed import GraphedStep
+from deeprelax_ase.nn.cuda_graph import GraphedStep
 from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.graphs import kept_graphs, kept_planes

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deeprelax_ase.evaluation.assessment import assess
-from deeprelax_ase.evaluation.predicting import Predicted
+from deeprelax_ase.evaluation.cached_predictions import Predicted
 from deeprelax_ase.uncertainty.calibration import ErrorFeatures
 from tests.pairs import make_pairs, write_pairs
 

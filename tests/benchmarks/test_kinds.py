@@ -12,8 +12,8 @@ import pytest
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import crystals_of, load_pairs
+from deeprelax_ase.evaluation.cached_predictions import Predicted
 from deeprelax_ase.evaluation.metrics import crystal_errors
-from deeprelax_ase.evaluation.predicting import Predicted
 from tests.pairs import make_pairs, write_pairs
 
 

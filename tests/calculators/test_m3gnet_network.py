@@ -9,7 +9,7 @@ from ase.build import bulk
 
 from deeprelax_ase.calculators import M3GNET_VARIABLE, M3GNetPotential, get_calculator
 from deeprelax_ase.calculators.batched import Evaluated
-from deeprelax_ase.calculators.batched_registry import m3gnet_in, m3gnet_network
+from deeprelax_ase.calculators.registry import m3gnet_in, m3gnet_network
 from deeprelax_ase.errors import CalculatorError
 from tests.calculators.batches import tensors_of
 from tests.calculators.units import M3GNET, distorted_salt, needs_m3gnet, needs_weights
@@ -54,7 +54,7 @@ def test_what_it_cannot_tell_spoils_nothing_else() -> None:
 def test_without_a_folder_the_weights_are_those_that_matgl_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(M3GNET_VARIABLE)
     monkeypatch.setattr(
-        "deeprelax_ase.calculators.batched_registry.get_calculator", lambda name: get_calculator(f"{name}:{M3GNET}")
+        "deeprelax_ase.calculators.registry.get_calculator", lambda name: get_calculator(f"{name}:{M3GNET}")
     )
     m3gnet_in.cache_clear()
     found = evaluated(distorted_salt())
@@ -74,7 +74,7 @@ def test_without_folder_and_matgl_both_ways_are_told(monkeypatch: pytest.MonkeyP
         raise CalculatorError("MatGL's potentials need MatGL.")
 
     monkeypatch.delenv(M3GNET_VARIABLE)
-    monkeypatch.setattr("deeprelax_ase.calculators.batched_registry.get_calculator", absent)
+    monkeypatch.setattr("deeprelax_ase.calculators.registry.get_calculator", absent)
     m3gnet_in.cache_clear()
     with pytest.raises(CalculatorError, match=rf"need MatGL\. A folder in {M3GNET_VARIABLE} is read without MatGL"):
         m3gnet_network()

@@ -43,7 +43,7 @@ SILENTLY_WRONG = {
         "evaluation/test_pairs.py::test_bulk_predictions_are_the_predictors",
         "evaluation/test_pairs.py::test_layers_keep_their_vacuum",
     ),
-    "the key of kept predictions": ("evaluation/test_predicting.py::test_another_predictor_does_not_read_it",),
+    "the key of kept predictions": ("evaluation/test_cached_predictions.py::test_another_predictor_does_not_read_it",),
     "constraints": (
         "cases/test_predictions.py::test_fixed_atoms_are_kept_by_whatever_predicts",
         "io/test_documents.py::test_sites_that_are_fixed_stay_so",
@@ -73,8 +73,8 @@ ONE_FOR_ALL = {
     ),
     "calculators that break": (
         "screening/test_table_relaxer.py::test_a_finish_that_fails_leaves_the_prediction",
-        "optimizers/test_batch_finish.py::test_forces_that_are_no_numbers_cost_their_crystal_alone",
-        "optimizers/test_batch_finish.py::test_a_calculator_that_keeps_no_results_finishes_too",
+        "optimizers/test_frames_finish.py::test_forces_that_are_no_numbers_cost_their_crystal_alone",
+        "optimizers/test_frames_finish.py::test_a_calculator_that_keeps_no_results_finishes_too",
     ),
     "forces that are lost": (
         "optimizers/test_lost_forces.py::test_the_last_finite_geometry_is_restored",

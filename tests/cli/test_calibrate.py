@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from deeprelax_ase import cli
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
+from deeprelax_ase.evaluation.cached_predictions import predict
 from deeprelax_ase.evaluation.metrics import crystal_errors
-from deeprelax_ase.evaluation.predicting import predict
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import save_model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config

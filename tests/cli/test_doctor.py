@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deeprelax_ase.calculators.potentials import M3GNET_VARIABLE, TENSORNET_VARIABLE
-from deeprelax_ase.cli import app, checkup
+from deeprelax_ase.cli import app
+from deeprelax_ase.cli import doctor as command
 from deeprelax_ase.models import available_models
 from deeprelax_ase.models.loading import load_model
 
@@ -32,10 +33,10 @@ def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Hides modules from those who look for them, as if they were not installed."""
-    find = checkup.find_spec
+    find = command.find_spec
 
     def hide(*names: str) -> None:
-        monkeypatch.setattr(checkup, "find_spec", lambda name: None if name in names else find(name))
+        monkeypatch.setattr(command, "find_spec", lambda name: None if name in names else find(name))
 
     return hide
 
@@ -129,7 +130,7 @@ def test_potentials_that_do_not_load(monkeypatch, tmp_path):
     for name in ("model.json", "model.pt", "state.pt"):
         (tmp_path / name).touch()
     monkeypatch.setenv(M3GNET_VARIABLE, str(tmp_path))
-    monkeypatch.setattr("deeprelax_ase.cli.checkup.EXTRA_OF", {"m3gnet": ("matgl",)})
+    monkeypatch.setattr("deeprelax_ase.cli.doctor.EXTRA_OF", {"m3gnet": ("matgl",)})
     code, found = facts("--load")
     assert code == 1
     assert found["potentials"]["m3gnet"]["state"] == "broken"
@@ -159,6 +160,6 @@ def test_it_runs_where_imports_fail():
 
 def test_extras_are_those_of_the_package():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name, (_, modules) in checkup.EXTRAS.items():
+    for name, (_, modules) in command.EXTRAS.items():
         for distribution in modules:
             assert any(re.match(rf"{distribution}\b", asked) for asked in extras[name]), (name, distribution)

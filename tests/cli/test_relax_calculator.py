@@ -213,7 +213,7 @@ class TestCalculator:
             made.append((name, device))
             return Broken()
 
-        monkeypatch.setattr("deeprelax_ase.calculators.batched_registry.get_calculator", get_calculator)
+        monkeypatch.setattr("deeprelax_ase.calculators.registry.get_calculator", get_calculator)
         write("set.extxyz", crystals)
         result = deeprelax("relax", "set.extxyz", "-c", "special", "--device", "cpu")
         assert result.exit_code == 1

@@ -10,8 +10,7 @@ from ase.calculators.emt import EMT
 from deeprelax_ase.calculators import AsePotential
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
-from deeprelax_ase.evaluation.baselines import BASELINES, ase_optimizer, in_batches
-from deeprelax_ase.evaluation.relaxed import Limits
+from deeprelax_ase.evaluation.baselines import BASELINES, Limits, ase_optimizer, in_batches
 
 
 def crystals() -> list[Crystal]:

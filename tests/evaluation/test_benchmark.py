@@ -13,10 +13,9 @@ from ase.calculators.emt import EMT
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of
 from deeprelax_ase.evaluation import baselines
-from deeprelax_ase.evaluation.baselines import BASELINES, ase_optimizer
+from deeprelax_ase.evaluation.baselines import BASELINES, Limits, Relaxed, ase_optimizer
 from deeprelax_ase.evaluation.benchmark import METRICS, bench, bins
 from deeprelax_ase.evaluation.benchmark_page import markdown
-from deeprelax_ase.evaluation.relaxed import Limits, Relaxed
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.registry import card_file_of
 from tests.pairs import make_pairs

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from deeprelax_ase.data import RelaxationPairs, crystals_of
+from deeprelax_ase.evaluation.cached_predictions import Predicted
 from deeprelax_ase.evaluation.calibrate import coverage, labels_for, thinned
 from deeprelax_ase.evaluation.novelty import makers_for
-from deeprelax_ase.evaluation.predicting import Predicted
 from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel
 from deeprelax_ase.uncertainty.kinds import BULK, DEFECT, KINDS
 

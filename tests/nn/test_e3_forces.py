@@ -14,7 +14,7 @@ from torch import Tensor
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.nn.deeprelax_e3 import network_input, no_forces
-from deeprelax_ase.nn.e3_forces import SIZES, ForceReader
+from deeprelax_ase.nn.e3_layers import SIZES, ForceReader
 from deeprelax_ase.nn.harmonics import TENSOR, VECTOR
 from deeprelax_ase.nn.records import KnownForces, Relaxation
 from tests.relaxations import PER_ATOM, assert_same

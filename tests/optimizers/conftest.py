@@ -15,7 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.built_graph import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction, Uncertainty
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.optimizers.force_reader import ForceReader, M3GNetCalculator

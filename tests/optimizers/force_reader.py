@@ -11,7 +11,7 @@ from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.models.registry import M3GNET_RELAX_MODEL
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
-from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.built_graph import BuiltGraph
 from deeprelax_ase.prediction.record import Prediction
 from tests.optimizers.helpers import CountingEMT, geometry
 from tests.stand_in import StandInPredictor

@@ -18,7 +18,7 @@ from deeprelax_ase.errors import ConstraintError, IsolatedAtomError
 from deeprelax_ase.geometry.strain import logarithmic_strain, matrix_function
 from deeprelax_ase.optimizers.acceptance import JumpCriteria
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
-from deeprelax_ase.prediction.freedom import permitted
+from deeprelax_ase.prediction.cell_freedom import permitted
 from tests.optimizers.helpers import HELD, carried, deformation, quiet
 
 KEEP = JumpCriteria(energy_rise=np.inf, fmax=np.inf)

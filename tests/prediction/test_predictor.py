@@ -30,7 +30,7 @@ from deeprelax_ase.errors import (
 from deeprelax_ase.geometry import EDGSettings
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.prediction.built import BuiltGraph
+from deeprelax_ase.prediction.built_graph import BuiltGraph
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.unchanged import within_error
 from deeprelax_ase.uncertainty.calibration import FEATURES, Calibration, ErrorModel

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from deeprelax_ase.models.card import one_shot_options
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.optimizers import DeepRelaxOptimizer
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.prediction.presets import one_shot_options
 from deeprelax_ase.screening.options import RelaxOptions
 from tests.crystals import BY_DISTANCES, CRYSTALS, END_TO_END
 from tests.ensembles import ensemble_of

@@ -1,19 +1,56 @@
-"""The result of every reader: pairs as they were found, or the reason why there is none."""
+"""The result of every reader: pairs as they were found, layers made periodic, or the reason why there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import length_hint
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.data.readers.layers import periodic_layers
 from deeprelax_ase.errors import DeepRelaxError
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
+
+
+T = TypeVar("T")
+
+
+def periodic_layers(initial: T, relaxed: T) -> tuple[T, T]:
+    """Copies of two ASE ``Atoms`` that repeat in the same two directions, periodic in all three.
+
+    The width of the vacuum means nothing for a layer. So the relaxed layer gets that of the unrelaxed one: a vector
+    across the layer that is as high, and carried along with the plane. Anything else is returned as it is, as are
+    layers without a cell vector across them.
+    """
+    flags = [np.asarray(getattr(side, "pbc", ())) for side in (initial, relaxed)]
+    if not all(hasattr(side, "cell") and flag.sum() == 2 for side, flag in zip((initial, relaxed), flags, strict=True)):
+        return initial, relaxed
+    (across,) = np.flatnonzero(~flags[0])
+    cells = [_atoms(side).cell.array for side in (initial, relaxed)]
+    if not np.array_equal(flags[0], flags[1]) or abs(np.linalg.det(cells[0])) < 1e-9:
+        return initial, relaxed
+    first, last = (_atoms(side).copy() for side in (initial, relaxed))
+    first.pbc = last.pbc = True
+    last.cell[across] = _carried(cells[0], cells[1], int(across))
+    return first, last
+
+
+def _atoms(side: object) -> Atoms:
+    return side  # type: ignore[return-value]
+
+
+def _carried(cell: np.ndarray, other: np.ndarray, across: int) -> np.ndarray:
+    """(3,) Å, the vector across the layer in ``cell`` (3, 3), carried to the plane that ``other`` (3, 3) has."""
+    plane = [k for k in range(3) if k != across]
+    normals = [np.cross(*c[plane]) / np.linalg.norm(np.cross(*c[plane])) for c in (cell, other)]
+    height = cell[across] @ normals[0]
+    shares, *_ = np.linalg.lstsq(cell[plane].T, cell[across] - height * normals[0], rcond=None)
+    return shares @ other[plane] + height * normals[1]
 
 
 class DataError(DeepRelaxError, ValueError):

@@ -16,7 +16,6 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import note_force_calls
 from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces
-from deeprelax_ase.optimizers.batch import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
 from deeprelax_ase.optimizers.batched.state import BatchedState
 from deeprelax_ase.optimizers.batched.symmetry import held_symmetry
@@ -27,6 +26,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
+from deeprelax_ase.optimizers.frames import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.jump import crystal_of, without_foreign_energy
 from deeprelax_ase.optimizers.model_hessian import free_directions
 from deeprelax_ase.optimizers.symmetry import hold_symmetry

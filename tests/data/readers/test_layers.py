@@ -10,7 +10,7 @@ from ase.db import connect
 from ase.io import write
 
 from deeprelax_ase.data import PairDataset
-from deeprelax_ase.data.readers.layers import periodic_layers
+from deeprelax_ase.data.readers.raw import periodic_layers
 
 
 def layer(a: float, thickness: float, vacuum: float, lift: float = 0.0) -> Atoms:

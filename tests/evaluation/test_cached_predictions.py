@@ -11,7 +11,7 @@ import torch
 from ase.build import bulk
 
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.evaluation.predicting import Predicted, predict
+from deeprelax_ase.evaluation.cached_predictions import Predicted, predict
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config

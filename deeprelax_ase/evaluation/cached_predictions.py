@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import StructureError
-from deeprelax_ase.evaluation.kept import Columns, crystal_key, kept_rows
 from deeprelax_ase.evaluation.metrics import geometry_of
+from deeprelax_ase.io.placing import placed
 from deeprelax_ase.prediction.expected_errors import energy_law_of
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
@@ -26,6 +27,61 @@ from deeprelax_ase.uncertainty.calibration import CalibratedError, Calibration, 
 from deeprelax_ase.uncertainty.features import step_sizes
 from deeprelax_ase.uncertainty.kinds import CELL_KEPT
 from deeprelax_ase.uncertainty.relaxed_energy import EnergyLaw
+
+#: Å. Crystals that differ by less are one: matrix products round differently from machine to machine.
+SAME = 1e-6
+
+#: Columns of rows: each row of a column is an array of one dimension or more, of any length.
+Columns = dict[str, list[np.ndarray]]
+
+#: Ending of the names of arrays that say how long each row of a column is.
+_LENGTHS = " lengths"
+
+
+def crystal_key(crystal: Crystal, *more: object) -> str:
+    """Digest the ``crystal``, to :data:`SAME`, and whatever ``more`` a row depends on."""
+    digest = hashlib.sha256(str(more).encode())
+    digest.update(crystal.numbers.tobytes())
+    digest.update(bytes(crystal.pbc))
+    for lengths in (crystal.positions, crystal.cell):
+        digest.update(np.rint(lengths / SAME).astype(np.int64).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def kept_rows(
+    file: Path | None, keys: Sequence[str], make: Callable[[list[int]], Mapping[str, Sequence[np.ndarray]]]
+) -> Columns:
+    """The rows of n ``keys``, in their order.
+
+    Args:
+        file: npz file to keep them in; made where it is not there. None to keep nothing.
+        keys: of the rows.
+        make: makes the rows of the keys at these places, a list for each column.
+    """
+    kept = _read(file) if file is not None and file.exists() else {}
+    known = {str(key): row for row, (key,) in enumerate(kept.pop("keys", []))}
+    missing = list({keys[n]: n for n in reversed(range(len(keys))) if keys[n] not in known}.values())[::-1]
+    if missing:
+        for name, rows in make(missing).items():
+            kept.setdefault(name, []).extend(rows)
+        known |= {keys[n]: row for row, n in enumerate(missing, len(known))}
+        if file is not None:
+            _write(file, kept | {"keys": [np.array([key]) for key in known]})
+    return {name: [rows[known[key]] for key in keys] for name, rows in kept.items()}
+
+
+def _read(file: Path) -> Columns:
+    with np.load(file, allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if not name.endswith(_LENGTHS)]
+        return {name: np.split(arrays[name], np.cumsum(arrays[name + _LENGTHS])[:-1]) for name in names}
+
+
+def _write(file: Path, columns: Columns) -> None:
+    arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in columns.items()}
+    arrays |= {name + _LENGTHS: np.array([len(row) for row in rows]) for name, rows in columns.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with placed(file) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 @dataclass(frozen=True, eq=False)

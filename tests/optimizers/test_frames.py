@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeprelax_ase.errors import UncertainPredictionError
-from deeprelax_ase.optimizers.batch import RelaxedFrame, finish_frames, predict_frames, write_frame
+from deeprelax_ase.optimizers.frames import RelaxedFrame, finish_frames, predict_frames, write_frame
 from deeprelax_ase.prediction.judgement import TrustLimits
 from deeprelax_ase.prediction.result import RelaxationResult
 from deeprelax_ase.prediction.status import ERROR_KEYS

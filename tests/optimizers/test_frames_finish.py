@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from deeprelax_ase.io.frame import Frame
-from deeprelax_ase.optimizers.batch import finish_frames
+from deeprelax_ase.optimizers.frames import finish_frames
 from deeprelax_ase.prediction.result import RelaxationResult
 from tests.optimizers.frames import SURE, UNSURE, constrained, good, helium, molecule, unreadable
 from tests.optimizers.helpers import CountingEMT

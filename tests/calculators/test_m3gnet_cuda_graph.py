@@ -9,8 +9,7 @@ from ase.build import bulk
 
 from deeprelax_ase.calculators import load_m3gnet
 from deeprelax_ase.calculators.kept_edges import KeptEdges
-from deeprelax_ase.calculators.m3gnet_graphed import GraphedM3GNet
-from deeprelax_ase.calculators.m3gnet_potential import M3GNetPotential
+from deeprelax_ase.calculators.m3gnet_potential import GraphedM3GNet, M3GNetPotential
 from tests.calculators.batches import tensors_of
 from tests.calculators.units import M3GNET, distorted_salt, needs_weights
 
