@@ -19,6 +19,7 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
 
+from deeprelax_ase.geometry.springs import Springs
 from deeprelax_ase.optimizers.acceptance import energy_of
 
 #: Shares of what a step was foreseen to gain: less than the first says that the next one be shorter, more than the
@@ -31,29 +32,6 @@ SHORTEST, LONGEST = 0.001, 0.4
 
 #: Constraints that leave each atom, for itself, some directions to move in.
 _OF_ATOMS = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
-
-
-@dataclass(frozen=True)
-class Springs:
-    """Springs between atoms at distance d whose covalent radii add up to r: ``stiffness * exp(-decay * (d / r - 1))``.
-
-    Attributes:
-        stiffness: eV/Å², of a bond as long as the covalent radii say.
-        decay: how fast longer ones get softer.
-        turning: share of a spring's stiffness that it has against being turned.
-        floor: eV/Å², curvature that every direction has beyond that of the springs.
-        cutoff: Å, the longest spring.
-    """
-
-    stiffness: float = 4.0
-    decay: float = 5.0
-    turning: float = 0.1
-    floor: float = 2.0
-    cutoff: float = 6.0
-
-    def __post_init__(self) -> None:
-        if min(self.stiffness, self.decay, self.floor, self.cutoff) <= 0 or not 0 <= self.turning <= 1:
-            raise ValueError(f"{self} must have positive numbers, and a turning from 0 to 1")
 
 
 class ModelHessianBFGS(BFGS):
@@ -162,7 +140,7 @@ def _bond_stiffness(
 ) -> np.ndarray:
     """(B, 3, 3) eV/Å² of each of B bonds, halved, because each is listed from both ends."""
     radii = covalent_radii[numbers]
-    strength = springs.stiffness * np.exp(-springs.decay * (distances / (radii[first] + radii[second]) - 1)) / 2
+    strength = springs.strength(distances / (radii[first] + radii[second])) / 2
     along = vectors / distances[:, None]
     projector = along[:, :, None] * along[:, None, :]
     return strength[:, None, None] * ((1 - springs.turning) * projector + springs.turning * np.eye(3))

@@ -23,6 +23,7 @@ from deeprelax_ase.training.e3_loss import (
     relaxation_loss,
     true_relaxation,
 )
+from deeprelax_ase.training.elastic_loss import elastic_loss
 from deeprelax_ase.training.force_targets import StartForces, start_forces_loss
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.heads import WithHeads, element_energies, with_told_energies
@@ -118,8 +119,8 @@ class DeepRelaxE3Task:
         pairs = with_told_energies(pairs) if settings.energy_weight else pairs
         losses, _, _ = self._losses(network, given, true_relaxation(pairs, given))
         of_cell = settings.volume_weight * losses["volume"] + settings.shape_weight * losses["shape"]
-        of_energy = settings.energy_weight * losses.get("energy", 0.0)
-        return {**losses, "error": losses["displacement"] + of_cell + of_energy}
+        others = sum(weight * losses[name] for name, weight in self._other_weights.items())
+        return {**losses, "error": losses["displacement"] + of_cell + others}
 
     def state_dict(self) -> dict[str, Any]:
         """The predictions to recycle, and the state of the random numbers that the next batch starts from."""
@@ -130,6 +131,12 @@ class DeepRelaxE3Task:
         """The inverse of :meth:`state_dict`."""
         self.generator.set_state(state["generator"].cpu())
         self.recycle_buffer.load_state_dict(state)
+
+    @property
+    def _other_weights(self) -> dict[str, float]:
+        """Of the losses that stand beside the Laplace loss of the relaxation, as far as there are any."""
+        weights = {"elastic": self.settings.elastic_weight, "energy": self.settings.energy_weight}
+        return {name: weight for name, weight in weights.items() if weight}
 
     def _strain_projectors(self, pairs: RelaxationPairs) -> Tensor | None:
         """Return the strain projectors of ``pairs``, for a network that reads them; None for all directions."""
@@ -161,7 +168,7 @@ class DeepRelaxE3Task:
 
     def _learn_graphed(self, batch: Prepared) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         *values, displacements, strain = self._graphed(flat_tensors(batch.given, batch.truth))
-        names = ("loss", "displacement", "volume", "shape", "energy")[: len(values)]
+        names = ("loss", "displacement", "volume", "shape", *self._other_weights)
         losses, start = dict(zip(names, values, strict=True)), batch.start
         return losses, displacements[: len(start.numbers)], strain[: len(start)]
 
@@ -204,6 +211,9 @@ class DeepRelaxE3Task:
             tempering=tempering,
             block_weights=settings.block_weights,
         )
+        if settings.elastic_weight:
+            losses["elastic"] = elastic_loss(relaxations[-1], truth, given)
+            losses["loss"] = losses["loss"] + settings.elastic_weight * losses["elastic"]
         if energies is not None:
             likelihood, losses["energy"] = energy_loss(energies, truth, tempering=tempering)
             losses["loss"] = losses["loss"] + settings.energy_weight * likelihood

@@ -70,6 +70,8 @@ class TrainingSettings:
         energy_weight: of the likelihood of the relaxed crystal's energy in the end-to-end network's loss, in Å per
             eV/atom; a head learns it with the network, and belongs to the model. Like :attr:`Prediction.energy`, it
             leaves out kept cells but those of slabs. :attr:`DataSettings.potential` names whose energies these are.
+        elastic_weight: of what the end-to-end network's errors cost in energy, in Å per root of eV/atom: errors along
+            stiff bonds then count more, see :func:`~deeprelax_ase.training.elastic_loss.elastic_loss`.
         block_weights: of the end-to-end network's blocks in the loss, first to last; equal by default. Later ones start
             nearer to the minimum, and the last one is what is used.
         gradients_through_blocks: whether the losses of its later blocks reach the moves of earlier ones. Steps take
@@ -118,6 +120,7 @@ class TrainingSettings:
     hidden_starts: float = 0.2
     force_targets: float = 0.0
     energy_weight: float = 0.0
+    elastic_weight: float = 0.0
     block_weights: tuple[float, ...] = ()
     gradients_through_blocks: bool = False
     kind_weights: dict[int, float] = field(default_factory=dict)
@@ -321,11 +324,11 @@ class RunConfig:
             raise ValueError(f"Unknown device={self.device!r}, must be one of {DEVICES}")
         if self.data.forces and not isinstance(self.network, DeepRelaxE3Config):
             raise ValueError("data.forces are for the end-to-end network, DeepRelaxE3: the paper's reads none")
-        if self.training.energy_weight:
-            if not isinstance(self.network, DeepRelaxE3Config):
-                raise ValueError("training.energy_weight is for the end-to-end network, DeepRelaxE3")
-            if not self.data.potential:
-                raise ValueError("training.energy_weight needs data.potential: whose energies the model will tell")
+        for name in ("energy_weight", "elastic_weight"):
+            if getattr(self.training, name) and not isinstance(self.network, DeepRelaxE3Config):
+                raise ValueError(f"training.{name} is for the end-to-end network, DeepRelaxE3")
+        if self.training.energy_weight and not self.data.potential:
+            raise ValueError("training.energy_weight needs data.potential: whose energies the model will tell")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a file, without folders, got {self.name!r}")
 

@@ -102,7 +102,7 @@ def test_elements_begin_with_their_mean_energies() -> None:
 
 def test_padded_batches_have_the_same_losses(pairs_of: PairsOf) -> None:
     pairs = pairs_of(6)
-    task = task_on(pairs, CONFIG, energy_weight=1.0)
+    task = task_on(pairs, CONFIG, energy_weight=1.0, elastic_weight=0.5)
     batch = task.prepare(torch.arange(6))
     losses, _, _ = task.learn(batch.given, batch.truth)
     expected = {name: p.grad.clone() for name, p in task.network.named_parameters() if p.grad is not None}
@@ -169,8 +169,9 @@ def test_what_a_run_lacks_is_told_before_it_begins(energies_run, values_of) -> N
         energies_run(**{"data.potential": ""})
     with pytest.raises(ConfigError, match="initial_share must be at least 0 and below 1, and 0 without initial"):
         run_config(values_of(initial_share=0.5))
-    with pytest.raises(ConfigError, match="is for the end-to-end network"):
-        run_config(values_of("DeepRelax", **{"training.energy_weight": 1.0, "data.potential": "some potential"}))
+    for weight in ("energy_weight", "elastic_weight"):
+        with pytest.raises(ConfigError, match=f"{weight} is for the end-to-end network"):
+            run_config(values_of("DeepRelax", **{f"training.{weight}": 1.0, "data.potential": "some potential"}))
 
 
 def test_bounds_need_validation_pairs_with_energies(values_of) -> None:

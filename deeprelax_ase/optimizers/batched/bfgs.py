@@ -9,13 +9,14 @@ almost no curvature, or a negative one, what it teaches is damped (Powell; Noced
 from __future__ import annotations
 
 import torch
-from ase.data import covalent_radii
 from torch import Tensor
 
+from deeprelax_ase.geometry.contacts import covalent_radii
+from deeprelax_ase.geometry.springs import Springs
 from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.graph.torch_builder import listed_pairs
 from deeprelax_ase.optimizers.batched.state import BatchedState
-from deeprelax_ase.optimizers.model_hessian import GOOD, LONGER, LONGEST, POOR, SHORTER, SHORTEST, Springs
+from deeprelax_ase.optimizers.model_hessian import GOOD, LONGER, LONGEST, POOR, SHORTER, SHORTEST
 
 #: Least share of the curvature expected along a step that is learnt.
 _DAMPING = 0.05
@@ -155,8 +156,8 @@ def _bond_stiffness(
     numbers: Tensor, first: Tensor, second: Tensor, distances: Tensor, vectors: Tensor, springs: Springs
 ) -> Tensor:
     """(B, 3, 3) eV/Å² of each of B bonds, halved, because each is listed from both ends."""
-    radii = torch.from_numpy(covalent_radii).to(vectors)[numbers]
-    strength = springs.stiffness * torch.exp(-springs.decay * (distances / (radii[first] + radii[second]) - 1)) / 2
+    radii = covalent_radii().to(vectors)[numbers]
+    strength = springs.strength(distances / (radii[first] + radii[second])) / 2
     along = vectors / distances[:, None]
     projector = along[:, :, None] * along[:, None, :]
     identity = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
