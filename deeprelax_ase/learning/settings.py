@@ -12,7 +12,6 @@ from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation import write_json
 from deeprelax_ase.labelling import LabelOptions
 from deeprelax_ase.models.registry import DEFAULT_MODEL
-from deeprelax_ase.screening.manifest import LATER
 
 #: Ways to choose what is labelled next: by expected error and novelty together, by one of them, by the expected errors
 #: that would be left far from any label, or by chance.
@@ -94,7 +93,6 @@ class LearnSettings:
             there = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise OutputError(f"{file} is damaged: {error}. Give a new folder.") from error
-        there = {f"label.{name}": value for name, value in LATER["label"].items()} | there
         for name, new in json.loads(json.dumps(wanted)).items():
             if name not in _OPEN and there.get(name) != new:
                 raise OutputError(

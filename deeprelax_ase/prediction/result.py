@@ -18,10 +18,8 @@ from deeprelax_ase.prediction.status import (
     ACCEPTED,
     CONVERGED,
     FAILED,
-    FINISHED,
     JUMP_REJECTED,
     NOT_CONVERGED,
-    OF_THE_PREDICTION,
     REJECTED,
     STATUSES,
     TRUSTED,
@@ -46,8 +44,8 @@ def _column(meaning: str, default: Any = None) -> Any:
 class RelaxationResult:
     """Result for one crystal, whoever relaxed it; None stands for values that are not known.
 
-    A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. The fields of
-    :data:`~deeprelax_ase.prediction.status.OF_THE_PREDICTION` are known of predictions alone, not of finished crystals.
+    A field with a meaning is a column of tables and an item of documents, see :data:`COLUMNS`. ``unchanged``, expected
+    errors and ``energy_relaxed`` are known of predictions alone, not of finished crystals.
 
     Attributes:
         initial: the crystal as it was given.
@@ -184,17 +182,12 @@ class RelaxationResult:
 
     @classmethod
     def from_columns(cls, row: Mapping[str, Any], *, initial: Crystal | None = None) -> RelaxationResult:
-        """The inverse of :meth:`columns`; other keys are passed over.
-
-        Fields of the prediction are dropped where a finish moved on from it, as tables of former versions kept it.
-        """
+        """The inverse of :meth:`columns`; other keys are passed over."""
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         numbers, positions, cell, pbc, held = (values.pop(name) for name in GEOMETRY)
         relaxed = None
         if numbers is not None and len(numbers):
             relaxed = Crystal(numbers, positions, cell, True if pbc is None else pbc, constraints_of(held))
-        if values["status"] in FINISHED:
-            values |= dict.fromkeys(OF_THE_PREDICTION)
         return cls(**values, initial=initial, relaxed=relaxed)
 
     @classmethod

@@ -32,13 +32,6 @@ UNKNOWN = "unknown"
 #: Outcomes of a jump.
 KEPT, REJECTED, SKIPPED = "kept", "rejected", "skipped"
 
-#: Of :class:`~deeprelax_ase.prediction.result.RelaxationResult`: the fields that hold for the prediction alone. They
-#: leave with the first step away from it.
-OF_THE_PREDICTION = (
-    *("error", "error_bound", "volume_error", "volume_error_bound", "ood", "novelty"),
-    *("odds_worse", "odds_judged", "unchanged", "energy_relaxed", "energy_relaxed_bound", "energy_relaxed_potential"),
-)
-
 _PREFIX = "deeprelax_"
 
 #: Keys of ``atoms.info`` that tell how far a prediction may be off; they leave with the first step away from it.

@@ -252,9 +252,7 @@ class ScreenedFolder:
 
 def _rows(table: pa.Table, geometry: bool) -> Rows:
     ids, statuses, reasons, models, versions = (table.column(name).to_pylist() for name in _TEXTS)
-    missing = np.full(len(table), np.nan)  # former versions tell less
-    known = set(table.column_names)
-    numbers = {name: table.column(name).to_numpy().astype(float) if name in known else missing for name in NUMBERS}
+    numbers = {name: table.column(name).to_numpy().astype(float) for name in NUMBERS}
     ood = pc.fill_null(table.column("ood"), False).to_numpy()
     crystals = crystals_of(table) if geometry else []
     elements = [found if found is not None and len(found) else None for found in arrays_of(table.column("numbers"))]

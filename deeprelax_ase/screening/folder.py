@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -139,11 +139,6 @@ class Folder:
         """
         for line in self.done().values():
             yield block_table(pa.BufferReader(self._checked(line)), self.schema, columns)
-
-    def lacking(self, blocks: Collection[int]) -> list[str]:
-        """Columns that the first file of ``blocks``, which are done, lacks: an older version made it."""
-        there = pq.read_schema(self.file(min(blocks))).names if blocks else self.schema.names
-        return [name for name in self.schema.names if name not in there]
 
     def _checked(self, line: Line) -> bytes:
         if (data := self._data(line)) is None:

@@ -25,17 +25,14 @@ WORKS = {"screen": "screening", "label": "labelling"}
 #: Options that do not change the results.
 _ANYWHERE = ("device", "atoms_per_batch", "compile", "restart")
 
-#: Options of each kind of work that folders of before lack, and what they were then.
-LATER: dict[str, dict[str, Any]] = {"label": {"rattle": 0.0, "rattle_seed": 0}}
-
 #: What must be as it was when a folder is gone on with, and how it is told of where it is not.
 _TOLD = {
+    "version": "another version",
     "options": "other options",
     "block_size": "another block size",
     "shards": "another number of shards",
     "id_key": "another id key",
     "weights": "other weights",
-    "version": "another version",
 }
 
 
@@ -158,12 +155,7 @@ class Manifest:
         for name, told in _TOLD.items():
             old, new = getattr(there, name), getattr(self, name)
             if name == "options":
-                old, new = _different(LATER.get(self.work, {}) | old, new)
-                if lacking := sorted(set(new) - set(old)):
-                    raise OutputError(
-                        f"{folder} was begun by an older version, which had no option {', '.join(lacking)}: what comes "
-                        "now may not be what it would have made. Go on with that version, or give another folder."
-                    )
+                old, new = _different(old, new)
             if old != new:
                 raise OutputError(
                     f"{folder} was begun with {told}: {old!r}, now {new!r}. Give what it was begun with, or another "

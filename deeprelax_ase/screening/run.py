@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -159,13 +158,6 @@ def work_through(
         progress = _begun(manifest, shard, journal.lines)
         if observe:
             observe(progress)
-        if lacking := folder.lacking(journal.lines):
-            warnings.warn(
-                f"files of {folder.path} that an older version made lack columns: {', '.join(lacking)}. Programs that "
-                "go by the first file pass over them: have them read pyarrow.dataset.dataset(..., "
-                "schema=pyarrow.parquet.read_schema(FILE)) with a FILE that is made now.",
-                stacklevel=2,
-            )
         blocks = blocks_of(sources, block_size, lambda n: shard.owns(n) and n not in journal.lines)
         for number, relaxed in _relaxed(blocks, task.does):
             _refuse_changed(sources, manifest)

@@ -212,22 +212,6 @@ def test_a_folder_holds_one_kind_of_work(xyz: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_of_before_an_option_is_gone_on_with_where_that_is_off(xyz: Callable, tmp_path: Path) -> None:
-    file, manifest = xyz(alloys(2)), tmp_path / "labels" / "label.json"
-    label([file], tmp_path / "labels", OPTIONS, workers=0)
-    told = json.loads(manifest.read_text())
-    for name in ("rattle", "rattle_seed"):
-        del told["options"][name]
-    manifest.write_text(json.dumps(told))
-    assert label([file], tmp_path / "labels", OPTIONS, workers=0).progress.before == 2
-    with pytest.raises(OutputError, match=r"begun with other options: {'rattle': 0.0}, now {'rattle': 0.1}\."):
-        label([file], tmp_path / "labels", replace(OPTIONS, rattle=0.1), workers=0)
-    del told["options"]["steps"]
-    manifest.write_text(json.dumps(told))
-    with pytest.raises(OutputError, match=r"older version, which had no option steps.* or give another folder"):
-        label([file], tmp_path / "labels", OPTIONS, workers=0)
-
-
 @pytest.mark.slow
 def test_a_crystal_that_kills_its_process_costs_itself(xyz: Callable, tmp_path: Path) -> None:
     crystals = alloys(3)

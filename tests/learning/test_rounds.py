@@ -87,19 +87,6 @@ def test_rounds_label_and_learn_until_the_budget_is_used_up(
         assert one.expected is not None
 
 
-def test_a_folder_of_before_an_option_is_gone_on_with_where_that_is_off(tmp_path: Path) -> None:
-    settings, folder = LearnSettings(LabelOptions("emt")), tmp_path / "out"
-    folder.mkdir()
-    settings.agree(folder, ["digest"])
-    told = json.loads((folder / "learn.json").read_text())
-    for name in ("label.rattle", "label.rattle_seed"):
-        del told[name]
-    (folder / "learn.json").write_text(json.dumps(told))
-    settings.agree(folder, ["digest"])
-    with pytest.raises(OutputError, match=r"begun with other label.rattle: 0.0, now 0.1"):
-        replace(settings, label=LabelOptions("emt", rattle=0.1)).agree(folder, ["digest"])
-
-
 @pytest.mark.slow
 def test_it_goes_on_from_any_stage_to_the_same_end(pool: Path, settings: LearnSettings, tmp_path: Path) -> None:
     whole = learn([pool], tmp_path / "whole", settings, workers=0)

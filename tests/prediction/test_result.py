@@ -11,8 +11,9 @@ from ase.build import bulk
 from deeprelax_ase import Crystal, Prediction, __version__
 from deeprelax_ase.errors import StructureError
 from deeprelax_ase.prediction.judgement import Judgement
+from deeprelax_ase.prediction.record import OF_ENERGY, OF_ERROR
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult, schema
-from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS, OF_THE_PREDICTION, JumpDecision
+from deeprelax_ase.prediction.status import ERROR_KEYS, INFO_KEYS, JumpDecision
 from deeprelax_ase.uncertainty.calibration import CalibratedError
 from tests.stand_in import StandInPredictor
 
@@ -118,7 +119,7 @@ def test_a_jump_that_was_all(prediction, outcome, converged):
 def test_what_belongs_to_a_prediction_leaves_with_it(finished, prediction):
     assert finished.status == "converged"
     assert finished.decision == JumpDecision("kept", "energy falls")
-    assert all(getattr(finished, name) is None for name in OF_THE_PREDICTION)
+    assert all(getattr(finished, name) is None for name in ("unchanged", *OF_ERROR, *OF_ENERGY))
     assert not set(ERROR_KEYS) & set(finished.info)
     assert finished.uncertainty == prediction.uncertainty.total  # of the jump, which was made
     assert finished.volume_change == pytest.approx(0.98**3 - 1)
@@ -159,11 +160,6 @@ def test_columns_of_a_table(finished, prediction):
     for result, row in zip(results, table.to_pylist(), strict=True):
         assert_same(RelaxationResult.from_columns({"index": 0, **row}), result)
     assert all(column.meaning for column in COLUMNS.values())
-
-
-def test_tables_that_kept_a_predictions_errors_with_finished_crystals(finished):
-    row = {**finished.columns(), "error": 0.03, "ood": True}
-    assert_same(RelaxationResult.from_columns(row), finished)
 
 
 def test_columns_that_a_table_lacks():

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 from ase.build import bulk
 from ase.io import read, write
@@ -137,26 +135,6 @@ def test_a_folder_is_gone_on_with_in_blocks_of_its_own_size(xyz: Callable[[int],
     with pytest.warns(UserWarning, match="gone or damaged"):
         progress = screen([file], tmp_path / "out", quick, workers=0)
     assert (progress.before, progress.done) == (3, 5)
-
-
-def test_a_folder_that_an_older_version_began_tells_which_columns_it_lacks(
-    xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions, recwarn: pytest.WarningsRecorder
-) -> None:
-    """Its readers go by the first file, and would pass over what later ones have."""
-    file, folder = xyz(4), Folder(tmp_path / "out")
-    screen([file], folder.path, quick, workers=0, block_size=2)
-    screen([file], folder.path, quick, workers=0)
-    assert not recwarn
-    older = Folder(folder.path, schema=OUTPUT.remove(OUTPUT.get_field_index("odds_judged")))
-    (table,) = [table for table in older.tables() if table.column("index")[0].as_py() == 0]
-    with folder.journal(Shard()) as journal:
-        journal.append(older.write(0, table))
-    folder.file(1).unlink()
-    with pytest.warns(UserWarning, match="lack columns: odds_judged"):
-        screen([file], folder.path, quick, workers=0)
-    schema = pq.read_schema(folder.file(1))  # as the warning says
-    read_whole = ds.dataset(folder.path, schema=schema, format="parquet", exclude_invalid_files=True).to_table()
-    assert read_whole.column("odds_judged").null_count == 2
 
 
 def test_bad_crystals_are_rows(tmp_path: Path, quick: RelaxOptions) -> None:
