@@ -105,11 +105,14 @@ def is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and not forced and OF_A_KERNEL not in os.environ
 
 
+def told_speed(speed: float) -> str:
+    """Items a second, to three digits at least, as people read them: 12,346 and not 1.23e+04."""
+    return f"{speed:,.0f}" if speed >= 999.5 else f"{speed:.3g}"
+
+
 def _told(speed: float | None) -> str:
-    """Items a second, to three digits at least; empty where nothing is done yet."""
-    if speed is None:
-        return ""
-    return f"{speed:,.0f}/s" if speed >= 1000 else f"{speed:.3g}/s"
+    """The same with its unit; empty where nothing is done yet."""
+    return "" if speed is None else f"{told_speed(speed)}/s"
 
 
 class _Rate(ProgressColumn):

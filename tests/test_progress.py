@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from deeprelax_ase import progress as module
-from deeprelax_ase.progress import INTERVAL, is_live, progress, silent, track
+from deeprelax_ase.progress import INTERVAL, is_live, progress, silent, told_speed, track
 from tests.notebooks import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +43,13 @@ def piped(interval: float, **environment: str) -> subprocess.CompletedProcess[st
     paths = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     env = {**os.environ, "PYTHONPATH": paths, **environment}
     return subprocess.run(command, env=env, text=True, capture_output=True, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"), [(0.70213, "0.702"), (9.256, "9.26"), (999.4, "999"), (999.6, "1,000"), (689000.0, "689,000")]
+)
+def test_speeds_are_told_for_people(speed: float, told: str) -> None:
+    assert told_speed(speed) == told
 
 
 class TestPipe:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of the ``deeprelax`` command."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules are imported; commands tell of more themselves
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run() -> None:
     from deeprelax_ase.cli.commands import COMMANDS, make_app
 
     # Threads that spin while they wait for each other take five times as long where another program has a core.

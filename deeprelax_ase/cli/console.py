@@ -25,6 +25,7 @@ from deeprelax_ase.prediction.status import (
     TRUSTED,
     UNCERTAIN,
 )
+from deeprelax_ase.progress import told_speed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,7 +221,7 @@ def summary(tally: Tally, output: str, *, seconds: float) -> str:
     if tally.energy_bounds:
         of, bound = " or ".join(sorted(tally.potentials)), statistics.median(tally.energy_bounds)
         parts.append(f"energies of {of}, median bound {bound:.2f} eV/atom")
-    parts.append(f"{seconds:.1f} s, {tally.total / max(seconds, 1e-9):.3g} crystals/s")
+    parts.append(f"{seconds:.1f} s, {told_speed(tally.total / max(seconds, 1e-9))} crystals/s")
     if tally.written:
         parts.append(f"written to {output}")
     return "; ".join(parts)

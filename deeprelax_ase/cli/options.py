@@ -115,6 +115,8 @@ Pressure = Annotated[
     option(
         "External pressure, under which the calculator finishes every crystal; predictions know none.",
         metavar="GPA",
+        min=-10_000,  # who gives more gives it in other units: crystals are known to some thousands
+        max=10_000,
         group=MOVES,
     ),
 ]

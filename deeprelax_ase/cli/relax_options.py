@@ -95,8 +95,14 @@ class Relaxing:
 
     @property
     def finishing(self) -> dict[str, Any]:
-        """Options for the finish under a calculator: fmax, steps, finish."""
-        fmax = FMAX if self.fmax is None else self.fmax
+        """Options for the finish under a calculator: fmax, steps, finish.
+
+        Raises:
+            ValueError: no relaxation would end at fmax.
+        """
+        from deeprelax_ase.optimizers.limits import check_fmax  # after the options are read
+
+        fmax = FMAX if self.fmax is None else check_fmax(self.fmax)
         return {"fmax": fmax, "steps": self.steps or STEPS, "finish": self.finish or FINISH}
 
     @property

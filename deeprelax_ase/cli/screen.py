@@ -29,6 +29,7 @@ from deeprelax_ase.cli.options import (
 from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.prediction.status import STATUSES, TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
+from deeprelax_ase.progress import told_speed
 
 if TYPE_CHECKING:
     from deeprelax_ase.screening import run
@@ -240,5 +241,5 @@ def _left_out(progress: run.Progress) -> str:
 
 def _summary(progress: run.Progress, out: str, seconds: float) -> str:
     made = progress.done - progress.before
-    rate = f"{seconds:.1f} s, {made / max(seconds, 1e-9):,.3g} crystals/s"
-    return f"{counts(progress.statuses)} of {progress.total:,}; {made:,} of them now, in {rate}; in {escape(str(out))}"
+    rate = f", in {seconds:.1f} s, {told_speed(made / max(seconds, 1e-9))} crystals/s" if made else ""
+    return f"{counts(progress.statuses)} of {progress.total:,}; {made:,} of them now{rate}; in {escape(str(out))}"

@@ -13,6 +13,7 @@ from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.graph.matgl_import import runs_on_dgl
 from deeprelax_ase.graph.torch_builder import batch_tensors
+from deeprelax_ase.optimizers.limits import check_fmax
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -47,10 +48,17 @@ Relax = Callable[[list[Crystal], Advance], Relaxed]
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an iterative relaxation. It ends at a largest force of ``fmax`` eV/Å, or after so many ``steps``."""
+    """Limits of an iterative relaxation. It ends at a largest force of ``fmax`` eV/Å, or after so many ``steps``.
+
+    Raises:
+        ValueError: none would end at ``fmax``.
+    """
 
     fmax: float = 0.05
     steps: int = 500
+
+    def __post_init__(self) -> None:
+        check_fmax(self.fmax)
 
 
 def one_by_one(

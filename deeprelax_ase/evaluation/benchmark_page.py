@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from deeprelax_ase.progress import told_speed
+
 
 def markdown(found: dict[str, Any], title: str) -> str:
     """One table with speed and accuracy side by side, the fastest first; then uncertainty, force calls, environment."""
@@ -50,7 +52,7 @@ def table(found: dict[str, Any]) -> str:
         if "failed" in row:
             lines.append(_line([name, f"not measured: {_cell(row['failed'])}", *[""] * (len(titles) - 2)]))
             continue
-        rate = "" if name == "nothing done" else f"{row['crystals_per_second']:.3g}"
+        rate = "" if name == "nothing done" else told_speed(row["crystals_per_second"])
         known = row.get("converged") is not None
         calls = [f"{row['calls']:.1f}", f"{row['converged']:.0%}"] if known else ["", ""]
         failed = f" ({row['crystals_failed']} failed)" if row.get("crystals_failed") else ""

@@ -22,6 +22,7 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
+from deeprelax_ase.optimizers.limits import check_fmax
 from deeprelax_ase.prediction.batching import grouped
 from deeprelax_ase.prediction.physical import refuse_vacuum
 from deeprelax_ase.prediction.rattle import rattled_crystal
@@ -58,8 +59,9 @@ class LabelOptions:
     def __post_init__(self) -> None:
         if self.finish.lower() not in IN_BATCHES:
             raise ValueError(f"finish={self.finish!r} does not relax in batches: take one of {', '.join(IN_BATCHES)}")
-        if not self.fmax > 0 or self.steps < 1:
-            raise ValueError(f"fmax={self.fmax} must be positive, and steps={self.steps} at least 1")
+        check_fmax(self.fmax)
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
         if not 0 <= self.rattle < math.inf:
             raise ValueError(f"rattle={self.rattle} Å must be 0 for none, or more")
 

@@ -202,7 +202,8 @@ class DeepRelaxOptimizer(Optimizer):
         """Relax step by step.
 
         Args:
-            fmax: eV/Å, the largest force, and cell gradient where the cell moves, that counts as converged.
+            fmax: eV/Å, the largest force, and cell gradient where the cell moves, that counts as converged; 0 for all
+                of the steps.
             steps: most steps to take, the jump included.
 
         Yields:
@@ -247,7 +248,7 @@ class DeepRelaxOptimizer(Optimizer):
             self.finish.step(self.fmax)
             forget_snapshot(self._dof)
             if is_collapsed(self._dof):
-                self._stop(f"the cell has collapsed in step {self.nsteps + 1}")
+                self._stop(f"the cell has collapsed in step {self.nsteps + 1}{self._dof.told_pressure}")
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cell import Cell
 from ase.filters import Filter, StrainFilter, UnitCellFilter
+from ase.units import GPa
 
 from deeprelax_ase.calculators.identity import calculator_name
 from deeprelax_ase.errors import CalculatorError, ConstraintError, StructureError
@@ -113,6 +114,11 @@ class DegreesOfFreedom:
     def pressure(self) -> float:
         """eV/Å³, external."""
         return 0.0 if self.cell is None else self.cell.pressure
+
+    @property
+    def told_pressure(self) -> str:
+        """The pressure, to be put behind what went wrong; nothing without one."""
+        return f" under a pressure of {self.pressure / GPa:g} GPa" if self.pressure else ""
 
     @property
     def has_calculator(self) -> bool:

@@ -13,6 +13,7 @@ from deeprelax_ase.crystal import Crystal, crystal_as_it_is
 from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import Frame, stem_of
 from deeprelax_ase.optimizers.acceptance import largest_force
+from deeprelax_ase.optimizers.limits import check_fmax
 from deeprelax_ase.prediction.allowed_strain import RelaxCell, without_pressure
 from deeprelax_ase.prediction.judgement import (
     KEEP,
@@ -131,7 +132,7 @@ def finish_frames(
     Yields:
         the result of each frame, in order.
     """
-    options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
+    options: dict[str, Any] = {"fmax": check_fmax(fmax), "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options |= {"calculator_name": calculator_name, "keep_symmetry": keep_symmetry, "restart": restart}
     calculator: Calculator | None = None
     how: dict[str, Any] = {"relax_cell": relax_cell, "rattle": rattle, "seed": seed}
@@ -192,6 +193,7 @@ def finish_atoms(
 
     Raises:
         DeepRelaxError: the crystal cannot be relaxed; or whatever the calculator raises.
+        ValueError: no relaxation would end at ``fmax``.
     """
     from deeprelax_ase.calculators.counting import CallCounter
     from deeprelax_ase.calculators.identity import calculator_name as name_of
@@ -200,6 +202,7 @@ def finish_atoms(
     from deeprelax_ase.optimizers.restart import gone_on_with
     from deeprelax_ase.optimizers.symmetry import hold_symmetry
 
+    check_fmax(fmax)
     relaxed = atoms.copy()
     if keep_symmetry:
         hold_symmetry(relaxed, relax_cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -26,8 +27,6 @@ from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.rows import atoms_of, crystals_of
 
 if TYPE_CHECKING:
-    import os
-
     from deeprelax_ase.crystal import Crystal
     from deeprelax_ase.io.source import Source
     from deeprelax_ase.screening.manifest import Manifest
@@ -73,6 +72,9 @@ def export_results(
     manifest = results.manifest()
     if results.keeps(path):
         raise OutputError(f"{output} belongs to the screening. Give another name.")
+    if results.path.resolve() in path.resolve().parents:
+        beside = Path(os.path.relpath(results.path.resolve().parent), path.name)
+        raise OutputError(f"{output} lies in the folder of the screening, which is its own. Give {beside}.")
     inputs, file_format = list(_inputs(manifest)), ""
     if output.endswith(_LINES):
         check_place(path, inputs=inputs, overwrite=overwrite)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprelax_ase.models.card import DEFAULT, one_shot_options
 from deeprelax_ase.models.registry import DEFAULT_MODEL
+from deeprelax_ase.optimizers.limits import check_fmax
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_useless
 from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
 from deeprelax_ase.prediction.status import UNCERTAIN
@@ -88,6 +89,7 @@ class RelaxOptions:
         self.limits()  # says what is wrong with them
         check_on_uncertain(self.on_uncertain)
         one_shot_options(self.one_shot)
+        check_fmax(self.fmax)
         if self.on_uncertain == FINISH and self.calculator == NONE:
             raise ValueError(f"on_uncertain={FINISH!r} finishes uncertain predictions: say under which calculator")
         if self.on_uncertain not in (KEEP, FINISH) and self.calculator != NONE:

@@ -6,16 +6,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from deeprelax_ase.errors import OutputError
+from deeprelax_ase.errors import DeepRelaxError, OutputError
 from deeprelax_ase.io.frame import StructureRef
+from deeprelax_ase.io.reading import values_of
 from deeprelax_ase.io.source import Source, open_source
 from deeprelax_ase.prediction.pool import WorkerPool
 from deeprelax_ase.screening.blocks import BlockRelaxer, Relaxed, blocks_of, mark_failed
@@ -31,6 +33,9 @@ BlockWork = Callable[[Sequence[StructureRef]], Relaxed]
 #: Structures of a block: what an interruption costs, and what a file of results holds. On GPUs one of small crystals
 #: fills a batch.
 BLOCK_SIZE, GPU_BLOCK_SIZE = 1000, 4000
+
+#: Structures of an input that are looked into for the key of their names, and keys that are named in its place.
+_LOOKED_AT, _NAMED = 1000, 10
 
 
 @dataclass
@@ -91,6 +96,7 @@ def screen(
         OSError: nothing can be written, or read any more; what was done is kept.
         DeepRelaxError: the options cannot be met.
         WorkerError: processes die before they see a structure.
+        ValueError: no structure has the ``id_key``, as far as the first of each input tell.
     """
     options = options or RelaxOptions()
     with processes(partial(BlockRelaxer, options, id_key), options.device, workers) as pool:
@@ -151,6 +157,8 @@ def work_through(
     shard, folder = shard or Shard(), _folder(out, task.work, task.schema)
     sources = [open_source(os.fspath(name)) for name in inputs]
     _refuse_mixed(sources, folder)
+    if id_key is not None:
+        _refuse_unknown(id_key, sources)
     described = describe(sources, folder.path, task.work)
     manifest = Manifest(described, task.options, block_size, shard.of, id_key, task.weights, work=task.work)
     manifest.agree(folder.path)
@@ -204,6 +212,20 @@ def _refuse_mixed(sources: Sequence[Source], folder: Folder) -> None:
             raise OutputError(f"{folder.path} lies in the input {source.name}. Give another folder.")
         if folder.keeps(source.path):
             raise OutputError(f"{source.name} belongs to the results in {folder.path}. Give another folder.")
+
+
+def _refuse_unknown(id_key: str, sources: Sequence[Source]) -> None:
+    """Refuse a key that no structure has, before a folder is begun with it."""
+    others = set[str]()
+    for source in sources:
+        for ref in islice(source.refs(), _LOOKED_AT):
+            with suppress(DeepRelaxError):  # told of in its row
+                values = values_of(ref)
+                if id_key in values:
+                    return
+                others.update(key for key, value in values.items() if isinstance(value, str | int))
+    known = f"Among those that they have are {', '.join(sorted(others)[:_NAMED])}" if others else "They have none"
+    raise ValueError(f"{id_key=} is no key of the structures (the first {_LOOKED_AT} of each input). {known}.")
 
 
 def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress:

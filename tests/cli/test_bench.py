@@ -36,6 +36,7 @@ def test_it_measures_prints_and_writes(data: Path, tmp_path: Path) -> None:
         (["--data", "nothing.npz"], "nothing.npz"),
         (["--baseline", "magic"], "Unknown baselines"),
         (["--split", "tomorrow"], "tomorrow"),
+        (["--fmax", "0"], "--fmax 0 eV/Å"),
         (["--calculator", "my_models"], "'module:factory'"),
     ],
 )

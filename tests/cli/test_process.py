@@ -52,6 +52,18 @@ class TestProcess:
         assert result.stdout.splitlines()[-1] == "idle:", result.stderr
         assert (tmp_path / "CONTCAR").exists()
 
+    @pytest.mark.parametrize("module", ["typer", "numpy", "deeprelax_ase.cli.relax"])
+    def test_an_interruption_of_the_start_is_no_traceback(self, module):
+        result = self.run(
+            "class Interrupted:\n"
+            "    def find_spec(self, name, *rest):\n"
+            f"        if name == {module!r}:\n            raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Interrupted())\n"
+            "sys.argv = ['deeprelax', 'relax', 'POSCAR']\n"
+            "from deeprelax_ase.cli import main\nmain()"
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
     @pytest.mark.parametrize(("chosen", "policy"), [(None, "passive"), ("active", "active")])
     def test_threads_do_not_spin_unless_the_user_wants_them_to(self, chosen, policy, monkeypatch):
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

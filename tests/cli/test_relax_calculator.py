@@ -144,6 +144,31 @@ class TestCalculator:
             assert np.abs(atoms.get_forces()).max() < 0.01
             assert atoms.cell.lengths()[0] == pytest.approx(3.59, abs=0.02)
 
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--fmax", "0"], "--fmax 0 eV/Å is a force that no relaxation ends at"),
+            (["--fmax", "nan"], "Invalid value for '--fmax'"),
+            (["--pressure", "1e9"], "Invalid value for '--pressure'"),
+        ],
+    )
+    @pytest.mark.parametrize("command", [["relax"], ["screen", "-o", "screened", "--workers", "0"]])
+    def test_what_no_relaxation_ends_at_is_refused(self, deeprelax, crystals, command, options, told):
+        write("set.extxyz", crystals)
+        result = deeprelax(*command, "set.extxyz", "-c", EMTS[0], *options)
+        assert result.exit_code == 2
+        assert told in result.stderr
+        assert [path.name for path in Path().iterdir()] == ["set.extxyz"]
+
+    @pytest.mark.parametrize("name", EMTS)
+    def test_a_collapse_tells_the_pressure(self, deeprelax, crystals, name):
+        write("set.extxyz", crystals[:1])
+        result = deeprelax("relax", "set.extxyz", "-c", name, "--pressure", "9000", "--finish", "fire")
+        assert result.exit_code == 1
+        told = " ".join(result.stderr.split())
+        assert "the cell has collapsed" in told
+        assert "under a pressure of 9000 GPa" in told
+
     @pytest.mark.parametrize("name", EMTS)
     def test_not_converged_is_told_by_the_exit_code(self, deeprelax, crystals, name):
         write("set.extxyz", crystals)

@@ -115,6 +115,12 @@ def test_second_run_goes_on_without_a_jump(make_atoms, predictor):
     np.testing.assert_allclose(atoms.positions, whole.positions, rtol=0, atol=1e-12)
 
 
+def test_as_in_ase_no_force_at_all_means_all_steps(make_atoms, predictor):
+    with quiet(make_atoms(), predictor, finish="FIRE") as optimizer:
+        assert not optimizer.run(fmax=0, steps=4)
+        assert optimizer.nsteps == 4
+
+
 def test_converged_start_makes_no_jump(make_atoms, predictor, minimum):
     atoms = make_atoms()
     atoms.set_cell(minimum.cell)

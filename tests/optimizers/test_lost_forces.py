@@ -81,7 +81,9 @@ def test_a_cell_that_collapses_is_not_computed(predictor, finish, pressure):
     press = AllowedStrain(pressure=pressure * GPa)
     with (
         quiet(atoms, predictor, relax_cell=press, finish=finish) as optimizer,
-        pytest.raises(CalculatorError, match=r"the cell has collapsed in step \d+; the atoms are back"),
+        pytest.raises(
+            CalculatorError, match=r"the cell has collapsed in step \d+ under a pressure of 1e\+0\d GPa; the atoms"
+        ),
     ):
         optimizer.run(steps=500)
     assert atoms.get_volume() > 2

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -73,6 +74,18 @@ def test_what_the_screening_needs_is_not_overwritten(screened: Folder, tmp_path:
     with pytest.raises(OutputError, match="belongs to the screening"):
         export_results(screened.path, str(screened.path / name), overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["x.extxyz", "x-%s.cif", "all.jsonl"])
+def test_nothing_is_added_to_the_folder_of_the_screening(screened: Folder, tmp_path: Path, name: str) -> None:
+    """What is there is read again by whoever is given the folder: files of crystals would hide the results."""
+    before = sorted(screened.path.iterdir())
+    with pytest.raises(OutputError, match="lies in the folder of the screening") as told, chdir(screened.path):
+        export_results(".", name)
+    assert str(told.value).endswith(f"Give ../{name}.")
+    with pytest.raises(OutputError, match="lies in the folder of the screening"):
+        export_results(screened.path, str(screened.path / name))
+    assert sorted(screened.path.iterdir()) == before
 
 
 def test_numbered_files_that_were_screened_are_not_overwritten(tmp_path: Path, quick: RelaxOptions) -> None:

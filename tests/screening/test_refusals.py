@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from ase.io import write
 
 from deeprelax_ase.errors import ModelError, OutputError
+from deeprelax_ase.screening.folder import Folder
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import screen
 from tests.screening.conftest import some_crystals
@@ -35,6 +37,8 @@ def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) 
         ({"on_uncertain": "skip", "calculator": "m3gnet"}, "finishes every crystal"),
         ({"on_uncertain": "ignore"}, "must be one of"),
         ({"max_volume_error": -1.0}, "must be a fraction"),
+        ({"fmax": 0}, "give one above 0"),
+        ({"fmax": math.nan}, "give one above 0"),
     ):
         with pytest.raises(ValueError, match=told):
             RelaxOptions(**wrong)
@@ -61,3 +65,23 @@ def test_a_folder_without_a_name_is_none(xyz: Callable[[int], Path], quick: Rela
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file is no folder"):
         screen([xyz(1)], tmp_path / "file", quick, workers=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_key_that_names_nothing_is_refused(
+    xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions, workers: int
+) -> None:
+    """The rows would be named by their files, and the folder could not be gone on with under the right key."""
+    with pytest.raises(ValueError, match=r"id_key='nosuch' is no key .* Among those that they have are material_id\."):
+        screen([xyz(3)], tmp_path / "out", quick, workers=workers, id_key="nosuch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_that_some_have_names_these(tmp_path: Path, quick: RelaxOptions) -> None:
+    crystals = some_crystals(2)
+    crystals[1].info = {"code": 7}
+    write(tmp_path / "some.extxyz", crystals)
+    screen([tmp_path / "some.extxyz"], tmp_path / "out", quick, workers=0, id_key="code")
+    ids = [name for table in Folder(tmp_path / "out").tables(["id"]) for name in table["id"].to_pylist()]
+    assert ids[1] == "7"
+    assert ids[0] != "7"

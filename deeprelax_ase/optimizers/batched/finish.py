@@ -20,6 +20,7 @@ from deeprelax_ase.optimizers.frames import (
     settled_frames,
     unrelaxed,
 )
+from deeprelax_ase.optimizers.limits import check_fmax
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def finish_in_batches(
     Returns:
         of each crystal, in order, its result and the relaxed atoms, or the error that it alone would raise.
     """
-    options: dict[str, Any] = {"fmax": fmax, "steps": steps, "finish": finish, "relax_cell": relax_cell}
+    options: dict[str, Any] = {"fmax": check_fmax(fmax), "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options["keep_symmetry"] = keep_symmetry
     options["calculator_name"] = calculator_name or potential.name
     cases = prepared(given, predictor, potential, relax_cell, keep_symmetry=keep_symmetry)
@@ -117,7 +118,7 @@ def _finish(
         case.calls, case.steps, case.converged = case.calls + end.calls, case.steps + end.steps, end.converged
         case.place(end.positions, end.cell)
         if end.results is None:
-            case.error = CalculatorError(f"{end.error}, after step {case.steps}")
+            case.error = CalculatorError(f"{end.error}, after step {case.steps}{case.dof.told_pressure}")
         else:
             case.known = end.results
 
@@ -181,7 +182,7 @@ def finish_frames_in_batches(
 
 def _rounds(observe: Observer) -> Callable[[int], object]:
     numbers = count(1)
-    return lambda crystals: observe(f"{crystals} crystals", next(numbers))
+    return lambda crystals: observe("1 crystal" if crystals == 1 else f"{crystals:,} crystals", next(numbers))
 
 
 def _in_order(waiting: list[_Waiting], found: Iterator[Finished], model: str) -> Iterator[RelaxedFrame]:

@@ -16,6 +16,7 @@ from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers.batched import bfgs, fire
 from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
 from deeprelax_ase.optimizers.batched.state import BatchedState
+from deeprelax_ase.optimizers.limits import check_fmax
 
 #: Optimizers in batches, by the names that ``finish`` has for them one by one.
 IN_BATCHES: dict[str, Any] = {"fire": fire, "fast": bfgs, "modelhessianbfgs": bfgs}
@@ -71,9 +72,10 @@ def relax_in_batches(
         places in ``starts`` and ends, as crystals are done.
 
     Raises:
-        ValueError: another optimizer.
+        ValueError: another optimizer, or no relaxation would end at ``fmax``.
         CalculatorError: a cell is to move, and the potential has no stress.
     """
+    check_fmax(fmax)
     if optimizer.lower() not in IN_BATCHES:
         raise ValueError(f"{optimizer=} does not relax in batches: take one of {', '.join(IN_BATCHES)}")
     if not potential.has_stress and any(start.strain is not None for start in starts):

@@ -203,6 +203,12 @@ def test_geometries_that_no_potential_takes_cost_themselves(optimizer: str) -> N
     assert ends[2].converged
 
 
+@pytest.mark.parametrize("fmax", [0.0, -0.05, np.nan])
+def test_a_force_that_nothing_ends_at_is_refused(fmax: float) -> None:
+    with pytest.raises(ValueError, match="no relaxation ends at: give one above 0"):
+        next(relax_in_batches([start(crystals()[0], None)], Together(EMT()), fmax=fmax))
+
+
 def test_no_stress_no_cell() -> None:
     class WithoutStress(EMT):
         implemented_properties = ("energy", "free_energy", "forces")
