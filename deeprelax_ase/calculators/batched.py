@@ -14,7 +14,6 @@ from torch import Tensor
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import DeviceError
 from deeprelax_ase.graph.checks import COLLAPSED, FLAT
-from deeprelax_ase.graph.crystal_graph import determinants
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
 
@@ -113,12 +112,16 @@ class BatchedPotential(ABC):
         Raises:
             DeviceError: the device is lost to this process.
         """
+        return self.settled(self.launch(numbers, positions, cells, batch), batch)
+
+    def launch(self, numbers: Numbers, positions: Positions, cells: Cells, batch: Batch) -> Evaluated:
+        """Begin to evaluate a batch, which a GPU goes on with while its host has other things to do."""
         crystals = len(cells)
         found = Evaluated(
             positions.new_full((crystals,), torch.nan),
             torch.full_like(positions, torch.nan),
             torch.full_like(cells, torch.nan),
-            self._unknown(numbers, batch) | self._collapsed(cells, batch),
+            self._unknown(numbers, batch) | _collapsed(cells, batch),
         )
         whole = torch.arange(crystals, device=self.device)
         if found.errors:
@@ -126,7 +129,17 @@ class BatchedPotential(ABC):
         given = (numbers, positions, cells, batch)
         for part in whole.split(1) if self.one_by_one else [whole]:
             self._attempt(found, given, part)
-        self._mark_not_finite(found, batch)
+        return found
+
+    def settled(self, found: Evaluated, batch: Batch) -> Evaluated:
+        """What was ``found`` by :meth:`launch` once it is there, which is waited for, with all its errors."""
+        total = found.energies.sum() + found.forces.sum()
+        if not (total + found.stresses.sum() if self.has_stress else total).isfinite():
+            good = found.energies.isfinite().index_fill(0, batch[~found.forces.isfinite().all(dim=1)], False)
+            if self.has_stress:
+                good &= found.stresses.isfinite().all(dim=2).all(dim=1)
+            for crystal in (~good).nonzero().squeeze(1).tolist():
+                found.errors.setdefault(crystal, f"{self.name} gives an energy, forces or a stress that are not finite")
         return found
 
     def _attempt(self, found: Evaluated, given: tuple[Tensor, ...], chosen: Tensor) -> None:
@@ -193,31 +206,6 @@ class BatchedPotential(ABC):
             for crystal, symbols in named.items()
         }
 
-    def _collapsed(self, cells: Cells, batch: Batch) -> dict[int, str]:
-        """Say which cells are too small or flat to be computed; on a GPU, not waited for, memory ends first."""
-        if self.device.type == "cuda":
-            return {}
-        places = cells.isfinite().all(dim=2).all(dim=1).nonzero().squeeze(1)  # what computes the others tells
-        cells = cells[places]
-        per_atom = determinants(cells).abs() / torch.bincount(batch)[places]
-        across = torch.linalg.svdvals(cells)[:, -1]
-        return {
-            int(
-                places[k]
-            ): f"the cell has collapsed, to {float(per_atom[k]):.2g} Å³ an atom and {float(across[k]):.2g} Å across"
-            for k in ((per_atom < COLLAPSED) | (across < FLAT)).nonzero().squeeze(1).tolist()
-        }
-
-    def _mark_not_finite(self, found: Evaluated, batch: Batch) -> None:
-        total = found.energies.sum() + found.forces.sum()
-        if (total + found.stresses.sum() if self.has_stress else total).isfinite():
-            return
-        good = found.energies.isfinite().index_fill(0, batch[~found.forces.isfinite().all(dim=1)], False)
-        if self.has_stress:
-            good &= found.stresses.isfinite().all(dim=2).all(dim=1)
-        for crystal in (~good).nonzero().squeeze(1).tolist():
-            found.errors.setdefault(crystal, f"{self.name} gives an energy, forces or a stress that are not finite")
-
     @contextmanager
     def _measured(self, atoms: int) -> Iterator[None]:
         """Learn how much memory an atom takes, of batches larger than those before."""
@@ -233,3 +221,15 @@ class BatchedPotential(ABC):
             return
         first = self._bytes_per_atom == _BYTES_PER_ATOM
         self._bytes_per_atom = taken if first else max(taken, self._bytes_per_atom)
+
+
+def _collapsed(cells: Cells, batch: Batch) -> dict[int, str]:
+    """Say which ``cells`` are too small or flat to be computed; of those that are no numbers, what computes tells."""
+    faces = torch.linalg.cross(cells.roll(-1, dims=1), cells.roll(-2, dims=1))
+    volumes = (faces[:, 0] * cells[:, 0]).sum(dim=1).abs()
+    per_atom = volumes / torch.zeros_like(volumes).index_add_(0, batch, torch.ones_like(batch, dtype=cells.dtype))
+    across = volumes / torch.linalg.vector_norm(faces, dim=2).amax(dim=1)
+    return {
+        k: f"the cell has collapsed, to {float(per_atom[k]):.2g} Å³ an atom and {float(across[k]):.2g} Å across"
+        for k in ((per_atom < COLLAPSED) | (across < FLAT)).nonzero().squeeze(1).tolist()
+    }

@@ -47,3 +47,19 @@ def test_linear_maps_are_as_exact_as_float32s(rows: int, inputs: int, outputs: i
         found, exact = linear(layer, given), layer.double()(given.double())
     error = (found - exact).norm() / exact.norm()
     assert error < 1e-6
+
+
+@needs_cuda
+def test_gradients_through_the_geometry_agree_with_plain_torch(e3_network, graph_of, sample_crystals) -> None:
+    """By kernels in single precision, and on a CPU in double."""
+    graph = graph_of(list(sample_crystals.values()), e3_network().config)
+    found = []
+    for dtype, device in ((torch.float64, "cpu"), (torch.float32, "cuda")):
+        network = e3_network().to(device, dtype)
+        network.gradients_through_blocks = True
+        last = network(graph.to(device=device, dtype=dtype))[-1]
+        (last.displacements.square().sum() + last.strain.square().sum()).backward()
+        found.append({name: p.grad.cpu().double() for name, p in network.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        assert (found[1][name] - expected).norm() <= 1e-3 * expected.norm() + 1e-6, name

@@ -87,8 +87,9 @@ def finish_in_batches(
         if case.start_error and case.error is None:
             case.error = CalculatorError(case.start_error)
     if finish is not None and steps > 0:
-        _finish([case for case in started if case.goes_on and not case.converged], potential, options, observe)
-    return [case.told(predictor.model_name, options) for case in cases]
+        for case in _finish([c for c in started if c.goes_on and not c.converged], potential, options, observe):
+            case.made = case.told(predictor.model_name, options)  # here, where a GPU is busy with the others
+    return [case.made or case.told(predictor.model_name, options) for case in cases]
 
 
 def pays_in_batches(potential: BatchedPotential, finish: str | None) -> bool:
@@ -101,8 +102,8 @@ def _finish(
     potential: BatchedPotential,
     options: dict[str, Any],
     observe: Callable[[int], object] | None,
-) -> None:
-    """Relax all ``cases`` side by side from where they are."""
+) -> Iterator[Case]:
+    """Relax all ``cases`` side by side from where they are, and give each as it is done."""
     if not cases:
         return
     ends = relax_in_batches(
@@ -121,6 +122,7 @@ def _finish(
             case.error = CalculatorError(f"{end.error}, after step {case.steps}{case.dof.told_pressure}")
         else:
             case.known = end.results
+        yield case
 
 
 #: How often as many atoms as the potential takes at once are read ahead, so that others enter as crystals leave.

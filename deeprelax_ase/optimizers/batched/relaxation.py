@@ -69,7 +69,7 @@ def relax_in_batches(
         observe: is told after each round how many crystals are left, those that wait to enter included.
 
     Yields:
-        places in ``starts`` and ends, as crystals are done.
+        places in ``starts`` and ends, as crystals are done; while the potential computes the next geometries of others.
 
     Raises:
         ValueError: another optimizer, or no relaxation would end at ``fmax``.
@@ -86,12 +86,15 @@ def relax_in_batches(
     state: BatchedState | None = None
     places = _entering(starts, waiting, 0, potential.atoms_at_once)
     gone: list[int] = []  # places of crystals that are done and still there
+    ends: list[tuple[int, BatchedEnd]] = []
     while state is not None or places:
-        errors: dict[int, str] = {}
+        wait: Callable[[], dict[int, str]] = dict
         if state is not None:
             with one_thread():
                 method.step(state)
-            errors = state.evaluate(potential)
+            wait = state.launch(potential)
+        yield from ends  # a GPU is busy while somebody looks at them
+        errors = wait()
         if places:
             entered = BatchedState.of(
                 [starts[place] for place in places], places, potential.device, symmetric=symmetric
@@ -106,7 +109,7 @@ def relax_in_batches(
                 with one_thread():
                     method.begin(entered)
                     state = entered if state is None else state.join(entered)
-        ends: list[tuple[int, BatchedEnd]] = []
+        ends = []
         if state is not None:
             if observe is not None:
                 observe(len(state) - len(gone) + len(waiting))
@@ -128,7 +131,7 @@ def relax_in_batches(
             and (places or errors or len(gone) > potential.may_stay(len(state.batch)) * len(state))
         ):
             state, gone = state.keep(~state.crystals["gone"]) if at_work else None, []
-        yield from ends
+    yield from ends
 
 
 def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int, most: int) -> list[int]:
@@ -150,14 +153,18 @@ def _ends(
     errors: dict[int, str],
     starts: Sequence[BatchedStart],
 ) -> Iterator[tuple[int, BatchedEnd]]:
-    """The ends of the crystals that are ``over``."""
-    numbers = over.nonzero().squeeze(1).tolist()
-    done, reached = state.keep(over), converged[over].tolist()
-    positions, cells = (tensor.cpu().numpy() for tensor in done.geometry())
-    cuts = np.cumsum(done.crystals["size"].long().tolist())[:-1]
-    known, taken = done.known(), done.crystals["steps"].tolist()
-    for k, (place, xyz) in enumerate(zip(done.crystals["place"].tolist(), np.split(positions, cuts), strict=True)):
-        error = errors.get(numbers[k])
-        results = None if error is not None else known[k]
-        calls = taken[k] + (starts[place].known is None)
-        yield place, BatchedEnd(xyz, cells[k], results, taken[k], calls, reached[k] and error is None, error)
+    """The ends of the crystals that are ``over``, fetched from the device in few pieces."""
+    crystals, numbers = state.crystals, over.nonzero().squeeze(1)
+    atoms = over[state.batch].nonzero().squeeze(1)
+    positions, cells = state.geometry()
+    vectors = torch.stack([positions[atoms], state.atoms["forces"][atoms]]).cpu().numpy()
+    single = torch.stack([crystals[name].double() for name in ("place", "size", "steps", "energies")], dim=1)
+    fetched = torch.cat([numbers[:, None], converged[numbers, None], single[numbers]], dim=1).tolist()
+    matrices = torch.stack([cells[numbers], crystals["stresses"][numbers]], dim=1).cpu().numpy()
+    cuts = np.cumsum([int(row[3]) for row in fetched])[:-1]
+    found = zip(fetched, matrices, *(np.split(each, cuts) for each in vectors), strict=True)
+    for (number, reached, place, _, steps, energy), (cell, stress), here, forces in found:
+        start, error = starts[int(place)], errors.get(int(number))
+        results = None if error is not None else KnownResults(energy, forces, stress)
+        calls = int(steps) + (start.known is None)
+        yield int(place), BatchedEnd(here, cell, results, int(steps), calls, bool(reached) and error is None, error)

@@ -6,7 +6,7 @@ positions are ``x F``, the cell is ``start F``. The cell counts as three more at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -143,14 +143,18 @@ class BatchedState:
 
     def evaluate(self, potential: BatchedPotential) -> dict[int, str]:
         """Compute energies, forces and stresses where the atoms are; returns errors, by the number of the crystal."""
+        return self.launch(potential)()
+
+    def launch(self, potential: BatchedPotential) -> Callable[[], dict[int, str]]:
+        """Begin to :meth:`evaluate`; what is returned waits for it."""
         with one_thread():
             positions, cells = self.geometry()
-        found = potential(self.atoms["numbers"], positions, cells, self.batch)
+        found, batch = potential.launch(self.atoms["numbers"], positions, cells, self.batch), self.batch
         self.atoms["forces"] = found.forces
         self.crystals |= {"energies": found.energies, "stresses": found.stresses}
         with one_thread():
             self._pull()
-        return found.errors
+        return lambda: potential.settled(found, batch).errors
 
     def known(self) -> list[KnownResults]:
         """Energy, forces and stress of each crystal, as they were computed last."""

@@ -15,6 +15,8 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 
+from deeprelax_ase.calculators.batched import BatchedPotential
+from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched.bfgs import batched_model_hessian
@@ -24,6 +26,7 @@ from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.calculators.batches import Springs as SpringPotential
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 OPTIMIZERS = {"fire": ase.optimize.FIRE, "fast": ModelHessianBFGS}
 
 
@@ -209,6 +212,36 @@ def test_a_force_that_nothing_ends_at_is_refused(fmax: float) -> None:
         next(relax_in_batches([start(crystals()[0], None)], Together(EMT()), fmax=fmax))
 
 
+class Imploding(BatchedPotential):
+    """Draws cells of gold together without an end, flat ones where they may move in one direction alone."""
+
+    name = "imploding"
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+    def compute(self, numbers, positions, cells, batch) -> EnergiesForcesStresses:
+        gold = (torch.zeros_like(cells[:, 0, 0]).index_add_(0, batch, (numbers == 79).to(cells)) > 0).to(cells)
+        pressure = 5.0 * gold
+        identity = torch.eye(3, dtype=cells.dtype, device=self.device)
+        return EnergiesForcesStresses(
+            pressure * torch.linalg.det(cells).abs(), torch.zeros_like(positions), pressure[:, None, None] * identity
+        )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_cells_that_collapse_or_go_flat_end_by_themselves(device: str, optimizer: str) -> None:
+    """Their neighbours have no end: a potential that is asked for them fills the memory, or never answers."""
+    given, flattened = crystals(), AllowedStrain([[0, 0, 0], [0, 0, 0], [0, 0, 1]])
+    starts = [start(given[0], AllowedStrain()), start(given[1], AllowedStrain()), start(given[1], flattened)]
+    good, *bad = relaxed(starts, Imploding(device), optimizer=optimizer, steps=2000)
+    assert (good.converged, good.steps) == (True, 0)
+    for end in bad:
+        assert "the cell has collapsed" in str(end.error)
+        assert 0 < end.steps < 2000
+
+
 def test_no_stress_no_cell() -> None:
     class WithoutStress(EMT):
         implemented_properties = ("energy", "free_energy", "forces")
@@ -286,7 +319,7 @@ def test_a_start_of_its_own_record_is_not_changed() -> None:
     np.testing.assert_array_equal(given.cell, before.cell)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_gpu_takes_the_same_steps(optimizer: str) -> None:
     safe = [atoms for atoms in crystals() if "Cu" in atoms.symbols]  # the others fail under these springs
