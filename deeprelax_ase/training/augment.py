@@ -13,11 +13,15 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.geometry.strain import matrix_product
 from deeprelax_ase.geometry.vacuum import in_plane_projectors, project_strain
 from deeprelax_ase.graph.crystal_graph import crystal_mean, inverses, rows_times_matrices
+from deeprelax_ase.training.cell_augmentation import augment_cells
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
     """Shares of the crystals that each change meets.
+
+    The last three changes leave a crystal what it is. They are for the paper's network, whose lattice head and cell
+    offset encoding depend on the choice of the cell.
 
     Attributes:
         interpolated: moved a uniformly drawn part of the way to their relaxed crystals.
@@ -34,6 +38,10 @@ class AugmentationSettings:
         rattle: Å, standard deviation of the shaking.
         rewrapped: shifted as a whole by a random vector and wrapped into the cell: another choice of periodic images,
             to which the cell offset encoding is not indifferent.
+        sheared: described by other lattice vectors, see :func:`~deeprelax_ase.training.cell_augmentation.shear`.
+        permuted: with their atoms in random order.
+        supercell: doubled along a random lattice vector.
+        supercell_atoms: most atoms of a crystal that is doubled.
     """
 
     interpolated: float = 0.35
@@ -47,12 +55,21 @@ class AugmentationSettings:
     rattled: float = 0.1
     rattle: float = 0.05
     rewrapped: float = 0.3
+    sheared: float = 0.0
+    permuted: float = 0.0
+    supercell: float = 0.0
+    supercell_atoms: int = 12
 
     @property
     def changes(self) -> bool:
         """Whether any crystal is changed at all."""
         shares = (f.name for f in fields(self) if f.type == "float" and f.name not in ("strain", "rattle"))
         return any(getattr(self, name) for name in shares)
+
+    @property
+    def augments_cells(self) -> bool:
+        """Whether lattice vectors, order or number of the atoms are changed."""
+        return any((self.sheared, self.permuted, self.supercell))
 
     def __post_init__(self) -> None:
         for name in ("perturbed_strain", "perturbed_rattle"):  # lists, where they come from JSON
@@ -63,10 +80,19 @@ def augment(
     pairs: RelaxationPairs, settings: AugmentationSettings, generator: torch.Generator, *, planes: Tensor | None = None
 ) -> RelaxationPairs:
     """New unrelaxed crystals for the same relaxed ones; only the geometry of the unrelaxed side changes, except that
-    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images. Crystals whose forces are known
-    stay where those were found. Fixed cells are not strained, and layers in their plane only: that of ``planes``
-    (G, 3, 3), the projectors of :func:`~deeprelax_ase.geometry.in_plane_projectors`, where they are known.
+    :attr:`~AugmentationSettings.rewrapped` moves both sides to the same new images, and that
+    :attr:`~AugmentationSettings.sheared`, ``permuted`` and ``supercell`` describe both sides anew. Crystals whose
+    forces are known stay where those were found. Fixed cells are not strained, and layers in their plane only: that of
+    ``planes`` (G, 3, 3), the projectors of :func:`~deeprelax_ase.geometry.in_plane_projectors`, where they are known.
     """
+    pairs = augment_cells(
+        pairs,
+        generator,
+        sheared=settings.sheared,
+        permuted=settings.permuted,
+        supercell=settings.supercell,
+        supercell_atoms=settings.supercell_atoms,
+    )
     device, dtype, size = pairs.cell_initial.device, pairs.cell_initial.dtype, len(pairs)
     batch = pairs.batch
 

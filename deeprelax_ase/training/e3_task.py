@@ -56,8 +56,8 @@ class DeepRelaxE3Task:
     own meanwhile, and sees the predictions of the step before the present one.
 
     Raises:
-        ValueError: the pairs hold a level of theory that the network does not know, there are weights of other blocks,
-            or energies are to be learnt that no pair tells.
+        ValueError: the pairs hold a level of theory that the network does not know, augmentation is to choose other
+            cells, there are weights of other blocks, or energies are to be learnt that no pair tells.
     """
 
     def __init__(
@@ -67,6 +67,13 @@ class DeepRelaxE3Task:
         settings: TrainingSettings,
         device: torch.device | str | None = None,
     ) -> None:
+        if (
+            settings.augmentation.augments_cells
+        ):  # and the recycle buffer keeps predictions in the cell and order of the pairs
+            raise ValueError(
+                "sheared, permuted and supercell describe the same crystal in another way, to which the end-to-end "
+                "network is indifferent: leave these shares of the augmentation at 0"
+            )
         if len(settings.block_weights) not in (0, config.num_blocks):
             given = f"block_weights names {len(settings.block_weights)} weights"
             raise ValueError(f"{given} for {config.num_blocks} blocks: give one for each, or none for equal ones")

@@ -80,9 +80,9 @@ def kept_graphs(
 def kept_planes(pairs: RelaxationPairs, settings: TrainingSettings) -> Tensor | None:
     """(G, 3, 3) the planes of all ``pairs``, found once: in every batch that is a third of augmentation's kernels.
 
-    None where it asks for none.
+    None where it asks for none, or for those of the cells that it makes.
     """
-    if not settings.augmentation.changes:
+    if not settings.augmentation.changes or settings.augmentation.augments_cells:
         return None
     batches = (pairs.take(crystals) for crystals in Batches(pairs.counts, settings.atoms_per_batch))
     return torch.cat([in_plane_projectors(part.fractional_initial, part.cell_initial, part.batch) for part in batches])

@@ -92,4 +92,5 @@ def test_augmentation_does_the_same_with_planes_that_are_kept(pairs_of: PairsOf)
 def test_planes_are_kept_where_augmentation_leaves_them(pairs_of: PairsOf) -> None:
     pairs = pairs_of(6)
     assert kept_planes(pairs, TrainingSettings(augmentation=STILL)) is None
+    assert kept_planes(pairs, TrainingSettings(augmentation=replace(STILL, sheared=0.1))) is None
     assert kept_planes(pairs, TrainingSettings(augmentation=replace(STILL, strained=0.1))) is not None
