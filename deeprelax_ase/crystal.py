@@ -276,7 +276,7 @@ def validate(crystal: Crystal) -> None:
     if not (np.isfinite(crystal.positions).all() and np.isfinite(crystal.cell).all()):
         bad = np.flatnonzero(~np.isfinite(crystal.positions).all(axis=1))
         where = f"positions of atoms {bad[:5].tolist()}" if len(bad) else "the cell"
-        raise NonFiniteError(f"{where} hold NaN or infinity; the step that made the structure failed: make it again")
+        raise NonFiniteError(f"NaN or infinity in {where}; the step that made the structure failed: make it again")
     if (longest := max(np.abs(crystal.positions).max(), np.abs(crystal.cell).max())) > LONGEST:
         raise CoordinateRangeError(
             f"coordinates or lattice vectors reach {longest:.3g} Å; up to {LONGEST:.0e} Å distances between atoms are "

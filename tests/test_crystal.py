@@ -257,10 +257,10 @@ BAD = {
     "nan position": (
         salt(positions=[[0, 0, 0], [np.nan, 0, 0]]),
         NonFiniteError,
-        r"positions of atoms \[1\] hold NaN or infinity.*make it again",
+        r"NaN or infinity in positions of atoms \[1\].*make it again",
     ),
     "infinite position": (salt(positions=[[0, np.inf, 0], [0, 0, 0]]), NonFiniteError, r"positions of atoms \[0\]"),
-    "nan cell": (salt(cell=CUBE * np.nan), NonFiniteError, "the cell hold NaN"),
+    "nan cell": (salt(cell=CUBE * np.nan), NonFiniteError, "NaN or infinity in the cell"),
     "no cell": (
         salt(cell=np.zeros((3, 3))),
         MissingCellError,

@@ -64,6 +64,8 @@ class LabelOptions:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if not 0 <= self.rattle < math.inf:
             raise ValueError(f"rattle={self.rattle} Å must be 0 for none, or more")
+        if not isinstance(self.relax_cell, bool | None):
+            raise ValueError(f"relax_cell={self.relax_cell!r} must be True, False, or None for all but slabs")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

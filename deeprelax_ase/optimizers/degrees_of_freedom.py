@@ -24,6 +24,7 @@ from deeprelax_ase.prediction.allowed_strain import (
     AllowedStrain,
     RelaxCell,
     along_axes,
+    checked_relax_cell,
     refuse_open,
 )
 
@@ -164,7 +165,7 @@ def degrees_of_freedom(
 
 
 def _dof_of_atoms(checked: CheckedAtoms, relax_cell: RelaxCell) -> DegreesOfFreedom:
-    atoms = checked.atoms
+    atoms, relax_cell = checked.atoms, checked_relax_cell(relax_cell)
     limits = relax_cell if isinstance(relax_cell, AllowedStrain) else _FREE
     refuse_open(limits)
     moves = relax_cell if limits is not relax_cell else any(limits.mask)

@@ -116,6 +116,22 @@ class AllowedStrain:
 RelaxCell = bool | AllowedStrain | None
 
 
+def checked_relax_cell(given: object) -> RelaxCell:
+    """``given`` as ``relax_cell``; NumPy's truth values are taken too.
+
+    Raises:
+        ConstraintError: it is something else, such as a mask alone, which is true to Python and would free everything.
+    """
+    if given is None or isinstance(given, AllowedStrain):
+        return given
+    if isinstance(given, bool | np.bool_):
+        return bool(given)
+    raise ConstraintError(
+        f"relax_cell={given!r} is none of True, False, None and an AllowedStrain. A mask goes into one, such as "
+        "AllowedStrain((1, 1, 0, 0, 0, 1))."
+    )
+
+
 def without_pressure(relax_cell: RelaxCell) -> RelaxCell:
     """``relax_cell`` as the network is asked: it predicts at no pressure."""
     return relax_cell.without_pressure() if isinstance(relax_cell, AllowedStrain) else relax_cell
@@ -217,8 +233,9 @@ def cell_limits(relax_cell: RelaxCell) -> tuple[bool | None, AllowedStrain | Non
     """Whether cells move, see :data:`RelaxCell`, and what limits their strain in a prediction; None for nothing.
 
     Raises:
-        ConstraintError: there is a pressure, or the mask cannot be kept exactly.
+        ConstraintError: there is a pressure, the mask cannot be kept exactly, or it is no way for a cell to move.
     """
+    relax_cell = checked_relax_cell(relax_cell)
     if not isinstance(relax_cell, AllowedStrain):
         return relax_cell, None
     refuse_pressure_alone(relax_cell.pressure)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deeprelax_ase.models.card import DEFAULT, one_shot_options
 from deeprelax_ase.models.registry import DEFAULT_MODEL
 from deeprelax_ase.optimizers.limits import check_fmax
-from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, refuse_useless
+from deeprelax_ase.prediction.allowed_strain import AllowedStrain, RelaxCell, checked_relax_cell, refuse_useless
 from deeprelax_ase.prediction.judgement import FINISH, KEEP, WARN, TrustLimits, check_on_uncertain
 from deeprelax_ase.prediction.status import UNCERTAIN
 from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
@@ -84,8 +84,8 @@ class RelaxOptions:
 
     def __post_init__(self) -> None:
         given: Any = self.relax_cell
-        if isinstance(given, dict):  # of a document
-            object.__setattr__(self, "relax_cell", AllowedStrain(**given))
+        cell = AllowedStrain(**given) if isinstance(given, dict) else checked_relax_cell(given)  # that of a document
+        object.__setattr__(self, "relax_cell", cell)
         self.limits()  # says what is wrong with them
         check_on_uncertain(self.on_uncertain)
         one_shot_options(self.one_shot)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import mx2
+from ase.build import bulk, mx2
 from ase.units import GPa
 
 from deeprelax_ase import AllowedStrain, DeepRelaxOptimizer
 from deeprelax_ase.errors import ConstraintError
+from deeprelax_ase.labelling import LabelOptions
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.screening.options import RelaxOptions
 from tests.crystals import BY_DISTANCES, CRYSTALS, DISTORTED, END_TO_END
@@ -125,6 +128,26 @@ def test_masks_that_cannot_be_kept_are_refused_by_every_door(predictor, mask):
     ):
         with pytest.raises(ConstraintError, match="not all that they lead to"):
             ask()
+
+
+@pytest.mark.parametrize("given", [[1, 1, 0, 0, 0, 1], (1, 1, 1, 1, 1, 1), "fixed", 0, 1, {}], ids=str)
+def test_what_says_nothing_of_a_cell_is_refused_by_every_door(predictor, given):
+    for ask in (
+        lambda: predictor.predict(layer(), relax_cell=given),
+        lambda: DeepRelaxOptimizer(layer(), logfile=None, relax_cell=given),
+        lambda: LabelOptions("m3gnet", relax_cell=given),
+        *([] if given == {} else [lambda: RelaxOptions(relax_cell=given)]),  # an AllowedStrain, as documents write it
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"relax_cell={given!r}")):
+            ask()
+
+
+def test_a_truth_value_of_numpy_keeps_a_cell():
+    atoms = bulk("Cu", cubic=True, a=3.8)
+    optimizer = DeepRelaxOptimizer(atoms, logfile=None, relax_cell=np.bool_(False))
+    optimizer.run()
+    np.testing.assert_array_equal(atoms.cell, bulk("Cu", cubic=True, a=3.8).cell)
+    assert RelaxOptions(relax_cell=np.bool_(False)).to_dict()["relax_cell"] is False
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def shared_site() -> Atoms:
         (molecule("H2O"), MissingCellError, r"no periodic cell.*atoms\.pbc = True"),
         (cu(pbc=(True, False, False)), VacuumError, "a wire, which repeats in one direction only.*calculator"),
         (cu(cell=np.ones((3, 3))), SingularCellError, "linearly dependent.*complete"),
-        (cu(positions=np.full((4, 3), np.inf)), NonFiniteError, r"atoms \[0, 1, 2, 3\] hold NaN or infinity"),
+        (cu(positions=np.full((4, 3), np.inf)), NonFiniteError, r"NaN or infinity in .* atoms \[0, 1, 2, 3\]"),
         (cu(positions=np.zeros((4, 3))), OverlappingAtomsError, "0.000 Å apart.*duplicate"),
         (cu(cell=np.eye(3) * 0.3), OverlappingAtomsError, "Check the lengths of the cell and their unit"),
         (Atoms("Cu", cell=np.eye(3) * 20, pbc=True), IsolatedAtomError, "no neighbour within 6.0 Å.*vacuum"),
