@@ -24,7 +24,7 @@ from deeprelax_ase.cli.common import (
     terminal,
     without_warnings_of_potentials,
 )
-from deeprelax_ase.cli.options import OnUncertain, Overwrite, Quiet, argument, option
+from deeprelax_ase.cli.options import Overwrite, Quiet, argument, option
 from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
 from deeprelax_ase.progress import INTERVAL
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
     from deeprelax_ase.io.source import Source
     from deeprelax_ase.optimizers.frames import RelaxedFrame
-    from deeprelax_ase.prediction.predictor import Predictor
+    from deeprelax_ase.screening.options import RelaxOptions
 
 DEFAULT_OUTPUT = "relaxed.extxyz"
 
@@ -88,13 +88,14 @@ def relax(
     with stopping():
         with imports():
             sources, frames, file_format = _open(inputs, output, overwrite)
-            made = _make_calculator(how)  # at once, so that a wrong name shows before the work
-            predictor = _load_predictor(how, made)
-        tell_level(how, made, quiet=quiet)
-        relax_frames = _relax_frames(how, made, predictor, quiet=quiet)
+            options = how.options()
+            made = _make_calculator(options)  # at once, so that a wrong name shows before the work
+            predictor = options.predictor(made)
+        tell_level(options, made, quiet=quiet)
+        relax_frames = _relax_frames(options, made, quiet=quiet)
     with plain_warnings():
         without_warnings_of_potentials()
-        chosen = partial(relax_frames, frames, predictor, relax_cell=how.cell, **how.start)
+        chosen = partial(relax_frames, frames, predictor)
         tally = _run(chosen, sources, output, file_format, overwrite=overwrite, quiet=quiet, slow=made is not None)
     if "potential" in relax_frames.keywords and not quiet:
         tell_one_by_one(tally.one_by_one)
@@ -115,58 +116,38 @@ def _open(inputs: list[str], output: str, overwrite: bool) -> tuple[list[Source]
     return sources, chain(ahead, frames), file_format
 
 
-def _make_calculator(how: Relaxing) -> Any:
-    if not how.has_calculator:
+def _make_calculator(options: RelaxOptions) -> Any:
+    if (potential := options.potential()) is None:
         return None
-    from deeprelax_ase.calculators.registry import calculator_of, get_batched
+    from deeprelax_ase.calculators.registry import calculator_of
 
-    return calculator_of(get_batched(how.calculator, device=how.device.value))
-
-
-def _load_predictor(how: Relaxing, calculator: Any) -> Predictor:
-    from deeprelax_ase.calculators.identity import model_for
-    from deeprelax_ase.prediction.predictor import Predictor
-
-    model = how.model or model_for(calculator)
-    symmetry: dict[str, Any] = {} if how.keep_symmetry is None else {"keep_symmetry": how.keep_symmetry}
-    return Predictor(model, device=how.device.value, **symmetry, **how.cost)
+    return calculator_of(potential)
 
 
-def _relax_frames(
-    how: Relaxing, calculator: Any, predictor: Predictor, *, quiet: bool
-) -> partial[Iterator[RelaxedFrame]]:
+def _relax_frames(options: RelaxOptions, calculator: Any, *, quiet: bool) -> partial[Iterator[RelaxedFrame]]:
     """Return the function that relaxes frames, under ``calculator`` and, if needed, under others of its name."""
     from deeprelax_ase.optimizers.frames import finish_frames, predict_frames
-    from deeprelax_ase.prediction.judgement import TrustLimits
 
-    limits = TrustLimits(**how.limits)
-    limits.check(predictor.model_name, calibrated=predictor.calibration is not None)
+    given: dict[str, Any] = {"limits": options.limits(), "rattle": options.rattle, "seed": options.seed}
     if calculator is None:
-        return partial(predict_frames, limits=limits, on_uncertain=how.uncertain.value)
+        return partial(predict_frames, relax_cell=options.relax_cell, on_uncertain=options.on_uncertain, **given)
     from deeprelax_ase.calculators.registry import get_batched
     from deeprelax_ase.optimizers.batched.finish import finish_frames_in_batches
     from deeprelax_ase.optimizers.finish import resolve_finish
     from deeprelax_ase.optimizers.restart import RestartFolder
 
-    options = {**how.finishing, "calculator_name": how.calculator, "keep_symmetry": bool(how.keep_symmetry)}
-    options["restart"] = None if how.restart is None else RestartFolder(how.restart)
-    if options["finish"].lower() == "none":
-        options["finish"] = None
-    else:
-        resolve_finish(options["finish"])  # a wrong name shows before the work
-    only_uncertain = how.uncertain is OnUncertain.FINISH
-    if goes_in_batches(how, potential := get_batched(calculator), quiet=quiet):
-        del options["restart"]
-        options |= {"potential": potential, "limits": limits, "only_uncertain": only_uncertain}
-        return partial(finish_frames_in_batches, **options)
+    given |= {"only_uncertain": not options.finishes_all, **options.finishing()}
+    if given["finish"] is not None:
+        resolve_finish(given["finish"])  # a wrong name shows before the work
+    if goes_in_batches(options, potential := get_batched(calculator), quiet=quiet):
+        return partial(finish_frames_in_batches, potential=potential, **given)
     made = [calculator]
 
     def make_calculator() -> Any:
-        return made.pop() if made else _make_calculator(how)
+        return made.pop() if made else _make_calculator(options)
 
-    return partial(
-        finish_frames, make_calculator=make_calculator, limits=limits, only_uncertain=only_uncertain, **options
-    )
+    restart = None if options.restart is None else RestartFolder(options.restart)
+    return partial(finish_frames, make_calculator=make_calculator, restart=restart, **given)
 
 
 def _count(sources: list[Source]) -> int:

@@ -117,29 +117,17 @@ def screen(
     """
     require("pyarrow", "screening")
     from deeprelax_ase.io.source import open_source
-    from deeprelax_ase.screening.options import RelaxOptions
 
     with stopping():
         for name in inputs:  # before the potential is fetched
             open_source(name)
-        potential = _potential(how)
-        options = RelaxOptions(
-            model=_model(how, potential, quiet=quiet),
-            device=how.device.value,
-            **how.cost,
-            relax_cell=how.cell,
-            keep_symmetry=how.keep_symmetry,
-            **how.start,
-            restart=how.restart,
-            atoms_per_batch=atoms_per_batch,
-            compile=compile,
-            on_uncertain=how.uncertain.value,
-            calculator=how.calculator if how.has_calculator else "none",
-            **how.limits,
-            **how.finishing,
-        )
+        options = how.options(atoms_per_batch=atoms_per_batch, compile=compile)
+        if (potential := options.potential()) is not None:
+            from deeprelax_ase.calculators.registry import calculator_of
+
+            tell_level(options, calculator_of(potential), quiet=quiet)
     work = {"shard": shard, "workers": workers, "block_size": block_size, "id_key": id_key}
-    together = potential is not None and goes_in_batches(how, potential, quiet=quiet)
+    together = potential is not None and goes_in_batches(options, potential, quiet=quiet)
     code = _screened(inputs, out, options, quiet=quiet, **work)
     if together and not quiet:
         tell_one_by_one(_one_by_one(out))
@@ -199,15 +187,6 @@ def export(
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)
 
 
-def _potential(how: Relaxing) -> Any:
-    """Return the potential that finishes; None for none."""
-    if not how.has_calculator:
-        return None
-    from deeprelax_ase.calculators.registry import get_batched
-
-    return get_batched(how.calculator, device=how.device.value)
-
-
 def _one_by_one(out: str) -> int:
     """Count the crystals in the folder whose constraints are not kept in batches."""
     from deeprelax_ase.io.constraints import are_kept_in_batches, constraints_of
@@ -217,20 +196,6 @@ def _one_by_one(out: str) -> int:
         text for table in Folder(Path(out)).tables(["constraints"]) for text in table["constraints"].to_pylist()
     )
     return sum(count for text, count in told.items() if not are_kept_in_batches(constraints_of(text)))
-
-
-def _model(how: Relaxing, potential: Any, *, quiet: bool) -> str:
-    """Return the user's model, or the one for the minima of the calculator that finishes."""
-    from deeprelax_ase.models.registry import DEFAULT_MODEL
-
-    if how.model is not None or potential is None:
-        return how.model or DEFAULT_MODEL
-    from deeprelax_ase.calculators.identity import model_for
-    from deeprelax_ase.calculators.registry import calculator_of
-
-    calculator = calculator_of(potential)
-    tell_level(how, calculator, quiet=quiet)
-    return model_for(calculator)
 
 
 def _left_out(progress: run.Progress) -> str:

@@ -16,6 +16,7 @@ from deeprelax_ase.prediction.status import UNCERTAIN
 from deeprelax_ase.uncertainty.worsening import MAX_ODDS_WORSE
 
 if TYPE_CHECKING:
+    from deeprelax_ase.calculators.batched import BatchedPotential
     from deeprelax_ase.prediction.predictor import Predictor
 
 #: No calculator, or no optimizer.
@@ -91,7 +92,7 @@ class RelaxOptions:
         one_shot_options(self.one_shot)
         check_fmax(self.fmax)
         if self.on_uncertain == FINISH and self.calculator == NONE:
-            raise ValueError(f"on_uncertain={FINISH!r} finishes uncertain predictions: say under which calculator")
+            raise ValueError(f"on_uncertain={FINISH!r} needs a calculator; give one with calculator=…")
         if self.on_uncertain not in (KEEP, FINISH) and self.calculator != NONE:
             raise ValueError(
                 f"calculator={self.calculator!r} finishes every crystal, uncertain or not: leave "
@@ -105,7 +106,7 @@ class RelaxOptions:
             finishes_all=self.finishes_all and self.finish != NONE,
         )
         if self.restart is not None and self.calculator == NONE:
-            raise ValueError("restart keeps what a finish under a calculator needs to be gone on with: say under which")
+            raise ValueError("restart=… keeps what a finish needs to be gone on with; give one with calculator=…")
 
     def predictor(self, calculator: Any = None) -> Predictor:
         """Load the predictor that these options ask for.
@@ -135,12 +136,38 @@ class RelaxOptions:
 
     def _model_for(self, calculator: Any) -> str:
         """The model for the minima of the ``calculator``, which is made unless it is given."""
-        if self.calculator == NONE:
-            return DEFAULT_MODEL
-        from deeprelax_ase.calculators.identity import model_for
-        from deeprelax_ase.calculators.registry import calculator_of, get_batched
+        if calculator is None:
+            if (potential := self.potential()) is None:
+                return DEFAULT_MODEL
+            from deeprelax_ase.calculators.registry import calculator_of
 
-        return model_for(calculator or calculator_of(get_batched(self.calculator, device=self.device)))
+            calculator = calculator_of(potential)
+        from deeprelax_ase.calculators.identity import model_for
+
+        return model_for(calculator)
+
+    def potential(self) -> BatchedPotential | None:
+        """Make the potential that finishes; None for none.
+
+        Raises:
+            CalculatorError: it cannot be made.
+        """
+        if self.calculator == NONE:
+            return None
+        from deeprelax_ase.calculators.registry import get_batched
+
+        return get_batched(self.calculator, device=self.device)
+
+    def finishing(self) -> dict[str, Any]:
+        """Return the options of a finish, as :func:`~deeprelax_ase.optimizers.finish_atoms` takes them."""
+        return {
+            "fmax": self.fmax,
+            "steps": self.steps,
+            "finish": None if self.finish == NONE else self.finish,
+            "relax_cell": self.relax_cell,
+            "calculator_name": self.calculator,
+            "keep_symmetry": bool(self.keep_symmetry),
+        }
 
     def limits(self) -> TrustLimits:
         """Return the limits beyond which a prediction is uncertain."""

@@ -188,15 +188,7 @@ class TableRelaxer:
         from deeprelax_ase.optimizers.batched.finish import finish_in_batches
         from deeprelax_ase.optimizers.frames import finish_atoms
 
-        options = self.options
-        how: dict[str, Any] = {
-            "fmax": options.fmax,
-            "steps": options.steps,
-            "finish": None if options.finish == NONE else options.finish,
-            "relax_cell": options.relax_cell,
-            "calculator_name": options.calculator,
-            "keep_symmetry": bool(options.keep_symmetry),
-        }
+        how = self.options.finishing()
         given = [(prediction.initial.as_given.to_atoms(), prediction) for prediction in predictions]
         if self._potential is not None:
             for made in finish_in_batches(given, self.predictor, self._potential, **how):

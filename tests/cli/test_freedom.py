@@ -62,7 +62,7 @@ def test_constraints_are_read_from_where_a_file_stores_them(tmp_path, name):
         (["--pressure", "5"], "predicts crystals without pressure"),
         (["--pressure", "5", "-c", "emt:none", "--on-uncertain", "finish"], "finishes every crystal"),
         (["--pressure", "5", "-c", "emt:none", "--finish", "none"], "finishes every crystal"),
-        (["--pressure", "nan", "-c", "emt:none"], "is no number"),
+        (["--pressure", "nan", "-c", "emt:none"], "Invalid value for '--pressure'"),
         (["--fixed-cell", "--mask", "xx"], "--fixed-cell keeps cells as they are"),
         (["--fixed-cell", "--constant-volume"], "--fixed-cell keeps cells as they are"),
         (["--mask", "xx,up"], "name the components"),

@@ -237,7 +237,7 @@ class TestUsage:
         assert Path("set.extxyz").read_bytes() == before
 
     def test_an_unknown_model(self, deeprelax, monkeypatch, crystals):
-        def load(model, *, device, one_shot):
+        def load(model, **options):
             raise ModelError(f"Unknown model {model!r}, must be one of ['A']")
 
         monkeypatch.setattr(PREDICTOR, load)

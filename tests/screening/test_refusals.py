@@ -33,7 +33,7 @@ def test_wrong_options_show_at_once(xyz: Callable[[int], Path], tmp_path: Path) 
         screen([xyz(2)], tmp_path / "out", RelaxOptions(recycles=5, max_error=0.1, device="cpu"))
     assert not (tmp_path / "out").exists()
     for wrong, told in (
-        ({"on_uncertain": "finish"}, "under which calculator"),
+        ({"on_uncertain": "finish"}, "give one with calculator="),
         ({"on_uncertain": "skip", "calculator": "m3gnet"}, "finishes every crystal"),
         ({"on_uncertain": "ignore"}, "must be one of"),
         ({"max_volume_error": -1.0}, "must be a fraction"),
