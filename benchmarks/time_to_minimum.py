@@ -83,14 +83,14 @@ class Ends:
         calls: of the potential, all together; None where there is none.
         converged: how many.
         times: s, after the beginning, when each was done; empty where that is not known.
-        looked: s, of these until it was known what each crystal may do; None where that is not told.
+        begun: s, of these until crystals relaxed side by side, jumps behind them; None where that is not told.
     """
 
     crystals: list[Crystal]
     calls: float | None = None
     converged: int = 0
     times: list[float] = field(default_factory=list)
-    looked: float | None = None
+    begun: float | None = None
 
 
 #: Relaxes crystals; and makes such, of the limits of the relaxation.
@@ -165,7 +165,7 @@ def in_batches(optimizer: str, potential: BatchedPotential, limits: Limits) -> M
     def relax(cases: list[Case]) -> Ends:
         ends, begun = Ends([case.crystal for case in cases], 0), time.perf_counter()
         starts = [start for start in starts_of(ends.crystals, potential) if start is not None]  # all are some
-        ends.looked = time.perf_counter() - begun
+        ends.begun = time.perf_counter() - begun
         for place, end in relax_in_batches(
             starts, potential, optimizer=optimizer, fmax=limits.fmax, steps=limits.steps
         ):
@@ -187,7 +187,7 @@ def jump_in_batches(finish: str, predictor: Predictor, potential: BatchedPotenti
         asked: dict[str, Any] = {"finish": finish, "fmax": limits.fmax, "steps": limits.steps}
         asked["observe"] = lambda left: rounds.append((time.perf_counter() - begun, left))
         made = finish_in_batches(given, predictor, potential, **asked)
-        ends = Ends([case.crystal for case in cases], 0)
+        ends = Ends([case.crystal for case in cases], 0, begun=rounds[0][0] if rounds else None)
         for at, left in rounds:
             ends.times += [at] * (len(cases) - left - len(ends.times))
         ends.times += [at for at, _ in rounds[-1:]] * (len(cases) - len(ends.times))
@@ -278,8 +278,8 @@ def row(
     errors = crystal_errors(pairs, ends.crystals)
     coordinates = errors["coordinates"]
     told: dict[str, Any] = {"crystals": len(cases), "seconds": seconds / len(cases)}
-    if ends.looked is not None:
-        told["looked"] = ends.looked / len(cases)
+    if ends.begun is not None:
+        told["begun"] = ends.begun / len(cases)
     if ends.times:
         told["done"] = {f"{share:g}": float(np.quantile(ends.times, share)) / len(cases) for share in SHARES}
     if ends.calls is not None:
