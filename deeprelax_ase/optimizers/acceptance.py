@@ -16,8 +16,11 @@ from deeprelax_ase.optimizers.cached_calculator import CachedCalculator
 from deeprelax_ase.optimizers.degrees_of_freedom import DegreesOfFreedom
 from deeprelax_ase.prediction.status import KEPT, REJECTED, JumpDecision
 
-#: Times that a finish may stretch a cell along any line: skewed ever more at one volume, cells become ever flatter.
-_MOST_STRETCHED = 5.0
+#: Length of the deformation of a cell, of its nine components (1.7 for none), by which a finish has lost it: it bursts
+#: where a potential holds nothing together, and skewed ever more at one volume, cells become ever flatter.
+MOST_STRETCHED = 5.0
+
+COLLAPSES, BURSTS = "the cell has collapsed", "the cell has burst"
 
 
 class EnergyForces(NamedTuple):
@@ -92,16 +95,21 @@ def forces_are_finite(dof: DegreesOfFreedom) -> bool:
     return all(np.isfinite(value).all() for value in values)
 
 
-def is_collapsed(dof: DegreesOfFreedom) -> bool:
-    """Whether the cell has become so small, or so flat, that the calculator would list endless neighbours."""
+def lost_cell(dof: DegreesOfFreedom) -> str:
+    """Say whether the cell has burst, or is so small or flat that the calculator would list endless neighbours."""
     from deeprelax_ase.graph.checks import COLLAPSED  # with torch
 
     if not dof.moves_cell or dof.atoms.cell.rank < 3:
-        return False
+        return ""
     if dof.atoms.cell.volume < COLLAPSED * len(dof.atoms):
-        return True
+        return COLLAPSES
     start = dof.orig_cell  # of a filter around the cell
-    return start is not None and bool(np.linalg.norm(np.linalg.solve(start, dof.atoms.cell.array), 2) > _MOST_STRETCHED)
+    if (
+        start is None
+        or not np.linalg.norm(deformation := np.linalg.solve(start, dof.atoms.cell.array)) > MOST_STRETCHED
+    ):
+        return ""
+    return BURSTS if np.linalg.det(deformation) > 1 else COLLAPSES
 
 
 def energy_of(target: Any) -> float:

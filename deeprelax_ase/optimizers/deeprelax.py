@@ -14,7 +14,7 @@ from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 from deeprelax_ase.errors import CalculatorError
 from deeprelax_ase.io.constraints import refuse_constraints
 from deeprelax_ase.optimizers import log
-from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot, is_collapsed
+from deeprelax_ase.optimizers.acceptance import JumpCriteria, Snapshot, forces_are_finite, forget_snapshot, lost_cell
 from deeprelax_ase.optimizers.ase_versions import close_along, plain_path, satisfies, trajectory_is_empty, write_log
 from deeprelax_ase.optimizers.degrees_of_freedom import degrees_of_freedom, refuse_missing_stress, refuse_tilted_layers
 from deeprelax_ase.optimizers.finish import Finish
@@ -247,8 +247,8 @@ class DeepRelaxOptimizer(Optimizer):
             self._jump.end()
             self.finish.step(self.fmax)
             forget_snapshot(self._dof)
-            if is_collapsed(self._dof):
-                self._stop(f"the cell has collapsed in step {self.nsteps + 1}{self._dof.told_pressure}")
+            if lost := lost_cell(self._dof):
+                self._stop(f"{lost} in step {self.nsteps + 1}{self._dof.told_pressure}")
         self._label(False)  # until the new forces are known
 
     def call_observers(self) -> None:

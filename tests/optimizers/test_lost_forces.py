@@ -88,3 +88,15 @@ def test_a_cell_that_collapses_is_not_computed(predictor, finish, pressure):
         optimizer.run(steps=500)
     assert atoms.get_volume() > 2
     assert atoms.info["deeprelax_status"] == "failed"
+
+
+@pytest.mark.parametrize("finish", ["fast", "BFGS", "FIRE"])
+def test_a_cell_that_bursts_ends_it(predictor, finish):
+    pulled = AllowedStrain(pressure=-100 * GPa)
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    with (
+        quiet(atoms, predictor, relax_cell=pulled, finish=finish) as optimizer,
+        pytest.raises(CalculatorError, match=r"the cell has burst in step \d+ under a pressure of -100 GPa; the atoms"),
+    ):
+        optimizer.run(steps=500)

@@ -13,6 +13,7 @@ import torch
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.scope import one_thread
 from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.optimizers.acceptance import BURSTS, COLLAPSES, MOST_STRETCHED
 from deeprelax_ase.optimizers.batched import bfgs, fire
 from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
 from deeprelax_ase.optimizers.batched.state import BatchedState
@@ -115,11 +116,13 @@ def relax_in_batches(
                 observe(len(state) - len(gone) + len(waiting))
             with one_thread():
                 converged = state.largest(*state.pulls()) < fmax
-                over = converged | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
+                lost = torch.linalg.matrix_norm(state.deformation()) > MOST_STRETCHED
+                over = converged | lost | (state.crystals["steps"] + state.crystals["steps_before"] >= steps)
                 if errors:
                     over[list(errors)] = True
                 over &= ~state.crystals["gone"]
                 if bool(over.any()):
+                    errors = _lost_cells(state, lost & over) | errors
                     ends = list(_ends(state, over, converged, errors, starts))
                     gone += [place for place, _ in ends]
                     state.crystals["gone"] = state.crystals["gone"] | over
@@ -144,6 +147,13 @@ def _entering(starts: Sequence[BatchedStart], waiting: deque[int], at_work: int,
         chosen.append(waiting.popleft())
         room -= len(starts[chosen[-1]])
     return chosen
+
+
+def _lost_cells(state: BatchedState, lost: torch.Tensor) -> dict[int, str]:
+    """Say of the crystals that are ``lost`` what has become of their cells."""
+    numbers = lost.nonzero().squeeze(1)
+    burst = torch.linalg.det(state.deformation()[numbers]) > 1
+    return {k: BURSTS if larger else COLLAPSES for k, larger in zip(numbers.tolist(), burst.tolist(), strict=True)}
 
 
 def _ends(

@@ -213,16 +213,19 @@ def test_a_force_that_nothing_ends_at_is_refused(fmax: float) -> None:
 
 
 class Imploding(BatchedPotential):
-    """Draws cells of gold together without an end, flat ones where they may move in one direction alone."""
+    """Draws cells of gold together without an end, flat ones where they may move in one direction alone.
+
+    A negative ``pressure``, in eV/Å³, draws them apart.
+    """
 
     name = "imploding"
 
-    def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: str, pressure: float = 5.0) -> None:
+        self.device, self.pressure = torch.device(device), pressure
 
     def compute(self, numbers, positions, cells, batch) -> EnergiesForcesStresses:
         gold = (torch.zeros_like(cells[:, 0, 0]).index_add_(0, batch, (numbers == 79).to(cells)) > 0).to(cells)
-        pressure = 5.0 * gold
+        pressure = self.pressure * gold
         identity = torch.eye(3, dtype=cells.dtype, device=self.device)
         return EnergiesForcesStresses(
             pressure * torch.linalg.det(cells).abs(), torch.zeros_like(positions), pressure[:, None, None] * identity
@@ -240,6 +243,19 @@ def test_cells_that_collapse_or_go_flat_end_by_themselves(device: str, optimizer
     for end in bad:
         assert "the cell has collapsed" in str(end.error)
         assert 0 < end.steps < 2000
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_cells_that_burst_end_by_themselves(device: str, optimizer: str) -> None:
+    """Where nothing holds atoms together, forces may end far apart, or never."""
+    given = crystals()
+    starts = [start(given[0], AllowedStrain()), start(given[1], AllowedStrain())]
+    good, bad = relaxed(starts, Imploding(device, -5.0), optimizer=optimizer, steps=2000)
+    assert (good.converged, good.error) == (True, None)
+    assert bad.error == "the cell has burst"
+    assert not bad.converged
+    assert 0 < bad.steps < 300
 
 
 def test_no_stress_no_cell() -> None:
