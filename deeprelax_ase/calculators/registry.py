@@ -86,7 +86,7 @@ def get_calculator(
     if kind.lower() == "sevennet":
         return _in_batches(sevennet(argument, device=device, **kwargs))
     _refuse_files(name, kind, argument)
-    if _is_path(name):
+    if os.sep in name or name.startswith("~") or (name and Path(name).is_dir()):
         return matgl_calculator(name, **options)
     if argument and kind not in ("none", "matgl") and all(part.isidentifier() for part in kind.split(".")):
         return _from_factory(kind, argument, options, device)
@@ -105,10 +105,6 @@ def _refuse_files(name: str, kind: str, argument: str) -> None:
             "loaded by a function of yours, which returns an ASE calculator or a model of TorchSim's: give "
             "'module:function'"
         )
-
-
-def _is_path(name: str) -> bool:
-    return os.sep in name or name.startswith("~") or (name != "" and Path(name).is_dir())
 
 
 def _chgnet(weights: str, device: str, kwargs: dict[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,6 +111,7 @@ def bench(
     from deeprelax_ase.evaluation.benchmark import bench as measure
     from deeprelax_ase.evaluation.benchmark_page import markdown
     from deeprelax_ase.evaluation.model_evaluation import part_of
+    from deeprelax_ase.evaluation.results import write_json
 
     with stopping():
         if out is not None:
@@ -142,7 +142,8 @@ def bench(
         text = markdown(found, f"{model} on {', '.join(found['data'])}, {split}")
         terminal().print(text, markup=False, soft_wrap=True)
         if out is not None:
-            _write(out, found, text)
+            write_json(out / NAMES[0], found)
+            (out / NAMES[1]).write_text(text, encoding="utf-8")
 
 
 def _under(name: str, finish: str, limits: Limits, device: str) -> dict[str, Relax]:
@@ -155,9 +156,3 @@ def _under(name: str, finish: str, limits: Limits, device: str) -> dict[str, Rel
     if isinstance(potential, TorchSimPotential):
         found[f"TorchSim's FIRE in batches, {name}"] = torch_sim_optimizer(potential, limits)
     return found
-
-
-def _write(out: Path, found: dict[str, Any], text: str) -> None:
-    written = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    for name, content in zip(NAMES, (written, text), strict=True):
-        (out / name).write_text(content, encoding="utf-8")

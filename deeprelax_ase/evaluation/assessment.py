@@ -17,20 +17,7 @@ from deeprelax_ase.evaluation.metrics import prediction_errors, rank_correlation
 from deeprelax_ase.evaluation.structure_matching import structure_matches
 from deeprelax_ase.graph.settings import GraphSettings
 
-#: Unit of each metric; ``match`` is 1 or 0, so that its mean is the match rate.
-UNITS = {
-    "coordinates": "Å",
-    "cartesian": "Å",
-    "bond_length": "Å",
-    "lattice": "Å",
-    "rotation_free_lattice": "Å",
-    "volume": "Å³",
-    "relative_volume": "",
-    "match": "",
-    "rmsd": "",
-}
-
-#: Description of each metric, for tables.
+#: Description of each metric, for tables; ``match`` is 1 or 0, so that its mean is the match rate.
 TITLES = {
     "coordinates": "coordinates, cell and images apart",
     "cartesian": "coordinates, eq. (25)",
@@ -42,6 +29,9 @@ TITLES = {
     "match": "match rate",
     "rmsd": "RMSD / (V/N)^(1/3)",
 }
+
+#: Unit of each metric.
+UNITS = {**dict.fromkeys(TITLES, "Å"), "volume": "Å³", **dict.fromkeys(("relative_volume", "match", "rmsd"), "")}
 
 #: In the metric's unit. Smaller errors are rounding, of sites that symmetry fixes: there is nothing to improve.
 ZERO = 1e-5

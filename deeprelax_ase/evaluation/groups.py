@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from deeprelax_ase.data.pairs import RelaxationPairs
+
+Mask = TypeVar("Mask", np.ndarray, Tensor)
 
 #: More atoms than this make a large crystal.
 LARGE = 30
@@ -44,11 +50,16 @@ def crystal_groups(pairs: RelaxationPairs, element_shares: Tensor) -> dict[str, 
 
 
 def chemistry(pairs: RelaxationPairs) -> dict[str, Tensor]:
-    """Masks (G,) of the crystals of each chemistry: the first of :data:`CHEMISTRIES` whose elements they hold."""
-    left = torch.ones(len(pairs), dtype=torch.bool)
+    """Masks (G,) of the crystals of each chemistry, see :func:`first_that_fits`."""
+    everything = torch.ones(len(pairs), dtype=torch.bool)
+    return first_that_fits(lambda numbers: pairs.holding(torch.isin(pairs.numbers, torch.tensor(numbers))), everything)
+
+
+def first_that_fits(holding: Callable[[tuple[int, ...]], Mask], left: Mask) -> dict[str, Mask]:
+    """Masks of the first of :data:`CHEMISTRIES` whose elements crystals are ``holding``, among those ``left``."""
     masks = {}
     for name, numbers in CHEMISTRIES.items():
-        masks[name] = left & pairs.holding(torch.isin(pairs.numbers, torch.tensor(numbers)))
+        masks[name] = left & holding(numbers)
         left = left & ~masks[name]
     return {**masks, "metals alone": left}
 

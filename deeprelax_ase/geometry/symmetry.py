@@ -79,7 +79,8 @@ def project(
         New positions and cell. The arguments themselves where there are no operations, or the prediction is not finite
         or without volume.
     """
-    if operations is None or not _has_volume(positions, cell):
+    finite = np.isfinite(positions).all() and np.isfinite(cell).all()
+    if operations is None or not finite or np.linalg.det(cell) == 0:
         return positions, cell
     fractional = initial.fractional_positions
     to_basis = initial.cell @ np.linalg.inv(operations.basis)
@@ -164,7 +165,3 @@ def _symmetrize_cell(initial: CellArray, cell: CellArray, operations: SymmetryOp
     mean = (operations.rotations.transpose(0, 2, 1) @ covariant @ operations.rotations).mean(axis=0)
     inverse = np.linalg.inv(operations.basis)
     return initial @ matrix_function(np.exp, inverse @ mean @ inverse.T)
-
-
-def _has_volume(positions: PositionArray, cell: CellArray) -> bool:
-    return bool(np.isfinite(positions).all() and np.isfinite(cell).all() and np.linalg.det(cell) != 0)

@@ -22,7 +22,11 @@ def refuse_constraints(constraints: Iterable[object]) -> None:
     Raises:
         ConstraintError: names them.
     """
-    names = {type(c).__name__ for c in constraints if not _is_honoured(type(c))}
+    names = {
+        type(c).__name__
+        for c in constraints
+        if not (type(c).__module__.startswith("ase.") and type(c).__name__ in HONOURED)
+    }
     if names:
         raise ConstraintError(
             f"the atoms carry constraints ({', '.join(sorted(names))}) that a jump cannot keep exactly; it keeps "
@@ -116,7 +120,3 @@ def leave_alike(atoms: Any, other: Any) -> bool:
         return moved.positions - one.positions
 
     return len(atoms) == len(other) and np.allclose(gone(atoms), gone(other), rtol=0, atol=1e-3)
-
-
-def _is_honoured(cls: type) -> bool:
-    return cls.__module__.startswith("ase.") and cls.__name__ in HONOURED

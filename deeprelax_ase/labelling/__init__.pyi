@@ -1,7 +1,6 @@
 from .candidates import Candidate as Candidate
 from .candidates import CandidateSettings as CandidateSettings
 from .candidates import atomic_volumes as atomic_volumes
-from .candidates import make_candidates as make_candidates
 from .distinct import distinct_candidates as distinct_candidates
 from .distinct import is_neutral as is_neutral
 from .forces import PointSettings as PointSettings

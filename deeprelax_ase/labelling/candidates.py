@@ -9,7 +9,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count as count_up
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -85,34 +84,6 @@ class CandidateSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 or more")
 
 
-def make_candidates(
-    sources: Sequence[Crystal],
-    count: int,
-    *,
-    seed: int = 0,
-    systems: Collection[frozenset[int]] | None = None,
-    elements: Collection[int] | None = None,
-    settings: CandidateSettings | None = None,
-) -> Iterator[Candidate]:
-    """Up to ``count`` candidates from ``sources``, relaxed crystals: fewer where trying fails.
-
-    Args:
-        sources: crystals at rest, of at most 94 as the largest atomic number.
-        count: of candidates that are tried.
-        seed: of all random numbers.
-        systems: sets of atomic numbers that may be made; those of the sources by default. No other is ever made, so
-            that what is held out stays so.
-        elements: atomic numbers of which every system may be made, in place of ``systems``.
-        settings: kinds and sizes.
-
-    Raises:
-        ValueError: no sources or no systems are given, an element is beyond 94, or a share is negative, of no kind that
-            is known, or all of them are zero.
-    """
-    tries = candidate_tries(sources, seed=seed, systems=systems, elements=elements, settings=settings)
-    yield from (made for made in islice(tries, count) if made is not None)
-
-
 def candidate_tries(
     sources: Sequence[Crystal],
     *,
@@ -121,7 +92,10 @@ def candidate_tries(
     elements: Collection[int] | None = None,
     settings: CandidateSettings | None = None,
 ) -> Iterator[Candidate | None]:
-    """Candidates without an end, None where trying failed; for arguments and errors see :func:`make_candidates`."""
+    """Candidates without an end, None where trying failed.
+
+    For arguments and errors see :func:`~deeprelax_ase.labelling.distinct_candidates`, which asks for them.
+    """
     if systems is not None and elements is not None:
         raise ValueError("systems and elements both say what may be made: give one of them")
     maker = _Maker(sources, _Systems.of(sources, systems, elements), settings or CandidateSettings())

@@ -34,14 +34,19 @@ def distinct_candidates(
     distances, to 0.02 Å. Those of the sources are none.
 
     Args:
-        sources: see :func:`~deeprelax_ase.labelling.make_candidates`, as of ``seed``, ``systems``,
-            ``elements`` and ``settings``.
+        sources: crystals at rest, of at most 94 as the largest atomic number.
         number: of candidates that are wanted.
+        seed: of all random numbers.
+        systems: sets of atomic numbers that may be made; those of the sources by default. No other is ever made, so
+            that what is held out stays so.
+        elements: atomic numbers of which every system may be made, in place of ``systems``.
+        settings: kinds and sizes.
         neutral: whether oxidation states must be able to add up to nothing, see
             :func:`~deeprelax_ase.labelling.is_neutral`.
 
     Raises:
-        ValueError: see :func:`~deeprelax_ase.labelling.make_candidates`.
+        ValueError: no sources or no systems are given, an element is beyond 94, or a share is negative, of no kind that
+            is known, or all of them are zero.
     """
     tries = candidate_tries(sources, seed=seed, systems=systems, elements=elements, settings=settings)
     together = min(number, _AT_ONCE)

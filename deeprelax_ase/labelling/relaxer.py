@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -66,10 +66,6 @@ class LabelOptions:
             raise ValueError(f"rattle={self.rattle} Å must be 0 for none, or more")
         if not isinstance(self.relax_cell, bool | None):
             raise ValueError(f"relax_cell={self.relax_cell!r} must be True, False, or None for all but slabs")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)

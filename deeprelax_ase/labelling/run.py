@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def label(
     here = BlockLabeller(options, id_key, options.device)  # what is wrong with the options shows here
     work: dict[str, Any] = {"shard": shard, "block_size": block_size, "id_key": id_key}
     with processes(partial(BlockLabeller, options, id_key), options.device, workers) as pool:
-        task = Task(options.to_dict(), pool or here, work=_WORK, schema=LABELS)
+        task = Task(asdict(options), pool or here, work=_WORK, schema=LABELS)
         progress = work_through(inputs, out, task, observe=observe, **work)
     folder = label_folder(out)
     splits = write_pairs(out, **split)

@@ -46,19 +46,7 @@ _SAME_CRYSTAL = 1e-6
 
 @dataclass(frozen=True)
 class JumpSettings:
-    """Settings of the jump, see :class:`~deeprelax_ase.optimizers.deeprelax.DeepRelaxOptimizer`.
-
-    Attributes:
-        model: name or path; None for the one that the calculator's minima ask for.
-        predictor: makes the prediction, instead of ``model``, ``device``, ``graph_backend`` and ``one_shot``.
-        prediction: of these very atoms, made before; None to predict at the jump.
-        device: for the network.
-        graph_backend: builds the graph.
-        one_shot: permitted cost of the prediction, ``"default"`` or ``"fast"``.
-        force_informed_steps: most further jumps; None for the number that suits model and calculator.
-        criteria: when a jump under a calculator is kept.
-        limits: of a trusted prediction.
-        on_uncertain: treatment of one beyond them, where no calculator checks the jump.
+    """Settings of the jump, as :class:`~deeprelax_ase.optimizers.deeprelax.DeepRelaxOptimizer` takes them.
 
     Raises:
         ValueError: settings that contradict each other, or make no sense.

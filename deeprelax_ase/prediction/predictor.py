@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
+
+Admitted = TypeVar("Admitted", Crystal, InformedCrystal)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -220,12 +222,8 @@ class Predictor:
         Yields:
             a :class:`Prediction`, or the :class:`DeepRelaxError` that :meth:`predict` would raise.
         """
-        if atoms_per_batch is None:
-            atoms_per_batch = default_atoms_per_batch(self.device)
-        for batch in grouped(map(self._admission.admit_or_tell, structures), atoms_per_batch):
-            crystals = [c for c in batch if isinstance(c, Crystal)]
-            made = iter(attempt(partial(self._predict, relax_cell=relax_cell, bonds=bonds), crystals, self.device))
-            yield from (next(made) if isinstance(c, Crystal) else c for c in batch)
+        make = partial(self._predict, relax_cell=relax_cell, bonds=bonds)
+        yield from self._stream(make, map(self._admission.admit_or_tell, structures), atoms_per_batch)
 
     def predict_columns(
         self, crystals: CrystalColumns, *, relax_cell: RelaxCell = None, atoms_per_batch: int | None = None
@@ -262,11 +260,19 @@ class Predictor:
             ModelError, ValueError: see there.
         """
         self._refuse_forces()
-        most = atoms_per_batch or default_atoms_per_batch(self.device)
         make = partial(self._predict_informed, relax_cell=relax_cell, bonds=False)
-        for batch in grouped(map(self._admission.admit_with_forces, found), most):
-            made = iter(attempt(make, [c for c in batch if isinstance(c, InformedCrystal)], self.device))
-            yield from (next(made) if isinstance(c, InformedCrystal) else c for c in batch)
+        yield from self._stream(make, map(self._admission.admit_with_forces, found), atoms_per_batch)
+
+    def _stream(
+        self,
+        make: Callable[[Sequence[Admitted]], PredictedBatch],
+        admitted: Iterable[Admitted | DeepRelaxError],
+        atoms_per_batch: int | None,
+    ) -> Iterator[Prediction | DeepRelaxError]:
+        """What ``make`` makes of those that are admitted, in batches, and the errors of the others, in order."""
+        for batch in grouped(admitted, atoms_per_batch or default_atoms_per_batch(self.device)):
+            made = iter(attempt(make, [c for c in batch if not isinstance(c, DeepRelaxError)], self.device))
+            yield from (c if isinstance(c, DeepRelaxError) else next(made) for c in batch)
 
     def _refuse_forces(self) -> None:
         if not self.reads_forces:

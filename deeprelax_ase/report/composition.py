@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from ase.data import atomic_names, chemical_symbols
 
-from deeprelax_ase.evaluation.groups import CHEMISTRIES
+from deeprelax_ase.evaluation.groups import first_that_fits
 from deeprelax_ase.report.outcome import Outcome
 
 #: Noble gases end the periods.
@@ -28,13 +28,8 @@ class Kind(NamedTuple):
 
 def kinds_of(outcome: Outcome) -> list[Kind]:
     """The kinds that occur; those whose elements are not known are of none."""
-    left = outcome.elements.any(axis=1)
-    masks = {}
-    for name, numbers in CHEMISTRIES.items():
-        inside = np.any([outcome.present(number) for number in numbers], axis=0)
-        masks[name] = left & inside
-        left = left & ~inside
-    masks["metals alone"] = left
+    known = outcome.elements.any(axis=1)
+    masks = first_that_fits(lambda numbers: np.array([outcome.present(n) for n in numbers]).any(axis=0), known)
     errors = (outcome.numbers["error"], outcome.numbers["volume_error"], outcome.true_errors)
     return [
         Kind(name, int(mask.sum()), int(outcome.uncertain[mask].sum()), *(_median(values[mask]) for values in errors))

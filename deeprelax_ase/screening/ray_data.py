@@ -134,17 +134,14 @@ class BatchRelaxer:
     def __init__(self, options: RelaxOptions, id_key: str | None = None) -> None:
         self.id_key, self.options = id_key, options
         # A crystal may have ended this worker before. Ray is about to send it again, and would for ever.
-        self.relax = IsolatedRelaxer(options, make=self.make) if _died_before() else self.make(options)
+        died_before = ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+        self.relax = IsolatedRelaxer(options, make=self.make) if died_before else self.make(options)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A row of OUTPUT for each row of ``batch``, in order."""
         relaxed = self.relax(as_input(batch, self.id_key))
         self.options.announce(Counter(relaxed.column("status").to_pylist()))
         return relaxed
-
-
-def _died_before() -> bool:
-    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
 
 
 def as_input(batch: pa.Table, id_key: str | None = None) -> pa.Table:

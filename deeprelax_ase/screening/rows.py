@@ -76,11 +76,8 @@ def _row(structure: Any) -> dict[str, Any]:
             found = error
     given = crystal_as_it_is(structure)
     drawable = given is not None and len(given) and given.numbers.min() >= 1 and given.numbers.max() <= 118
-    return {**(geometry_of(given) if given is not None and drawable else {}), **_reason(found)}
-
-
-def _reason(error: Exception) -> dict[str, Any]:
-    return {"error": escaped(" ".join(str(error).split())), "refused": is_refusal(error)}
+    told = {"error": escaped(" ".join(str(found).split())), "refused": is_refusal(found)}
+    return {**(geometry_of(given) if given is not None and drawable else {}), **told}
 
 
 def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
@@ -90,7 +87,7 @@ def numbered(table: pa.Table, index: Iterable[int | None]) -> pa.Table:
 
 def crystals_of(table: pa.Table) -> list[Crystal | None]:
     """The crystal of each row, unchecked and as it stands there; None where there is none."""
-    known = set(table.column_names)  # tables of former versions tell no pbc
+    known = set(table.column_names)  # some ask for a part of the columns
     columns = [_values(table.column(name)) if name in known else [None] * len(table) for name in GEOMETRY]
     return [
         None if n is None or not len(n) else Crystal(n, p, c, True if pbc is None else pbc, constraints_of(held))

@@ -84,7 +84,7 @@ class BatchedJumps:
         if not knows_forces or not self._predictor.reads_forces:
             return
         for _ in range(FORCE_INFORMED_STEPS):
-            going = [case for case in going if self._has_steps_left(case)]
+            going = [case for case in going if case.goes_on and not case.converged and case.steps < self._steps]
             if not going:
                 return
             made = self._predictor.predict_many_with_forces(case.found() for case in going)
@@ -100,9 +100,6 @@ class BatchedJumps:
     def _may_go_on(self, case: Case) -> bool:
         at_prediction = case.decision is not None and case.decision.outcome != REJECTED
         return at_prediction and not case.start_error and gains_from_forces(case.dof, self._finish)
-
-    def _has_steps_left(self, case: Case) -> bool:
-        return case.goes_on and not case.converged and case.steps < self._steps
 
     def _attempt(
         self, predictions: list[tuple[Case, Prediction]], predictor: Predictor | None = None
