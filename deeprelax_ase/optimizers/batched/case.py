@@ -145,11 +145,10 @@ class Case:
     def results(self) -> dict[str, Any]:
         """Energy, forces and stress where the atoms are, as far as they are known, by ASE's names."""
         known: KnownResults = self.known  # type: ignore[assignment]
-        given = self.relaxed.get_volume() if self.relaxed.cell.rank == 3 else 0.0
+        seen, given = (abs(np.linalg.det(cell)) for cell in (self.cell_here(), self.relaxed.cell.array))
         results: dict[str, Any] = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces}
         if given and np.isfinite(known.stress).all():
-            share = abs(np.linalg.det(self.cell_here())) / given  # of the volume that the potential sees
-            results["stress"] = full_3x3_to_voigt_6_stress(known.stress * share)
+            results["stress"] = full_3x3_to_voigt_6_stress(known.stress * (seen / given))
         return results
 
     def found(self) -> tuple[Crystal, np.ndarray, np.ndarray]:

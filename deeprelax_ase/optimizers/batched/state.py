@@ -30,6 +30,9 @@ from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 #: Terms of the series of the deformation, and how often its argument is halved for it: exact to rounding up to |L| = 2.
 _TERMS, _HALVINGS = 10, 3
 
+#: Projector onto all directions.
+_ALL = np.eye(3)
+
 
 class BatchedState:
     """Tensors of atoms and of crystals that come and go together; an optimizer keeps its own among them.
@@ -62,7 +65,7 @@ class BatchedState:
 
         positions, cells, logs = undeformed(starts)
         strains = [AllowedStrain((0,) * 6) if one.strain is None else one.strain for one in starts]
-        moves = [np.tile(np.eye(3), (len(one), 1, 1)) if one.moves is None else one.moves for one in starts]
+        moves = [np.broadcast_to(_ALL, (len(one), 3, 3)) if one.moves is None else one.moves for one in starts]
         atoms = {
             "numbers": tensor(np.concatenate([one.numbers for one in starts]), torch.int64),
             "x": tensor(np.concatenate(positions)),
