@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import elastic_page
 import gradients_page
 import kinds_page
 import last_stage_page
@@ -73,7 +74,7 @@ def write_page(results: Path, page: Path) -> None:
     measured = {name: part["results"] for name, part in found.items()}
     covered = {name: read(results, f"coverage-{name}")["test"] for name in ("PBE", "M3GNet")}
     parts = [HEAD, *kinds_page.sections(results), *limits_page.sections(results)]
-    parts += [*relaxed_energy_page.sections(results), gradients_page.section(results)]
+    parts += [*relaxed_energy_page.sections(results), gradients_page.section(results), elastic_page.section(results)]
     parts += last_stage_page.sections(results)
     for name, title in MODELS.items():
         size = f"{counted(found[name]['recycles'], 'recycle')} of {counted(found[name]['members'], 'member')}"
