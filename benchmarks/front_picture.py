@@ -33,7 +33,6 @@ KINDS = {
 }
 #: Methods of the third panel: label, sign, colour, and where the label stands (points).
 METHODS = {
-    "one shot, fast": ("one shot, fast", "v", "tab:blue", (4, 6)),
     "one shot, default": ("one shot", "o", "tab:blue", (7, -5)),
     "jump, fast": ("jump, then fast", "o", "tab:green", (8, -3)),
     "fast": ("fast alone", "s", "tab:orange", (-30, 8)),

@@ -27,6 +27,9 @@ MOVES = "root mean square displacement of the atoms (Å)"
 #: Columns of a histogram at the most, and of a two-dimensional one.
 _BINS, _CELLS = 60, 50
 
+#: Crystals of the highest bar, below which every count has its line: an axis would show halves of crystals.
+_FEW = 6
+
 #: What lies further from the middle half of the values than so many times its width is counted in one bar.
 _TAIL = 3.0
 
@@ -95,7 +98,8 @@ def histogram(values: np.ndarray, title: str) -> go.Figure:
         text = f"pale: {len(far):,} beyond, up to {far[np.abs(far).argmax()]:.3g}"
         place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
         figure.add_annotation(text=text, showarrow=False, font_size=11, **place)
-    return _styled(figure, title, "crystals")
+    _styled(figure, title, "crystals").update_yaxes(tickformat=",d", dtick=1 if counts.max() < _FEW else None)
+    return figure
 
 
 def bulk_of(values: np.ndarray) -> tuple[float, float]:

@@ -183,7 +183,7 @@ function fillTable(host) {
   const words = document.getElementById("words"), status = document.getElementById("status");
   const count = document.getElementById("count");
   const filter = () => {
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean), texts = ["name", "formula", "reason"].map(at);
+    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean), texts = ["name", "formula", "reason"].map(at).filter(Boolean);
     const elements = formula => (formula || "").match(/[A-Z][a-z]?/g) || [];
     table.setFilter(row => (!status.value || row[at("status")] === status.value) && wanted.every(word =>
       texts.some(field => String(row[field] ?? "").toLowerCase().includes(word)) ||

@@ -103,7 +103,9 @@ def _shown(pair: Pair, why: str, predicted: Any) -> StructureCard:
         shown.notes += _differences(again, pair)
         shown.prediction = replace(again, relaxed=pair.relaxed)
         scene, longer = views.before_and_after(pair.initial, pair.relaxed, again.uncertainty)
-    shown.notes += [f"Arrows are {longer:.3g} times as long as the moves."] if longer > 1 else []
+    if longer > 1:
+        told = f"{longer:.1f}" if longer < 10 else f"{longer:,.0f}"
+        shown.notes.append(f"Arrows are {told} times as long as the moves.")
     shown.scene = json_of(scene)
     return shown
 

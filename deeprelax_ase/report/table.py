@@ -46,9 +46,11 @@ def table_of(outcome: Outcome) -> dict[str, Any]:
     columns = [{"title": title} for title in ("place", "name", "formula", "atoms", "status")]
     columns[0]["digits"] = columns[3]["digits"] = 0  # type: ignore[assignment]
     columns += [{"title": title, "digits": digits[title]} for title in known]  # type: ignore[dict-item]
-    columns.append({"title": "reason"})
     values = [[_plain(value, digits[title]) for value in column.tolist()] for title, column in known.items()]
-    rows = [[*head, *measured, reason] for (*head, reason), *measured in zip(told, *values, strict=True)]
+    rows = [[*head, *measured] for (*head, _), *measured in zip(told, *values, strict=True)]
+    if any(reason for *_, reason in told):
+        columns.append({"title": "reason"})
+        rows = [[*row, reason] for row, (*_, reason) in zip(rows, told, strict=True)]
     return {"columns": columns, "rows": rows}
 
 

@@ -34,6 +34,12 @@ def test_a_value_far_out_leaves_the_others_their_bars() -> None:
     assert beyond.customdata[0].endswith("2e+06")
 
 
+@pytest.mark.parametrize(("crystals", "step"), [(3, 1), (80, None)])
+def test_counts_are_whole(crystals: int, step: int | None) -> None:
+    axis = histogram(np.full(crystals, 0.3), "x").layout.yaxis
+    assert (axis.tickformat, axis.dtick) == (",d", step)
+
+
 def test_equal_values_are_one_bar() -> None:
     (bars,) = histogram(np.full(7, 0.3), "x").data
     assert sum(bars.y) == 7

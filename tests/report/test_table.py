@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deeprelax_ase.report import outcome_of, table
+from deeprelax_ase.screening import RelaxOptions, screen
 
 
 def test_rows_are_those_that_were_stored(screened: Path) -> None:
@@ -31,3 +32,13 @@ def test_of_too_many_the_failures_and_the_most_uncertain_are_kept(
     outcome = outcome_of(screened / "out")
     worst = int(outcome.numbers["error"][:3].argmax())
     assert [row[0] for row in table.table_of(outcome)["rows"]] == [worst, 3]
+
+
+def test_no_column_is_empty(screened: Path, tmp_path: Path) -> None:
+    screen([f"{screened / 'given.extxyz'}@0:3"], found := tmp_path / "out", RelaxOptions(device="cpu"), workers=0)
+    made = table.table_of(outcome_of(found))
+    titles = [column["title"] for column in made["columns"]]
+    assert "reason" not in titles
+    assert all(len(row) == len(titles) for row in made["rows"])
+    for n, title in enumerate(titles):
+        assert any(row[n] not in (None, "") for row in made["rows"]), title
