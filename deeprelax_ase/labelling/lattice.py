@@ -82,8 +82,12 @@ def layers_of(crystal: Crystal, vacuum: float) -> list[Lattice]:
     from ase.geometry import minkowski_reduce
     from ase.geometry.dimensionality import isolate_components
 
+    try:
+        components = isolate_components(crystal.to_atoms())
+    except TypeError:  # ASE's where no atom is near another, as in neon
+        return []
     found: list[Lattice] = []
-    for atoms in isolate_components(crystal.to_atoms()).get("2D", []):
+    for atoms in components.get("2D", []):
         cell, _ = minkowski_reduce(atoms.cell.array, pbc=IN_PLANE)
         found.append(with_vacuum(atoms.numbers, atoms.positions, cell, vacuum))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, graphene
 
 from deeprelax_ase.crystal import Crystal
@@ -29,7 +30,19 @@ def test_layered_crystals_come_apart_and_others_do_not() -> None:
         assert made.cell[2] == pytest.approx([0, 0, 12.0], abs=1e-9)
         assert np.linalg.norm(made.cell[:2], axis=1) == pytest.approx([2.46, 2.46])
         assert made.to_atoms().get_distance(0, 1, mic=True) == pytest.approx(2.46 / np.sqrt(3), abs=1e-3)
-    assert layers_of(Crystal.of(bulk("NaCl", "rocksalt", a=5.6)), vacuum=12.0) == []
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        bulk("NaCl", "rocksalt", a=5.6),
+        bulk("Ne", a=4.4),
+        Atoms("H2", [[0, 0, 0], [0, 0, 0.74]], cell=[8] * 3, pbc=True),
+    ],
+    ids=str,
+)
+def test_what_is_not_layered_has_no_layers(atoms: Atoms) -> None:
+    assert layers_of(Crystal.of(atoms), vacuum=12.0) == []
 
 
 def test_slabs_of_oblique_cells_have_z_for_their_normal() -> None:
