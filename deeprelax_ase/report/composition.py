@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 def kinds_of(outcome: Outcome) -> list[Kind]:
     """The kinds that occur; those whose elements are not known are of none."""
-    known = outcome.elements.any(axis=1)
+    known = np.asarray(outcome.elements.any(axis=1))
     masks = first_that_fits(lambda numbers: np.logical_or.reduce([outcome.present(n) for n in numbers]), known)
     errors = (outcome.numbers["error"], outcome.numbers["volume_error"], outcome.true_errors)
     return [
