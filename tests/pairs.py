@@ -29,7 +29,7 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
     batch = torch.repeat_interleave(torch.arange(size), counts)
     shift = 0.02 * normal(len(batch), 3)
     shift = shift - (torch.zeros(size, 3).double().index_add(0, batch, shift) / counts[:, None])[batch]
-    return RelaxationPairs(
+    return RelaxationPairs.without_forces(
         numbers=torch.tensor([55, 17] * (len(batch) // 2)),
         counts=counts,
         fractional_initial=(fractional + shift).to(dtype),
@@ -39,10 +39,6 @@ def make_pairs(size: int = 12, *, dtype: torch.dtype = torch.float64, seed: int 
         dft=torch.zeros(size, dtype=torch.bool),
         level=torch.zeros(size, dtype=torch.int64),
         split=torch.zeros(size, dtype=torch.int64),
-        forces=torch.zeros(len(batch), 3, dtype=dtype),
-        virial=torch.zeros(size, 3, 3, dtype=dtype),
-        has_forces=torch.zeros(size, dtype=torch.bool),
-        energy_gain=torch.zeros(size, dtype=dtype),
         energy_relaxed=-3 - 0.01 * torch.arange(size, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),

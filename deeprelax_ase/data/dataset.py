@@ -270,8 +270,8 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         arrays = [getattr(m, name) for m in matched]
         return torch.from_numpy(np.concatenate(arrays) if join else np.stack(arrays))
 
-    size, atoms = len(matched), sum(len(m.numbers) for m in matched)
-    return RelaxationPairs(
+    size = len(matched)
+    return RelaxationPairs.without_forces(
         numbers=stacked("numbers", join=True).long(),
         counts=torch.tensor([len(m.numbers) for m in matched]),
         fractional_initial=stacked("fractional_initial", join=True).to(dtype),
@@ -281,10 +281,6 @@ def _flat(matched: Sequence[Matched], splits: Sequence[int], level: str, dtype: 
         dft=torch.full((size,), level == "PBE"),
         level=torch.full((size,), LEVELS.index(level)),
         split=torch.tensor(splits),
-        forces=torch.zeros(atoms, 3, dtype=dtype),
-        virial=torch.zeros(size, 3, 3, dtype=dtype),
-        has_forces=torch.zeros(size, dtype=torch.bool),
-        energy_gain=torch.zeros(size, dtype=dtype),
         energy_relaxed=torch.full((size,), torch.nan, dtype=dtype),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),

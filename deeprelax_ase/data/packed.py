@@ -101,13 +101,13 @@ def _packed(pairs: RelaxationPairs) -> dict[str, np.ndarray]:
 
 def _unpacked(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> RelaxationPairs:
     raw = {name: torch.from_numpy(arrays[name]).long() for name in ("numbers", "counts", "level", "split", "kind")}
-    flags, size = torch.from_numpy(arrays["flags"]), len(arrays["flags"])
-    batch = torch.repeat_interleave(torch.arange(size), raw["counts"])
+    flags = torch.from_numpy(arrays["flags"])
+    batch = torch.repeat_interleave(torch.arange(len(flags)), raw["counts"])
     initial = _joined(arrays["scaled"], np.uint16) / _PERIOD
     moves = _joined(arrays["moves"], np.int16) * _STEP
     cell, change = (_joined(arrays[name], np.int32).view(-1, 3, 3) * _CELL_STEP for name in ("cell", "cell_change"))
     relaxed = initial + rows_times_matrices(moves, torch.linalg.inv(cell + change)[batch])
-    return RelaxationPairs(
+    return RelaxationPairs.without_forces(
         **raw,
         fractional_initial=initial.to(dtype),
         fractional_relaxed=relaxed.to(dtype),
@@ -115,10 +115,6 @@ def _unpacked(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> Relaxatio
         cell_relaxed=(cell + change).to(dtype),
         dft=(flags & _DFT) > 0,
         fixed_cell=(flags & _FIXED_CELL) > 0,
-        forces=torch.zeros(len(batch), 3, dtype=dtype),
-        virial=torch.zeros(size, 3, 3, dtype=dtype),
-        has_forces=torch.zeros(size, dtype=torch.bool),
-        energy_gain=torch.zeros(size, dtype=dtype),
         energy_relaxed=torch.from_numpy(arrays["energy"]).to(dtype),
     )
 

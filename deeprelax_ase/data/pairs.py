@@ -70,6 +70,13 @@ class RelaxationPairs:
     kind: Tensor
     fixed_cell: Tensor
 
+    @classmethod
+    def without_forces(cls, **known: Tensor) -> RelaxationPairs:
+        """Pairs of these fields, whose forces at the start and gains in energy are not known."""
+        forces, virial = (torch.zeros_like(known[name]) for name in ("fractional_initial", "cell_initial"))
+        gain = virial.new_zeros(len(virial))
+        return cls(forces=forces, virial=virial, has_forces=gain.bool(), energy_gain=gain, **known)
+
     def __len__(self) -> int:
         return self.counts.shape[0]
 
@@ -236,7 +243,7 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         wanted = (_FORCES, _ENERGIES) if start_forces and labels == "relaxed" else ()
         raw |= {name: torch.from_numpy(arrays[name]) for both in wanted if set(both) <= set(arrays) for name in both}
     level = torch.where(raw["dft"], LEVELS.index("PBE"), LEVELS.index("OAM")) if stated is None else stated
-    pairs = RelaxationPairs(
+    pairs = RelaxationPairs.without_forces(
         numbers=raw["numbers"].long(),
         counts=raw["offsets"].long().diff(),
         fractional_initial=raw["frac_initial"].to(dtype),
@@ -246,10 +253,6 @@ def _read(file: str | os.PathLike, labels: str, dtype: torch.dtype, *, start_for
         dft=raw["dft"],
         level=level if labels == "relaxed" else torch.full_like(level, LEVELS.index("M3GNet")),
         split=raw["split"].long(),
-        forces=torch.zeros(raw["frac_initial"].shape, dtype=dtype),
-        virial=torch.zeros(raw["cell_initial"].shape, dtype=dtype),
-        has_forces=torch.zeros_like(raw["dft"]),
-        energy_gain=torch.zeros(len(level), dtype=dtype),
         energy_relaxed=energy.to(dtype),
         kind=kind,
         fixed_cell=fixed,

@@ -181,7 +181,7 @@ def pairs_of(
     end = start.clone()
     end[counts.cumsum(0) - counts, 0] = torch.tensor(moved or (0.0,) * size, dtype=torch.float64) / 10
     zeros = torch.zeros(size, dtype=torch.long)
-    return RelaxationPairs(
+    return RelaxationPairs.without_forces(
         numbers=numbers,
         counts=counts,
         fractional_initial=start,
@@ -191,10 +191,6 @@ def pairs_of(
         dft=torch.tensor([k in dft for k in range(size)]),
         level=zeros,
         split=zeros,
-        forces=torch.zeros_like(start),
-        virial=torch.zeros_like(cell),
-        has_forces=torch.zeros(size, dtype=torch.bool),
-        energy_gain=torch.zeros(size),
         energy_relaxed=torch.zeros(size),
         kind=torch.full((size,), -1),
         fixed_cell=torch.zeros(size, dtype=torch.bool),

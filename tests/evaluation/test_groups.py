@@ -24,7 +24,7 @@ def make_pairs(*crystals: list[str]) -> RelaxationPairs:
     cells = 4 * torch.eye(3, dtype=torch.float64).repeat(size, 1, 1)
     fractional = torch.rand(atoms, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     none = torch.zeros(size, dtype=torch.int64)
-    return RelaxationPairs(
+    return RelaxationPairs.without_forces(
         numbers=torch.tensor([chemical_symbols.index(symbol) for crystal in crystals for symbol in crystal]),
         counts=counts,
         fractional_initial=fractional,
@@ -34,10 +34,6 @@ def make_pairs(*crystals: list[str]) -> RelaxationPairs:
         dft=none > 0,
         level=none,
         split=none,
-        forces=torch.zeros_like(fractional),
-        virial=torch.zeros_like(cells),
-        has_forces=none > 0,
-        energy_gain=torch.zeros_like(cells[:, 0, 0]),
         energy_relaxed=torch.zeros_like(cells[:, 0, 0]),
         kind=none - 1,
         fixed_cell=none > 0,
