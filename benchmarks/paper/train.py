@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deeprelax_ase.data import RelaxationPairs, load_pairs
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import ABLATIONS, DeepRelax, DeepRelaxConfig, DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train

@@ -25,8 +25,8 @@ from .metrics import rotation_free_lattice_mae as rotation_free_lattice_mae
 from .metrics import volume_error as volume_error
 from .model_evaluation import PredictedDataset as PredictedDataset
 from .model_evaluation import part_of as part_of
-from .pairs import PairPredictions as PairPredictions
-from .pairs import predict_pairs as predict_pairs
+from .pair_predictions import PairPredictions as PairPredictions
+from .pair_predictions import predict_pairs as predict_pairs
 from .results import environment as environment
 from .results import write_json as write_json
 from .structure_matching import Match as Match

@@ -15,7 +15,7 @@ from deeprelax_ase.calculators.registry import m3gnet_network
 from deeprelax_ase.crystal import Crystal
 from deeprelax_ase.data import RelaxationPairs, crystals_of, load_pairs
 from deeprelax_ase.data.pairs import npz_arrays
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.geometry.strain import matrix_product, symmetric_exponential, symmetric_logarithm
 from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 from deeprelax_ase.labelling.relaxer import evaluated

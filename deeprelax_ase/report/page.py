@@ -20,8 +20,8 @@ from deeprelax_ase.io.placing import placed
 from deeprelax_ase.prediction.status import STATUSES, UNRELAXED
 from deeprelax_ase.report.charts import charts, coverage
 from deeprelax_ase.report.composition import element_maps, kinds_of
+from deeprelax_ase.report.crystal_pairs import Pair, pairs_of
 from deeprelax_ase.report.outcome import Outcome, outcome_of
-from deeprelax_ase.report.pairs import Pair, pairs_of
 from deeprelax_ase.report.structure_card import CELL, StructureCard, json_of, shown_crystals
 from deeprelax_ase.report.table import table_of
 

@@ -20,7 +20,7 @@ from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.record import Prediction
 from deeprelax_ase.prediction.status import ACCEPTED, UNCERTAIN, UNCHANGED, UNRELAXED
 from deeprelax_ase.report import views
-from deeprelax_ase.report.pairs import Pair
+from deeprelax_ase.report.crystal_pairs import Pair
 from deeprelax_ase.report.results import Results
 
 #: Names of the numbers on a cell.

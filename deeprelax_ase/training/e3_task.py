@@ -14,7 +14,6 @@ from deeprelax_ase.nn.cuda_graph import GraphedStep
 from deeprelax_ase.nn.deeprelax_e3 import NetworkInput, network_input
 from deeprelax_ase.nn.edge_lists import EdgeLists
 from deeprelax_ase.nn.records import KnownForces
-from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.e3_loss import (
     TrueRelaxation,
@@ -28,6 +27,7 @@ from deeprelax_ase.training.force_targets import StartForces, start_forces_loss
 from deeprelax_ase.training.graphs import kept_graphs, pair_strain_projectors
 from deeprelax_ase.training.heads import WithHeads, element_energies, with_told_energies
 from deeprelax_ase.training.padding import Sizes, pad
+from deeprelax_ase.training.prefetch import Prefetch, Room, likely_sizes
 from deeprelax_ase.training.recycle_buffer import RecycleBuffer
 from deeprelax_ase.training.settings import TrainingSettings
 
@@ -88,7 +88,7 @@ class DeepRelaxE3Task:
         self.recycle_buffer = RecycleBuffer(pairs)
         self.level = known_levels(pairs, config)
         self.graphs = None if settings.recycled else kept_graphs(pairs, config.graph, settings, self.device)
-        self._ahead = Ahead(self.prepare, self.generator, self.device) if self.device.type == "cuda" else None
+        self._prefetch = Prefetch(self.prepare, self.generator, self.device) if self.device.type == "cuda" else None
         self._graphed = GraphedStep(self.graph_step, self.network)
         self._room: Room | None = None
 
@@ -98,13 +98,13 @@ class DeepRelaxE3Task:
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Compute the gradients of the Laplace loss of all blocks."""
-        if self._ahead is None:
+        if self._prefetch is None:
             batch = self.prepare(crystals)
             losses, displacements, strain = self.learn(batch.given, batch.truth)
         else:
-            batch = self._ahead.take(crystals)
+            batch = self._prefetch.take(crystals)
             losses, displacements, strain = self._learn_graphed(batch)
-            self._ahead.prepare(upcoming)
+            self._prefetch.prepare(upcoming)
         # Nothing here may wait for the step: the optimizer's kernels would be launched one by one after it.
         self.recycle_buffer.store(batch.crystals, batch.start, displacements, strain, atoms=batch.atoms)
         return losses
@@ -124,7 +124,7 @@ class DeepRelaxE3Task:
 
     def state_dict(self) -> dict[str, Any]:
         """The predictions to recycle, and the state of the random numbers that the next batch starts from."""
-        state = self.generator.get_state() if self._ahead is None else self._ahead.state()
+        state = self.generator.get_state() if self._prefetch is None else self._prefetch.state()
         return {**self.recycle_buffer.state_dict(), "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class DeepRelaxE3Task:
         level = self.level[crystals.to(self.level.device)].to(self.device)
         given = network_input(graph, level, known, strain_projectors=self._strain_projectors(start))
         truth = true_relaxation(start, given, weights=crystal_weights(start, settings), unrelaxed=unrelaxed)
-        if self._ahead is not None:
+        if self._prefetch is not None:
             given, truth = pad(given, truth, self._room_for(given))
         return Prepared(crystals, self.recycle_buffer.pairs.atoms_of(crystals), start, given, truth)
 
@@ -185,7 +185,7 @@ class DeepRelaxE3Task:
 
     def learn(self, given: NetworkInput, truth: TrueRelaxation) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses, with the network's gradients set, and the last block's displacements and strain."""
-        if self._ahead is None:
+        if self._prefetch is None:
             self.network.zero_grad(set_to_none=True)
         losses, displacements, strain = self._losses(self.network, given, truth, learning=True)
         losses["loss"].backward()

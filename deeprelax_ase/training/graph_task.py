@@ -12,11 +12,11 @@ from deeprelax_ase.data.batches import pair_graph
 from deeprelax_ase.graph.crystal_graph import CrystalGraph, affine_positions, rows_times_matrices
 from deeprelax_ase.nn import DeepRelax, DeepRelaxConfig
 from deeprelax_ase.nn.cuda_graph import GraphedStep
-from deeprelax_ase.training.ahead import Ahead, Room, likely_sizes
 from deeprelax_ase.training.augment import augment
 from deeprelax_ase.training.graphs import kept_graphs, kept_planes
 from deeprelax_ase.training.loss import RelaxedGeometry, deeprelax_loss, relaxed_geometry
 from deeprelax_ase.training.padding import LabelledGraph, pad_graph
+from deeprelax_ase.training.prefetch import Prefetch, Room, likely_sizes
 from deeprelax_ase.training.settings import TrainingSettings
 
 
@@ -89,20 +89,20 @@ class DeepRelaxTask(GraphTask):
     ) -> None:
         super().__init__(DeepRelax(config), pairs, config, settings, device)
         on_cuda = self.device.type == "cuda"
-        self._ahead = Ahead(self.padded, self.generator, self.device) if on_cuda else None
+        self._prefetch = Prefetch(self.padded, self.generator, self.device) if on_cuda else None
         self._graphed = GraphedStep(self.graph_step, self.network)
         self._room: Room | None = None
 
     def compile(self) -> None:
         """Have backbone and heads compiled: for the one size of padded batches, or for all."""
-        cast("DeepRelax", self.network).compile_parts(dynamic=self._ahead is None)
+        cast("DeepRelax", self.network).compile_parts(dynamic=self._prefetch is None)
 
     def gradients(self, crystals: Tensor, upcoming: Tensor) -> dict[str, Tensor]:
         """Compute the gradients of eq. (14) of an augmented batch."""
-        if self._ahead is None:
+        if self._prefetch is None:
             return super().gradients(crystals, upcoming)
-        losses = self._graphed(self._ahead.take(crystals).tensors())
-        self._ahead.prepare(upcoming)
+        losses = self._graphed(self._prefetch.take(crystals).tensors())
+        self._prefetch.prepare(upcoming)
         return dict(zip(("loss", "distance", "displacement", "lattice"), losses, strict=True))
 
     def padded(self, crystals: Tensor) -> LabelledGraph:
@@ -120,7 +120,7 @@ class DeepRelaxTask(GraphTask):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random numbers that the next batch starts from."""
-        return super().state_dict() if self._ahead is None else {"generator": self._ahead.state()}
+        return super().state_dict() if self._prefetch is None else {"generator": self._prefetch.state()}
 
     def losses(
         self, network: nn.Module, pairs: RelaxationPairs, graph: CrystalGraph, *, learning: bool

@@ -18,7 +18,7 @@ from deeprelax_ase.data import LEVELS, RelaxationPairs, concatenate
 from deeprelax_ase.data.pairs import SPLITS
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.loading import load_model, save_energy, save_model
 from deeprelax_ase.models.model import Model, model_of

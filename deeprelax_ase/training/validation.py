@@ -9,7 +9,7 @@ from torch import nn
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3
 from deeprelax_ase.training.heads import without_heads

@@ -40,8 +40,8 @@ SILENTLY_WRONG = {
         "evaluation/test_metrics.py::test_a_two_atom_fcc_cell_under_large_noise",
     ),
     "one inference, so that layers keep their height": (
-        "evaluation/test_pairs.py::test_bulk_predictions_are_the_predictors",
-        "evaluation/test_pairs.py::test_layers_keep_their_vacuum",
+        "evaluation/test_pair_predictions.py::test_bulk_predictions_are_the_predictors",
+        "evaluation/test_pair_predictions.py::test_layers_keep_their_vacuum",
     ),
     "the key of kept predictions": ("evaluation/test_cached_predictions.py::test_another_predictor_does_not_read_it",),
     "constraints": (

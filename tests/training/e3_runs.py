@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.pairs import PairPredictions, predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import PairPredictions, predict_pairs
 from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 from deeprelax_ase.training import TrainingSettings, train

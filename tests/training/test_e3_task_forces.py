@@ -12,11 +12,11 @@ from torch import Tensor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import AugmentationSettings
-from deeprelax_ase.training.ahead import likely_sizes
 from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.e3_loss import relaxation_loss
 from deeprelax_ase.training.e3_task import DeepRelaxE3Task, flat_tensors
 from deeprelax_ase.training.padding import Sizes
+from deeprelax_ase.training.prefetch import likely_sizes
 from deeprelax_ase.training.recycle_buffer import hide_forces
 from tests.training.e3_runs import CONFIG, QUICK, READS, assert_equal, differ, gradients, task_on, trained
 from tests.training.runs import STILL, PairsOf, records

@@ -11,10 +11,10 @@ from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.graph.crystal_graph import CrystalGraph
 from deeprelax_ase.nn import ABLATIONS, DeepRelaxConfig
 from deeprelax_ase.training import TrainingSettings
-from deeprelax_ase.training.ahead import Room, likely_sizes
 from deeprelax_ase.training.batches import epochs
 from deeprelax_ase.training.graph_task import DeepRelaxTask, labelled
 from deeprelax_ase.training.padding import LabelledGraph, Sizes, pad_graph
+from deeprelax_ase.training.prefetch import Room, likely_sizes
 from tests.training.runs import STILL
 
 PairsOf = Callable[..., RelaxationPairs]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deeprelax_ase.data import RelaxationPairs
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.loading import load_model, sha256
 from deeprelax_ase.nn import DeepRelaxE3
 from deeprelax_ase.training import train_model

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeprelax_ase.data import LEVELS, RelaxationPairs
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.model import model_of
 from deeprelax_ase.training import train
 from deeprelax_ase.training.tasks import task_of

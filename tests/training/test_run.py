@@ -18,7 +18,7 @@ from deeprelax_ase import Crystal, Predictor, load_model
 from deeprelax_ase.data import LEVELS, load_pairs
 from deeprelax_ase.errors import DeviceError
 from deeprelax_ase.evaluation.metrics import prediction_errors
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.card import ModelCard
 from deeprelax_ase.models.model import model_of
 from deeprelax_ase.nn import DeepRelax, DeepRelaxE3, DeepRelaxE3Config

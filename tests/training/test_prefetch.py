@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeprelax_ase.training.ahead import Ahead
+from deeprelax_ase.training.prefetch import Prefetch
 
 
 class Stream:
@@ -27,9 +27,9 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
 
 
-def ahead_of(seed: int) -> tuple[Ahead[Tensor], torch.Generator]:
+def ahead_of(seed: int) -> tuple[Prefetch[Tensor], torch.Generator]:
     generator = torch.Generator().manual_seed(seed)
-    return Ahead(lambda crystals: crystals + torch.rand(2, generator=generator), generator, "cpu"), generator
+    return Prefetch(lambda crystals: crystals + torch.rand(2, generator=generator), generator, "cpu"), generator
 
 
 def test_batches_come_in_order_with_the_random_numbers_of_theirs(streams) -> None:

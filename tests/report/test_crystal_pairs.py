@@ -12,7 +12,7 @@ from ase.io import read, write
 from deeprelax_ase import Predictor
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.report import outcome_of, write_report
-from deeprelax_ase.report.pairs import pairs_of
+from deeprelax_ase.report.crystal_pairs import pairs_of
 from deeprelax_ase.screening.options import RelaxOptions
 from deeprelax_ase.screening.run import screen
 from tests.report.pages import Tags, first

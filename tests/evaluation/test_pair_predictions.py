@@ -12,7 +12,7 @@ from deeprelax_ase import Crystal, Predictor
 from deeprelax_ase.data import RelaxationPairs
 from deeprelax_ase.data.pairs import crystals_of
 from deeprelax_ase.errors import ModelError
-from deeprelax_ase.evaluation.pairs import predict_pairs
+from deeprelax_ase.evaluation.pair_predictions import predict_pairs
 from deeprelax_ase.models.model import Model, model_of
 from deeprelax_ase.nn import DeepRelaxE3, DeepRelaxE3Config
 

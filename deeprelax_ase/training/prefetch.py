@@ -22,7 +22,7 @@ Batch = TypeVar("Batch")
 _LOOKED_AT = 12
 
 
-class Ahead(Generic[Batch]):
+class Prefetch(Generic[Batch]):
     """Batches that are prepared on a CUDA stream of their own, one ahead of the step.
 
     Args:
