@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from deeprelax_ase.data.dataset import PairDataset, group_names
 from deeprelax_ase.data.fingerprints import Surroundings, fingerprints, surroundings
 from deeprelax_ase.data.matching import MATCH_KINDS
 from deeprelax_ase.data.pairs import LEVELS, SPLITS, RelaxationPairs, displacement_sizes
-from deeprelax_ase.graph.crystal_graph import rows_times_matrices
 
 #: Å, nearer than which atoms overlap, and further than which from any other one is alone.
 OVERLAP, ALONE = 0.7, 5.0
@@ -34,6 +33,8 @@ AT_REST = "nothing relaxed"
 
 #: Quantiles that distributions are told by.
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
+
+Mark = TypeVar("Mark", bound=Hashable)
 
 #: Distances between atoms that are computed at once.
 _DISTANCES = 1_000_000
@@ -84,10 +85,10 @@ def check(dataset: PairDataset, advance: Callable[[int], object] = lambda count:
         counts=_counts(dataset),
         elements=_elements(pairs),
         distributions=_distributions(pairs),
-        duplicates=_duplicates(dataset.names, list(zip(*prints, strict=True))),
+        duplicates=[names for names in _named(zip(*prints, strict=True), dataset.names).values() if len(names) > 1],
         leakage=_leakage(dataset, *prints),
         suspicious=_suspicious(dataset, pairs, around),
-        refused=_refused(dataset),
+        refused=_named((one.reason for one in dataset.refused), (one.name for one in dataset.refused)),
     )
 
 
@@ -114,7 +115,7 @@ def _distributions(pairs: RelaxationPairs) -> dict[str, dict[str, float]]:
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log()
     columns = {
         "atoms": pairs.counts.double(),
-        "mean displacement (Å)": mean_displacements(pairs),
+        "mean displacement (Å)": displacement_sizes(pairs, "mean"),
         "largest displacement (Å)": displacement_sizes(pairs),
         "volume ratio": stretch.sum(dim=1).exp(),
         "largest strain": stretch.abs().amax(dim=1),
@@ -126,17 +127,12 @@ def _distributions(pairs: RelaxationPairs) -> dict[str, dict[str, float]]:
     }
 
 
-def mean_displacements(pairs: RelaxationPairs) -> Tensor:
-    """(G,) Å, mean displacement of the atoms of each crystal beyond being carried along by the cell."""
-    moved = rows_times_matrices(pairs.fractional_relaxed - pairs.fractional_initial, pairs.cell_relaxed[pairs.batch])
-    return torch.zeros(len(pairs), dtype=moved.dtype).index_add(0, pairs.batch, moved.norm(dim=1)) / pairs.counts
-
-
-def _duplicates(names: tuple[str, ...], prints: list[tuple]) -> list[list[str]]:
-    groups: dict[tuple, list[str]] = {}
-    for name, mark in zip(names, prints, strict=True):
+def _named(marks: Iterable[Mark], names: Iterable[str]) -> dict[Mark, list[str]]:
+    """The names that each mark occurs with."""
+    groups: dict[Mark, list[str]] = {}
+    for mark, name in zip(marks, names, strict=True):
         groups.setdefault(mark, []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
+    return groups
 
 
 def _leakage(dataset: PairDataset, initial: list[tuple], relaxed: list[tuple]) -> dict[str, dict[str, int]]:
@@ -177,7 +173,7 @@ def suspicions(pairs: RelaxationPairs, around: dict[str, Surroundings] | None = 
     """
     around = {side: surroundings(pairs, side) for side in ("initial", "relaxed")} if around is None else around
     volume = (torch.linalg.det(pairs.cell_relaxed).abs() / torch.linalg.det(pairs.cell_initial).abs()).log()
-    moved, largest = mean_displacements(pairs), displacement_sizes(pairs)
+    moved, largest = displacement_sizes(pairs, "mean"), displacement_sizes(pairs)
     stretch = torch.linalg.svdvals(torch.linalg.solve(pairs.cell_initial, pairs.cell_relaxed)).log().abs().amax(dim=1)
     masks = {
         f"|ln V ratio| above {LARGE_VOLUME}": volume.abs() > LARGE_VOLUME,
@@ -206,10 +202,3 @@ def swapped(pairs: RelaxationPairs) -> Tensor:
             nearest = lengths.argmin(dim=2)
             found[chunk] = ((nearest.gather(1, nearest) == itself) & (nearest != itself)).any(dim=1)
     return found
-
-
-def _refused(dataset: PairDataset) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for refused in dataset.refused:
-        reasons.setdefault(refused.reason, []).append(refused.name)
-    return reasons

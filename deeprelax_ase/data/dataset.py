@@ -311,14 +311,12 @@ def group_names(dataset: PairDataset, group_by: str) -> list[str]:
     """(G,) what the pairs that belong together share, see :data:`GROUPS`."""
     if group_by == "pair":
         return list(dataset.names)
-    names = []
-    for numbers in dataset.pairs.numbers.split(dataset.pairs.counts.tolist()):
-        counts = dict(zip(*np.unique(numbers.numpy(), return_counts=True), strict=True))
-        names.append(_formula(counts) if group_by == "composition" else "-".join(map(str, sorted(counts))))
-    return names
+    return [group_name(n.numpy(), group_by) for n in dataset.pairs.numbers.split(dataset.pairs.counts.tolist())]
 
 
-def _formula(counts: dict[int, int]) -> str:
-    """The reduced composition, by atomic number."""
-    divisor = np.gcd.reduce(list(counts.values()))
-    return " ".join(f"{z}:{n // divisor}" for z, n in sorted(counts.items()))
+def group_name(numbers: np.ndarray, group_by: str) -> str:
+    """Name the chemical system, or the reduced composition, of a crystal with atomic ``numbers`` (N,)."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    if group_by == "chemical system":
+        return "-".join(map(str, elements))
+    return " ".join(f"{z}:{n}" for z, n in zip(elements, counts // np.gcd.reduce(counts), strict=True))

@@ -148,11 +148,11 @@ def crystals_of(pairs: RelaxationPairs, which: str) -> list[Crystal]:
     return [Crystal(numbers.numpy(), xyz.numpy(), cell.numpy()) for numbers, xyz, cell in parts]
 
 
-def displacement_sizes(pairs: RelaxationPairs) -> Tensor:
-    """(G,) Å, the largest displacement of an atom of each crystal beyond being carried along by the cell."""
+def displacement_sizes(pairs: RelaxationPairs, reduce: str = "amax") -> Tensor:
+    """(G,) Å, the largest displacement, or ``mean``, of each crystal's atoms beyond being carried along by the cell."""
     difference = pairs.fractional_relaxed - pairs.fractional_initial
     moved = torch.einsum("nk,nkx->nx", difference, pairs.cell_relaxed[pairs.batch]).norm(dim=1)
-    return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, "amax")
+    return torch.zeros(len(pairs), dtype=moved.dtype).scatter_reduce(0, pairs.batch, moved, reduce, include_self=False)
 
 
 def load_pairs(

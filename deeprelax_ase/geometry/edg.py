@@ -18,7 +18,7 @@ Where this goes beyond the paper:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -137,7 +137,7 @@ def solve_edg(
         ValueError: shapes do not match the graph's.
     """
     _check_shapes(graph, quantities, start)
-    quantities = _in_float64(quantities)
+    quantities = replace(quantities, **{name: t.detach().double() for name, t in vars(quantities).items()})
     graph = graph.to(device=quantities.cell.device, dtype=torch.float64)
     start = quantities.anchors if start is None else start.detach().to(quantities.anchors)
     with torch.inference_mode():  # the fastest dispatch; clones leave it as ordinary tensors
@@ -258,10 +258,6 @@ def _mean_loss(
     crystal = torch.cat([edge_batch(graph), graph.batch[destination]])
     sums = losses.new_zeros(graph.num_crystals).index_add_(0, crystal, losses)
     return sums / torch.bincount(crystal, minlength=graph.num_crystals).clamp_min(1)
-
-
-def _in_float64(quantities: RelaxationQuantities) -> RelaxationQuantities:
-    return replace(quantities, **{f.name: getattr(quantities, f.name).detach().double() for f in fields(quantities)})
 
 
 def _check_shapes(graph: CrystalGraph, quantities: RelaxationQuantities, start: Positions | None) -> None:

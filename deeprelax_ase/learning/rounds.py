@@ -18,6 +18,7 @@ from ase import Atoms
 from deeprelax_ase.crystal import Crystal, crystal_or_error
 from deeprelax_ase.data import PairDataset
 from deeprelax_ase.data.dataset import LABELLED as PAIRS
+from deeprelax_ase.data.dataset import group_name
 from deeprelax_ase.errors import OutputError
 from deeprelax_ase.io.sink import open_sink
 from deeprelax_ase.io.source import open_source, read_frames
@@ -102,9 +103,9 @@ class _Loop:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        groups = dict[tuple, list[int]]()
+        groups, by = dict[str, list[int]](), self.settings.group_by
         for place, crystal in enumerate(self.pool):
-            groups.setdefault(_group(crystal, place, self.settings.group_by), []).append(place)
+            groups.setdefault(str(place) if by == "pair" else group_name(crystal.numbers, by), []).append(place)
         rng, wanted = np.random.default_rng([self.settings.seed, 0]), self.settings.held
         self.held, self.open = list[int](), list(range(len(self.pool)))
         for number in rng.permutation(len(groups)):
@@ -115,7 +116,7 @@ class _Loop:
         if not self.open or len(self.held) < wanted:
             raise ValueError(
                 f"of {len(self.pool)} crystals {len(self.held)} would be held out, and {len(self.open)} left to learn "
-                f"from, as all of a {self.settings.group_by} are kept together. Give more crystals, a smaller number "
+                f"from, as all of a {by} are kept together. Give more crystals, a smaller number "
                 'to hold out, or group_by="pair".'
             )
 
@@ -243,15 +244,6 @@ class _Loop:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 2)
-
-
-def _group(crystal: Crystal, place: int, group_by: str) -> tuple:
-    """Return the thing that crystals of a group, see :attr:`LearnSettings.group_by`, have in common."""
-    numbers, counts = np.unique(crystal.numbers, return_counts=True)
-    if group_by == "chemical system":
-        return tuple(numbers.tolist())
-    shares = counts // np.gcd.reduce(counts)
-    return (place,) if group_by == "pair" else tuple(zip(numbers.tolist(), shares.tolist(), strict=True))
 
 
 def _frames(file: Path) -> list[Atoms]:

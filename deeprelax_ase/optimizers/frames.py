@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from deeprelax_ase.io.sink import Sink
-    from deeprelax_ase.optimizers.deeprelax import DeepRelaxOptimizer
     from deeprelax_ase.optimizers.restart import RestartFolder
     from deeprelax_ase.prediction.predictor import Predictor
     from deeprelax_ase.prediction.record import Prediction
@@ -203,13 +202,14 @@ def finish_atoms(
     from deeprelax_ase.optimizers.symmetry import hold_symmetry
 
     check_fmax(fmax)
+    name = calculator_name or name_of(calculator)
     relaxed = atoms.copy()
     if keep_symmetry:
         hold_symmetry(relaxed, relax_cell)
     options: dict[str, Any] = {"predictor": predictor, "prediction": prediction, "relax_cell": relax_cell}
     options |= {"finish": finish, "logfile": None}
     if restart is not None:
-        told = {"model": predictor.model_name, "calculator": calculator_name or name_of(calculator)}
+        told = {"model": predictor.model_name, "calculator": name}
         options |= gone_on_with(relaxed, restart, finish=finish, relax_cell=relax_cell, **told)
     relaxed.calc = calculator
     with CallCounter(calculator) as counter, DeepRelaxOptimizer(relaxed, **options) as optimizer:
@@ -221,30 +221,27 @@ def finish_atoms(
     _keep_results(relaxed, last[-1])
     if keep_symmetry:
         relaxed.set_constraint(atoms.constraints)
-    known: dict[str, Any] = {"converged": converged, "alone": finish is None, "model": predictor.model_name}
-    known |= {"force_calls": counter.calls, "calculator": calculator_name or name_of(calculator)}
-    known["potential"] = potential_name(calculator)
-    result = _finished(atoms, relaxed, optimizer, **known)
-    forget(relaxed)
-    relaxed.info.update(result.info)
-    return result, relaxed
-
-
-def _finished(atoms: Atoms, relaxed: Atoms, optimizer: DeepRelaxOptimizer, **told: Any) -> RelaxationResult:
-    """The result of a run of ``optimizer`` from ``atoms`` to ``relaxed``, which holds what its calculator gave."""
     forces = relaxed.calc.results.get("forces")
-    return RelaxationResult.finished(
+    result = RelaxationResult.finished(
         given_crystal(atoms),
         given_crystal(relaxed),
         prediction=optimizer.prediction,  # None where the start was converged already
         judgement=optimizer.judgement,
         decision=optimizer.decision,
+        converged=converged,
+        alone=finish is None,
+        model=predictor.model_name,
         energy=relaxed.calc.results.get("energy"),
         fmax=largest_force(relaxed),
         forces=None if forces is None else np.ravel(forces).tolist(),
         steps=optimizer.nsteps,
-        **told,
+        force_calls=counter.calls,
+        calculator=name,
+        potential=potential_name(calculator),
     )
+    forget(relaxed)
+    relaxed.info.update(result.info)
+    return result, relaxed
 
 
 def given_crystal(atoms: Atoms) -> Crystal:

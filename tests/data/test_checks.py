@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from deeprelax_ase.data import PairDataset, concatenate
-from deeprelax_ase.data.checks import check, mean_displacements, swapped
+from deeprelax_ase.data.checks import check, swapped
 from deeprelax_ase.data.fingerprints import fingerprints
+from deeprelax_ase.data.pairs import displacement_sizes
 from deeprelax_ase.data.readers import Refused
 
 
@@ -124,5 +125,5 @@ def test_mean_displacements_by_hand(dataset: PairDataset) -> None:
     pairs = dataset.pairs
     moved = torch.zeros_like(pairs.fractional_initial)
     moved[::8, 0] = 0.1
-    found = mean_displacements(replace(pairs, fractional_relaxed=pairs.fractional_initial + moved))
+    found = displacement_sizes(replace(pairs, fractional_relaxed=pairs.fractional_initial + moved), "mean")
     assert found.tolist() == pytest.approx((0.1 * pairs.cell_relaxed[:, 0].norm(dim=1) / 8).tolist())
