@@ -63,9 +63,10 @@ validation crystals, and all test crystals tell how it holds."""
 CALIBRATION = """## Calibration
 
 Fitted on the validation splits of all files that the level has; share of test crystals whose error lies within its 90 %
-bound. Each kind of crystal has a factor of its own: bulk, oxides, layers, slabs, and defects, which stands for all
-whose cell is kept. The model tells the kind by the crystal itself and by what may move. Volumes are those of cells that
-relax. The law does not know which labels a crystal will be compared with: bounds are those of all labels together."""
+bound. Each kind of crystal has factors of its own, for expected errors of up to four sizes: bulk, oxides, layers,
+slabs, and defects, which stands for all whose cell is kept. The model tells the kind by the crystal itself and by what
+may move. Volumes are those of cells that relax. The law does not know which labels a crystal will be compared with:
+bounds are those of all labels together."""
 
 
 def write_page(results: Path, page: Path) -> None:

@@ -42,7 +42,9 @@ molecules by an AUROC of {PBE_molecules[1]:.3f} ({M3GNet_molecules[1]:.3f}), bef
 ({M3GNet_molecules[0]:.3f}), and flags {PBE_flagged[1]:.0%} of them ({M3GNet_flagged[1]:.0%}), before
 {PBE_flagged[0]:.0%} ({M3GNet_flagged[0]:.0%}).
 
-Share of test crystals whose coordinates lie within their 90 % bound, by the kinds that the model tells:
+Share of test crystals whose coordinates lie within their 90 % bound, by the kinds that the model tells. Behind the
+arrows, here and below, the calibration is a later one too, with bounds by the size of the expected error and other
+margins:
 
 {bounds}
 

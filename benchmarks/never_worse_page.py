@@ -27,8 +27,9 @@ Volumes, by more than 0.01 %, are told beside it.
 The odds that a prediction ends further off are a power law of its step and its error features, fitted to all
 validation crystals of the same files. Above 50 % the crystal is left unchanged, as it is where the model would move it
 by less than it errs. Above 10 % (`max_odds_worse=0.1`, the default) it is moved and called uncertain, unless nine in
-ten like it end within 0.01 Å of their minimum. Held against that limit, the odds of a kind count more by its margin,
-set on validation crystals so that one in twenty of what is accepted is expected to end further off at most:
+ten like it end within 0.005 Å of their minimum. Held against that limit, the odds of a kind count more by its margin,
+set on validation crystals so that one in twenty of those within the limit ends further off at most, by one standard
+error and at least by one in a hundred:
 
 {margins}
 

@@ -20,7 +20,8 @@ from deeprelax_ase.models.loading import save_novelty
 from deeprelax_ase.models.model import Model
 from deeprelax_ase.prediction.devices import device_of
 from deeprelax_ase.prediction.predictor import Predictor
-from deeprelax_ase.uncertainty.calibration import Calibration, fit_calibration
+from deeprelax_ase.uncertainty.calibration import Calibration
+from deeprelax_ase.uncertainty.calibration_fit import fit_calibration
 from deeprelax_ase.uncertainty.kinds import KINDS
 from deeprelax_ase.uncertainty.worsening import ZERO, WorseningModel, fit_worsening
 

@@ -33,7 +33,7 @@ WITHOUT_CALCULATOR = (KEEP, WARN, SKIP, RAISE)
 
 
 #: Å. Where nine in ten crystals like it end nearer than this, it does not matter whether it began a little nearer.
-NEGLIGIBLE = 0.01
+NEGLIGIBLE = 0.005
 
 #: What differs between reasons of one kind: numbers, also in lists, and remarks at the end that not all of them have.
 _NUMBERS = re.compile(r"\[?(?<![\w.-])[-+]?\d([\w.+-]*\w)?(, *[-+]?\d([\w.+-]*\w)?)*%?\]?")

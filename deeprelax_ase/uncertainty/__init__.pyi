@@ -2,7 +2,7 @@ from .calibration import COVERAGE as COVERAGE
 from .calibration import CalibratedError as CalibratedError
 from .calibration import Calibration as Calibration
 from .calibration import ErrorFeatures as ErrorFeatures
-from .calibration import fit_calibration as fit_calibration
+from .calibration_fit import fit_calibration as fit_calibration
 from .ensemble import EnsembleUncertainty as EnsembleUncertainty
 from .ensemble import UncertaintyParts as UncertaintyParts
 from .ensemble import ensemble_mean as ensemble_mean

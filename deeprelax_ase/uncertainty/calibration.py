@@ -2,8 +2,9 @@
 
 The expected error is a power law, with a ceiling, of the error features that a prediction carries, fitted on
 validation crystals; the bound is that expectation times a factor that conformal prediction sets (Papadopoulos et al.,
-Neural Networks 24, 842 (2011): normalised nonconformity scores), for each kind of crystal its own (Vovk, Lindsay,
-Nouretdinov & Gammerman, Mondrian confidence machine (2003)). Bounds are one-sided: errors cannot be negative.
+Neural Networks 24, 842 (2011): normalised nonconformity scores), for each kind of crystal and each size of the expected
+error its own (Vovk, Lindsay, Nouretdinov & Gammerman, Mondrian confidence machine (2003)). Bounds are one-sided: errors
+cannot be negative.
 """
 
 from __future__ import annotations
@@ -14,27 +15,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deeprelax_ase.uncertainty.kinds import BULK, CELL_KEPT, KINDS
+from deeprelax_ase.uncertainty.kinds import BULK, KINDS
 from deeprelax_ase.uncertainty.worsening import WorseningModel, with_margin
 
 #: Share of errors that lie within the bounds.
 COVERAGE = 0.9
 
-#: Fewer crystals of a kind share the factor of all.
-_FEWEST = 30
-
 #: Features below this say no more than "as good as nothing"; it keeps logarithms finite.
 _FLOOR = 1e-5
-
-#: Å or relative: the law tells no smaller errors apart.
-_LEAST = 1e-3
-
-#: Weight of the squares of the exponents, beside the mean squares of the logarithms.
-_DECAY = 1e-3
-
-#: Å or relative; smaller errors are zeros, of sites that symmetry fixes, but for rounding.
-_ZERO = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +89,16 @@ class ErrorModel:
         intercept: see above.
         exponents: one for each of the :data:`FEATURES`.
         ceiling: that no expected error exceeds: a crystal that goes wrong altogether still has atoms everywhere.
-        factors: bounds over expected errors, at :data:`COVERAGE`, for each of the kinds.
+        sizes: expected errors, ascending, that the factors are those of, for each of the kinds.
+        factors: bounds over expected errors, at :data:`COVERAGE`; between two sizes by a power law of the expected
+            error, beyond them those of the nearest.
     """
 
     intercept: float
     exponents: tuple[float, ...]
     ceiling: float
-    factors: tuple[float, ...]
+    sizes: tuple[tuple[float, ...], ...]
+    factors: tuple[tuple[float, ...], ...]
 
     def expected(self, features: ErrorFeatures) -> np.ndarray:
         """(G,) expected errors."""
@@ -115,7 +108,17 @@ class ErrorModel:
 
     def bound(self, features: ErrorFeatures) -> np.ndarray:
         """(G,) bounds on the errors."""
-        return self.expected(features) * np.array(self.factors)[features.kinds()]
+        expected, kinds = self.expected(features), features.kinds()
+        bounds = np.empty_like(expected)
+        for kind in np.unique(kinds):
+            own = kinds == kind
+            bounds[own] = bounds_at(expected[own], self.sizes[kind], self.factors[kind])
+        return bounds
+
+
+def bounds_at(expected: np.ndarray, sizes: ArrayLike, factors: ArrayLike) -> np.ndarray:
+    """(n,) bounds of ``expected`` errors (n,) of one kind, see :class:`ErrorModel`."""
+    return expected * np.exp(np.interp(np.log(expected), np.log(sizes), np.log(factors)))
 
 
 @dataclass(frozen=True)
@@ -192,9 +195,12 @@ class Calibration:
             exponents = tuple(part["exponents"])
             if len(exponents) != len(FEATURES):
                 raise ValueError(f"{len(exponents)} exponents for {len(FEATURES)} error features")
-            if len(part["factors"]) != len(KINDS):
-                raise ValueError(f"{len(part['factors'])} factors for {len(KINDS)} kinds of crystals")
-            return ErrorModel(part["intercept"], exponents, part["ceiling"], tuple(part["factors"]))
+            sizes, factors = (tuple(tuple(of_kind) for of_kind in part[name]) for name in ("sizes", "factors"))
+            if not len(sizes) == len(factors) == len(KINDS):
+                raise ValueError(f"{len(sizes)} and {len(factors)} rows of factors for {len(KINDS)} kinds of crystals")
+            if [len(of_kind) for of_kind in sizes] != [len(of_kind) for of_kind in factors] or not all(sizes):
+                raise ValueError("factors and the sizes that they are those of differ in number, or there are none")
+            return ErrorModel(part["intercept"], exponents, part["ceiling"], sizes, factors)
 
         ood_limits = tuple(values["ood_limits"])
         if len(ood_limits) != len(FEATURES):
@@ -246,91 +252,3 @@ class CalibratedError:
     def with_cell_kept(self) -> CalibratedError:
         """The same of a crystal whose cell is kept: its volume cannot be off."""
         return replace(self, volume=None, volume_bound=None)
-
-
-def fit_error_model(features: ErrorFeatures, errors: np.ndarray) -> ErrorModel:
-    """The power law that tells n errors best: its exponents in proportion by least squares of the logarithms.
-
-    So every crystal counts alike, whether its error is large or small, and the law ranks them best. Its level, its
-    slope and its ceiling are then those under which the ``errors`` (n,), taken as exponentially distributed, are most
-    likely, so that the expected errors are means. Errors below a thousandth count as that: where symmetry fixes all
-    sites they are zero, and to reach zero the law would give up telling the others apart. Needs scipy and crepes.
-
-    Raises:
-        ValueError: all errors are zero.
-    """
-    if not (errors > _ZERO).any():
-        raise ValueError("all errors are zero: there is nothing to calibrate")
-    logarithms, all_errors, errors = features.logarithms(), errors, np.maximum(errors, _LEAST)
-    centre, logs = logarithms.mean(axis=0), np.log(errors)
-    inputs = logarithms - centre
-    weight = inputs.T @ inputs + _DECAY * len(inputs) * np.eye(inputs.shape[1])  # those alike share
-    direction = np.linalg.solve(weight, inputs.T @ (logs - logs.mean()))
-    level, slope, log_ceiling = _fit_level(inputs @ direction, errors)
-    exponents = slope * direction
-    model = ErrorModel(
-        intercept=float(level - exponents @ centre),
-        exponents=tuple(exponents.tolist()),
-        ceiling=math.exp(log_ceiling),
-        factors=(1.0,) * len(KINDS),
-    )
-    expected, kinds = model.expected(features), features.kinds()
-    factors = (_conformal_factor(all_errors, expected, kinds == kind) for kind in range(len(KINDS)))
-    return replace(model, factors=tuple(factors))
-
-
-def _fit_level(logs: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
-    """Intercept, slope, and logarithm of the ceiling, of the law of ``logs`` (n,) that fits n ``errors`` best."""
-    from scipy.optimize import minimize
-
-    design = np.column_stack([np.ones(len(logs)), logs])
-
-    def negative_likelihood(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        linear, log_ceiling = parameters[:-1], parameters[-1]
-        log_expected = log_ceiling - np.logaddexp(0.0, log_ceiling - design @ linear)
-        saturation = np.exp(log_expected - log_ceiling)
-        ratio = errors * np.exp(np.minimum(-log_expected, 100.0))  # a line search may try anything
-        slack = 1 - ratio
-        gradient = design.T @ (slack * (1 - saturation)) / len(errors)
-        return float((log_expected + ratio).mean()), np.append(gradient, (slack * saturation).mean())
-
-    start = np.array([math.log(errors.mean()), 1.0, math.log(10 * errors.mean())])
-    level, slope, log_ceiling = minimize(negative_likelihood, start, jac=True, method="BFGS").x
-    return float(level), float(slope), float(log_ceiling)
-
-
-def _conformal_factor(errors: np.ndarray, expected: np.ndarray, chosen: np.ndarray) -> float:
-    """Fit the factor by which the ``expected`` errors are multiplied to cover those of the ``chosen`` crystals."""
-    from crepes import ConformalRegressor
-
-    if chosen.sum() < _FEWEST:
-        chosen = np.ones_like(chosen)
-    conformal = ConformalRegressor().fit(residuals=errors[chosen], sigmas=expected[chosen])
-    return float(conformal.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=COVERAGE)[0, 1])
-
-
-def fit_calibration(
-    features: ErrorFeatures,
-    coordinate_errors: np.ndarray,
-    volume_errors: np.ndarray,
-    *,
-    recycles: int,
-) -> Calibration:
-    """Calibrate on validation crystals.
-
-    Args:
-        features: of n predictions.
-        coordinate_errors: (n,) Å.
-        volume_errors: (n,) relative; those of cells that are kept say nothing and are left out.
-        recycles: that the predictions took.
-
-    Raises:
-        ValueError: all errors are zero, or all cells are kept.
-    """
-    relaxing = np.isin(features.kinds(), CELL_KEPT, invert=True)
-    return Calibration(
-        recycles=recycles,
-        coordinates=fit_error_model(features, coordinate_errors),
-        volume=fit_error_model(features.take(relaxing), volume_errors[relaxing]),
-        ood_limits=tuple(np.exp(np.quantile(features.logarithms(), 0.99, axis=0)).tolist()),
-    )

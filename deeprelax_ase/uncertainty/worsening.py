@@ -5,10 +5,10 @@ about as often as towards it. Logistic regression (Cox, J. R. Stat. Soc. B 20, 2
 how often: the odds are a power law of step and error features, one of slabs and another of all else.
 
 What they promise is held to. Of each kind, the validation crystals whose odds are small tell up to which odds at most
-one in twenty ends further off, by one standard error; where that is below the limit, odds of that kind count more by a
-margin, see Geifman & El-Yaniv, Selective classification for deep neural networks, arXiv:1705.08500 (2017). Crystals of
-the same elements are often the same crystal in another guise and go wrong together, so that errors are those of whole
-chemical systems.
+one in twenty ends further off, by one standard error and at least by one in a hundred; where that is below the limit,
+odds of that kind count more by a margin, see Geifman & El-Yaniv, Selective classification for deep neural networks,
+arXiv:1705.08500 (2017). Crystals of the same elements are often the same crystal in another guise and go wrong
+together, so that errors are those of whole chemical systems.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ _DECAY = 15.0
 
 #: Fewer crystals of a kind share the law, or the margin, of all; and so many does the law itself count for in margins.
 _FEWEST = 100
+
+#: The standard error of shares counts as at least this: of what a kind is made of, some ends further off more often.
+_LEAST_ERROR = 0.01
 
 #: Odds by which margins are set are of crystals that the law was not fitted to: of each of so many folds by the others.
 _FOLDS = 5
@@ -199,7 +202,7 @@ def _share_bounds(odds: np.ndarray, worse: np.ndarray, systems: np.ndarray) -> n
     squares, mixed, sizes = changes.cumsum(axis=0).T
     bad, count = np.cumsum(worse), np.arange(1, len(worse) + 1)
     share = bad / count
-    error = np.sqrt(np.maximum(squares - 2 * share * mixed + share**2 * sizes, 0))
+    error = np.sqrt(np.maximum(squares - 2 * share * mixed + share**2 * sizes, (_LEAST_ERROR * count) ** 2))
     return (bad + _FEWEST * np.cumsum(odds) / count + error) / (count + _FEWEST)
 
 

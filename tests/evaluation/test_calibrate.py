@@ -37,8 +37,8 @@ def relaxed_as(pairs: RelaxationPairs, *, scale: float = 1.0) -> Predicted:
 
 def test_coverage_of_all_and_of_groups(pairs_of):
     pairs = pairs_of(40)
-    flat, factors = (0.0,) * len(FEATURES), (2.0,) * len(KINDS)
-    always = ErrorModel(intercept=np.log(0.02), exponents=flat, ceiling=1e9, factors=factors)
+    flat, factors = (0.0,) * len(FEATURES), ((2.0,),) * len(KINDS)
+    always = ErrorModel(intercept=np.log(0.02), exponents=flat, ceiling=1e9, sizes=factors, factors=factors)
     predicted = relaxed_as(pairs, scale=1.01)
     predicted = replace(predicted, crystals=[*predicted.crystals[:30], *relaxed_as(pairs, scale=1.03).crystals[30:]])
     last = np.arange(40) >= 30

@@ -127,7 +127,7 @@ def test_reasons_of_one_kind_count_together(reasons, kind):
     assert {kind_of_reason(reason) for reason in reasons} == {kind}
 
 
-@pytest.mark.parametrize(("bound", "uncertain"), [(0.009, False), (0.011, True)])
+@pytest.mark.parametrize(("bound", "uncertain"), [(0.0049, False), (0.0051, True)])
 def test_what_ends_near_its_minimum_may_have_begun_nearer(prediction, bound, uncertain):
     error = replace(ERROR, coordinates=bound / 2, coordinates_bound=bound, odds_worse=0.4)
     assert judge(replace(prediction, error=error)).uncertain is uncertain

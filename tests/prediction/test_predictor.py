@@ -224,7 +224,8 @@ class TestRecycles:
     def calibrated(self, shipped) -> Model:
         """The model with a calibration of three recycles."""
         size = len(FEATURES)
-        law = ErrorModel(intercept=0.0, exponents=(0.5,) * size, ceiling=0.2, factors=(2.0, 3.0, 4.0, 5.0, 6.0))
+        factors = ((2.0,), (3.0,), (4.0,), (5.0,), (6.0,))
+        law = ErrorModel(intercept=0.0, exponents=(0.5,) * size, ceiling=0.2, sizes=factors, factors=factors)
         calibration = Calibration(3, law, replace(law, intercept=-1.0), ood_limits=(1.0,) * size)
         model = shipped(END_TO_END)
         return Model(replace(model.card, recycles=3, calibration={"3": calibration.to_dict()}), model.networks)

@@ -43,7 +43,8 @@ def write_model(folder: Path, name: str, *, reads_forces: bool) -> Path:
         for block in network.blocks:  # so that crystals strain by some per cent, and atoms move by some 0.01 Å
             for parameter in block.refinement.gates[-1].parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
-    law = ErrorModel(intercept=0.0, exponents=(0.5,) * len(FEATURES), ceiling=0.2, factors=(2.0,) * len(KINDS))
+    factors = ((2.0,),) * len(KINDS)
+    law = ErrorModel(intercept=0.0, exponents=(0.5,) * len(FEATURES), ceiling=0.2, sizes=factors, factors=factors)
     words = dict.fromkeys(("description", "level_of_theory", "training_data", "split"), "")
     words |= {"elements": list(range(1, 95)), "level": "M3GNet"}
     calibration = {"1": Calibration(1, law, law, ood_limits=(1.0,) * len(FEATURES)).to_dict()}

@@ -24,7 +24,8 @@ COMPUTED = ("name", "members", "parameters", "config", "architecture", "sha256")
 def calibrated(model: Model) -> Model:
     """The model with a calibration, whatever its card says."""
     size, recycles = len(FEATURES), model.card.recycles
-    law = ErrorModel(intercept=0.0, exponents=(0.5,) * size, ceiling=0.2, factors=(2.0,) * len(KINDS))
+    factors = ((2.0,),) * len(KINDS)
+    law = ErrorModel(intercept=0.0, exponents=(0.5,) * size, ceiling=0.2, sizes=factors, factors=factors)
     calibration = Calibration(recycles, law, law, ood_limits=(1.0,) * size).to_dict()
     return Model(replace(model.card, calibration={str(recycles): calibration}), model.networks)
 

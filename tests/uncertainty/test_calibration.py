@@ -8,50 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from deeprelax_ase.evaluation.metrics import rank_correlation
 from deeprelax_ase.uncertainty.calibration import (
-    COVERAGE,
     FEATURES,
-    CalibratedError,
     Calibration,
     ErrorFeatures,
-    ErrorModel,
-    fit_calibration,
-    fit_error_model,
 )
 from deeprelax_ase.uncertainty.kinds import BULK, DEFECT, KINDS, LAYER, OXIDE, SLAB, kinds_of
 from deeprelax_ase.uncertainty.worsening import WorseningModel
-
-LAW = ErrorModel(
-    intercept=-0.5, exponents=(0.8, 0.0, -0.3, 0.4, 0.0, 0.2, 0.0, 0.0, 0.0), ceiling=0.03, factors=(1.0,) * len(KINDS)
-)
-needs_crepes = pytest.mark.usefixtures("_crepes")
-
-
-@pytest.fixture(scope="module")
-def _crepes() -> None:
-    pytest.importorskip("crepes")
-
-
-def make_features(rng: np.random.Generator, size: int, kinds: int = 1) -> ErrorFeatures:
-    """Log-normal about 0.02, each independent of the others; of the first so many kinds of crystals in turn."""
-    return ErrorFeatures(*np.exp(np.log(0.02) + rng.normal(size=(len(FEATURES), size))), kind=np.arange(size) % kinds)
-
-
-def make_errors(rng: np.random.Generator, features: ErrorFeatures, law: ErrorModel = LAW) -> np.ndarray:
-    return rng.exponential(law.expected(features))
-
-
-def one(value: float, **others: float) -> ErrorFeatures:
-    """The features of one bulk crystal, all of that ``value`` but for the ``others``."""
-    values = {name: np.array([others.get(name, value)]) for name in FEATURES}
-    return ErrorFeatures(**values, kind=np.array([BULK]))
+from tests.uncertainty.error_laws import LAW, make_features, one
 
 
 @pytest.fixture
 def calibration() -> Calibration:
-    coordinates = replace(LAW, factors=(2.0, 3.0, 4.0, 5.0, 6.0))
-    volume = replace(LAW, intercept=-1.0, factors=(2.5, 3.5, 4.5, 5.5, 6.5))
+    coordinates = replace(LAW, factors=((2.0,), (3.0,), (4.0,), (5.0,), (6.0,)))
+    volume = replace(LAW, intercept=-1.0, factors=((2.5,), (3.5,), (4.5,), (5.5,), (6.5,)))
     return Calibration(3, coordinates, volume, ood_limits=(0.1,) * len(FEATURES))
 
 
@@ -74,97 +44,6 @@ def calibration() -> Calibration:
 def test_kinds(oxide: bool, layered: bool, kept: bool, kind: int):
     told = [np.array([value]) for value in (oxide, layered, kept)]
     assert kinds_of(*told).tolist() == kinds_of(*map(torch.from_numpy, told)).tolist() == [kind]
-
-
-# Fitting
-
-
-@needs_crepes
-def test_fit_recovers_the_law(rng):
-    features = make_features(rng, 20_000)
-    law = replace(LAW, intercept=1.8, ceiling=0.3)  # errors below a thousandth are told no more apart
-    fitted = fit_error_model(features, make_errors(rng, features, law))
-    assert fitted.exponents == pytest.approx(law.exponents, abs=0.05)
-    assert fitted.ceiling == pytest.approx(law.ceiling, rel=0.15)
-    np.testing.assert_allclose(fitted.expected(features), law.expected(features), rtol=0.2)
-    # 9 of 10 exponential errors lie below it; there are no other kinds to tell theirs by, so that they have that of all
-    assert fitted.factors == pytest.approx([np.log(10)] * len(KINDS), rel=0.04)
-    assert len(set(fitted.factors)) == 1
-
-
-@needs_crepes
-def test_features_that_say_the_same_share_the_exponent(rng):
-    single = np.exp(rng.normal(size=5000))
-    features = ErrorFeatures(single, single, *[np.ones(5000)] * 7, kind=np.zeros(5000))
-    fitted = fit_error_model(features, rng.exponential(0.01 * single))
-    assert fitted.exponents[:2] == pytest.approx((0.5, 0.5), abs=0.05)
-    assert fitted.exponents[2:] == pytest.approx((0.0,) * 7, abs=1e-6)
-
-
-@needs_crepes
-@pytest.mark.parametrize("heavy", [False, True])
-def test_bounds_hold_nine_times_in_ten_on_fresh_crystals(rng, heavy: bool):
-    """Whatever the true distribution, the factor does not lean on the exponential one; and in each kind apart."""
-
-    def errors(features: ErrorFeatures) -> np.ndarray:
-        expected = np.where(features.kinds() % 2, 2, 1) * LAW.expected(features)
-        return expected * np.exp(1.5 * rng.normal(size=len(expected))) if heavy else rng.exponential(expected)
-
-    known, fresh = make_features(rng, 15_000, len(KINDS)), make_features(rng, 15_000, len(KINDS))
-    fitted = fit_error_model(known, errors(known))
-    covered = errors(fresh) <= fitted.bound(fresh)
-    for kind in range(len(KINDS)):
-        assert covered[fresh.kinds() == kind].mean() == pytest.approx(COVERAGE, abs=0.025)
-    assert fitted.factors[OXIDE] > 1.5 * fitted.factors[BULK]
-    assert fitted.factors[SLAB] > 1.5 * fitted.factors[LAYER]
-
-
-@needs_crepes
-def test_crystals_of_small_and_of_large_errors_are_ranked_alike(rng):
-    """A few errors of an ångström do not decide what tells those of a hundredth apart."""
-    features = make_features(rng, 4000)
-    small = 0.02 * (features.displacement_scale / 0.02) * np.exp(0.2 * rng.normal(size=4000))
-    wild = rng.random(4000) < 0.02
-    fitted = fit_error_model(features, np.where(wild, 1.0, small))
-    assert rank_correlation(fitted.expected(features)[~wild], small[~wild]) > 0.97
-
-
-@needs_crepes
-def test_the_law_reaches_a_thousandth_where_the_features_vanish(rng):
-    """Sites that symmetry fixes: neither error nor features. What is said of the others does not change much."""
-    free = make_features(rng, 2000)
-    errors = make_errors(rng, free)
-    names = [f.name for f in fields(ErrorFeatures)]
-    fixed = {name: np.full(200, 5e-4 if name.endswith(("volume_scale", "shape_scale")) else 0.0) for name in names}
-    features = ErrorFeatures(**{name: np.concatenate([getattr(free, name), fixed[name]]) for name in names})
-    rounding = 1e-8 * rng.random(200)
-    fitted = fit_error_model(features, np.concatenate([errors, rounding]))
-    alone = fit_error_model(free, errors)
-    change = np.log(fitted.expected(free) / alone.expected(free))
-    assert np.median(np.abs(change)) < 0.2
-    assert fitted.expected(features)[-200:] == pytest.approx(np.full(200, 1e-3), rel=0.5)
-
-
-@needs_crepes
-def test_nothing_but_zeros_cannot_be_fitted(rng):
-    with pytest.raises(ValueError, match="all errors are zero"):
-        fit_error_model(make_features(rng, 10), np.zeros(10))
-
-
-@needs_crepes
-def test_fit_of_both_errors(rng):
-    features = make_features(rng, 2000, len(KINDS))
-    coordinates, volume = make_errors(rng, features), 0.1 * make_errors(rng, features)
-    fitted = fit_calibration(features, coordinates, volume, recycles=2)
-    assert fitted.recycles == 2
-    assert fitted.coordinates == fit_error_model(features, coordinates)
-    relaxing = features.kinds() <= LAYER
-    assert fitted.volume == fit_error_model(features.take(relaxing), volume[relaxing])
-    ood = np.mean([error.ood for error in fitted.read(features)])
-    assert 0.01 < ood <= 0.09  # one in a hundred by each of nine features
-    assert fitted.ood_limits == pytest.approx(
-        tuple(np.quantile(getattr(features, name), 0.99) for name in FEATURES), rel=0.02
-    )
 
 
 # Reading
@@ -207,7 +86,9 @@ def test_reading(calibration: Calibration):
     (coordinates,), (volume,) = (model.expected(one(0.05)) for model in (calibration.coordinates, calibration.volume))
     for kind, found in enumerate(read):
         bounds = (2.0 + kind) * coordinates, (2.5 + kind) * volume
-        assert found == CalibratedError(coordinates, bounds[0], volume, bounds[1], ood=False)
+        told = [found.coordinates, found.coordinates_bound, found.volume, found.volume_bound]
+        assert told == pytest.approx([coordinates, bounds[0], volume, bounds[1]])
+        assert not found.ood
     plain = read[0]
     assert {type(value) for value in vars(plain).values()} <= {float, bool, type(None)}
 
@@ -243,8 +124,16 @@ def test_another_number_of_exponents_is_refused(calibration: Calibration, part: 
 @pytest.mark.parametrize("part", ["coordinates", "volume"])
 def test_another_number_of_factors_is_refused(calibration: Calibration, part: str):
     values = calibration.to_dict()
-    values[part]["factors"] = [1.0, 2.0]
-    with pytest.raises(ValueError, match="2 factors for 5 kinds of crystals"):
+    values[part]["factors"] = [[1.0], [2.0]]
+    with pytest.raises(ValueError, match="5 and 2 rows of factors for 5 kinds of crystals"):
+        Calibration.of_card({"3": values}, 3)
+
+
+@pytest.mark.parametrize("sizes", [(), (0.1, 0.2)])
+def test_factors_without_their_sizes_are_refused(calibration: Calibration, sizes: tuple[float, ...]):
+    values = calibration.to_dict()
+    values["volume"]["sizes"] = (sizes,) * len(KINDS)
+    with pytest.raises(ValueError, match="differ in number, or there are none"):
         Calibration.of_card({"3": values}, 3)
 
 
