@@ -41,6 +41,8 @@ def fit_error_model(features: ErrorFeatures, errors: np.ndarray) -> ErrorModel:
     errs = errors > _ZERO
     if not errs.any():
         raise ValueError("all errors are zero: there is nothing to calibrate")
+    if errs.sum() < _FEWEST:  # then zeros count too: of fewer than ten nothing holds nine times in ten
+        errs[:] = True
     logarithms, errors = features.logarithms(), np.maximum(errors, _LEAST)
     centre, logs = logarithms.mean(axis=0), np.log(errors)
     inputs = logarithms - centre

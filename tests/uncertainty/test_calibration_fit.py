@@ -115,6 +115,13 @@ def test_nothing_but_zeros_cannot_be_fitted(rng):
         fit_error_model(make_features(rng, 10), np.zeros(10))
 
 
+def test_few_crystals_that_err_have_finite_bounds(rng):
+    """Of twelve, three of which err, as where symmetry fixes most sites of a small data set."""
+    features, errors = make_features(rng, 12), np.zeros(12)
+    errors[:3] = 0.01
+    assert np.isfinite(fit_error_model(features, errors).factors).all()
+
+
 def test_fit_of_both_errors(rng):
     features = make_features(rng, 2000, len(KINDS))
     coordinates, volume = make_errors(rng, features), 0.1 * make_errors(rng, features)
