@@ -110,6 +110,11 @@ def told_speed(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 999.5 else f"{speed:.3g}"
 
 
+def told_count(number: int, what: str) -> str:
+    """``1 crystal``, ``1,234 crystals``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _told(speed: float | None) -> str:
     """The same with its unit; empty where nothing is done yet."""
     return "" if speed is None else f"{told_speed(speed)}/s"

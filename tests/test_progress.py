@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from deeprelax_ase import progress as module
-from deeprelax_ase.progress import INTERVAL, is_live, progress, silent, told_speed, track
+from deeprelax_ase.progress import INTERVAL, is_live, progress, silent, told_count, told_speed, track
 from tests.notebooks import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,10 @@ def piped(interval: float, **environment: str) -> subprocess.CompletedProcess[st
 )
 def test_speeds_are_told_for_people(speed: float, told: str) -> None:
     assert told_speed(speed) == told
+
+
+def test_counts_are_told_for_people() -> None:
+    assert [told_count(n, "crystal") for n in (0, 1, 2345)] == ["0 crystals", "1 crystal", "2,345 crystals"]
 
 
 class TestPipe:

@@ -29,7 +29,7 @@ from deeprelax_ase.cli.options import (
 from deeprelax_ase.cli.pair_options import Fractions, GroupBy, PairFormat, PairKey, PairLevel
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.models.card import MOST_RECYCLES
-from deeprelax_ase.progress import progress
+from deeprelax_ase.progress import progress, told_count
 
 if TYPE_CHECKING:
     from deeprelax_ase.data import PairDataset
@@ -148,7 +148,8 @@ def convert(
     console = terminal()
     for refused in dataset.refused:
         console.print(f"{refused.name}: {refused.reason}", markup=False, soft_wrap=True)
-    console.print(f"{len(dataset)} pairs, {len(dataset.refused)} refused; written to {output}", soft_wrap=True)
+    pairs = told_count(len(dataset), "pair")
+    console.print(f"{pairs}, {len(dataset.refused)} refused; written to {output}", soft_wrap=True)
     raise typer.Exit(SOME_FAILED if dataset.refused else OK)
 
 
@@ -186,7 +187,8 @@ def _read(
 def show(console: Console, report: DatasetReport) -> None:
     """The report as tables and lines."""
     counts = report.counts
-    console.print(f"{counts['pairs']:,} pairs, {counts['atoms']:,} atoms, {counts['refused']:,} refused")
+    found = ", ".join(told_count(counts[f"{what}s"], what) for what in ("pair", "atom"))
+    console.print(f"{found}, {counts['refused']:,} refused")
     for kind, title in _COUNTED.items():
         console.print(f"{title}: " + ", ".join(f"{name} {number:,}" for name, number in counts[kind].items()))
     elements = sorted(report.elements.items(), key=lambda item: -item[1])
@@ -202,12 +204,12 @@ def show(console: Console, report: DatasetReport) -> None:
     console.print(table)
     for part, row in report.leakage.items():
         shares = ", ".join(f"{kind} {row[kind]:,}" for kind in row if kind != "pairs")
-        console.print(f"{part}, {row['pairs']:,} pairs, in common with training: {shares}")
+        console.print(f"{part}, {told_count(row['pairs'], 'pair')}, in common with training: {shares}")
     more = sum(map(len, report.duplicates)) - len(report.duplicates)
     if report.duplicates:
         _names(console, f"{more:,} duplicates", [" = ".join(group) for group in report.duplicates])
     for kind, names in report.suspicious.items():
-        _names(console, f"{len(names):,} pairs: {kind}", names)
+        _names(console, f"{told_count(len(names), 'pair')}: {kind}", names)
     for reason, names in report.refused.items():
         _names(console, f"{len(names):,} refused: {reason}", names)
     if report.clean:

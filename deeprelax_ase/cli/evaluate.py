@@ -24,7 +24,7 @@ from deeprelax_ase.cli.options import (
 )
 from deeprelax_ase.cli.pair_options import PairFormat, PairKey, PairLabels, PairLevel, PairSources, Split
 from deeprelax_ase.errors import DeepRelaxError
-from deeprelax_ase.progress import progress
+from deeprelax_ase.progress import progress, told_count
 
 EXAMPLES = """\
 Examples:
@@ -108,7 +108,7 @@ def evaluate(
         matching = bar.add_task("matching", total=2 * len(found.dataset), visible=match)
         assessment = found.assess(match=match, jobs=jobs, advance=lambda: bar.advance(matching))
     metrics = found.metrics(assessment)
-    title = f"{predictor.model_name}, {split}, {len(found.dataset)} pairs"
+    title = f"{predictor.model_name}, {split}, {told_count(len(found.dataset), 'pair')}"
     terminal().print(table(title, metrics))
     try:
         if output:

@@ -27,7 +27,7 @@ from deeprelax_ase.cli.common import (
 from deeprelax_ase.cli.options import Overwrite, Quiet, argument, option
 from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.errors import DeepRelaxError, UncertainPredictionError
-from deeprelax_ase.progress import INTERVAL
+from deeprelax_ase.progress import INTERVAL, told_count
 
 if TYPE_CHECKING:
     from deeprelax_ase.io.frame import Frame
@@ -192,12 +192,12 @@ def _run(
                     later = False
                 bar.advance(task)
     except KeyboardInterrupt:
-        shown.print(f"interrupted: {tally.written} crystals are in {escape(output)}", soft_wrap=True)
+        shown.print(f"interrupted: {told_count(tally.written, 'crystal')} written to {escape(output)}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except (OSError, DeepRelaxError) as error:
         message = str(error) if isinstance(error, DeepRelaxError) else f"{output} cannot be written: {error}"
         if isinstance(error, UncertainPredictionError) and tally.written:
-            message += f" {tally.written} crystals that came before it are in {output}."
+            message += f" What came before it is in {output}: {told_count(tally.written, 'crystal')}."
         stop(message, SOME_FAILED)
     if not quiet:
         unread = told_left_out([name for source in sources for name in source.left_out()])

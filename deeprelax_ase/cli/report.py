@@ -13,6 +13,7 @@ from deeprelax_ase.cli.completion import models
 from deeprelax_ase.cli.options import Device, DeviceOption, Overwrite, Quiet, argument, option
 from deeprelax_ase.errors import DeepRelaxError
 from deeprelax_ase.progress import progress as bar_on
+from deeprelax_ase.progress import told_count
 
 EXAMPLES = """\
 Examples:
@@ -94,5 +95,6 @@ def report(
     if not quiet:
         size = page.stat().st_size / 1e6
         told = "" if figures is None else f"; figures in {escape(str(figures))}"
-        terminal().print(f"{len(outcome):,} crystals in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True)
+        crystals = told_count(len(outcome), "crystal")
+        terminal().print(f"{crystals} in {escape(str(page))} ({size:.1f} MB){told}", soft_wrap=True)
     raise typer.Exit(OK)

@@ -29,7 +29,7 @@ from deeprelax_ase.cli.options import (
 from deeprelax_ase.cli.relax_options import Relaxing, goes_in_batches, relaxing, tell_level, tell_one_by_one
 from deeprelax_ase.prediction.status import STATUSES, TRUSTED, UNRELAXED
 from deeprelax_ase.progress import progress as bar_on
-from deeprelax_ase.progress import told_speed
+from deeprelax_ase.progress import told_count, told_speed
 
 if TYPE_CHECKING:
     from deeprelax_ase.screening import run
@@ -181,7 +181,7 @@ def export(
         )
         repeated = repeated_ids(folder)
     if not quiet:
-        terminal().print(f"{written:,} crystals written to {escape(output)}", soft_wrap=True)
+        terminal().print(f"{told_count(written, 'crystal')} written to {escape(output)}", soft_wrap=True)
     if repeated:
         some = ", ".join(f"{name} ({count})" for name, count in list(repeated.items())[:3])
         errors().print(f"{len(repeated):,} ids belong to more than one crystal: {escape(some)}", soft_wrap=True)

@@ -224,8 +224,9 @@ def _refuse_unknown(id_key: str, sources: Sequence[Source]) -> None:
                 if id_key in values:
                     return
                 others.update(key for key, value in values.items() if isinstance(value, str | int))
-    known = f"Among those that they have are {', '.join(sorted(others)[:_NAMED])}" if others else "They have none"
-    raise ValueError(f"{id_key=} is no key of the structures (the first {_LOOKED_AT} of each input). {known}.")
+    others.discard("unit_cell")  # ASE's, of every CIF file
+    advice = f"Take one of theirs ({', '.join(sorted(others)[:_NAMED])}), or leave it out" if others else "Leave it out"
+    raise ValueError(f"{id_key=} is a key of no structure (the first {_LOOKED_AT:,} of each input). {advice}.")
 
 
 def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress:

@@ -80,7 +80,7 @@ def test_convert_a_part(folder: Path) -> None:
     assert run("convert", folder / "runs", "-o", folder / "pairs.npz").exit_code == 0
     done = run("convert", f"{folder / 'pairs.npz'}@:1", "-o", folder / "first.npz")
     assert done.exit_code == 0
-    assert "1 pairs, 0 refused" in done.output
+    assert "1 pair, 0 refused" in done.output
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_interrupted(deeprelax, monkeypatch, crystals):
     write("set.extxyz", crystals)
     result = deeprelax("relax", "set.extxyz", "-o", "out.cif")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted: 2 crystals are in out.cif\n"
+    assert result.stderr == "interrupted: 2 crystals written to out.cif\n"
     assert len(read("out.cif", index=":")) == 2
 
 

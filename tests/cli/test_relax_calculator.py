@@ -112,7 +112,7 @@ class TestUncertain:
         assert result.stdout == ""
         told = "Error: set.extxyz@2 is uncertain: the crystal is unlike those that the model knows (expected error"
         assert result.stderr.startswith(told)
-        assert result.stderr.endswith(" 2 crystals that came before it are in relaxed.extxyz.\n")
+        assert result.stderr.endswith(" What came before it is in relaxed.extxyz: 2 crystals.\n")
         written = read("relaxed.extxyz", index=":")
         assert [atoms.info["deeprelax_status"] for atoms in written] == ["accepted", "accepted"]
         write("set.extxyz", crystals)

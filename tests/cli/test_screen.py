@@ -84,7 +84,7 @@ def test_export(screened: Path, tmp_path: Path) -> None:
     assert [a.info["index"] for a in atoms] == [0, 1, 3]
     assert all(a.info["deeprelax_status"] == "accepted" and a.info["deeprelax_uncertainty"] > 0 for a in atoms)
     failed = run("export", screened, "-o", tmp_path / "failed.extxyz", "--status", "refused")
-    assert "1 crystals written" in failed.output
+    assert "1 crystal written" in failed.output
     assert "Xe" in read(tmp_path / "failed.extxyz").info["deeprelax_reason"]
 
 

@@ -72,7 +72,8 @@ def test_a_key_that_names_nothing_is_refused(
     xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions, workers: int
 ) -> None:
     """The rows would be named by their files, and the folder could not be gone on with under the right key."""
-    with pytest.raises(ValueError, match=r"id_key='nosuch' is no key .* Among those that they have are material_id\."):
+    told = r"id_key='nosuch' is a key of no structure .* Take one of theirs \(material_id\), or leave it out"
+    with pytest.raises(ValueError, match=told):
         screen([xyz(3)], tmp_path / "out", quick, workers=workers, id_key="nosuch")
     assert not (tmp_path / "out").exists()
 

@@ -22,6 +22,7 @@ from deeprelax_ase.optimizers.frames import (
 )
 from deeprelax_ase.optimizers.limits import check_fmax
 from deeprelax_ase.prediction.rattle import rattled, unrattled
+from deeprelax_ase.progress import told_count
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -184,7 +185,7 @@ def finish_frames_in_batches(
 
 def _rounds(observe: Observer) -> Callable[[int], object]:
     numbers = count(1)
-    return lambda crystals: observe("1 crystal" if crystals == 1 else f"{crystals:,} crystals", next(numbers))
+    return lambda crystals: observe(told_count(crystals, "crystal"), next(numbers))
 
 
 def _in_order(waiting: list[_Waiting], found: Iterator[Finished], model: str) -> Iterator[RelaxedFrame]:
