@@ -104,7 +104,7 @@ def test_without_a_pair_the_exit_code_says_so(candidates: Path) -> None:
     [
         (("-c", "emtt"), "Unknown calculator 'emtt'"),
         (("--finish", "downhill"), "does not relax in batches"),
-        (("--fmax", "0"), "must be positive"),
+        (("--fmax", "0"), "no relaxation ends at"),
         (("--level", "LDA"), "Unknown --level LDA"),
         (("--fractions", "1", "1", "1"), "add up to 1"),
         (("--group-by", "colour"), "Unknown --group-by colour"),
