@@ -49,8 +49,8 @@ On a CPU with `--device cpu --threads 1 --busy --each 50 --every 10 --few 4` ins
 DeepRelax-PBE`; into their own files. The figure and the first tables are of one run on one GPU, Nequix after M3GNet;
 what CPUs take was measured on other machines. M3GNet's on a CPU, seconds of the processor, are of a busy machine, on
 which a run varied by some tenths, and without TorchSim. Nequix is of earlier code and of the weights before the last
-two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet two other jobs were at work on
-the machine's other GPUs and cores; TorchSim's FIRE took {simulated} ms a crystal in an earlier run without.
+two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet other jobs were at work on the
+machine's other GPU and cores.
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as
 `DeepRelaxOptimizer` moves them; TorchSim's optimizers move all of every cell, those of layers too. One by one were
@@ -67,14 +67,9 @@ places of those that are done. So the time in which 99 % are done is told beside
 _MANY = """### Where the GPU is full
 
 Of {name} too, with today's code and more crystals than a GPU takes at once: others enter as crystals leave, and no
-batch waits for its slowest crystal until the end. `--each 300 --few 0`, into a file of its own{earlier}. What the jump
-refuses (wires, molecules, layers that lie aslant) counts as not converged and ends where it began. Quick shots and
-jumps ran before the default ones, and their times may hold what the first batch of a size costs. {saved}"""
-
-#: What an earlier run tells, where a later one had no time for it, and how far the two are apart.
-_EARLIER = """. No time was left for TorchSim, whose FIRE took {milliseconds} ms a crystal of {crystals:,}, all at once,
-in an earlier run on such a GPU. Two other jobs were at work on the machine; with one, and weights that do not ship
-({weights}), jump and `fast` took {jump} ms before, and `fast` alone {alone}: **{ratio:.2f}**"""
+batch waits for its slowest crystal until the end. `--each 300 --few 0 --some 400`, into a file of its own. What the
+jump refuses (wires, molecules, layers that lie aslant) counts as not converged and ends where it began. Quick shots and
+jumps ran before the default ones, and their times may hold what the first batch of a size costs. {saved} {where}"""
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -93,7 +88,6 @@ def write_page(results: Path, page: Path) -> None:
             minimum=first["minimum"],
             steps=first["steps"],
             few_steps=few_steps,
-            simulated=_ms(first["earlier"]["rows"][0]["seconds"]),
         )
     ]
     picture = page.with_suffix(".svg")
@@ -115,7 +109,8 @@ def saved(run: dict[str, Any]) -> str:
     ratios = [until[0] / until[1], jump["seconds"] / alone["seconds"]]
     return (
         f"The jump saves {fewer:.1f} of {alone['calls']:.1f} calls, which alone would make {least:.2f} of the time of "
-        f"`fast` alone; the prediction takes {_ms(shot['seconds'])} of the {_ms(jump['seconds'])} ms. Until 99 % are "
+        f"`fast` alone; the prediction takes {_ms(shot['seconds'])} of the {_ms(jump['seconds'])} ms, and all that "
+        f"comes before crystals relax side by side {_ms(jump['begun'])} ({_ms(alone['begun'])} alone). Until 99 % are "
         f"done the ratio is **{ratios[0]:.2f}**, over all {ratios[1]:.2f}: what comes after takes {after[0]:.0f} % of "
         f"the time with the jump, {after[1]:.0f} % without{_late(alone, run['steps'])}."
     )
@@ -134,20 +129,28 @@ def _anew(results: Path, name: str) -> list[str]:
     if not (results / f"time_to_minimum-{name}-many-cuda.json").exists():
         return []
     many = read(results, f"time_to_minimum-{name}-many-cuda")
-    told = {"name": name, "saved": saved(many), "earlier": _earlier(many["earlier"])}
-    return [_MANY.format(**told), _about({"cuda": many}), _table({"cuda": many}), _ratios({"cuda": many})]
+    where = _where(*read(results, f"time_to_minimum-{name}-stages", f"time_to_minimum-{name}-three"))
+    text = _MANY.format(name=name, saved=saved(many), where=where)
+    return [text, _about({"cuda": many}), _table({"cuda": many}), _ratios({"cuda": many})]
 
 
-def _earlier(run: dict[str, Any]) -> str:
-    rows = {row["method"]: row for row in run["rows"]}
-    simulated, jump, alone = (rows[name] for name in ("TorchSim's fire", "jump, fast", "fast"))
-    return _EARLIER.format(
-        milliseconds=_ms(simulated["seconds"]),
-        crystals=simulated["crystals"],
-        weights=run["weights"][:8],
-        jump=_ms(jump["seconds"]),
-        alone=_ms(alone["seconds"]),
-        ratio=jump["seconds"] / alone["seconds"],
+def _where(stages: dict[str, Any], three: dict[str, Any]) -> str:
+    """Where the time of a process goes, and what several on one GPU take."""
+    jump = stages["runs"]["jump, fast"]
+    spent = {name: seconds / jump["seconds"] for name, (seconds, _) in jump["stages"].items()}
+    groups = {
+        "the steps and the potential's calls": ("launch", "wait for the potential", "step", "curvature", "keep"),
+        "the prediction": ("predict", "look_together"),
+        "writing down what became of each, most of it while the potential computes": ("told", "place"),
+        "moving crystals to their predictions and judging these": ("jump", "move_to", "evaluate_starts", "begin"),
+    }
+    told = ", ".join(f"{100 * sum(spent.get(k, 0) for k in keys):.0f} % to {name}" for name, keys in groups.items())
+    runs = three["runs"]
+    rates = [_ms(run["seconds"] / run["crystals"]) for run in (runs["jump, fast"], runs["fast"])]
+    return (
+        f"Of the time of {jump['crystals']:,} crystals in another run went {told}. Three processes with as many each "
+        f"on one GPU took {rates[0]} ms a crystal with the jump and {rates[1]} without, "
+        f"{runs['jump, fast']['seconds'] / runs['fast']['seconds']:.2f}."
     )
 
 
