@@ -7,6 +7,7 @@ is wrong with the input and how to mend it. Nothing of the caller's is changed b
 from __future__ import annotations
 
 import contextlib
+import errno
 
 
 class DeepRelaxError(Exception):
@@ -110,6 +111,11 @@ class WorkerError(DeepRelaxError, RuntimeError):
 
 class DeviceError(DeepRelaxError, ValueError):
     """A device was asked for that this machine, or this build of torch, does not have."""
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether ``error`` is of a disk that is full or read-only: no crystal's fault, and the next would end so too."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def note_force_calls(error: Exception, calls: int) -> Exception:

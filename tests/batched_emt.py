@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import ENOSPC
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class Broken(LennardJones):
 def raises() -> PotentialCalculator:
     """For ``--calculator tests.batched_emt:raises``."""
     return PotentialCalculator(Together(Broken(RuntimeError("no licence"))))
+
+
+def full_disk() -> PotentialCalculator:
+    return PotentialCalculator(Together(Broken(OSError(ENOSPC, "No space left on device"))))
 
 
 def too_large() -> PotentialCalculator:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
-from deeprelax_ase.errors import DeviceError
+from deeprelax_ase.errors import DeviceError, is_of_disk
 from deeprelax_ase.graph.checks import COLLAPSED, FLAT
 from deeprelax_ase.graph.shapes import Batch, Cells, Matrices, Numbers, PerCrystal, Positions
 from deeprelax_ase.prediction.batching import out_of_memory
@@ -151,6 +151,8 @@ class BatchedPotential(ABC):
             return
         except (Exception, SystemExit) as error:  # whatever potentials raise: some scripts leave so
             told, short = f"{type(error).__name__}: {' '.join(str(error).split())}", out_of_memory(error)
+            if is_of_disk(error):
+                raise
             if isinstance(error, RuntimeError) and "CUDA error" in str(error) and not short:
                 raise DeviceError(f"{self.device} fails ({told}). Begin anew in another process.") from error
         # out here nothing holds on to the tensors of the batch that failed

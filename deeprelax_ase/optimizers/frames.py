@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deeprelax_ase.crystal import Crystal, crystal_as_it_is
-from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError
+from deeprelax_ase.errors import CalculatorError, DeepRelaxError, OutputError, is_of_disk
 from deeprelax_ase.io.frame import Frame, stem_of
 from deeprelax_ase.optimizers.acceptance import largest_force
 from deeprelax_ase.optimizers.limits import check_fmax
@@ -130,6 +130,9 @@ def finish_frames(
 
     Yields:
         the result of each frame, in order.
+
+    Raises:
+        OSError: the disk is full or read-only, that of ``restart`` or of the calculator.
     """
     options: dict[str, Any] = {"fmax": check_fmax(fmax), "steps": steps, "finish": finish, "relax_cell": relax_cell}
     options |= {"calculator_name": calculator_name, "keep_symmetry": keep_symmetry, "restart": restart}
@@ -148,6 +151,8 @@ def finish_frames(
             result, atoms = finish_atoms(start, predictor, calculator, prediction=made, observe=told, **options)
             yield RelaxedFrame(frame.label, unrattled(result, given_crystal(frame.atoms)), atoms)
         except (Exception, SystemExit) as error:  # whatever calculators raise: some scripts leave so
+            if is_of_disk(error):
+                raise OSError(error.errno, f"{error.strerror}, while {frame.label} was finished") from error
             if isinstance(error, SystemExit):
                 error = CalculatorError(f"the calculator would end the process: {error!r}")
             yield unrelaxed(frame, error, predictor.model_name)

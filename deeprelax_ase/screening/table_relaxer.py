@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from deeprelax_ase.calculators.registry import calculator_of, get_batched
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import DeepRelaxError, force_calls_of
+from deeprelax_ase.errors import DeepRelaxError, force_calls_of, is_of_disk
 from deeprelax_ase.prediction.allowed_strain import without_pressure
 from deeprelax_ase.prediction.judgement import FINISH, RAISE, SKIP, is_refusal, judge
 from deeprelax_ase.prediction.predicted_batch import PredictedBatch
@@ -200,6 +200,8 @@ class TableRelaxer:
                 held: dict[str, Any] = {"prediction": prediction, "restart": self._restart}
                 yield finish_atoms(atoms, self.predictor, calculator, **held, **how)[0]
             except Exception as error:  # whatever calculators raise
+                if is_of_disk(error):
+                    raise
                 self._calculator = None  # in whatever state it is
                 yield error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from errno import EDQUOT, ENOENT, ENOSPC, EROFS
+from os import strerror
 
 import numpy as np
 import pytest
@@ -98,6 +100,24 @@ class TestFinishFrames:
         frames = [good("a"), good("b")]
         made = list(finish_frames(frames, StandInPredictor(), EMT, observe=lambda *step: told.append(step)))
         assert told == [(f.label, n) for f in made for n in range(f.result.steps + 1)]
+
+    @pytest.mark.parametrize("wrong", [ENOSPC, EROFS, EDQUOT])
+    def test_a_disk_that_is_full_ends_it(self, wrong):
+        class FullDisk(EMT):
+            def calculate(self, *arguments, **more):
+                raise OSError(wrong, strerror(wrong))
+
+        frames = finish_frames([good("a"), good("b")], StandInPredictor(), FullDisk)
+        with pytest.raises(OSError, match=f"{strerror(wrong)}, while a was finished"):
+            next(frames)
+
+    def test_a_file_that_is_missing_costs_its_crystal(self):
+        class Missing(EMT):
+            def calculate(self, *arguments, **more):
+                raise FileNotFoundError(ENOENT, "No such file or directory", "INCAR")
+
+        first, second = finish_frames([good("a"), good("b")], StandInPredictor(), Missing)
+        assert first.result.status == second.result.status == "failed"
 
     def test_out_of_steps(self):
         (frame,) = finish_frames([good()], StandInPredictor(), EMT, fmax=1e-6, steps=2)

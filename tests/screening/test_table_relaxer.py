@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from errno import ENOSPC
 
 import numpy as np
 import pytest
@@ -40,6 +41,11 @@ class SameMinima(LennardJones):
 class Broken(LennardJones):
     def calculate(self, *arguments: object, **more: object) -> None:
         raise RuntimeError("no licence")
+
+
+class FullDisk(LennardJones):
+    def calculate(self, *arguments: object, **more: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
 
 
 class CountingPredictor(Predictor):
@@ -253,6 +259,14 @@ def test_a_potential_in_batches_that_fails_costs_its_crystal(
     assert "failed, so it stays as predicted: " in last["reason"]
     assert told in last["reason"]
     assert first["status"] in ("converged", "not converged")
+
+
+@pytest.mark.parametrize("calculator", ["tests.batched_emt:full_disk", "tests.screening.test_table_relaxer:FullDisk"])
+def test_a_full_disk_is_no_crystals_fault(quick: RelaxOptions, calculator: str) -> None:
+    """It ends the run, which goes on when there is room: else all that comes after it would have failed for good."""
+    given = [atoms * (1 + 8 // len(atoms), 1, 1) for atoms in some_crystals(2)]
+    with pytest.raises(OSError, match="No space left on device"):
+        TableRelaxer(replace(quick, calculator=calculator))(structures_table(given))
 
 
 @pytest.mark.parametrize(

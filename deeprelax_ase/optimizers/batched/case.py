@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from deeprelax_ase.calculators.batched_ase import PotentialCalculator
 from deeprelax_ase.crystal import Crystal
-from deeprelax_ase.errors import note_force_calls
+from deeprelax_ase.errors import is_of_disk, note_force_calls
 from deeprelax_ase.io.constraints import are_kept_in_batches
 from deeprelax_ase.optimizers.acceptance import EnergyForces
 from deeprelax_ase.optimizers.batched.start import BatchedStart, KnownResults
@@ -136,6 +136,8 @@ class Case:
             calculator = PotentialCalculator(potential)
             self.made = finish_atoms(self.atoms, predictor, calculator, prediction=self.prediction, **options)
         except Exception as error:  # whatever potentials raise
+            if is_of_disk(error):
+                raise
             self.error = error
 
     def cell_here(self) -> np.ndarray:
