@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from typing import TypeGuard
 
 
 class DeepRelaxError(Exception):
@@ -113,7 +114,7 @@ class DeviceError(DeepRelaxError, ValueError):
     """A device was asked for that this machine, or this build of torch, does not have."""
 
 
-def is_of_disk(error: BaseException) -> bool:
+def is_of_disk(error: BaseException) -> TypeGuard[OSError]:
     """Whether ``error`` is of a disk that is full or read-only: no crystal's fault, and the next would end so too."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
