@@ -132,7 +132,7 @@ class BatchedPotential(ABC):
         return found
 
     def settled(self, found: Evaluated, batch: Batch) -> Evaluated:
-        """What was ``found`` by :meth:`launch` once it is there, which is waited for, with all its errors."""
+        """Wait for what :meth:`launch` has ``found``, and add the errors that show only then."""
         total = found.energies.sum() + found.forces.sum()
         if not (total + found.stresses.sum() if self.has_stress else total).isfinite():
             good = found.energies.isfinite().index_fill(0, batch[~found.forces.isfinite().all(dim=1)], False)
