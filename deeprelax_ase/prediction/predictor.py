@@ -269,7 +269,7 @@ class Predictor:
         admitted: Iterable[Admitted | DeepRelaxError],
         atoms_per_batch: int | None,
     ) -> Iterator[Prediction | DeepRelaxError]:
-        """What ``make`` makes of those that are admitted, in batches, and the errors of the others, in order."""
+        """Yield what ``make`` makes of batches of the admitted ones, and the errors of the others, in order."""
         for batch in grouped(admitted, atoms_per_batch or default_atoms_per_batch(self.device)):
             made = iter(attempt(make, [c for c in batch if not isinstance(c, DeepRelaxError)], self.device))
             yield from (c if isinstance(c, DeepRelaxError) else next(made) for c in batch)

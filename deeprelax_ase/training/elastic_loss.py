@@ -1,4 +1,4 @@
-"""What a relaxation's errors cost in energy: springs tell those of stiff bonds from those of soft directions."""
+"""Energy that the errors of a relaxation cost: springs tell those of stiff bonds from those of soft directions."""
 
 from __future__ import annotations
 
