@@ -10,7 +10,7 @@ it. The idea is that of Lindh et al., Chem. Phys. Lett. 241, 423 (1995), and of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -19,8 +19,10 @@ from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
 
-from deeprelax_ase.geometry.springs import Springs
 from deeprelax_ase.optimizers.acceptance import energy_of
+
+if TYPE_CHECKING:
+    from deeprelax_ase.geometry.springs import Springs
 
 #: Shares of what a step was foreseen to gain: less than the first says that the next one be shorter, more than the
 #: second that it may be longer.
@@ -49,6 +51,8 @@ class ModelHessianBFGS(BFGS):
     """
 
     def __init__(self, atoms: Atoms | Filter, *args: Any, springs: Springs | None = None, **kwargs: Any) -> None:
+        from deeprelax_ase.geometry.springs import Springs  # with torch
+
         self.springs = Springs() if springs is None else springs
         self._foreseen: _Foreseen | None = None
         super().__init__(atoms, *args, **kwargs)  # type: ignore[arg-type]

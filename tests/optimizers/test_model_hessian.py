@@ -14,7 +14,8 @@ from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
 from scipy.spatial.transform import Rotation
 
-from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, Springs, model_hessian
+from deeprelax_ase.geometry.springs import Springs
+from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, model_hessian
 from tests.optimizers.helpers import CountingEMT, quiet
 
 SPRINGS = Springs(stiffness=3.0, decay=4.0, turning=0.2, floor=0.7, cutoff=4.5)

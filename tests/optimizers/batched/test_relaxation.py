@@ -18,10 +18,11 @@ from ase.filters import FrechetCellFilter
 from deeprelax_ase.calculators.batched import BatchedPotential
 from deeprelax_ase.calculators.m3gnet_torch import EnergiesForcesStresses
 from deeprelax_ase.errors import CalculatorError
+from deeprelax_ase.geometry.springs import Springs
 from deeprelax_ase.optimizers import BatchedEnd, BatchedStart, KnownResults, relax_in_batches
 from deeprelax_ase.optimizers.batched.bfgs import batched_model_hessian
 from deeprelax_ase.optimizers.batched.state import BatchedState
-from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, Springs, model_hessian
+from deeprelax_ase.optimizers.model_hessian import ModelHessianBFGS, model_hessian
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from tests.batched_emt import Together
 from tests.calculators.batches import Springs as SpringPotential
