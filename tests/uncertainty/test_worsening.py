@@ -136,6 +136,20 @@ def test_a_kind_whose_odds_do_not_hold_has_a_margin(known: Known):
     assert (small & defects).sum() > 3 * (within_limit(model, surprising) & defects).sum()
 
 
+def test_margins_of_few_crystals_hardly_hang_on_how_systems_are_numbered(known: Known):
+    """By the numbers systems are divided into those that odds are fitted to and held against."""
+    rng, number = np.random.default_rng(4), 2000
+    few = Known(*(values[:number] for values in known))
+    few = few._replace(worse=np.where(few.kinds == DEFECT, rng.random(number) < 1 / 15, few.worse))
+    systems = np.arange(number) // 3
+    margins = [
+        fit_worsening(*few._replace(systems=rng.permutation(systems.max() + 1)[systems])).margins[DEFECT]
+        for _ in range(4)
+    ]
+    assert min(margins) > 1
+    assert np.std(np.log(margins)) < 0.2  # 0.5 with one division
+
+
 def test_crystals_of_the_same_elements_count_as_one(known: Known):
     """Whether 4 % is below 5 % is known from 2,000 crystals, and not from 50 that are there 40 times each."""
     rng = np.random.default_rng(5)
