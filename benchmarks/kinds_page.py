@@ -48,9 +48,9 @@ LEARNT = """## What training buys
 The stages of the default's training, each the start of the next: coordinates with two recycles, mean over the nine
 kinds, and what was learnt from until then. The training crystals of the last column are some of each kind. The
 figures of this table were copied by hand from the logs of the runs. The third stage, on the same pairs as the second,
-gained nothing; the fourth had twice as many; the fifth, on half of these, was for energies; the sixth is told
-[below](#the-last-stage-of-training). A fifth of the crystals, whose minimum lies far from the start, holds two thirds
-of the error."""
+gained nothing; the fourth had twice as many; the fifth, on half of these, was for energies; the sixth had gradients
+through the blocks; the seventh is told [below](#the-last-stage-of-training). A fifth of the crystals, whose minimum
+lies far from the start, holds two thirds of the error."""
 
 
 def sections(results: Path) -> list[str]:

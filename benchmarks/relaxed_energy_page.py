@@ -31,7 +31,7 @@ half of the generated test crystals came within {whole:.0f} meV/atom, on an eigh
 script is not in the tree), then the network learnt with it, as told below. Aimed at were 30."""
 
 TUNED = """\
-The whole network first learnt the energy, head and trunk together, in the stage before the last: {seconds:.0f} s of
+The whole network first learnt the energy, head and trunk together, two stages before the last: {seconds:.0f} s of
 {hardware}, {steps:,} steps, {seen:.1f} million crystals, with M3GNet's minima of {minima:,} generated training
 crystals, which FIRE in batches had found on the same GPUs in {minima_seconds:.0f} s. Rows between are means of both
 ends, head and trunk alike (`initial_share`): {share} of the way shipped then. Validation crystals: {kinds:,} of the
@@ -58,7 +58,7 @@ than {fewest} crystals are left out."""
 MIXTURES = """## Mixtures for coordinates
 
 In place of one Laplace distribution for each atom, three for each crystal as a whole in the last block, with weights
-that are learnt: what is handed out is the likeliest of them. Fine-tuning from the weights before the last two stages,
+that are learnt: what is handed out is the likeliest of them. Fine-tuning from the weights before the last three stages,
 {seconds:.0f} s of one H200 each and the same batches; nine kinds, {crystals:,} validation crystals, two recycles. The
 likelihood is that of the displacements, an atom; "best" knows which of the three is nearest. The script of these runs
 is not in the tree."""

@@ -49,7 +49,7 @@ On a CPU with `--device cpu --threads 1 --busy --each 50 --every 10 --few 4` ins
 DeepRelax-PBE`; into their own files. The figure and the first tables are of one run on one GPU, Nequix after M3GNet;
 what CPUs take was measured on other machines. M3GNet's on a CPU, seconds of the processor, are of a busy machine, on
 which a run varied by some tenths, and without TorchSim. Nequix is of earlier code and of the weights before the last
-two stages of training; rounds on a GPU lost more time around the calls. Under M3GNet other jobs were at work on the
+three stages of training; rounds on a GPU lost more time around the calls. Under M3GNet other jobs were at work on the
 machine's other GPU and cores.
 
 Test crystals of the universal set and of the nine generated kinds in equal parts, from the unrelaxed crystal, cells as

@@ -106,13 +106,16 @@ def _printed(evaluate: Callable[[Example], None], example: Example) -> str:
 
 
 def _run(commands: str) -> str:
-    """What shell commands print; the scripts of this environment come first, and all is as wide as a page."""
+    """What shell commands print; the scripts of this environment come first, and all is as wide as a page.
+
+    The exit code of `deeprelax` is 1 where a crystal is uncertain, which what it prints tells too.
+    """
     paths = {"PATH": Path(sys.executable).parent, "PYTHONPATH": ROOT}
     joined = {name: f"{path}{os.pathsep}{os.environ.get(name, '')}" for name, path in paths.items()}
     environment = {**os.environ, **joined, "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
     command = ["bash", "-euo", "pipefail", "-c", commands]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
-    if done.returncode:
+    if done.returncode and not (done.returncode == 1 and " uncertain" in done.stdout):
         raise AssertionError(f"exit code {done.returncode} of\n{commands}\n{done.stdout}\n{done.stderr}")
     return done.stdout
 
