@@ -77,6 +77,8 @@ def unreadable(label: str, error: Exception, beyond: str = "") -> StructureFileE
         reason = "no structure was found in it"
     elif isinstance(error, DeepRelaxError):
         reason = str(error)
+    elif isinstance(error, KeyError) and error.args in (("D",), ("T",)):  # ASE's readers look up atomic numbers
+        reason = f"{error} is no chemical symbol in this format: write H for isotopes of hydrogen"
     else:
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
     return StructureFileError(

@@ -5,6 +5,7 @@ Every door asks :func:`judge`: records, the optimizer, the commands ``relax`` an
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ class TrustLimits:
         ood: whether a crystal unlike those that the model knows (out of distribution) is trusted all the same.
 
     Raises:
-        ValueError: a limit is negative, or no number.
+        ValueError: a limit is negative, or no number, or ``max_odds_worse`` no probability.
     """
 
     max_error: float | None = None
@@ -75,6 +76,8 @@ class TrustLimits:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value} must be {unit}, math.inf or None for no limit")
+        if self.max_odds_worse is not None and 1 < self.max_odds_worse < math.inf:
+            raise ValueError(f"max_odds_worse={self.max_odds_worse} must be a probability, such as 0.1 for 10 %")
 
     def check(self, model: str, *, calibrated: bool) -> None:
         """Refuse limits of errors that a ``model`` does not know.

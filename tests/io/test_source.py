@@ -117,6 +117,19 @@ def test_a_cif_without_a_structure_says_so(tmp_path, content):
     assert "empty.cif cannot be read (no structure was found in it)" in str(frame.error)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("POSCAR", "DO\n1\n4 0 0\n0 4 0\n0 0 4\nD O\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"),
+        ("d.extxyz", '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3\nD 0 0 0\n'),
+    ],
+)
+def test_isotopes_are_told_what_to_be_written_as(tmp_path, file, content):
+    (tmp_path / file).write_text(content)
+    (frame,) = read_frames(str(tmp_path / file))
+    assert "'D' is no chemical symbol in this format: write H for isotopes of hydrogen" in str(frame.error)
+
+
 def test_truncated_compressed_file(tmp_path, xyz):
     packed = tmp_path / "set.xyz.gz"
     packed.write_bytes(gzip.compress(xyz.read_bytes() * 50)[:-20])

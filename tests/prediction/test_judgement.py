@@ -57,6 +57,12 @@ def test_limits_that_are_none(name, value):
         TrustLimits(**{name: value})
 
 
+def test_odds_in_percent_are_no_probability():
+    with pytest.raises(ValueError, match=r"max_odds_worse=10 must be a probability, such as 0.1"):
+        TrustLimits(max_odds_worse=10)
+    assert TrustLimits(max_odds_worse=math.inf).max_odds_worse == math.inf
+
+
 def test_numbers_that_are_none_are_above_any_limit(prediction):
     lost = replace(prediction, error=replace(ERROR, coordinates=math.nan, volume=math.nan))
     assert judge(lost, TrustLimits(max_error=9.0)).uncertain
