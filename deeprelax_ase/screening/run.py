@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -215,10 +216,12 @@ def _refuse_mixed(sources: Sequence[Source], folder: Folder) -> None:
 
 
 def _refuse_unknown(id_key: str, sources: Sequence[Source]) -> None:
-    """Refuse a key that no structure has, before a folder is begun with it."""
-    others = set[str]()
+    """Refuse a key that no structure has, before a folder is begun with it; warn where only later ones can have it."""
+    others, whole, looked = set[str](), True, 0
     for source in sources:
-        for ref in islice(source.refs(), _LOOKED_AT):
+        refs = list(islice(source.refs(), _LOOKED_AT + 1))
+        whole, looked = whole and len(refs) <= _LOOKED_AT, looked + len(refs)
+        for ref in refs[:_LOOKED_AT]:
             with suppress(DeepRelaxError):  # told of in its row
                 values = values_of(ref)
                 if id_key in values:
@@ -226,7 +229,11 @@ def _refuse_unknown(id_key: str, sources: Sequence[Source]) -> None:
                 others.update(key for key, value in values.items() if isinstance(value, str | int))
     others.discard("unit_cell")  # ASE's, of every CIF file
     advice = f"Take one of theirs ({', '.join(sorted(others)[:_NAMED])}), or leave it out" if others else "Leave it out"
-    raise ValueError(f"{id_key=} is a key of no structure (the first {_LOOKED_AT:,} of each input). {advice}.")
+    if not whole:
+        told = f"{id_key=} is a key of none of the first {_LOOKED_AT:,} structures. Rows without it are named by files"
+        warnings.warn(told, stacklevel=3)
+    elif looked:
+        raise ValueError(f"{id_key=} is a key of no structure. {advice}.")
 
 
 def _begun(manifest: Manifest, shard: Shard, lines: dict[int, Line]) -> Progress:

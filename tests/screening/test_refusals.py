@@ -72,10 +72,19 @@ def test_a_key_that_names_nothing_is_refused(
     xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions, workers: int
 ) -> None:
     """The rows would be named by their files, and the folder could not be gone on with under the right key."""
-    told = r"id_key='nosuch' is a key of no structure .* Take one of theirs \(material_id\), or leave it out"
+    told = r"id_key='nosuch' is a key of no structure\. Take one of theirs \(material_id\), or leave it out"
     with pytest.raises(ValueError, match=told):
         screen([xyz(3)], tmp_path / "out", quick, workers=workers, id_key="nosuch")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("error:id_key")
+def test_a_key_that_only_later_structures_can_have_is_told(
+    xyz: Callable[[int], Path], tmp_path: Path, quick: RelaxOptions
+) -> None:
+    """The warning, an error here, comes before the screening begins."""
+    with pytest.raises(UserWarning, match="'nosuch' is a key of none of the first 1,000 structures"):
+        screen([xyz(1001)], tmp_path / "out", quick, workers=0, id_key="nosuch")
 
 
 def test_a_key_that_some_have_names_these(tmp_path: Path, quick: RelaxOptions) -> None:
