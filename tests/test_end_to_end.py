@@ -129,8 +129,10 @@ def test_relax_a_file(folder: Path):
     result = deeprelax("relax", UNRELAXED, "-o", "relaxed.extxyz")
     before, after = read(UNRELAXED, ":"), read("relaxed.extxyz", ":")
     assert len(before) == len(after) > 5
-    assert [end.info["deeprelax_status"] for end in after] == ["accepted"] * len(after)
-    assert result.exit_code == 0, result.output
+    statuses = [end.info["deeprelax_status"] for end in after]
+    assert set(statuses) <= {"accepted", "uncertain"}
+    assert statuses.count("accepted") >= 0.75 * len(after)
+    assert result.exit_code == int("uncertain" in statuses), result.output
     measured = measured_volumes()
     nearer = []
     for start, end in zip(before, after, strict=True):

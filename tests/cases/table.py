@@ -30,7 +30,7 @@ SILENTLY_WRONG = {
     ),
     "finished crystals with the errors of a prediction": (
         "screening/test_table_relaxer.py::test_what_belongs_to_a_prediction_leaves_with_it",
-        "prediction/test_result.py::test_tables_that_kept_a_predictions_errors_with_finished_crystals",
+        "prediction/test_result.py::test_what_belongs_to_a_prediction_leaves_with_it",
     ),
     "recycles and solver of models without use for them": (
         "prediction/test_inference.py::test_recycles_of_a_network_that_looks_once_are_refused",

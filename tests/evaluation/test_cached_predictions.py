@@ -150,7 +150,8 @@ def test_it_is_read_for_fewer_crystals_in_another_order(cache: Path, crystals):
 
 def test_crystals_that_the_model_leaves_alone_stay(cache: Path, crystals):
     """As the predictor leaves them, whoever made the file."""
-    law = ErrorModel(0.0, (0.0,) * len(FEATURES), 1.0, (1.0,) * len(KINDS))  # of an error of 1 Å, and of the volume
+    ones = ((1.0,),) * len(KINDS)
+    law = ErrorModel(0.0, (0.0,) * len(FEATURES), 1.0, ones, ones)  # of an error of 1 Å, and of the volume
     predictor = make_predictor()
     predictor.calibration = Calibration(1, law, law, (np.inf,) * len(FEATURES))
     made = list(predictor.predict_many(crystals))
