@@ -7,10 +7,10 @@ from .batched.start import BatchedStart as BatchedStart
 from .batched.start import KnownResults as KnownResults
 from .deeprelax import DeepRelaxOptimizer as DeepRelaxOptimizer
 from .frames import RelaxedFrame as RelaxedFrame
-from .frames import finish_atoms as finish_atoms
 from .frames import finish_frames as finish_frames
 from .frames import predict_frames as predict_frames
 from .frames import write_frame as write_frame
 from .model_hessian import ModelHessianBFGS as ModelHessianBFGS
 from .model_hessian import Springs as Springs
+from .one_crystal import finish_atoms as finish_atoms
 from .positions import DeepRelaxPositions as DeepRelaxPositions

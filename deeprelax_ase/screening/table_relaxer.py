@@ -186,7 +186,7 @@ class TableRelaxer:
         if not predictions:
             return
         from deeprelax_ase.optimizers.batched.finish import finish_in_batches
-        from deeprelax_ase.optimizers.frames import finish_atoms
+        from deeprelax_ase.optimizers.one_crystal import finish_atoms
 
         how = self.options.finishing()
         given = [(prediction.initial.as_given.to_atoms(), prediction) for prediction in predictions]

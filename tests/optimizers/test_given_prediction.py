@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 
-from deeprelax_ase.optimizers.frames import finish_atoms
+from deeprelax_ase.optimizers import finish_atoms
 from tests.optimizers.helpers import assert_at, quiet
 
 

@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms
 from deeprelax_ase.calculators.identity import M3GNET_WEIGHTS
 from deeprelax_ase.errors import StructureFileError
 from deeprelax_ase.models.registry import DEFAULT_MODEL, M3GNET_RELAX_MODEL
-from deeprelax_ase.optimizers.frames import finish_atoms
+from deeprelax_ase.optimizers import finish_atoms
 from deeprelax_ase.prediction.allowed_strain import AllowedStrain
 from deeprelax_ase.prediction.predictor import Predictor
 from deeprelax_ase.prediction.result import COLUMNS, RelaxationResult

@@ -26,9 +26,9 @@ from deeprelax_ase.optimizers.degrees_of_freedom import (
     refuse_missing_stress,
     refuse_tilted_layers,
 )
-from deeprelax_ase.optimizers.frames import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.jump import crystal_of, without_foreign_energy
 from deeprelax_ase.optimizers.model_hessian import free_directions
+from deeprelax_ase.optimizers.one_crystal import finish_atoms, given_crystal
 from deeprelax_ase.optimizers.symmetry import hold_symmetry
 from deeprelax_ase.prediction.judgement import judge
 from deeprelax_ase.prediction.result import RelaxationResult

@@ -16,11 +16,11 @@ from deeprelax_ase.optimizers.finish import resolve_finish
 from deeprelax_ase.optimizers.frames import (
     Observer,
     RelaxedFrame,
-    given_crystal,
     settled_frames,
     unrelaxed,
 )
 from deeprelax_ase.optimizers.limits import check_fmax
+from deeprelax_ase.optimizers.one_crystal import given_crystal
 from deeprelax_ase.prediction.rattle import rattled, unrattled
 from deeprelax_ase.progress import told_count
 
